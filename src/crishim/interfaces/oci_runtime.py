@@ -1,0 +1,85 @@
+"""The second seat: for authors who run OCI bundles.
+
+`oci.OciPodBackend` lifts an `OciRuntime` to a `Backend`; the shim v2 door drives one directly. The operations are the OCI
+runtime specification's five, and a wait. Ids are the caller's; at most one operation is under way per id, waits beside it.
+"""
+
+import enum
+from abc import abstractmethod
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import attrs
+
+from crishim.interfaces.backend import BackendInfo
+from crishim.model.process import Exit
+
+
+class OciStatus(enum.StrEnum):
+    """The runtime specification's states."""
+
+    CREATING = "creating"
+    CREATED = "created"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    PAUSED = "paused"
+
+
+@attrs.frozen(kw_only=True)
+class OciState:
+    """The answer to `state`; `pid` is 0 unless created, running or paused."""
+
+    id: str
+    status: OciStatus
+    pid: int = 0
+    bundle: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Stdio:
+    """Where a container's streams go.
+
+    `log_path` makes the runtime's monitor write a CRI log file and keep an attach socket; the three paths are named pipes
+    that become the process's own streams. Both empty means nothing is kept. With `terminal` there is no stderr.
+    """
+
+    terminal: bool = False
+    log_path: str = ""
+    stdin: str = ""
+    stdout: str = ""
+    stderr: str = ""
+    keep_stdin: bool = False
+    stdin_once: bool = False
+
+
+@runtime_checkable
+class OciRuntime(Protocol):
+    """Runs bundles."""
+
+    @abstractmethod
+    async def probe(self) -> BackendInfo:
+        """As `Backend.probe`."""
+
+    @abstractmethod
+    async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
+        """Create what `bundle`/config.json describes, and answer the pid of its first process, which does not run yet."""
+
+    @abstractmethod
+    async def start(self, container_id: str) -> None:
+        """Run the created process."""
+
+    @abstractmethod
+    async def state(self, container_id: str) -> OciState:
+        """What it is doing. Raises `NotFound`."""
+
+    @abstractmethod
+    async def kill(self, container_id: str, signal: int, *, everyone: bool = False) -> None:
+        """Send a signal to the first process, or to all."""
+
+    @abstractmethod
+    async def delete(self, container_id: str) -> None:
+        """Free everything, killing what still runs. Raises `NotFound`."""
+
+    @abstractmethod
+    async def wait(self, container_id: str) -> Exit:
+        """As `Backend.wait_container`."""

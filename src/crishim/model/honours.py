@@ -1,0 +1,64 @@
+"""Which optional wishes a backend can keep."""
+
+import enum
+
+
+class Honour(enum.StrEnum):
+    """The optional fields of a spec that a backend may keep; each is named by its CRI path.
+
+    A request that sets one which the backend does not honour is refused with `InvalidArgument`, naming the field.
+    """
+
+    USER = "linux.security_context.run_as_user"
+    SUPPLEMENTAL_GROUPS = "linux.security_context.supplemental_groups"
+    STRICT_GROUPS = "linux.security_context.supplemental_groups_policy"
+    CAPABILITIES = "linux.security_context.capabilities"
+    PRIVILEGED = "linux.security_context.privileged"
+    READONLY_ROOTFS = "linux.security_context.readonly_rootfs"
+    NO_NEW_PRIVS = "linux.security_context.no_new_privs"
+    MASKED_PATHS = "linux.security_context.masked_paths"
+    SECCOMP = "linux.security_context.seccomp"
+    APPARMOR = "linux.security_context.apparmor"
+    SELINUX = "linux.security_context.selinux_options"
+    HOST_NETWORK = "linux.security_context.namespace_options.network"
+    HOST_PID = "linux.security_context.namespace_options.pid=NODE"
+    TARGET_PID = "linux.security_context.namespace_options.pid=TARGET"
+    HOST_IPC = "linux.security_context.namespace_options.ipc"
+    USER_NAMESPACE = "linux.security_context.namespace_options.userns_options"
+    SYSCTLS = "linux.sysctls"
+    HOST_PORTS = "port_mappings.host_port"
+    MOUNTS = "mounts"
+    READONLY_MOUNTS = "mounts.readonly"
+    RECURSIVE_READONLY_MOUNTS = "mounts.recursive_read_only"
+    MOUNT_PROPAGATION = "mounts.propagation"
+    IDMAP_MOUNTS = "mounts.uidMappings"
+    IMAGE_MOUNTS = "mounts.image"
+    MOUNT_OPTIONS = "mounts.mount_options"
+    DEVICES = "devices"
+    CDI_DEVICES = "CDI_devices"
+    MEMORY_LIMIT = "linux.resources.memory_limit_in_bytes"
+    CPU_QUOTA = "linux.resources.cpu_quota"
+    CPUSET = "linux.resources.cpuset_cpus"
+    HUGEPAGES = "linux.resources.hugepage_limits"
+    UNIFIED = "linux.resources.unified"
+    STDIN = "stdin"
+    TTY = "tty"
+
+
+PROCESS: frozenset[Honour] = frozenset({Honour.HOST_NETWORK, Honour.HOST_PID, Honour.HOST_IPC, Honour.STDIN, Honour.TTY})
+"""What a plain child process can keep."""
+
+OCI: frozenset[Honour] = frozenset(Honour) - {Honour.RECURSIVE_READONLY_MOUNTS, Honour.IDMAP_MOUNTS, Honour.USER_NAMESPACE}
+"""What every OCI runtime keeps; the rest depends on its version."""
+
+VM: frozenset[Honour] = OCI - {
+    Honour.HOST_NETWORK,
+    Honour.HOST_PID,
+    Honour.HOST_IPC,
+    Honour.TARGET_PID,
+    Honour.APPARMOR,
+    Honour.SELINUX,
+    Honour.MOUNT_PROPAGATION,
+    Honour.HUGEPAGES,
+}
+"""What a container in a virtual machine can keep."""

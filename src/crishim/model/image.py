@@ -1,0 +1,93 @@
+"""Images: how they are named, what they hold, what a store says of itself."""
+
+import attrs
+
+from crishim.model.frozen import EMPTY, FrozenDict, frozen
+from crishim.model.ids import ImageId
+
+
+@attrs.frozen(kw_only=True)
+class ImageSpec:
+    """How a request names an image. `image` may be an id, a tag or a digest reference; the kubelet sends ids.
+
+    `user_specified_image` is what the pod's author wrote; `image_ref` what an earlier PullImage answered.
+    """
+
+    image: str = ""
+    annotations: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+    user_specified_image: str = ""
+    runtime_handler: str = ""
+    image_ref: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Image:
+    """An image of the store, as lists show it. `uid` and `username` come from the image's user; at most one is set.
+
+    `size` is bytes, and above zero: clients take zero for a broken answer. `id` is what PullImage answered.
+    """
+
+    id: ImageId
+    repo_tags: tuple[str, ...] = ()
+    repo_digests: tuple[str, ...] = ()
+    size: int
+    uid: int | None = None
+    username: str = ""
+    spec: ImageSpec | None = None
+    pinned: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class ImageConfig:
+    """What an image says about processes made of it: the OCI image configuration's `config`, with its defaults.
+
+    `user` is the image's own text: a name or number, and perhaps `:group`.
+    """
+
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    working_dir: str = ""
+    user: str = ""
+    stop_signal: str = ""
+    volumes: tuple[str, ...] = ()
+    labels: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+
+
+@attrs.frozen(kw_only=True)
+class ImageDetail:
+    """One image, whole: what ImageStatus tells, and what CreateContainer resolves with. `info` is for verbose replies."""
+
+    image: Image
+    config: ImageConfig = ImageConfig()
+    info: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+
+
+@attrs.frozen(kw_only=True)
+class AuthConfig:
+    """Credentials for one registry. `auth` is base64 of `user:password`. Shown without its secrets."""
+
+    username: str = ""
+    password: str = attrs.field(default="", repr=False)
+    auth: str = attrs.field(default="", repr=False)
+    server_address: str = ""
+    identity_token: str = attrs.field(default="", repr=False)
+    registry_token: str = attrs.field(default="", repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class FilesystemUsage:
+    """How much of a file system something uses. `mountpoint` is a path on it; the kubelet asks the kernel about that path."""
+
+    timestamp: int
+    mountpoint: str
+    used_bytes: int | None = None
+    inodes_used: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ImageFsInfo:
+    """The file systems of a store, the default one first; the second list only where containers live elsewhere."""
+
+    image_filesystems: tuple[FilesystemUsage, ...]
+    container_filesystems: tuple[FilesystemUsage, ...] = ()

@@ -1,0 +1,51 @@
+"""Limits: CRI's LinuxContainerResources."""
+
+import attrs
+
+from crishim.model.frozen import EMPTY, FrozenDict, frozen
+
+
+@attrs.frozen
+class HugepageLimit:
+    """`page_size` as the kernel's file names have it (`2MB`); `limit` in bytes."""
+
+    page_size: str
+    limit: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Resources:
+    """Limits of a container or pod. Zero and empty mean "not asked for"; in an update, "leave as it is".
+
+    `cpu_period` and `cpu_quota` are microseconds (a quota of -1 is no limit); memory is bytes, and swap is memory and swap
+    together, as cgroup v1 counts. `oom_score_adj` is a value even when zero. `unified` names cgroup v2 files.
+    """
+
+    cpu_period: int = 0
+    cpu_quota: int = 0
+    cpu_shares: int = 0
+    memory_limit_in_bytes: int = 0
+    oom_score_adj: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    hugepage_limits: tuple[HugepageLimit, ...] = ()
+    unified: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+    memory_swap_limit_in_bytes: int = 0
+
+    def updated(self, change: "Resources") -> "Resources":
+        """These limits with every non-zero value of `change` in its place; `unified` and hugepages are merged by name.
+
+        `oom_score_adj` stays: it cannot be changed for a process that runs.
+        """
+        asked = {
+            field.name: getattr(change, field.name)
+            for field in attrs.fields(Resources)
+            if field.name not in {"oom_score_adj", "unified", "hugepage_limits"} and getattr(change, field.name)
+        }
+        pages = {limit.page_size: limit for limit in (*self.hugepage_limits, *change.hugepage_limits)}
+        return attrs.evolve(
+            self,
+            **asked,
+            unified=FrozenDict({**self.unified, **change.unified}),
+            hugepage_limits=tuple(pages.values()),
+        )

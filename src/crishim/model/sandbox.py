@@ -1,0 +1,162 @@
+"""Sandboxes: asked for (`PodSandboxConfig`), resolved (`SandboxSpec`), seen (`ObservedSandbox`), told (`PodSandboxStatus`)."""
+
+import enum
+
+import attrs
+
+from crishim.model.frozen import EMPTY, FrozenDict, frozen
+from crishim.model.ids import SandboxId
+from crishim.model.resources import Resources
+from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
+
+
+class PodSandboxState(enum.IntEnum):
+    """CRI's two states of a sandbox."""
+
+    READY = 0
+    NOTREADY = 1
+
+
+class Protocol(enum.IntEnum):
+    """The protocol of a port mapping."""
+
+    TCP = 0
+    UDP = 1
+    SCTP = 2
+
+
+@attrs.frozen
+class PodSandboxMetadata:
+    """The four parts that name a sandbox among its like; kept until it is removed."""
+
+    name: str
+    namespace: str
+    uid: str
+    attempt: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class DNSConfig:
+    """What /etc/resolv.conf shall say."""
+
+    servers: tuple[str, ...] = ()
+    searches: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class PortMapping:
+    """A port of the node that leads to one of the pod; `host_port` 0 is none."""
+
+    protocol: Protocol = Protocol.TCP
+    container_port: int = 0
+    host_port: int = 0
+    host_ip: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class LinuxPodSandboxConfig:
+    """The Linux part of a sandbox's configuration. `overhead` and `resources` are sums over the pod, for sizing a VM."""
+
+    cgroup_parent: str = ""
+    security_context: LinuxSandboxSecurityContext = LinuxSandboxSecurityContext()
+    sysctls: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+    overhead: Resources | None = None
+    resources: Resources | None = None
+
+
+@attrs.frozen(kw_only=True)
+class PodSandboxConfig:
+    """What RunPodSandbox asks for. Labels and annotations travel unchanged. `dns_config` None means the node's own."""
+
+    metadata: PodSandboxMetadata
+    hostname: str = ""
+    log_directory: str = ""
+    dns_config: DNSConfig | None = None
+    port_mappings: tuple[PortMapping, ...] = ()
+    labels: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+    annotations: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+    linux: LinuxPodSandboxConfig = LinuxPodSandboxConfig()
+
+
+@attrs.frozen(kw_only=True)
+class SandboxSpec:
+    """What a backend receives for a sandbox.
+
+    `netns` is the path of a network namespace that is ready for use; empty on the host network, or where the backend makes
+    its own (`NetnsSource.BACKEND`, `NONE`). `ips` are the addresses inside it, the primary one first.
+    """
+
+    id: SandboxId
+    config: PodSandboxConfig
+    handler: str = ""
+    netns: str = ""
+    ips: tuple[str, ...] = ()
+
+    @property
+    def namespaces(self) -> NamespaceOption:
+        """The pod's namespace options."""
+        return self.config.linux.security_context.namespace_options
+
+    @property
+    def host_network(self) -> bool:
+        """Whether the pod lives in the node's network namespace."""
+        return self.namespaces.network is NamespaceMode.NODE
+
+
+@attrs.frozen(kw_only=True)
+class SandboxStarted:
+    """What a backend found when it started a sandbox: the path of the namespace it made, and addresses it gave itself."""
+
+    netns: str = ""
+    ips: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class ObservedSandbox:
+    """A sandbox that a backend holds. `ours` is false for what carries no mark of this library; that is never touched."""
+
+    id: SandboxId
+    ready: bool
+    netns: str = ""
+    ips: tuple[str, ...] = ()
+    ours: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class PodSandbox:
+    """A sandbox as lists show it."""
+
+    id: SandboxId
+    metadata: PodSandboxMetadata
+    state: PodSandboxState
+    created_at: int
+    labels: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+    annotations: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+    runtime_handler: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class PodSandboxStatus:
+    """A sandbox as PodSandboxStatus shows it. Without `ips` the network is left unset: an empty ip would make the kubelet
+    build the sandbox again.
+    """
+
+    id: SandboxId
+    metadata: PodSandboxMetadata
+    state: PodSandboxState
+    created_at: int
+    ips: tuple[str, ...] = ()
+    namespaces: NamespaceOption = NamespaceOption()
+    labels: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+    annotations: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+    runtime_handler: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class PodSandboxFilter:
+    """A list's filter: parts are joined by "and"; empty parts match all. State READY is a value, None is none."""
+
+    id: str = ""
+    state: PodSandboxState | None = None
+    label_selector: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)

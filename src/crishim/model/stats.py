@@ -1,0 +1,220 @@
+"""Usage figures. None means "not measured", which is not zero; every group has the time at which it was read.
+
+A backend leaves `usage_nano_cores` unset: the library derives it from two of its samples.
+"""
+
+import enum
+
+import attrs
+
+from crishim.model.container import ContainerMetadata
+from crishim.model.frozen import EMPTY, FrozenDict, frozen
+from crishim.model.ids import ContainerId, SandboxId
+from crishim.model.image import FilesystemUsage
+from crishim.model.sandbox import PodSandboxMetadata
+
+
+@attrs.frozen(kw_only=True)
+class PsiData:
+    """One line of a pressure file: total stall in nanoseconds, and averages in percent."""
+
+    total: int = 0
+    avg10: float = 0.0
+    avg60: float = 0.0
+    avg300: float = 0.0
+
+
+@attrs.frozen(kw_only=True)
+class PsiStats:
+    """A pressure file (cgroup v2 only)."""
+
+    full: PsiData = PsiData()
+    some: PsiData = PsiData()
+
+
+@attrs.frozen(kw_only=True)
+class CpuUsage:
+    """CPU time since the start, and cores in use just now, both in nano units."""
+
+    timestamp: int
+    usage_core_nano_seconds: int | None = None
+    usage_nano_cores: int | None = None
+    psi: PsiStats | None = None
+
+
+@attrs.frozen(kw_only=True)
+class MemoryUsage:
+    """Memory in bytes. The working set is usage less the inactive file cache; available is the limit less the working set."""
+
+    timestamp: int
+    working_set_bytes: int | None = None
+    available_bytes: int | None = None
+    usage_bytes: int | None = None
+    rss_bytes: int | None = None
+    page_faults: int | None = None
+    major_page_faults: int | None = None
+    psi: PsiStats | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SwapUsage:
+    """Swap in bytes."""
+
+    timestamp: int
+    swap_available_bytes: int | None = None
+    swap_usage_bytes: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class IoUsage:
+    """Block I/O pressure."""
+
+    timestamp: int
+    psi: PsiStats | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ProcessUsage:
+    """How many processes there are."""
+
+    timestamp: int
+    process_count: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class NetworkInterfaceUsage:
+    """Counters of one interface."""
+
+    name: str
+    rx_bytes: int | None = None
+    rx_errors: int | None = None
+    tx_bytes: int | None = None
+    tx_errors: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class NetworkUsage:
+    """Counters of a pod's network namespace; the default interface is eth0, else the first."""
+
+    timestamp: int
+    default_interface: NetworkInterfaceUsage | None = None
+    interfaces: tuple[NetworkInterfaceUsage, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class MetricSample:
+    """One value of a metric that `ListMetricDescriptors` names. `labels` follow the pod's and container's own."""
+
+    name: str
+    value: int
+    labels: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class ContainerUsage:
+    """What a backend measured of a container. Parts that it cannot measure stay None."""
+
+    cpu: CpuUsage | None = None
+    memory: MemoryUsage | None = None
+    swap: SwapUsage | None = None
+    io: IoUsage | None = None
+    process: ProcessUsage | None = None
+    writable_layer: FilesystemUsage | None = None
+    metrics: tuple[MetricSample, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class SandboxUsage:
+    """What a backend measured of a whole pod. `network` is None for the host network."""
+
+    cpu: CpuUsage | None = None
+    memory: MemoryUsage | None = None
+    network: NetworkUsage | None = None
+    process: ProcessUsage | None = None
+    io: IoUsage | None = None
+    metrics: tuple[MetricSample, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class ContainerStats:
+    """A container's figures with what names it: the kubelet joins them by these attributes."""
+
+    id: ContainerId
+    metadata: ContainerMetadata
+    labels: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+    annotations: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+    usage: ContainerUsage = ContainerUsage()
+
+
+@attrs.frozen(kw_only=True)
+class PodSandboxStats:
+    """A pod's figures and its containers'."""
+
+    id: SandboxId
+    metadata: PodSandboxMetadata
+    labels: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+    annotations: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+    usage: SandboxUsage = SandboxUsage()
+    containers: tuple[ContainerStats, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class ContainerStatsFilter:
+    """A filter of stats lists."""
+
+    id: str = ""
+    pod_sandbox_id: str = ""
+    label_selector: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+
+
+@attrs.frozen(kw_only=True)
+class PodSandboxStatsFilter:
+    """A filter of pod stats lists."""
+
+    id: str = ""
+    label_selector: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+
+
+class MetricType(enum.IntEnum):
+    """Whether a metric only grows."""
+
+    COUNTER = 0
+    GAUGE = 1
+
+
+@attrs.frozen(kw_only=True)
+class MetricDescriptor:
+    """A metric that may appear: its help text, and the names of its labels, in the order of their values."""
+
+    name: str
+    help: str
+    label_keys: tuple[str, ...]
+    metric_type: MetricType = MetricType.GAUGE
+
+
+@attrs.frozen(kw_only=True)
+class Metric:
+    """One value of a metric, with a value for each of its descriptor's labels. A timestamp of 0 means now."""
+
+    name: str
+    metric_type: MetricType
+    label_values: tuple[str, ...]
+    value: int
+    timestamp: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class ContainerMetrics:
+    """A container's metrics."""
+
+    container_id: ContainerId
+    metrics: tuple[Metric, ...]
+
+
+@attrs.frozen(kw_only=True)
+class PodSandboxMetrics:
+    """A pod's metrics and its containers'."""
+
+    pod_sandbox_id: SandboxId
+    metrics: tuple[Metric, ...]
+    container_metrics: tuple[ContainerMetrics, ...]

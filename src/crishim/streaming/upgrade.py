@@ -1,0 +1,139 @@
+"""The HTTP/1.1 request that begins a stream: which transport and protocol, and the answer's head.
+
+- WebSocket when `Upgrade` is `websocket` and `Connection` holds `upgrade`; RFC 6455's rules for the key (else 400)
+  and version 13 (else 426). The first subprotocol of the client's that is served wins; none offered is fine; none
+  known is 403.
+- SPDY otherwise. `X-Stream-Protocol-Version` (repeated or with commas) is required: missing is 400, none known is 403
+  with what is served in `X-Accepted-Stream-Protocol-Versions`. Only then the upgrade itself is looked at:
+  `Connection` must hold `upgrade` and `Upgrade` hold `SPDY/3.1`, else 400.
+
+Words are compared without regard to case where HTTP does so, protocol names exactly.
+
+Sources: kubernetes/cri-streaming `remotecommand/httpstream.go`, k8s.io/streaming `httpstream/httpstream.go` and
+`spdy/upgrade.go`, RFC 6455 section 4.
+"""
+
+import base64
+import binascii
+import enum
+import hashlib
+from collections.abc import Collection, Iterable
+from typing import TypeAlias
+
+import attrs
+
+from crishim.streaming import portforward
+from crishim.streaming.channels import SPDY_PROTOCOLS, V4, V4_BASE64, WEBSOCKET_PROTOCOLS, negotiate
+
+HttpHeaders: TypeAlias = Iterable[tuple[bytes, bytes]]
+"""As h11 gives them: names in lower case."""
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
+_VERSIONS = b"x-stream-protocol-version"
+_SUBPROTOCOL = b"sec-websocket-protocol"
+
+
+class Transport(enum.Enum):
+    """What carries the streams."""
+
+    SPDY = "SPDY/3.1"
+    WEBSOCKET = "websocket"
+
+
+@attrs.frozen
+class Served:
+    """The protocol names that an endpoint speaks, by transport. An empty name is a WebSocket client that names none."""
+
+    spdy: Collection[str]
+    websocket: Collection[str]
+
+
+REMOTE_COMMAND = Served(tuple(SPDY_PROTOCOLS), tuple(WEBSOCKET_PROTOCOLS))
+"""Exec and attach. Look the chosen name up in `channels`."""
+
+PORT_FORWARD = Served((portforward.PROTOCOL,), (portforward.TUNNEL_PROTOCOL, V4.name, V4_BASE64.name, ""))
+"""Port-forward. The tunnel's name asks for `TunnelSession`, the others over WebSocket for `port_forward_session`."""
+
+
+@attrs.frozen
+class Accepted:
+    """Answer 101 with these headers; the bytes behind the request belong to the protocol."""
+
+    transport: Transport
+    protocol: str
+    headers: tuple[tuple[bytes, bytes], ...]
+
+
+@attrs.frozen
+class Refused:
+    """Answer with this status, headers and text."""
+
+    status: int
+    text: str
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def choose(headers: HttpHeaders, served: Served) -> Accepted | Refused:
+    """The answer to a request with these headers, to an endpoint that speaks `served`."""
+    pairs = tuple(headers)
+    upgrades = _folded(pairs, b"upgrade")
+    asks_upgrade = "upgrade" in _folded(pairs, b"connection")
+    if asks_upgrade and "websocket" in upgrades:
+        return _choose_websocket(pairs, served.websocket)
+    return _choose_spdy(pairs, served.spdy, may_upgrade=asks_upgrade and "spdy/3.1" in upgrades)
+
+
+def _choose_spdy(headers: HttpHeaders, served: Collection[str], *, may_upgrade: bool) -> Accepted | Refused:
+    offered = _words(headers, _VERSIONS)
+    if not offered:
+        return Refused(400, "X-Stream-Protocol-Version header is required")
+    protocol = negotiate(offered, served)
+    if protocol is None:
+        accepted = tuple((b"X-Accepted-Stream-Protocol-Versions", name.encode()) for name in served)
+        return Refused(403, f"none of the offered protocols is served: {', '.join(served)} are", accepted)
+    if not may_upgrade:
+        return Refused(400, "unable to upgrade: missing upgrade headers")
+    return Accepted(
+        Transport.SPDY,
+        protocol,
+        (
+            (b"Connection", b"Upgrade"),
+            (b"Upgrade", b"SPDY/3.1"),
+            (b"X-Stream-Protocol-Version", protocol.encode()),
+        ),
+    )
+
+
+def _choose_websocket(headers: HttpHeaders, served: Collection[str]) -> Accepted | Refused:
+    if _words(headers, b"sec-websocket-version") != ["13"]:
+        return Refused(426, "WebSocket version 13 is required", ((b"Sec-WebSocket-Version", b"13"),))
+    keys = [value.strip() for name, value in headers if name == b"sec-websocket-key"]
+    if len(keys) != 1 or not _is_key(keys[0]):
+        return Refused(400, "Sec-WebSocket-Key must be 16 bytes in base64")
+    protocol = negotiate(_words(headers, _SUBPROTOCOL) or [""], served)
+    if protocol is None:
+        return Refused(403, "none of the offered WebSocket subprotocols is served")
+    accept = base64.b64encode(hashlib.sha1(keys[0] + _GUID, usedforsecurity=False).digest())
+    chosen = ((b"Sec-WebSocket-Protocol", protocol.encode()),) if protocol else ()
+    return Accepted(
+        Transport.WEBSOCKET,
+        protocol,
+        ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"), (b"Sec-WebSocket-Accept", accept), *chosen),
+    )
+
+
+def _is_key(key: bytes) -> bool:
+    try:
+        return len(base64.b64decode(key, validate=True)) == 16
+    except binascii.Error:
+        return False
+
+
+def _words(headers: HttpHeaders, name: bytes) -> list[str]:
+    """The comma-separated words of a header, however often it is repeated."""
+    words = (word.strip() for key, value in headers if key == name for word in value.decode("latin-1").split(","))
+    return [word for word in words if word]
+
+
+def _folded(headers: HttpHeaders, name: bytes) -> list[str]:
+    return [word.lower() for word in _words(headers, name)]
