@@ -10,19 +10,18 @@ from crishim.lifecycle.records import ContainerRecord, Record, SandboxRecord
 
 @attrs.frozen(kw_only=True)
 class Records:
-    """All records, and the boot in which they were last written; `boot_id` is empty in a new store."""
+    """All records, in any order."""
 
     sandboxes: tuple[SandboxRecord, ...] = ()
     containers: tuple[ContainerRecord, ...] = ()
-    boot_id: str = ""
 
 
 class RecordStore(Protocol):
     """Keeps one record per id: three verbs. What `put` and `delete` have returned from survives a loss of power."""
 
     @abstractmethod
-    async def load(self, boot_id: str) -> Records:
-        """All records, with the boot id kept beside them, which becomes `boot_id`. Called once, first.
+    async def load(self) -> Records:
+        """All records. Called once, first.
 
         Raises `DataLoss` (naming the file) for what is broken, `FailedPrecondition` for what a newer version wrote.
         """

@@ -12,7 +12,7 @@ out in order; every one of them can be repeated, so a crash in the middle only m
   namespace; exits that are known stay.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 import attrs
@@ -127,24 +127,26 @@ def plan(
     containers: Iterable[ContainerRecord],
     inventory: Inventory,
     *,
-    same_boot: bool,
+    boot_id: str,
 ) -> list[Repair]:
     """The repairs that make records and reality agree, in the order in which to carry them out.
 
-    The records are those of one backend; so is the inventory.
+    The records are those of one backend; so is the inventory. `boot_id` names the machine's present boot.
     """
     wanted_sandboxes = {record.id: record for record in sandboxes}
     wanted_containers = {record.id: record for record in containers}
     held_sandboxes = {seen.id: seen for seen in inventory.sandboxes}
     held_containers = {seen.id: seen for seen in inventory.containers}
-    repairs: list[Repair] = []
-    for seen in held_containers.values():
-        if seen.ours and seen.id not in wanted_containers:
-            repairs.append(RemoveStrayContainer(seen.id, running=seen.state is not ContainerState.CREATED and not seen.exit))
+    repairs: list[Repair] = [
+        RemoveStrayContainer(seen.id, running=seen.state is not ContainerState.CREATED and not seen.exit)
+        for seen in held_containers.values()
+        if seen.ours and seen.id not in wanted_containers
+    ]
     for record in wanted_containers.values():
-        repairs.append(_container(record, held_containers.get(record.id), wanted_sandboxes, same_boot=same_boot))
+        sandbox = wanted_sandboxes.get(record.sandbox_id)
+        repairs.append(_container(record, held_containers.get(record.id), sandbox, boot_id))
     for sandbox in wanted_sandboxes.values():
-        repairs.extend(_sandbox(sandbox, held_sandboxes.get(sandbox.id), same_boot=same_boot))
+        repairs.extend(_sandbox(sandbox, held_sandboxes.get(sandbox.id), same_boot=sandbox.boot_id == boot_id))
     repairs.extend(
         RemoveStraySandbox(held.id) for held in held_sandboxes.values() if held.ours and held.id not in wanted_sandboxes
     )
@@ -154,12 +156,12 @@ def plan(
 def _container(
     record: ContainerRecord,
     seen: ObservedContainer | None,
-    sandboxes: Mapping[SandboxId, SandboxRecord],
-    *,
-    same_boot: bool,
+    sandbox: SandboxRecord | None,
+    boot_id: str,
 ) -> Repair:
-    if record.phase is not Phase.READY or record.sandbox_id not in sandboxes:
+    if record.phase is not Phase.READY or sandbox is None:
         return FinishContainerRemoval(record.id)
+    same_boot = sandbox.boot_id == boot_id
     runs = same_boot and seen is not None and seen.state is ContainerState.RUNNING
     if record.exit is not None:
         return KillAgain(record.id) if runs else ContainerIs(record.id, ContainerState.EXITED)

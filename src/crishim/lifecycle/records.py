@@ -34,12 +34,16 @@ class Phase(enum.StrEnum):
 
 @attrs.frozen(kw_only=True)
 class SandboxRecord:
-    """A sandbox that was asked for. `netns` and `ips` are empty until the network is up, and after a stop."""
+    """A sandbox that was asked for. `netns` and `ips` are empty until the network is up, and after a stop.
+
+    `boot_id` tells in which boot of the machine it was made: in another one nothing of it runs.
+    """
 
     id: SandboxId
     phase: Phase = Phase.CREATING
     config: PodSandboxConfig
     handler: str = ""
+    boot_id: str = ""
     created_at: int
     netns: str = ""
     ips: tuple[str, ...] = ()
