@@ -41,10 +41,10 @@ class KeyValue:
 
 @attrs.frozen(kw_only=True)
 class LinuxContainerConfig:
-    """The Linux part of a container's configuration."""
+    """The Linux part of a container's configuration. Without `security_context` the backend's own defaults protect it."""
 
     resources: Resources = Resources()
-    security_context: LinuxContainerSecurityContext = LinuxContainerSecurityContext()
+    security_context: LinuxContainerSecurityContext | None = None
 
 
 @attrs.frozen(kw_only=True)

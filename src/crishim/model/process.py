@@ -152,3 +152,12 @@ class Exit:
     def unknown(cls) -> "Exit":
         """It is over, and nobody can say how: code 255, reason Unknown, as the field has it."""
         return cls(code=255, reason="Unknown")
+
+
+@attrs.frozen(kw_only=True)
+class ExecSyncResult:
+    """What came of a command that was waited for. Each stream is cut at 16 MiB; `exit_code` is as in `Exit.code`."""
+
+    stdout: bytes = b""
+    stderr: bytes = b""
+    exit_code: int = 0
