@@ -284,11 +284,14 @@ class TunnelSession:
                 events += self._spdy.receive_bytes(piece.data)
                 if self._spdy.ended:
                     self._close()
+        self._drop_if_ended()
         return events
 
     def receive_eof(self) -> list[Event]:
         """See `StreamCodec`."""
-        return self._wire.eof()
+        events = self._wire.eof()
+        self._drop_if_ended()
+        return events
 
     def data_to_send(self) -> list[bytes]:
         """See `StreamCodec`."""
@@ -319,6 +322,12 @@ class TunnelSession:
     def _flush(self) -> None:
         if not self.ended and (chunks := self._spdy.data_to_send()):
             self._wire.send(b"".join(chunks))
+
+    def _drop_if_ended(self) -> None:
+        """What SPDY still has to say is lost with the WebSocket, and it has nothing to add."""
+        if self.ended:
+            self._spdy.receive_eof()
+            self._spdy.data_to_send()
 
     def _close(self) -> None:
         self._flush()
