@@ -27,9 +27,10 @@ from crishim.model.sandbox import ObservedSandbox
 
 @attrs.frozen
 class FinishContainerRemoval:
-    """Remove the container from backend and records."""
+    """Remove the container from backend and records; `running` if it must be killed first."""
 
     id: ContainerId
+    running: bool
 
 
 @attrs.frozen
@@ -160,7 +161,8 @@ def _container(
     boot_id: str,
 ) -> Repair:
     if record.phase is not Phase.READY or sandbox is None:
-        return FinishContainerRemoval(record.id)
+        running = seen is not None and seen.state in {ContainerState.RUNNING, ContainerState.UNKNOWN}
+        return FinishContainerRemoval(record.id, running)
     same_boot = sandbox.boot_id == boot_id
     runs = same_boot and seen is not None and seen.state is ContainerState.RUNNING
     if record.exit is not None:

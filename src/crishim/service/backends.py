@@ -1,0 +1,222 @@
+"""Runtime handler -> backend, what it claims, and whether it can be reached.
+
+Every call of a backend verb goes through `Seat.call`: it has a deadline, foreign exceptions are renamed here, and `Unavailable`
+marks the backend as lost. A lost backend is asked again, with growing pauses; when it is back, recovery compares its inventory
+with the records before any new call reaches it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, TypeVar
+
+from crishim.errors import (
+    CrishimError,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+    Unimplemented,
+    Unknown,
+)
+from crishim.interfaces.backend import Backend, BackendInfo
+from crishim.interfaces.capabilities import capabilities
+from crishim.interfaces.seams import Clock
+from crishim.service.lanes import Tasks
+from crishim.service.settings import Settings
+
+T = TypeVar("T")
+C = TypeVar("C")
+_log = logging.getLogger(__name__)
+
+
+class Seat:
+    """One backend in the service: the handlers it serves, its claims, and its health."""
+
+    def __init__(self, backend: Backend, handlers: tuple[str, ...], settings: Settings) -> None:
+        self.backend = backend
+        self.handlers = handlers
+        self.capabilities = capabilities(backend)
+        self.problem = "not asked yet"
+        self._settings = settings
+        self._info: BackendInfo | None = None
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.when_lost: Callable[[Seat], None] = lambda _: None
+
+    @property
+    def info(self) -> BackendInfo:
+        """What the backend said of itself. Raises `Unavailable` while it cannot be reached."""
+        if self._info is None or self.problem:
+            raise Unavailable(self.problem)
+        return self._info
+
+    @property
+    def known_info(self) -> BackendInfo | None:
+        """What it said last, if it ever could be asked."""
+        return self._info
+
+    def require(self, capability: type[C]) -> C:
+        """The backend as one that has `capability`. Raises `Unimplemented`."""
+        if capability not in self.capabilities:
+            raise Unimplemented(capability.__name__)
+        return self.backend  # type: ignore[return-value]  # the set that was just asked says so
+
+    async def call(self, verb: str, work: Coroutine[Any, Any, T], deadline: float | None = None) -> T:
+        """Await one verb. Raises only `CrishimError`s; `Unavailable` at once while the backend is lost."""
+        if self.problem:
+            work.close()
+            raise Unavailable(self.problem)
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            return await self.ask(verb, work, self._settings.deadlines.other if deadline is None else deadline)
+        except Unavailable as error:
+            self.lose(error.message)
+            raise
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def wait(self, verb: str, work: Coroutine[Any, Any, T]) -> T:
+        """Await a verb that may last as long as it likes."""
+        try:
+            return await self.ask(verb, work, None)
+        except Unavailable as error:
+            self.lose(error.message)
+            raise
+
+    async def ask(self, verb: str, work: Coroutine[Any, Any, T], deadline: float | None) -> T:
+        """Await a verb whether the backend counts as lost or not."""
+        return await bounded(verb, work, deadline, self._settings.deadlines.surrender)
+
+    async def probe(self) -> None:
+        """Ask who it is. Raises `Unavailable`, and anything else that the backend does wrong."""
+        self._info = await self.ask("probe", self.backend.probe(), self._settings.deadlines.probe)
+
+    async def idle(self) -> None:
+        """Return when no lifecycle verb is under way."""
+        await self._idle.wait()
+
+    def open(self) -> None:
+        """Let calls through again."""
+        self.problem = ""
+
+    def lose(self, problem: str) -> None:
+        """Count the backend as lost until it is asked again."""
+        if not self.problem:
+            _log.warning("backend %s is lost: %s", type(self.backend).__name__, problem)
+            self.problem = problem or "the backend cannot be reached"
+            self.when_lost(self)
+
+
+async def bounded(what: str, work: Coroutine[Any, Any, T], deadline: float | None, surrender: float) -> T:
+    """Await somebody else's work for `deadline` seconds at most. Raises only `CrishimError`s, and `CancelledError`.
+
+    Work that does not let go when it is cancelled gets `surrender` seconds, and is then left behind: no verb may hang a pod.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=deadline)
+    except asyncio.CancelledError:
+        await _abandon(what, task, surrender)
+        raise
+    if not done:
+        await _abandon(what, task, surrender)
+        raise DeadlineExceeded(f"{what} took longer than {deadline:g} s")
+    try:
+        return task.result()
+    except CrishimError:
+        raise
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"{what}: {error or 'out of time'}") from error
+    except ProcessLookupError as error:
+        raise NotFound("process", str(error)) from error
+    except PermissionError as error:
+        raise PermissionDenied(f"{what}: {error}") from error
+    except asyncio.CancelledError:
+        raise Unknown(f"{what} was cancelled by its own doing") from None
+    except Exception as error:
+        _log.exception("%s raised what its contract does not allow", what)
+        raise Unknown(f"{what}: {type(error).__name__}: {error}") from error
+
+
+async def _abandon(what: str, task: asyncio.Future[Any], surrender: float) -> None:
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=surrender)
+    if not done:
+        _log.error("%s does not let go when cancelled; it is left behind", what)
+    elif not task.cancelled() and (error := task.exception()) is not None:
+        _log.info("%s ended with %s after it was cancelled", what, error)
+
+
+class Backends:
+    """All seats. `recover` is given by the recovery room: it reconciles and opens a seat that has just answered its probe."""
+
+    def __init__(self, backends: Mapping[str, Backend], settings: Settings, clock: Clock, tasks: Tasks) -> None:
+        handlers: dict[int, list[str]] = {}
+        for handler, backend in backends.items():
+            handlers.setdefault(id(backend), []).append(handler)
+        self._by_handler: dict[str, Seat] = {}
+        for names in handlers.values():
+            seat = Seat(backends[names[0]], tuple(names), settings)
+            seat.when_lost = self._lost
+            self._by_handler.update(dict.fromkeys(names, seat))
+        self._settings = settings
+        self._clock = clock
+        self._tasks = tasks
+        self._recover: Callable[[Seat], Awaitable[None]] | None = None
+
+    @property
+    def seats(self) -> tuple[Seat, ...]:
+        """Every backend once."""
+        return tuple(dict.fromkeys(self._by_handler.values()))
+
+    @property
+    def handlers(self) -> Mapping[str, Seat]:
+        """Every handler's seat."""
+        return self._by_handler
+
+    def get(self, handler: str) -> Seat:
+        """The seat of a handler. An unknown one must be rejected (CRI, RunPodSandboxRequest.runtime_handler)."""
+        seat = self._by_handler.get(handler)
+        if seat is None:
+            known = ", ".join(sorted(name for name in self._by_handler if name)) or "none but the default"
+            raise InvalidArgument("runtime_handler", f"{handler!r} is not known; known: {known}")
+        return seat
+
+    async def start(self, recover: Callable[[Seat], Awaitable[None]]) -> None:
+        """Ask every backend who it is and recover it; those that are away are asked again until they answer."""
+        self._recover = recover
+        await asyncio.gather(*(self._start(seat) for seat in self.seats))
+
+    async def _start(self, seat: Seat) -> None:
+        if not await self._try(seat):
+            self._lost(seat)
+
+    async def _try(self, seat: Seat) -> bool:
+        assert self._recover is not None
+        try:
+            await seat.probe()
+            await self._recover(seat)
+        except CrishimError as error:
+            if seat.problem != error.message:
+                _log.warning("backend for %r is not ready: %s", seat.handlers, error)
+            seat.problem = error.message or "the backend cannot be reached"
+            return False
+        return True
+
+    def _lost(self, seat: Seat) -> None:
+        self._tasks.spawn(self._until_back(seat), f"return of {seat.handlers!r}")
+
+    async def _until_back(self, seat: Seat) -> None:
+        pause = self._settings.retry_first
+        while True:
+            await self._clock.sleep(pause)
+            if await self._try(seat):
+                _log.info("backend for %r is back", seat.handlers)
+                return
+            pause = min(2 * pause, self._settings.retry_most)

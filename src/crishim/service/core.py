@@ -1,0 +1,44 @@
+"""What the rooms of this floor share."""
+
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import attrs
+
+from crishim.interfaces.images import ImageService
+from crishim.interfaces.network import NetnsDialer, PodNetwork, SandboxNamespaces
+from crishim.interfaces.seams import Clock, IdSource, StreamUrls
+from crishim.service.backends import Backends, Seat, bounded
+from crishim.service.events import EventHub
+from crishim.service.lanes import Tasks
+from crishim.service.settings import Settings
+from crishim.service.table import ContainerEntry, SandboxEntry, Table
+
+T = TypeVar("T")
+
+
+@attrs.frozen(kw_only=True)
+class Core:
+    """The shared parts; None for what `Services` was not given."""
+
+    settings: Settings
+    clock: Clock
+    ids: IdSource
+    table: Table
+    tasks: Tasks
+    backends: Backends
+    events: EventHub
+    images: dict[str, ImageService]
+    network: PodNetwork | None = None
+    namespaces: SandboxNamespaces | None = None
+    dialer: NetnsDialer | None = None
+    urls: StreamUrls | None = None
+
+    def seat(self, entry: SandboxEntry | ContainerEntry) -> Seat:
+        """The backend that holds a sandbox or container."""
+        sandbox = entry.sandbox if isinstance(entry, ContainerEntry) else entry
+        return self.backends.get(sandbox.record.handler)
+
+    async def network_step(self, what: str, work: Coroutine[Any, Any, T]) -> T:
+        """Await a step of the network or of the namespaces, with its deadline."""
+        return await bounded(what, work, self.settings.deadlines.network, self.settings.deadlines.surrender)

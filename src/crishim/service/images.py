@@ -1,0 +1,65 @@
+"""The image verbs of CRI: which image service answers for which runtime handler.
+
+A request goes by its image's `runtime_handler`, none meaning the default's. A handler without an image service of its own
+uses the default's.
+"""
+
+import attrs
+
+from crishim.errors import InvalidArgument, Unimplemented
+from crishim.interfaces.images import ImageService
+from crishim.model.frozen import EMPTY
+from crishim.model.ids import ImageId
+from crishim.model.image import AuthConfig, Image, ImageDetail, ImageFsInfo, ImageSpec
+from crishim.model.sandbox import PodSandboxConfig
+from crishim.service.core import Core
+
+
+class Images:
+    """CRI's ImageService over ours."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def list(self, wanted: ImageSpec | None) -> tuple[Image, ...]:
+        """All images, or the one that the filter names. Without an image service there are none."""
+        images = self._find(wanted)
+        if images is None:
+            return ()
+        if wanted is None or not wanted.image:
+            return await images.list()
+        detail = await images.status(wanted)
+        return () if detail is None else (detail.image,)
+
+    async def status(self, wanted: ImageSpec, verbose: bool) -> ImageDetail | None:
+        """One image, or None: an unknown one is no error (CRI, ImageStatus)."""
+        images = self._find(wanted)
+        detail = None if images is None else await images.status(wanted)
+        return detail if verbose or detail is None else attrs.evolve(detail, info=EMPTY)
+
+    async def pull(self, wanted: ImageSpec, auth: AuthConfig | None, sandbox: PodSandboxConfig | None) -> ImageId:
+        """Bring an image here."""
+        if not wanted.image:
+            raise InvalidArgument("image.image", "is empty")
+        return await self._service(wanted).pull(wanted, auth, sandbox)
+
+    async def remove(self, wanted: ImageSpec) -> None:
+        """Remove an image with all its tags. Unknown ones are no error."""
+        if (images := self._find(wanted)) is not None:
+            await images.remove(wanted)
+
+    async def fs_info(self) -> ImageFsInfo:
+        """What the default's store uses."""
+        return await self._service(None).fs_info()
+
+    def _find(self, wanted: ImageSpec | None) -> ImageService | None:
+        handler = wanted.runtime_handler if wanted else ""
+        if handler:
+            self._core.backends.get(handler)
+        return self._core.images.get(handler) or self._core.images.get("")
+
+    def _service(self, wanted: ImageSpec | None) -> ImageService:
+        images = self._find(wanted)
+        if images is None:
+            raise Unimplemented("images", "no image service was given to this runtime")
+        return images

@@ -1,0 +1,140 @@
+"""ExecSync, Exec, Attach, PortForward: what may be asked, and the way from a stream to the backend.
+
+Exec, Attach and PortForward answer a URL; later the streaming server brings the client's ends back to `run_exec`,
+`run_attach` and `dial`. ExecSync is the same verb with two buffers.
+"""
+
+from crishim.errors import DeadlineExceeded, InvalidArgument, Unimplemented
+from crishim.interfaces.capabilities import (
+    ByteStream,
+    ProcessIO,
+    SupportsAttach,
+    SupportsExec,
+    SupportsPortForward,
+)
+from crishim.lifecycle.states import ContainerAct, SandboxAct, container_after, sandbox_after
+from crishim.model.ids import ContainerId, SandboxId
+from crishim.model.process import ExecSpec, ExecSyncResult, Exit
+from crishim.model.streams import AttachRequest, ExecRequest, PortForwardRequest, StreamRequest
+from crishim.service.backends import Seat
+from crishim.service.core import Core
+from crishim.service.table import ContainerEntry, SandboxEntry
+
+
+class Budget:
+    """Bytes that two buffers may hold together, so that a reply with both fits one message."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def take(self, wanted: int) -> int:
+        """How many of `wanted` bytes are granted."""
+        granted = min(wanted, self._left)
+        self._left -= granted
+        return granted
+
+
+class Buffer:
+    """A `ByteWriter` that keeps what the budget grants, and discards the rest while the command runs on."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._pieces: list[bytes] = []
+
+    async def write(self, data: bytes) -> None:
+        """Keep as much as there is room for."""
+        if granted := self._budget.take(len(data)):
+            self._pieces.append(data if granted == len(data) else data[:granted])
+
+    def content(self) -> bytes:
+        """All that was kept."""
+        return b"".join(self._pieces)
+
+
+class Processes:
+    """The process verbs of CRI."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def exec_sync(self, container_id: ContainerId, cmd: tuple[str, ...], timeout: int) -> ExecSyncResult:
+        """Run a command to its end. A non-zero exit is an answer, not an error; `timeout` 0 is for ever.
+
+        Raises `DeadlineExceeded` when the time is up: every process of the exec has been killed by then.
+        """
+        seat, backend = self._exec_seat(container_id)
+        budget = Budget(self._core.settings.exec_sync_limit)
+        stdout, stderr = Buffer(budget), Buffer(budget)
+        work = backend.exec(container_id, ExecSpec(argv=cmd), ProcessIO(stdout=stdout, stderr=stderr))
+        try:
+            if timeout <= 0:
+                end = await seat.wait("exec", work)
+            else:
+                end = await seat.call("exec", work, float(timeout))
+        except DeadlineExceeded as error:
+            raise DeadlineExceeded(f"command {cmd[0]!r} timed out after {timeout} s") from error
+        return ExecSyncResult(stdout=stdout.content(), stderr=stderr.content(), exit_code=end.code)
+
+    async def exec(self, request: ExecRequest) -> str:
+        """A URL for an exec. Raises `NotFound`, `FailedPrecondition`, `Unimplemented`, `ResourceExhausted`."""
+        self._exec_seat(request.container_id)
+        return self._mint(request)
+
+    async def attach(self, request: AttachRequest) -> str:
+        """A URL for an attach. The terminal wish must be what the container was made with."""
+        entry, _, _ = self._attach_seat(request.container_id)
+        if request.tty != entry.record.config.tty:
+            raise InvalidArgument("tty", f"must be {entry.record.config.tty}, as the container was made")
+        return self._mint(request)
+
+    async def port_forward(self, request: PortForwardRequest) -> str:
+        """A URL for port-forwarding into a ready sandbox."""
+        self._dialer(request.pod_sandbox_id)
+        return self._mint(request)
+
+    async def run_exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
+        """Run a process with a client's streams, to its end."""
+        seat, backend = self._exec_seat(container_id)
+        return await seat.wait("exec", backend.exec(container_id, spec, io))
+
+    async def run_attach(self, container_id: ContainerId, io: ProcessIO) -> None:
+        """Join a container's streams until it ends or the caller is cancelled."""
+        _, seat, backend = self._attach_seat(container_id)
+        await seat.wait("attach", backend.attach(container_id, io))
+
+    async def dial(self, sandbox_id: SandboxId, port: int) -> ByteStream:
+        """Connect to a port of the pod: by the backend where it can, else inside the pod's namespace."""
+        entry, seat, backend = self._dialer(sandbox_id)
+        if backend is not None:
+            return await seat.call("dial", backend.dial(sandbox_id, port))
+        dialer = self._core.dialer
+        assert dialer is not None
+        return await self._core.network_step("dial", dialer.dial(entry.record.netns, port))
+
+    def _exec_seat(self, container_id: ContainerId) -> tuple[Seat, SupportsExec]:
+        entry = self._core.table.container(container_id)
+        seat = self._core.seat(entry)
+        backend = seat.require(SupportsExec)
+        container_after(entry.shown_state, ContainerAct.EXEC, f"container {container_id}")
+        return seat, backend
+
+    def _attach_seat(self, container_id: ContainerId) -> tuple[ContainerEntry, Seat, SupportsAttach]:
+        entry = self._core.table.container(container_id)
+        seat = self._core.seat(entry)
+        backend = seat.require(SupportsAttach)
+        container_after(entry.shown_state, ContainerAct.ATTACH, f"container {container_id}")
+        return entry, seat, backend
+
+    def _dialer(self, sandbox_id: SandboxId) -> tuple[SandboxEntry, Seat, SupportsPortForward | None]:
+        entry = self._core.table.sandbox(sandbox_id)
+        seat = self._core.seat(entry)
+        backend = seat.require(SupportsPortForward) if SupportsPortForward in seat.capabilities else None
+        if backend is None and (self._core.dialer is None or not (entry.record.netns or entry.record.spec.host_network)):
+            raise Unimplemented(SupportsPortForward.__name__)
+        sandbox_after(entry.shown_state, SandboxAct.PORT_FORWARD, f"sandbox {sandbox_id}")
+        return entry, seat, backend
+
+    def _mint(self, request: StreamRequest) -> str:
+        if self._core.urls is None:
+            raise Unimplemented("streaming", "no streaming server was given to this runtime (the extra `streaming` brings it)")
+        return self._core.urls.mint(request)

@@ -1,0 +1,102 @@
+"""`Services`: builds the rooms of this floor and hands them out. It has no verb of its own.
+
+Nothing here touches what it was not given: no file, no signal handler, no fork, no event-loop policy. Entering it loads the
+records, asks every backend what it holds, and repairs; leaving it ends its tasks and leaves containers running.
+"""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from crishim.interfaces.backend import Backend
+from crishim.interfaces.images import ImageService
+from crishim.interfaces.network import NetnsDialer, PodNetwork, SandboxNamespaces
+from crishim.interfaces.seams import Clock, IdSource, StreamUrls
+from crishim.interfaces.store import RecordStore
+from crishim.service.backends import Backends
+from crishim.service.containers import Containers
+from crishim.service.core import Core
+from crishim.service.events import EventHub
+from crishim.service.images import Images
+from crishim.service.lanes import Tasks
+from crishim.service.pods import Pods
+from crishim.service.processes import Processes
+from crishim.service.recovery import Recovery
+from crishim.service.runtime import Runtime
+from crishim.service.sandboxes import Sandboxes
+from crishim.service.settings import Settings
+from crishim.service.stats import Stats
+from crishim.service.table import Table
+from crishim.service.watcher import Watcher
+from crishim.system import RandomIds, SystemClock
+
+
+class Services:
+    """What CRI means, over the backends given: `runtime sandboxes containers processes images stats pods events`.
+
+    `backends` maps runtime handlers to backends; the empty handler is the default. `images` is one image service, or one per
+    handler. Without a store records live in memory only; without images, a container's image is taken as it is named; without
+    network and namespaces, none is made; without urls, Exec, Attach and PortForward are Unimplemented.
+    """
+
+    def __init__(
+        self,
+        *,
+        backends: Mapping[str, Backend],
+        images: ImageService | Mapping[str, ImageService] | None = None,
+        network: PodNetwork | None = None,
+        namespaces: SandboxNamespaces | None = None,
+        dialer: NetnsDialer | None = None,
+        store: RecordStore | None = None,
+        urls: StreamUrls | None = None,
+        clock: Clock | None = None,
+        ids: IdSource | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        clock = clock or SystemClock()
+        settings = settings or Settings(runtime_version="0.0.0")
+        tasks = Tasks()
+        seats: dict[str, ImageService] = dict(images) if isinstance(images, Mapping) else {"": images} if images else {}
+        self._core = Core(
+            settings=settings,
+            clock=clock,
+            ids=ids or RandomIds(),
+            table=Table(store),
+            tasks=tasks,
+            backends=Backends(backends, settings, clock, tasks),
+            events=EventHub(clock, settings.event_queue),
+            images=seats,
+            network=network,
+            namespaces=namespaces,
+            dialer=dialer,
+            urls=urls,
+        )
+        watcher = Watcher(self._core)
+        self.events = self._core.events
+        self.runtime = Runtime(self._core)
+        self.containers = Containers(self._core, watcher)
+        self.sandboxes = Sandboxes(self._core, watcher, self.containers)
+        self.processes = Processes(self._core)
+        self.images = Images(self._core)
+        self.stats = Stats(self._core)
+        self.pods = Pods(self._core, self.sandboxes, self.containers)
+        self.recovery = Recovery(self._core, watcher, self.sandboxes, self.containers)
+        self._ready = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether the records are loaded and every backend that could be reached has been recovered."""
+        return self._ready
+
+    async def __aenter__(self) -> Self:
+        await self._core.table.load()
+        self.recovery.show_recorded()
+        await self._core.backends.start(self.recovery.recover)
+        self._ready = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ready = False
+        await self._core.tasks.close()

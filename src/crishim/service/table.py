@@ -1,0 +1,283 @@
+"""The live table: records in memory, written through to the store, with the state that the backends have shown.
+
+Entries change only through the methods here. Every change gives the entry's list item a new version, so the door can keep
+encoded items. Lists, statuses and filters read this table and ask nobody.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+
+from crishim.errors import NotFound
+from crishim.interfaces.store import RecordStore
+from crishim.lifecycle.names import ContainerName, NameIndex, SandboxName
+from crishim.lifecycle.records import ContainerRecord, ExitRecord, Phase, SandboxRecord
+from crishim.lifecycle.states import ContainerAct, container_after
+from crishim.model.container import Container, ContainerState, ContainerStatus
+from crishim.model.ids import ContainerId, SandboxId
+from crishim.model.listing import Versioned
+from crishim.model.sandbox import PodSandbox, PodSandboxState, PodSandboxStatus
+from crishim.service.lanes import Lane
+
+
+class SandboxEntry:
+    """A sandbox: its record, whether it is shown and ready, and its lane. While it is being made, lists do not show it."""
+
+    def __init__(self, record: SandboxRecord) -> None:
+        self.record = record
+        self.state: PodSandboxState | None = None
+        self.stop_done = False
+        self.lane = Lane()
+        self.containers: dict[ContainerId, ContainerEntry] = {}
+        self.listed: Versioned[PodSandbox] | None = None
+
+    @property
+    def id(self) -> SandboxId:
+        """The sandbox's id."""
+        return self.record.id
+
+    @property
+    def shown_state(self) -> PodSandboxState:
+        """What CRI is told; a sandbox in the making is not ready."""
+        return PodSandboxState.NOTREADY if self.state is None else self.state
+
+    def item(self) -> PodSandbox:
+        """As lists show it."""
+        config = self.record.config
+        return PodSandbox(
+            id=self.record.id,
+            metadata=config.metadata,
+            state=self.shown_state,
+            created_at=self.record.created_at,
+            labels=config.labels,
+            annotations=config.annotations,
+            runtime_handler=self.record.handler,
+        )
+
+    def status(self) -> PodSandboxStatus:
+        """As PodSandboxStatus shows it. A stopped sandbox has no addresses, nor has one on the host network."""
+        config = self.record.config
+        ready = self.shown_state is PodSandboxState.READY
+        return PodSandboxStatus(
+            id=self.record.id,
+            metadata=config.metadata,
+            state=self.shown_state,
+            created_at=self.record.created_at,
+            ips=self.record.ips if ready and not self.record.spec.host_network else (),
+            namespaces=config.linux.security_context.namespace_options,
+            labels=config.labels,
+            annotations=config.annotations,
+            runtime_handler=self.record.handler,
+        )
+
+    def container_statuses(self) -> tuple[ContainerStatus, ...]:
+        """Every shown container's status."""
+        return tuple(entry.status() for entry in self.containers.values() if entry.state is not None)
+
+
+class ContainerEntry:
+    """A container: its record, its state as the backend has shown it (None while it is being made), and its lane."""
+
+    def __init__(self, record: ContainerRecord, sandbox: SandboxEntry) -> None:
+        self.record = record
+        self.sandbox = sandbox
+        self.state: ContainerState | None = None
+        self.started_at = 0
+        self.stop_sent = False
+        self.ended = asyncio.Event()
+        self.lane = Lane()
+        self.listed: Versioned[Container] | None = None
+
+    @property
+    def id(self) -> ContainerId:
+        """The container's id."""
+        return self.record.id
+
+    @property
+    def shown_state(self) -> ContainerState:
+        """What CRI is told."""
+        return ContainerState.CREATED if self.state is None else self.state
+
+    @property
+    def may_run(self) -> bool:
+        """Whether some of it may still be alive."""
+        return self.state in {ContainerState.RUNNING, ContainerState.UNKNOWN}
+
+    def item(self) -> Container:
+        """As lists show it."""
+        record, config = self.record, self.record.config
+        return Container(
+            id=record.id,
+            pod_sandbox_id=record.sandbox_id,
+            metadata=config.metadata,
+            image=config.image,
+            image_ref=record.image_ref,
+            state=self.shown_state,
+            created_at=record.created_at,
+            labels=config.labels,
+            annotations=config.annotations,
+            image_id=record.image_id,
+        )
+
+    def status(self) -> ContainerStatus:
+        """As ContainerStatus shows it."""
+        record, config, end = self.record, self.record.config, self.record.exit
+        status = ContainerStatus(
+            id=record.id,
+            metadata=config.metadata,
+            state=self.shown_state,
+            created_at=record.created_at,
+            started_at=self.started_at,
+            image=attrs.evolve(config.image, image=record.image),
+            image_ref=record.image_ref,
+            labels=config.labels,
+            annotations=config.annotations,
+            mounts=config.mounts,
+            log_path=record.log_path,
+            resources=record.resources,
+            image_id=record.image_id,
+            user=record.user,
+            stop_signal=record.stop_signal,
+        )
+        if end is None or self.state is not ContainerState.EXITED:
+            return status
+        return attrs.evolve(
+            status,
+            started_at=end.started_at,
+            finished_at=end.finished_at,
+            exit_code=end.code,
+            reason=end.reason,
+            message=end.message,
+        )
+
+
+class Table:
+    """All entries, and the names they have. `save` methods return when the store has the record."""
+
+    def __init__(self, store: RecordStore | None) -> None:
+        self._store = store
+        self._version = 0
+        self.sandboxes: dict[SandboxId, SandboxEntry] = {}
+        self.containers: dict[ContainerId, ContainerEntry] = {}
+        self.sandbox_names: NameIndex[SandboxName, SandboxId] = NameIndex("sandbox name")
+        self.container_names: NameIndex[ContainerName, ContainerId] = NameIndex("container name")
+
+    async def load(self) -> None:
+        """Fill the empty table from the store. Containers whose sandbox is missing get none shown, and are left to recovery."""
+        if self._store is None:
+            return
+        records = await self._store.load()
+        for sandbox in records.sandboxes:
+            self.add_sandbox(sandbox)
+        for container in records.containers:
+            if container.sandbox_id in self.sandboxes:
+                self.add_container(container)
+            else:
+                await self._store.delete(container.id)
+
+    def sandbox(self, sandbox_id: SandboxId) -> SandboxEntry:
+        """The entry of a sandbox. Raises `NotFound`."""
+        entry = self.sandboxes.get(sandbox_id)
+        if entry is None:
+            raise NotFound("sandbox", sandbox_id)
+        return entry
+
+    def container(self, container_id: ContainerId) -> ContainerEntry:
+        """The entry of a container. Raises `NotFound`."""
+        entry = self.containers.get(container_id)
+        if entry is None:
+            raise NotFound("container", container_id)
+        return entry
+
+    def add_sandbox(self, record: SandboxRecord) -> SandboxEntry:
+        """A new entry with its name reserved, not yet shown. Raises `AlreadyExists`."""
+        self.sandbox_names.reserve(SandboxName.of(record.config.metadata), record.id)
+        entry = self.sandboxes[record.id] = SandboxEntry(record)
+        return entry
+
+    def add_container(self, record: ContainerRecord) -> ContainerEntry:
+        """A new entry with its name reserved, not yet shown. Its sandbox must be there."""
+        self.container_names.reserve(ContainerName.of(record.sandbox_id, record.config.metadata), record.id)
+        sandbox = self.sandbox(record.sandbox_id)
+        entry = self.containers[record.id] = sandbox.containers[record.id] = ContainerEntry(record, sandbox)
+        return entry
+
+    async def save_sandbox(self, entry: SandboxEntry, **changes: Any) -> None:
+        """Change fields of the record and write it through."""
+        entry.record = attrs.evolve(entry.record, **changes)
+        self._touch_sandbox(entry)
+        if self._store is not None:
+            await self._store.put(entry.record)
+
+    async def save_container(self, entry: ContainerEntry, **changes: Any) -> None:
+        """Change fields of the record and write it through."""
+        entry.record = attrs.evolve(entry.record, **changes)
+        self._touch_container(entry)
+        if self._store is not None:
+            await self._store.put(entry.record)
+
+    def show_sandbox(self, entry: SandboxEntry, state: PodSandboxState) -> None:
+        """Show the sandbox in this state from now on."""
+        entry.state = state
+        self._touch_sandbox(entry)
+
+    def show_container(self, entry: ContainerEntry, state: ContainerState) -> None:
+        """Show the container in this state from now on."""
+        entry.state = state
+        if state is ContainerState.EXITED:
+            entry.ended.set()
+        self._touch_container(entry)
+
+    def apply(self, entry: ContainerEntry, act: ContainerAct) -> None:
+        """Show the container in the state that follows `act`. Raises `FailedPrecondition`."""
+        self.show_container(entry, container_after(entry.shown_state, act, f"container {entry.id}"))
+
+    async def save_exit(self, entry: ContainerEntry, end: ExitRecord) -> None:
+        """Show the container as exited, and keep how."""
+        entry.record = attrs.evolve(entry.record, exit=end)
+        self.show_container(entry, ContainerState.EXITED)
+        if self._store is not None and entry.id in self.containers:
+            await self._store.put(entry.record)
+
+    async def drop_sandbox(self, entry: SandboxEntry) -> None:
+        """Forget the sandbox and release its name."""
+        if self._store is not None:
+            await self._store.delete(entry.id)
+        self.sandboxes.pop(entry.id, None)
+        self.sandbox_names.release(SandboxName.of(entry.record.config.metadata))
+
+    async def drop_container(self, entry: ContainerEntry) -> None:
+        """Forget the container and release its name."""
+        if self._store is not None:
+            await self._store.delete(entry.id)
+        self.containers.pop(entry.id, None)
+        entry.sandbox.containers.pop(entry.id, None)
+        self.container_names.release(ContainerName.of(entry.record.sandbox_id, entry.record.config.metadata))
+        entry.ended.set()
+
+    def listed_sandboxes(self) -> Iterator[Versioned[PodSandbox]]:
+        """Every shown sandbox."""
+        return (entry.listed for entry in self.sandboxes.values() if entry.listed is not None)
+
+    def listed_containers(self) -> Iterator[Versioned[Container]]:
+        """Every shown container."""
+        return (entry.listed for entry in self.containers.values() if entry.listed is not None)
+
+    def _touch_sandbox(self, entry: SandboxEntry) -> None:
+        if entry.state is not None:
+            entry.listed = Versioned(version=self._next_version(), item=entry.item())
+
+    def _touch_container(self, entry: ContainerEntry) -> None:
+        if entry.state is not None:
+            entry.listed = Versioned(version=self._next_version(), item=entry.item())
+
+    def _next_version(self) -> int:
+        self._version += 1
+        return self._version
+
+
+def is_usable(entry: SandboxEntry) -> bool:
+    """Whether containers may be made in the sandbox: it is ready, and nobody has asked for its stop."""
+    return entry.record.phase is Phase.READY and entry.state is PodSandboxState.READY
