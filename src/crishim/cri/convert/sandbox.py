@@ -1,0 +1,86 @@
+"""Sandboxes: what the verbs ask for and answer."""
+
+from crishim._proto import cri_pb2 as pb
+from crishim.cri.convert import metadata
+from crishim.cri.convert.resources import decode_resources
+from crishim.cri.convert.sandbox_config import decode_config
+from crishim.cri.convert.scalars import decode_enum, decode_map, encode_texts, not_empty
+from crishim.cri.convert.statuses import encode_container_status, encode_sandbox_status
+from crishim.errors import InvalidArgument
+from crishim.model.details import PodSandboxDetail
+from crishim.model.ids import SandboxId
+from crishim.model.resources import Resources
+from crishim.model.sandbox import PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxState
+
+
+def sandbox_id(text: str) -> SandboxId:
+    """The id in a request's `pod_sandbox_id`."""
+    return SandboxId(not_empty(text, "pod_sandbox_id"))
+
+
+def decode_run(request: pb.RunPodSandboxRequest) -> tuple[PodSandboxConfig, str]:
+    """RunPodSandbox: configuration, runtime handler (empty: the default one)."""
+    if not request.HasField("config"):
+        raise InvalidArgument("config", "is missing")
+    return decode_config(request.config, "config"), request.runtime_handler
+
+
+def encode_run(new_id: SandboxId) -> pb.RunPodSandboxResponse:
+    """RunPodSandbox: the id."""
+    return pb.RunPodSandboxResponse(pod_sandbox_id=new_id)
+
+
+def decode_stop(request: pb.StopPodSandboxRequest) -> tuple[SandboxId]:
+    """StopPodSandbox: the id."""
+    return (sandbox_id(request.pod_sandbox_id),)
+
+
+def decode_remove(request: pb.RemovePodSandboxRequest) -> tuple[SandboxId]:
+    """RemovePodSandbox: the id."""
+    return (sandbox_id(request.pod_sandbox_id),)
+
+
+def decode_status(request: pb.PodSandboxStatusRequest) -> tuple[SandboxId, bool]:
+    """PodSandboxStatus: the id, and whether to be verbose."""
+    return sandbox_id(request.pod_sandbox_id), request.verbose
+
+
+def encode_status(detail: PodSandboxDetail) -> pb.PodSandboxStatusResponse:
+    """PodSandboxStatus: the sandbox, and its containers where events are sent."""
+    return pb.PodSandboxStatusResponse(
+        status=encode_sandbox_status(detail.status),
+        info=encode_texts(detail.info),
+        containers_statuses=[encode_container_status(status) for status in detail.containers_statuses],
+        timestamp=detail.timestamp,
+    )
+
+
+def decode_list(request: pb.ListPodSandboxRequest | pb.StreamPodSandboxesRequest) -> tuple[PodSandboxFilter]:
+    """ListPodSandbox, StreamPodSandboxes: the filter; an absent one and an empty one match all."""
+    wanted = request.filter
+    state = decode_enum(PodSandboxState, wanted.state.state, "filter.state.state") if wanted.HasField("state") else None
+    return (PodSandboxFilter(id=wanted.id, state=state, label_selector=decode_map(wanted.label_selector)),)
+
+
+def encode_item(item: PodSandbox) -> pb.PodSandbox:
+    """One item of a list: field 1 of ListPodSandbox's reply and of StreamPodSandboxes' alike."""
+    return pb.PodSandbox(
+        id=item.id,
+        metadata=metadata.encode_sandbox(item.metadata),
+        state=pb.PodSandboxState.ValueType(item.state),
+        created_at=item.created_at,
+        labels=item.labels,
+        annotations=item.annotations,
+        runtime_handler=item.runtime_handler,
+    )
+
+
+def decode_update_resources(
+    request: pb.UpdatePodSandboxResourcesRequest,
+) -> tuple[SandboxId, Resources | None, Resources | None]:
+    """UpdatePodSandboxResources: the id, the overhead, the sum over the containers."""
+    return (
+        sandbox_id(request.pod_sandbox_id),
+        decode_resources(request.overhead, "overhead") if request.HasField("overhead") else None,
+        decode_resources(request.resources, "resources") if request.HasField("resources") else None,
+    )

@@ -1,0 +1,235 @@
+"""Usage and metrics. A part that was not measured is left unset."""
+
+from collections.abc import Iterable
+
+from crishim._proto import cri_pb2 as pb
+from crishim.cri.convert import metadata
+from crishim.cri.convert.container import container_id
+from crishim.cri.convert.image import encode_filesystem
+from crishim.cri.convert.sandbox import sandbox_id
+from crishim.cri.convert.scalars import decode_map, encode_uint64
+from crishim.model.ids import ContainerId, SandboxId
+from crishim.model.stats import (
+    ContainerMetrics,
+    ContainerStats,
+    ContainerStatsFilter,
+    CpuUsage,
+    IoUsage,
+    MemoryUsage,
+    Metric,
+    MetricDescriptor,
+    NetworkInterfaceUsage,
+    NetworkUsage,
+    PodSandboxMetrics,
+    PodSandboxStats,
+    PodSandboxStatsFilter,
+    ProcessUsage,
+    PsiData,
+    PsiStats,
+    SwapUsage,
+)
+
+
+def decode_container(request: pb.ContainerStatsRequest) -> tuple[ContainerId]:
+    """ContainerStats: the id."""
+    return (container_id(request.container_id),)
+
+
+def encode_container(stats: ContainerStats) -> pb.ContainerStatsResponse:
+    """ContainerStats: one container's figures."""
+    return pb.ContainerStatsResponse(stats=encode_container_item(stats))
+
+
+def decode_containers(request: pb.ListContainerStatsRequest | pb.StreamContainerStatsRequest) -> tuple[ContainerStatsFilter]:
+    """ListContainerStats, StreamContainerStats: the filter; an absent one and an empty one match all."""
+    wanted = request.filter
+    found = ContainerStatsFilter(
+        id=wanted.id,
+        pod_sandbox_id=wanted.pod_sandbox_id,
+        label_selector=decode_map(wanted.label_selector),
+    )
+    return (found,)
+
+
+def encode_containers(items: Iterable[ContainerStats]) -> pb.ListContainerStatsResponse:
+    """ListContainerStats: many containers' figures."""
+    return pb.ListContainerStatsResponse(stats=[encode_container_item(stats) for stats in items])
+
+
+def encode_container_item(stats: ContainerStats) -> pb.ContainerStats:
+    """A container's figures: one item of a list, field 1 of ListContainerStats' reply and of StreamContainerStats' alike."""
+    usage = stats.usage
+    return pb.ContainerStats(
+        attributes=pb.ContainerAttributes(
+            id=stats.id,
+            metadata=metadata.encode_container(stats.metadata),
+            labels=stats.labels,
+            annotations=stats.annotations,
+        ),
+        cpu=encode_cpu(usage.cpu) if usage.cpu else None,
+        memory=encode_memory(usage.memory) if usage.memory else None,
+        writable_layer=encode_filesystem(usage.writable_layer) if usage.writable_layer else None,
+        swap=encode_swap(usage.swap) if usage.swap else None,
+        io=encode_io(usage.io) if usage.io else None,
+    )
+
+
+def decode_sandbox(request: pb.PodSandboxStatsRequest) -> tuple[SandboxId]:
+    """PodSandboxStats: the id."""
+    return (sandbox_id(request.pod_sandbox_id),)
+
+
+def encode_sandbox(stats: PodSandboxStats) -> pb.PodSandboxStatsResponse:
+    """PodSandboxStats: one pod's figures."""
+    return pb.PodSandboxStatsResponse(stats=encode_sandbox_item(stats))
+
+
+def decode_sandboxes(
+    request: pb.ListPodSandboxStatsRequest | pb.StreamPodSandboxStatsRequest,
+) -> tuple[PodSandboxStatsFilter]:
+    """ListPodSandboxStats, StreamPodSandboxStats: the filter; an absent one and an empty one match all."""
+    wanted = request.filter
+    return (PodSandboxStatsFilter(id=wanted.id, label_selector=decode_map(wanted.label_selector)),)
+
+
+def encode_sandboxes(items: Iterable[PodSandboxStats]) -> pb.ListPodSandboxStatsResponse:
+    """ListPodSandboxStats: many pods' figures."""
+    return pb.ListPodSandboxStatsResponse(stats=[encode_sandbox_item(stats) for stats in items])
+
+
+def encode_sandbox_item(stats: PodSandboxStats) -> pb.PodSandboxStats:
+    """A pod's figures: one item of a list, field 1 of ListPodSandboxStats' reply and of StreamPodSandboxStats' alike."""
+    usage = stats.usage
+    return pb.PodSandboxStats(
+        attributes=pb.PodSandboxAttributes(
+            id=stats.id,
+            metadata=metadata.encode_sandbox(stats.metadata),
+            labels=stats.labels,
+            annotations=stats.annotations,
+        ),
+        linux=pb.LinuxPodSandboxStats(
+            cpu=encode_cpu(usage.cpu) if usage.cpu else None,
+            memory=encode_memory(usage.memory) if usage.memory else None,
+            network=encode_network(usage.network) if usage.network else None,
+            process=encode_process(usage.process) if usage.process else None,
+            containers=[encode_container_item(container) for container in stats.containers],
+            io=encode_io(usage.io) if usage.io else None,
+        ),
+    )
+
+
+def encode_cpu(usage: CpuUsage) -> pb.CpuUsage:
+    """Time on CPUs."""
+    return pb.CpuUsage(
+        timestamp=usage.timestamp,
+        usage_core_nano_seconds=encode_uint64(usage.usage_core_nano_seconds),
+        usage_nano_cores=encode_uint64(usage.usage_nano_cores),
+        psi=encode_psi(usage.psi) if usage.psi else None,
+    )
+
+
+def encode_memory(usage: MemoryUsage) -> pb.MemoryUsage:
+    """Memory."""
+    return pb.MemoryUsage(
+        timestamp=usage.timestamp,
+        working_set_bytes=encode_uint64(usage.working_set_bytes),
+        available_bytes=encode_uint64(usage.available_bytes),
+        usage_bytes=encode_uint64(usage.usage_bytes),
+        rss_bytes=encode_uint64(usage.rss_bytes),
+        page_faults=encode_uint64(usage.page_faults),
+        major_page_faults=encode_uint64(usage.major_page_faults),
+        psi=encode_psi(usage.psi) if usage.psi else None,
+    )
+
+
+def encode_swap(usage: SwapUsage) -> pb.SwapUsage:
+    """Swap."""
+    return pb.SwapUsage(
+        timestamp=usage.timestamp,
+        swap_available_bytes=encode_uint64(usage.swap_available_bytes),
+        swap_usage_bytes=encode_uint64(usage.swap_usage_bytes),
+    )
+
+
+def encode_io(usage: IoUsage) -> pb.IoUsage:
+    """Waiting for input and output."""
+    return pb.IoUsage(timestamp=usage.timestamp, psi=encode_psi(usage.psi) if usage.psi else None)
+
+
+def encode_process(usage: ProcessUsage) -> pb.ProcessUsage:
+    """How many processes there are."""
+    return pb.ProcessUsage(timestamp=usage.timestamp, process_count=encode_uint64(usage.process_count))
+
+
+def encode_network(usage: NetworkUsage) -> pb.NetworkUsage:
+    """Traffic of a pod."""
+    default = usage.default_interface
+    return pb.NetworkUsage(
+        timestamp=usage.timestamp,
+        default_interface=encode_interface(default) if default else None,
+        interfaces=[encode_interface(interface) for interface in usage.interfaces],
+    )
+
+
+def encode_interface(usage: NetworkInterfaceUsage) -> pb.NetworkInterfaceUsage:
+    """Traffic of one interface."""
+    return pb.NetworkInterfaceUsage(
+        name=usage.name,
+        rx_bytes=encode_uint64(usage.rx_bytes),
+        rx_errors=encode_uint64(usage.rx_errors),
+        tx_bytes=encode_uint64(usage.tx_bytes),
+        tx_errors=encode_uint64(usage.tx_errors),
+    )
+
+
+def encode_psi(stats: PsiStats) -> pb.PsiStats:
+    """A pressure file. Its fields' names have capitals on this wire."""
+    return pb.PsiStats(Full=encode_psi_data(stats.full), Some=encode_psi_data(stats.some))
+
+
+def encode_psi_data(data: PsiData) -> pb.PsiData:
+    """One line of a pressure file."""
+    return pb.PsiData(Total=data.total, Avg10=data.avg10, Avg60=data.avg60, Avg300=data.avg300)
+
+
+def encode_metric_descriptors(descriptors: Iterable[MetricDescriptor]) -> pb.ListMetricDescriptorsResponse:
+    """ListMetricDescriptors: which metrics there are. The type travels with each value, not here."""
+    return pb.ListMetricDescriptorsResponse(
+        descriptors=[
+            pb.MetricDescriptor(name=descriptor.name, help=descriptor.help, label_keys=descriptor.label_keys)
+            for descriptor in descriptors
+        ]
+    )
+
+
+def encode_metrics(items: Iterable[PodSandboxMetrics]) -> pb.ListPodSandboxMetricsResponse:
+    """ListPodSandboxMetrics: the values of every pod."""
+    return pb.ListPodSandboxMetricsResponse(pod_metrics=[encode_metrics_item(item) for item in items])
+
+
+def encode_metrics_item(item: PodSandboxMetrics) -> pb.PodSandboxMetrics:
+    """A pod's metrics: one item, field 1 of ListPodSandboxMetrics' reply and of StreamPodSandboxMetrics' alike."""
+    return pb.PodSandboxMetrics(
+        pod_sandbox_id=item.pod_sandbox_id,
+        metrics=[encode_metric(metric) for metric in item.metrics],
+        container_metrics=[encode_container_metrics(container) for container in item.container_metrics],
+    )
+
+
+def encode_container_metrics(item: ContainerMetrics) -> pb.ContainerMetrics:
+    """A container's metrics."""
+    return pb.ContainerMetrics(
+        container_id=item.container_id,
+        metrics=[encode_metric(metric) for metric in item.metrics],
+    )
+
+
+def encode_metric(metric: Metric) -> pb.Metric:
+    """One value."""
+    return pb.Metric(
+        name=metric.name,
+        timestamp=metric.timestamp,
+        metric_type=pb.MetricType.ValueType(metric.metric_type),
+        label_values=metric.label_values,
+        value=encode_uint64(metric.value),
+    )

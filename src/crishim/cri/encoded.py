@@ -1,0 +1,111 @@
+"""List replies out of items that stay encoded.
+
+A repeated field is its items one after the other on the wire, each led by the field's key and its own length (protobuf's
+encoding, "repeated elements"). So a reply that holds nothing but one list is the join of its items' bytes, and an item that did
+not change since the last list need not be encoded again. The kubelet lists everything once a second; hardly anything changes.
+
+A streamed list is the same bytes in several messages: each has at least one item, an empty list has no message.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, Generic, Protocol, TypeVar
+
+from google.protobuf.message import Message
+
+from crishim.model.listing import Versioned
+
+BATCH_BYTES: Final = 1 << 20
+"""How large a streamed message grows: far below the 16 MiB that clients take."""
+
+_KEEP_AT_LEAST: Final = 1024
+_LENGTH_DELIMITED: Final = 2
+
+
+class HasId(Protocol):
+    """An item of a list."""
+
+    @property
+    def id(self) -> str:
+        """What names the item among its like."""
+
+
+T = TypeVar("T")
+Item = TypeVar("Item", bound=HasId)
+
+
+def varint(number: int) -> bytes:
+    """A number, not negative, seven bits to a byte, the lowest first; the eighth bit says that more follow."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def field_item(field_number: int, message: Message) -> bytes:
+    """A message as one item of the repeated field with this number."""
+    data = message.SerializeToString()
+    return b"".join((varint(field_number << 3 | _LENGTH_DELIMITED), varint(len(data)), data))
+
+
+def batches(parts: Iterable[bytes], limit: int = BATCH_BYTES) -> Iterator[bytes]:
+    """Items joined to messages of at most `limit` bytes; an item that alone is longer has a message of its own."""
+    batch: list[bytes] = []
+    size = 0
+    for part in parts:
+        if batch and size + len(part) > limit:
+            yield b"".join(batch)
+            batch, size = [], 0
+        batch.append(part)
+        size += len(part)
+    if batch:
+        yield b"".join(batch)
+
+
+def item_batches(
+    field_number: int, encode: Callable[[T], Message], items: Iterable[T], limit: int = BATCH_BYTES
+) -> Iterator[bytes]:
+    """A streamed list of items that are always new: `batches` of each one's encoding."""
+    return batches((field_item(field_number, encode(item)) for item in items), limit)
+
+
+class EncodedItems(Generic[Item]):
+    """The items of one repeated field, kept encoded by id and version.
+
+    Made with the field's number and the items' encoder. What is kept stays within twice the longest list of late (and a
+    thousand items): when it grows beyond, all that the list just asked for does not show is let go, and comes back by being
+    encoded once more. Not for use by several threads.
+    """
+
+    def __init__(self, field_number: int, encode: Callable[[Item], Message]) -> None:
+        self._field_number = field_number
+        self._encode = encode
+        self._kept: dict[str, tuple[int, bytes]] = {}
+        self._bound = _KEEP_AT_LEAST
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def parts(self, items: Sequence[Versioned[Item]]) -> list[bytes]:
+        """The items' bytes, in their order."""
+        kept = self._kept
+        parts = []
+        for versioned in items:
+            item = versioned.item
+            entry = kept.get(item.id)
+            if entry is None or entry[0] != versioned.version:
+                entry = kept[item.id] = versioned.version, field_item(self._field_number, self._encode(item))
+            parts.append(entry[1])
+        if len(kept) > self._bound:
+            self._kept = {versioned.item.id: kept[versioned.item.id] for versioned in items}
+            self._bound = max(_KEEP_AT_LEAST, 2 * len(items))
+        return parts
+
+    def join(self, items: Sequence[Versioned[Item]]) -> bytes:
+        """The reply that holds these items and nothing else."""
+        return b"".join(self.parts(items))
+
+    def batches(self, items: Sequence[Versioned[Item]], limit: int = BATCH_BYTES) -> Iterator[bytes]:
+        """The same list, streamed."""
+        return batches(self.parts(items), limit)
