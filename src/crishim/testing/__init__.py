@@ -1,0 +1,24 @@
+"""For authors: a pod world in memory, faults that compose, fake seams, a harness, a small kubelet, and the exam for backends.
+
+All of it is product: what the project tests itself with is what it hands to others.
+"""
+
+from crishim.testing.fakes import FakeBackend, FakeImages, FakeNamespaces, FakeNetwork
+from crishim.testing.faults import dropping, failing, hanging
+from crishim.testing.harness import Harness
+from crishim.testing.seams import FakeClock, FakeIds, FakeUrls, MemoryStream
+
+__all__ = [
+    "FakeBackend",
+    "FakeClock",
+    "FakeIds",
+    "FakeImages",
+    "FakeNamespaces",
+    "FakeNetwork",
+    "FakeUrls",
+    "Harness",
+    "MemoryStream",
+    "dropping",
+    "failing",
+    "hanging",
+]

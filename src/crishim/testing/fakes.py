@@ -1,0 +1,468 @@
+"""A pod world in memory: backend, images, network and namespaces that hold their state outside any `Services`.
+
+`FakeBackend` refuses what the contract forbids (it asks the tables of `lifecycle.states`), so a caller that calls out of order
+fails its test. It lives on when the service that used it is dropped: that is how restarts are tested.
+
+What a fake container does is told by its command: `print TEXT...` writes a line and ends, `fail CODE`, `sleep`, `stubborn`
+(heeds no SIGTERM), `cat` (copies its stdin). Any other command runs until it is killed, or until the test says `exits(...)`.
+"""
+
+import asyncio
+import hashlib
+from pathlib import Path
+
+from crishim.errors import InvalidArgument, NotFound, Unavailable
+from crishim.interfaces.backend import Backend, BackendContext, BackendInfo, NetnsSource
+from crishim.interfaces.capabilities import (
+    ByteStream,
+    ByteWriter,
+    ProcessIO,
+    SupportsAttach,
+    SupportsCheckpoint,
+    SupportsExec,
+    SupportsLogReopen,
+    SupportsPause,
+    SupportsPortForward,
+    SupportsSandboxUpdate,
+    SupportsSandboxWait,
+    SupportsStats,
+    SupportsUpdate,
+)
+from crishim.interfaces.network import NetworkReady
+from crishim.lifecycle.states import ContainerAct, container_after
+from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, ObservedContainer
+from crishim.model.honours import Honour
+from crishim.model.ids import ContainerId, ImageId, SandboxId
+from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageConfig, ImageDetail, ImageFsInfo, ImageSpec
+from crishim.model.inventory import Inventory
+from crishim.model.process import ExecSpec, Exit
+from crishim.model.resources import Resources
+from crishim.model.sandbox import ObservedSandbox, PodSandboxConfig, SandboxSpec, SandboxStarted
+from crishim.model.security import LinuxContainerUser
+from crishim.model.stats import ContainerUsage, CpuUsage, MemoryUsage, SandboxUsage
+from crishim.testing.seams import MemoryStream
+
+_TERM, _KILL = 15, 9
+
+
+class FakeContainer:
+    """A container of the fake world."""
+
+    def __init__(self, spec: ContainerSpec) -> None:
+        self.spec = spec
+        self.state = ContainerState.CREATED
+        self.started_at: int | None = None
+        self.exit: Exit | None = None
+        self.ended = asyncio.Event()
+        self.paused = False
+        self.resources = spec.resources
+        self.attached: list[ByteWriter] = []
+        self.log: list[tuple[str, str]] = []
+
+    def act(self, act: ContainerAct) -> None:
+        """Change state by the table. Raises `FailedPrecondition`."""
+        self.state = container_after(self.state, act, f"fake container {self.spec.id}")
+
+    def end(self, how: Exit) -> None:
+        """End, once."""
+        if self.exit is None:
+            self.act(ContainerAct.EXIT)
+            self.exit = how
+            self.ended.set()
+
+
+class FakeSandbox:
+    """A sandbox of the fake world."""
+
+    def __init__(self, spec: SandboxSpec) -> None:
+        self.spec = spec
+        self.ready = True
+        self.died = asyncio.Event()
+        self.updates: list[tuple[Resources | None, Resources | None]] = []
+
+
+class FakeBackend(
+    Backend,
+    SupportsExec,
+    SupportsAttach,
+    SupportsPortForward,
+    SupportsSandboxWait,
+    SupportsStats,
+    SupportsUpdate,
+    SupportsSandboxUpdate,
+    SupportsLogReopen,
+    SupportsPause,
+    SupportsCheckpoint,
+):
+    """A backend in memory that claims every capability; hand it a smaller set to test a smaller backend.
+
+    `calls` is the log of all verbs with the id they were for. `logs_to_disk` False keeps output in `FakeContainer.log` only.
+    """
+
+    def __init__(
+        self,
+        *,
+        netns: NetnsSource = NetnsSource.LIBRARY,
+        honours: frozenset[Honour] = frozenset(Honour),
+        capabilities: frozenset[type] | None = None,
+        logs_to_disk: bool = True,
+    ) -> None:
+        self._info = BackendInfo(name="fake", version="1.0.0", netns=netns, honours=honours)
+        if capabilities is not None:
+            self.capabilities = capabilities
+        self._logs_to_disk = logs_to_disk
+        self._scripted: dict[str, Exit] = {}
+        self.away = ""
+        self.calls: list[tuple[str, str]] = []
+        self.sandboxes: dict[SandboxId, FakeSandbox] = {}
+        self.containers: dict[ContainerId, FakeContainer] = {}
+
+    def exits(self, name: str, code: int, *, oom: bool = False) -> None:
+        """Let the container with this id or name end with `code`: now if it runs, else as soon as it is started."""
+        end = Exit(code=code, oom=oom)
+        for container in self.containers.values():
+            if name in {container.spec.id, container.spec.metadata.name} and container.state is ContainerState.RUNNING:
+                container.end(end)
+                return
+        self._scripted[name] = end
+
+    def vanish(self, container_id: ContainerId) -> None:
+        """Lose a container as if somebody had removed it behind our back."""
+        self.containers.pop(container_id).ended.set()
+
+    def die(self, sandbox_id: SandboxId) -> None:
+        """Let a sandbox's virtual machine or pause process end."""
+        sandbox = self.sandboxes[sandbox_id]
+        sandbox.ready = False
+        sandbox.died.set()
+
+    def verbs(self, subject: str | None = None) -> list[str]:
+        """The verbs that were called, in order; for one id, or all."""
+        return [verb for verb, about in self.calls if subject in {None, about}]
+
+    async def probe(self) -> BackendInfo:
+        self._called("probe", "")
+        return self._info
+
+    async def inventory(self) -> Inventory:
+        self._called("inventory", "")
+        sandboxes = tuple(
+            ObservedSandbox(id=held.spec.id, ready=held.ready, netns=held.spec.netns, ips=held.spec.ips)
+            for held in self.sandboxes.values()
+        )
+        containers = tuple(
+            ObservedContainer(
+                id=held.spec.id,
+                sandbox_id=held.spec.sandbox.id,
+                state=held.state,
+                started_at=held.started_at,
+                exit=held.exit,
+            )
+            for held in self.containers.values()
+        )
+        return Inventory(sandboxes=sandboxes, containers=containers)
+
+    async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
+        self._called("start_sandbox", spec.id)
+        if spec.id in self.sandboxes:
+            raise InvalidArgument("id", f"sandbox {spec.id} was started before")
+        self.sandboxes[spec.id] = FakeSandbox(spec)
+        made = self._info.netns is NetnsSource.BACKEND and not spec.host_network
+        return SandboxStarted(netns=f"/proc/{len(self.sandboxes)}/ns/net" if made else "")
+
+    async def stop_sandbox(self, sandbox_id: SandboxId) -> None:
+        self._called("stop_sandbox", sandbox_id)
+        sandbox = self._sandbox(sandbox_id)
+        if alive := [held.spec.id for held in self._members(sandbox_id) if held.state is ContainerState.RUNNING]:
+            raise InvalidArgument("id", f"sandbox {sandbox_id} was stopped before its containers {alive}")
+        sandbox.ready = False
+        sandbox.died.set()
+
+    async def remove_sandbox(self, sandbox_id: SandboxId) -> None:
+        self._called("remove_sandbox", sandbox_id)
+        sandbox = self._sandbox(sandbox_id)
+        if sandbox.ready:
+            raise InvalidArgument("id", f"sandbox {sandbox_id} was removed before it was stopped")
+        if held := [held.spec.id for held in self._members(sandbox_id)]:
+            raise InvalidArgument("id", f"sandbox {sandbox_id} was removed before its containers {held}")
+        del self.sandboxes[sandbox_id]
+
+    async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
+        self._called("create_container", spec.id)
+        self._sandbox(spec.sandbox.id)
+        if spec.id in self.containers:
+            raise InvalidArgument("id", f"container {spec.id} was created before")
+        self.containers[spec.id] = FakeContainer(spec)
+        uid = int(spec.user.user) if spec.user.user.isdigit() else 0
+        gid = int(spec.user.group) if spec.user.group.isdigit() else 0
+        groups = (gid, *spec.user.supplemental_groups)
+        return ContainerCreated(user=LinuxContainerUser(uid, gid, tuple(dict.fromkeys(groups))))
+
+    async def start_container(self, container_id: ContainerId) -> None:
+        self._called("start_container", container_id)
+        container = self._container(container_id)
+        container.act(ContainerAct.START)
+        container.started_at = 1
+        if container.spec.log_path and self._logs_to_disk:
+            path = Path(container.spec.log_path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(0o640)
+        names = {container.spec.id, container.spec.metadata.name} & self._scripted.keys()
+        for name in names:
+            container.end(self._scripted.pop(name))
+        if container.exit is None and (end := await self._perform(container, container.spec.argv)) is not None:
+            container.end(end)
+
+    async def kill_container(self, container_id: ContainerId, signal: int) -> None:
+        self._called("kill_container", container_id)
+        container = self._container(container_id)
+        if container.state is not ContainerState.RUNNING:
+            raise NotFound("running container", container_id)
+        if signal == _KILL or (signal == _TERM and container.spec.argv[0] != "stubborn"):
+            container.end(Exit(code=128 + signal))
+
+    async def wait_container(self, container_id: ContainerId) -> Exit:
+        self._called("wait_container", container_id)
+        container = self._container(container_id)
+        await container.ended.wait()
+        self._container(container_id)
+        self._reachable()
+        assert container.exit is not None
+        return container.exit
+
+    async def remove_container(self, container_id: ContainerId) -> None:
+        self._called("remove_container", container_id)
+        container = self._container(container_id)
+        if container.state is ContainerState.RUNNING:
+            raise InvalidArgument("id", f"container {container_id} was removed while it ran")
+        del self.containers[container_id]
+
+    async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
+        self._called("exec", container_id)
+        container = self._container(container_id)
+        container_after(container.state, ContainerAct.EXEC)
+        match spec.argv:
+            case ("cat", *_):
+                while io.stdin is not None and (data := await io.stdin.read()):
+                    if io.stdout is not None:
+                        await io.stdout.write(data)
+            case ("print" | "echo", *words) if io.stdout is not None:
+                await io.stdout.write((" ".join(words) + "\n").encode())
+            case ("complain", *words) if io.stderr is not None:
+                await io.stderr.write((" ".join(words) + "\n").encode())
+            case ("fail", code):
+                return Exit(code=int(code))
+            case ("sleep", *_):
+                await container.ended.wait()
+                return Exit(code=137)
+        return Exit(code=0)
+
+    async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
+        self._called("attach", container_id)
+        container = self._container(container_id)
+        container_after(container.state, ContainerAct.ATTACH)
+        if io.stdout is not None:
+            container.attached.append(io.stdout)
+        copying = asyncio.ensure_future(self._copy_stdin(container, io))
+        try:
+            await container.ended.wait()
+        finally:
+            copying.cancel()
+            if io.stdout is not None:
+                container.attached.remove(io.stdout)
+
+    async def dial(self, sandbox_id: SandboxId, port: int) -> ByteStream:
+        self._called("dial", sandbox_id)
+        self._sandbox(sandbox_id)
+        if port == 1:
+            raise Unavailable("connection refused on port 1")
+        near, far = MemoryStream.pair()
+        asyncio.get_running_loop().create_task(_echo(far))
+        return near
+
+    async def wait_sandbox(self, sandbox_id: SandboxId) -> Exit:
+        self._called("wait_sandbox", sandbox_id)
+        await self._sandbox(sandbox_id).died.wait()
+        return Exit(code=0)
+
+    async def container_usage(self, container_id: ContainerId) -> ContainerUsage:
+        container = self._container(container_id)
+        cpu = CpuUsage(timestamp=1, usage_core_nano_seconds=1_000_000)
+        memory = MemoryUsage(timestamp=1, usage_bytes=2_000_000, working_set_bytes=1_000_000)
+        return ContainerUsage(cpu=cpu, memory=memory) if container.exit is None else ContainerUsage()
+
+    async def sandbox_usage(self, sandbox_id: SandboxId) -> SandboxUsage:
+        self._sandbox(sandbox_id)
+        cpu = CpuUsage(timestamp=1, usage_core_nano_seconds=2_000_000)
+        return SandboxUsage(cpu=cpu, memory=MemoryUsage(timestamp=1, working_set_bytes=3_000_000))
+
+    async def update_container(self, container_id: ContainerId, resources: Resources) -> None:
+        self._called("update_container", container_id)
+        self._container(container_id).resources = resources
+
+    async def update_sandbox(self, sandbox_id: SandboxId, overhead: Resources | None, resources: Resources | None) -> None:
+        self._called("update_sandbox", sandbox_id)
+        self._sandbox(sandbox_id).updates.append((overhead, resources))
+
+    async def reopen_log(self, container_id: ContainerId) -> None:
+        self._called("reopen_log", container_id)
+        path = self._container(container_id).spec.log_path
+        if path and self._logs_to_disk:
+            Path(path).touch(0o640)
+
+    async def pause_container(self, container_id: ContainerId) -> None:
+        self._called("pause_container", container_id)
+        self._container(container_id).paused = True
+
+    async def resume_container(self, container_id: ContainerId) -> None:
+        self._called("resume_container", container_id)
+        self._container(container_id).paused = False
+
+    async def checkpoint(self, container_id: ContainerId, path: str) -> None:
+        self._called("checkpoint", container_id)
+        self._container(container_id)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(b"fake checkpoint\n")
+
+    async def restore(self, spec: ContainerSpec, path: str) -> None:
+        if not Path(path).is_file():
+            raise NotFound("checkpoint", path)
+        await self.create_container(spec)
+
+    async def _perform(self, container: FakeContainer, argv: tuple[str, ...]) -> Exit | None:
+        match argv:
+            case ("print" | "echo", *words):
+                await self._output(container, "stdout", " ".join(words))
+                return Exit(code=0)
+            case ("complain", *words):
+                await self._output(container, "stderr", " ".join(words))
+                return Exit(code=1)
+            case ("fail", code):
+                return Exit(code=int(code))
+        return None
+
+    async def _output(self, container: FakeContainer, stream: str, text: str) -> None:
+        container.log.append((stream, text))
+        for attached in container.attached:
+            await attached.write(text.encode() + b"\n")
+        if container.spec.log_path and self._logs_to_disk:
+            line = f"1970-01-01T00:00:00.000000001Z {stream} F {text}\n"
+            with Path(container.spec.log_path).open("a", encoding="utf-8") as log:
+                log.write(line)
+
+    async def _copy_stdin(self, container: FakeContainer, io: ProcessIO) -> None:
+        while io.stdin is not None and (data := await io.stdin.read()):
+            if container.spec.argv[0] == "cat":
+                for line in data.decode(errors="replace").splitlines():
+                    await self._output(container, "stdout", line)
+        if io.stdin is not None and container.spec.stdin_once and container.spec.argv[0] == "cat":
+            container.end(Exit(code=0))
+
+    def _called(self, verb: str, subject: str) -> None:
+        self.calls.append((verb, subject))
+        self._reachable()
+
+    def _reachable(self) -> None:
+        if self.away:
+            raise Unavailable(self.away)
+
+    def _sandbox(self, sandbox_id: SandboxId) -> FakeSandbox:
+        if sandbox_id not in self.sandboxes:
+            raise NotFound("sandbox", sandbox_id)
+        return self.sandboxes[sandbox_id]
+
+    def _container(self, container_id: ContainerId) -> FakeContainer:
+        if container_id not in self.containers:
+            raise NotFound("container", container_id)
+        return self.containers[container_id]
+
+    def _members(self, sandbox_id: SandboxId) -> list[FakeContainer]:
+        return [held for held in self.containers.values() if held.spec.sandbox.id == sandbox_id]
+
+
+def build(context: BackendContext) -> FakeBackend:
+    """The fake as a plug-in: for `crishim play --backend fake`, and for the exam of itself."""
+    del context
+    return FakeBackend()
+
+
+class FakeImages:
+    """Images in memory. `add` puts one there; `pull` brings any reference, or raises what `refusals` holds for it."""
+
+    def __init__(self) -> None:
+        self.held: dict[ImageId, ImageDetail] = {}
+        self.refusals: dict[str, Exception] = {}
+        self.pulls: list[str] = []
+
+    def add(self, reference: str, config: ImageConfig = ImageConfig(cmd=("sleep",))) -> ImageId:  # noqa: B008 - frozen
+        """Put an image there, and answer its id."""
+        image_id = ImageId("sha256:" + hashlib.sha256(reference.encode()).hexdigest())
+        digest = f"{reference.partition(':')[0]}@{image_id}"
+        image = Image(id=image_id, repo_tags=(reference,), repo_digests=(digest,), size=1000)
+        self.held[image_id] = ImageDetail(image=image, config=config)
+        return image_id
+
+    async def list(self) -> tuple[Image, ...]:
+        return tuple(detail.image for detail in self.held.values())
+
+    async def status(self, image: ImageSpec) -> ImageDetail | None:
+        for detail in self.held.values():
+            names = {detail.image.id, *detail.image.repo_tags, *detail.image.repo_digests}
+            if image.image in names or f"{image.image}:latest" in names:
+                return detail
+        return None
+
+    async def pull(self, image: ImageSpec, auth: AuthConfig | None, sandbox: PodSandboxConfig | None) -> ImageId:
+        del auth, sandbox
+        self.pulls.append(image.image)
+        if image.image in self.refusals:
+            raise self.refusals[image.image]
+        detail = await self.status(image)
+        return detail.image.id if detail else self.add(image.image)
+
+    async def remove(self, image: ImageSpec) -> None:
+        if (detail := await self.status(image)) is not None:
+            del self.held[detail.image.id]
+
+    async def fs_info(self) -> ImageFsInfo:
+        return ImageFsInfo(image_filesystems=(FilesystemUsage(timestamp=1, mountpoint="/", used_bytes=1, inodes_used=1),))
+
+
+class FakeNetwork:
+    """Addresses out of a hat: `held` maps sandbox ids to the address that each has, until it is torn down."""
+
+    def __init__(self) -> None:
+        self.held: dict[SandboxId, str] = {}
+        self.state = NetworkReady(ready=True)
+        self._next = 1
+
+    async def set_up(self, spec: SandboxSpec) -> tuple[str, ...]:
+        self.held[spec.id] = f"10.88.{self._next // 256}.{self._next % 256}"
+        self._next += 1
+        return (self.held[spec.id],)
+
+    async def tear_down(self, spec: SandboxSpec) -> None:
+        self.held.pop(spec.id, None)
+
+    async def ready(self) -> NetworkReady:
+        return self.state
+
+
+class FakeNamespaces:
+    """Namespaces that are only paths: `held` maps sandbox ids to them, until they are removed."""
+
+    def __init__(self) -> None:
+        self.held: dict[SandboxId, str] = {}
+
+    async def create(self, spec: SandboxSpec) -> str:
+        self.held[spec.id] = f"/fake/netns/{spec.id}"
+        return "" if spec.host_network else self.held[spec.id]
+
+    async def remove(self, sandbox_id: SandboxId) -> None:
+        self.held.pop(sandbox_id, None)
+
+
+async def _echo(stream: MemoryStream) -> None:
+    while data := await stream.read():
+        await stream.write(data)
+    await stream.write_eof()

@@ -1,0 +1,85 @@
+"""Faults around anything with async verbs: a backend, a store, a network. They compose.
+
+backend = failing(hanging(FakeBackend(), "kill_container"), "start_sandbox", at=2)
+"""
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, cast
+
+from crishim.errors import Unavailable
+from crishim.interfaces.capabilities import capabilities
+
+T = TypeVar("T")
+Verb = Callable[..., Awaitable[Any]]
+
+
+class Wrapped:
+    """Forwards everything to what it wraps, but for one verb. States the capabilities of what it wraps."""
+
+    def __init__(self, inner: object, verb: str, instead: Callable[[Verb], Verb]) -> None:
+        if not hasattr(inner, verb):
+            raise AttributeError(f"{type(inner).__name__} has no {verb}")
+        self._inner = inner
+        self._verb = verb
+        self._instead = instead(getattr(inner, verb))
+        self.capabilities = capabilities(inner)
+
+    def __getattr__(self, name: str) -> Any:
+        return self._instead if name == self._verb else getattr(self._inner, name)
+
+
+def failing(inner: T, verb: str, *, at: int | None = None, error: BaseException | None = None, after: bool = False) -> T:
+    """`inner`, whose `verb` raises: every time, or only `at` its nth call (from 1); before or `after` it has done its work."""
+    calls = 0
+
+    def wrap(real: Verb) -> Verb:
+        @functools.wraps(real)
+        async def fail(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if at is not None and calls != at:
+                return await real(*args, **kwargs)
+            if after:
+                await real(*args, **kwargs)
+            raise error if error is not None else RuntimeError(f"{verb} was told to fail")
+
+        return fail
+
+    return cast("T", Wrapped(inner, verb, wrap))
+
+
+def hanging(inner: T, verb: str, *, stubborn: bool = False) -> T:
+    """`inner`, whose `verb` never returns; a stubborn one does not even let itself be cancelled, for three times."""
+
+    def wrap(real: Verb) -> Verb:
+        @functools.wraps(real)
+        async def hang(*_args: Any, **_kwargs: Any) -> Any:
+            patience = 3 if stubborn else 0
+            while True:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    patience -= 1
+                    if patience < 0:
+                        raise
+
+        return hang
+
+    return cast("T", Wrapped(inner, verb, wrap))
+
+
+def dropping(inner: T, verb: str, gone: asyncio.Event) -> T:
+    """`inner`, whose `verb` raises `Unavailable` while `gone` is set."""
+
+    def wrap(real: Verb) -> Verb:
+        @functools.wraps(real)
+        async def drop(*args: Any, **kwargs: Any) -> Any:
+            if gone.is_set():
+                raise Unavailable("the engine was told to be away")
+            return await real(*args, **kwargs)
+
+        return drop
+
+    return cast("T", Wrapped(inner, verb, wrap))

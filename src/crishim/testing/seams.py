@@ -1,0 +1,121 @@
+"""Time, ids, URLs and connections that do as a test says."""
+
+import asyncio
+import heapq
+import itertools
+
+from crishim.model.ids import ContainerId, SandboxId
+from crishim.model.streams import StreamRequest
+
+
+class FakeClock:
+    """Time that stands still until `advance`. It begins at `start` nanoseconds after the epoch."""
+
+    def __init__(self, start: int = 1_000_000_000_000_000_000) -> None:
+        self._now = start
+        self._start = start
+        self._sleepers: list[tuple[int, int, asyncio.Event]] = []
+        self._order = itertools.count()
+
+    def now(self) -> int:
+        """Nanoseconds since the epoch."""
+        return self._now
+
+    def monotonic(self) -> float:
+        """Seconds since this clock was made."""
+        return (self._now - self._start) / 1e9
+
+    async def sleep(self, seconds: float) -> None:
+        """Return once `advance` has passed `seconds`."""
+        woken = asyncio.Event()
+        heapq.heappush(self._sleepers, (self._now + int(seconds * 1e9), next(self._order), woken))
+        await woken.wait()
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass, and let whoever wakes up meanwhile do what can be done without more of it."""
+        end = self._now + int(seconds * 1e9)
+        await settle()
+        while self._sleepers and self._sleepers[0][0] <= end:
+            at, _, woken = heapq.heappop(self._sleepers)
+            self._now = max(self._now, at)
+            woken.set()
+            await settle()
+        self._now = end
+
+    @property
+    def sleepers(self) -> int:
+        """How many wait for time to pass."""
+        return len(self._sleepers)
+
+
+async def settle(rounds: int = 50) -> None:
+    """Let every task run until it waits for something other than the event loop."""
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+
+
+class FakeIds:
+    """Ids that count: 64 digits, sandboxes beginning with 5, containers with c."""
+
+    def __init__(self) -> None:
+        self._sandboxes = itertools.count(1)
+        self._containers = itertools.count(1)
+
+    def sandbox_id(self) -> SandboxId:
+        """5000...1, 5000...2, ..."""
+        return SandboxId(f"5{next(self._sandboxes):063x}")
+
+    def container_id(self) -> ContainerId:
+        """c000...1, c000...2, ..."""
+        return ContainerId(f"c{next(self._containers):063x}")
+
+
+class FakeUrls:
+    """Mints URLs that nobody serves, and keeps what was asked for."""
+
+    def __init__(self) -> None:
+        self.requests: dict[str, StreamRequest] = {}
+
+    def mint(self, request: StreamRequest) -> str:
+        """A URL with a number."""
+        url = f"http://127.0.0.1:1/stream/{len(self.requests) + 1}"
+        self.requests[url] = request
+        return url
+
+
+class MemoryStream:
+    """One end of a connection in memory: what is written at one end of a `pair` is read at the other."""
+
+    def __init__(self) -> None:
+        self._incoming: asyncio.Queue[bytes] = asyncio.Queue()
+        self._outgoing: asyncio.Queue[bytes] = asyncio.Queue()
+        self._ended = False
+
+    @classmethod
+    def pair(cls) -> "tuple[MemoryStream, MemoryStream]":
+        """Two ends that belong together."""
+        one, other = cls(), cls()
+        one._outgoing, other._outgoing = other._incoming, one._incoming
+        return one, other
+
+    async def read(self) -> bytes:
+        """The next piece; empty at the end, and ever after."""
+        if self._ended:
+            return b""
+        data = await self._incoming.get()
+        self._ended = not data
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """Hand a piece to the other end."""
+        if data:
+            self._outgoing.put_nowait(data)
+
+    async def write_eof(self) -> None:
+        """Nothing more will come."""
+        self._outgoing.put_nowait(b"")
+
+    async def close(self) -> None:
+        """End both directions."""
+        self._outgoing.put_nowait(b"")
+        self._incoming.put_nowait(b"")
