@@ -5,5 +5,6 @@ else's stubs byte for byte.
 """
 
 from crishim._proto import cri_pb2 as pb
+from crishim.cri.dispatch import Call, Dispatcher
 
-__all__ = ["pb"]
+__all__ = ["Call", "Dispatcher", "pb"]

@@ -81,6 +81,7 @@ class Services:
         self.stats = Stats(self._core)
         self.pods = Pods(self._core, self.sandboxes, self.containers)
         self.recovery = Recovery(self._core, watcher, self.sandboxes, self.containers)
+        self.clock = clock
         self._ready = False
 
     @property

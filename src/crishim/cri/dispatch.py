@@ -1,0 +1,161 @@
+"""One path for every call: decode, call, errors, encode. No socket, no gRPC.
+
+    dispatch = Dispatcher(services)
+    reply = await dispatch(request)                                # a message of anybody's CRI stubs; its name chooses the row
+    reply_bytes = await dispatch.call("RunPodSandbox", request_bytes)
+    async for reply_bytes in dispatch.stream("StreamContainers", request_bytes): ...
+
+What is raised is always a `CrishimError` (or `CancelledError`). Until `services` is entered every call is `Unavailable`.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import attrs
+from google.protobuf import message_factory
+from google.protobuf.message import DecodeError, Message
+
+from crishim.cri.routes import Row, Subscription, Unary, routes
+from crishim.errors import Code, CrishimError, InvalidArgument, Unavailable, Unimplemented, Unknown
+from crishim.service.services import Services
+
+_log = logging.getLogger("crishim.rpc")
+
+
+@attrs.frozen(kw_only=True)
+class Call:
+    """A finished call: what the log, and whoever else observes, is told. `subject` is the id or image that it was about."""
+
+    method: str
+    subject: str
+    code: Code
+    seconds: float
+    message: str = ""
+
+
+def log_call(call: Call) -> None:
+    """One line per call; errors that a client must not expect are warnings."""
+    level = logging.INFO if call.code in {Code.OK, Code.NOT_FOUND, Code.UNIMPLEMENTED, Code.CANCELLED} else logging.WARNING
+    if _log.isEnabledFor(level):
+        note = f" {call.message}" if call.message else ""
+        _log.log(level, "%s %s %s %.1f ms%s", call.method, call.subject or "-", call.code.name, call.seconds * 1e3, note)
+
+
+class Dispatcher:
+    """Every RPC of CRI over one `Services`. `observe` is told of each call when it has ended."""
+
+    def __init__(self, services: Services, observe: Callable[[Call], None] = log_call) -> None:
+        self._services = services
+        self._observe = observe
+        self.routes = routes()
+        self._by_request = {row.request.DESCRIPTOR.name: row for row in self.routes.values()}
+
+    async def __call__(self, request: Message) -> Any:
+        """The reply to a request message, in the request's own stubs. Streamed replies come from `messages`."""
+        row = self._row_of(request)
+        data = await self.call(row.name, request.SerializeToString())
+        return self._reply_class(request, row)().FromString(data)
+
+    async def messages(self, request: Message) -> AsyncIterator[Any]:
+        """The replies to a streaming request, in the request's own stubs."""
+        row = self._row_of(request)
+        reply = self._reply_class(request, row)
+        async for data in self.stream(row.name, request.SerializeToString()):
+            yield reply().FromString(data)
+
+    async def call(self, name: str, data: bytes) -> bytes:
+        """The encoded reply to the RPC `name`. Streaming RPCs are `Unimplemented` here."""
+        row = self._row(name)
+        if not isinstance(row, Unary):
+            raise Unimplemented(name, f"{name} streams its reply")
+        watch = _Watch(self._services, row, self._observe)
+        with watch:
+            arguments = row.decode(watch.parse(data))
+            result = await row.call(self._services)(*arguments)
+            reply = row.encode(result)
+            return reply if isinstance(reply, bytes) else reply.SerializeToString()
+
+    async def stream(self, name: str, data: bytes) -> AsyncIterator[bytes]:
+        """The encoded replies to the streaming RPC `name`."""
+        row = self._row(name)
+        watch = _Watch(self._services, row, self._observe)
+        with watch:
+            request = watch.parse(data)
+            if isinstance(row, Unary):
+                raise Unimplemented(name, f"{name} does not stream its reply")
+            if isinstance(row, Subscription):
+                async for event in row.subscribe(self._services):
+                    yield row.encode(event).SerializeToString()
+            else:
+                result = await row.call(self._services)(*row.decode(request))
+                for chunk in row.chunks(result):
+                    yield chunk
+
+    def _row(self, name: str) -> Row:
+        row = self.routes.get(name)
+        if row is None:
+            raise Unimplemented(name, f"{name} is no RPC of CRI that is known here")
+        return row
+
+    def _row_of(self, request: Message) -> Row:
+        row = self._by_request.get(request.DESCRIPTOR.name)
+        if row is None:
+            raise Unimplemented(request.DESCRIPTOR.name, f"{request.DESCRIPTOR.name} is no request of CRI that is known here")
+        return row
+
+    def _reply_class(self, request: Message, row: Row) -> type[Message]:
+        file: Any = request.DESCRIPTOR.file  # the stubs cannot say which of protobuf's two descriptor classes it is
+        service = file.services_by_name[row.service.rpartition(".")[2]]
+        name = service.methods_by_name[row.name].output_type.name
+        return message_factory.GetMessageClass(file.message_types_by_name[name])
+
+
+class _Watch:
+    """What surrounds every call: readiness before it, errors and the observer after it."""
+
+    def __init__(self, services: Services, row: Row, observe: Callable[[Call], None]) -> None:
+        self._services = services
+        self._row = row
+        self._observe = observe
+        self._subject = ""
+        self._begin = 0.0
+
+    def parse(self, data: bytes) -> Any:
+        """The request in `data`."""
+        try:
+            request = self._row.request.FromString(data)
+        except DecodeError as error:
+            raise InvalidArgument(self._row.request.DESCRIPTOR.name, f"cannot be decoded: {error}") from error
+        self._subject = _subject(request)
+        return request
+
+    def __enter__(self) -> None:
+        self._begin = self._services.clock.monotonic()
+        if not self._services.ready:
+            raise Unavailable("the runtime is not initialised yet")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        code, message = Code.OK, ""
+        if isinstance(error, CrishimError):
+            code, message = error.code, error.message
+        elif isinstance(error, Exception):
+            _log.error("%s failed in a way that is a bug", self._row.name, exc_info=error)
+            code, message = Code.UNKNOWN, f"{type(error).__name__}: {error}"
+        elif error is not None:
+            code = Code.CANCELLED
+        seconds = self._services.clock.monotonic() - self._begin
+        self._observe(Call(method=self._row.name, subject=self._subject, code=code, seconds=seconds, message=message))
+        if isinstance(error, Exception) and code is Code.UNKNOWN and not isinstance(error, CrishimError):
+            raise Unknown(message) from error
+
+
+def _subject(request: Any) -> str:
+    for field in ("container_id", "pod_sandbox_id"):
+        if value := getattr(request, field, ""):
+            return str(value)
+    image = getattr(request, "image", None)
+    if image is not None:
+        return str(image.image)
+    metadata: Any = getattr(getattr(request, "config", None), "metadata", None)
+    return f"{metadata.namespace}/{metadata.name}" if hasattr(metadata, "namespace") else ""

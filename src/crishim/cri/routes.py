@@ -1,0 +1,135 @@
+"""The table: CRI's 43 RPCs, each with its request, its decoder, the verb of the service, and its encoder.
+
+This is the index of the whole library. A row whose parts do not fit one another does not type-check. How a call goes (errors,
+log, "not ready yet") stands once, in `dispatch`.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Generic, TypeAlias, TypeVar, TypeVarTuple
+
+import attrs
+from google.protobuf.message import Message
+
+from crishim._proto import cri_pb2 as pb
+from crishim.cri.convert import checkpoint, container, events, image, process, runtime, sandbox, scalars, stats
+from crishim.cri.encoded import EncodedItems, item_batches
+from crishim.model.container import Container
+from crishim.model.image import Image
+from crishim.model.sandbox import PodSandbox
+from crishim.model.stats import ContainerStats, PodSandboxMetrics, PodSandboxStats
+from crishim.service.services import Services
+
+Q = TypeVar("Q", bound=Message)
+R = TypeVar("R")
+A = TypeVarTuple("A")
+
+RUNTIME = "runtime.v1.RuntimeService"
+IMAGE = "runtime.v1.ImageService"
+
+
+@attrs.frozen
+class Unary(Generic[Q, R, *A]):
+    """One request, one reply. `encode` gives a message, or bytes where they are kept ready."""
+
+    service: str
+    name: str
+    request: type[Q]
+    decode: Callable[[Q], tuple[*A]]
+    call: Callable[[Services], Callable[[*A], Awaitable[R]]]
+    encode: Callable[[R], Message | bytes]
+
+
+@attrs.frozen
+class Streamed(Generic[Q, R, *A]):
+    """One request, a list in several messages. `chunks` gives their bytes."""
+
+    service: str
+    name: str
+    request: type[Q]
+    decode: Callable[[Q], tuple[*A]]
+    call: Callable[[Services], Callable[[*A], Awaitable[R]]]
+    chunks: Callable[[R], Iterable[bytes]]
+
+
+@attrs.frozen
+class Subscription(Generic[Q, R]):
+    """One request, and messages for as long as the client stays."""
+
+    service: str
+    name: str
+    request: type[Q]
+    subscribe: Callable[[Services], AsyncIterator[R]]
+    encode: Callable[[R], Message]
+
+
+Row: TypeAlias = Unary | Streamed | Subscription  # type: ignore[type-arg]  # rows of all shapes stand in one table
+
+
+def routes() -> dict[str, Row]:
+    """The rows by RPC name, with fresh memories for the encoded lists."""
+    sandboxes = EncodedItems[PodSandbox](1, sandbox.encode_item)
+    containers = EncodedItems[Container](1, container.encode_item)
+    # fmt: off
+    rows = (
+        Unary(RUNTIME, "Version", pb.VersionRequest, runtime.decode_version, lambda s: s.runtime.version, runtime.encode_version),
+        Unary(RUNTIME, "RunPodSandbox", pb.RunPodSandboxRequest, sandbox.decode_run, lambda s: s.sandboxes.run, sandbox.encode_run),
+        Unary(RUNTIME, "StopPodSandbox", pb.StopPodSandboxRequest, sandbox.decode_stop, lambda s: s.sandboxes.stop, scalars.encode_empty),
+        Unary(RUNTIME, "RemovePodSandbox", pb.RemovePodSandboxRequest, sandbox.decode_remove, lambda s: s.sandboxes.remove, scalars.encode_empty),
+        Unary(RUNTIME, "PodSandboxStatus", pb.PodSandboxStatusRequest, sandbox.decode_status, lambda s: s.sandboxes.status, sandbox.encode_status),
+        Unary(RUNTIME, "ListPodSandbox", pb.ListPodSandboxRequest, sandbox.decode_list, lambda s: s.sandboxes.list, sandboxes.join),
+        Streamed(RUNTIME, "StreamPodSandboxes", pb.StreamPodSandboxesRequest, sandbox.decode_list, lambda s: s.sandboxes.list, sandboxes.batches),
+        Unary(RUNTIME, "CreateContainer", pb.CreateContainerRequest, container.decode_create, lambda s: s.containers.create, container.encode_create),
+        Unary(RUNTIME, "StartContainer", pb.StartContainerRequest, container.decode_start, lambda s: s.containers.start, scalars.encode_empty),
+        Unary(RUNTIME, "StopContainer", pb.StopContainerRequest, container.decode_stop, lambda s: s.containers.stop, scalars.encode_empty),
+        Unary(RUNTIME, "RemoveContainer", pb.RemoveContainerRequest, container.decode_remove, lambda s: s.containers.remove, scalars.encode_empty),
+        Unary(RUNTIME, "ListContainers", pb.ListContainersRequest, container.decode_list, lambda s: s.containers.list, containers.join),
+        Streamed(RUNTIME, "StreamContainers", pb.StreamContainersRequest, container.decode_list, lambda s: s.containers.list, containers.batches),
+        Unary(RUNTIME, "ContainerStatus", pb.ContainerStatusRequest, container.decode_status, lambda s: s.containers.status, container.encode_status),
+        Unary(RUNTIME, "UpdateContainerResources", pb.UpdateContainerResourcesRequest, container.decode_update_resources, lambda s: s.containers.update_resources, scalars.encode_empty),
+        Unary(RUNTIME, "ReopenContainerLog", pb.ReopenContainerLogRequest, container.decode_reopen_log, lambda s: s.containers.reopen_log, scalars.encode_empty),
+        Unary(RUNTIME, "ExecSync", pb.ExecSyncRequest, process.decode_exec_sync, lambda s: s.processes.exec_sync, process.encode_exec_sync),
+        Unary(RUNTIME, "Exec", pb.ExecRequest, process.decode_exec, lambda s: s.processes.exec, process.encode_exec),
+        Unary(RUNTIME, "Attach", pb.AttachRequest, process.decode_attach, lambda s: s.processes.attach, process.encode_attach),
+        Unary(RUNTIME, "PortForward", pb.PortForwardRequest, process.decode_port_forward, lambda s: s.processes.port_forward, process.encode_port_forward),
+        Unary(RUNTIME, "ContainerStats", pb.ContainerStatsRequest, stats.decode_container, lambda s: s.stats.container, stats.encode_container),
+        Unary(RUNTIME, "ListContainerStats", pb.ListContainerStatsRequest, stats.decode_containers, lambda s: s.stats.containers, stats.encode_containers),
+        Streamed(RUNTIME, "StreamContainerStats", pb.StreamContainerStatsRequest, stats.decode_containers, lambda s: s.stats.containers, _containers_stats),
+        Unary(RUNTIME, "PodSandboxStats", pb.PodSandboxStatsRequest, stats.decode_sandbox, lambda s: s.stats.sandbox, stats.encode_sandbox),
+        Unary(RUNTIME, "ListPodSandboxStats", pb.ListPodSandboxStatsRequest, stats.decode_sandboxes, lambda s: s.stats.sandboxes, stats.encode_sandboxes),
+        Streamed(RUNTIME, "StreamPodSandboxStats", pb.StreamPodSandboxStatsRequest, stats.decode_sandboxes, lambda s: s.stats.sandboxes, _sandboxes_stats),
+        Unary(RUNTIME, "UpdateRuntimeConfig", pb.UpdateRuntimeConfigRequest, runtime.decode_update_config, lambda s: s.runtime.update_config, scalars.encode_empty),
+        Unary(RUNTIME, "Status", pb.StatusRequest, runtime.decode_status, lambda s: s.runtime.status, runtime.encode_status),
+        Unary(RUNTIME, "CheckpointContainer", pb.CheckpointContainerRequest, container.decode_checkpoint, lambda s: s.containers.checkpoint, scalars.encode_empty),
+        Unary(RUNTIME, "CheckpointPod", pb.CheckpointPodRequest, checkpoint.decode_checkpoint, lambda s: s.pods.checkpoint, scalars.encode_empty),
+        Unary(RUNTIME, "RestorePod", pb.RestorePodRequest, checkpoint.decode_restore, lambda s: s.pods.restore, checkpoint.encode_restore),
+        Subscription(RUNTIME, "GetContainerEvents", pb.GetEventsRequest, lambda s: s.events.subscribe(), events.encode_event),
+        Unary(RUNTIME, "ListMetricDescriptors", pb.ListMetricDescriptorsRequest, scalars.decode_nothing, lambda s: s.stats.metric_descriptors, stats.encode_metric_descriptors),
+        Unary(RUNTIME, "ListPodSandboxMetrics", pb.ListPodSandboxMetricsRequest, scalars.decode_nothing, lambda s: s.stats.metrics, stats.encode_metrics),
+        Streamed(RUNTIME, "StreamPodSandboxMetrics", pb.StreamPodSandboxMetricsRequest, scalars.decode_nothing, lambda s: s.stats.metrics, _metrics),
+        Unary(RUNTIME, "RuntimeConfig", pb.RuntimeConfigRequest, scalars.decode_nothing, lambda s: s.runtime.config, runtime.encode_config),
+        Unary(RUNTIME, "UpdatePodSandboxResources", pb.UpdatePodSandboxResourcesRequest, sandbox.decode_update_resources, lambda s: s.sandboxes.update_resources, scalars.encode_empty),
+        Unary(IMAGE, "ListImages", pb.ListImagesRequest, image.decode_list, lambda s: s.images.list, image.encode_list),
+        Streamed(IMAGE, "StreamImages", pb.StreamImagesRequest, image.decode_list, lambda s: s.images.list, _images),
+        Unary(IMAGE, "ImageStatus", pb.ImageStatusRequest, image.decode_status, lambda s: s.images.status, image.encode_status),
+        Unary(IMAGE, "PullImage", pb.PullImageRequest, image.decode_pull, lambda s: s.images.pull, image.encode_pull),
+        Unary(IMAGE, "RemoveImage", pb.RemoveImageRequest, image.decode_remove, lambda s: s.images.remove, scalars.encode_empty),
+        Unary(IMAGE, "ImageFsInfo", pb.ImageFsInfoRequest, scalars.decode_nothing, lambda s: s.images.fs_info, image.encode_fs_info),
+    )
+    # fmt: on
+    return {row.name: row for row in rows}
+
+
+def _containers_stats(items: Iterable[ContainerStats]) -> Iterable[bytes]:
+    return item_batches(1, stats.encode_container_item, items)
+
+
+def _sandboxes_stats(items: Iterable[PodSandboxStats]) -> Iterable[bytes]:
+    return item_batches(1, stats.encode_sandbox_item, items)
+
+
+def _metrics(items: Iterable[PodSandboxMetrics]) -> Iterable[bytes]:
+    return item_batches(1, stats.encode_metrics_item, items)
+
+
+def _images(items: Iterable[Image]) -> Iterable[bytes]:
+    return item_batches(1, image.encode_image, items)
