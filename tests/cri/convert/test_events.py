@@ -1,0 +1,27 @@
+import pytest
+
+from crishim.cri import pb
+from crishim.cri.convert.events import encode_event
+from crishim.cri.convert.statuses import encode_container_status, encode_sandbox_status
+from crishim.model.container import ContainerMetadata, ContainerState, ContainerStatus
+from crishim.model.events import ContainerEvent, ContainerEventType
+from crishim.model.ids import ContainerId, SandboxId
+from crishim.model.sandbox import PodSandboxMetadata, PodSandboxState, PodSandboxStatus
+
+
+@pytest.mark.parametrize("kind", ContainerEventType)
+def test_an_event_carries_the_pod(kind: ContainerEventType) -> None:
+    """Each kind of event has CRI's name, and carries the pod as it was then."""
+    pod = PodSandboxStatus(
+        id=SandboxId("s"), metadata=PodSandboxMetadata("n", "ns", "u"), state=PodSandboxState.READY, created_at=1
+    )
+    main = ContainerStatus(id=ContainerId("c"), metadata=ContainerMetadata("main"), state=ContainerState.RUNNING, created_at=2)
+    event = ContainerEvent(container_id="c", type=kind, created_at=3, pod_sandbox_status=pod, containers_statuses=(main,))
+    expected = pb.ContainerEventResponse(
+        container_id="c",
+        container_event_type=pb.ContainerEventType.Value(f"CONTAINER_{kind.name}_EVENT"),
+        created_at=3,
+        pod_sandbox_status=encode_sandbox_status(pod),
+        containers_statuses=[encode_container_status(main)],
+    )
+    assert expected == encode_event(event)
