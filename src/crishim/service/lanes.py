@@ -79,13 +79,13 @@ class Tasks:
         """Run work to its end even if the caller is cancelled while it waits."""
         return await join(self.spawn(work, name))
 
-    async def close(self) -> None:
-        """Cancel everything that still runs, and wait for it."""
+    async def close(self, grace: float) -> None:
+        """Cancel everything that still runs, and wait for its undo; what takes longer than `grace` seconds is cancelled again."""
         while self._tasks:
             tasks = set(self._tasks)
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks, timeout=grace)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -100,4 +100,4 @@ class Services:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._ready = False
-        await self._core.tasks.close()
+        await self._core.tasks.close(self._core.settings.deadlines.closing)

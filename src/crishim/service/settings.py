@@ -24,6 +24,7 @@ class Deadlines:
     exit_after_kill: float = 30.0
     network: float = 50.0
     other: float = 50.0
+    closing: float = 10.0
     surrender: float = 2.0
     """How long a cancelled verb may take to let go before it is left behind."""
 
