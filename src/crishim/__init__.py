@@ -1,3 +1,203 @@
-"""crishim: CRI requests mapped onto a ten-verb backend."""
+"""crishim: CRI requests mapped onto a ten-verb backend.
+
+The names here are for authors of backends: the contracts, the words, the ids, the errors. They are loaded when they are first
+asked for, so importing this package costs next to nothing. Doors that pull in more are asked for by name: `crishim.cri`
+(protobuf), `crishim.server` (gRPC), `crishim.shimv2` (ttrpc), `crishim.testing` (fakes and the exam), `crishim.app`.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from crishim.errors import (
+        Aborted,
+        AlreadyExists,
+        Code,
+        CrishimError,
+        DataLoss,
+        DeadlineExceeded,
+        FailedPrecondition,
+        Internal,
+        InvalidArgument,
+        NotFound,
+        PermissionDenied,
+        PullError,
+        PullReason,
+        ResourceExhausted,
+        Unavailable,
+        Unimplemented,
+    )
+    from crishim.interfaces.backend import Backend, BackendContext, BackendInfo, NetnsSource
+    from crishim.interfaces.capabilities import (
+        ByteReader,
+        ByteStream,
+        ByteWriter,
+        ProcessIO,
+        SupportsAttach,
+        SupportsCheckpoint,
+        SupportsExec,
+        SupportsLogReopen,
+        SupportsPause,
+        SupportsPortForward,
+        SupportsSandboxUpdate,
+        SupportsSandboxWait,
+        SupportsStats,
+        SupportsUpdate,
+        capabilities,
+    )
+    from crishim.interfaces.images import ImageService, RootfsProvider
+    from crishim.interfaces.network import PodNetwork
+    from crishim.interfaces.oci_runtime import OciRuntime
+    from crishim.interfaces.store import RecordStore
+    from crishim.lifecycle.resolve import resolve
+    from crishim.logs.stdio import ContainerStdio
+    from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, ObservedContainer
+    from crishim.model.honours import Honour
+    from crishim.model.ids import ContainerId, ImageId, SandboxId
+    from crishim.model.inventory import Inventory
+    from crishim.model.process import ExecSpec, Exit
+    from crishim.model.resources import Resources
+    from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
+    from crishim.model.stats import ContainerUsage, SandboxUsage
+    from crishim.service.services import Services
+
+_HOMES = {
+    "Aborted": "errors",
+    "AlreadyExists": "errors",
+    "Code": "errors",
+    "CrishimError": "errors",
+    "DataLoss": "errors",
+    "DeadlineExceeded": "errors",
+    "FailedPrecondition": "errors",
+    "Internal": "errors",
+    "InvalidArgument": "errors",
+    "NotFound": "errors",
+    "PermissionDenied": "errors",
+    "PullError": "errors",
+    "PullReason": "errors",
+    "ResourceExhausted": "errors",
+    "Unavailable": "errors",
+    "Unimplemented": "errors",
+    "Backend": "interfaces.backend",
+    "BackendContext": "interfaces.backend",
+    "BackendInfo": "interfaces.backend",
+    "NetnsSource": "interfaces.backend",
+    "ByteReader": "interfaces.capabilities",
+    "ByteStream": "interfaces.capabilities",
+    "ByteWriter": "interfaces.capabilities",
+    "ProcessIO": "interfaces.capabilities",
+    "SupportsAttach": "interfaces.capabilities",
+    "SupportsCheckpoint": "interfaces.capabilities",
+    "SupportsExec": "interfaces.capabilities",
+    "SupportsLogReopen": "interfaces.capabilities",
+    "SupportsPause": "interfaces.capabilities",
+    "SupportsPortForward": "interfaces.capabilities",
+    "SupportsSandboxUpdate": "interfaces.capabilities",
+    "SupportsSandboxWait": "interfaces.capabilities",
+    "SupportsStats": "interfaces.capabilities",
+    "SupportsUpdate": "interfaces.capabilities",
+    "capabilities": "interfaces.capabilities",
+    "ImageService": "interfaces.images",
+    "RootfsProvider": "interfaces.images",
+    "PodNetwork": "interfaces.network",
+    "OciRuntime": "interfaces.oci_runtime",
+    "RecordStore": "interfaces.store",
+    "resolve": "lifecycle.resolve",
+    "ContainerStdio": "logs.stdio",
+    "ContainerCreated": "model.container",
+    "ContainerSpec": "model.container",
+    "ContainerState": "model.container",
+    "ObservedContainer": "model.container",
+    "Honour": "model.honours",
+    "ContainerId": "model.ids",
+    "ImageId": "model.ids",
+    "SandboxId": "model.ids",
+    "Inventory": "model.inventory",
+    "ExecSpec": "model.process",
+    "Exit": "model.process",
+    "Resources": "model.resources",
+    "ObservedSandbox": "model.sandbox",
+    "SandboxSpec": "model.sandbox",
+    "SandboxStarted": "model.sandbox",
+    "ContainerUsage": "model.stats",
+    "SandboxUsage": "model.stats",
+    "Services": "service.services",
+}
+
+__all__ = [
+    "Aborted",
+    "AlreadyExists",
+    "Backend",
+    "BackendContext",
+    "BackendInfo",
+    "ByteReader",
+    "ByteStream",
+    "ByteWriter",
+    "Code",
+    "ContainerCreated",
+    "ContainerId",
+    "ContainerSpec",
+    "ContainerState",
+    "ContainerStdio",
+    "ContainerUsage",
+    "CrishimError",
+    "DataLoss",
+    "DeadlineExceeded",
+    "ExecSpec",
+    "Exit",
+    "FailedPrecondition",
+    "Honour",
+    "ImageId",
+    "ImageService",
+    "Internal",
+    "InvalidArgument",
+    "Inventory",
+    "NetnsSource",
+    "NotFound",
+    "ObservedContainer",
+    "ObservedSandbox",
+    "OciRuntime",
+    "PermissionDenied",
+    "PodNetwork",
+    "ProcessIO",
+    "PullError",
+    "PullReason",
+    "RecordStore",
+    "ResourceExhausted",
+    "Resources",
+    "RootfsProvider",
+    "SandboxId",
+    "SandboxSpec",
+    "SandboxStarted",
+    "SandboxUsage",
+    "Services",
+    "SupportsAttach",
+    "SupportsCheckpoint",
+    "SupportsExec",
+    "SupportsLogReopen",
+    "SupportsPause",
+    "SupportsPortForward",
+    "SupportsSandboxUpdate",
+    "SupportsSandboxWait",
+    "SupportsStats",
+    "SupportsUpdate",
+    "Unavailable",
+    "Unimplemented",
+    "__version__",
+    "capabilities",
+    "resolve",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'crishim' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"crishim.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
