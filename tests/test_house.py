@@ -1,0 +1,224 @@
+"""The laws of the house: arrows point down, thinking does no I/O, no circles, and `import crishim` is light.
+
+`FLOORS` is the plan. A new file or room must be given its place here, or the test fails.
+"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src" / "crishim"
+
+FLOORS = {
+    "errors": 1,
+    "model": 1,
+    "interfaces": 2,
+    "lifecycle": 2,
+    "monitor": 2,
+    "logs": 2,
+    "ttrpc": 2,
+    "config": 2,
+    "system": 2,
+    "_proto": 2,
+    "oci": 3,
+    "shimv2": 3,
+    "service": 3,
+    "images": 3,
+    "cni": 3,
+    "store": 3,
+    "backends": 4,
+    "cri": 4,
+    "streaming": 4,
+    "server": 5,
+    "testing": 5,
+    "plugins": 5,
+    "app": 6,
+    "cli": 7,
+    "__main__": 7,
+    "__init__": 7,
+}
+
+SIDEWAYS = {
+    ("model", "errors"),
+    ("interfaces", "lifecycle"),
+    ("logs", "interfaces"),
+    ("lifecycle", "interfaces"),
+    ("shimv2", "oci"),
+    ("testing", "server"),
+    ("__main__", "cli"),
+    ("cli", "__main__"),
+}
+"""Arrows allowed within a floor. `lifecycle` may not import `interfaces`; see `NEVER`."""
+
+NEVER = {
+    ("backends", "service"),
+    ("images", "service"),
+    ("cni", "service"),
+    ("store", "service"),
+    ("oci", "service"),
+    ("service", "backends"),
+    ("service", "images"),
+    ("service", "cni"),
+    ("service", "store"),
+    ("lifecycle", "interfaces"),
+}
+"""Arrows that no floor makes right: service and adapters meet in `app` alone."""
+
+THINKING = {"model", "errors", "interfaces", "lifecycle", "service", "cri", "config"}
+PURE = {
+    "streaming/channels.py",
+    "streaming/events.py",
+    "streaming/flow.py",
+    "streaming/portforward.py",
+    "streaming/spdy.py",
+    "streaming/spdy_frames.py",
+    "streaming/spdy_headers.py",
+    "streaming/tokens.py",
+    "streaming/upgrade.py",
+    "streaming/websocket.py",
+    "streaming/websocket_wire.py",
+    "logs/lines.py",
+}
+IMPURE_MODULES = {
+    "socket",
+    "subprocess",
+    "ssl",
+    "http",
+    "grpc",
+    "time",
+    "datetime",
+    "random",
+    "secrets",
+    "os",
+    "pathlib",
+    "threading",
+}
+IMPURE_MAY = {
+    ("interfaces/backend.py", "pathlib"),  # a contract that speaks of paths does not open them
+    ("interfaces/oci_runtime.py", "pathlib"),
+    ("logs/lines.py", "datetime"),  # the calendar, not the clock
+}
+
+
+def sources() -> list[Path]:
+    return sorted(path for path in SRC.rglob("*.py") if not path.name.endswith("_pb2.py"))
+
+
+def room(path: Path) -> str:
+    first = path.relative_to(SRC).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports(path: Path, *, at_run_time: bool = False) -> set[str]:
+    """The modules a file imports, wherever in it; without those for the type-checker alone if `at_run_time`."""
+    found: set[str] = set()
+    tree = ast.parse(path.read_text())
+    skipped: set[int] = set()
+    if at_run_time:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+                skipped.update(id(child) for child in ast.walk(node))
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            if node.module == "crishim":
+                found.update(f"crishim.{alias.name}" for alias in node.names)
+    return found
+
+
+def our_rooms(path: Path) -> set[str]:
+    parts = [name.split(".") for name in imports(path, at_run_time=True)]
+    return {names[1] for names in parts if names[0] == "crishim" and len(names) > 1} - {"__version__"}
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(SRC)))
+def test_arrows_point_down(path: Path) -> None:
+    """Every import leads to a lower floor, stays in its room, or is a sideways arrow that the table names."""
+    here = room(path)
+    assert here in FLOORS, f"{here} has no floor"
+    wrong = {
+        there
+        for there in our_rooms(path)
+        if there != here and ((here, there) in NEVER or (FLOORS[there] >= FLOORS[here] and (here, there) not in SIDEWAYS))
+    }
+    assert set() == wrong
+
+
+def thinking() -> list[Path]:
+    return [path for path in sources() if room(path) in THINKING or str(path.relative_to(SRC)) in PURE]
+
+
+@pytest.mark.parametrize("path", thinking(), ids=lambda path: str(path.relative_to(SRC)))
+def test_thinking_does_no_io(path: Path) -> None:
+    """What thinks imports nothing that reads, writes, tells the time or throws dice, and opens nothing."""
+    relative = str(path.relative_to(SRC))
+    named = {module.split(".")[0] for module in imports(path)}
+    assert set() == {module for module in named & IMPURE_MODULES if (relative, module) not in IMPURE_MAY}
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert [] == [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "open"]
+
+
+def module_name(path: Path) -> str:
+    return ".".join(("crishim", *path.relative_to(SRC).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def test_no_circle() -> None:
+    """No file can be reached from itself by imports at run time."""
+    files = {
+        "crishim." + ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__"): path for path in sources()
+    }
+    arrows = {name: {there for there in imports(path, at_run_time=True) if there in files} for name, path in files.items()}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail[trail.index(name) :], name))
+        if name not in done:
+            for there in arrows[name]:
+                visit(there, (*trail, name))
+            done.add(name)
+
+    for name in files:
+        visit(name, ())
+
+
+def test_every_room_has_a_floor() -> None:
+    """The plan and the tree name the same rooms."""
+    rooms = {room(path) for path in sources()}
+    assert set() == rooms - FLOORS.keys()
+
+
+def test_import_is_light() -> None:
+    """`import crishim` and its names load attrs and typing-extensions and nothing else from outside the standard library."""
+    code = (
+        "import sys, crishim\n"
+        "first = set(sys.modules)\n"
+        "assert not {'attr', 'attrs', 'asyncio'} & first, 'the bare import loads nothing'\n"
+        "[getattr(crishim, name) for name in crishim.__all__]\n"
+        "outside = {name.split('.')[0] for name in sys.modules} - sys.stdlib_module_names\n"
+        "print(sorted(name for name in outside if not name.startswith('_')))\n"
+        "assert not [name for name in sys.modules if name.startswith(('google.protobuf', 'grpc'))]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert set(ast.literal_eval(done.stdout)) <= {
+        "attr",
+        "attrs",
+        "crishim",
+        "typing_extensions",
+        "sitecustomize",
+        "usercustomize",
+    }
+
+
+def test_files_stay_small() -> None:
+    """A file over 420 lines is two nouns in one room; those that are one noun all the same are named here."""
+    known = {"testing/fakes.py"}
+    long = {str(path.relative_to(SRC)) for path in sources() if len(path.read_text().splitlines()) > 420}
+    assert set() == long - known
