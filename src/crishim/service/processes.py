@@ -103,10 +103,13 @@ class Processes:
         await seat.wait("attach", backend.attach(container_id, io))
 
     async def dial(self, sandbox_id: SandboxId, port: int) -> ByteStream:
-        """Connect to a port of the pod: by the backend where it can, else inside the pod's namespace."""
+        """Connect to a port of the pod: by the backend where it can, else inside the pod's namespace.
+
+        Raises `Unavailable` when nobody listens there, which says nothing about the backend.
+        """
         entry, seat, backend = self._dialer(sandbox_id)
         if backend is not None:
-            return await seat.call("dial", backend.dial(sandbox_id, port))
+            return await seat.ask("dial", backend.dial(sandbox_id, port), self._core.settings.deadlines.other)
         dialer = self._core.dialer
         assert dialer is not None
         return await self._core.network_step("dial", dialer.dial(entry.record.netns, port))
