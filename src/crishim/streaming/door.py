@@ -1,0 +1,135 @@
+"""The HTTP/1.1 request at the beginning of every connection, and its answer: a refusal, or 101 and a change of protocol.
+
+One request a connection, with a head of at most 16 KiB that must be there in time, and no body. What is not HTTP is answered
+as h11 says (400, 431, 501); a head that comes too late by 408. A refused client gets its answer and some time to read it.
+"""
+
+import asyncio
+import http
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+import h11
+
+from crishim.streaming.connection import Timeouts
+from crishim.streaming.upgrade import HttpHeaders, Refused
+
+_HEAD_LIMIT = 16 * 1024
+
+TakeOver = Callable[[asyncio.Transport, bytes], None]
+"""Called with the transport after 101 was written, and with the bytes that came behind the request."""
+
+
+@attrs.frozen
+class Admitted:
+    """Answer 101 with these headers; the connection then belongs to `take_over`."""
+
+    headers: tuple[tuple[bytes, bytes], ...]
+    take_over: TakeOver
+
+
+class Desk(Protocol):
+    """Who decides. Called from the event loop, once or never each, in this order."""
+
+    def arrived(self, door: "Door") -> Refused | None:
+        """A connection is there; a refusal is answered at once."""
+
+    def asked(self, method: str, path: str, headers: HttpHeaders) -> Admitted | Refused:
+        """What is the answer to this request? `path` comes without its query."""
+
+    def left(self, door: "Door") -> None:
+        """The connection is gone, or was taken over."""
+
+
+class Door(asyncio.Protocol):
+    """One connection until it is upgraded."""
+
+    def __init__(self, desk: Desk, timeouts: Timeouts) -> None:
+        self._desk = desk
+        self._timeouts = timeouts
+        self._transport: asyncio.Transport
+        self._timer: asyncio.TimerHandle | None = None
+        self._http: h11.Connection | None = None  # made for the first bytes, so that one who says nothing costs little
+        self._answered = False
+
+    def abort(self) -> None:
+        """Close the socket now."""
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        refusal = self._desk.arrived(self)
+        if refusal is not None:
+            self._refuse(refusal)
+            transport.close()
+        else:
+            self._wait(self._timeouts.head, self._too_late)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        if self._answered:
+            return
+        if self._http is None:
+            self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_LIMIT)
+        try:
+            self._http.receive_data(data)
+            request = self._http.next_event()
+            if isinstance(request, h11.Request):
+                self._answer(request, has_body=not isinstance(self._http.next_event(), h11.EndOfMessage))
+        except h11.RemoteProtocolError as error:
+            self._refuse(Refused(error.error_status_hint, str(error)))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        del exc
+        if self._timer is not None:
+            self._timer.cancel()
+        self._desk.left(self)
+
+    def _answer(self, request: h11.Request, *, has_body: bool) -> None:
+        path = request.target.partition(b"?")[0].decode("latin-1")
+        answer = self._desk.asked(request.method.decode("latin-1"), path, request.headers)
+        if isinstance(answer, Admitted) and has_body:
+            answer = Refused(400, "a request for a stream has no body")
+        if isinstance(answer, Refused):
+            self._refuse(answer)
+            return
+        assert self._http is not None
+        assert self._timer is not None
+        self._timer.cancel()
+        switching = h11.InformationalResponse(status_code=101, headers=list(answer.headers), reason=b"Switching Protocols")
+        self._transport.write(self._http.send(switching) or b"")
+        received, _ = self._http.trailing_data
+        answer.take_over(self._transport, received)
+        self._desk.left(self)
+
+    def _too_late(self) -> None:
+        self._refuse(Refused(408, f"no request within {self._timeouts.head:g} s"))
+
+    def _refuse(self, refusal: Refused) -> None:
+        """Answer, end our direction, and give the client time to read and close."""
+        self._answered = True
+        answering = self._http or h11.Connection(h11.SERVER)
+        text = f"{refusal.text}\n".encode(errors="replace")
+        headers = [
+            *refusal.headers,
+            (b"Content-Type", b"text/plain; charset=utf-8"),
+            (b"Content-Length", str(len(text)).encode()),
+            (b"Connection", b"close"),
+        ]
+        reason = http.HTTPStatus(refusal.status).phrase.encode()
+        events = (h11.Response(status_code=refusal.status, headers=headers, reason=reason), h11.Data(text), h11.EndOfMessage())
+        self._transport.write(b"".join(answering.send(event) or b"" for event in events))
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+            self._wait(self._timeouts.linger, self._transport.abort)
+        else:
+            self._transport.close()
+
+    def _wait(self, seconds: float, act: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, act)
