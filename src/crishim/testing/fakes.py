@@ -4,7 +4,7 @@
 fails its test. It lives on when the service that used it is dropped: that is how restarts are tested.
 
 What a fake container does is told by its command: `print TEXT...` writes a line and ends, `fail CODE`, `sleep`, `stubborn`
-(heeds no SIGTERM), `cat` (copies its stdin). Any other command runs until it is killed, or until the test says `exits(...)`.
+(heeds no SIGTERM), `cat` (copies its stdin), `/no/such/program` (cannot be started). Any other command runs until it is killed, or until the test says `exits(...)`.
 """
 
 import asyncio
@@ -42,6 +42,7 @@ from crishim.model.security import LinuxContainerUser
 from crishim.model.stats import ContainerUsage, CpuUsage, MemoryUsage, SandboxUsage
 from crishim.testing.seams import MemoryStream
 
+MISSING = "/no/such/program"
 _TERM, _KILL = 15, 9
 
 
@@ -201,6 +202,9 @@ class FakeBackend(
     async def start_container(self, container_id: ContainerId) -> None:
         self._called("start_container", container_id)
         container = self._container(container_id)
+        if container.spec.argv[0] == MISSING:
+            container_after(container.state, ContainerAct.START)
+            raise InvalidArgument("config.command", f"{MISSING} cannot be run")
         container.act(ContainerAct.START)
         container.started_at = 1
         if container.spec.log_path and self._logs_to_disk:
@@ -252,6 +256,8 @@ class FakeBackend(
                 await io.stderr.write((" ".join(words) + "\n").encode())
             case ("fail", code):
                 return Exit(code=int(code))
+            case (program, *_) if program == MISSING:
+                return Exit(code=127)
             case ("sleep", *_):
                 await container.ended.wait()
                 return Exit(code=137)

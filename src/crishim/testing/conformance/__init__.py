@@ -1,0 +1,16 @@
+"""The exam for backends.
+
+The checks are plain async functions that import no test framework; each cites its sentence of the contract. With pytest:
+
+    class TestMine(BackendConformance):
+        async def make_backend(self, context: BackendContext) -> Backend:
+            return MyBackend(context)
+
+or, with no file at all, `pytest --crishim-backend mine.module:factory`. Every check ends with an empty inventory. Capabilities
+are examined where they are claimed; a known weakness is an attribute (`survives_restart = False`), never a skipped check.
+"""
+
+from crishim.testing.conformance.candidate import Candidate, Programs, World
+from crishim.testing.conformance.suite import CHECKS, BackendConformance
+
+__all__ = ["CHECKS", "BackendConformance", "Candidate", "Programs", "World"]

@@ -1,0 +1,226 @@
+"""Who is examined, and the world it is examined in."""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+from crishim.errors import CrishimError, NotFound
+from crishim.interfaces.backend import Backend, BackendContext, BackendInfo
+from crishim.interfaces.capabilities import capabilities
+from crishim.lifecycle.resolve import DEFAULT_PATH
+from crishim.model.container import ContainerMetadata, ContainerSpec, ContainerState, ObservedContainer
+from crishim.model.frozen import FrozenDict
+from crishim.model.ids import ContainerId, ImageId, SandboxId
+from crishim.model.image import ImageSpec
+from crishim.model.process import Exit
+from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, SandboxSpec
+from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
+
+T = TypeVar("T")
+
+PATIENCE = 60.0
+"""Seconds after which the exam gives up on a verb that the contract lets take its time."""
+
+
+class Programs:
+    """The commands that the exam runs. These need a shell with the usual tools; override them for images without."""
+
+    def prints(self, text: str) -> tuple[str, ...]:
+        """Write one line to stdout and end with 0."""
+        return ("sh", "-c", f"echo {text}")
+
+    def complains(self, text: str) -> tuple[str, ...]:
+        """Write one line to stderr and end."""
+        return ("sh", "-c", f"echo {text} >&2")
+
+    def fails(self, code: int) -> tuple[str, ...]:
+        """End with this code."""
+        return ("sh", "-c", f"exit {code}")
+
+    def sleeps(self) -> tuple[str, ...]:
+        """Go on until a signal, with the signal's usual effect, also as the first process of its namespace."""
+        return ("sh", "-c", "trap 'exit 143' TERM; while :; do sleep 0.05; done")
+
+    def stubborn(self) -> tuple[str, ...]:
+        """Go on whatever SIGTERM says."""
+        return ("sh", "-c", "trap '' TERM; while :; do sleep 0.05; done")
+
+    def copies(self) -> tuple[str, ...]:
+        """Copy stdin to stdout until its end."""
+        return ("cat",)
+
+    def missing(self) -> tuple[str, ...]:
+        """A program that is not there."""
+        return ("/no/such/program",)
+
+    def tells(self, variable: str) -> tuple[str, ...] | None:
+        """Print the value of an environment variable; None where that cannot be done."""
+        return ("sh", "-c", f'echo "${variable}"')
+
+    def ticks(self, text: str) -> tuple[str, ...] | None:
+        """Print a line over and over, several a second; None where that cannot be done."""
+        return ("sh", "-c", f"trap 'exit 143' TERM; while :; do echo {text}; sleep 0.05; done")
+
+
+@attrs.define(kw_only=True)
+class Candidate:
+    """A backend under examination: how to make it, what it runs, and its known weaknesses.
+
+    `make` is called with the same context again to examine a restart of ours. `survives_restart`: containers go on while we
+    are away. `restores_exit`: how a container ended meanwhile is still known afterwards.
+    """
+
+    make: Callable[[BackendContext], Awaitable[Backend]]
+    context: BackendContext
+    scratch: Path
+    programs: Programs = attrs.Factory(Programs)
+    image: ImageSpec = ImageSpec(image="exam")
+    image_id: ImageId = ImageId("exam")
+    host_network: bool = False
+    survives_restart: bool = True
+    restores_exit: bool = True
+    close: Callable[[Backend], Awaitable[None]] | None = None
+
+    @contextlib.asynccontextmanager
+    async def world(self) -> "AsyncIterator[World]":
+        """A backend with nothing in it, and at the end nothing in it again."""
+        world = World(self, await self.make(self.context))
+        try:
+            await world.begin()
+            yield world
+            await world.tidy()
+            left = await world.backend.inventory()
+            assert not [held for held in left.sandboxes if held.ours], f"left behind: {left}"
+            assert not [held for held in left.containers if held.ours], f"left behind: {left}"
+        except BaseException:
+            with contextlib.suppress(CrishimError, AssertionError):
+                await world.tidy()
+            raise
+        finally:
+            await world.close()
+
+
+class World:
+    """One backend during one check. It calls in the library's order, and clears away what a check leaves."""
+
+    def __init__(self, candidate: Candidate, backend: Backend) -> None:
+        self.candidate = candidate
+        self.backend = backend
+        self.programs = candidate.programs
+        self.info: BackendInfo
+        self._numbers = itertools.count(1)
+        self._sandboxes: list[SandboxId] = []
+        self._containers: list[ContainerId] = []
+
+    async def begin(self) -> None:
+        """Ask the backend who it is."""
+        self.info = await patiently(self.backend.probe())
+
+    def claims(self, capability: type) -> bool:
+        """Whether the backend claims a capability."""
+        return capability in capabilities(self.backend)
+
+    async def restart(self) -> None:
+        """Let go of the backend as a crash of ours would, and make it anew over the same folders."""
+        await self.close()
+        self.backend = await self.candidate.make(self.candidate.context)
+        await self.begin()
+
+    async def close(self) -> None:
+        """Let go of the backend."""
+        if self.candidate.close is not None:
+            await self.candidate.close(self.backend)
+
+    def sandbox_spec(self, **changes: Any) -> SandboxSpec:
+        """A plain sandbox."""
+        number = next(self._numbers)
+        network = NamespaceMode.NODE if self.candidate.host_network else NamespaceMode.POD
+        options = NamespaceOption(network=network, pid=NamespaceMode.CONTAINER)
+        config = PodSandboxConfig(
+            metadata=PodSandboxMetadata(name=f"exam-{number}", namespace="exam", uid=f"uid-{number}"),
+            hostname="" if self.candidate.host_network else f"exam-{number}",
+            log_directory=str(self.candidate.scratch / "logs"),
+            linux=LinuxPodSandboxConfig(security_context=LinuxSandboxSecurityContext(namespace_options=options)),
+        )
+        values: dict[str, Any] = {"id": SandboxId(f"{number:x}5".rjust(64, "e")), "config": config}
+        return SandboxSpec(**{**values, **changes})
+
+    def container_spec(self, sandbox: SandboxSpec, argv: tuple[str, ...], **changes: Any) -> ContainerSpec:
+        """A plain container that logs below the scratch folder."""
+        number = next(self._numbers)
+        values: dict[str, Any] = {
+            "id": ContainerId(f"{number:x}c".rjust(64, "e")),
+            "sandbox": sandbox,
+            "metadata": ContainerMetadata(f"c{number}"),
+            "image": self.candidate.image,
+            "image_id": self.candidate.image_id,
+            "argv": argv,
+            "env": FrozenDict({"PATH": DEFAULT_PATH}),
+            "log_path": str(self.candidate.scratch / "logs" / f"c{number}" / "0.log"),
+        }
+        return ContainerSpec(**{**values, **changes})
+
+    async def sandbox(self, **changes: Any) -> SandboxSpec:
+        """Start a sandbox."""
+        spec = self.sandbox_spec(**changes)
+        self._sandboxes.append(spec.id)
+        started = await patiently(self.backend.start_sandbox(spec))
+        return attrs.evolve(spec, netns=started.netns or spec.netns, ips=started.ips or spec.ips)
+
+    async def create(self, sandbox: SandboxSpec, argv: tuple[str, ...], **changes: Any) -> ContainerSpec:
+        """Create a container."""
+        spec = self.container_spec(sandbox, argv, **changes)
+        self._containers.append(spec.id)
+        await patiently(self.backend.create_container(spec))
+        return spec
+
+    async def run(self, sandbox: SandboxSpec, argv: tuple[str, ...], **changes: Any) -> ContainerSpec:
+        """Create and start a container."""
+        spec = await self.create(sandbox, argv, **changes)
+        await patiently(self.backend.start_container(spec.id))
+        return spec
+
+    async def wait(self, container_id: ContainerId) -> Exit:
+        """Wait for a container's end."""
+        return await patiently(self.backend.wait_container(container_id))
+
+    async def seen(self, container_id: ContainerId) -> ObservedContainer | None:
+        """The container as the inventory shows it."""
+        inventory = await patiently(self.backend.inventory())
+        return next((held for held in inventory.containers if held.id == container_id), None)
+
+    async def tidy(self) -> None:
+        """Remove everything in the library's order."""
+        for container_id in self._containers:
+            seen = await self.seen(container_id)
+            with contextlib.suppress(NotFound):
+                if seen is not None and seen.state is not ContainerState.CREATED and seen.exit is None:
+                    with contextlib.suppress(NotFound):
+                        await patiently(self.backend.kill_container(container_id, 9))
+                    await self.wait(container_id)
+                await patiently(self.backend.remove_container(container_id))
+        for sandbox_id in self._sandboxes:
+            with contextlib.suppress(NotFound):
+                await patiently(self.backend.stop_sandbox(sandbox_id))
+            with contextlib.suppress(NotFound):
+                await patiently(self.backend.remove_sandbox(sandbox_id))
+        self._containers.clear()
+        self._sandboxes.clear()
+
+
+async def patiently(work: Awaitable[T]) -> T:
+    """Await a verb that must return by itself."""
+    async with asyncio.timeout(PATIENCE):
+        return await work
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait until something that announces itself by no event has come true."""
+    async with asyncio.timeout(PATIENCE):
+        while not true():
+            await asyncio.sleep(0.02)

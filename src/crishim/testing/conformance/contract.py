@@ -1,0 +1,219 @@
+"""Checks of the ten verbs. Each docstring is the sentence of the contract that it examines."""
+
+import asyncio
+import contextlib
+
+from crishim.errors import CrishimError, NotFound
+from crishim.interfaces.backend import NetnsSource
+from crishim.model.container import ContainerState
+from crishim.model.honours import Honour
+from crishim.model.ids import ContainerId, SandboxId
+from crishim.model.inventory import Inventory
+from crishim.testing.conformance.candidate import World, patiently
+
+NOBODY = "f" * 64
+TERM, KILL = 15, 9
+
+
+async def check_probe_tells_who_it_is(world: World) -> None:
+    """probe: name, version and what is honoured; name and version are non-empty."""
+    assert world.info.name
+    assert world.info.version
+    assert world.info.netns in NetnsSource
+    assert world.info.honours <= frozenset(Honour)
+
+
+async def check_inventory_begins_empty(world: World) -> None:
+    """inventory: everything held, and before anything is asked for that is nothing of ours."""
+    inventory = await patiently(world.backend.inventory())
+    assert isinstance(inventory, Inventory)
+    assert [] == [held.id for held in inventory.sandboxes if held.ours]
+    assert [] == [held.id for held in inventory.containers if held.ours]
+
+
+async def check_sandbox_life(world: World) -> None:
+    """A started sandbox is ready, a stopped one stays known until it is removed, a removed one is gone."""
+    spec = await world.sandbox()
+    held = {seen.id: seen.ready for seen in (await patiently(world.backend.inventory())).sandboxes}
+    assert {spec.id: True} == held
+    await patiently(world.backend.stop_sandbox(spec.id))
+    held = {seen.id: seen.ready for seen in (await patiently(world.backend.inventory())).sandboxes}
+    assert held in ({spec.id: False}, {})
+    with contextlib.suppress(NotFound):
+        await patiently(world.backend.remove_sandbox(spec.id))
+    assert () == (await patiently(world.backend.inventory())).sandboxes
+
+
+async def check_backend_netns_is_reported(world: World) -> None:
+    """With NetnsSource.BACKEND the answer of start_sandbox names the namespace that was made."""
+    spec = await world.sandbox()
+    if world.info.netns is NetnsSource.BACKEND and not spec.host_network:
+        assert spec.netns.startswith("/")
+
+
+async def check_unknown_ids_are_not_found(world: World) -> None:
+    """Raise NotFound for what is not there."""
+    backend = world.backend
+    sandbox_id, container_id = SandboxId(NOBODY), ContainerId(NOBODY)
+    for work in (
+        backend.stop_sandbox(sandbox_id),
+        backend.remove_sandbox(sandbox_id),
+        backend.start_container(container_id),
+        backend.kill_container(container_id, TERM),
+        backend.wait_container(container_id),
+        backend.remove_container(container_id),
+    ):
+        try:
+            await patiently(work)
+        except NotFound:
+            continue
+        raise AssertionError(f"{getattr(work, '__qualname__', work)} knows nobody, and says nothing")
+
+
+async def check_created_container_does_not_run(world: World) -> None:
+    """create_container: nothing of the container runs yet; one that was never started can be removed."""
+    sandbox = await world.sandbox()
+    spec = await world.create(sandbox, world.programs.sleeps())
+    seen = await world.seen(spec.id)
+    assert seen is not None
+    assert (ContainerState.CREATED, sandbox.id) == (seen.state, seen.sandbox_id)
+    await patiently(world.backend.remove_container(spec.id))
+    assert None is await world.seen(spec.id)
+
+
+async def check_started_container_runs_until_killed(world: World) -> None:
+    """start_container runs the process; kill_container sends one signal; wait_container tells 128 + its number."""
+    sandbox = await world.sandbox()
+    spec = await world.run(sandbox, world.programs.sleeps())
+    seen = await world.seen(spec.id)
+    assert seen is not None
+    assert ContainerState.RUNNING is seen.state
+    await asyncio.sleep(0.3)  # a shell needs a moment to set its trap
+    await patiently(world.backend.kill_container(spec.id, TERM))
+    assert 128 + TERM == (await world.wait(spec.id)).code
+    seen = await world.seen(spec.id)
+    assert seen is not None
+    assert ContainerState.EXITED is seen.state
+
+
+async def check_sigkill_ends_the_stubborn(world: World) -> None:
+    """kill_container: SIGKILL ends all of the container, whatever it thinks of SIGTERM."""
+    sandbox = await world.sandbox()
+    spec = await world.run(sandbox, world.programs.stubborn())
+    await asyncio.sleep(0.3)  # a shell needs a moment to set its trap
+    await patiently(world.backend.kill_container(spec.id, TERM))
+    seen = await world.seen(spec.id)
+    assert seen is not None
+    assert ContainerState.RUNNING is seen.state
+    await patiently(world.backend.kill_container(spec.id, KILL))
+    assert 128 + KILL == (await world.wait(spec.id)).code
+
+
+async def check_exit_codes_are_told(world: World) -> None:
+    """wait_container tells the process's own exit code."""
+    sandbox = await world.sandbox()
+    for code in (0, 7, 255):
+        spec = await world.run(sandbox, world.programs.fails(code))
+        assert code == (await world.wait(spec.id)).code
+
+
+async def check_wait_is_sticky(world: World) -> None:
+    """wait_container: any number of waiters, at any time, also after the exit, until the removal."""
+    sandbox = await world.sandbox()
+    spec = await world.run(sandbox, world.programs.sleeps())
+    waits = [asyncio.ensure_future(world.wait(spec.id)) for _ in range(5)]
+    await asyncio.sleep(0)
+    waits[0].cancel()
+    await patiently(world.backend.kill_container(spec.id, KILL))
+    codes = {(await wait).code for wait in waits[1:]}
+    assert {128 + KILL} == codes
+    assert waits[0].cancelled() or (await asyncio.wait({waits[0]}))[0]
+    assert 128 + KILL == (await world.wait(spec.id)).code
+    await patiently(world.backend.remove_container(spec.id))
+    try:
+        await world.wait(spec.id)
+    except NotFound:
+        return
+    raise AssertionError("a wait for a removed container must raise NotFound")
+
+
+async def check_killing_the_dead_is_harmless(world: World) -> None:
+    """kill_container: for the already dead, raise NotFound or do nothing."""
+    sandbox = await world.sandbox()
+    spec = await world.run(sandbox, world.programs.fails(3))
+    await world.wait(spec.id)
+    with contextlib.suppress(NotFound):
+        await patiently(world.backend.kill_container(spec.id, KILL))
+    assert 3 == (await world.wait(spec.id)).code
+
+
+async def check_missing_program_fails_the_start(world: World) -> None:
+    """start_container: a program that cannot be run is an error here (or of the creation), not an exit; it can be removed."""
+    sandbox = await world.sandbox()
+    try:
+        spec = await world.create(sandbox, world.programs.missing())
+        await patiently(world.backend.start_container(spec.id))
+    except CrishimError:
+        inventory = await patiently(world.backend.inventory())
+        assert [] == [held for held in inventory.containers if held.state is ContainerState.RUNNING]
+        return
+    raise AssertionError("a missing program was started")
+
+
+async def check_containers_are_apart(world: World) -> None:
+    """Calls for different ids run beside each other: two containers of one sandbox live and end separately."""
+    sandbox = await world.sandbox()
+    one, other = await asyncio.gather(world.run(sandbox, world.programs.sleeps()), world.run(sandbox, world.programs.sleeps()))
+    await patiently(world.backend.kill_container(one.id, KILL))
+    await world.wait(one.id)
+    seen = await world.seen(other.id)
+    assert seen is not None
+    assert ContainerState.RUNNING is seen.state
+
+
+async def check_many_at_once(world: World) -> None:
+    """Calls for different ids run beside each other: twenty containers at once."""
+    sandbox = await world.sandbox()
+
+    async def live() -> int:
+        spec = await world.run(sandbox, world.programs.fails(5))
+        return (await world.wait(spec.id)).code
+
+    assert [5] * 20 == await asyncio.gather(*(live() for _ in range(20)))
+
+
+async def check_cancelled_start_can_be_removed(world: World) -> None:
+    """A start may be cancelled at any moment; afterwards the removal of the same id frees whatever was done."""
+    sandbox = await world.sandbox()
+    for rounds in (0, 1, 3, 10):
+        spec = await world.create(sandbox, world.programs.sleeps())
+        start = asyncio.ensure_future(world.backend.start_container(spec.id))
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        start.cancel()
+        with contextlib.suppress(asyncio.CancelledError, CrishimError):
+            await start
+    # leaving the world kills, removes, and asserts that nothing is left
+
+
+async def check_restart_finds_everything(world: World) -> None:
+    """Inventory after a restart of ours: what runs is RUNNING and can be waited for, how the ended ended is still known."""
+    sandbox = await world.sandbox()
+    running = await world.run(sandbox, world.programs.sleeps())
+    ended = await world.run(sandbox, world.programs.fails(9))
+    await world.wait(ended.id)
+    await world.restart()
+    seen = await world.seen(running.id)
+    if not world.candidate.survives_restart:
+        assert seen is None or seen.state is not ContainerState.CREATED
+        return
+    assert seen is not None
+    assert ContainerState.RUNNING is seen.state
+    if world.candidate.restores_exit:
+        after = await world.seen(ended.id)
+        assert after is not None
+        assert ContainerState.EXITED is after.state
+        assert after.exit is not None
+        assert 9 == after.exit.code
+    await patiently(world.backend.kill_container(running.id, KILL))
+    assert (await world.wait(running.id)).code in ({128 + KILL} if world.candidate.restores_exit else {128 + KILL, 255})

@@ -1,0 +1,154 @@
+"""Checks of a backend behind the service: honest refusal, hung verbs, the kubelet's plainest pod, a whole life."""
+
+import asyncio
+
+import attrs
+
+from crishim.errors import DeadlineExceeded, InvalidArgument
+from crishim.lifecycle.honours import USUAL_PATHS
+from crishim.model.container import ContainerConfig, ContainerFilter, ContainerMetadata, ContainerState, LinuxContainerConfig
+from crishim.model.frozen import FrozenDict
+from crishim.model.honours import Honour
+from crishim.model.ids import ContainerId
+from crishim.model.image import ImageSpec
+from crishim.model.mounts import Mount
+from crishim.model.resources import HugepageLimit, Resources
+from crishim.model.sandbox import PodSandboxConfig, PodSandboxFilter
+from crishim.model.security import (
+    LinuxContainerSecurityContext,
+    NamespaceMode,
+    NamespaceOption,
+    ProfileType,
+    SecurityProfile,
+    UserNamespace,
+)
+from crishim.service.services import Services
+from crishim.service.settings import Deadlines, Settings
+from crishim.testing.conformance.candidate import World, patiently
+from crishim.testing.faults import hanging
+
+
+async def check_plainest_pod_is_taken(world: World) -> None:
+    """What the kubelet sends for every plain pod is never refused, runs, and is gone after its removal."""
+    async with _services(world) as services:
+        sandbox_id = await services.sandboxes.run(_sandbox(world), "")
+        config = _plain(world, world.programs.fails(0))
+        container_id = await services.containers.create(sandbox_id, config, None)
+        await services.containers.start(container_id)
+        await patiently(_ended(services, container_id))
+        seen = (await services.containers.status(container_id, verbose=False)).status
+        assert (0, "Completed") == (seen.exit_code, seen.reason)
+        await services.sandboxes.stop(sandbox_id)
+        await services.sandboxes.remove(sandbox_id)
+        assert [] == list(await services.sandboxes.list(PodSandboxFilter()))
+        assert [] == list(await services.containers.list(ContainerFilter()))
+
+
+async def check_what_is_not_honoured_is_refused(world: World) -> None:
+    """A request that sets a field outside `honours` is refused with InvalidArgument naming the field, and leaves nothing."""
+    async with _services(world) as services:
+        sandbox_id = await services.sandboxes.run(_sandbox(world), "")
+        for honour, security in _WISHES.items():
+            if honour in world.info.honours:
+                continue
+            plain = _plain(world, world.programs.sleeps())
+            assert plain.linux is not None
+            config = attrs.evolve(plain, linux=attrs.evolve(plain.linux, security_context=security))
+            refused = ""
+            try:
+                await services.containers.create(sandbox_id, config, None)
+            except InvalidArgument as error:
+                refused = error.field
+            assert refused == f"config.{honour.value}"
+        await services.sandboxes.remove(sandbox_id)
+
+
+async def check_stop_has_its_grace(world: World) -> None:
+    """StopContainer: the stop signal, the grace, then SIGKILL; a heeded signal ends it with 128 + its number."""
+    async with _services(world) as services:
+        sandbox_id = await services.sandboxes.run(_sandbox(world), "")
+        config = _plain(world, world.programs.stubborn())
+        container_id = await services.containers.create(sandbox_id, config, None)
+        await services.containers.start(container_id)
+        await services.containers.stop(container_id, 1)
+        seen = (await services.containers.status(container_id, verbose=False)).status
+        assert (ContainerState.EXITED, 137) == (seen.state, seen.exit_code)
+        await services.sandboxes.remove(sandbox_id)
+
+
+async def check_hung_verb_does_not_hang_a_pod(world: World) -> None:
+    """No verb may hang a pod: a create that never returns ends with DeadlineExceeded, and the pod can be removed."""
+    hung = hanging(world.backend, "create_container")
+    deadlines = Deadlines(create_container=0.2, surrender=0.1)
+    settings = Settings(runtime_version="0.0.0", deadlines=deadlines)
+    async with Services(backends={"": hung}, settings=settings) as services:
+        sandbox_id = await services.sandboxes.run(_sandbox(world), "")
+        try:
+            await services.containers.create(sandbox_id, _plain(world, world.programs.sleeps()), None)
+        except DeadlineExceeded:
+            await services.sandboxes.remove(sandbox_id)
+            return
+        raise AssertionError("a hung create must end with DeadlineExceeded")
+
+
+_WISHES = {
+    Honour.PRIVILEGED: LinuxContainerSecurityContext(privileged=True),
+    Honour.READONLY_ROOTFS: LinuxContainerSecurityContext(readonly_rootfs=True),
+    Honour.NO_NEW_PRIVS: LinuxContainerSecurityContext(no_new_privs=True),
+    Honour.USER: LinuxContainerSecurityContext(run_as_user=1234),
+    Honour.SECCOMP: LinuxContainerSecurityContext(seccomp=SecurityProfile(ProfileType.LOCALHOST, "/profile.json")),
+    Honour.APPARMOR: LinuxContainerSecurityContext(apparmor=SecurityProfile(ProfileType.LOCALHOST, "profile")),
+    Honour.HOST_PID: LinuxContainerSecurityContext(namespace_options=NamespaceOption(pid=NamespaceMode.NODE)),
+    Honour.HOST_IPC: LinuxContainerSecurityContext(namespace_options=NamespaceOption(ipc=NamespaceMode.NODE)),
+}
+
+
+def _services(world: World) -> Services:
+    settings = Settings(runtime_version="0.0.0")
+    return Services(backends={"": world.backend}, settings=settings)
+
+
+def _sandbox(world: World) -> PodSandboxConfig:
+    return world.sandbox_spec().config
+
+
+def _plain(world: World, argv: tuple[str, ...]) -> ContainerConfig:
+    """A container as the kubelet asks for one whose author said nothing of security."""
+    image = ImageSpec(image=world.candidate.image_id, user_specified_image=world.candidate.image.image)
+    files = {path: world.candidate.scratch / path.replace("/", "-") for path in ("/etc/hosts", "/dev/termination-log")}
+    for file in files.values():
+        file.touch()
+    mounts = tuple(Mount(container_path=path, host_path=str(file)) for path, file in files.items())
+    return ContainerConfig(
+        metadata=ContainerMetadata("plain"),
+        image=image,
+        command=argv,
+        mounts=tuple(
+            Mount(container_path=path, host_path=str(world.candidate.scratch / path.replace("/", "-"))) for path in files
+        ),
+        labels=FrozenDict({"io.kubernetes.container.name": "plain"}),
+        log_path="plain/0.log",
+        linux=LinuxContainerConfig(
+            resources=Resources(
+                cpu_period=100000,
+                cpu_shares=2,
+                oom_score_adj=1000,
+                hugepage_limits=(HugepageLimit("2MB"), HugepageLimit("1GB")),
+            ),
+            security_context=LinuxContainerSecurityContext(
+                namespace_options=NamespaceOption(
+                    network=NamespaceMode.NODE if world.candidate.host_network else NamespaceMode.POD,
+                    pid=NamespaceMode.CONTAINER,
+                    userns_options=UserNamespace(mode=NamespaceMode.NODE),
+                ),
+                run_as_user=0,
+                masked_paths=tuple(sorted(path for path in USUAL_PATHS if path.startswith("/proc/k"))),
+                seccomp=SecurityProfile(ProfileType.UNCONFINED),
+            ),
+        ),
+    )
+
+
+async def _ended(services: Services, container_id: ContainerId) -> None:
+    while (await services.containers.status(container_id, verbose=False)).status.state is not ContainerState.EXITED:
+        await asyncio.sleep(0.02)
