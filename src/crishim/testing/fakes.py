@@ -4,7 +4,8 @@
 fails its test. It lives on when the service that used it is dropped: that is how restarts are tested.
 
 What a fake container does is told by its command: `print TEXT...` writes a line and ends, `fail CODE`, `sleep`, `stubborn`
-(heeds no SIGTERM), `cat` (copies its stdin), `/no/such/program` (cannot be started). Any other command runs until it is killed, or until the test says `exits(...)`.
+(heeds no SIGTERM), `cat` (copies its stdin), `/no/such/program` (cannot be started). Any other command runs until it is
+killed, or until the test says `exits(...)`.
 """
 
 import asyncio

@@ -220,7 +220,7 @@ async def patiently(work: Awaitable[T]) -> T:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    """Wait until something that announces itself by no event has come true."""
+    """Wait until something that announces itself by no event, such as a file's content, has come true."""
     async with asyncio.timeout(PATIENCE):
-        while not true():
+        while not true():  # noqa: ASYNC110
             await asyncio.sleep(0.02)

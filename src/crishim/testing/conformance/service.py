@@ -123,9 +123,7 @@ def _plain(world: World, argv: tuple[str, ...]) -> ContainerConfig:
         metadata=ContainerMetadata("plain"),
         image=image,
         command=argv,
-        mounts=tuple(
-            Mount(container_path=path, host_path=str(world.candidate.scratch / path.replace("/", "-"))) for path in files
-        ),
+        mounts=mounts,
         labels=FrozenDict({"io.kubernetes.container.name": "plain"}),
         log_path="plain/0.log",
         linux=LinuxContainerConfig(
@@ -150,5 +148,6 @@ def _plain(world: World, argv: tuple[str, ...]) -> ContainerConfig:
 
 
 async def _ended(services: Services, container_id: ContainerId) -> None:
-    while (await services.containers.status(container_id, verbose=False)).status.state is not ContainerState.EXITED:
+    # An end may come before anybody could subscribe to it.
+    while (await services.containers.status(container_id, verbose=False)).status.state is not ContainerState.EXITED:  # noqa: ASYNC110
         await asyncio.sleep(0.02)
