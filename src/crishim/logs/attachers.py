@@ -1,0 +1,67 @@
+"""One attacher's copy of a container's output."""
+
+import asyncio
+import collections
+import logging
+
+from crishim.interfaces.capabilities import ByteWriter, ProcessIO
+from crishim.logs.lines import Stream
+
+_log = logging.getLogger(__name__)
+
+
+class Attacher:
+    """Hands output to one client, from a queue of `limit` bytes. A client that lets it overflow is dropped."""
+
+    def __init__(self, io: ProcessIO, limit: int) -> None:
+        self._writers = {"stdout": io.stdout, "stderr": io.stderr}
+        self._limit = limit
+        self._queue: collections.deque[tuple[ByteWriter, bytes]] = collections.deque()
+        self._waiting = 0
+        self._news = asyncio.Event()
+        self._ended = False
+        self._delivery: asyncio.Task[None] | None = None
+
+    def offer(self, stream: Stream, data: bytes) -> None:
+        """Some output has come. Never waits."""
+        writer = self._writers[stream]
+        if writer is None or self._ended:
+            return
+        if self._waiting + len(data) > self._limit:
+            _log.warning("an attached client that is too slow is dropped")
+            self.end()
+            if self._delivery is not None:
+                self._delivery.cancel()
+            return
+        self._waiting += len(data)
+        self._queue.append((writer, data))
+        self._news.set()
+
+    def end(self) -> None:
+        """No more will come; what waits is still delivered."""
+        self._ended = True
+        self._news.set()
+
+    async def run(self) -> None:
+        """Deliver until the end, until the client leaves, or until it is dropped."""
+        self._delivery = asyncio.create_task(self._deliver())
+        try:
+            await asyncio.wait({self._delivery})
+        finally:
+            self._ended = True
+            self._delivery.cancel()
+        if not self._delivery.cancelled():
+            self._delivery.result()
+
+    async def _deliver(self) -> None:
+        while self._queue or not self._ended:
+            self._news.clear()
+            while self._queue:
+                writer, data = self._queue.popleft()
+                try:
+                    await writer.write(data)
+                except (BrokenPipeError, ConnectionError):
+                    return
+                self._waiting -= len(data)
+            if not self._ended:
+                await self._news.wait()

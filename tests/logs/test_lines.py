@@ -1,0 +1,110 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crishim.errors import DataLoss
+from crishim.logs.lines import MAX_CONTENT, Line, Splitter, Stream, encode, parse, parse_time
+
+NOON = 1_760_011_200_000_000_000
+
+
+def test_a_line_has_the_form_that_the_field_reads() -> None:
+    """A line is time with nine digits and Z, stream, tag, content, separated by single spaces."""
+    assert encode(NOON + 1_020, "stderr", [(b"", True), (b"hello  world\r", False)]) == (
+        b"2025-10-09T12:00:00.000001020Z stderr P \n2025-10-09T12:00:00.000001020Z stderr F hello  world\r\n"
+    )
+    assert encode(NOON, "stdout", []) == b""
+
+
+@pytest.mark.parametrize(
+    ("raw", "line"),
+    [
+        (b"2025-10-09T12:00:00.5Z stdout F a b", Line(NOON + 500_000_000, "stdout", False, b"a b")),
+        (b"2025-10-09T14:00:00.000000007+02:00 stderr P:x \n", Line(NOON + 7, "stderr", True, b"")),
+        (b"2025-10-09T06:30:00-05:30 stdout F:tag \xff\r\n", Line(NOON, "stdout", False, b"\xff\r")),
+    ],
+)
+def test_lines_of_others_are_read(raw: bytes, line: Line) -> None:
+    """Fractions of any length, zones and further tags are read."""
+    assert line == parse(raw)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"2025-10-09T12:00:00Z stdout F",
+        b"2025-10-09T12:00:00Z stdin F x",
+        b"2025-10-09T12:00:00Z stdout X x",
+        b"2025-10-09T12:00:00 stdout F x",
+        b"2025-13-09T12:00:00Z stdout F x",
+        b"noon stdout F x",
+        b"\xff stdout F x",
+        b'{"log":"text\\n","stream":"stdout","time":"2025-10-09T12:00:00Z"}',
+    ],
+)
+def test_what_is_no_line_is_data_loss(raw: bytes) -> None:
+    """Anything that is not a line of a CRI log raises DataLoss."""
+    with pytest.raises(DataLoss):
+        parse(raw)
+
+
+@given(
+    time=st.integers(0, 4_000_000_000_000_000_000),
+    stream=st.sampled_from(("stdout", "stderr")),
+    content=st.binary(max_size=40).map(lambda raw: raw.replace(b"\n", b"")),
+    partial=st.booleans(),
+)
+def test_what_was_encoded_is_parsed(time: int, stream: Stream, content: bytes, *, partial: bool) -> None:
+    """Parsing is the inverse of encoding, to the nanosecond."""
+    assert Line(time, stream, partial, content) == parse(encode(time, stream, [(content, partial)]))
+
+
+def test_times_are_read_to_the_nanosecond() -> None:
+    """A time keeps all its nine digits."""
+    assert NOON + 123_456_789 == parse_time("2025-10-09T12:00:00.123456789Z")
+
+
+def split(*reads: bytes) -> list[tuple[bytes, bool]]:
+    splitter = Splitter()
+    return [piece for data in reads for piece in splitter.feed(data)] + splitter.finish()
+
+
+def test_lines_are_cut_at_newlines_only() -> None:
+    """Only newlines end a line; empty lines are lines, and what is left at the end is a part."""
+    assert [(b"a\r", False), (b"", False), (b"b\0c", False), (b"rest", True)] == split(b"a\r\n\nb", b"\0c\nre", b"st")
+    assert [] == split(b"", b"")
+    assert [(b"", False)] == split(b"\n")
+
+
+@pytest.mark.parametrize("step", [1, 7, MAX_CONTENT, 1 << 20])
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [
+        (MAX_CONTENT - 1, [(MAX_CONTENT - 1, False)]),
+        (MAX_CONTENT, [(MAX_CONTENT, False)]),
+        (MAX_CONTENT + 1, [(MAX_CONTENT, True), (1, False)]),
+        (3 * MAX_CONTENT, [(MAX_CONTENT, True), (MAX_CONTENT, True), (MAX_CONTENT, False)]),
+    ],
+)
+def test_long_lines_become_parts_of_16_kib(length: int, expected: list[tuple[int, bool]], step: int) -> None:
+    """A line is cut after each 16 KiB, and its last piece is whole and never empty, however the output was read."""
+    output = b"x" * length + b"\n"
+    pieces = split(*(output[start : start + step] for start in range(0, len(output), step)))
+    assert expected == [(len(content), partial) for content, partial in pieces]
+
+
+@given(st.lists(st.binary(max_size=30) | st.integers(0, 40_000).map(bytes), max_size=12))
+def test_no_byte_is_lost_or_added(reads: list[bytes]) -> None:
+    """Joined as a reader joins them, the pieces are the output again."""
+    pieces = split(*reads)
+    assert b"".join(reads) == b"".join(content if partial else content + b"\n" for content, partial in pieces)
+    assert all(len(content) <= MAX_CONTENT and b"\n" not in content for content, _ in pieces)
+
+
+def test_an_endless_line_takes_little_memory() -> None:
+    """A splitter keeps 16 KiB at most of a line that never ends."""
+    splitter = Splitter()
+    for _ in range(1000):
+        splitter.feed(bytes(64 * 1024))
+        assert len(splitter._rest) <= MAX_CONTENT
