@@ -51,12 +51,12 @@ def failing(inner: T, verb: str, *, at: int | None = None, error: BaseException 
 
 
 def hanging(inner: T, verb: str, *, stubborn: bool = False) -> T:
-    """`inner`, whose `verb` never returns; a stubborn one does not even let itself be cancelled, for three times."""
+    """`inner`, whose `verb` never returns; a stubborn one swallows its first cancellation."""
 
     def wrap(real: Verb) -> Verb:
         @functools.wraps(real)
         async def hang(*_args: Any, **_kwargs: Any) -> Any:
-            patience = 3 if stubborn else 0
+            patience = 1 if stubborn else 0
             while True:
                 try:
                     await asyncio.Event().wait()

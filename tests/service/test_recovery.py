@@ -1,0 +1,127 @@
+"""Restarts of ours, engines that go away, reboots."""
+
+import attrs
+import pytest
+
+from crishim.errors import Unavailable
+from crishim.model.container import ContainerState
+from crishim.model.ids import ContainerId
+from crishim.model.process import Exit
+from crishim.model.sandbox import PodSandboxFilter, PodSandboxState
+from crishim.store.memory import MemoryStore
+from crishim.testing import Harness
+from crishim.testing.seams import settle
+
+
+async def container_state(world: Harness, container_id: ContainerId) -> tuple[ContainerState, int, str]:
+    seen = (await world.services.containers.status(container_id, verbose=False)).status
+    return seen.state, seen.exit_code, seen.reason
+
+
+async def test_restart_loses_nothing() -> None:
+    """After a restart of ours what ran runs, and what ended meanwhile is told with its code."""
+    world = Harness(store=MemoryStore())
+    async with world:
+        sandbox_id = await world.run_sandbox()
+        running = await world.run_container(sandbox_id, "running")
+        ending = await world.run_container(sandbox_id, "ending")
+        waiting = await world.create_container(sandbox_id, "waiting")
+    world.fake.exits("ending", 4)
+    async with world:
+        assert (ContainerState.RUNNING, 0, "") == await container_state(world, running)
+        assert (ContainerState.EXITED, 4, "Error") == await container_state(world, ending)
+        assert (ContainerState.CREATED, 0, "") == await container_state(world, waiting)
+        status = (await world.services.sandboxes.status(sandbox_id, verbose=False)).status
+        assert (PodSandboxState.READY, ("10.88.0.1",)) == (status.state, status.ips)
+        world.fake.exits("running", 5)
+        await settle()
+        assert (ContainerState.EXITED, 5, "Error") == await container_state(world, running)
+        assert sandbox_id == await world.run_sandbox()
+
+
+async def test_absent_backend_does_not_keep_us_from_starting() -> None:
+    """With the engine away we start, say why, show containers UNKNOWN, and recover when it comes."""
+    world = Harness(store=MemoryStore())
+    async with world:
+        sandbox_id = await world.run_sandbox()
+        container_id = await world.run_container(sandbox_id)
+    world.fake.away = "engine is not running"
+    async with world:
+        condition = (await world.services.runtime.status(verbose=False)).conditions[0]
+        assert ("RuntimeReady", False, "default: engine is not running") == (
+            condition.type,
+            condition.status,
+            condition.message,
+        )
+        assert ContainerState.UNKNOWN is (await container_state(world, container_id))[0]
+        with pytest.raises(Unavailable, match="engine is not running"):
+            await world.run_sandbox("other")
+        world.fake.away = ""
+        await world.clock.advance(60)
+        assert (await world.services.runtime.status(verbose=False)).conditions[0].status
+        assert ContainerState.RUNNING is (await container_state(world, container_id))[0]
+        assert await world.run_sandbox("other")
+
+
+async def test_lost_backend_is_reconciled_when_it_is_back() -> None:
+    """An engine that goes away and comes back is asked what it holds; exits it saw meanwhile are taken over."""
+    async with Harness() as world:
+        sandbox_id = await world.run_sandbox()
+        container_id = await world.run_container(sandbox_id)
+        await settle()
+        world.fake.away = "restarting"
+        with pytest.raises(Unavailable):
+            await world.services.containers.stop(container_id, 0)
+        world.fake.containers[container_id].end(Exit(code=6))
+        await settle()
+        assert ContainerState.UNKNOWN is (await container_state(world, container_id))[0]
+        world.fake.away = ""
+        await world.clock.advance(60)
+        assert (ContainerState.EXITED, 6, "Error") == await container_state(world, container_id)
+
+
+async def test_reboot_believes_nothing_to_run() -> None:
+    """After a reboot nothing recorded runs, addresses are freed without a namespace, and recorded exits are kept."""
+    world = Harness(store=MemoryStore())
+    async with world:
+        sandbox_id = await world.run_sandbox()
+        running = await world.run_container(sandbox_id, "running")
+        ended = await world.run_container(sandbox_id, "ended")
+        world.fake.exits("ended", 3)
+        await settle()
+    world.fake.sandboxes.clear()
+    world.fake.containers.clear()
+    world.namespaces.held.clear()
+    world.settings = attrs.evolve(world.settings, boot_id="boot-2")
+    async with world:
+        status = (await world.services.sandboxes.status(sandbox_id, verbose=False)).status
+        assert (PodSandboxState.NOTREADY, ()) == (status.state, status.ips)
+        assert {} == world.network.held
+        assert (ContainerState.EXITED, 255, "Unknown") == await container_state(world, running)
+        assert (ContainerState.EXITED, 3, "Error") == await container_state(world, ended)
+        await world.services.sandboxes.remove(sandbox_id)
+
+
+async def test_strays_of_ours_are_removed() -> None:
+    """What the backend holds with our mark and no record knows is killed and removed."""
+    world = Harness()
+    async with world:
+        sandbox_id = await world.run_sandbox()
+        await world.run_container(sandbox_id, "main", "stubborn")
+    async with world:
+        assert ({}, {}) == (world.fake.containers, world.fake.sandboxes)
+
+
+async def test_lost_backend_fails_calls_at_once() -> None:
+    """A lost backend fails new calls at once; what could not be undone is removed when it is back."""
+    async with Harness() as world:
+        world.fake.away = "gone"
+        for name in ("one", "two"):
+            with pytest.raises(Unavailable):
+                await world.run_sandbox(name)
+        (half_made,) = await world.services.sandboxes.list(PodSandboxFilter())
+        assert PodSandboxState.NOTREADY is half_made.item.state
+        world.fake.away = ""
+        await world.clock.advance(60)
+        assert [] == list(await world.services.sandboxes.list(PodSandboxFilter()))
+        assert ({}, {}) == (world.network.held, world.namespaces.held)
