@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 DICTIONARY = (Path(__file__).parent.parent / "golden" / "spdy3-dictionary.bin").read_bytes()
@@ -66,10 +66,20 @@ def control(kind: int, payload: bytes, flags: int = 0) -> bytes:
     return struct.pack(">HHI", 0x8003, kind, flags << 24 | len(payload)) + payload
 
 
+class Reader(Protocol):
+    async def readexactly(self, n: int, /) -> bytes: ...
+
+
+class Writer(Protocol):
+    def write(self, data: bytes, /) -> None: ...
+
+    async def drain(self) -> None: ...
+
+
 class SpdyClient:
     """One connection. `reading` cleared makes it a client that stalls."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: Reader, writer: Writer) -> None:
         self._reader = reader
         self._writer = writer
         self._deflate = zlib.compressobj(zdict=DICTIONARY)
@@ -118,9 +128,11 @@ class SpdyClient:
 
     def drop(self) -> None:
         """Leave without a word."""
+        assert isinstance(self._writer, asyncio.StreamWriter)
         self._writer.transport.abort()
 
     async def close(self) -> None:
+        assert isinstance(self._writer, asyncio.StreamWriter)
         self._writer.close()
         with contextlib.suppress(OSError, ssl.SSLError):
             await self._writer.wait_closed()
