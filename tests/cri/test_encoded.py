@@ -139,3 +139,13 @@ def test_long_lists_are_kept_whole() -> None:
     kept.join(items)
     assert encode.calls == 3000
     assert len(kept) == 3000
+
+
+def test_the_same_tuple_is_joined_once() -> None:
+    """A listing that did not change, told by being the same tuple, is neither looked through nor joined again."""
+    kept = EncodedItems(FIELD, Counting())
+    items = tuple(item(number) for number in range(10))
+    first = kept.join(items)
+    assert first is kept.join(items)
+    assert first == kept.join(list(items))
+    assert first != kept.join(items[:5])

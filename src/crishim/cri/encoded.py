@@ -83,6 +83,8 @@ class EncodedItems(Generic[Item]):
         self._encode = encode
         self._kept: dict[str, tuple[int, bytes]] = {}
         self._bound = _KEEP_AT_LEAST
+        self._joined: tuple[Versioned[Item], ...] | None = None
+        self._join = b""
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -103,8 +105,13 @@ class EncodedItems(Generic[Item]):
         return parts
 
     def join(self, items: Sequence[Versioned[Item]]) -> bytes:
-        """The reply that holds these items and nothing else."""
-        return b"".join(self.parts(items))
+        """The reply that holds these items and nothing else. A tuple that was joined last is not joined again."""
+        if items is not self._joined:
+            joined = b"".join(self.parts(items))
+            if not isinstance(items, tuple):
+                return joined
+            self._joined, self._join = items, joined
+        return self._join
 
     def batches(self, items: Sequence[Versioned[Item]], limit: int = BATCH_BYTES) -> Iterator[bytes]:
         """The same list, streamed."""

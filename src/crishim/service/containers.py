@@ -105,7 +105,7 @@ class Containers:
         """The containers that a filter lets through, in any order."""
         listed = self._core.table.listed_containers()
         if wanted == ContainerFilter():
-            return [*listed]
+            return listed
         return [entry for entry in listed if container_matches(entry.item, wanted)]
 
     async def update_resources(self, container_id: ContainerId, change: Resources, annotations: FrozenDict[str, str]) -> None:

@@ -80,7 +80,7 @@ class Tasks:
         return await join(self.spawn(work, name))
 
     async def close(self, grace: float) -> None:
-        """Cancel everything that still runs, and wait for its undo; what takes longer than `grace` seconds is cancelled again."""
+        """Cancel everything that still runs, and wait for its undo; after `grace` seconds cancel again."""
         while self._tasks:
             tasks = set(self._tasks)
             for task in tasks:

@@ -98,7 +98,7 @@ class Sandboxes:
         """The sandboxes that a filter lets through, in any order."""
         listed = self._core.table.listed_sandboxes()
         if wanted == PodSandboxFilter():
-            return list(listed)
+            return listed
         return [entry for entry in listed if sandbox_matches(entry.item, wanted)]
 
     async def update_resources(self, sandbox_id: SandboxId, overhead: Resources | None, resources: Resources | None) -> None:

@@ -1,11 +1,11 @@
 """The live table: records in memory, written through to the store, with the state that the backends have shown.
 
 Entries change only through the methods here. Every change gives the entry's list item a new version, so the door can keep
-encoded items. Lists, statuses and filters read this table and ask nobody.
+encoded items; a whole listing is one tuple until something in it changes. Lists, statuses and filters read this table and ask
+nobody.
 """
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -159,6 +159,8 @@ class Table:
     def __init__(self, store: RecordStore | None) -> None:
         self._store = store
         self._version = 0
+        self._listed_sandboxes: tuple[Versioned[PodSandbox], ...] | None = None
+        self._listed_containers: tuple[Versioned[Container], ...] | None = None
         self.sandboxes: dict[SandboxId, SandboxEntry] = {}
         self.containers: dict[ContainerId, ContainerEntry] = {}
         self.sandbox_names: NameIndex[SandboxName, SandboxId] = NameIndex("sandbox name")
@@ -246,6 +248,7 @@ class Table:
         if self._store is not None:
             await self._store.delete(entry.id)
         self.sandboxes.pop(entry.id, None)
+        self._listed_sandboxes = None
         self.sandbox_names.release(SandboxName.of(entry.record.config.metadata))
 
     async def drop_container(self, entry: ContainerEntry) -> None:
@@ -253,25 +256,34 @@ class Table:
         if self._store is not None:
             await self._store.delete(entry.id)
         self.containers.pop(entry.id, None)
+        self._listed_containers = None
         entry.sandbox.containers.pop(entry.id, None)
         self.container_names.release(ContainerName.of(entry.record.sandbox_id, entry.record.config.metadata))
         entry.ended.set()
 
-    def listed_sandboxes(self) -> Iterator[Versioned[PodSandbox]]:
-        """Every shown sandbox."""
-        return (entry.listed for entry in self.sandboxes.values() if entry.listed is not None)
+    def listed_sandboxes(self) -> tuple[Versioned[PodSandbox], ...]:
+        """Every shown sandbox; the same tuple until something changes."""
+        if self._listed_sandboxes is None:
+            entries = self.sandboxes.values()
+            self._listed_sandboxes = tuple(entry.listed for entry in entries if entry.listed is not None)
+        return self._listed_sandboxes
 
-    def listed_containers(self) -> Iterator[Versioned[Container]]:
-        """Every shown container."""
-        return (entry.listed for entry in self.containers.values() if entry.listed is not None)
+    def listed_containers(self) -> tuple[Versioned[Container], ...]:
+        """Every shown container; the same tuple until something changes."""
+        if self._listed_containers is None:
+            entries = self.containers.values()
+            self._listed_containers = tuple(entry.listed for entry in entries if entry.listed is not None)
+        return self._listed_containers
 
     def _touch_sandbox(self, entry: SandboxEntry) -> None:
         if entry.state is not None:
             entry.listed = Versioned(version=self._next_version(), item=entry.item())
+            self._listed_sandboxes = None
 
     def _touch_container(self, entry: ContainerEntry) -> None:
         if entry.state is not None:
             entry.listed = Versioned(version=self._next_version(), item=entry.item())
+            self._listed_containers = None
 
     def _next_version(self) -> int:
         self._version += 1
