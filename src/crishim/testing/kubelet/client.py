@@ -1,0 +1,185 @@
+"""A small CRI client: every verb that a kubelet needs, over a unix socket (gRPC) or straight into a `Dispatcher`.
+
+Deadlines are the kubelet's: one `timeout` for most calls, twice that for RunPodSandbox, a command's or a stop's own time on top
+of it, none for pulls and for commands without a bound. What goes wrong is a `CallError`, whichever way was taken.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Final, TypeAlias, TypeVar
+
+import grpc.aio
+from google.protobuf.message import Message
+
+from crishim.cri import Dispatcher, pb
+from crishim.cri.convert import container_config as cri_container
+from crishim.cri.convert import image as cri_image
+from crishim.cri.convert import sandbox_config as cri_sandbox
+from crishim.cri.routes import IMAGE, RUNTIME
+from crishim.errors import Code, CrishimError
+from crishim.model.container import ContainerConfig
+from crishim.model.image import ImageSpec
+from crishim.model.sandbox import PodSandboxConfig
+from crishim.service.settings import MESSAGE_LIMIT
+
+R = TypeVar("R", bound=Message)
+
+Caller: TypeAlias = Callable[[str, bytes, float | None], Awaitable[bytes]]
+"""Calls the RPC of this name with an encoded request, and a deadline in seconds or None; answers the encoded reply."""
+
+_IMAGE_CALLS: Final = frozenset({"ListImages", "ImageStatus", "PullImage", "RemoveImage", "ImageFsInfo"})
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+    ("grpc.max_send_message_length", MESSAGE_LIMIT),
+    ("grpc.default_authority", "localhost"),
+)
+
+
+class CallError(Exception):
+    """An RPC failed: `method`, `code` and `message` as the runtime gave them."""
+
+    def __init__(self, method: str, code: Code, message: str) -> None:
+        super().__init__(f"{method}: {code.name}: {message}")
+        self.method = method
+        self.code = code
+        self.message = message
+
+
+def direct(dispatch: Dispatcher) -> Caller:
+    """Calls without any socket. Deadlines are not kept: there is nobody to hang up on."""
+
+    async def call(method: str, request: bytes, timeout: float | None) -> bytes:
+        del timeout
+        try:
+            return await dispatch.call(method, request)
+        except CrishimError as error:
+            raise CallError(method, error.code, error.message) from error
+
+    return call
+
+
+@contextlib.asynccontextmanager
+async def connect(endpoint: str, *, timeout: float = 60.0) -> AsyncIterator["CriClient"]:
+    """A client of the runtime at `unix:///path/to.sock`, for as long as the `async with` lasts."""
+    async with grpc.aio.insecure_channel(endpoint, options=_OPTIONS) as channel:
+        wire: Any = channel  # the stubs do not know that messages may stay bytes
+
+        async def call(method: str, request: bytes, timeout: float | None) -> bytes:
+            service = IMAGE if method in _IMAGE_CALLS else RUNTIME
+            unary: Any = wire.unary_unary(f"/{service}/{method}")
+            try:
+                reply: bytes = await unary(request, timeout=timeout)
+            except grpc.aio.AioRpcError as error:
+                raise CallError(method, Code(error.code().value[0]), error.details() or "") from error
+            return reply
+
+        yield CriClient(call, timeout=timeout)
+
+
+class CriClient:
+    """CRI's verbs, typed. Configurations are our own words; replies are CRI's messages."""
+
+    def __init__(self, call: Caller, *, timeout: float = 60.0) -> None:
+        self._call = call
+        self._timeout = timeout
+
+    async def version(self) -> pb.VersionResponse:
+        """Who answers."""
+        return await self._ask("Version", pb.VersionRequest(version="v1"), pb.VersionResponse)
+
+    async def status(self) -> pb.RuntimeStatus:
+        """Whether runtime and network are ready."""
+        return (await self._ask("Status", pb.StatusRequest(), pb.StatusResponse)).status
+
+    async def cgroup_driver(self) -> str:
+        """`cgroupfs` or `systemd`; empty where the runtime does not say."""
+        try:
+            reply = await self._ask("RuntimeConfig", pb.RuntimeConfigRequest(), pb.RuntimeConfigResponse)
+        except CallError as error:
+            if error.code is Code.UNIMPLEMENTED:
+                return ""
+            raise
+        return pb.CgroupDriver.Name(reply.linux.cgroup_driver).lower()
+
+    async def image_status(self, image: ImageSpec) -> pb.Image | None:
+        """An image, or None if it is not there."""
+        request = pb.ImageStatusRequest(image=cri_image.encode_spec(image))
+        reply = await self._ask("ImageStatus", request, pb.ImageStatusResponse)
+        return reply.image if reply.HasField("image") else None
+
+    async def pull_image(self, image: ImageSpec, sandbox: PodSandboxConfig) -> str:
+        """Bring an image; its reference."""
+        request = pb.PullImageRequest(image=cri_image.encode_spec(image), sandbox_config=cri_sandbox.encode_config(sandbox))
+        return (await self._ask_within(None, "PullImage", request, pb.PullImageResponse)).image_ref
+
+    async def run_sandbox(self, config: PodSandboxConfig, handler: str = "") -> str:
+        """Make a sandbox; its id."""
+        request = pb.RunPodSandboxRequest(config=cri_sandbox.encode_config(config), runtime_handler=handler)
+        reply = await self._ask_within(2 * self._timeout, "RunPodSandbox", request, pb.RunPodSandboxResponse)
+        return reply.pod_sandbox_id
+
+    async def sandbox_status(self, sandbox_id: str) -> pb.PodSandboxStatus:
+        """What is known of a sandbox."""
+        request = pb.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id)
+        return (await self._ask("PodSandboxStatus", request, pb.PodSandboxStatusResponse)).status
+
+    async def list_sandboxes(self, labels: Mapping[str, str]) -> list[pb.PodSandbox]:
+        """The sandboxes that carry these labels."""
+        request = pb.ListPodSandboxRequest(filter=pb.PodSandboxFilter(label_selector=labels))
+        return list((await self._ask("ListPodSandbox", request, pb.ListPodSandboxResponse)).items)
+
+    async def stop_sandbox(self, sandbox_id: str) -> None:
+        """Stop a sandbox."""
+        request = pb.StopPodSandboxRequest(pod_sandbox_id=sandbox_id)
+        await self._ask("StopPodSandbox", request, pb.StopPodSandboxResponse)
+
+    async def remove_sandbox(self, sandbox_id: str) -> None:
+        """Remove a sandbox."""
+        request = pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id)
+        await self._ask("RemovePodSandbox", request, pb.RemovePodSandboxResponse)
+
+    async def create_container(self, sandbox_id: str, config: ContainerConfig, sandbox: PodSandboxConfig) -> str:
+        """Make a container; its id."""
+        request = pb.CreateContainerRequest(
+            pod_sandbox_id=sandbox_id,
+            config=cri_container.encode_config(config),
+            sandbox_config=cri_sandbox.encode_config(sandbox),
+        )
+        return (await self._ask("CreateContainer", request, pb.CreateContainerResponse)).container_id
+
+    async def start_container(self, container_id: str) -> None:
+        """Run a container."""
+        request = pb.StartContainerRequest(container_id=container_id)
+        await self._ask("StartContainer", request, pb.StartContainerResponse)
+
+    async def container_status(self, container_id: str) -> pb.ContainerStatus:
+        """What is known of a container."""
+        request = pb.ContainerStatusRequest(container_id=container_id)
+        return (await self._ask("ContainerStatus", request, pb.ContainerStatusResponse)).status
+
+    async def list_containers(self, labels: Mapping[str, str]) -> list[pb.Container]:
+        """The containers that carry these labels."""
+        request = pb.ListContainersRequest(filter=pb.ContainerFilter(label_selector=labels))
+        return list((await self._ask("ListContainers", request, pb.ListContainersResponse)).containers)
+
+    async def stop_container(self, container_id: str, grace: int) -> None:
+        """Stop a container, with so many seconds before it is killed."""
+        request = pb.StopContainerRequest(container_id=container_id, timeout=grace)
+        await self._ask_within(grace + self._timeout, "StopContainer", request, pb.StopContainerResponse)
+
+    async def remove_container(self, container_id: str) -> None:
+        """Remove a container."""
+        request = pb.RemoveContainerRequest(container_id=container_id)
+        await self._ask("RemoveContainer", request, pb.RemoveContainerResponse)
+
+    async def exec_sync(self, container_id: str, command: tuple[str, ...], timeout: int = 0) -> pb.ExecSyncResponse:
+        """Run a command in a container; `timeout` seconds, 0 for ever."""
+        request = pb.ExecSyncRequest(container_id=container_id, cmd=command, timeout=timeout)
+        deadline = timeout + self._timeout if timeout else None
+        return await self._ask_within(deadline, "ExecSync", request, pb.ExecSyncResponse)
+
+    async def _ask(self, method: str, request: Message, reply: type[R]) -> R:
+        return await self._ask_within(self._timeout, method, request, reply)
+
+    async def _ask_within(self, seconds: float | None, method: str, request: Message, reply: type[R]) -> R:
+        return reply.FromString(await self._call(method, request.SerializeToString(), seconds))

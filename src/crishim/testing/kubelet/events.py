@@ -1,0 +1,53 @@
+"""What a player tells while it plays."""
+
+import enum
+
+import attrs
+
+
+class EventKind(enum.StrEnum):
+    """What happened; the value is how it is told."""
+
+    PHASE = "phase"
+    SANDBOX = "sandbox ready"
+    PULLING = "pulling"
+    PULLED = "pulled"
+    CREATED = "created"
+    STARTED = "started"
+    READY = "ready"
+    UNREADY = "not ready"
+    UNHEALTHY = "unhealthy"
+    HOOK_FAILED = "hook failed"
+    EXITED = "exited"
+    WAITING = "waiting"
+    STOPPING = "stopping"
+    REMOVED = "removed"
+
+
+@attrs.frozen(kw_only=True)
+class Event:
+    """One thing that happened to a pod, or to its container `container`. `log` is set with STARTED: the path of its log."""
+
+    kind: EventKind
+    container: str = ""
+    text: str = ""
+    code: int | None = None
+    log: str = ""
+
+
+class Phase(enum.StrEnum):
+    """A pod's phase, as Kubernetes counts it."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+@attrs.frozen(kw_only=True)
+class Outcome:
+    """How a pod ended. `code` is 0, or the first code of a container that was not; `codes` are the last of each container."""
+
+    phase: Phase
+    code: int
+    codes: tuple[tuple[str, int], ...] = ()
