@@ -1,0 +1,44 @@
+"""The backend of docs/writing-a-backend.md: the page holds the file, and the file passes the exam."""
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+from crishim.interfaces.backend import Backend, BackendContext
+from crishim.testing.conformance import BackendConformance
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "examples" / "minimal_backend.py"
+
+
+def load() -> Any:
+    spec = importlib.util.spec_from_file_location("minimal_backend", SOURCE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class TestMinimal(BackendConformance):
+    """The small backend keeps the contract; its children end with it, so it does not outlive a restart."""
+
+    survives_restart: ClassVar[bool] = False
+
+    async def make_backend(self, context: BackendContext) -> Backend:
+        made: Backend = load().build(context)
+        return made
+
+
+def test_page_holds_the_file() -> None:
+    """The page shows the tested file, whole and unchanged."""
+    page = (ROOT / "docs" / "writing-a-backend.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert SOURCE.read_text() in blocks
+
+
+def test_it_is_short() -> None:
+    """The verbs take about sixty lines of code."""
+    body = SOURCE.read_text().split("class MinimalBackend")[1].split("def build")[0]
+    assert len([line for line in body.splitlines() if line.strip()]) < 75
