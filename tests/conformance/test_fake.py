@@ -10,6 +10,8 @@ from crishim.testing.conformance import BackendConformance, Programs
 class FakePrograms(Programs):
     """The fake's own commands."""
 
+    ready = ""
+
     def prints(self, text: str) -> tuple[str, ...]:
         return ("print", text)
 

@@ -28,7 +28,12 @@ PATIENCE = 60.0
 
 
 class Programs:
-    """The commands that the exam runs. These need a shell with the usual tools; override them for images without."""
+    """The commands that the exam runs. These need a shell with the usual tools; override them for images without.
+
+    `ready` is what `sleeps` and `stubborn` write to stdout once they mind signals; empty if they always do.
+    """
+
+    ready = "ready"
 
     def prints(self, text: str) -> tuple[str, ...]:
         """Write one line to stdout and end with 0."""
@@ -43,12 +48,12 @@ class Programs:
         return ("sh", "-c", f"exit {code}")
 
     def sleeps(self) -> tuple[str, ...]:
-        """Go on until a signal, with the signal's usual effect, also as the first process of its namespace."""
-        return ("sh", "-c", "trap 'exit 143' TERM; while :; do sleep 0.05; done")
+        """Say `ready`, then go on until a signal, with its usual effect even for the first process of a namespace."""
+        return ("sh", "-c", f"trap 'exit 143' TERM; echo {self.ready}; while :; do sleep 0.05; done")
 
     def stubborn(self) -> tuple[str, ...]:
-        """Go on whatever SIGTERM says."""
-        return ("sh", "-c", "trap '' TERM; while :; do sleep 0.05; done")
+        """Say `ready`, then go on whatever SIGTERM says."""
+        return ("sh", "-c", f"trap '' TERM; echo {self.ready}; while :; do sleep 0.05; done")
 
     def copies(self) -> tuple[str, ...]:
         """Copy stdin to stdout until its end."""
@@ -184,6 +189,17 @@ class World:
         spec = await self.create(sandbox, argv, **changes)
         await patiently(self.backend.start_container(spec.id))
         return spec
+
+    async def run_ready(self, sandbox: SandboxSpec, argv: tuple[str, ...], **changes: Any) -> ContainerSpec:
+        """As `run`, for `sleeps` and `stubborn`: return when it minds signals."""
+        spec = await self.run(sandbox, argv, **changes)
+        await self.ready(Path(spec.log_path))
+        return spec
+
+    async def ready(self, log: Path) -> None:
+        """Return when a program that writes to this log has said that it is ready."""
+        said = self.programs.ready.encode()
+        await until(lambda: not said or (log.exists() and said in log.read_bytes()))
 
     async def wait(self, container_id: ContainerId) -> Exit:
         """Wait for a container's end."""

@@ -84,11 +84,10 @@ async def check_created_container_does_not_run(world: World) -> None:
 async def check_started_container_runs_until_killed(world: World) -> None:
     """start_container runs the process; kill_container sends one signal; wait_container tells 128 + its number."""
     sandbox = await world.sandbox()
-    spec = await world.run(sandbox, world.programs.sleeps())
+    spec = await world.run_ready(sandbox, world.programs.sleeps())
     seen = await world.seen(spec.id)
     assert seen is not None
     assert ContainerState.RUNNING is seen.state
-    await asyncio.sleep(0.3)  # a shell needs a moment to set its trap
     await patiently(world.backend.kill_container(spec.id, TERM))
     assert 128 + TERM == (await world.wait(spec.id)).code
     seen = await world.seen(spec.id)
@@ -99,8 +98,7 @@ async def check_started_container_runs_until_killed(world: World) -> None:
 async def check_sigkill_ends_the_stubborn(world: World) -> None:
     """kill_container: SIGKILL ends all of the container, whatever it thinks of SIGTERM."""
     sandbox = await world.sandbox()
-    spec = await world.run(sandbox, world.programs.stubborn())
-    await asyncio.sleep(0.3)  # a shell needs a moment to set its trap
+    spec = await world.run_ready(sandbox, world.programs.stubborn())
     await patiently(world.backend.kill_container(spec.id, TERM))
     seen = await world.seen(spec.id)
     assert seen is not None

@@ -70,6 +70,7 @@ async def check_stop_has_its_grace(world: World) -> None:
         config = _plain(world, world.programs.stubborn())
         container_id = await services.containers.create(sandbox_id, config, None)
         await services.containers.start(container_id)
+        await world.ready(world.candidate.scratch / "logs" / "plain" / "0.log")
         await services.containers.stop(container_id, 1)
         seen = (await services.containers.status(container_id, verbose=False)).status
         assert (ContainerState.EXITED, 137) == (seen.state, seen.exit_code)
