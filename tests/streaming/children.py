@@ -77,6 +77,7 @@ class ChildBackend(FakeBackend):
             feeding.cancel()
             await asyncio.gather(feeding, return_exceptions=True)
             child._transport.close()  # type: ignore[attr-defined]  # kills it, and leaves no pipe that is full
+            await child.wait()
 
     async def _on_a_terminal(self, spec: ExecSpec, io: ProcessIO) -> Exit:
         ours, theirs = pty.openpty()

@@ -6,7 +6,6 @@ import contextlib
 import os
 import ssl
 from collections.abc import AsyncIterator
-from typing import Literal
 
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
@@ -139,9 +138,9 @@ class TunnelEnd:
 
 
 @contextlib.asynccontextmanager
-async def tunnel(url: str, protocol: Literal["SPDY/3.1+portforward.k8s.io"]) -> AsyncIterator[SpdyClient]:
+async def tunnel(url: str) -> AsyncIterator[SpdyClient]:
     """A SPDY connection inside a WebSocket."""
-    async with websocket(url, protocol) as outer:
+    async with websocket(url, "SPDY/3.1+portforward.k8s.io") as outer:
         end = TunnelEnd(outer)
         client = SpdyClient(end, end)
         client.head = outer.head

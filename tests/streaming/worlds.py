@@ -86,6 +86,11 @@ class World:
         return await self.harness.services.processes.port_forward(request)
 
     @property
+    def address(self) -> str:
+        """Where the server listens, as a URL without TLS."""
+        return f"http://127.0.0.1:{self.server.port}"
+
+    @property
     def connection(self) -> StreamConnection:
         """The only upgraded connection."""
         (connection,) = self.server.connections

@@ -52,6 +52,7 @@ class Door(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._http: h11.Connection | None = None  # made for the first bytes, so that one who says nothing costs little
         self._answered = False
+        self._has_text = True  # an answer to HEAD has none
 
     def abort(self) -> None:
         """Close the socket now."""
@@ -90,6 +91,7 @@ class Door(asyncio.Protocol):
         self._desk.left(self)
 
     def _answer(self, request: h11.Request, *, has_body: bool) -> None:
+        self._has_text = request.method != b"HEAD"
         path = request.target.partition(b"?")[0].decode("latin-1")
         answer = self._desk.asked(request.method.decode("latin-1"), path, request.headers)
         if isinstance(answer, Admitted) and has_body:
@@ -121,7 +123,8 @@ class Door(asyncio.Protocol):
             (b"Connection", b"close"),
         ]
         reason = http.HTTPStatus(refusal.status).phrase.encode()
-        events = (h11.Response(status_code=refusal.status, headers=headers, reason=reason), h11.Data(text), h11.EndOfMessage())
+        head = h11.Response(status_code=refusal.status, headers=headers, reason=reason)
+        events = (head, h11.Data(text if self._has_text else b""), h11.EndOfMessage())
         self._transport.write(b"".join(answering.send(event) or b"" for event in events))
         if self._transport.can_write_eof():
             self._transport.write_eof()

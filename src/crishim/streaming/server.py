@@ -77,6 +77,8 @@ class StreamServer:
         self._config = config or StreamConfig()
         self._clock = clock or SystemClock()
         self._tokens: TokenCache[StreamRequest] = TokenCache(secrets.token_bytes)
+        self.port = 0
+        """Where it listens, while it does."""
         self._base_url = ""
         self._prefix = ""
         self._target: StreamTarget | None = None
@@ -116,7 +118,8 @@ class StreamServer:
             ssl_handshake_timeout=config.timeouts.head if config.tls else None,
             ssl_shutdown_timeout=config.timeouts.linger if config.tls else None,
         )
-        self._base_url = (config.base_url or _own_url(config, listener.sockets[0].getsockname()[1])).rstrip("/")
+        self.port = listener.sockets[0].getsockname()[1]
+        self._base_url = (config.base_url or _own_url(config, self.port)).rstrip("/")
         self._prefix = urlsplit(self._base_url).path
         self._target = target
         _log.info("serving streams at %s", self._base_url)
