@@ -1,0 +1,99 @@
+"""Mounts: the usual ones, the pod's files, and what the container asked for.
+
+Order matters: by the depth of their paths, and nothing usual where the container has asked for the same path.
+"""
+
+from typing import Any, Final
+
+from crishim.errors import InvalidArgument, PullError, PullReason
+from crishim.model.container import ContainerSpec
+from crishim.model.mounts import Mount, MountPropagation
+from crishim.model.security import NamespaceMode
+from crishim.oci.facts import Host, Place
+from crishim.oci.security import privileged
+
+_PROPAGATION: Final = {
+    MountPropagation.PRIVATE: "rprivate",
+    MountPropagation.HOST_TO_CONTAINER: "rslave",
+    MountPropagation.BIDIRECTIONAL: "rshared",
+}
+
+
+def mounts(spec: ContainerSpec, place: Place, host: Host) -> list[dict[str, Any]]:
+    """config.mounts, in order."""
+    asked = [(mount.container_path.rstrip("/") or "/") for mount in spec.mounts]
+    if len(set(asked)) != len(asked):
+        raise InvalidArgument("config.mounts", "has a container path twice")
+    taken = set(asked)
+    usual = [mount for mount in _usual(spec, place, host) if mount["destination"] not in taken]
+    if "/dev" in taken:
+        usual = [mount for mount in usual if not mount["destination"].startswith("/dev/")]
+    files = [
+        _bind(path, source, ["rprivate", "ro" if _readonly_rootfs(spec) else "rw"])
+        for path, source in place.files.items()
+        if path not in taken
+    ]
+    own = [_own(mount, number, place) for number, mount in enumerate(spec.mounts)]
+    return [*usual, *sorted((*files, *own), key=lambda mount: mount["destination"].rstrip("/").count("/"))]
+
+
+def rootfs_propagation(spec: ContainerSpec) -> str:
+    """linux.rootfsPropagation: what the widest of the mounts needs; empty for none."""
+    wanted = {mount.propagation for mount in spec.mounts}
+    if MountPropagation.BIDIRECTIONAL in wanted:
+        return "rshared"
+    return "rslave" if MountPropagation.HOST_TO_CONTAINER in wanted else ""
+
+
+def _usual(spec: ContainerSpec, place: Place, host: Host) -> list[dict[str, Any]]:
+    access = "rw" if privileged(spec) else "ro"
+    cgroup = ["nosuid", "noexec", "nodev", "relatime", access]
+    host_network = spec.sandbox.namespaces.network is NamespaceMode.NODE
+    if place.namespaces.user and host_network:
+        sys = _bind("/sys", "/sys", ["rro", "nosuid", "noexec", "nodev"])
+    else:
+        sys = _mount("/sys", "sysfs", "sysfs", ["nosuid", "noexec", "nodev", access])
+    devpts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
+    if not place.namespaces.user or any(
+        line.container_id <= 5 < line.container_id + line.length for line in place.namespaces.gids
+    ):
+        devpts.append("gid=5")
+    return [
+        _mount("/proc", "proc", "proc", ["nosuid", "noexec", "nodev"]),
+        _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        _mount("/dev/pts", "devpts", "devpts", devpts),
+        _mount("/dev/mqueue", "mqueue", "mqueue", ["nosuid", "noexec", "nodev"]),
+        sys,
+        _mount("/sys/fs/cgroup", "cgroup", "cgroup", cgroup),
+    ]
+
+
+def _own(mount: Mount, number: int, place: Place) -> dict[str, Any]:
+    field = f"config.mounts[{number}]"
+    source = place.sources.get(mount.container_path)
+    if source is None:
+        raise InvalidArgument(f"{field}.host_path", "cannot be used")
+    if mount.propagation is MountPropagation.BIDIRECTIONAL and not source.shared:
+        raise InvalidArgument(f"{field}.propagation", f"{source.path!r} is not on a shared mount")
+    if mount.propagation is MountPropagation.HOST_TO_CONTAINER and not (source.shared or source.slave):
+        raise InvalidArgument(f"{field}.propagation", f"{source.path!r} is not on a shared or slave mount")
+    if mount.recursive_read_only and not (mount.readonly and mount.propagation is MountPropagation.PRIVATE):
+        raise PullError(PullReason.RRO_UNSUPPORTED, f"{field}: recursive_read_only needs readonly and private propagation")
+    access = "rro" if mount.recursive_read_only else "ro" if mount.readonly else "rw"
+    made = _bind(mount.container_path, source.path, [_PROPAGATION[mount.propagation], access, *mount.mount_options])
+    for name, lines in (("uidMappings", mount.uid_mappings), ("gidMappings", mount.gid_mappings)):
+        if lines:
+            made[name] = [{"containerID": line.container_id, "hostID": line.host_id, "size": line.length} for line in lines]
+    return made
+
+
+def _readonly_rootfs(spec: ContainerSpec) -> bool:
+    return spec.security is not None and spec.security.readonly_rootfs
+
+
+def _bind(path: str, source: str, options: list[str]) -> dict[str, Any]:
+    return _mount(path, "bind", source, ["rbind", *options])
+
+
+def _mount(path: str, kind: str, source: str, options: list[str]) -> dict[str, Any]:
+    return {"destination": path, "type": kind, "source": source, "options": options}

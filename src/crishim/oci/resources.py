@@ -1,0 +1,77 @@
+"""Limits -> linux.resources, and where a container's cgroup lies."""
+
+import posixpath
+from typing import Any
+
+from crishim.model.resources import Resources
+from crishim.oci.facts import DeviceNode, Host
+
+_DEFAULT_PARENT = "/crishim"
+
+
+def resources(limits: Resources, host: Host) -> dict[str, Any]:
+    """The limits that were asked for; zero and empty ones are left out. Memory without swap means no swap on top.
+
+    Hugepage limits are left out where the machine has no such controller, unified ones on cgroup v1, as elsewhere.
+    """
+    made: dict[str, Any] = {}
+    cpu: dict[str, Any] = {}
+    for name, number in (("shares", limits.cpu_shares), ("quota", limits.cpu_quota), ("period", limits.cpu_period)):
+        if number:
+            cpu[name] = number
+    for name, text in (("cpus", limits.cpuset_cpus), ("mems", limits.cpuset_mems)):
+        if text:
+            cpu[name] = text
+    if cpu:
+        made["cpu"] = cpu
+    memory: dict[str, int] = {}
+    if limits.memory_limit_in_bytes:
+        memory["limit"] = limits.memory_limit_in_bytes
+    if host.swap and (swap := limits.memory_swap_limit_in_bytes or max(0, limits.memory_limit_in_bytes)):
+        memory["swap"] = swap
+    if memory:
+        made["memory"] = memory
+    pages = [{"pageSize": page.page_size, "limit": page.limit} for page in limits.hugepage_limits if page.limit]
+    if pages and host.hugetlb:
+        made["hugepageLimits"] = pages
+    if limits.unified and host.cgroup_v2:
+        made["unified"] = dict(limits.unified)
+    return made
+
+
+def device_rules(devices: tuple[DeviceNode, ...], *, everything: bool) -> list[dict[str, Any]]:
+    """The device cgroup: nothing, or everything, and then what was asked for. The runtime adds its own few by itself."""
+    if everything:
+        return [{"allow": True, "access": "rwm"}]
+    asked = [
+        {"allow": True, "type": node.kind, "major": node.major, "minor": node.minor, "access": node.access} for node in devices
+    ]
+    return [{"allow": False, "access": "rwm"}, *asked]
+
+
+def device_nodes(devices: tuple[DeviceNode, ...]) -> list[dict[str, Any]]:
+    """linux.devices."""
+    return [
+        {
+            "path": node.path,
+            "type": node.kind,
+            "major": node.major,
+            "minor": node.minor,
+            "fileMode": node.mode,
+            "uid": node.uid,
+            "gid": node.gid,
+        }
+        for node in devices
+    ]
+
+
+def cgroups_path(parent: str, container_id: str, *, systemd: bool) -> str:
+    """linux.cgroupsPath: `slice:prefix:name` for systemd, a path below the pod's cgroup otherwise."""
+    if systemd:
+        return f"{posixpath.basename(parent) or 'system.slice'}:crishim:{container_id}"
+    return posixpath.join(parent or _DEFAULT_PARENT, container_id)
+
+
+def oom_score_adj(wanted: int, host: Host) -> int:
+    """What can be set of the wanted value: without CAP_SYS_RESOURCE it cannot go below this process's own."""
+    return wanted if host.lowest_oom_score_adj is None else max(wanted, host.lowest_oom_score_adj)

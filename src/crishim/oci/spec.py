@@ -1,0 +1,117 @@
+"""ContainerSpec + Host + Place -> config.json, as a plain dictionary (OCI runtime specification 1.0.2).
+
+Every wish of the spec has its place here; what cannot be granted raises `InvalidArgument` naming the CRI field.
+"""
+
+from typing import Any
+
+from crishim.model.container import ContainerSpec
+from crishim.model.frozen import FrozenDict
+from crishim.oci.facts import Host, NamespacePaths, Place
+from crishim.oci.mounts import mounts, rootfs_propagation
+from crishim.oci.resources import device_nodes, device_rules, oom_score_adj, resources
+from crishim.oci.security import (
+    apparmor_profile,
+    capabilities,
+    masked_paths,
+    privileged,
+    seccomp_profile,
+    selinux_labels,
+)
+
+OCI_VERSION = "1.0.2"
+
+
+def config(spec: ContainerSpec, host: Host, place: Place) -> dict[str, Any]:
+    """The container's config.json."""
+    process_label, mount_label = selinux_labels(spec, host)
+    masked, readonly = masked_paths(spec)
+    all_devices = (*place.devices, *(host.devices if privileged(spec) else ()))
+    linux: dict[str, Any] = {
+        "namespaces": namespaces(place.namespaces, host, privileged=privileged(spec)),
+        "resources": {**resources(spec.resources, host), "devices": device_rules(place.devices, everything=privileged(spec))},
+        "maskedPaths": masked,
+        "readonlyPaths": readonly,
+        "cgroupsPath": place.cgroups_path,
+    }
+    if all_devices:
+        linux["devices"] = device_nodes(all_devices)
+    if (profile := seccomp_profile(spec, dict(place.profiles), host)) is not None:
+        linux["seccomp"] = profile
+    if propagation := rootfs_propagation(spec):
+        linux["rootfsPropagation"] = propagation
+    if mount_label:
+        linux["mountLabel"] = mount_label
+    if place.sysctls:
+        linux["sysctl"] = dict(place.sysctls)
+    if place.namespaces.user:
+        for key, lines in (("uidMappings", place.namespaces.uids), ("gidMappings", place.namespaces.gids)):
+            linux[key] = [{"containerID": line.container_id, "hostID": line.host_id, "size": line.length} for line in lines]
+    made: dict[str, Any] = {
+        "ociVersion": OCI_VERSION,
+        "process": _process(spec, host, place, process_label),
+        "root": {"path": place.rootfs, "readonly": spec.security is not None and spec.security.readonly_rootfs},
+        "mounts": mounts(spec, place, host),
+        "linux": linux,
+        "annotations": {**annotations(spec), **place.annotations},
+    }
+    return made
+
+
+def _process(spec: ContainerSpec, host: Host, place: Place, label: str) -> dict[str, Any]:
+    user = place.user
+    env = spec.env if "HOSTNAME" in spec.env or not host.hostname else FrozenDict({**spec.env, "HOSTNAME": host.hostname})
+    process: dict[str, Any] = {
+        "terminal": spec.tty,
+        "user": {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.supplemental_groups)},
+        "args": list(spec.argv),
+        "env": [f"{key}={value}" for key, value in env.items()],
+        "cwd": spec.cwd,
+        "capabilities": capabilities(spec, host),
+        "noNewPrivileges": spec.security is not None and spec.security.no_new_privs,
+        "oomScoreAdj": oom_score_adj(spec.resources.oom_score_adj, host),
+    }
+    if host.rlimits:
+        process["rlimits"] = [{"type": kind, "soft": soft, "hard": hard} for kind, soft, hard in host.rlimits]
+    if profile := apparmor_profile(spec, host):
+        process["apparmorProfile"] = profile
+    if label:
+        process["selinuxLabel"] = label
+    return process
+
+
+def namespaces(paths: NamespacePaths, host: Host, *, privileged: bool) -> list[dict[str, str]]:
+    """linux.namespaces: a new mount namespace always; those of the pod by path; the host's by their absence."""
+    made: list[dict[str, str]] = [{"type": "mount"}]
+    for kind, path in (("network", paths.network), ("ipc", paths.ipc), ("uts", paths.uts), ("user", paths.user)):
+        if path:
+            made.append({"type": kind, "path": path})
+    if paths.pid:
+        made.append({"type": "pid", "path": paths.pid})
+    elif not paths.host_pid:
+        made.append({"type": "pid"})
+    if host.cgroup_v2 and not privileged:
+        made.append({"type": "cgroup"})
+    return made
+
+
+def annotations(spec: ContainerSpec) -> dict[str, str]:
+    """What runtimes that know of pods (kata, gVisor) look for, under the names that containerd gave them."""
+    metadata = spec.sandbox.config.metadata
+    return {
+        "io.kubernetes.cri.container-type": "container",
+        "io.kubernetes.cri.container-name": spec.metadata.name,
+        "io.kubernetes.cri.image-name": spec.image.user_specified_image or spec.image.image,
+        "io.kubernetes.cri.sandbox-id": spec.sandbox.id,
+        "io.kubernetes.cri.sandbox-name": metadata.name,
+        "io.kubernetes.cri.sandbox-namespace": metadata.namespace,
+        "io.kubernetes.cri.sandbox-uid": metadata.uid,
+    }
+
+
+def process_of(config: dict[str, Any], argv: tuple[str, ...], *, terminal: bool) -> dict[str, Any]:
+    """The process of an exec: the container's own, with another command. A terminal brings TERM."""
+    process = {**config["process"], "args": list(argv), "terminal": terminal}
+    if terminal and not any(variable.startswith("TERM=") for variable in process["env"]):
+        process["env"] = [*process["env"], "TERM=xterm"]
+    return process
