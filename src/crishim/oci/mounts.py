@@ -9,7 +9,7 @@ from crishim.errors import InvalidArgument, PullError, PullReason
 from crishim.model.container import ContainerSpec
 from crishim.model.mounts import Mount, MountPropagation
 from crishim.model.security import NamespaceMode
-from crishim.oci.facts import Host, Place
+from crishim.oci.facts import Place
 from crishim.oci.security import privileged
 
 _PROPAGATION: Final = {
@@ -19,13 +19,13 @@ _PROPAGATION: Final = {
 }
 
 
-def mounts(spec: ContainerSpec, place: Place, host: Host) -> list[dict[str, Any]]:
+def mounts(spec: ContainerSpec, place: Place) -> list[dict[str, Any]]:
     """config.mounts, in order."""
     asked = [(mount.container_path.rstrip("/") or "/") for mount in spec.mounts]
     if len(set(asked)) != len(asked):
         raise InvalidArgument("config.mounts", "has a container path twice")
     taken = set(asked)
-    usual = [mount for mount in _usual(spec, place, host) if mount["destination"] not in taken]
+    usual = [mount for mount in _usual(spec, place) if mount["destination"] not in taken]
     if "/dev" in taken:
         usual = [mount for mount in usual if not mount["destination"].startswith("/dev/")]
     files = [
@@ -45,7 +45,7 @@ def rootfs_propagation(spec: ContainerSpec) -> str:
     return "rslave" if MountPropagation.HOST_TO_CONTAINER in wanted else ""
 
 
-def _usual(spec: ContainerSpec, place: Place, host: Host) -> list[dict[str, Any]]:
+def _usual(spec: ContainerSpec, place: Place) -> list[dict[str, Any]]:
     access = "rw" if privileged(spec) else "ro"
     cgroup = ["nosuid", "noexec", "nodev", "relatime", access]
     host_network = spec.sandbox.namespaces.network is NamespaceMode.NODE
@@ -54,9 +54,8 @@ def _usual(spec: ContainerSpec, place: Place, host: Host) -> list[dict[str, Any]
     else:
         sys = _mount("/sys", "sysfs", "sysfs", ["nosuid", "noexec", "nodev", access])
     devpts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
-    if not place.namespaces.user or any(
-        line.container_id <= 5 < line.container_id + line.length for line in place.namespaces.gids
-    ):
+    mapped = any(line.container_id <= 5 < line.container_id + line.length for line in place.namespaces.gids)
+    if mapped or not place.namespaces.user:
         devpts.append("gid=5")
     return [
         _mount("/proc", "proc", "proc", ["nosuid", "noexec", "nodev"]),

@@ -15,15 +15,15 @@ def resources(limits: Resources, host: Host) -> dict[str, Any]:
     Hugepage limits are left out where the machine has no such controller, unified ones on cgroup v1, as elsewhere.
     """
     made: dict[str, Any] = {}
-    cpu: dict[str, Any] = {}
-    for name, number in (("shares", limits.cpu_shares), ("quota", limits.cpu_quota), ("period", limits.cpu_period)):
-        if number:
-            cpu[name] = number
-    for name, text in (("cpus", limits.cpuset_cpus), ("mems", limits.cpuset_mems)):
-        if text:
-            cpu[name] = text
-    if cpu:
-        made["cpu"] = cpu
+    cpu = {
+        "shares": limits.cpu_shares,
+        "quota": limits.cpu_quota,
+        "period": limits.cpu_period,
+        "cpus": limits.cpuset_cpus,
+        "mems": limits.cpuset_mems,
+    }
+    if asked := {name: value for name, value in cpu.items() if value}:
+        made["cpu"] = asked
     memory: dict[str, int] = {}
     if limits.memory_limit_in_bytes:
         memory["limit"] = limits.memory_limit_in_bytes

@@ -1,7 +1,7 @@
 """The seccomp profile format of container engines -> linux.seccomp.
 
-The format is the OCI one with conditions: rules for some architectures, capabilities or kernels only, and names of architectures
-with their sub-architectures. What the conditions do not let through is left out.
+The format is the OCI one with conditions: rules for some architectures, capabilities or kernels only, and names of
+architectures with their sub-architectures. What the conditions do not let through is left out.
 """
 
 import json

@@ -37,10 +37,7 @@ def privileged(spec: ContainerSpec) -> bool:
 def capabilities(spec: ContainerSpec, host: Host) -> dict[str, list[str]]:
     """process.capabilities. Privileged and ALL mean what this process itself may hand on."""
     security = spec.security or LinuxContainerSecurityContext()
-    if security.privileged:
-        granted = set(host.bounding)
-    else:
-        granted = _granted(security.capabilities, host)
+    granted = set(host.bounding) if security.privileged else _granted(security.capabilities, host)
     ambient = {_named(name, "add_ambient_capabilities") for name in security.capabilities.add_ambient_capabilities}
     granted |= ambient
     names = sorted(granted)
@@ -101,7 +98,7 @@ def apparmor_profile(spec: ContainerSpec, host: Host) -> str:
 
 
 def selinux_labels(spec: ContainerSpec, host: Host) -> tuple[str, str]:
-    """The process's and the mounts' label: the container's, else the pod's; both empty without SELinux or for the privileged."""
+    """The labels of process and mounts: the container's, else the pod's; empty without SELinux. The privileged have none."""
     own = spec.security.selinux_options if spec.security else None
     option = own or spec.sandbox.config.linux.security_context.selinux_options
     if option in {None, SELinuxOption()} or not host.selinux:
@@ -109,10 +106,9 @@ def selinux_labels(spec: ContainerSpec, host: Host) -> tuple[str, str]:
     assert option is not None
     if option.level and not _LEVEL.fullmatch(option.level):
         raise InvalidArgument(f"{_FIELD}.selinux_options.level", f"{option.level!r} is no level")
-    process = ":".join(
-        (option.user or "system_u", option.role or "system_r", option.type or "container_t", option.level or "s0")
-    )
-    mounts = ":".join((option.user or "system_u", "object_r", "container_file_t", option.level or "s0"))
+    user, level = option.user or "system_u", option.level or "s0"
+    process = ":".join((user, option.role or "system_r", option.type or "container_t", level))
+    mounts = ":".join((user, "object_r", "container_file_t", level))
     return ("" if privileged(spec) else process), mounts
 
 
