@@ -1,0 +1,179 @@
+"""The ten verbs over plain child processes."""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
+
+import attrs
+
+from crishim import __version__
+from crishim.backends.process import proc
+from crishim.backends.process.container import ProcessContainer
+from crishim.backends.process.dialing import dial_loopback
+from crishim.backends.process.keeping import Keeping, KeptSandbox
+from crishim.backends.process.watched import Survivor, Watched
+from crishim.errors import AlreadyExists, FailedPrecondition, NotFound
+from crishim.interfaces.backend import Backend, BackendContext, BackendInfo, NetnsSource
+from crishim.interfaces.capabilities import (
+    ByteStream,
+    ProcessIO,
+    SupportsAttach,
+    SupportsExec,
+    SupportsLogReopen,
+    SupportsPortForward,
+    SupportsStats,
+)
+from crishim.model.container import ContainerSpec
+from crishim.model.honours import PROCESS, Honour
+from crishim.model.ids import ContainerId, SandboxId
+from crishim.model.inventory import Inventory
+from crishim.model.process import ExecSpec, Exit
+from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
+from crishim.model.stats import ContainerUsage, SandboxUsage
+
+CENSUS_AGE: Final = 0.5
+"""Seconds for which one look at all processes serves for figures: they are asked for of all containers at once."""
+
+
+class ProcessBackend(Backend, SupportsExec, SupportsAttach, SupportsPortForward, SupportsStats, SupportsLogReopen):
+    """Runs containers as child processes. `close` ends them all; see the package's docstring for what it keeps and what not.
+
+    `ignored` are wishes that this backend cannot keep and is told to accept nevertheless.
+    """
+
+    def __init__(self, context: BackendContext, ignored: Collection[Honour] = ()) -> None:
+        self._clock = context.clock
+        self._honours = PROCESS | frozenset(ignored)
+        self._keeping = Keeping(context.runtime_state)
+        self._sandboxes: dict[SandboxId, KeptSandbox] = {}
+        self._containers: dict[ContainerId, Watched] = {}
+        self._found = False
+        self._census: Mapping[int, proc.Process] = {}
+        self._census_at = float("-inf")
+
+    async def probe(self) -> BackendInfo:
+        """Always answers."""
+        return BackendInfo(name="process", version=__version__, netns=NetnsSource.NONE, honours=self._honours)
+
+    async def inventory(self) -> Inventory:
+        """Everything held, with what an earlier crishim left in this boot."""
+        self._find()
+        return Inventory(
+            sandboxes=tuple(ObservedSandbox(id=sandbox.id, ready=sandbox.ready) for sandbox in self._sandboxes.values()),
+            containers=tuple(container.observed() for container in self._containers.values()),
+        )
+
+    async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
+        """A sandbox is a note of its name: there is nothing of it to start."""
+        self._find()
+        if spec.id in self._sandboxes:
+            raise AlreadyExists("sandbox", spec.id)
+        self._keep(KeptSandbox(id=spec.id, ready=True))
+        return SandboxStarted()
+
+    async def stop_sandbox(self, sandbox_id: SandboxId) -> None:
+        """Note that it is stopped."""
+        self._keep(attrs.evolve(self._sandbox(sandbox_id), ready=False))
+
+    async def remove_sandbox(self, sandbox_id: SandboxId) -> None:
+        """Forget it."""
+        self._sandbox(sandbox_id)
+        self._keeping.forget_sandbox(sandbox_id)
+        del self._sandboxes[sandbox_id]
+
+    async def create_container(self, spec: ContainerSpec) -> None:
+        """Open its log and make its streams."""
+        self._sandbox(spec.sandbox.id)
+        if spec.id in self._containers:
+            raise AlreadyExists("container", spec.id)
+        self._containers[spec.id] = ProcessContainer(spec, self._clock, self._keeping)
+
+    async def start_container(self, container_id: ContainerId) -> None:
+        """Start its process. Raises `InvalidArgument` for a program that cannot be run."""
+        self._own(container_id).start()
+
+    async def kill_container(self, container_id: ContainerId, signal: int) -> None:
+        """Send a signal to its first process; SIGKILL goes to all its processes and execs."""
+        self._container(container_id).kill(signal)
+
+    async def wait_container(self, container_id: ContainerId) -> Exit:
+        """How it ended, when it has."""
+        return await self._container(container_id).wait()
+
+    async def remove_container(self, container_id: ContainerId) -> None:
+        """Forget it, its log excepted; what still runs is killed."""
+        await self._container(container_id).remove()
+        self._containers.pop(container_id, None)
+
+    async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
+        """Run one more process with the container's environment and folder, in a session of its own."""
+        return await self._own(container_id).exec(spec, io)
+
+    async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
+        """Join the container's streams."""
+        await self._own(container_id).attach(io)
+
+    async def dial(self, sandbox_id: SandboxId, port: int) -> ByteStream:
+        """Connect to a port of this machine, whoever listens there: all sandboxes share its network."""
+        self._sandbox(sandbox_id)
+        return await dial_loopback(port)
+
+    async def reopen_log(self, container_id: ContainerId) -> None:
+        """Go on in a new log file."""
+        self._own(container_id).reopen_log()
+
+    async def container_usage(self, container_id: ContainerId) -> ContainerUsage:
+        """What its processes and execs use; nothing is measured of what does not run."""
+        members = self._members([self._container(container_id)])
+        if not members:
+            return ContainerUsage()
+        cpu, memory, process = proc.usage(members, self._clock.now())
+        return ContainerUsage(cpu=cpu, memory=memory, process=process)
+
+    async def sandbox_usage(self, sandbox_id: SandboxId) -> SandboxUsage:
+        """What all its containers use together."""
+        self._sandbox(sandbox_id)
+        members = self._members(container for container in self._containers.values() if container.sandbox_id == sandbox_id)
+        cpu, memory, process = proc.usage(members, self._clock.now())
+        return SandboxUsage(cpu=cpu, memory=memory, process=process)
+
+    async def close(self) -> None:
+        """Kill every container, and return when all have ended. How they ended is kept for a later crishim of this boot."""
+        for container in self._containers.values():
+            await container.end()
+
+    def _find(self) -> None:
+        if not self._found:
+            self._found = True
+            self._sandboxes = {kept.id: kept for kept in self._keeping.sandboxes()}
+            self._containers = {kept.id: Survivor(kept, self._clock, self._keeping) for kept in self._keeping.containers()}
+
+    def _keep(self, sandbox: KeptSandbox) -> None:
+        self._keeping.put(sandbox)
+        self._sandboxes[sandbox.id] = sandbox
+
+    def _sandbox(self, sandbox_id: SandboxId) -> KeptSandbox:
+        self._find()
+        sandbox = self._sandboxes.get(sandbox_id)
+        if sandbox is None:
+            raise NotFound("sandbox", sandbox_id)
+        return sandbox
+
+    def _container(self, container_id: ContainerId) -> Watched:
+        self._find()
+        container = self._containers.get(container_id)
+        if container is None:
+            raise NotFound("container", container_id)
+        return container
+
+    def _own(self, container_id: ContainerId) -> ProcessContainer:
+        container = self._container(container_id)
+        if not isinstance(container, ProcessContainer):
+            raise FailedPrecondition("left over from an earlier crishim", "one of this", f"container {container_id}")
+        return container
+
+    def _members(self, containers: Iterable[Watched]) -> list[proc.Process]:
+        leaders = [leader for container in containers if container.runs for leader in container.leaders]
+        now = self._clock.monotonic()
+        if now - self._census_at > CENSUS_AGE or not all(leader.pid in self._census for leader in leaders):
+            self._census, self._census_at = proc.everybody(), now
+        return proc.family(leaders, self._census)

@@ -1,0 +1,109 @@
+"""A container of this crishim: its process, its streams, its execs."""
+
+import contextlib
+
+import attrs
+
+from crishim.backends.process import proc
+from crishim.backends.process.execution import ExecStreams
+from crishim.backends.process.keeping import Keeping
+from crishim.backends.process.proc import Identity
+from crishim.backends.process.session import Program, Session
+from crishim.backends.process.watched import Watched, gone
+from crishim.errors import CrishimError, FailedPrecondition
+from crishim.interfaces.capabilities import ProcessIO
+from crishim.interfaces.seams import Clock
+from crishim.logs.stdio import ContainerStdio
+from crishim.model.container import ContainerSpec
+from crishim.model.process import ExecSpec, Exit
+
+
+class ProcessContainer(Watched):
+    """A container from its creation, when its log is opened and its streams are made, to its removal.
+
+    Making one raises as `ContainerStdio.open` does.
+    """
+
+    def __init__(self, spec: ContainerSpec, clock: Clock, keeping: Keeping) -> None:
+        super().__init__(spec.id, spec.sandbox.id, clock, keeping)
+        self._program = Program(argv=spec.argv, env=spec.env, cwd=spec.cwd, tty=spec.tty)
+        self._stdio = ContainerStdio(spec, clock)
+        self._ends = self._stdio.open()
+        self._execs: dict[Identity, Session] = {}
+        self._left: set[Identity] = set()
+
+    @property
+    def leaders(self) -> tuple[Identity, ...]:
+        """The first process, and that of every exec that has not ended or has left somebody behind."""
+        return (*super().leaders, *self._execs)
+
+    def start(self) -> None:
+        """As `Backend.start_container`. When it raises nothing runs; what cannot be kept in `runtime_state` is killed again."""
+        if self._session is not None:
+            raise FailedPrecondition("started", "created", f"container {self.id}")
+        session = Session.spawn(self._program, self._ends)
+        self._stdio.started()
+        self._watch(session, self._clock.now())
+        try:
+            self._keep()
+        except CrishimError:
+            proc.kill_family(self.leaders)
+            raise
+
+    async def exec(self, spec: ExecSpec, io: ProcessIO) -> Exit:
+        """As `SupportsExec.exec`. What an exec leaves running in the background lives on, until the container ends."""
+        self._must_run()
+        streams = ExecStreams(io, tty=spec.tty)
+        try:
+            env = {**self._program.env, "TERM": "xterm"} if spec.tty else self._program.env
+            session = Session.spawn(attrs.evolve(self._program, argv=spec.argv, env=env, tty=spec.tty), streams.open())
+            self._execs[session.identity] = session
+            try:
+                self._keep()
+                await streams.copy(session.ended)
+                return Exit.from_returncode(session.returncode() or 0)
+            except BaseException:
+                proc.kill_family((session.identity,))
+                await gone((session.identity,))
+                raise
+            finally:
+                self._collect(session)
+        finally:
+            streams.close()
+
+    async def attach(self, io: ProcessIO) -> None:
+        """As `SupportsAttach.attach`."""
+        self._must_run()
+        await self._stdio.attach(io)
+
+    def reopen_log(self) -> None:
+        """As `SupportsLogReopen.reopen_log`."""
+        self._must_run()
+        self._stdio.reopen()
+
+    async def end(self) -> None:
+        """Kill whatever runs, and return when it has ended and let go of its streams."""
+        await super().end()
+        await self._stdio.close()
+
+    def _must_run(self) -> None:
+        if not self.runs:
+            raise FailedPrecondition("created" if self._session is None else "exited", "running", f"container {self.id}")
+
+    def _collect(self, session: Session) -> None:
+        """Forget an exec, unless it has left somebody behind: then its number is kept from being used again until they end."""
+        if proc.lives((session.identity,)):
+            self._left.add(session.identity)
+            return
+        session.reap()
+        self._left.discard(session.identity)
+        del self._execs[session.identity]
+        with contextlib.suppress(CrishimError):
+            self._keep()
+
+    async def _finish(self) -> None:
+        await self._stdio.drained()
+        await gone(tuple(self._left))
+        for identity in tuple(self._left):
+            self._collect(self._execs[identity])
+        await self._stdio.close()

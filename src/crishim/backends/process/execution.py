@@ -1,0 +1,122 @@
+"""The streams of one more process in a container, copied with back-pressure to and from a client."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from crishim.errors import ResourceExhausted
+from crishim.interfaces.capabilities import ByteReader, ByteWriter, ProcessIO
+from crishim.logs.descriptors import DescriptorReader, DescriptorWriter
+from crishim.logs.stdio import GRACE, ChildEnds
+from crishim.model.process import TerminalSize
+
+_log = logging.getLogger(__name__)
+
+
+class ExecStreams:
+    """The streams of one exec. Output that the client does not want, or has stopped reading, is thrown away.
+
+    `open`, start the process with the descriptors, `copy` until it has ended, and in any case `close`.
+    """
+
+    def __init__(self, io: ProcessIO, *, tty: bool) -> None:
+        self._io = io
+        self._tty = tty
+        self._ends: tuple[int, ...] = ()
+        self._input: DescriptorWriter | None = None
+        self._outputs: list[tuple[DescriptorReader, ByteWriter | None]] = []
+
+    def open(self) -> ChildEnds:
+        """Make the descriptors. Raises `ResourceExhausted`."""
+        try:
+            return self._open_terminal() if self._tty else self._open_pipes()
+        except OSError as error:
+            raise ResourceExhausted(f"no streams for an exec: {error.strerror}") from error
+
+    async def copy(self, ended: Callable[[], Awaitable[None]]) -> None:
+        """Copy until `ended` returns and all output was handed over.
+
+        Processes that were left behind with the pipes are awaited for `GRACE` seconds, as with a container.
+        """
+        self._close_ends()
+        outputs = [asyncio.create_task(_copy_out(reader, writer)) for reader, writer in self._outputs]
+        inputs = []
+        if self._io.stdin is not None and self._input is not None:
+            inputs.append(asyncio.create_task(_copy_in(self._io.stdin, self._input)))
+        if self._io.sizes is not None and self._tty and self._input is not None:
+            inputs.append(asyncio.create_task(_follow(self._io.sizes, self._input)))
+        try:
+            await ended()
+            for reader, _ in self._outputs:
+                reader.end_within(GRACE)
+            await asyncio.gather(*outputs)
+        finally:
+            for task in (*outputs, *inputs):
+                task.cancel()
+            await asyncio.gather(*outputs, return_exceptions=True)
+            for outcome in await asyncio.gather(*inputs, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    _log.warning("the input of an exec broke off: %r", outcome)
+
+    def close(self) -> None:
+        """Let go of all descriptors."""
+        self._close_ends()
+        if self._input is not None:
+            self._input.close()
+        for reader, _ in self._outputs:
+            reader.close()
+
+    def _open_pipes(self) -> ChildEnds:
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self._ends = (nothing,)
+        stdin = stdout = stderr = nothing
+        if self._io.stdin is not None:
+            stdin, into = os.pipe()
+            self._ends = (*self._ends, stdin)
+            self._input = DescriptorWriter(into)
+        if self._io.stdout is not None:
+            stdout = self._output(self._io.stdout)
+        if self._io.stderr is not None:
+            stderr = self._output(self._io.stderr)
+        return ChildEnds(stdin, stdout, stderr)
+
+    def _open_terminal(self) -> ChildEnds:
+        master, slave = os.openpty()
+        self._ends = (slave,)
+        self._outputs.append((DescriptorReader(master), self._io.stdout))
+        self._input = DescriptorWriter(os.dup(master))
+        return ChildEnds(slave, slave, slave)
+
+    def _output(self, writer: ByteWriter) -> int:
+        out, end = os.pipe()
+        self._ends = (*self._ends, end)
+        self._outputs.append((DescriptorReader(out), writer))
+        return end
+
+    def _close_ends(self) -> None:
+        ends, self._ends = self._ends, ()
+        for fd in ends:
+            os.close(fd)
+
+
+async def _copy_out(reader: DescriptorReader, writer: ByteWriter | None) -> None:
+    while data := await reader.read():
+        if writer is not None:
+            try:
+                await writer.write(data)
+            except (BrokenPipeError, ConnectionError):
+                writer = None
+
+
+async def _copy_in(stdin: ByteReader, writer: DescriptorWriter) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        while data := await stdin.read():
+            await writer.write(data)
+    await writer.end_of_input()
+
+
+async def _follow(sizes: AsyncIterator[TerminalSize], terminal: DescriptorWriter) -> None:
+    async for size in sizes:
+        terminal.resize(size)

@@ -1,0 +1,125 @@
+"""Images for containers that use none: every reference is answered for, and nothing is pulled."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Final
+
+from crishim.backends.process.keeping import write_json
+from crishim.errors import InvalidArgument, NotFound
+from crishim.interfaces.backend import BackendContext
+from crishim.interfaces.images import ImageService
+from crishim.model.frozen import FrozenDict
+from crishim.model.ids import ImageId
+from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageDetail, ImageFsInfo, ImageSpec
+from crishim.model.sandbox import PodSandboxConfig
+
+_ID: Final = re.compile(r"sha256:[0-9a-f]{64}")
+_ID_PREFIX: Final = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")
+_NOTE: Final = "no image is pulled: containers of the process backend run the programs of this machine"
+
+
+class HostImages(ImageService):
+    """Names that were pulled, each with the id that its normalised reference hashes to. They are kept in `context.state`.
+
+    Every image has one tag or digest, and a size of one byte, since clients take zero for a broken answer.
+    """
+
+    def __init__(self, context: BackendContext) -> None:
+        self._file = context.state / "images.json"
+        self._clock = context.clock
+        self._names: dict[ImageId, str] = {}
+        if self._file.exists():
+            self._names = {image_id(name): name for name in json.loads(self._file.read_bytes())}
+
+    async def list(self) -> tuple[Image, ...]:
+        """All names that were pulled and not removed."""
+        return tuple(_image(name) for name in self._names.values())
+
+    async def status(self, image: ImageSpec) -> ImageDetail | None:
+        """One image. Its configuration is empty: a container must say what to run. `info` says that nothing was pulled."""
+        found = self._find(image.image)
+        if found is None:
+            return None
+        info = json.dumps({"source": "host", "note": _NOTE})
+        return ImageDetail(image=_image(self._names[found]), info=FrozenDict({"info": info}))
+
+    async def pull(self, image: ImageSpec, auth: AuthConfig | None, sandbox: PodSandboxConfig | None) -> ImageId:  # noqa: ARG002
+        """Remember a name. Raises `InvalidArgument` for what is no name, and `NotFound` for an id that is not here."""
+        if _ID.fullmatch(image.image):
+            if (found := self._find(image.image)) is None:
+                raise NotFound("image", image.image)
+            return found
+        name = normalised(image.image)
+        self._names[image_id(name)] = name
+        self._save()
+        return image_id(name)
+
+    async def remove(self, image: ImageSpec) -> None:
+        """Forget a name. Unknown ones are no error."""
+        found = self._find(image.image)
+        if found is not None:
+            del self._names[found]
+            self._save()
+
+    async def fs_info(self) -> ImageFsInfo:
+        """The file of names is all there is."""
+        there = self._file.exists()
+        usage = FilesystemUsage(
+            timestamp=self._clock.now(),
+            mountpoint=str(_existing(self._file.parent)),
+            used_bytes=self._file.stat().st_size if there else 0,
+            inodes_used=int(there),
+        )
+        return ImageFsInfo(image_filesystems=(usage,))
+
+    def _find(self, text: str) -> ImageId | None:
+        if text in self._names:
+            return ImageId(text)
+        try:
+            named = image_id(normalised(text))
+        except InvalidArgument:
+            return None
+        if named in self._names:
+            return named
+        prefix = _ID_PREFIX.fullmatch(text)
+        found = [known for known in self._names if prefix and known.startswith(f"sha256:{prefix[1]}")]
+        return found[0] if len(found) == 1 else None
+
+    def _save(self) -> None:
+        write_json(self._file, list(self._names.values()))
+
+
+def normalised(reference: str) -> str:
+    """A reference with its registry and its tag, as docker reads short ones; a digest makes a tag beside it void.
+
+    Raises `InvalidArgument` for what no image can be called.
+    """
+    if not reference.isascii() or not reference.isprintable() or not reference or " " in reference:
+        raise InvalidArgument("image.image", f"{reference[:100]!r} is no image reference")
+    name, _, digest = reference.partition("@")
+    first, _, rest = name.partition("/")
+    if not rest:
+        name = f"docker.io/library/{name}"
+    elif not ("." in first or ":" in first or first == "localhost"):
+        name = f"docker.io/{name}"
+    folder, _, last = name.rpartition("/")
+    last, _, tag = last.partition(":")
+    if digest:
+        return f"{folder}/{last}@{digest}"
+    return f"{folder}/{last}:{tag or 'latest'}"
+
+
+def image_id(name: str) -> ImageId:
+    """The id of a normalised reference: `sha256:` and the hash of its text."""
+    return ImageId("sha256:" + hashlib.sha256(name.encode()).hexdigest())
+
+
+def _image(name: str) -> Image:
+    digests, tags = ((name,), ()) if "@" in name else ((), (name,))
+    return Image(id=image_id(name), repo_tags=tags, repo_digests=digests, size=1)
+
+
+def _existing(path: Path) -> Path:
+    return next((folder for folder in (path, *path.parents) if folder.is_dir()), Path("/"))

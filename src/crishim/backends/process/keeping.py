@@ -1,0 +1,98 @@
+"""What is kept in `runtime_state`, so that a later crishim finds what an earlier one left running: one JSON file per id.
+
+Files are replaced whole. Those of another boot, where nothing of theirs can run, are deleted when they are read.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+from crishim.backends.process.proc import Identity, boot_id
+from crishim.errors import ResourceExhausted
+from crishim.model.ids import ContainerId, SandboxId
+from crishim.model.process import Exit
+
+Kept = TypeVar("Kept", "KeptContainer", "KeptSandbox")
+
+_log = logging.getLogger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class KeptContainer:
+    """A container that was started: the processes that lead its sessions, the first one its own, and how it ended."""
+
+    id: ContainerId
+    sandbox_id: SandboxId
+    started_at: int
+    leaders: tuple[Identity, ...]
+    exit: Exit | None = None
+
+
+@attrs.frozen(kw_only=True)
+class KeptSandbox:
+    """A sandbox, and whether it was not stopped yet."""
+
+    id: SandboxId
+    ready: bool
+
+
+class Keeping:
+    """The files. Writing raises `ResourceExhausted`, naming the file; one that cannot be understood is told and left alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self._containers = folder / "containers"
+        self._sandboxes = folder / "sandboxes"
+        self._boot_id = boot_id()
+
+    def containers(self) -> list[KeptContainer]:
+        """All containers of this boot."""
+        return list(self._read(self._containers, _container))
+
+    def sandboxes(self) -> list[KeptSandbox]:
+        """All sandboxes of this boot."""
+        return list(self._read(self._sandboxes, lambda data: KeptSandbox(**data)))
+
+    def put(self, kept: KeptContainer | KeptSandbox) -> None:
+        """Write or replace one file."""
+        folder = self._containers if isinstance(kept, KeptContainer) else self._sandboxes
+        write_json(folder / f"{kept.id}.json", {"boot_id": self._boot_id, **attrs.asdict(kept)})
+
+    def forget_container(self, container_id: ContainerId) -> None:
+        """Delete a container's file, if there is one."""
+        (self._containers / f"{container_id}.json").unlink(missing_ok=True)
+
+    def forget_sandbox(self, sandbox_id: SandboxId) -> None:
+        """Delete a sandbox's file, if there is one."""
+        (self._sandboxes / f"{sandbox_id}.json").unlink(missing_ok=True)
+
+    def _read(self, folder: Path, kept: Callable[[dict[str, Any]], Kept]) -> Iterator[Kept]:
+        for file in sorted(folder.glob("*.json")):
+            try:
+                data = json.loads(file.read_bytes())
+                if data.pop("boot_id") == self._boot_id:
+                    yield kept(data)
+                else:
+                    file.unlink()
+            except (ValueError, TypeError, KeyError, AttributeError):
+                _log.exception("%s is not one of our files", file)
+
+
+def _container(data: dict[str, Any]) -> KeptContainer:
+    leaders = tuple(Identity(**leader) for leader in data.pop("leaders"))
+    end = data.pop("exit")
+    return KeptContainer(**data, leaders=leaders, exit=None if end is None else Exit(**end))
+
+
+def write_json(path: Path, data: object) -> None:
+    """Replace a file by JSON data, whole or not at all; missing folders are made. Raises `ResourceExhausted`, naming it."""
+    new = path.with_suffix(".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(json.dumps(data), encoding="utf-8")
+        new.replace(path)
+    except OSError as error:
+        raise ResourceExhausted(f"{path}: {error.strerror}") from error

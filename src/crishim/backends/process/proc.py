@@ -1,0 +1,153 @@
+"""What /proc tells of processes: who descends from whom, and what they use (proc(5), /proc/pid/stat)."""
+
+import os
+import signal
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from crishim.model.stats import CpuUsage, MemoryUsage, ProcessUsage
+
+_PROC: Final = Path("/proc")
+_NANOSECONDS_PER_TICK: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+@attrs.frozen
+class Identity:
+    """A process for good: its pid, and when it started in clock ticks since the boot, since pids are used again."""
+
+    pid: int
+    start: int
+
+
+@attrs.frozen(kw_only=True)
+class Process:
+    """A process as it is just now. Times are clock ticks, with those of children it has waited for; `rss` is bytes."""
+
+    identity: Identity
+    parent: int
+    session: int
+    ended: bool
+    cpu: int
+    minor_faults: int
+    major_faults: int
+    rss: int
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self.identity.pid
+
+
+def read(pid: int) -> Process | None:
+    """The process of this number; None if there is none that we may see. One that ended and was not waited for is there."""
+    try:
+        raw = (_PROC / str(pid) / "stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    state, *rest = raw[raw.rindex(b")") + 2 :].split()
+    numbers = [int(number) for number in rest]
+    return Process(
+        identity=Identity(pid, numbers[18]),
+        parent=numbers[0],
+        session=numbers[2],
+        ended=state in b"ZXx",
+        cpu=sum(numbers[10:14]),
+        minor_faults=numbers[6] + numbers[7],
+        major_faults=numbers[8] + numbers[9],
+        rss=numbers[20] * _PAGE,
+    )
+
+
+def everybody() -> Mapping[int, Process]:
+    """All processes by number. One look at each: some may have come or gone meanwhile."""
+    found = (read(int(name)) for name in os.listdir(_PROC) if name.isdigit())  # noqa: PTH208 - a Path for each is slower
+    return {process.pid: process for process in found if process is not None}
+
+
+def family(roots: Iterable[Identity], processes: Mapping[int, Process]) -> list[Process]:
+    """The roots, what is in their sessions, what descends from any of these, and what is in sessions that those lead.
+
+    A root may have gone; its number is then known to be its session's only as long as no other process has it.
+    """
+    members: dict[int, Process] = {}
+    sessions: set[int] = set()
+    for root in roots:
+        process = processes.get(root.pid)
+        if process is None or process.identity == root:
+            sessions.add(root.pid)
+        if process is not None and process.identity == root:
+            members[root.pid] = process
+    grown = True
+    while grown:
+        grown = False
+        for process in processes.values():
+            if process.pid not in members and (process.session in sessions or process.parent in members):
+                members[process.pid] = process
+                if process.session == process.pid:
+                    sessions.add(process.pid)
+                grown = True
+    return list(members.values())
+
+
+def kill_family(roots: Collection[Identity]) -> None:
+    """SIGKILL for the whole family, also for those who come to it meanwhile: who was killed can start no other."""
+    killed: set[Identity] = set()
+    while True:
+        left = [member for member in family(roots, everybody()) if not member.ended and member.identity not in killed]
+        if not left:
+            return
+        for member in left:
+            send(member.identity, signal.SIGKILL)
+            killed.add(member.identity)
+
+
+def lives(roots: Collection[Identity]) -> bool:
+    """Whether anybody of the family still runs."""
+    return any(not member.ended for member in family(roots, everybody()))
+
+
+def send(identity: Identity, number: int) -> None:
+    """Send a signal to this process and no other. What has ended takes no harm, and what may not be signalled neither."""
+    try:
+        pidfd = os.pidfd_open(identity.pid)
+    except OSError:
+        return
+    try:
+        process = read(identity.pid)
+        if process is not None and process.identity == identity:
+            signal.pidfd_send_signal(pidfd, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+    finally:
+        os.close(pidfd)
+
+
+def usage(members: Collection[Process], timestamp: int) -> tuple[CpuUsage, MemoryUsage, ProcessUsage]:
+    """What a family uses, at `timestamp`.
+
+    Memory is the resident size, shared pages counted for each process; there is no cache to tell apart, so the working set is
+    the same. The CPU time of a process that has ended counts when its parent has waited for it, and is lost with the parent.
+    """
+    running = [member for member in members if not member.ended]
+    rss = sum(member.rss for member in running)
+    return (
+        CpuUsage(timestamp=timestamp, usage_core_nano_seconds=sum(member.cpu for member in members) * _NANOSECONDS_PER_TICK),
+        MemoryUsage(
+            timestamp=timestamp,
+            working_set_bytes=rss,
+            usage_bytes=rss,
+            rss_bytes=rss,
+            page_faults=sum(member.minor_faults + member.major_faults for member in members),
+            major_page_faults=sum(member.major_faults for member in members),
+        ),
+        ProcessUsage(timestamp=timestamp, process_count=len(running)),
+    )
+
+
+def boot_id() -> str:
+    """The kernel's name for this boot: numbers and start times of another one mean nothing."""
+    return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -1,0 +1,154 @@
+"""A process in a session of its own."""
+
+import asyncio
+import errno
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from crishim.backends.process import proc
+from crishim.backends.process.proc import Identity
+from crishim.errors import Internal, InvalidArgument, PermissionDenied, ResourceExhausted, Unimplemented
+from crishim.logs.stdio import ChildEnds
+
+UMASK: Final = 0o022
+"""What runc gives where nothing is said."""
+
+_SHORTAGES: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+
+
+@attrs.frozen(kw_only=True)
+class Program:
+    """What to run. A folder that is not there is `/`; a relative program is looked for in the program's own PATH and folder."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    cwd: str
+    tty: bool = False
+
+
+class Session:
+    """A running process that leads a session. Its end is waited for on the event loop, without a thread or a signal handler.
+
+    The process is collected by `reap` alone, so its number is nobody else's until then.
+    """
+
+    def __init__(self, identity: Identity, pidfd: int, child: subprocess.Popen[bytes] | None) -> None:
+        self.identity = identity
+        self._pidfd = pidfd
+        self._child = child
+
+    @classmethod
+    def spawn(cls, program: Program, ends: ChildEnds) -> "Session":
+        """Start a program on these descriptors. It returns when the program runs, or has proved impossible to run.
+
+        Raises `InvalidArgument` for a program that cannot be run, and `ResourceExhausted` when the machine is short of
+        something. With `tty` the descriptors become the session's terminal by way of util-linux's setsid, since only a process
+        itself can take a terminal, and running Python between fork and exec is no option in a process with threads.
+        """
+        cwd = str(Path("/") / program.cwd)
+        if not os.path.isdir(cwd):  # noqa: PTH112 - what may not be looked at is no error
+            cwd = "/"
+        argv = list(program.argv)
+        if program.tty:
+            argv = [_setsid(), "-c", "--", *_found(argv, program.env, cwd)]
+        try:
+            child = subprocess.Popen(
+                argv,
+                stdin=ends.stdin,
+                stdout=ends.stdout,
+                stderr=ends.stderr,
+                env=dict(program.env),
+                cwd=cwd,
+                umask=UMASK,
+                start_new_session=not program.tty,
+            )
+        except OSError as error:
+            if error.errno in _SHORTAGES:
+                raise ResourceExhausted(f"{program.argv[0]!r} cannot be started: {error.strerror}") from error
+            raise _cannot_run(program.argv[0], error.strerror or str(error)) from error
+        except ValueError as error:
+            raise _cannot_run(program.argv[0], str(error)) from error
+        process = proc.read(child.pid)
+        if process is None:  # pragma: no cover - somebody in this process collects children that are not theirs
+            raise Internal(f"{program.argv[0]!r} was collected by somebody else")
+        return cls(process.identity, os.pidfd_open(child.pid), child)
+
+    @classmethod
+    def adopt(cls, identity: Identity) -> "Session | None":
+        """The session of a process that is nobody's child here; None if it has ended."""
+        try:
+            pidfd = os.pidfd_open(identity.pid)
+        except OSError:
+            return None
+        process = proc.read(identity.pid)
+        if process is None or process.identity != identity or process.ended:
+            os.close(pidfd)
+            return None
+        return cls(identity, pidfd, None)
+
+    def send(self, number: int) -> None:
+        """Send a signal to the first process. Raises `InvalidArgument` for what is no signal."""
+        try:
+            signal.pidfd_send_signal(self._pidfd, number)
+        except ProcessLookupError:
+            return
+        except PermissionError as error:
+            raise PermissionDenied(f"signal {number} cannot be sent to process {self.identity.pid}") from error
+        except OSError as error:
+            raise InvalidArgument("signal", f"{number} cannot be sent: {error.strerror}") from error
+
+    async def ended(self) -> None:
+        """Return when the first process has ended. To be awaited by one at a time; may be cancelled."""
+        loop = asyncio.get_running_loop()
+        end: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(self._pidfd, _set, end)
+        try:
+            await end
+        finally:
+            loop.remove_reader(self._pidfd)
+
+    def returncode(self) -> int | None:
+        """How the ended process ended, as `subprocess` has it; None where it is not ours to know. Collects nothing."""
+        try:
+            result = os.waitid(os.P_PID, self.identity.pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            return None
+        assert result is not None
+        return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+
+    def reap(self) -> None:
+        """Collect the ended process, once."""
+        os.close(self._pidfd)
+        if self._child is not None:
+            self._child.wait()
+
+
+def _set(end: asyncio.Future[None]) -> None:
+    if not end.done():
+        end.set_result(None)
+
+
+def _setsid() -> str:
+    setsid = shutil.which("setsid")
+    if setsid is None:
+        raise Unimplemented("tty", "a terminal needs setsid, which is in Debian's package util-linux")
+    return setsid
+
+
+def _found(argv: list[str], env: Mapping[str, str], cwd: str) -> list[str]:
+    """The same, if the program is there: behind setsid a missing one would be an exit and no error."""
+    name = str(Path(cwd) / argv[0]) if "/" in argv[0] else argv[0]
+    if "\0" in "".join(argv) or shutil.which(name, path=os.pathsep.join(os.get_exec_path(env))) is None:
+        raise _cannot_run(argv[0], "no such program")
+    return argv
+
+
+def _cannot_run(program: str, why: str) -> InvalidArgument:
+    return InvalidArgument("config.command", f"{program!r} cannot be run: {why}")

@@ -1,0 +1,86 @@
+import os
+import shutil
+import subprocess
+from collections.abc import Collection
+from pathlib import Path
+
+import pytest
+
+from crishim.backends.process import proc
+from crishim.backends.process.proc import Identity, Process, family, read
+from crishim.model.stats import CpuUsage, MemoryUsage, ProcessUsage
+
+SECOND = os.sysconf("SC_CLK_TCK")
+
+
+def process(pid: int, parent: int, session: int, *, start: int = 1, ended: bool = False) -> Process:
+    return Process(
+        identity=Identity(pid, start),
+        parent=parent,
+        session=session,
+        ended=ended,
+        cpu=SECOND,
+        minor_faults=3,
+        major_faults=1,
+        rss=4096,
+    )
+
+
+@pytest.mark.parametrize(
+    ("roots", "members"),
+    [
+        ([], set()),
+        ([Identity(10, 1)], {10, 11, 12, 13, 14}),
+        ([Identity(10, 2)], set()),
+        ([Identity(20, 1)], {21}),
+        ([Identity(20, 1), Identity(10, 1)], {10, 11, 12, 13, 14, 21}),
+        ([Identity(99, 1)], set()),
+    ],
+)
+def test_a_family(roots: Collection[Identity], members: set[int]) -> None:
+    """A family is its roots, their sessions, all descendants, and the sessions these lead; a reused number has none."""
+    everybody = {
+        one.pid: one
+        for one in (
+            process(1, 0, 1),
+            process(10, 1, 10),
+            process(11, 10, 10),
+            process(12, 1, 10),
+            process(13, 11, 13),
+            process(14, 1, 13),
+            process(21, 1, 20),
+            process(30, 1, 30),
+        )
+    }
+    assert members == {member.pid for member in family(roots, everybody)}
+
+
+def test_figures_of_a_family() -> None:
+    """CPU time and faults count for all, memory and number for those who run; the working set is what is resident."""
+    members = [process(10, 1, 10), process(11, 10, 10), process(12, 10, 10, ended=True)]
+    assert proc.usage(members, 7) == (
+        CpuUsage(timestamp=7, usage_core_nano_seconds=3_000_000_000),
+        MemoryUsage(timestamp=7, working_set_bytes=8192, usage_bytes=8192, rss_bytes=8192, page_faults=12, major_page_faults=3),
+        ProcessUsage(timestamp=7, process_count=2),
+    )
+
+
+def test_a_process_is_read_whatever_its_name(tmp_path: Path) -> None:
+    """A name full of brackets and spaces is no obstacle; who has ended and was not waited for is still there."""
+    program = tmp_path / "a) R 1 (b"
+    shutil.copy(shutil.which("sleep") or "", program)
+    with subprocess.Popen([program, "1000"], start_new_session=True) as child:
+        seen = read(child.pid)
+        assert seen is not None
+        assert (child.pid, os.getpid(), child.pid, False) == (seen.pid, seen.parent, seen.session, seen.ended)
+        assert seen.identity == proc.everybody()[child.pid].identity
+        proc.send(Identity(child.pid, seen.identity.start + 1), 9)
+        assert child.poll() is None
+        proc.send(seen.identity, 9)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        ended = read(child.pid)
+        assert ended is not None
+        assert (seen.identity, True) == (ended.identity, ended.ended)
+        proc.send(seen.identity, 9)
+    assert None is read(child.pid)
+    proc.send(seen.identity, 9)
