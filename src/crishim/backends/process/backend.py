@@ -6,10 +6,10 @@ from typing import Final
 import attrs
 
 from crishim import __version__
-from crishim.backends.process import proc
 from crishim.backends.process.container import ProcessContainer
 from crishim.backends.process.dialing import dial_loopback
 from crishim.backends.process.keeping import Keeping, KeptSandbox
+from crishim.backends.process.proc import Process, everybody, family, usage
 from crishim.backends.process.watched import Survivor, Watched
 from crishim.errors import AlreadyExists, FailedPrecondition, NotFound
 from crishim.interfaces.backend import Backend, BackendContext, BackendInfo, NetnsSource
@@ -47,7 +47,7 @@ class ProcessBackend(Backend, SupportsExec, SupportsAttach, SupportsPortForward,
         self._sandboxes: dict[SandboxId, KeptSandbox] = {}
         self._containers: dict[ContainerId, Watched] = {}
         self._found = False
-        self._census: Mapping[int, proc.Process] = {}
+        self._census: Mapping[int, Process] = {}
         self._census_at = float("-inf")
 
     async def probe(self) -> BackendInfo:
@@ -126,14 +126,14 @@ class ProcessBackend(Backend, SupportsExec, SupportsAttach, SupportsPortForward,
         members = self._members([self._container(container_id)])
         if not members:
             return ContainerUsage()
-        cpu, memory, process = proc.usage(members, self._clock.now())
+        cpu, memory, process = usage(members, self._clock.now())
         return ContainerUsage(cpu=cpu, memory=memory, process=process)
 
     async def sandbox_usage(self, sandbox_id: SandboxId) -> SandboxUsage:
         """What all its containers use together."""
         self._sandbox(sandbox_id)
         members = self._members(container for container in self._containers.values() if container.sandbox_id == sandbox_id)
-        cpu, memory, process = proc.usage(members, self._clock.now())
+        cpu, memory, process = usage(members, self._clock.now())
         return SandboxUsage(cpu=cpu, memory=memory, process=process)
 
     async def close(self) -> None:
@@ -171,9 +171,9 @@ class ProcessBackend(Backend, SupportsExec, SupportsAttach, SupportsPortForward,
             raise FailedPrecondition("left over from an earlier crishim", "one of this", f"container {container_id}")
         return container
 
-    def _members(self, containers: Iterable[Watched]) -> list[proc.Process]:
+    def _members(self, containers: Iterable[Watched]) -> list[Process]:
         leaders = [leader for container in containers if container.runs for leader in container.leaders]
         now = self._clock.monotonic()
         if now - self._census_at > CENSUS_AGE or not all(leader.pid in self._census for leader in leaders):
-            self._census, self._census_at = proc.everybody(), now
-        return proc.family(leaders, self._census)
+            self._census, self._census_at = everybody(), now
+        return family(leaders, self._census)

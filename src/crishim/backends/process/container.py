@@ -4,10 +4,9 @@ import contextlib
 
 import attrs
 
-from crishim.backends.process import proc
 from crishim.backends.process.execution import ExecStreams
 from crishim.backends.process.keeping import Keeping
-from crishim.backends.process.proc import Identity
+from crishim.backends.process.proc import Identity, kill_family, lives
 from crishim.backends.process.session import Program, Session
 from crishim.backends.process.watched import Watched, gone
 from crishim.errors import CrishimError, FailedPrecondition
@@ -47,7 +46,7 @@ class ProcessContainer(Watched):
         try:
             self._keep()
         except CrishimError:
-            proc.kill_family(self.leaders)
+            kill_family(self.leaders)
             raise
 
     async def exec(self, spec: ExecSpec, io: ProcessIO) -> Exit:
@@ -63,7 +62,7 @@ class ProcessContainer(Watched):
                 await streams.copy(session.ended)
                 return Exit.from_returncode(session.returncode() or 0)
             except BaseException:
-                proc.kill_family((session.identity,))
+                kill_family((session.identity,))
                 await gone((session.identity,))
                 raise
             finally:
@@ -92,7 +91,7 @@ class ProcessContainer(Watched):
 
     def _collect(self, session: Session) -> None:
         """Forget an exec, unless it has left somebody behind: then its number is kept from being used again until they end."""
-        if proc.lives((session.identity,)):
+        if lives((session.identity,)):
             self._left.add(session.identity)
             return
         session.reap()

@@ -12,8 +12,7 @@ from typing import Final
 
 import attrs
 
-from crishim.backends.process import proc
-from crishim.backends.process.proc import Identity
+from crishim.backends.process.proc import Identity, read
 from crishim.errors import Internal, InvalidArgument, PermissionDenied, ResourceExhausted, Unimplemented
 from crishim.logs.stdio import ChildEnds
 
@@ -75,7 +74,7 @@ class Session:
             raise _cannot_run(program.argv[0], error.strerror or str(error)) from error
         except ValueError as error:
             raise _cannot_run(program.argv[0], str(error)) from error
-        process = proc.read(child.pid)
+        process = read(child.pid)
         if process is None:  # pragma: no cover - somebody in this process collects children that are not theirs
             raise Internal(f"{program.argv[0]!r} was collected by somebody else")
         return cls(process.identity, os.pidfd_open(child.pid), child)
@@ -87,7 +86,7 @@ class Session:
             pidfd = os.pidfd_open(identity.pid)
         except OSError:
             return None
-        process = proc.read(identity.pid)
+        process = read(identity.pid)
         if process is None or process.identity != identity or process.ended:
             os.close(pidfd)
             return None

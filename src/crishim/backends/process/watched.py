@@ -6,9 +6,8 @@ import logging
 import signal
 from typing import Final
 
-from crishim.backends.process import proc
 from crishim.backends.process.keeping import Keeping, KeptContainer
-from crishim.backends.process.proc import Identity
+from crishim.backends.process.proc import Identity, kill_family, lives
 from crishim.backends.process.session import Session
 from crishim.errors import CrishimError, FailedPrecondition, NotFound
 from crishim.interfaces.seams import Clock
@@ -67,7 +66,7 @@ class Watched:
         if self._session is None or not self.runs:
             raise NotFound("process of container", self.id)
         if number == signal.SIGKILL:
-            proc.kill_family(self.leaders)
+            kill_family(self.leaders)
         else:
             self._session.send(number)
 
@@ -82,7 +81,7 @@ class Watched:
         """Kill whatever runs, and return when it has ended."""
         if self._life is not None:
             if self.runs:
-                proc.kill_family(self.leaders)
+                kill_family(self.leaders)
             await asyncio.wait({self._life})
 
     async def remove(self) -> None:
@@ -99,7 +98,7 @@ class Watched:
 
     async def _live(self, session: Session) -> None:
         await session.ended()
-        proc.kill_family(self.leaders)
+        kill_family(self.leaders)
         code = session.returncode()
         session.reap()
         at = self._clock.now()
@@ -149,7 +148,7 @@ class Survivor(Watched):
         if session is not None:
             self._watch(session, kept.started_at)
         else:
-            proc.kill_family(kept.leaders)
+            kill_family(kept.leaders)
             self._told(kept.exit or Exit.unknown())
 
     @property
@@ -162,7 +161,7 @@ async def gone(leaders: tuple[Identity, ...]) -> bool:
     """Wait until nobody of these families runs; false if some still do after `PATIENCE`."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE):
-            while leaders and proc.lives(leaders):  # noqa: ASYNC110 - see _PAUSE
+            while leaders and lives(leaders):  # noqa: ASYNC110 - see _PAUSE
                 await asyncio.sleep(_PAUSE)
             return True
     return False
