@@ -103,16 +103,17 @@ class SpdyClient:
         raw = struct.pack(">I", len(pairs)) + b"".join(struct.pack(">I", len(word)) + word for word in words)
         return self._deflate.compress(raw) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
 
+    def opening(self, number: int, /, **headers: str) -> bytes:
+        """The bytes that ask for a stream."""
+        self._next = max(self._next, number + 2)
+        self.streams[number] = SpdyStream(self, number)
+        return control(SYN_STREAM, struct.pack(">IIBB", number, 0, 0, 0) + self.block(headers.items()))
+
     async def start_open(self, number: int | None = None, /, **headers: str) -> SpdyStream:
         """Ask for a stream, without waiting for the answer."""
-        if number is None:
-            number = self._next
-            self._next += 2
-        stream = SpdyStream(self, number)
-        self.streams[number] = stream
-        payload = struct.pack(">IIBB", number, 0, 0, 0) + self.block(headers.items())
-        await self.write(control(SYN_STREAM, payload))
-        return stream
+        number = self._next if number is None else number
+        await self.write(self.opening(number, **headers))
+        return self.streams[number]
 
     async def open(self, **headers: str) -> SpdyStream:
         """Ask for a stream, and wait for SYN_REPLY (or the end)."""

@@ -51,7 +51,7 @@ async def test_attach(captured: Captured) -> None:
     """Crictl's line reaches the container that it attached to, and comes back."""
     head, body = captured("attach-spdy", "client")
     backend = FakeBackend(logs_to_disk=False)
-    async with world(backend, cmd="cat") as served:
+    async with world(backend, cmd=("cat",)) as served:
         reader, writer = await connected(served)
         url = await served.attach(stdin=True)
         writer.write(replaced(head, url) + body[: body.index(struct.pack(">II", 3, 1 << 24)) + 8])

@@ -1,5 +1,9 @@
 import asyncio
 import json
+import ssl
+import struct
+
+import pytest
 
 from crishim.streaming.connection import Timeouts
 from crishim.streaming.flow import Limits
@@ -133,3 +137,88 @@ async def test_two_hundred_at_once() -> None:
                 await everybody.acquire()
             assert 200 == len(served.server.connections)
             all_there.set()
+
+
+@pytest.mark.parametrize("is_secure", [False, True], ids=["tcp", "tls"])
+async def test_full_buffers_at_the_end(certified: tuple[ssl.SSLContext, ssl.SSLContext], is_secure: bool) -> None:
+    """What was written when a process ends reaches a client that has stopped reading long before, and then the status."""
+    ours, theirs = certified if is_secure else (None, None)
+    backend = Scripted()
+    async with world(backend, timeouts=STALL, tls=ours) as served, spdy(await served.exec("x"), tls=theirs) as client:
+        remote = await Remote(client).open("stdout")
+        await backend.started.wait()
+        client.reading.clear()
+        taken = 0
+
+        async def flood() -> None:
+            nonlocal taken
+            assert backend.io.stdout is not None
+            while True:
+                await backend.io.stdout.write(bytes(60_000))
+                taken += 60_000
+
+        flooding = asyncio.create_task(flood())
+        await stands_still(lambda: taken)
+        assert served.connection.buffered >= Limits().unsent
+        backend.go.set()
+        with pytest.raises(BrokenPipeError):
+            await flooding
+        await asyncio.sleep(10 * STALL.linger)
+        client.reading.set()
+        assert taken == len(await remote.stdout.all())
+        assert SUCCESS == await remote.status()
+        await client.gone.wait()
+
+
+async def test_writers_take_turns() -> None:
+    """Two writers that wait for room get it in turns, and a large piece of one does not hold the other up."""
+    backend = Scripted()
+    async with world(backend) as served, spdy(await served.exec("x", stderr=True)) as client:
+        remote = await Remote(client).open("stdout", "stderr")
+        await backend.started.wait()
+        stdout, stderr = backend.io.stdout, backend.io.stderr
+        assert stdout is not None
+        assert stderr is not None
+        client.reading.clear()
+        size = 40_000_000
+        writing = asyncio.gather(stdout.write(bytes(size)), stderr.write(bytes(size)))
+        await stands_still(lambda: served.connection.buffered)
+        assert served.connection.buffered <= HELD
+        client.reading.set()
+        await until(lambda: len(remote.stdout.content) == size or len(remote.stderr.content) == size)
+        assert min(len(remote.stdout.content), len(remote.stderr.content)) > size // 2
+        await writing
+        backend.go.set()
+        assert size == len(await remote.stderr.all())
+
+
+async def test_writer_of_a_stream_that_is_reset() -> None:
+    """A writer that waits for room is released when its stream is reset."""
+    backend = Scripted()
+    async with world(backend) as served, spdy(await served.exec("x")) as client:
+        remote = await Remote(client).open("stdout")
+        await backend.started.wait()
+        assert backend.io.stdout is not None
+        client.reading.clear()
+        writing = asyncio.create_task(backend.io.stdout.write(bytes(40_000_000)))
+        await stands_still(lambda: served.connection.buffered)
+        assert not writing.done()
+        await remote.stdout.give_up()
+        with pytest.raises(BrokenPipeError):
+            await writing
+        client.reading.set()
+        backend.go.set()
+        assert SUCCESS == await remote.status()
+
+
+async def test_data_behind_a_refused_stream() -> None:
+    """Data that came together with a stream that we reset is passed over."""
+    async with world() as served, spdy(await served.forward(), "portforward.k8s.io") as client:
+        await client.open(streamtype="error", port="80", requestid="0")
+        opening = client.opening(3, streamtype="error", port="80", requestid="0")
+        await client.write(opening + struct.pack(">II", 3, 9) + b"passed by")
+        await client.streams[3].ended.wait()
+        assert 5 == client.streams[3].reset_with
+        data = await client.open(streamtype="data", port="80", requestid="0")
+        await data.send(b"fine", fin=True)
+        assert b"fine" == await data.all()

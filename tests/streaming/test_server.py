@@ -4,9 +4,7 @@ import json
 import logging
 import ssl
 import struct
-import subprocess
 import zlib
-from pathlib import Path
 
 import pytest
 
@@ -167,18 +165,6 @@ async def test_ports_for_channels(ports: int) -> None:
     async with world() as served:
         refusal = await refused(await served.forward(*range(1, ports + 1)), *handshake("v4.channel.k8s.io"), method="GET")
         assert 400 == refusal.status
-
-
-@pytest.fixture
-def certified(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's context, and that of a client who trusts it."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]
-    names = ["-subj", "/CN=node", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*words, *names, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
-    ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    ours.load_cert_chain(certificate, key)
-    return ours, ssl.create_default_context(cafile=str(certificate))
 
 
 async def test_tls(certified: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:

@@ -250,7 +250,7 @@ async def test_attach() -> None:
     """Several attachers see the same output, one of them leaves, and the container's end ends the others with success."""
     backend = FakeBackend(logs_to_disk=False)
     async with (
-        world(backend, cmd="cat") as served,
+        world(backend, cmd=("cat",)) as served,
         spdy(await served.attach(stdin=True)) as typist,
         spdy(await served.attach()) as watcher,
     ):
@@ -270,7 +270,7 @@ async def test_attach() -> None:
 async def test_stdin_ends_without_the_attachment() -> None:
     """The end of a client's stdin does not end its attachment."""
     backend = FakeBackend(logs_to_disk=False)
-    async with world(backend, cmd="cat") as served, spdy(await served.attach(stdin=True)) as client:
+    async with world(backend, cmd=("cat",)) as served, spdy(await served.attach(stdin=True)) as client:
         remote = await Remote(client).open("stdin", "stdout")
         await remote.stdin.send(b"one\n", fin=True)
         await remote.stdout.until(b"one\n")
@@ -283,7 +283,7 @@ async def test_stdin_once() -> None:
     backend = FakeBackend(logs_to_disk=False)
     container = {"stdin": True, "stdin_once": True}
     async with (
-        world(backend, cmd="cat", container=container) as served,
+        world(backend, cmd=("cat",), container=container) as served,
         spdy(await served.attach(stdin=True)) as client,
     ):
         remote = await Remote(client).open("stdin", "stdout")

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from crishim.interfaces.backend import Backend
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.seams import Clock
 from crishim.model.ids import ContainerId, SandboxId
@@ -99,14 +100,19 @@ class World:
 
 @contextlib.asynccontextmanager
 async def world(
-    backend: FakeBackend | None = None, *, cmd: str = "sleep", clock: Clock | None = None, container: Any = None, **config: Any
+    backend: Backend | None = None,
+    *,
+    cmd: tuple[str, ...] = ("sleep",),
+    clock: Clock | None = None,
+    container: Any = None,
+    **config: Any,
 ) -> AsyncIterator[World]:
     """Serve. `cmd` is the container's command, `config` goes to `StreamConfig`."""
     server = StreamServer(StreamConfig(**config), clock=clock)
     async with Harness(backend or FakeBackend(logs_to_disk=False), urls=server) as harness:
         async with server.serving(harness.services.processes) as base_url:
             sandbox_id = await harness.run_sandbox()
-            container_id = await harness.run_container(sandbox_id, "main", cmd, **(container or {}))
+            container_id = await harness.run_container(sandbox_id, "main", *cmd, **(container or {}))
             yield World(harness, server, base_url, sandbox_id, container_id)
         assert not server.connections
 

@@ -1,0 +1,119 @@
+"""crictl's own exec, attach and port-forward, with both transports, over gRPC and the process backend."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from crishim.backends.process import HostImages, ProcessBackend
+from crishim.cri import Dispatcher
+from crishim.interfaces.backend import BackendContext
+from crishim.model.ids import ContainerId, SandboxId
+from crishim.server import serve
+from crishim.service.services import Services
+from crishim.streaming.server import StreamServer
+from crishim.system import SystemClock
+from crishim.testing.harness import container_config, sandbox_config
+
+CRICTL = shutil.which("crictl") or ""
+pytestmark = pytest.mark.skipif(not CRICTL, reason="crictl is not on PATH; it is a part of Kubernetes' cri-tools")
+both = pytest.mark.parametrize("transport", ["spdy", "websocket"])
+
+
+@attrs.frozen
+class Crictl:
+    """crictl against one served pod with a container that copies its stdin to its stdout."""
+
+    socket: Path
+    sandbox_id: SandboxId
+    container_id: ContainerId
+
+    async def start(self, verb: str, transport: str, *words: str) -> asyncio.subprocess.Process:
+        endpoint = f"unix://{self.socket}"
+        command = (CRICTL, "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, verb, "--transport", transport, *words)
+        return await asyncio.create_subprocess_exec(*command, stdin=-1, stdout=-1, stderr=-1)
+
+    async def run(self, verb: str, transport: str, *words: str, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
+        """Exit code, stdout and stderr."""
+        child = await self.start(verb, transport, *words)
+        stdout, stderr = await child.communicate(stdin)
+        assert child.returncode is not None
+        return child.returncode, stdout, stderr
+
+
+@pytest.fixture
+async def crictl() -> AsyncIterator[Crictl]:
+    async with contextlib.AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        context = BackendContext(state=folder, runtime_state=folder / "run", clock=SystemClock())
+        backend, streams = ProcessBackend(context), StreamServer()
+        stack.push_async_callback(backend.close)
+        services = await stack.enter_async_context(Services(backends={"": backend}, images=HostImages(context), urls=streams))
+        await stack.enter_async_context(streams.serving(services.processes))
+        await stack.enter_async_context(serve(Dispatcher(services), folder / "cri.sock"))
+        sandbox_id = await services.sandboxes.run(sandbox_config(log_directory=str(folder)), "")
+        config = container_config("main", "cat", stdin=True, log_path="main.log")
+        await services.images.pull(config.image, None, None)
+        container_id = await services.containers.create(sandbox_id, config, None)
+        await services.containers.start(container_id)
+        yield Crictl(folder / "cri.sock", sandbox_id, container_id)
+
+
+@both
+async def test_exec(crictl: Crictl, transport: str) -> None:
+    """Output, errors and the exit code come through."""
+    words = (crictl.container_id, "sh", "-c", "echo out; echo err >&2; exit 7")
+    code, stdout, stderr = await crictl.run("exec", transport, *words)
+    assert code != 0
+    assert b"out\n" == stdout
+    assert b"err\n" in stderr
+    assert b"exit code 7" in stderr
+
+
+@both
+async def test_exec_with_stdin(crictl: Crictl, transport: str) -> None:
+    """What is piped in comes out whole, and its end ends the program."""
+    sent = os.urandom(3_000_000)
+    assert (0, sent, b"") == await crictl.run("exec", transport, "-i", crictl.container_id, "cat", stdin=sent)
+
+
+@both
+async def test_attach(crictl: Crictl, transport: str) -> None:
+    """A line that is typed into an attached container comes back."""
+    child = await crictl.start("attach", transport, "-i", crictl.container_id)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(b"hello\n")
+    assert b"hello\n" == await child.stdout.readline()
+    child.kill()
+    await child.communicate()
+
+
+@both
+async def test_port_forward(crictl: Crictl, transport: str) -> None:
+    """A local port leads to the pod's."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((await reader.readline()).upper())
+        writer.close()
+
+    listener = await asyncio.start_server(answer, "127.0.0.1", 0)
+    child = await crictl.start("port-forward", transport, crictl.sandbox_id, f":{listener.sockets[0].getsockname()[1]}")
+    async with listener:
+        assert child.stdout is not None
+        announced = (await child.stdout.readline()).decode()  # Forwarding from 127.0.0.1:LOCAL -> PORT
+        local = int(announced.split(" -> ")[0].rpartition(":")[2])
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection("127.0.0.1", local)
+            writer.write(b"question\n")
+            assert b"QUESTION\n" == await reader.read()
+            writer.close()
+            await writer.wait_closed()
+        child.kill()
+        await child.communicate()
