@@ -35,6 +35,7 @@ FLOORS = {
     "server": 5,
     "testing": 5,
     "plugins": 5,
+    "daemon": 5,
     "app": 6,
     "cli": 7,
     "__main__": 7,

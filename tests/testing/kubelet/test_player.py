@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from crishim.cri import Call, Dispatcher, pb
 from crishim.errors import Code, InvalidArgument
+from crishim.model.process import Exit
 from crishim.model.sandbox import DNSConfig
 from crishim.testing import Harness
 from crishim.testing.harness import IMAGE
@@ -188,14 +189,21 @@ async def test_a_startup_probe_holds_the_others_back(stage: Stage) -> None:
 
 
 async def test_readiness_is_told(stage: Stage) -> None:
-    """A container becomes ready with the first success of its probe, and is no longer ready once it has ended."""
-    pod = manifest({"name": "main", "command": ["sleep"], "readinessProbe": exec_probe("print", "x", initialDelaySeconds=3)})
+    """A container becomes ready with the first success of its probe, and unready with the third failure in a row."""
+    probe = exec_probe("print", "x", initialDelaySeconds=3, periodSeconds=2)
+    pod = manifest({"name": "main", "command": ["sleep"], "readinessProbe": probe})
     task = asyncio.create_task(stage.player().play(parse(pod, uid="u", seen=SEEN)))
     await stage.until(EventKind.READY, "main")
+    stage.world.fake.exec = _failing_exec  # type: ignore[method-assign]  # from now on the probe fails
+    await stage.until(EventKind.UNREADY, "main")
     stage.world.fake.exits("main", 0)
     await stage.finish(task)
     assert [3.0] == [at for at, _, _ in stage.told(EventKind.READY)]
-    assert 1 == len(stage.told(EventKind.UNREADY))
+    assert [9.0] == [at for at, _, _ in stage.told(EventKind.UNREADY)]
+
+
+async def _failing_exec(container_id: object, spec: object, io: object) -> Exit:
+    return Exit(code=1)
 
 
 async def test_sidecars_come_first_and_go_last(stage: Stage) -> None:

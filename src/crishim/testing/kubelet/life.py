@@ -117,8 +117,7 @@ class Life:
             await asyncio.wait({ended, watching})
 
     def _ended(self, status: pb.ContainerStatus) -> int:
-        self.running = False
-        self._set_ready(False)
+        self.running = self._ready = False
         words = self._stage.folders.last_words(self.one, self._token, status.log_path, failed=bool(status.exit_code))
         reason = status.reason or ("Error" if status.exit_code else "Completed")
         text = ": ".join(part for part in (reason, words.strip() or status.message) if part)

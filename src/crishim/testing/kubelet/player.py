@@ -72,9 +72,9 @@ class Player:
                 outcome = await self._live(pod, folders)
             finally:
                 await kept(self._tear_down(pod))
+                self._tell(EventKind.REMOVED)
         finally:
             await asyncio.to_thread(folders.remove)
-        self._tell(EventKind.REMOVED)
         return outcome
 
     async def hurry(self) -> None:

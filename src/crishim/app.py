@@ -1,0 +1,164 @@
+"""The composition root: the only file that knows everybody.
+
+`running(config)` is a whole node's runtime inside an `async with`; `serve(config)` is that until a signal comes.
+"""
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from crishim import __version__
+from crishim.config import Config, parse
+from crishim.cri import Dispatcher
+from crishim.daemon import announced, ended_by_signals, start_logging
+from crishim.errors import CrishimError, InvalidArgument, PermissionDenied
+from crishim.interfaces.backend import Backend, BackendContext
+from crishim.interfaces.images import ImageService
+from crishim.interfaces.seams import Clock
+from crishim.model.runtime import CgroupDriver
+from crishim.plugins import Plugin, PluginError, load
+from crishim.server import serve as serve_cri
+from crishim.service.services import Services
+from crishim.service.settings import Deadlines, Settings
+from crishim.store.sqlite import SqliteStore
+from crishim.system import SystemClock, boot_id
+
+CONFIG_FILE: Final = Path("/etc/crishim/crishim.toml")
+
+_log = logging.getLogger(__name__)
+
+
+def read_config(path: Path | None = None) -> Config:
+    """The configuration of `path` and of `conf.d/*.toml` beside it, in the order of their names.
+
+    Without a path, the usual file, which may be missing. Raises `InvalidArgument` naming the file and the key.
+    """
+    main = path or CONFIG_FILE
+    files = [main] if path is not None or main.exists() else []
+    files += sorted(main.parent.glob("conf.d/*.toml"))
+    try:
+        return parse([(str(file), file.read_bytes()) for file in files])
+    except FileNotFoundError as error:
+        raise InvalidArgument(str(error.filename), "does not exist") from error
+    except OSError as error:
+        raise PermissionDenied(f"{error.filename}: {error.strerror}") from error
+
+
+@contextlib.asynccontextmanager
+async def running(config: Config, *, ephemeral: bool = False) -> AsyncIterator[Services]:
+    """Serve CRI on `config.listen` inside the `async with`. Containers go on after it, unless it is `ephemeral`.
+
+    Raises `PluginError` for a backend that cannot be had, `FailedPrecondition` when another process serves there, and what the
+    record store raises for a file that it cannot read.
+    """
+    clock = SystemClock()
+    async with contextlib.AsyncExitStack() as stack:
+        for folder in (config.state, config.runtime_state):
+            _make(Path(folder))
+        store = SqliteStore(Path(config.state) / "records.sqlite")
+        stack.push_async_callback(store.close)
+        seats = {name: _seat(config, name, clock) for name in config.backend_names}
+        if ephemeral:
+            for backend, _ in seats.values():
+                stack.push_async_callback(_close, backend)
+        images = {handler: seats[name][1] for handler, name in config.handlers.items()}
+        streams = _streams(config, clock)
+        services = Services(
+            backends={handler: seats[name][0] for handler, name in config.handlers.items()},
+            images={handler: service for handler, service in images.items() if service is not None},
+            store=store,
+            urls=streams,
+            clock=clock,
+            settings=_settings(config),
+        )
+        await stack.enter_async_context(services)
+        if streams is not None:
+            await stack.enter_async_context(streams.serving(services.processes))
+        await stack.enter_async_context(serve_cri(Dispatcher(services), config.listen))
+        yield services
+
+
+async def serve(config: Config) -> None:
+    """Run a node's runtime until SIGTERM or SIGINT. Containers go on."""
+    start_logging(config.log.level, config.log.format)
+    with ended_by_signals() as ended:
+        async with running(config), announced():
+            await ended.wait()
+            _log.info("ending; containers go on")
+
+
+def plugins_of(config: Config) -> Mapping[str, Plugin]:
+    """The plug-ins behind the backends that the configuration uses. Raises `PluginError`."""
+    return {name: load(config.plugin_of(name)) for name in config.backend_names}
+
+
+def _seat(config: Config, name: str, clock: Clock) -> tuple[Backend, ImageService | None]:
+    plugin = load(config.plugin_of(name))
+    handler = next(handler for handler, backend in config.handlers.items() if backend == name)
+    context = BackendContext(
+        handler=handler,
+        state=_make(Path(config.state) / "backends" / name),
+        runtime_state=_make(Path(config.runtime_state) / "backends" / name),
+        options=config.options_of(name),
+        clock=clock,
+    )
+    try:
+        return plugin.build(context), plugin.images(context) if plugin.images else None
+    except CrishimError as error:
+        raise PluginError(name, str(error)) from error
+    except Exception as error:
+        raise PluginError(name, f"cannot be built: {type(error).__name__}: {error}") from error
+
+
+def _streams(config: Config, clock: Clock) -> Any:
+    """The streaming server; None without what it needs."""
+    try:
+        from crishim.streaming.server import StreamConfig, StreamServer
+    except ImportError as error:
+        _log.warning("no exec, attach or port-forward (%s): pip install 'crishim[streaming]' brings them", error)
+        return None
+    wanted = config.streaming
+    return StreamServer(
+        StreamConfig(host=wanted.host, port=wanted.port, base_url=wanted.base_url, tls=_tls(config)), clock=clock
+    )
+
+
+def _tls(config: Config) -> Any:
+    wanted = config.streaming
+    if not wanted.certificate:
+        return None
+    import ssl
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(wanted.certificate, wanted.private_key or None)
+    except OSError as error:
+        raise InvalidArgument("streaming.certificate", f"cannot be loaded: {error}") from error
+    return context
+
+
+def _settings(config: Config) -> Settings:
+    return Settings(
+        runtime_version=__version__,
+        boot_id=boot_id(),
+        cgroup_driver=CgroupDriver[config.cgroup_driver.upper()] if config.cgroup_driver else None,
+        deadlines=Deadlines(**attrs.asdict(config.deadlines)),
+    )
+
+
+def _make(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+    except OSError as error:
+        raise PermissionDenied(f"{folder}: {error.strerror}") from error
+    return folder
+
+
+async def _close(backend: Backend) -> None:
+    close = getattr(backend, "close", None)
+    if close is not None:
+        await close()

@@ -1,0 +1,243 @@
+"""`crishim.toml`: bytes in, a frozen `Config` out (pure; `app` reads the files).
+
+Every key is a field here, with its default and its meaning; `default_text` is a whole commented file made of nothing else.
+Several sources are laid over one another in order: a later one replaces single values, single handlers, and single options of
+backends. What is not known, or not of the right type, is `InvalidArgument` with the source and the key.
+"""
+
+import difflib
+import json
+import posixpath
+import textwrap
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from crishim.errors import InvalidArgument
+from crishim.model.frozen import FrozenDict
+
+Check = Callable[[Any, Any], Any]
+"""Takes a value from a file and the value so far; gives the new one, or raises `ValueError` with what it must be."""
+
+_WIDTH = 110
+_NO_OPTIONS: FrozenDict[str, Any] = FrozenDict()
+
+
+def _text(value: Any, _: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a text")  # noqa: TRY004 - one class for everything that a value can be wrong in
+    return value
+
+
+def _path(value: Any, _: Any) -> str:
+    if not isinstance(value, str) or not posixpath.isabs(value):
+        raise ValueError("must be an absolute path")
+    return posixpath.normpath(value)
+
+
+def _number(least: int, most: int) -> Check:
+    def check(value: Any, _: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise ValueError(f"must be a whole number from {least} to {most}")
+        return value
+
+    return check
+
+
+def _seconds(value: Any, _: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        raise ValueError("must be a number of seconds above 0")
+    return float(value)
+
+
+def _choice(*words: str) -> Check:
+    def check(value: Any, _: Any) -> str:
+        if value not in words:
+            raise ValueError(f"must be one of {', '.join(json.dumps(word) for word in words)}")
+        return str(value)
+
+    return check
+
+
+def _handlers(value: Any, so_far: FrozenDict[str, str]) -> FrozenDict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(name, str) and name for name in value.values()):
+        raise ValueError("must be a table of names of backends")
+    return FrozenDict({**so_far, **value})
+
+
+def _backends(value: Any, so_far: FrozenDict[str, FrozenDict[str, Any]]) -> FrozenDict[str, FrozenDict[str, Any]]:
+    if not isinstance(value, dict) or not all(isinstance(options, dict) for options in value.values()):
+        raise ValueError("must be tables of options, one for each backend")
+    changed = {name: FrozenDict({**so_far.get(name, _NO_OPTIONS), **options}) for name, options in value.items()}
+    return FrozenDict({**so_far, **changed})
+
+
+def key(default: Any, meaning: str, check: Check) -> Any:
+    """A key of the file: its default, what it means, and what it may be."""
+    return attrs.field(default=default, metadata={"meaning": meaning, "check": check})
+
+
+@attrs.frozen(kw_only=True)
+class Streaming:
+    """Exec, attach and port-forward: where clients (the kubelet) fetch their streams."""
+
+    host: str = key("127.0.0.1", "The address to listen on. Whoever reaches it with a token has the stream.", _text)
+    port: int = key(0, "The port to listen on; 0 is any free one.", _number(0, 65535))
+    base_url: str = key("", "What stands before the path in the URLs given to clients; empty for the address itself.", _text)
+    certificate: str = key("", "A PEM file with a certificate and its chain, for https; empty for http.", _text)
+    private_key: str = key("", "The PEM file with the certificate's key, where it is not in the same file.", _text)
+
+
+@attrs.frozen(kw_only=True)
+class Log:
+    """What is logged, to stderr: a line for each RPC with method, id, code and duration, and what goes wrong."""
+
+    level: str = key(
+        "info", "debug, info (every RPC), warning (RPCs that failed) or error.", _choice("debug", "info", "warning", "error")
+    )
+    format: str = key(
+        "auto",
+        "text, json, journald (priorities in front, no time), or auto: journald where stderr is the journal, else text.",
+        _choice("auto", "text", "json", "journald"),
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Deadlines:
+    """How long one call of a backend's verb may take, in seconds. The kubelet gives most calls 120 s."""
+
+    probe: float = key(10.0, "Asking a backend who it is.", _seconds)
+    inventory: float = key(60.0, "Asking a backend what it holds, at start.", _seconds)
+    start_sandbox: float = key(110.0, "Starting a sandbox.", _seconds)
+    stop_sandbox: float = key(50.0, "Stopping a sandbox.", _seconds)
+    remove_sandbox: float = key(50.0, "Removing a sandbox.", _seconds)
+    create_container: float = key(110.0, "Creating a container.", _seconds)
+    start_container: float = key(50.0, "Starting a container.", _seconds)
+    kill_container: float = key(20.0, "Sending a signal.", _seconds)
+    remove_container: float = key(50.0, "Removing a container.", _seconds)
+    exit_after_kill: float = key(30.0, "From SIGKILL until the container's end is seen.", _seconds)
+    network: float = key(50.0, "A step of the pod network.", _seconds)
+    other: float = key(50.0, "Every other verb.", _seconds)
+    closing: float = key(10.0, "Ending what is under way when crishim ends.", _seconds)
+    surrender: float = key(2.0, "How long a cancelled verb may take to let go before it is left behind.", _seconds)
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """The whole file."""
+
+    listen: str = key("/run/crishim/crishim.sock", "The unix socket that CRI is served on, mode 0600.", _path)
+    state: str = key("/var/lib/crishim", "The folder for what must survive a reboot: records, and the backends' own.", _path)
+    runtime_state: str = key("/run/crishim", "The folder for what a reboot may clear.", _path)
+    cgroup_driver: str = key(
+        "",
+        "cgroupfs or systemd, as the kubelet is told by RuntimeConfig; empty lets it use its own setting.",
+        _choice("", "cgroupfs", "systemd"),
+    )
+    handlers: FrozenDict[str, str] = key(
+        FrozenDict({"": "process"}),
+        "Which backend serves a runtime handler (a RuntimeClass's `handler`); the empty name is the default.",
+        _handlers,
+    )
+    backends: FrozenDict[str, FrozenDict[str, Any]] = key(
+        FrozenDict(),
+        "Options of backends, a table for each: `[backends.NAME]`. The backend knows which ones there are. `plugin` is the"
+        " installed plug-in, or `package.module:function`, where that is not NAME itself.",
+        _backends,
+    )
+    streaming: Streaming = key(Streaming(), "", _text)
+    log: Log = key(Log(), "", _text)
+    deadlines: Deadlines = key(Deadlines(), "", _text)
+
+    @property
+    def backend_names(self) -> tuple[str, ...]:
+        """The backends that handlers name, each once."""
+        return tuple(dict.fromkeys(self.handlers.values()))
+
+    def plugin_of(self, backend: str) -> str:
+        """The plug-in behind a backend's name."""
+        return str(self._of(backend).get("plugin", backend))
+
+    def options_of(self, backend: str) -> FrozenDict[str, Any]:
+        """A backend's own options."""
+        return FrozenDict({name: value for name, value in self._of(backend).items() if name != "plugin"})
+
+    def _of(self, backend: str) -> FrozenDict[str, Any]:
+        return self.backends.get(backend, _NO_OPTIONS)
+
+
+def parse(sources: Iterable[tuple[str, bytes]]) -> Config:
+    """The configuration that files make together, each given by its name and content."""
+    config: Config = Config()
+    for name, data in sources:
+        try:
+            table = tomllib.loads(data.decode())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InvalidArgument(name, f"is no TOML: {error}") from error
+        config = _laid_over(config, table, name, "")
+    return _consistent(config)
+
+
+def default_text() -> str:
+    """A commented `crishim.toml` with every key at its default."""
+    lines = ["# crishim.toml: every key, with its default. Drop-ins are conf.d/*.toml beside this file.", ""]
+    sections: list[str] = []
+    for field in attrs.fields(Config):
+        default: Any = field.default
+        if attrs.has(type(default)):
+            sections += ["", *_comment(type(default).__doc__ or ""), f"[{field.name}]"]
+            for inner in attrs.fields(type(default)):
+                sections += [*_comment(inner.metadata["meaning"]), f"{inner.name} = {json.dumps(inner.default)}"]
+        elif field.name == "handlers":
+            sections += ["", *_comment(field.metadata["meaning"]), "[handlers]"]
+            sections += [f"{json.dumps(name)} = {json.dumps(backend)}" for name, backend in default.items()]
+        elif field.name == "backends":
+            sections += ["", *_comment(field.metadata["meaning"]), "# [backends.process]", "# unsafe_ignore = []"]
+        else:
+            lines += [*_comment(field.metadata["meaning"]), f"{field.name} = {json.dumps(default)}"]
+    return "\n".join((*lines, *sections, ""))
+
+
+def _laid_over(section: Any, table: Mapping[str, Any], source: str, path: str) -> Any:
+    fields = attrs.fields_dict(type(section))
+    changes = {}
+    for name, value in table.items():
+        where = f"{path}{name}"
+        field = fields.get(name)
+        if field is None:
+            raise InvalidArgument(f"{source}: {where}", _unknown(name, fields))
+        so_far = getattr(section, name)
+        if attrs.has(type(so_far)):
+            if not isinstance(value, dict):
+                raise InvalidArgument(f"{source}: {where}", "must be a table")
+            changes[name] = _laid_over(so_far, value, source, f"{where}.")
+            continue
+        try:
+            changes[name] = field.metadata["check"](value, so_far)
+        except ValueError as error:
+            raise InvalidArgument(f"{source}: {where}", f"{error}, not {_shown(value)}") from error
+    return attrs.evolve(section, **changes)
+
+
+def _consistent(config: Config) -> Config:
+    for name in config.backends:
+        if not isinstance(config.backends[name].get("plugin", name), str):
+            raise InvalidArgument(f"backends.{name}.plugin", "must be a text")
+    if config.streaming.private_key and not config.streaming.certificate:
+        raise InvalidArgument("streaming.private_key", "is set without a certificate")
+    return config
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"is not known; did you mean {near[0]}?" if near else f"is not known; known: {', '.join(known)}"
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=str)[:80]
+
+
+def _comment(text: str) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(text, _WIDTH)]

@@ -1,0 +1,125 @@
+"""What a daemon owes its system: log lines, readiness (sd_notify), the signals that end it. Standard library only.
+
+The protocol of readiness is systemd's: a datagram of `KEY=value` lines to the socket that NOTIFY_SOCKET names; without that
+variable nothing is sent. WATCHDOG_USEC asks for a sign of life in half that time.
+"""
+
+import asyncio
+import contextlib
+import datetime as dt
+import json
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Final
+
+_PRIORITIES: Final = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+
+
+class TextFormat(logging.Formatter):
+    """`2026-01-01T00:00:00.000Z INFO crishim.rpc: message`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, and a traceback where there is one."""
+        return f"{_time(record)} {record.levelname} {record.name}: {super().format(record)}"
+
+
+class JournalFormat(logging.Formatter):
+    """`<6>crishim.rpc: message`: journald reads the priority, and has its own time. Each line of a traceback has its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The lines, each with its priority."""
+        priority = f"<{_PRIORITIES.get(record.levelname, 6)}>"
+        return "\n".join(priority + line for line in f"{record.name}: {super().format(record)}".splitlines())
+
+
+class JsonFormat(logging.Formatter):
+    """One object a line: `time level logger message`, and `error` with a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        told = {"time": _time(record), "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        if record.exc_info:
+            told["error"] = self.formatException(record.exc_info)
+        return json.dumps(told)
+
+
+def start_logging(level: str, form: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Log to stderr from now on. `form` is text, json, journald, or auto: journald where stderr is the journal's stream."""
+    formats = {"text": TextFormat, "json": JsonFormat, "journald": JournalFormat}
+    if form == "auto":
+        form = "journald" if environ.get("JOURNAL_STREAM") == _stream_of(2) else "text"
+    handler = logging.StreamHandler()
+    handler.setFormatter(formats[form]())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+def notify(state: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Tell the service manager, if there is one: `READY=1`, `STOPPING=1`, `WATCHDOG=1`, `STATUS=...`."""
+    address = environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender, contextlib.suppress(OSError):
+        sender.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
+        sender.send(state.encode())
+
+
+def watchdog_period(environ: Mapping[str, str] = os.environ) -> float | None:
+    """How often to give a sign of life, in seconds; None where nobody waits for one."""
+    pid = environ.get("WATCHDOG_PID", "")
+    micros = environ.get("WATCHDOG_USEC", "")
+    if not micros.isdigit() or not int(micros) or (pid and pid != str(os.getpid())):
+        return None
+    return int(micros) / 2e6
+
+
+@contextlib.asynccontextmanager
+async def announced(environ: Mapping[str, str] = os.environ) -> AsyncIterator[None]:
+    """Ready inside the `async with`, and alive for the watchdog; stopping at its end."""
+    period = watchdog_period(environ)
+    alive = None if period is None else asyncio.create_task(_signs_of_life(period, environ), name="watchdog")
+    notify("READY=1", environ)
+    try:
+        yield
+    finally:
+        notify("STOPPING=1", environ)
+        if alive is not None:
+            alive.cancel()
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[asyncio.Event]:
+    """An event that SIGTERM and SIGINT set. For the main thread's running loop."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, ended.set)
+    try:
+        yield ended
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+async def _signs_of_life(period: float, environ: Mapping[str, str]) -> None:
+    while True:
+        notify("WATCHDOG=1", environ)
+        await asyncio.sleep(period)
+
+
+def _time(record: logging.LogRecord) -> str:
+    return dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _stream_of(descriptor: int) -> str:
+    """Device and inode, as JOURNAL_STREAM has them."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return ""
+    return f"{status.st_dev}:{status.st_ino}"

@@ -1,0 +1,77 @@
+"""Backends from outside: the entry points `crishim.backends`, and functions named as `package.module:function`.
+
+A plug-in is a function `build(context: BackendContext) -> Backend`. The module that holds it (the part of the entry point
+before the colon) may hold more, by these names:
+
+- `images(context: BackendContext) -> ImageService`: where this backend's images come from. Without it, an image is taken as
+  it is named.
+- `check() -> Iterable[Finding]`: what the machine offers it, for `crishim check`.
+
+A backend may have a method `async close()`: end what cannot go on without this process. It is called where containers are
+not meant to outlive crishim (`crishim play`), and not when a node's daemon ends.
+"""
+
+import importlib
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from typing import Any, Final
+
+import attrs
+
+from crishim.errors import Code, CrishimError
+from crishim.interfaces.backend import Backend, BackendContext
+from crishim.interfaces.checks import Finding
+from crishim.interfaces.images import ImageService
+
+GROUP: Final = "crishim.backends"
+
+
+class PluginError(CrishimError):
+    """A plug-in is not there, or cannot be loaded or built. The message begins with its name."""
+
+    code = Code.FAILED_PRECONDITION
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"backend {name!r}: {why}")
+        self.name = name
+
+
+@attrs.frozen(kw_only=True)
+class Plugin:
+    """A plug-in that is loaded; None for what it does not offer."""
+
+    name: str
+    build: Callable[[BackendContext], Backend]
+    images: Callable[[BackendContext], ImageService] | None = None
+    check: Callable[[], Iterable[Finding]] | None = None
+
+
+def installed() -> tuple[str, ...]:
+    """The names of all installed plug-ins, in order."""
+    return tuple(sorted({entry.name for entry in metadata.entry_points(group=GROUP)}))
+
+
+def load(name: str) -> Plugin:
+    """The plug-in of this name, or the one that `package.module:function` names. Raises `PluginError`."""
+    place = name
+    if ":" not in name:
+        entries = [entry.value for entry in metadata.entry_points(group=GROUP, name=name)]
+        if not entries:
+            raise PluginError(name, f"is not installed; installed: {', '.join(installed()) or 'none'}")
+        place = entries[0]
+    module_name, _, function = place.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise PluginError(name, f"{module_name} cannot be imported: {type(error).__name__}: {error}") from error
+    build = _function(module, function, name)
+    if build is None:
+        raise PluginError(name, f"{module_name} has no function {function or '(none was named)'}")
+    return Plugin(name=name, build=build, images=_function(module, "images", name), check=_function(module, "check", name))
+
+
+def _function(module: Any, attribute: str, name: str) -> Callable[..., Any] | None:
+    value = getattr(module, attribute, None) if attribute else None
+    if value is not None and not callable(value):
+        raise PluginError(name, f"{module.__name__}.{attribute} is no function")
+    return value
