@@ -1,0 +1,18 @@
+"""The program `crishim`."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line, or say which extra brings it."""
+    try:
+        from crishim.cli import main as command_line
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in {"click", "rich", "yaml"}:
+            raise
+        sys.exit(f"crishim: the command line needs {error.name}: pip install 'crishim[cli]'")
+    command_line()
+
+
+if __name__ == "__main__":
+    main()
