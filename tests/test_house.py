@@ -46,13 +46,14 @@ SIDEWAYS = {
     ("model", "errors"),
     ("interfaces", "lifecycle"),
     ("logs", "interfaces"),
-    ("lifecycle", "interfaces"),
+    ("monitor", "interfaces"),
+    ("monitor", "logs"),
     ("shimv2", "oci"),
     ("testing", "server"),
     ("__main__", "cli"),
     ("cli", "__main__"),
 }
-"""Arrows allowed within a floor. `lifecycle` may not import `interfaces`; see `NEVER`."""
+"""Arrows allowed within a floor."""
 
 NEVER = {
     ("backends", "service"),
@@ -82,6 +83,14 @@ PURE = {
     "streaming/websocket.py",
     "streaming/websocket_wire.py",
     "logs/lines.py",
+    "monitor/conmon.py",
+    "oci/facts.py",
+    "oci/mounts.py",
+    "oci/resources.py",
+    "oci/seccomp.py",
+    "oci/security.py",
+    "oci/spec.py",
+    "oci/users.py",
 }
 IMPURE_MODULES = {
     "socket",
@@ -98,6 +107,7 @@ IMPURE_MODULES = {
     "threading",
 }
 IMPURE_MAY = {
+    ("monitor/conmon.py", "pathlib"),  # names of files
     ("interfaces/backend.py", "pathlib"),  # a contract that speaks of paths does not open them
     ("interfaces/oci_runtime.py", "pathlib"),
     ("logs/lines.py", "datetime"),  # the calendar, not the clock

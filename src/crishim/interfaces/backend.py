@@ -23,6 +23,7 @@ from typing import Any, Protocol, runtime_checkable
 import attrs
 
 from crishim.interfaces.images import RootfsProvider
+from crishim.interfaces.network import SandboxNamespaces
 from crishim.interfaces.seams import Clock
 from crishim.model.container import ContainerCreated, ContainerSpec
 from crishim.model.frozen import FrozenDict
@@ -65,6 +66,7 @@ class BackendContext:
     options: FrozenDict[str, Any] = FrozenDict()
     clock: Clock
     rootfs: RootfsProvider | None = None
+    namespaces: SandboxNamespaces | None = None
 
 
 @runtime_checkable

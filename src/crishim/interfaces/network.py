@@ -46,6 +46,10 @@ class SandboxNamespaces(Protocol):
         """Make them and answer the path of the network namespace; empty on the host network."""
 
     @abstractmethod
+    def path(self, sandbox_id: SandboxId, kind: str) -> str:
+        """Where a namespace of the pod can be joined: `net`, `ipc` or `uts`; empty where the pod uses the host's."""
+
+    @abstractmethod
     async def remove(self, sandbox_id: SandboxId) -> None:
         """Let go of them. Repeatable, also for what was never made."""
 

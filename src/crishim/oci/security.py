@@ -108,7 +108,7 @@ def selinux_labels(spec: ContainerSpec, host: Host) -> tuple[str, str]:
         raise InvalidArgument(f"{_FIELD}.selinux_options.level", f"{option.level!r} is no level")
     user, level = option.user or "system_u", option.level or "s0"
     process = ":".join((user, option.role or "system_r", option.type or "container_t", level))
-    mounts = ":".join((user, "object_r", "container_file_t", level))
+    mounts = f"{user}:object_r:container_file_t:{level}"
     return ("" if privileged(spec) else process), mounts
 
 

@@ -465,6 +465,9 @@ class FakeNamespaces:
         self.held[spec.id] = f"/fake/netns/{spec.id}"
         return "" if spec.host_network else self.held[spec.id]
 
+    def path(self, sandbox_id: SandboxId, kind: str) -> str:
+        return self.held.get(sandbox_id, "") if kind == "net" else ""
+
     async def remove(self, sandbox_id: SandboxId) -> None:
         self.held.pop(sandbox_id, None)
 

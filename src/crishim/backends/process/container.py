@@ -4,7 +4,6 @@ import contextlib
 
 import attrs
 
-from crishim.backends.process.execution import ExecStreams
 from crishim.backends.process.keeping import Keeping
 from crishim.backends.process.proc import Identity, kill_family, lives
 from crishim.backends.process.session import Program, Session
@@ -12,6 +11,7 @@ from crishim.backends.process.watched import Watched, gone
 from crishim.errors import CrishimError, FailedPrecondition
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.seams import Clock
+from crishim.logs.execution import ExecStreams
 from crishim.logs.stdio import ContainerStdio
 from crishim.model.container import ContainerSpec
 from crishim.model.process import ExecSpec, Exit

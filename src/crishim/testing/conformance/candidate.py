@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import attrs
 
 from crishim.errors import CrishimError, NotFound
-from crishim.interfaces.backend import Backend, BackendContext, BackendInfo
+from crishim.interfaces.backend import Backend, BackendContext, BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import capabilities
 from crishim.lifecycle.resolve import DEFAULT_PATH
 from crishim.model.container import ContainerMetadata, ContainerSpec, ContainerState, ObservedContainer
@@ -174,6 +174,9 @@ class World:
         """Start a sandbox."""
         spec = self.sandbox_spec(**changes)
         self._sandboxes.append(spec.id)
+        namespaces = self.candidate.context.namespaces
+        if namespaces is not None and self.info.netns is NetnsSource.LIBRARY:
+            spec = attrs.evolve(spec, netns=await namespaces.create(spec))
         started = await patiently(self.backend.start_sandbox(spec))
         return attrs.evolve(spec, netns=started.netns or spec.netns, ips=started.ips or spec.ips)
 
@@ -225,6 +228,8 @@ class World:
                 await patiently(self.backend.stop_sandbox(sandbox_id))
             with contextlib.suppress(NotFound):
                 await patiently(self.backend.remove_sandbox(sandbox_id))
+            if self.candidate.context.namespaces is not None:
+                await self.candidate.context.namespaces.remove(sandbox_id)
         self._containers.clear()
         self._sandboxes.clear()
 

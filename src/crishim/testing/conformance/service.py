@@ -82,7 +82,8 @@ async def check_hung_verb_does_not_hang_a_pod(world: World) -> None:
     hung = hanging(world.backend, "create_container")
     deadlines = Deadlines(create_container=0.2, surrender=0.1)
     settings = Settings(runtime_version="0.0.0", deadlines=deadlines)
-    async with Services(backends={"": hung}, settings=settings) as services:
+    namespaces = world.candidate.context.namespaces
+    async with Services(backends={"": hung}, namespaces=namespaces, settings=settings) as services:
         sandbox_id = await services.sandboxes.run(_sandbox(world), "")
         try:
             await services.containers.create(sandbox_id, _plain(world, world.programs.sleeps()), None)
@@ -106,7 +107,7 @@ _WISHES = {
 
 def _services(world: World) -> Services:
     settings = Settings(runtime_version="0.0.0")
-    return Services(backends={"": world.backend}, settings=settings)
+    return Services(backends={"": world.backend}, namespaces=world.candidate.context.namespaces, settings=settings)
 
 
 def _sandbox(world: World) -> PodSandboxConfig:

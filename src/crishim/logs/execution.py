@@ -35,6 +35,11 @@ class ExecStreams:
         except OSError as error:
             raise ResourceExhausted(f"no streams for an exec: {error.strerror}") from error
 
+    def adopt_terminal(self, master: int) -> None:
+        """Instead of `open`: take over the master side of a terminal that somebody else has made."""
+        self._outputs.append((DescriptorReader(master), self._io.stdout))
+        self._input = DescriptorWriter(os.dup(master))
+
     async def copy(self, ended: Callable[[], Awaitable[None]]) -> None:
         """Copy until `ended` returns and all output was handed over.
 
@@ -85,8 +90,7 @@ class ExecStreams:
     def _open_terminal(self) -> ChildEnds:
         master, slave = os.openpty()
         self._ends = (slave,)
-        self._outputs.append((DescriptorReader(master), self._io.stdout))
-        self._input = DescriptorWriter(os.dup(master))
+        self.adopt_terminal(master)
         return ChildEnds(slave, slave, slave)
 
     def _output(self, writer: ByteWriter) -> int:

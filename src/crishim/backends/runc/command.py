@@ -1,0 +1,114 @@
+"""A runc-compatible command line: runc, crun, youki.
+
+Errors are told in a log of the runtime's own (`--log FILE --log-format json`); what it means is decided in one function here,
+by the few phrases that the runtimes have for it.
+"""
+
+import asyncio
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, NotFound, Unknown
+from crishim.logs.stdio import ChildEnds
+
+_GONE = ("does not exist", "no such file or directory", "no such process", "not running", "invalid process", "already stopped")
+_TAKEN = ("already exists",)
+
+
+def meaning(container_id: str, log: str, stderr: str) -> CrishimError:
+    """The error behind a failed command: its last logged error, else what it wrote."""
+    message = ""
+    for line in log.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if entry.get("level") == "error":
+            message = str(entry.get("msg", ""))
+    message = message or stderr.strip() or "the runtime failed without a word"
+    low = message.lower()
+    if any(phrase in low for phrase in _TAKEN):
+        return AlreadyExists("container", container_id)
+    if any(phrase in low for phrase in _GONE):
+        return NotFound("container", container_id)
+    return Unknown(message)
+
+
+class RuntimeCommand:
+    """Runs the runtime's subcommands. `root` is the runtime's own state folder."""
+
+    def __init__(self, program: str, root: Path, *, systemd_cgroup: bool = False) -> None:
+        self.program = program
+        self.root = root
+        self.systemd_cgroup = systemd_cgroup
+
+    @property
+    def global_args(self) -> tuple[str, ...]:
+        """What stands before every subcommand."""
+        return (f"--root={self.root}", *(("--systemd-cgroup",) if self.systemd_cgroup else ()))
+
+    async def run(self, container_id: str, *args: str, stdin: bytes = b"") -> bytes:
+        """Run a subcommand to its end and answer its output. Raises what `meaning` makes of a failure."""
+        with tempfile.NamedTemporaryFile(prefix="runtime", suffix=".log") as log:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    self.program,
+                    *self.global_args,
+                    f"--log={log.name}",
+                    "--log-format=json",
+                    *args,
+                    stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.PIPE,
+                )
+            except FileNotFoundError as error:
+                raise FailedPrecondition("missing", "installed", self.program) from error
+            try:
+                out, err = await process.communicate(stdin or None)
+            except asyncio.CancelledError:
+                process.kill()
+                await process.wait()
+                raise
+            if process.returncode:
+                told = log.read().decode("utf-8", "replace")
+                raise meaning(container_id, told, err.decode("utf-8", "replace"))
+            return out
+
+    async def start_detached(self, container_id: str, args: list[str], ends: ChildEnds | None) -> None:
+        """Run a subcommand that leaves a process behind, which gets `ends` as its streams."""
+        with tempfile.NamedTemporaryFile(prefix="runtime", suffix=".log") as log:
+            nothing = asyncio.subprocess.DEVNULL
+            process = await asyncio.create_subprocess_exec(
+                self.program,
+                *self.global_args,
+                f"--log={log.name}",
+                "--log-format=json",
+                *args,
+                stdin=nothing if ends is None else ends.stdin,
+                stdout=nothing if ends is None else ends.stdout,
+                stderr=nothing if ends is None else ends.stderr,
+            )
+            try:
+                code = await process.wait()
+            except asyncio.CancelledError:
+                process.kill()
+                await process.wait()
+                raise
+            if code:
+                raise meaning(container_id, log.read().decode("utf-8", "replace"), "")
+
+    async def json(self, container_id: str, *args: str) -> dict[str, Any]:
+        """Run a subcommand that answers JSON."""
+        out = await self.run(container_id, *args)
+        try:
+            told: dict[str, Any] = json.loads(out)
+        except ValueError as error:
+            raise Unknown(f"{self.program} {args[0]} answered {out[:200]!r}") from error
+        return told
+
+    async def version(self) -> str:
+        """The version that the program tells of itself."""
+        out = await self.run("", "--version")
+        return out.decode("utf-8", "replace").split("\n", 1)[0].rpartition("version ")[2].strip() or "0"

@@ -1,0 +1,163 @@
+"""RuncRuntime: an OciRuntime over a runc-compatible command line, with a conmon per container.
+
+The runtime's own state, conmon's files and the bundle are all the state there is; after a restart of ours the runtime itself
+tells where a container's bundle lies.
+"""
+
+import asyncio
+import contextlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from crishim.backends.runc.command import RuntimeCommand
+from crishim.backends.runc.exec import AdoptedChild, ConsoleSocket
+from crishim.errors import InvalidArgument, NotFound
+from crishim.interfaces.backend import BackendInfo, NetnsSource
+from crishim.interfaces.capabilities import ProcessIO
+from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
+from crishim.logs.execution import ExecStreams
+from crishim.logs.stdio import ChildEnds
+from crishim.model.honours import OCI
+from crishim.model.ids import ContainerId
+from crishim.model.process import ExecSpec, Exit
+from crishim.model.resources import Resources
+from crishim.monitor.client import Monitor, follow_sizes
+from crishim.monitor.conmon import MonitorRequest
+from crishim.monitor.pidfd import read_pid
+from crishim.oci.facts import Host
+from crishim.oci.resources import resources as limits_of
+from crishim.oci.spec import process_of
+
+
+class RuncRuntime:
+    """Runs bundles with `command`; `sockets` is a folder with a short path for conmon's attach sockets."""
+
+    def __init__(self, command: RuntimeCommand, sockets: Path, host: Host, monitor: Monitor | None = None) -> None:
+        self._command = command
+        self._sockets = sockets
+        self._host = host
+        self._monitor = monitor or Monitor()
+        self._bundles: dict[str, Path] = {}
+
+    async def probe(self) -> BackendInfo:
+        """The runtime's name and version. Raises `FailedPrecondition` where it is missing."""
+        version = await self._command.version()
+        return BackendInfo(name=Path(self._command.program).name, version=version, netns=NetnsSource.LIBRARY, honours=OCI)
+
+    async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
+        """As `OciRuntime.create`."""
+        self._sockets.mkdir(parents=True, exist_ok=True)
+        if stdio.log_path:
+            Path(stdio.log_path).parent.mkdir(parents=True, exist_ok=True)
+        request = MonitorRequest(
+            container_id=container_id,
+            bundle=bundle,
+            runtime=self._command.program,
+            runtime_args=(f"--root={self._command.root}",),
+            systemd_cgroup=self._command.systemd_cgroup,
+            sockets=self._sockets,
+            stdio=stdio,
+        )
+        pid = await self._monitor.create(request)
+        self._bundles[container_id] = bundle
+        return pid
+
+    async def start(self, container_id: str) -> None:
+        """As `OciRuntime.start`."""
+        await self._command.run(container_id, "start", container_id)
+
+    async def state(self, container_id: str) -> OciState:
+        """As `OciRuntime.state`."""
+        told = await self._command.json(container_id, "state", container_id)
+        return OciState(
+            id=container_id,
+            status=OciStatus(told["status"]),
+            pid=int(told.get("pid", 0)),
+            bundle=str(told.get("bundle", "")),
+        )
+
+    async def kill(self, container_id: str, number: int, *, everyone: bool = False) -> None:
+        """As `OciRuntime.kill`."""
+        await self._command.run(container_id, "kill", *(("--all",) if everyone else ()), container_id, str(number))
+
+    async def delete(self, container_id: str) -> None:
+        """As `OciRuntime.delete`."""
+        await self._command.run(container_id, "delete", "--force", container_id)
+        self._bundles.pop(container_id, None)
+
+    async def wait(self, container_id: str) -> Exit:
+        """As `OciRuntime.wait`."""
+        return await self._monitor.wait(await self._bundle(container_id), container_id)
+
+    def exit_of(self, bundle: Path) -> Exit | None:
+        """How a container ended, if its monitor has said so."""
+        return self._monitor.exit_of(bundle)
+
+    async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
+        """As `SupportsAttach.attach`."""
+        bundle = await self._bundle(container_id)
+        sizes = asyncio.create_task(follow_sizes(self._monitor, bundle, io.sizes)) if io.sizes is not None else None
+        try:
+            await self._monitor.attach(self._sockets, container_id, io)
+        finally:
+            if sizes is not None:
+                sizes.cancel()
+
+    async def reopen_log(self, container_id: ContainerId) -> None:
+        """As `SupportsLogReopen.reopen_log`."""
+        bundle = await self._bundle(container_id)
+        log = (bundle / "log-path").read_text(encoding="utf-8")
+        if log:
+            await self._monitor.reopen(bundle, Path(log))
+
+    async def pause_container(self, container_id: ContainerId) -> None:
+        """As `SupportsPause`."""
+        await self._command.run(container_id, "pause", container_id)
+
+    async def resume_container(self, container_id: ContainerId) -> None:
+        """As `SupportsPause`."""
+        await self._command.run(container_id, "resume", container_id)
+
+    async def update_container(self, container_id: ContainerId, resources: Resources) -> None:
+        """As `SupportsUpdate.update_container`. Runtimes leave what was done when they fail: the old limits are set again."""
+        wanted = json.dumps(limits_of(resources, self._host)).encode()
+        await self._command.run(container_id, "update", "--resources", "-", container_id, stdin=wanted)
+
+    async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
+        """As `SupportsExec.exec`: the runtime's own exec, detached, with our pipes; this process must be a child subreaper.
+
+        With a terminal the runtime makes it, and hands it over through a socket.
+        """
+        bundle = await self._bundle(container_id)
+        config: dict[str, Any] = json.loads((bundle / "config.json").read_bytes())
+        streams = ExecStreams(io, tty=spec.tty)
+        with tempfile.TemporaryDirectory(prefix="exec") as made, contextlib.closing(streams):
+            folder = Path(made)
+            process = json.dumps(process_of(config, spec.argv, terminal=spec.tty))
+            (folder / "process.json").write_text(process, encoding="utf-8")
+            pid_file = folder / "pid"
+            args = ["exec", "--detach", f"--pid-file={pid_file}", f"--process={folder / 'process.json'}"]
+            if spec.tty:
+                async with ConsoleSocket(folder / "console") as console:
+                    await self._run_exec(container_id, [*args, f"--console-socket={console.path}"], None)
+                    streams.adopt_terminal(await console.terminal())
+            else:
+                await self._run_exec(container_id, args, streams.open())
+            child = AdoptedChild(read_pid(pid_file))
+            return await child.accompany(streams)
+
+    async def _run_exec(self, container_id: str, args: list[str], ends: ChildEnds | None) -> None:
+        try:
+            await self._command.start_detached(container_id, [*args, container_id], ends)
+        except NotFound as error:
+            if (await self.state(container_id)).status is OciStatus.RUNNING:
+                raise InvalidArgument("cmd", "there is no such program in the container") from error
+            raise
+
+    async def _bundle(self, container_id: str) -> Path:
+        bundle = self._bundles.get(container_id)
+        if bundle is None:
+            bundle = self._bundles[container_id] = Path((await self.state(container_id)).bundle)
+        return bundle

@@ -1,0 +1,167 @@
+"""A conmon per container: start one, and find it again after a restart of ours.
+
+conmon is a child of nobody here: it leaves at once, and holds the container's streams, log and exit while we are away. All that
+is needed to find it lies in the bundle. Where conmon itself is killed, the container goes on and its exit is unknown.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from crishim.errors import CrishimError, DeadlineExceeded, FailedPrecondition, Unavailable, Unknown
+from crishim.interfaces.capabilities import ByteReader, ProcessIO
+from crishim.logs.attachers import Attacher
+from crishim.model.process import Exit, TerminalSize
+from crishim.monitor import conmon
+from crishim.monitor.conmon import MonitorRequest
+from crishim.monitor.pidfd import ended, is_running, read_pid
+
+_BACKLOG = 1024 * 1024
+_PACKET_MOST = 8192 + 1
+
+
+class Monitor:
+    """Starts and speaks to conmons. `program` is found on PATH."""
+
+    def __init__(self, program: str = "conmon") -> None:
+        self._program = program
+
+    async def create(self, request: MonitorRequest, *, timeout: float = 100.0) -> int:
+        """Have a conmon create the container, and answer the pid of its first process.
+
+        Raises `Unknown` with the runtime's words, `FailedPrecondition` where conmon is missing.
+        """
+        (request.bundle / "exits").mkdir(exist_ok=True)
+        reader, writer = os.pipe()
+        env = {**os.environ, "_OCI_SYNCPIPE": str(writer)}
+        try:
+            process = await asyncio.create_subprocess_exec(
+                self._program,
+                *conmon.create_argv(request),
+                env=env,
+                pass_fds=(writer,),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            os.close(reader)
+            raise FailedPrecondition("missing", "installed", self._program) from error
+        finally:
+            os.close(writer)
+        try:
+            async with asyncio.timeout(timeout):
+                line = await _read_line(reader)
+                await process.wait()
+        except TimeoutError:
+            raise DeadlineExceeded(f"the monitor of {request.container_id} does not answer") from None
+        if not line:
+            raise Unknown(f"the monitor of {request.container_id} ended without a word")
+        return conmon.parse_sync(line)
+
+    def exit_of(self, bundle: Path) -> Exit | None:
+        """How the container ended, as conmon has left it; None while it has not."""
+        try:
+            file = bundle / "exit"
+            code = int(file.read_text(encoding="ascii"))
+            at = file.stat().st_mtime_ns
+        except (OSError, ValueError):
+            return None
+        return Exit(code=code, at=at, oom=(bundle / "oom").exists())
+
+    async def wait(self, bundle: Path, container_id: str) -> Exit:
+        """Return when the container has ended. Sticky. Unknown if conmon died before it."""
+        while (end := self.exit_of(bundle)) is None:
+            pid = read_pid(bundle / "conmon-pidfile")
+            if is_running(pid, container_id):
+                await ended(pid)
+                continue
+            await ended(read_pid(bundle / "pidfile"))
+            return self.exit_of(bundle) or Exit.unknown()
+        return end
+
+    async def attach(self, sockets: Path, container_id: str, io: ProcessIO) -> None:
+        """As `SupportsAttach.attach`. Our end is always read, since conmon would stop the container for a slow one."""
+        loop = asyncio.get_running_loop()
+        path = sockets / conmon.socket_name(container_id) / "attach"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+            connection.setblocking(False)
+            try:
+                await loop.sock_connect(connection, str(path))
+            except OSError as error:
+                raise Unavailable(f"the monitor of {container_id} cannot be reached: {error.strerror}") from error
+            attacher = Attacher(io, _BACKLOG)
+            pump = asyncio.create_task(_pump(connection, attacher))
+            feed = asyncio.create_task(_feed(connection, io.stdin)) if io.stdin is not None else None
+            try:
+                await attacher.run()
+            finally:
+                for task in (pump, feed):
+                    if task is not None:
+                        task.cancel()
+                        with contextlib.suppress(asyncio.CancelledError, OSError):
+                            await task
+
+    def resize(self, bundle: Path, size: TerminalSize) -> None:
+        """Give the container's terminal its size."""
+        self._control(bundle, conmon.resize_line(size))
+
+    async def reopen(self, bundle: Path, log: Path) -> None:
+        """Have conmon open its log anew, and return when the file is there."""
+        self._control(bundle, conmon.REOPEN_LINE)
+        async with asyncio.timeout(10):
+            while not log.exists():  # noqa: ASYNC110, ASYNC240 - conmon answers by nothing but the file
+                await asyncio.sleep(0.001)
+
+    def _control(self, bundle: Path, line: bytes) -> None:
+        try:
+            fd = os.open(bundle / "ctl", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            gone = error.errno in {errno.ENXIO, errno.ENOENT}
+            raise (Unavailable("the container's monitor is gone") if gone else Unknown(str(error))) from error
+        try:
+            os.write(fd, line)
+        finally:
+            os.close(fd)
+
+
+async def _read_line(fd: int) -> bytes:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", 0))
+    try:
+        return await reader.readline()
+    finally:
+        transport.close()
+
+
+async def _pump(connection: socket.socket, attacher: Attacher) -> None:
+    loop = asyncio.get_running_loop()
+    try:
+        while packet := await loop.sock_recv(connection, _PACKET_MOST):
+            attacher.offer("stderr" if packet[0] == conmon.STDERR else "stdout", packet[1:])
+    except ConnectionError:
+        pass
+    finally:
+        attacher.end()
+
+
+async def _feed(connection: socket.socket, stdin: ByteReader) -> None:
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(ConnectionError):
+        while data := await stdin.read():
+            for start in range(0, len(data), conmon.PACKET):
+                await loop.sock_sendall(connection, data[start : start + conmon.PACKET])
+        connection.shutdown(socket.SHUT_WR)
+
+
+async def follow_sizes(monitor: Monitor, bundle: Path, sizes: AsyncIterator[TerminalSize]) -> None:
+    """Pass a client's terminal sizes on."""
+    async for size in sizes:
+        with contextlib.suppress(CrishimError):
+            monitor.resize(bundle, size)

@@ -1,0 +1,89 @@
+"""conmon's command line, files and messages; pure. Versions 2.1.6 and newer.
+
+Below a container's bundle: `pidfile` and `conmon-pidfile` (decimal pids), `exit` (the exit code, decimal; there when it ended),
+`oom` (empty; there when the out-of-memory killer was seen), `ctl` (a fifo for one-line commands).
+"""
+
+import json
+from pathlib import Path
+
+import attrs
+
+from crishim.errors import Unknown
+from crishim.interfaces.oci_runtime import Stdio
+from crishim.model.process import TerminalSize
+
+STDOUT, STDERR = 2, 3
+"""The first byte of every packet that an attached client reads."""
+
+PACKET = 32 * 1024
+"""The most bytes of input in one packet."""
+
+
+@attrs.frozen(kw_only=True)
+class MonitorRequest:
+    """One container to create. `sockets` is a folder with a short path, since a socket's path has 107 bytes at most."""
+
+    container_id: str
+    bundle: Path
+    runtime: str
+    runtime_args: tuple[str, ...] = ()
+    systemd_cgroup: bool = False
+    sockets: Path
+    stdio: Stdio = Stdio()
+
+
+def socket_name(container_id: str) -> str:
+    """The name of a container's folder below `sockets`."""
+    return container_id[:32]
+
+
+def create_argv(request: MonitorRequest) -> list[str]:
+    """Conmon's arguments for creating a container; the sync pipe's descriptor goes into its environment."""
+    bundle, stdio = request.bundle, request.stdio
+    argv = [
+        "--api-version=1",
+        f"--cid={request.container_id}",
+        f"--cuuid={socket_name(request.container_id)}",
+        f"--name={request.container_id}",
+        f"--bundle={bundle}",
+        f"--container-pidfile={bundle / 'pidfile'}",
+        f"--conmon-pidfile={bundle / 'conmon-pidfile'}",
+        f"--persist-dir={bundle}",
+        f"--exit-dir={bundle / 'exits'}",
+        f"--socket-dir-path={request.sockets}",
+        f"--runtime={request.runtime}",
+        *(f"--runtime-arg={argument}" for argument in request.runtime_args),
+        "--log-level=error",
+    ]
+    argv.extend(["--no-sync-log", f"--log-path=k8s-file:{stdio.log_path}"] if stdio.log_path else ["--log-path=none:"])
+    if request.systemd_cgroup:
+        argv.append("--systemd-cgroup")
+    if stdio.terminal:
+        argv.append("--terminal")
+    if stdio.keep_stdin:
+        argv.append("--stdin")
+        if not stdio.stdin_once:
+            argv.append("--leave-stdin-open")
+    return argv
+
+
+def parse_sync(line: bytes) -> int:
+    """The container's pid from the sync pipe's line. Raises `Unknown` with the runtime's own words."""
+    try:
+        told = json.loads(line)
+        pid = int(told.get("data", told.get("pid", -1)))
+    except (ValueError, AttributeError) as error:
+        raise Unknown(f"the monitor said {line[:200]!r}") from error
+    if pid <= 0:
+        raise Unknown(str(told.get("message") or "the runtime failed without a word").strip())
+    return pid
+
+
+def resize_line(size: TerminalSize) -> bytes:
+    """What `ctl` takes for a new size of the terminal."""
+    return f"1 {size.height} {size.width}\n".encode()
+
+
+REOPEN_LINE = b"2 0 0\n"
+"""What `ctl` takes for opening the log anew."""

@@ -1,0 +1,37 @@
+"""Waiting for processes that need not be our children."""
+
+import asyncio
+import os
+from pathlib import Path
+
+
+async def ended(pid: int) -> None:
+    """Return when the process has ended; at once if there is none."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    loop = asyncio.get_running_loop()
+    gone = asyncio.Event()
+    loop.add_reader(fd, gone.set)
+    try:
+        await gone.wait()
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+
+
+def read_pid(path: Path) -> int:
+    """The pid in a pid file; 0 where there is none."""
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
+
+
+def is_running(pid: int, mark: str) -> bool:
+    """Whether the process with this pid runs and its command line holds `mark`: pids are used again."""
+    try:
+        return bool(pid) and mark.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False

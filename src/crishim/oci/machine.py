@@ -1,0 +1,110 @@
+"""What this machine is: the facts that the pure part of this room must be told."""
+
+import os
+import platform
+import resource
+from pathlib import Path
+
+from crishim.oci.facts import CAPABILITIES, DeviceNode, Host
+
+SECCOMP_DEFAULT = Path("/usr/share/containers/seccomp.json")
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+_SYS_RESOURCE = 24
+
+
+def host(*, systemd_cgroup: bool = False, rlimits: tuple[tuple[str, int, int], ...] = ()) -> Host:
+    """This machine, as it is now."""
+    bounding = _bounding()
+    own_score = int(Path("/proc/self/oom_score_adj").read_text(encoding="ascii"))
+    release = platform.release().split(".")
+    return Host(
+        cgroup_v2=cgroup_v2(),
+        systemd_cgroup=systemd_cgroup,
+        swap=_swap(),
+        hugetlb=Path("/sys/fs/cgroup/hugetlb").exists() or "hugetlb" in _controllers(),
+        bounding=frozenset(name for number, name in enumerate(CAPABILITIES) if bounding >> number & 1),
+        lowest_oom_score_adj=None if _effective() >> _SYS_RESOURCE & 1 else own_score,
+        seccomp_default=_read(SECCOMP_DEFAULT),
+        architecture=_ARCHITECTURES.get(platform.machine(), platform.machine()),
+        kernel=(int(release[0]), int(release[1])),
+        apparmor=_read(Path("/sys/module/apparmor/parameters/enabled")).startswith("Y"),
+        selinux=Path("/sys/fs/selinux/enforce").exists(),
+        hostname=platform.node(),
+        devices=host_devices(),
+        rlimits=rlimits,
+    )
+
+
+def cgroup_v2() -> bool:
+    """Whether /sys/fs/cgroup is the unified hierarchy."""
+    return Path("/sys/fs/cgroup/cgroup.controllers").exists()
+
+
+def host_devices() -> tuple[DeviceNode, ...]:
+    """Every device node below /dev that a privileged container gets."""
+    skipped = {"pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"}
+    found = []
+    for folder, folders, files in os.walk("/dev"):
+        folders[:] = [name for name in folders if name not in skipped]
+        for name in files:
+            path = os.path.join(folder, name)  # noqa: PTH118 - a walk over names
+            if name != "console" and (node := device_node(path, path)) is not None:
+                found.append(node)
+    return tuple(found)
+
+
+def device_node(source: str, path: str, access: str = "rwm") -> DeviceNode | None:
+    """The node at `source`, to be seen at `path`; None for what is no device."""
+    try:
+        told = Path(source).stat()
+    except OSError:
+        return None
+    kind = {0o020000: "c", 0o060000: "b"}.get(told.st_mode & 0o170000)
+    if kind is None:
+        return None
+    return DeviceNode(
+        path=path,
+        kind=kind,
+        major=os.major(told.st_rdev),
+        minor=os.minor(told.st_rdev),
+        mode=told.st_mode & 0o7777,
+        uid=told.st_uid,
+        gid=told.st_gid,
+        access=access,
+    )
+
+
+def raise_open_files() -> None:
+    """Let this process open as many files as it may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _bounding() -> int:
+    return _status("CapBnd")
+
+
+def _effective() -> int:
+    return _status("CapEff")
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(field):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def _swap() -> bool:
+    return cgroup_v2() or Path("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
+
+
+def _controllers() -> str:
+    return _read(Path("/sys/fs/cgroup/cgroup.controllers"))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -1,0 +1,264 @@
+"""OciPodBackend: lifts an OciRuntime to a Backend.
+
+The runtime runs bundles; here is what makes a pod of them: shared files, namespaces, root file systems, config.json. All state
+lies below two folders: `runtime_state` (bundles, pods' files; a reboot clears it) and the runtime's own. After a restart of
+ours everything is found there.
+
+A pod needs no pause process. Only where its containers share a PID namespace one runs as its first process (`catatonit -P`).
+"""
+
+import asyncio
+import contextlib
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from crishim.errors import FailedPrecondition, Internal, InvalidArgument, NotFound
+from crishim.interfaces.backend import Backend, BackendContext, BackendInfo
+from crishim.interfaces.capabilities import capabilities
+from crishim.interfaces.images import Rootfs
+from crishim.interfaces.oci_runtime import OciRuntime, OciStatus, Stdio
+from crishim.model.container import ContainerCreated, ContainerMetadata, ContainerSpec, ContainerState, ObservedContainer
+from crishim.model.ids import ContainerId, ImageId, SandboxId
+from crishim.model.inventory import Inventory
+from crishim.model.process import Exit
+from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
+from crishim.model.security import LinuxContainerUser, NamespaceMode
+from crishim.oci import sandbox_files, sources
+from crishim.oci.bundle import delete_bundle, write_atomically, write_bundle
+from crishim.oci.facts import Host, NamespacePaths, Place
+from crishim.oci.resources import cgroups_path
+from crishim.oci.spec import config as oci_config
+from crishim.oci.users import resolve_user
+
+PAUSE: Final = "catatonit"
+
+_STATES: Final = {
+    OciStatus.CREATING: ContainerState.CREATED,
+    OciStatus.CREATED: ContainerState.CREATED,
+    OciStatus.RUNNING: ContainerState.RUNNING,
+    OciStatus.PAUSED: ContainerState.RUNNING,
+    OciStatus.STOPPED: ContainerState.EXITED,
+}
+
+
+class OciPodBackend(Backend):
+    """Pods over `runtime`. It claims the capabilities of the runtime, and passes them on."""
+
+    def __init__(self, runtime: OciRuntime, context: BackendContext, host: Host) -> None:
+        self._runtime = runtime
+        self._host = host
+        self._context = context
+        self._bundles = context.runtime_state / "containers"
+        self._pods = context.runtime_state / "sandboxes"
+        self.capabilities = capabilities(runtime)
+
+    def __getattr__(self, name: str) -> Any:
+        """The runtime's capabilities, by their verbs."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._runtime, name)
+
+    async def probe(self) -> BackendInfo:
+        """As the runtime's."""
+        return await self._runtime.probe()
+
+    async def inventory(self) -> Inventory:
+        """Every pod's folder, and every bundle with what the runtime says of it."""
+        pods = [SandboxId(folder.name) for folder in _folders(self._pods)]
+        sandboxes = tuple(ObservedSandbox(id=pod, ready=not (self._pods / pod / "stopped").exists()) for pod in pods)
+        found = await asyncio.gather(*(self._observe(folder) for folder in _folders(self._bundles)))
+        return Inventory(sandboxes=sandboxes, containers=tuple(found))
+
+    async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
+        """Make the pod's files, and its pause where the PID namespace is shared."""
+        await asyncio.to_thread(sandbox_files.make, self._pods / spec.id, spec, self._host.hostname)
+        if spec.namespaces.pid is NamespaceMode.POD:
+            await self._start_pause(spec)
+        return SandboxStarted()
+
+    async def stop_sandbox(self, sandbox_id: SandboxId) -> None:
+        """End the pause, and let go of what is mounted for the pod."""
+        folder = self._pod(sandbox_id)
+        with contextlib.suppress(NotFound):
+            await self._runtime.delete(sandbox_id)
+        await asyncio.to_thread(sandbox_files.unmount_all, folder)
+        (folder / "stopped").touch()
+
+    async def remove_sandbox(self, sandbox_id: SandboxId) -> None:
+        """Forget the pod's files."""
+        folder = self._pod(sandbox_id)
+        with contextlib.suppress(NotFound):
+            await self._runtime.delete(sandbox_id)
+        await asyncio.to_thread(sandbox_files.unmount_all, folder)
+        await asyncio.to_thread(delete_bundle, folder)
+
+    async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
+        """Root file system, user, config.json, and the runtime's create."""
+        pod = self._pod(spec.sandbox.id)
+        bundle = self._bundles / spec.id
+        rootfs = await self._rootfs(spec)
+        place = await asyncio.to_thread(self._place, spec, pod, rootfs)
+        config = oci_config(spec, self._host, place)
+        await asyncio.to_thread(write_bundle, bundle, config, spec.log_path)
+        write_atomically(bundle / "sandbox", spec.sandbox.id)
+        stdio = Stdio(terminal=spec.tty, log_path=spec.log_path, keep_stdin=spec.stdin, stdin_once=spec.stdin_once)
+        await self._runtime.create(spec.id, bundle, stdio)
+        return ContainerCreated(user=place.user)
+
+    async def start_container(self, container_id: ContainerId) -> None:
+        """The runtime's start."""
+        bundle = self._bundle(container_id)
+        write_atomically(bundle / "started-at", str(self._context.clock.now()))
+        try:
+            await self._runtime.start(container_id)
+        except BaseException:
+            (bundle / "started-at").unlink(missing_ok=True)
+            raise
+
+    async def kill_container(self, container_id: ContainerId, signal: int) -> None:
+        """The runtime's kill; SIGKILL reaches every process where the container has no PID namespace of its own."""
+        self._bundle(container_id)
+        await self._runtime.kill(container_id, signal)
+
+    async def wait_container(self, container_id: ContainerId) -> Exit:
+        """The runtime's wait. Raises `NotFound` once the bundle is gone."""
+        bundle = self._bundle(container_id)
+        end = await self._runtime.wait(container_id)
+        if not bundle.exists():
+            raise NotFound("container", container_id)
+        return end
+
+    async def remove_container(self, container_id: ContainerId) -> None:
+        """The runtime's delete, the root file system, the bundle: as far as each is there."""
+        bundle = self._bundles / container_id
+        if not bundle.exists():
+            await self._release(container_id)
+            raise NotFound("container", container_id)
+        with contextlib.suppress(NotFound):
+            await self._runtime.delete(container_id)
+        await self._release(container_id)
+        await asyncio.to_thread(delete_bundle, bundle)
+
+    async def _observe(self, bundle: Path) -> ObservedContainer:
+        container_id = ContainerId(bundle.name)
+        sandbox_id = SandboxId(_read(bundle / "sandbox"))
+        started_at = int(_read(bundle / "started-at") or 0) or None
+        try:
+            state = _STATES[(await self._runtime.state(container_id)).status]
+        except NotFound:
+            state = ContainerState.EXITED if started_at else ContainerState.CREATED
+        end = None
+        if state is ContainerState.EXITED and started_at:
+            end = await self._runtime.wait(container_id)
+        elif state is ContainerState.EXITED:
+            state = ContainerState.CREATED
+        return ObservedContainer(id=container_id, sandbox_id=sandbox_id, state=state, started_at=started_at, exit=end)
+
+    def _place(self, spec: ContainerSpec, pod: Path, rootfs: Rootfs) -> Place:
+        root = Path(rootfs.path)
+        user = resolve_user(spec.user, sources.read_in_root(root, "/etc/passwd"), sources.read_in_root(root, "/etc/group"))
+        systemd = self._host.systemd_cgroup
+        return Place(
+            rootfs=rootfs.path,
+            user=user,
+            namespaces=self._namespaces(spec),
+            files=sandbox_files.files_of(pod, spec.sandbox),
+            devices=sources.devices(spec),
+            sources=sources.bind_sources(spec),
+            profiles=sources.profiles(spec),
+            cgroups_path=cgroups_path(spec.sandbox.config.linux.cgroup_parent, spec.id, systemd=systemd),
+        )
+
+    def _namespaces(self, spec: ContainerSpec) -> NamespacePaths:
+        pins = self._context.namespaces
+        sandbox_id = spec.sandbox.id
+        options = spec.security.namespace_options if spec.security else spec.sandbox.namespaces
+        paths = NamespacePaths(
+            network=spec.sandbox.netns,
+            ipc=pins.path(sandbox_id, "ipc") if pins else "",
+            uts=pins.path(sandbox_id, "uts") if pins else "",
+        )
+        match options.pid:
+            case NamespaceMode.NODE:
+                return attrs.evolve(paths, host_pid=True)
+            case NamespaceMode.TARGET:
+                return attrs.evolve(paths, pid=self._pid_namespace(options.target_id))
+            case NamespaceMode.POD if spec.sandbox.namespaces.pid is NamespaceMode.POD:
+                return attrs.evolve(paths, pid=self._pid_namespace(sandbox_id))
+        return paths
+
+    def _pid_namespace(self, owner: str) -> str:
+        for folder in (self._bundles / owner, self._pods / owner / "pause"):
+            if pid := _read(folder / "pidfile").strip():
+                return f"/proc/{pid}/ns/pid"
+        raise FailedPrecondition("not running", "RUNNING", f"the owner {owner} of the PID namespace")
+
+    async def _start_pause(self, spec: SandboxSpec) -> None:
+        program = shutil.which(PAUSE)
+        if program is None:
+            raise FailedPrecondition("missing", "installed", f"{PAUSE}, which a shared PID namespace needs")
+        bundle = self._pods / spec.id / "pause"
+        root = bundle / "rootfs"
+        pause = ContainerSpec(
+            id=ContainerId(spec.id),
+            sandbox=spec,
+            metadata=ContainerMetadata(PAUSE),
+            image_id=ImageId(PAUSE),
+            argv=(f"/{PAUSE}", "-P"),
+        )
+        pins = self._context.namespaces
+        paths = NamespacePaths(
+            network=spec.netns,
+            ipc=pins.path(spec.id, "ipc") if pins else "",
+            uts=pins.path(spec.id, "uts") if pins else "",
+        )
+        parent = spec.config.linux.cgroup_parent
+        place = Place(
+            rootfs=str(root),
+            user=LinuxContainerUser(0, 0, (0,)),
+            namespaces=paths,
+            cgroups_path=cgroups_path(parent, spec.id, systemd=self._host.systemd_cgroup),
+        )
+        await asyncio.to_thread(write_bundle, bundle, oci_config(pause, self._host, place), "")
+        root.mkdir()
+        await asyncio.to_thread(shutil.copy2, program, root / PAUSE)
+        await self._runtime.create(spec.id, bundle, Stdio())
+        await self._runtime.start(spec.id)
+
+    async def _rootfs(self, spec: ContainerSpec) -> Rootfs:
+        provider = self._context.rootfs
+        if provider is None:
+            raise Internal("this backend was given nobody to make root file systems")
+        if any(mount.image and mount.image.image for mount in spec.mounts):
+            raise InvalidArgument("config.mounts.image", "is not supported yet by this backend")
+        return await provider.prepare(spec.id, spec.image_id)
+
+    async def _release(self, container_id: ContainerId) -> None:
+        if self._context.rootfs is not None:
+            await self._context.rootfs.release(container_id)
+
+    def _pod(self, sandbox_id: SandboxId) -> Path:
+        folder = self._pods / sandbox_id
+        if not folder.exists():
+            raise NotFound("sandbox", sandbox_id)
+        return folder
+
+    def _bundle(self, container_id: ContainerId) -> Path:
+        folder = self._bundles / container_id
+        if not folder.exists():
+            raise NotFound("container", container_id)
+        return folder
+
+
+def _folders(parent: Path) -> list[Path]:
+    return [path for path in parent.iterdir() if path.is_dir()] if parent.exists() else []
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""

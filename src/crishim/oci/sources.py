@@ -1,0 +1,95 @@
+"""Looking up what a container asks of the host: mount sources, devices, profile files, passwd and group."""
+
+import os
+from pathlib import Path
+
+from crishim.errors import InvalidArgument, PermissionDenied
+from crishim.model.container import ContainerSpec
+from crishim.model.frozen import FrozenDict
+from crishim.model.mounts import Device
+from crishim.oci.facts import BindSource, DeviceNode
+from crishim.oci.machine import device_node
+from crishim.oci.security import is_localhost
+
+
+def bind_sources(spec: ContainerSpec) -> FrozenDict[str, BindSource]:
+    """Each mount's source with links resolved; a missing one is made as a folder, as everywhere in the field."""
+    mountinfo = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    found = {}
+    for number, mount in enumerate(spec.mounts):
+        if not mount.host_path:
+            continue
+        path = os.path.realpath(mount.host_path)
+        try:
+            if not os.path.lexists(path):
+                Path(path).mkdir(parents=True, mode=0o755)
+        except OSError as error:
+            raise InvalidArgument(f"config.mounts[{number}].host_path", f"{path!r}: {error.strerror}") from error
+        found[mount.container_path] = _source(path, mountinfo)
+    return FrozenDict(found)
+
+
+def devices(spec: ContainerSpec) -> tuple[DeviceNode, ...]:
+    """The device nodes that were asked for; a folder stands for all nodes below it."""
+    nodes: list[DeviceNode] = []
+    for number, device in enumerate(spec.devices):
+        found = list(_nodes(device))
+        if not found:
+            raise InvalidArgument(f"config.devices[{number}].host_path", f"{device.host_path!r} is no device")
+        nodes.extend(found)
+    return tuple(nodes)
+
+
+def _nodes(device: Device) -> list[DeviceNode]:
+    source = os.path.realpath(device.host_path)
+    target = device.container_path or device.host_path
+    if not Path(source).is_dir():
+        node = device_node(source, target, device.permissions)
+        return [node] if node else []
+    names = sorted(path for path in Path(source).rglob("*"))
+    made = (device_node(str(name), str(Path(target) / name.relative_to(source)), device.permissions) for name in names)
+    return [node for node in made if node is not None]
+
+
+def profiles(spec: ContainerSpec) -> FrozenDict[str, str]:
+    """The text of the Localhost seccomp profile, under its reference."""
+    seccomp = spec.security.seccomp if spec.security else None
+    if seccomp is None or not is_localhost(seccomp):
+        return FrozenDict()
+    path = seccomp.localhost_ref.removeprefix("localhost/")
+    try:
+        return FrozenDict({seccomp.localhost_ref: Path(path).read_text(encoding="utf-8")})
+    except OSError as error:
+        raise InvalidArgument("config.linux.security_context.seccomp.localhost_ref", f"{path}: {error.strerror}") from error
+
+
+def read_in_root(root: Path, path: str) -> bytes:
+    """A file of a root file system, never one outside it; empty where it is not there. At most 1 MiB."""
+    current = root
+    for part in Path(path.lstrip("/")).parts:
+        current /= part
+        if current.is_symlink():
+            target = str(current.readlink())
+            current = (root if target.startswith("/") else current.parent) / target.lstrip("/")
+            if not str(current.resolve()).startswith(str(root.resolve())):
+                raise PermissionDenied(f"{path} leads out of the container")
+    try:
+        with current.open("rb") as file:
+            return file.read(1 << 20)
+    except OSError:
+        return b""
+
+
+def _source(path: str, mountinfo: list[str]) -> BindSource:
+    """A path with the propagation of the mount that holds it (proc(5), mountinfo's optional fields)."""
+    best, shared, slave = "", False, False
+    for line in mountinfo:
+        fields = line.split(" ")
+        point = fields[4].replace("\\040", " ")
+        inside = path == point or path.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            optional = fields[6 : fields.index("-")]
+            best = point
+            shared = any(field.startswith("shared:") for field in optional)
+            slave = any(field.startswith("master:") for field in optional)
+    return BindSource(path=path, shared=shared, slave=slave)

@@ -1,0 +1,63 @@
+"""The exam, taken by runc and by crun, on real containers."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import pytest
+
+from crishim.backends.runc import build
+from crishim.interfaces.backend import Backend, BackendContext
+from crishim.oci.namespaces import PinnedNamespaces
+from crishim.testing.conformance import BackendConformance, Candidate
+from tests.backends.runc.world import BusyboxRoots, needs
+
+
+class OnThisNode(BackendConformance):
+    """A runtime of this machine, with a busybox for every container and pinned namespaces."""
+
+    @pytest.fixture(autouse=True)
+    def pins(self, tmp_path: Path) -> Iterator[None]:
+        """A folder of pins, which is a mount of its own until it is let go."""
+        self._pins = PinnedNamespaces(tmp_path / "pins")
+        yield
+        self._pins.close()
+
+    def candidate(self, folder: Path) -> Candidate:
+        candidate = super().candidate(folder)
+        context = attrs.evolve(
+            candidate.context,
+            rootfs=BusyboxRoots(folder / "roots"),
+            namespaces=self._pins,
+        )
+        return attrs.evolve(candidate, context=context)
+
+    async def make_backend(self, context: BackendContext) -> Backend:
+        return build(context)
+
+
+@pytest.mark.node
+@needs("runc", "conmon", "busybox", "unshare")
+class TestRunc(OnThisNode):
+    """runc keeps the contract."""
+
+    options: ClassVar[dict[str, Any]] = {"runtime": "runc"}
+
+
+@pytest.mark.node
+@needs("crun", "conmon", "busybox", "unshare")
+class TestCrun(OnThisNode):
+    """crun keeps the contract."""
+
+    options: ClassVar[dict[str, Any]] = {"runtime": "crun"}
+
+    @pytest.fixture(autouse=True, scope="class")
+    def no_hybrid(self) -> None:
+        """Crun before 1.9 refuses a host whose hugetlb controller is left on cgroup v2; mount it on v1, as the rest is."""
+        hybrid = Path("/sys/fs/cgroup/unified").exists()
+        folder = Path("/sys/fs/cgroup/hugetlb")
+        if hybrid and not folder.is_mount():
+            folder.mkdir(exist_ok=True)
+            subprocess.run(["mount", "-t", "cgroup", "-o", "hugetlb", "cgroup", str(folder)], check=True)

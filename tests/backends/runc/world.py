@@ -1,0 +1,44 @@
+"""Root file systems of Debian's static busybox, for tests that need no image."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from crishim.interfaces.images import Rootfs
+from crishim.model.ids import ContainerId, ImageId
+
+APPLETS = ("sh", "cat", "echo", "sleep", "id", "ls", "hostname", "mount", "touch", "test", "kill", "true", "head", "dd", "stty")
+TOOLS = {"runc": "runc", "conmon": "conmon", "busybox": "busybox-static", "unshare": "util-linux"}
+
+
+def needs(*tools: str) -> pytest.MarkDecorator:
+    """A test that runs as root where these programs are; elsewhere it says which are missing and how to get them."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    packages = " ".join(TOOLS.get(tool, tool) for tool in missing)
+    if os.geteuid() != 0:
+        return pytest.mark.skip(reason="needs root: run the tests as root")
+    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}: apt-get install {packages}")
+
+
+class BusyboxRoots:
+    """A `RootfsProvider` that gives every container a small folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def prepare(self, container_id: ContainerId, image_id: ImageId) -> Rootfs:
+        root = self._folder / container_id
+        for name in ("bin", "etc", "proc", "sys", "dev", "tmp"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy2(str(shutil.which("busybox")), root / "bin" / "busybox")
+        for applet in APPLETS:
+            if not (root / "bin" / applet).exists():
+                (root / "bin" / applet).hardlink_to(root / "bin" / "busybox")
+        (root / "etc" / "passwd").write_text("root:x:0:0:root:/:/bin/sh\nwww:x:33:44::/:/bin/sh\n")
+        (root / "etc" / "group").write_text("root:x:0:\nwww:x:44:\nextra:x:50000:www\n")
+        return Rootfs(path=str(root))
+
+    async def release(self, container_id: ContainerId) -> None:
+        shutil.rmtree(self._folder / container_id, ignore_errors=True)
