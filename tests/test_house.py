@@ -123,6 +123,12 @@ def room(path: Path) -> str:
     return first.removesuffix(".py")
 
 
+def is_ours(name: str) -> bool:
+    """Whether a dotted name is a module of this package."""
+    path = SRC.parent.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
 def imports(path: Path, *, at_run_time: bool = False) -> set[str]:
     """The modules a file imports, wherever in it; without those for the type-checker alone if `at_run_time`."""
     found: set[str] = set()
@@ -138,7 +144,11 @@ def imports(path: Path, *, at_run_time: bool = False) -> set[str]:
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = {name for name in inner if is_ours(name)}
+            found |= modules
+            if modules != inner:
+                found.add(node.module)
             if node.module == "crishim":
                 found.update(f"crishim.{alias.name}" for alias in node.names)
     return found
