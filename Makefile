@@ -1,0 +1,45 @@
+# What is made here; PYTHON is any Python from 3.11, VENV where its virtual environment is put.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test packages proto fuzz clean
+
+# Plays a pod on the embedded backend: no root, no daemon.
+demo: $(VENV)/.node
+	$(BIN)/crishim play examples/hello.yaml
+
+# Everything that must hold. Node tests that cannot run here say what they miss.
+test: packages $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+# The node's tools, where we are root and apt is there; says what it leaves out.
+packages:
+	.ci/packages
+
+# Code from the .proto files, after a change to one.
+proto: $(VENV)/.dev
+	$(BIN)/python src/crishim/_proto/generate.py
+
+# Broken input for the streaming parsers, a million of each kind.
+fuzz: $(VENV)/.dev
+	$(BIN)/python bench/fuzz/streaming.py
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.node: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --editable '.[node]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --editable '.[dev]'
+	@touch $@ $(VENV)/.node
