@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from crishim.backends.process import execution
 from crishim.errors import InvalidArgument, NotFound, ResourceExhausted
 from crishim.interfaces.capabilities import ProcessIO
+from crishim.logs import execution
 from crishim.model.frozen import FrozenDict
 from crishim.model.ids import ContainerId
 from crishim.model.process import ExecSpec, TerminalSize
