@@ -165,7 +165,9 @@ def test_an_interrupt_tears_down_cleanly(tmp_path: Path) -> None:
 
 
 def test_a_node_is_served_until_a_signal(tmp_path: Path) -> None:
-    """`crishim serve` tells the service manager that it is ready and that it stops, logs a line per RPC, and ends with 0."""
+    """`crishim serve` tells the service manager that it is ready and that it stops, takes pods from another process, logs a
+    line for each RPC, and ends with 0.
+    """
     file = tmp_path / "crishim.toml"
     listen = tmp_path / "cri.sock"
     file.write_text(
@@ -188,12 +190,16 @@ def test_a_node_is_served_until_a_signal(tmp_path: Path) -> None:
         ) as serving:
             assert b"READY=1" == manager.recv(100)
             assert "crishim" == asyncio.run(ask())
+            played = run("play", manifest(tmp_path, "print", "hello"), "--endpoint", f"unix://{listen}")
             serving.send_signal(signal.SIGTERM)
             assert b"STOPPING=1" == manager.recv(100)
             _, errors = serving.communicate(timeout=120)
     assert 0 == serving.returncode
     calls = [line for line in map(json.loads, errors.splitlines()) if line["logger"] == "crishim.rpc"]
-    assert ["Version - OK"] == [line["message"].rsplit(" ", 2)[0] for line in calls]
+    told = [line["message"].rsplit(" ", 2)[0] for line in calls]
+    assert "Version - OK" == told[0]
+    assert "RunPodSandbox default/pod OK" in told
+    assert (0, "main | hello") == (played.exit_code, next(line.strip() for line in played.output.splitlines() if "|" in line))
 
 
 def test_an_absent_extra_is_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import logging
 import platform
 import signal
 import sys
@@ -80,6 +81,7 @@ def play(manifest: Path, endpoint: str | None, backend: str | None, path: Path |
     if endpoint and (backend or path):
         raise click.UsageError("--endpoint goes without --backend and --config: the server there has its own")
     start_logging("warning", "text")
+    logging.getLogger("crishim.rpc").setLevel(logging.ERROR)  # the player tells of calls that fail
     with _told(REFUSED):
         text = sys.stdin.read() if str(manifest) == "-" else manifest.read_text(encoding="utf-8")
         seen = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
