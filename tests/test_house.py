@@ -22,6 +22,7 @@ FLOORS = {
     "ttrpc": 2,
     "config": 2,
     "system": 2,
+    "mounting": 2,
     "_proto": 2,
     "oci": 3,
     "shimv2": 3,

@@ -15,7 +15,7 @@ from crishim.errors import CrishimError, FailedPrecondition, InvalidArgument, Un
 from crishim.model.ids import SandboxId
 from crishim.model.sandbox import SandboxSpec
 from crishim.model.security import NamespaceMode
-from crishim.oci.mounting import MS_BIND, MS_PRIVATE, mount, unmount, unmount_below
+from crishim.mounting import MS_BIND, MS_PRIVATE, mount, unmount, unmount_below
 
 KINDS: Final = ("net", "ipc", "uts")
 

@@ -6,7 +6,7 @@ from typing import Final
 from crishim.model.frozen import FrozenDict
 from crishim.model.sandbox import DNSConfig, SandboxSpec
 from crishim.model.security import NamespaceMode
-from crishim.oci.mounting import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount, unmount_below
+from crishim.mounting import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount, unmount_below
 
 _SHM_SIZE: Final = "size=65536k"
 
