@@ -35,7 +35,7 @@ class MonitorRequest:
 
 def socket_name(container_id: str) -> str:
     """The name of a container's folder below `sockets`."""
-    return container_id[:32]
+    return container_id[-32:]
 
 
 def create_argv(request: MonitorRequest) -> list[str]:

@@ -35,6 +35,9 @@ from crishim.oci.users import resolve_user
 
 PAUSE: Final = "catatonit"
 
+_EXIT_PATIENCE: Final = 1.0
+"""Seconds for which an inventory waits for the exit of what the runtime calls stopped."""
+
 _STATES: Final = {
     OciStatus.CREATING: ContainerState.CREATED,
     OciStatus.CREATED: ContainerState.CREATED,
@@ -151,10 +154,14 @@ class OciPodBackend(Backend):
         except NotFound:
             state = ContainerState.EXITED if started_at else ContainerState.CREATED
         end = None
-        if state is ContainerState.EXITED and started_at:
-            end = await self._runtime.wait(container_id)
-        elif state is ContainerState.EXITED:
+        if state is ContainerState.EXITED and not started_at:
             state = ContainerState.CREATED
+        elif state is ContainerState.EXITED:
+            try:
+                async with asyncio.timeout(_EXIT_PATIENCE):
+                    end = await self._runtime.wait(container_id)
+            except TimeoutError:
+                state = ContainerState.RUNNING  # its end is not complete yet: whoever waits will be told
         return ObservedContainer(id=container_id, sandbox_id=sandbox_id, state=state, started_at=started_at, exit=end)
 
     def _place(self, spec: ContainerSpec, pod: Path, rootfs: Rootfs) -> Place:

@@ -53,7 +53,7 @@ class TestCrun(OnThisNode):
 
     options: ClassVar[dict[str, Any]] = {"runtime": "crun"}
 
-    @pytest.fixture(autouse=True, scope="class")
+    @pytest.fixture(autouse=True)
     def no_hybrid(self) -> None:
         """Crun before 1.9 refuses a host whose hugetlb controller is left on cgroup v2; mount it on v1, as the rest is."""
         hybrid = Path("/sys/fs/cgroup/unified").exists()

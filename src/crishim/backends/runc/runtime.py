@@ -13,7 +13,8 @@ from typing import Any
 
 from crishim.backends.runc.command import RuntimeCommand
 from crishim.backends.runc.exec import AdoptedChild, ConsoleSocket
-from crishim.errors import InvalidArgument, NotFound
+from crishim.backends.runc.orphans import OrphanReaper
+from crishim.errors import CrishimError, InvalidArgument, NotFound
 from crishim.interfaces.backend import BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
@@ -40,6 +41,7 @@ class RuncRuntime:
         self._host = host
         self._monitor = monitor or Monitor()
         self._bundles: dict[str, Path] = {}
+        self._orphans = OrphanReaper()
 
     async def probe(self) -> BackendInfo:
         """The runtime's name and version. Raises `FailedPrecondition` where it is missing."""
@@ -146,12 +148,18 @@ class RuncRuntime:
             else:
                 await self._run_exec(container_id, args, streams.open())
             child = AdoptedChild(read_pid(pid_file))
-            return await child.accompany(streams)
+            try:
+                return await child.accompany(streams)
+            finally:
+                self._orphans.poke()
 
     async def _run_exec(self, container_id: str, args: list[str], ends: ChildEnds | None) -> None:
         try:
             await self._command.start_detached(container_id, [*args, container_id], ends)
-        except NotFound as error:
+        except CrishimError as error:
+            self._orphans.poke()
+            if not isinstance(error, NotFound):
+                raise
             if (await self.state(container_id)).status is OciStatus.RUNNING:
                 raise InvalidArgument("cmd", "there is no such program in the container") from error
             raise
