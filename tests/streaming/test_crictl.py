@@ -36,7 +36,10 @@ class Crictl:
 
     async def start(self, verb: str, transport: str, *words: str) -> asyncio.subprocess.Process:
         endpoint = f"unix://{self.socket}"
-        command = (CRICTL, "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, verb, "--transport", transport, *words)
+        config = self.socket.with_name("crictl.yaml")  # an empty one: without any, crictl warns on stderr
+        config.touch()
+        ends = ("--config", str(config), "--runtime-endpoint", endpoint, "--image-endpoint", endpoint)
+        command = (CRICTL, *ends, verb, "--transport", transport, *words)
         return await asyncio.create_subprocess_exec(*command, stdin=-1, stdout=-1, stderr=-1)
 
     async def run(self, verb: str, transport: str, *words: str, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
