@@ -1,0 +1,308 @@
+"""config.json, wish by wish."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from crishim.errors import InvalidArgument, PullError
+from crishim.model.container import ContainerMetadata, ContainerSpec, UserSpec
+from crishim.model.frozen import FrozenDict
+from crishim.model.ids import ContainerId, ImageId, SandboxId
+from crishim.model.mounts import Mount, MountPropagation
+from crishim.model.resources import HugepageLimit, Resources
+from crishim.model.sandbox import PodSandboxConfig, PodSandboxMetadata, SandboxSpec
+from crishim.model.security import (
+    Capability,
+    IDMapping,
+    LinuxContainerSecurityContext,
+    LinuxContainerUser,
+    ProfileType,
+    SecurityProfile,
+    SELinuxOption,
+)
+from crishim.oci.facts import CAPABILITIES, DEFAULT_CAPABILITIES, BindSource, DeviceNode, Host, NamespacePaths, Place
+from crishim.oci.resources import cgroups_path
+from crishim.oci.security import MASKED, READONLY
+from crishim.oci.spec import config, process_of
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "oci"
+SANDBOX = SandboxSpec(
+    id=SandboxId("5" * 64),
+    config=PodSandboxConfig(metadata=PodSandboxMetadata(name="pod", namespace="ns", uid="uid"), hostname="pod"),
+    netns="/pins/net",
+)
+HOST = Host(kernel=(6, 1))
+PLACE = Place(
+    rootfs="/root",
+    user=LinuxContainerUser(1000, 1000, (1000, 5)),
+    namespaces=NamespacePaths(network="/pins/net", ipc="/pins/ipc", uts="/pins/uts"),
+    files=FrozenDict({"/etc/hosts": "/pod/hosts", "/dev/shm": "/pod/shm"}),
+    cgroups_path="/kubepods/pod/c",
+)
+
+
+def spec(**changes: Any) -> ContainerSpec:
+    values: dict[str, Any] = {
+        "id": ContainerId("c" * 64),
+        "sandbox": SANDBOX,
+        "metadata": ContainerMetadata("main"),
+        "image_id": ImageId("sha256:1"),
+        "argv": ("/bin/app", "--flag"),
+        "env": FrozenDict({"PATH": "/bin", "HOSTNAME": "pod"}),
+        "user": UserSpec(user="1000"),
+    }
+    return ContainerSpec(**{**values, **changes})
+
+
+def secured(**changes: Any) -> ContainerSpec:
+    return spec(security=LinuxContainerSecurityContext(**changes))
+
+
+def destinations(made: dict[str, Any]) -> list[str]:
+    return [mount["destination"] for mount in made["mounts"]]
+
+
+def options_of(made: dict[str, Any], path: str) -> list[str]:
+    return next(mount["options"] for mount in made["mounts"] if mount["destination"] == path)
+
+
+CASES = {
+    "plain": (spec(), HOST, PLACE),
+    "privileged": (
+        secured(privileged=True),
+        attrs.evolve(HOST, devices=(DeviceNode(path="/dev/fuse", kind="c", major=10, minor=229),)),
+        PLACE,
+    ),
+    "limits": (
+        spec(
+            resources=Resources(
+                cpu_shares=512,
+                cpu_quota=50000,
+                cpu_period=100000,
+                cpuset_cpus="0-1",
+                memory_limit_in_bytes=1 << 28,
+                oom_score_adj=-998,
+                hugepage_limits=(HugepageLimit("2MB", 1 << 21), HugepageLimit("1GB")),
+                unified=FrozenDict({"memory.high": "1000"}),
+            )
+        ),
+        attrs.evolve(HOST, cgroup_v2=True, lowest_oom_score_adj=0),
+        PLACE,
+    ),
+    "hardened": (
+        secured(
+            capabilities=Capability(add_capabilities=("NET_ADMIN",), drop_capabilities=("ALL",)),
+            readonly_rootfs=True,
+            no_new_privs=True,
+            masked_paths=("/proc/kcore",),
+            readonly_paths=("/proc/sys",),
+        ),
+        HOST,
+        PLACE,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden(name: str) -> None:
+    """The whole configuration is what was once looked through and kept."""
+    made = config(*CASES[name])
+    expected = json.loads((GOLDEN / f"{name}.json").read_text())
+    assert expected == made
+
+
+def test_unsaid_security_protects_the_host() -> None:
+    """Where nothing is said of security, the usual paths are masked; an empty list that is said means none (mapping.md 1)."""
+    made = config(spec(), HOST, PLACE)["linux"]
+    assert (list(MASKED), list(READONLY)) == (made["maskedPaths"], made["readonlyPaths"])
+    said = config(secured(), HOST, PLACE)["linux"]
+    assert ([], []) == (said["maskedPaths"], said["readonlyPaths"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (Capability(), set(DEFAULT_CAPABILITIES)),
+        (Capability(add_capabilities=("net_admin",)), {*DEFAULT_CAPABILITIES, "CAP_NET_ADMIN"}),
+        (Capability(drop_capabilities=("CAP_CHOWN",)), set(DEFAULT_CAPABILITIES) - {"CAP_CHOWN"}),
+        (Capability(add_capabilities=("ALL",)), set(CAPABILITIES)),
+        (Capability(add_capabilities=("ALL",), drop_capabilities=("SYS_ADMIN",)), set(CAPABILITIES) - {"CAP_SYS_ADMIN"}),
+        (Capability(drop_capabilities=("ALL",), add_capabilities=("KILL",)), {"CAP_KILL"}),
+        (Capability(add_capabilities=("ALL",), drop_capabilities=("ALL",)), set()),
+    ],
+)
+def test_capabilities(asked: Capability, expected: set[str]) -> None:
+    """Add ALL, then drop ALL, then single additions, then single drops; never ambient unasked (mapping.md 4)."""
+    made = config(secured(capabilities=asked), HOST, PLACE)["process"]["capabilities"]
+    assert expected == set(made["bounding"]) == set(made["effective"]) == set(made["permitted"])
+    assert "ambient" not in made
+
+
+def test_all_is_what_this_process_has() -> None:
+    """Privileged and ALL mean the capabilities that the process itself may hand on."""
+    host = attrs.evolve(HOST, bounding=frozenset({"CAP_CHOWN", "CAP_KILL"}))
+    assert ["CAP_CHOWN", "CAP_KILL"] == config(secured(privileged=True), host, PLACE)["process"]["capabilities"]["bounding"]
+
+
+def test_unknown_capability_is_refused() -> None:
+    """A capability that Linux does not have is named."""
+    with pytest.raises(InvalidArgument, match="MAGIC"):
+        config(secured(capabilities=Capability(add_capabilities=("MAGIC",))), HOST, PLACE)
+
+
+def test_mounts_are_sorted_by_depth_and_replace_the_usual() -> None:
+    """Deeper mounts come later; a usual mount gives way to one of the container's own (mapping.md 5)."""
+    mounts = (
+        Mount(container_path="/data/deep/er", host_path="/h1"),
+        Mount(container_path="/data", host_path="/h2", readonly=True),
+        Mount(container_path="/etc/hosts", host_path="/h3"),
+        Mount(container_path="/proc", host_path="/h4"),
+    )
+    sources = FrozenDict({mount.container_path: BindSource(path=mount.host_path) for mount in mounts})
+    made = config(spec(mounts=mounts), HOST, attrs.evolve(PLACE, sources=sources))
+    order = destinations(made)
+    assert 1 == order.count("/proc") == order.count("/etc/hosts")
+    assert order.index("/data") < order.index("/data/deep/er")
+    assert ["rbind", "rprivate", "ro"] == options_of(made, "/data")
+
+
+@pytest.mark.parametrize(
+    ("propagation", "source", "option", "rootfs"),
+    [
+        (MountPropagation.PRIVATE, BindSource(path="/h", shared=False, slave=False), "rprivate", None),
+        (MountPropagation.HOST_TO_CONTAINER, BindSource(path="/h", shared=False, slave=True), "rslave", "rslave"),
+        (MountPropagation.BIDIRECTIONAL, BindSource(path="/h"), "rshared", "rshared"),
+    ],
+)
+def test_propagation(propagation: MountPropagation, source: BindSource, option: str, rootfs: str | None) -> None:
+    """Propagation becomes an option of the mount and of the root (mapping.md 5)."""
+    mounts = (Mount(container_path="/data", host_path="/h", propagation=propagation),)
+    made = config(spec(mounts=mounts), HOST, attrs.evolve(PLACE, sources=FrozenDict({"/data": source})))
+    assert option in options_of(made, "/data")
+    assert rootfs == made["linux"].get("rootfsPropagation")
+
+
+@pytest.mark.parametrize("propagation", [MountPropagation.BIDIRECTIONAL, MountPropagation.HOST_TO_CONTAINER])
+def test_propagation_needs_its_source(propagation: MountPropagation) -> None:
+    """A source on a private mount cannot propagate: it is refused by name (mapping.md 5)."""
+    mounts = (Mount(container_path="/data", host_path="/h", propagation=propagation),)
+    sources = FrozenDict({"/data": BindSource(path="/h", shared=False, slave=False)})
+    with pytest.raises(InvalidArgument, match="propagation"):
+        config(spec(mounts=mounts), HOST, attrs.evolve(PLACE, sources=sources))
+
+
+def test_recursive_read_only() -> None:
+    """Recursive read-only is `rro`; without readonly it is refused with the kubelet's word (mapping.md 5)."""
+    sources = FrozenDict({"/data": BindSource(path="/h")})
+    mount = Mount(container_path="/data", host_path="/h", readonly=True, recursive_read_only=True)
+    made = config(spec(mounts=(mount,)), HOST, attrs.evolve(PLACE, sources=sources))
+    assert "rro" in options_of(made, "/data")
+    with pytest.raises(PullError, match=r"^RROUnsupported"):
+        config(spec(mounts=(attrs.evolve(mount, readonly=False),)), HOST, attrs.evolve(PLACE, sources=sources))
+
+
+def test_same_path_twice_is_refused() -> None:
+    """Two mounts at one path make no sense."""
+    mounts = (Mount(container_path="/data", host_path="/a"), Mount(container_path="/data/", host_path="/b"))
+    with pytest.raises(InvalidArgument, match="twice"):
+        config(spec(mounts=mounts), HOST, PLACE)
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (NamespacePaths(), [{"type": "mount"}, {"type": "pid"}]),
+        (NamespacePaths(host_pid=True), [{"type": "mount"}]),
+        (
+            NamespacePaths(network="/n", ipc="/i", uts="/u", pid="/p"),
+            [
+                {"type": "mount"},
+                {"type": "network", "path": "/n"},
+                {"type": "ipc", "path": "/i"},
+                {"type": "uts", "path": "/u"},
+                {"type": "pid", "path": "/p"},
+            ],
+        ),
+    ],
+)
+def test_namespaces(paths: NamespacePaths, expected: list[dict[str, str]]) -> None:
+    """A namespace to join has a path, the host's is absent, a new one has none (mapping.md 8)."""
+    assert expected == config(spec(), HOST, attrs.evolve(PLACE, namespaces=paths))["linux"]["namespaces"]
+
+
+def test_user_namespace_repeats_its_mappings() -> None:
+    """A pod's user namespace is joined by path, with its mappings again."""
+    lines = (IDMapping(host_id=100000, container_id=0, length=65536),)
+    paths = NamespacePaths(user="/user", uids=lines, gids=lines)
+    made = config(spec(), HOST, attrs.evolve(PLACE, namespaces=paths))["linux"]
+    assert {"type": "user", "path": "/user"} in made["namespaces"]
+    assert [{"containerID": 0, "hostID": 100000, "size": 65536}] == made["uidMappings"] == made["gidMappings"]
+
+
+def test_seccomp_profiles() -> None:
+    """Unsaid and Unconfined are none; RuntimeDefault needs the distribution's; Localhost is a file; privileged has none."""
+    text = json.dumps({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]})
+    host = attrs.evolve(HOST, seccomp_default=text)
+    default = SecurityProfile(ProfileType.RUNTIME_DEFAULT)
+    local = SecurityProfile(ProfileType.LOCALHOST, "/p.json")
+    place = attrs.evolve(PLACE, profiles=FrozenDict({"/p.json": text}))
+    expected = json.loads(text)
+    assert expected == config(secured(seccomp=default), host, PLACE)["linux"]["seccomp"]
+    assert expected == config(secured(seccomp=local), HOST, place)["linux"]["seccomp"]
+    for unconfined in (None, SecurityProfile(ProfileType.UNCONFINED)):
+        assert "seccomp" not in config(secured(seccomp=unconfined), host, PLACE)["linux"]
+    assert "seccomp" not in config(secured(seccomp=local, privileged=True), host, place)["linux"]
+    with pytest.raises(InvalidArgument, match="RuntimeDefault"):
+        config(secured(seccomp=default), HOST, PLACE)
+    with pytest.raises(InvalidArgument, match="localhost_ref"):
+        config(secured(seccomp=local), HOST, PLACE)
+
+
+def test_seccomp_conditions() -> None:
+    """Rules for other capabilities, architectures and kernels are left out; sub-architectures are added."""
+    profile = {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86"]}],
+        "syscalls": [
+            {"names": ["a"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_SYS_ADMIN"]}},
+            {"names": ["b"], "action": "SCMP_ACT_ALLOW", "excludes": {"caps": ["CAP_SYS_ADMIN"]}},
+            {"names": ["c"], "action": "SCMP_ACT_ALLOW", "includes": {"arches": ["arm64"]}},
+            {"names": ["d"], "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "4.8"}},
+            {"names": ["e"], "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "9.0"}},
+        ],
+    }
+    host = attrs.evolve(HOST, seccomp_default=json.dumps(profile))
+    made = config(secured(seccomp=SecurityProfile(ProfileType.RUNTIME_DEFAULT)), host, PLACE)["linux"]["seccomp"]
+    assert ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"] == made["architectures"]
+    assert [["b"], ["d"]] == [rule["names"] for rule in made["syscalls"]]
+
+
+def test_labels_follow_the_pod() -> None:
+    """SELinux labels are the container's, else none; a machine without SELinux has none; a bad level is refused."""
+    option = SELinuxOption(type="my_t", level="s0:c1,c2")
+    host = attrs.evolve(HOST, selinux=True)
+    made = config(secured(selinux_options=option), host, PLACE)
+    assert "system_u:system_r:my_t:s0:c1,c2" == made["process"]["selinuxLabel"]
+    assert "system_u:object_r:container_file_t:s0:c1,c2" == made["linux"]["mountLabel"]
+    assert "selinuxLabel" not in config(secured(selinux_options=option), HOST, PLACE)["process"]
+    with pytest.raises(InvalidArgument, match="level"):
+        config(secured(selinux_options=SELinuxOption(level="loud")), host, PLACE)
+
+
+def test_cgroups_path() -> None:
+    """A path below the pod's cgroup, or slice:prefix:name for systemd (mapping.md 7)."""
+    assert "/kubepods/pod1/c1" == cgroups_path("/kubepods/pod1", "c1", systemd=False)
+    assert "kubepods-pod1.slice:crishim:c1" == cgroups_path("/kubepods.slice/kubepods-pod1.slice", "c1", systemd=True)
+    assert "/crishim/c1" == cgroups_path("", "c1", systemd=False)
+
+
+def test_exec_has_the_container_s_process() -> None:
+    """An exec inherits user, environment, folder and capabilities; a terminal brings TERM."""
+    made = config(spec(), HOST, PLACE)
+    process = process_of(made, ("sh",), terminal=True)
+    assert (["sh"], True, made["process"]["user"]) == (process["args"], process["terminal"], process["user"])
+    assert "TERM=xterm" in process["env"]
+    assert made["process"]["env"] == process_of(made, ("sh",), terminal=False)["env"]

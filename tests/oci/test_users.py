@@ -1,0 +1,46 @@
+"""Who a container runs as."""
+
+import pytest
+
+from crishim.errors import InvalidArgument
+from crishim.model.container import UserSpec
+from crishim.model.security import LinuxContainerUser, SupplementalGroupsPolicy
+from crishim.oci.users import home_of, resolve_user
+
+PASSWD = b"root:x:0:0:root:/root:/bin/sh\nwww:x:33:44::/var/www:/bin/sh\n# a comment\nbroken line\n"
+GROUP = b"root:x:0:\nwww:x:44:\nextra:x:50000:www,root\n"
+STRICT = SupplementalGroupsPolicy.STRICT
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (UserSpec(), LinuxContainerUser(0, 0, (0, 50000))),
+        (UserSpec(user="33"), LinuxContainerUser(33, 44, (44, 50000))),
+        (UserSpec(user="www"), LinuxContainerUser(33, 44, (44, 50000))),
+        (UserSpec(user="www", group="extra"), LinuxContainerUser(33, 50000, (50000,))),
+        (UserSpec(user="1234"), LinuxContainerUser(1234, 0, (0,))),
+        (UserSpec(user="1234", group="77"), LinuxContainerUser(1234, 77, (77,))),
+        (UserSpec(user="33", supplemental_groups=(1, 2, 1)), LinuxContainerUser(33, 44, (44, 1, 2, 50000))),
+        (
+            UserSpec(user="www", supplemental_groups=(1,), supplemental_groups_policy=STRICT),
+            LinuxContainerUser(33, 44, (44, 1)),
+        ),
+    ],
+)
+def test_users_are_looked_up_in_the_image(spec: UserSpec, expected: LinuxContainerUser) -> None:
+    """Names and groups come from the image's files; a number need not be there; STRICT adds none (mapping.md 3)."""
+    assert expected == resolve_user(spec, PASSWD, GROUP)
+
+
+@pytest.mark.parametrize("spec", [UserSpec(user="nobody"), UserSpec(user="www", group="nobody")])
+def test_unknown_names_are_refused(spec: UserSpec) -> None:
+    """A name that the image does not know is an error at creation (mapping.md 3)."""
+    with pytest.raises(InvalidArgument):
+        resolve_user(spec, PASSWD, GROUP)
+
+
+def test_image_without_files_has_numbers_only() -> None:
+    """Without passwd and group files, numbers do and names do not."""
+    assert LinuxContainerUser(7, 0, (0,)) == resolve_user(UserSpec(user="7"), b"", b"")
+    assert ("/root", "/") == (home_of(0, PASSWD), home_of(99, PASSWD))
