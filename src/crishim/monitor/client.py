@@ -44,6 +44,7 @@ class Monitor:
                 *conmon.create_argv(request),
                 env=env,
                 pass_fds=(writer,),
+                cwd=request.bundle,  # where it leaves its second note of an out-of-memory kill
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
