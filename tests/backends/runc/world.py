@@ -10,7 +10,15 @@ from crishim.interfaces.images import Rootfs
 from crishim.model.ids import ContainerId, ImageId
 
 APPLETS = ("sh", "cat", "echo", "sleep", "id", "ls", "hostname", "mount", "touch", "test", "kill", "true", "head", "dd", "stty")
-TOOLS = {"runc": "runc", "conmon": "conmon", "busybox": "busybox-static", "unshare": "util-linux"}
+TOOLS = {
+    "runc": "runc",
+    "conmon": "conmon",
+    "busybox": "busybox-static",
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "ip": "iproute2",
+    "iptables": "iptables",
+}
 
 
 def needs(*tools: str) -> pytest.MarkDecorator:

@@ -7,7 +7,6 @@ import attrs
 
 from crishim import __version__
 from crishim.backends.process.container import ProcessContainer
-from crishim.backends.process.dialing import dial_loopback
 from crishim.backends.process.keeping import Keeping, KeptSandbox
 from crishim.backends.process.proc import Process, everybody, family, usage
 from crishim.backends.process.watched import Survivor, Watched
@@ -29,6 +28,7 @@ from crishim.model.inventory import Inventory
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
 from crishim.model.stats import ContainerUsage, SandboxUsage
+from crishim.tcp import dial_loopback
 
 CENSUS_AGE: Final = 0.5
 """Seconds for which one look at all processes serves for figures: they are asked for of all containers at once."""

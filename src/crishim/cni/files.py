@@ -1,0 +1,84 @@
+"""The two folders of a network: its configuration, read again when it has changed, and the kept attachments."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from crishim.cni.attachment import INTERFACE
+from crishim.cni.config import EXTENSIONS, Network, choose
+from crishim.cni.results import Kept, decode, encode
+from crishim.errors import DataLoss
+
+
+class ConfigFolder:
+    """The network that a folder's files describe. A listing tells whether they have changed; nothing watches."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._seen: object = None
+        self._network: Network | None = None
+        self._problems: tuple[str, ...] = ()
+
+    def current(self) -> tuple[Network | None, tuple[str, ...]]:
+        """The network, and what is wrong with files that would have come before it."""
+        stamps = sorted(self._stamps())
+        if stamps != self._seen:
+            self._network, self._problems = choose((name, self._read(name)) for name, *_ in stamps)
+            self._seen = stamps
+        return self._network, self._problems
+
+    def _stamps(self) -> Iterator[tuple[str, int, int, int]]:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(EXTENSIONS):
+                    with contextlib.suppress(OSError):
+                        told = entry.stat()
+                        yield entry.name, told.st_mtime_ns, told.st_size, told.st_ino
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError:
+            return b""
+
+
+class KeptResults:
+    """Kept attachments, one file each, named as libcni names them: `<network>-<container>-<interface>`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, kept: Kept) -> None:
+        """Write one, whole or not at all."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = self._path(kept.network, kept.attachment.container_id)
+        temporary = path.with_name(f".{path.name}")
+        temporary.write_bytes(encode(kept))
+        temporary.replace(path)
+
+    def of(self, container_id: str) -> list[Kept | str]:
+        """All that is kept of one container; the name of a file for one that cannot be read."""
+        return [self._load(path) for path in sorted(self._folder.glob(f"*-{container_id}-{INTERFACE}"))]
+
+    def containers(self, network: Network) -> list[str]:
+        """The containers with an attachment to this network, readable or not."""
+        start, end = f"{network.name}-", f"-{INTERFACE}"
+        return [path.name[len(start) : -len(end)] for path in sorted(self._folder.glob(f"{start}*{end}"))]
+
+    def forget(self, network: Network, container_id: str) -> None:
+        """Delete one. Repeatable."""
+        self._path(network, container_id).unlink(missing_ok=True)
+
+    def drop(self, name: str) -> None:
+        """Delete a file that cannot be read."""
+        (self._folder / name).unlink(missing_ok=True)
+
+    def _path(self, network: Network, container_id: str) -> Path:
+        return self._folder / f"{network.name}-{container_id}-{INTERFACE}"
+
+    def _load(self, path: Path) -> Kept | str:
+        try:
+            return decode(path.name, path.read_bytes())
+        except (DataLoss, OSError):
+            return path.name

@@ -1,0 +1,86 @@
+"""Running one plugin: the execution protocol of the CNI specification, section 2."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from crishim.cni.attachment import INTERFACE
+from crishim.cni.results import failure, result_of
+from crishim.errors import FailedPrecondition, Unknown
+
+
+@attrs.frozen(kw_only=True)
+class Call:
+    """One call of a plugin: the command and the parameters of its environment. GC and STATUS have no container."""
+
+    command: str
+    container_id: str = ""
+    netns: str = ""
+    args: tuple[tuple[str, str], ...] = ()
+
+    def environment(self, folders: Iterable[Path]) -> dict[str, str]:
+        """The plugin's environment: ours, and the protocol's variables."""
+        made = {**os.environ, "CNI_COMMAND": self.command, "CNI_PATH": ":".join(map(str, folders))}
+        if self.container_id:
+            made |= {"CNI_CONTAINERID": self.container_id, "CNI_NETNS": self.netns, "CNI_IFNAME": INTERFACE}
+            made["CNI_ARGS"] = ";".join(f"{key}={value}" for key, value in self.args)
+        return made
+
+
+class Plugins:
+    """The plugins' programs, in the first of `folders` that has each."""
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self.folders = tuple(folders)
+
+    def find(self, kind: str) -> Path | None:
+        """The program of a plugin."""
+        for folder in self.folders:
+            if os.access(program := folder / kind, os.X_OK) and program.is_file():
+                return program
+        return None
+
+    async def add(self, kind: str, call: Call, config: bytes) -> Mapping[str, Any]:
+        """Call ADD and answer its result. Raises as `run`."""
+        return result_of(kind, await self.run(kind, call, config))
+
+    async def run(self, kind: str, call: Call, config: bytes) -> bytes:
+        """Call a plugin and answer what it printed.
+
+        Cancelled, the plugin and all it has started are killed first. Raises `FailedPrecondition` where there is no such
+        plugin, `Unavailable` for what may pass, and `PluginFailed`.
+        """
+        program = self.find(kind)
+        if program is None:
+            folders = ", ".join(map(str, self.folders))
+            raise FailedPrecondition("missing", f"in {folders}", f"the CNI plugin {kind}")
+        process = await self._start(program, call)
+        try:
+            out, err = await process.communicate(config)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+            raise
+        if process.returncode:
+            raise failure(kind, call.command, process.returncode, out, err)
+        return out
+
+    async def _start(self, program: Path, call: Call) -> asyncio.subprocess.Process:
+        try:
+            return await asyncio.create_subprocess_exec(
+                program,
+                env=call.environment(self.folders),
+                start_new_session=True,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        except OSError as error:
+            raise Unknown(f"the CNI plugin {program} cannot be run: {error.strerror}") from error
