@@ -12,14 +12,20 @@ from typing import Any, Final
 import attrs
 
 from crishim import __version__
+from crishim.cni.dialer import SetnsDialer
+from crishim.cni.network import CniNetwork
 from crishim.config import Config, parse
 from crishim.cri import Dispatcher
-from crishim.daemon import announced, ended_by_signals, start_logging
+from crishim.daemon import announced, ended_by_signals, start_logging, watch_children_by_pidfd
 from crishim.errors import CrishimError, InvalidArgument, PermissionDenied
+from crishim.images.skopeo import PullSettings
+from crishim.images.store import ContentStore
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.images import ImageService
+from crishim.interfaces.network import NetnsDialer, PodNetwork, SandboxNamespaces
 from crishim.interfaces.seams import Clock
 from crishim.model.runtime import CgroupDriver
+from crishim.oci.namespaces import PinnedNamespaces
 from crishim.plugins import Plugin, PluginError, load
 from crishim.server import serve as serve_cri
 from crishim.service.services import Services
@@ -61,7 +67,9 @@ async def running(config: Config, *, ephemeral: bool = False) -> AsyncIterator[S
             _make(Path(folder))
         store = SqliteStore(Path(config.state) / "records.sqlite")
         stack.push_async_callback(store.close)
-        seats = {name: _seat(config, name, clock) for name in config.backend_names}
+        plugins = plugins_of(config)
+        node = await stack.enter_async_context(_node(config, clock, wanted=any(p.needs_node for p in plugins.values())))
+        seats = {name: _seat(config, name, plugins[name], node, clock) for name in config.backend_names}
         if ephemeral:
             for backend, _ in seats.values():
                 stack.push_async_callback(_close, backend)
@@ -70,6 +78,9 @@ async def running(config: Config, *, ephemeral: bool = False) -> AsyncIterator[S
         services = Services(
             backends={handler: seats[name][0] for handler, name in config.handlers.items()},
             images={handler: service for handler, service in images.items() if service is not None},
+            network=node.network,
+            namespaces=node.namespaces,
+            dialer=node.dialer,
             store=store,
             urls=streams,
             clock=clock,
@@ -85,6 +96,7 @@ async def running(config: Config, *, ephemeral: bool = False) -> AsyncIterator[S
 async def serve(config: Config) -> None:
     """Run a node's runtime until SIGTERM or SIGINT. Containers go on."""
     start_logging(config.log.level, config.log.format)
+    watch_children_by_pidfd()
     with ended_by_signals() as ended:
         async with running(config), announced():
             await ended.wait()
@@ -96,8 +108,39 @@ def plugins_of(config: Config) -> Mapping[str, Plugin]:
     return {name: load(config.plugin_of(name)) for name in config.backend_names}
 
 
-def _seat(config: Config, name: str, clock: Clock) -> tuple[Backend, ImageService | None]:
-    plugin = load(config.plugin_of(name))
+@attrs.frozen(kw_only=True)
+class _Node:
+    """The seats of a node that backends share; None where no backend wants them."""
+
+    images: ContentStore | None = None
+    namespaces: SandboxNamespaces | None = None
+    network: PodNetwork | None = None
+    dialer: NetnsDialer | None = None
+
+
+@contextlib.asynccontextmanager
+async def _node(config: Config, clock: Clock, *, wanted: bool) -> AsyncIterator[_Node]:
+    if not wanted:
+        yield _Node()
+        return
+    state, run = Path(config.state), Path(config.runtime_state)
+    pulls = PullSettings(
+        registries_conf=config.images.registries_conf,
+        policy=config.images.policy,
+        authfile=config.images.authfile,
+        stall=config.images.stall,
+    )
+    images = ContentStore(_make(state / "images"), clock, pulls, pinned=config.images.pinned)
+    plugins = [Path(folder) for folder in config.network.plugins]
+    network = CniNetwork(Path(config.network.config), plugins, _make(state / "cni"))
+    try:
+        yield _Node(images=images, namespaces=PinnedNamespaces(run / "namespaces"), network=network, dialer=SetnsDialer())
+    finally:
+        await network.close()
+        await images.close()
+
+
+def _seat(config: Config, name: str, plugin: Plugin, node: _Node, clock: Clock) -> tuple[Backend, ImageService | None]:
     handler = next(handler for handler, backend in config.handlers.items() if backend == name)
     context = BackendContext(
         handler=handler,
@@ -105,9 +148,12 @@ def _seat(config: Config, name: str, clock: Clock) -> tuple[Backend, ImageServic
         runtime_state=_make(Path(config.runtime_state) / "backends" / name),
         options=config.options_of(name),
         clock=clock,
+        rootfs=node.images if plugin.needs_node else None,
+        namespaces=node.namespaces if plugin.needs_node else None,
     )
+    own_images = plugin.images(context) if plugin.images else node.images if plugin.needs_node else None
     try:
-        return plugin.build(context), plugin.images(context) if plugin.images else None
+        return plugin.build(context), own_images
     except CrishimError as error:
         raise PluginError(name, str(error)) from error
     except Exception as error:

@@ -37,6 +37,12 @@ def _path(value: Any, _: Any) -> str:
     return posixpath.normpath(value)
 
 
+def _texts(value: Any, _: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError("must be a list of texts")
+    return tuple(value)
+
+
 def _number(least: int, most: int) -> Check:
     def check(value: Any, _: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
@@ -125,6 +131,25 @@ class Deadlines:
 
 
 @attrs.frozen(kw_only=True)
+class Images:
+    """The image store of backends that need one: pulls by skopeo, layers, root file systems."""
+
+    registries_conf: str = key("", "A containers-registries.conf(5) with mirrors; empty for skopeo's own.", _text)
+    policy: str = key("", "A containers-policy.json(5) with the signatures demanded; empty for skopeo's own.", _text)
+    authfile: str = key("", "Credentials for pulls that bring none, as containers-auth.json(5).", _text)
+    pinned: tuple[str, ...] = key((), "Patterns of image names that the kubelet must not collect.", _texts)
+    stall: float = key(60.0, "A pull that moves no byte for this many seconds ends.", _seconds)
+
+
+@attrs.frozen(kw_only=True)
+class Network:
+    """The network of pods, by CNI plug-ins, for backends that let crishim make it."""
+
+    config: str = key("/etc/cni/net.d", "The folder of CNI configurations; the first valid one counts.", _path)
+    plugins: tuple[str, ...] = key(("/opt/cni/bin", "/usr/lib/cni"), "Folders of CNI plug-ins.", _texts)
+
+
+@attrs.frozen(kw_only=True)
 class Config:
     """The whole file."""
 
@@ -148,6 +173,8 @@ class Config:
         _backends,
     )
     streaming: Streaming = key(Streaming(), "", _text)
+    images: Images = key(Images(), "", _text)
+    network: Network = key(Network(), "", _text)
     log: Log = key(Log(), "", _text)
     deadlines: Deadlines = key(Deadlines(), "", _text)
 

@@ -6,6 +6,7 @@ before the colon) may hold more, by these names:
 - `images(context: BackendContext) -> ImageService`: where this backend's images come from. Without it, an image is taken as
   it is named.
 - `check() -> Iterable[Finding]`: what the machine offers it, for `crishim check`.
+- `needs_node = True`: it wants this node's image store, root file systems, namespaces and network.
 
 A backend may have a method `async close()`: end what cannot go on without this process. It is called where containers are
 not meant to outlive crishim (`crishim play`), and not when a node's daemon ends.
@@ -44,6 +45,7 @@ class Plugin:
     build: Callable[[BackendContext], Backend]
     images: Callable[[BackendContext], ImageService] | None = None
     check: Callable[[], Iterable[Finding]] | None = None
+    needs_node: bool = False
 
 
 def installed() -> tuple[str, ...]:
@@ -67,7 +69,13 @@ def load(name: str) -> Plugin:
     build = _function(module, function, name)
     if build is None:
         raise PluginError(name, f"{module_name} has no function {function or '(none was named)'}")
-    return Plugin(name=name, build=build, images=_function(module, "images", name), check=_function(module, "check", name))
+    return Plugin(
+        name=name,
+        build=build,
+        images=_function(module, "images", name),
+        check=_function(module, "check", name),
+        needs_node=bool(getattr(module, "needs_node", False)),
+    )
 
 
 def _function(module: Any, attribute: str, name: str) -> Callable[..., Any] | None:

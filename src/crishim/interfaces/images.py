@@ -1,6 +1,7 @@
 """Where images come from, and where a container's root file system does."""
 
 from abc import abstractmethod
+from pathlib import Path
 from typing import Protocol
 
 import attrs
@@ -46,12 +47,16 @@ class Rootfs:
 
 
 class RootfsProvider(Protocol):
-    """Makes root file systems out of images: two verbs."""
+    """Makes root file systems out of images: three verbs."""
 
     @abstractmethod
     async def prepare(self, container_id: ContainerId, image_id: ImageId) -> Rootfs:
         """A writable root of the container's own. Repeating it for the same container gives the same root."""
 
     @abstractmethod
+    async def view(self, container_id: ContainerId, image_id: ImageId) -> Path:
+        """A read-only mount of another image, for a volume of the container. Raises `NotFound`."""
+
+    @abstractmethod
     async def release(self, container_id: ContainerId) -> None:
-        """Unmount and delete it. Unknown containers are no error."""
+        """Unmount and delete the root and all views. Unknown containers are no error."""

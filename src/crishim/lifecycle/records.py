@@ -14,6 +14,7 @@ import attrs
 
 from crishim.model.container import ContainerConfig
 from crishim.model.ids import ContainerId, ImageId, SandboxId
+from crishim.model.mounts import Mount
 from crishim.model.process import Signal
 from crishim.model.resources import Resources
 from crishim.model.sandbox import PodSandboxConfig, SandboxSpec
@@ -69,7 +70,10 @@ class ExitRecord:
 
 @attrs.frozen(kw_only=True)
 class ContainerRecord:
-    """A container that was asked for. `image_ref` is what status shows beside `image_id`."""
+    """A container that was asked for. `image_ref` is what status shows beside `image_id`.
+
+    `mounts` are the configuration's with the images of image volumes looked up; empty where there is none of these.
+    """
 
     id: ContainerId
     sandbox_id: SandboxId
@@ -80,6 +84,7 @@ class ContainerRecord:
     image_id: ImageId
     image_ref: str = ""
     log_path: str = ""
+    mounts: tuple[Mount, ...] = ()
     stop_signal: Signal = Signal.SIGTERM
     resources: Resources = Resources()
     user: LinuxContainerUser | None = None

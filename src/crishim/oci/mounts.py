@@ -78,7 +78,8 @@ def _own(mount: Mount, number: int, place: Place) -> dict[str, Any]:
         raise InvalidArgument(f"{field}.propagation", f"{source.path!r} is not on a shared or slave mount")
     if mount.recursive_read_only and not (mount.readonly and mount.propagation is MountPropagation.PRIVATE):
         raise PullError(PullReason.RRO_UNSUPPORTED, f"{field}: recursive_read_only needs readonly and private propagation")
-    access = "rro" if mount.recursive_read_only else "ro" if mount.readonly else "rw"
+    readonly = mount.readonly or mount.image is not None
+    access = "rro" if mount.recursive_read_only else "ro" if readonly else "rw"
     made = _bind(mount.container_path, source.path, [_PROPAGATION[mount.propagation], access, *mount.mount_options])
     for name, lines in (("uidMappings", mount.uid_mappings), ("gidMappings", mount.gid_mappings)):
         if lines:

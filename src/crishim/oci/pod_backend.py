@@ -10,17 +10,19 @@ A pod needs no pause process. Only where its containers share a PID namespace on
 import asyncio
 import contextlib
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
-from crishim.errors import FailedPrecondition, Internal, InvalidArgument, NotFound
+from crishim.errors import FailedPrecondition, Internal, NotFound
 from crishim.interfaces.backend import Backend, BackendContext, BackendInfo
 from crishim.interfaces.capabilities import capabilities
-from crishim.interfaces.images import Rootfs
+from crishim.interfaces.images import Rootfs, RootfsProvider
 from crishim.interfaces.oci_runtime import OciRuntime, OciStatus, Stdio
 from crishim.model.container import ContainerCreated, ContainerMetadata, ContainerSpec, ContainerState, ObservedContainer
+from crishim.model.frozen import FrozenDict
 from crishim.model.ids import ContainerId, ImageId, SandboxId
 from crishim.model.inventory import Inventory
 from crishim.model.process import Exit
@@ -28,7 +30,7 @@ from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
 from crishim.model.security import LinuxContainerUser, NamespaceMode
 from crishim.oci import sandbox_files, sources
 from crishim.oci.bundle import delete_bundle, write_atomically, write_bundle
-from crishim.oci.facts import Host, NamespacePaths, Place
+from crishim.oci.facts import BindSource, Host, NamespacePaths, Place
 from crishim.oci.resources import cgroups_path
 from crishim.oci.spec import config as oci_config
 from crishim.oci.users import resolve_user
@@ -102,8 +104,9 @@ class OciPodBackend(Backend):
         """Root file system, user, config.json, and the runtime's create."""
         pod = self._pod(spec.sandbox.id)
         bundle = self._bundles / spec.id
-        rootfs = await self._rootfs(spec)
-        place = await asyncio.to_thread(self._place, spec, pod, rootfs)
+        rootfs = await self._roots().prepare(spec.id, spec.image_id)
+        views = await self._views(spec)
+        place = await asyncio.to_thread(self._place, spec, pod, rootfs, views)
         config = oci_config(spec, self._host, place)
         await asyncio.to_thread(write_bundle, bundle, config, spec.log_path)
         write_atomically(bundle / "sandbox", spec.sandbox.id)
@@ -164,7 +167,7 @@ class OciPodBackend(Backend):
                 state = ContainerState.RUNNING  # its end is not complete yet: whoever waits will be told
         return ObservedContainer(id=container_id, sandbox_id=sandbox_id, state=state, started_at=started_at, exit=end)
 
-    def _place(self, spec: ContainerSpec, pod: Path, rootfs: Rootfs) -> Place:
+    def _place(self, spec: ContainerSpec, pod: Path, rootfs: Rootfs, views: Mapping[str, BindSource]) -> Place:
         root = Path(rootfs.path)
         user = resolve_user(spec.user, sources.read_in_root(root, "/etc/passwd"), sources.read_in_root(root, "/etc/group"))
         systemd = self._host.systemd_cgroup
@@ -174,7 +177,7 @@ class OciPodBackend(Backend):
             namespaces=self._namespaces(spec),
             files=sandbox_files.files_of(pod, spec.sandbox),
             devices=sources.devices(spec),
-            sources=sources.bind_sources(spec),
+            sources=FrozenDict({**sources.bind_sources(spec), **views}),
             profiles=sources.profiles(spec),
             cgroups_path=cgroups_path(spec.sandbox.config.linux.cgroup_parent, spec.id, systemd=systemd),
         )
@@ -235,13 +238,19 @@ class OciPodBackend(Backend):
         await self._runtime.create(spec.id, bundle, Stdio())
         await self._runtime.start(spec.id)
 
-    async def _rootfs(self, spec: ContainerSpec) -> Rootfs:
-        provider = self._context.rootfs
-        if provider is None:
+    def _roots(self) -> RootfsProvider:
+        if self._context.rootfs is None:
             raise Internal("this backend was given nobody to make root file systems")
-        if any(mount.image and mount.image.image for mount in spec.mounts):
-            raise InvalidArgument("config.mounts.image", "is not supported yet by this backend")
-        return await provider.prepare(spec.id, spec.image_id)
+        return self._context.rootfs
+
+    async def _views(self, spec: ContainerSpec) -> Mapping[str, BindSource]:
+        """The sources of the image volumes, by container path."""
+        found = {}
+        for mount in spec.mounts:
+            if mount.image is not None and mount.image.image:
+                root = await self._roots().view(spec.id, ImageId(mount.image.image_ref or mount.image.image))
+                found[mount.container_path] = sources.image_source(root, mount.image_sub_path)
+        return found
 
     async def _release(self, container_id: ContainerId) -> None:
         if self._context.rootfs is not None:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from crishim.errors import InvalidArgument, PermissionDenied
+from crishim.errors import InvalidArgument, PermissionDenied, PullError, PullReason
 from crishim.model.container import ContainerSpec
 from crishim.model.frozen import FrozenDict
 from crishim.model.mounts import Device
@@ -27,6 +27,14 @@ def bind_sources(spec: ContainerSpec) -> FrozenDict[str, BindSource]:
             raise InvalidArgument(f"config.mounts[{number}].host_path", f"{path!r}: {error.strerror}") from error
         found[mount.container_path] = _source(path, mountinfo)
     return FrozenDict(found)
+
+
+def image_source(root: Path, sub_path: str) -> BindSource:
+    """What an image volume shows of an image. Raises `PullError` with the kubelet's word for a path that is not in it."""
+    inside = Path(os.path.realpath(root / sub_path.lstrip("/")))
+    if not inside.is_relative_to(os.path.realpath(root)) or not inside.exists():
+        raise PullError(PullReason.IMAGE_VOLUME_MOUNT_FAILED, f"the image has no {sub_path!r}")
+    return BindSource(path=str(inside), shared=False, slave=False)
 
 
 def devices(spec: ContainerSpec) -> tuple[DeviceNode, ...]:

@@ -10,6 +10,8 @@ import json
 import logging
 from collections.abc import Sequence
 
+import attrs
+
 from crishim.errors import (
     AlreadyExists,
     CrishimError,
@@ -17,6 +19,8 @@ from crishim.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    PullError,
+    PullReason,
     Unavailable,
 )
 from crishim.interfaces.capabilities import SupportsCheckpoint, SupportsLogReopen, SupportsUpdate
@@ -34,6 +38,7 @@ from crishim.model.frozen import EMPTY, FrozenDict
 from crishim.model.ids import ContainerId, ImageId, SandboxId
 from crishim.model.image import Image, ImageDetail
 from crishim.model.listing import Versioned
+from crishim.model.mounts import Mount
 from crishim.model.process import Exit
 from crishim.model.resources import Resources
 from crishim.model.sandbox import PodSandboxConfig, PodSandboxState
@@ -113,6 +118,7 @@ class Containers:
         del annotations  # hints for runtimes with plug-ins of their own; none of the limits
         entry = self._core.table.container(container_id)
         async with entry.lane.turn:
+            _require_made(entry)
             container_after(entry.shown_state, ContainerAct.UPDATE, f"container {container_id}")
             seat = self._core.seat(entry)
             backend = seat.require(SupportsUpdate)
@@ -153,8 +159,7 @@ class Containers:
     async def _made(self, sandbox_id: SandboxId, config: ContainerConfig, archive: str) -> ContainerId:
         core = self._core
         sandbox = core.table.sandbox(sandbox_id)
-        if not is_usable(sandbox):
-            sandbox_after(PodSandboxState.NOTREADY, SandboxAct.CREATE_CONTAINER, f"sandbox {sandbox_id}")
+        _require_usable(sandbox)
         name = ContainerName.of(sandbox_id, config.metadata)
         making = self._creates.get(name)
         if making is None:
@@ -175,10 +180,12 @@ class Containers:
         raise AlreadyExists("container name", "_".join(map(str, name)))
 
     async def _create(self, sandbox: SandboxEntry, config: ContainerConfig, archive: str) -> ContainerId:
+        _require_usable(sandbox)  # a stop may have come between the request and this task
         core, seat = self._core, self._core.seat(sandbox)
         detail = await self._image(config, sandbox.record.handler)
+        mounts = await self._image_mounts(config.mounts, sandbox.record.handler)
         spec = resolve(
-            config,
+            attrs.evolve(config, mounts=mounts),
             detail.config,
             sandbox.record.spec,
             container_id=core.ids.container_id(),
@@ -194,6 +201,7 @@ class Containers:
             image_id=detail.image.id,
             image_ref=next(iter(detail.image.repo_digests), detail.image.id),
             log_path=spec.log_path,
+            mounts=() if mounts == config.mounts else mounts,
             stop_signal=spec.stop_signal,
             resources=spec.resources,
         )
@@ -225,6 +233,21 @@ class Containers:
             raise NotFound("image", config.image.image)
         return detail
 
+    async def _image_mounts(self, mounts: tuple[Mount, ...], handler: str) -> tuple[Mount, ...]:
+        """The mounts with the id of each image volume's image. It must be here already (CRI, Mount.image)."""
+        found = []
+        for mount in mounts:
+            image = mount.image
+            if image is None or not image.image:
+                found.append(mount)
+                continue
+            images = self._core.images.get(handler) or self._core.images.get("")
+            detail = None if images is None else await images.status(image)
+            if detail is None:
+                raise PullError(PullReason.IMAGE_VOLUME_MOUNT_FAILED, f"image {image.image!r} is not here")
+            found.append(attrs.evolve(mount, image=attrs.evolve(image, image_ref=detail.image.id)))
+        return tuple(found)
+
     def _check(self, spec: ContainerSpec, sandbox: SandboxEntry, seat: Seat) -> None:
         check_container(spec, seat.info.honours)
         security = spec.security
@@ -244,8 +267,7 @@ class Containers:
     async def _start(self, entry: ContainerEntry) -> None:
         core, seat = self._core, self._core.seat(entry)
         container_after(entry.shown_state, ContainerAct.START, f"container {entry.id}")
-        if entry.record.phase is not Phase.READY:
-            raise FailedPrecondition(entry.record.phase.value, Phase.READY.value, f"container {entry.id}")
+        _require_made(entry)
         if not is_usable(entry.sandbox):
             raise FailedPrecondition(PodSandboxState.NOTREADY.name, PodSandboxState.READY.name, f"sandbox {entry.sandbox.id}")
         entry.started_at = core.clock.now()
@@ -279,8 +301,12 @@ class Containers:
         if timeout > 0:
             if not entry.stop_sent:
                 entry.stop_sent = True
-                async with entry.lane.turn:
-                    await self._signal(entry, entry.record.stop_signal.number)
+                try:
+                    async with entry.lane.turn:
+                        await self._signal(entry, entry.record.stop_signal.number)
+                except BaseException:
+                    entry.stop_sent = False
+                    raise
             if await self._ended_within(entry, timeout):
                 return
         async with entry.lane.turn:
@@ -333,6 +359,17 @@ class Containers:
         await core.table.drop_container(entry)
         if shown:
             core.events.publish(entry.sandbox, entry.id, ContainerEventType.DELETED)
+
+
+def _require_usable(sandbox: SandboxEntry) -> None:
+    if not is_usable(sandbox):
+        sandbox_after(PodSandboxState.NOTREADY, SandboxAct.CREATE_CONTAINER, f"sandbox {sandbox.id}")
+
+
+def _require_made(entry: ContainerEntry) -> None:
+    """Not one that is being removed, or has been removed while the caller waited for its turn."""
+    if entry.record.phase is not Phase.READY:
+        raise FailedPrecondition(entry.record.phase.value, Phase.READY.value, f"container {entry.id}")
 
 
 def _info(entry: ContainerEntry) -> FrozenDict[str, str]:

@@ -134,7 +134,7 @@ class ContainerEntry:
             image_ref=record.image_ref,
             labels=config.labels,
             annotations=config.annotations,
-            mounts=config.mounts,
+            mounts=record.mounts or config.mounts,
             log_path=record.log_path,
             resources=record.resources,
             image_id=record.image_id,

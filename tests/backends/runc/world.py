@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from crishim.errors import NotFound
 from crishim.interfaces.images import Rootfs
 from crishim.model.ids import ContainerId, ImageId
 
@@ -46,7 +47,10 @@ class BusyboxRoots:
                 (root / "bin" / applet).hardlink_to(root / "bin" / "busybox")
         (root / "etc" / "passwd").write_text("root:x:0:0:root:/:/bin/sh\nwww:x:33:44::/:/bin/sh\n")
         (root / "etc" / "group").write_text("root:x:0:\nwww:x:44:\nextra:x:50000:www\n")
-        return Rootfs(path=str(root))
+        return Rootfs(path=str(root), upper=str(root))
+
+    async def view(self, container_id: ContainerId, image_id: ImageId) -> Path:
+        raise NotFound("image", image_id)
 
     async def release(self, container_id: ContainerId) -> None:
         shutil.rmtree(self._folder / container_id, ignore_errors=True)

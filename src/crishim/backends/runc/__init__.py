@@ -1,6 +1,6 @@
 """runc-compatible runtimes on a Linux node: conmon as monitor, pinned namespaces, no pause process.
 
-Options: `runtime` (a program, found on PATH; default `runc`), `root` (its state folder), `systemd_cgroup` (default false).
+Options: `runtime` (a program, found on PATH; default `runc`), `systemd_cgroup` (default false).
 """
 
 import contextlib
@@ -13,11 +13,13 @@ from crishim.backends.runc.runtime import RuncRuntime
 from crishim.errors import CrishimError, InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.oci.machine import host
-from crishim.oci.pod_backend import OciPodBackend
+from crishim.oci.measured import MeasuredPods
 
 __all__ = ["RuncRuntime", "RuntimeCommand", "build"]
 
-_OPTIONS: Final = frozenset({"runtime", "root", "systemd_cgroup"})
+needs_node = True
+
+_OPTIONS: Final = frozenset({"runtime", "systemd_cgroup"})
 
 
 def build(context: BackendContext) -> Backend:
@@ -34,4 +36,4 @@ def build(context: BackendContext) -> Backend:
         become_subreaper()
     command = RuntimeCommand(shutil.which(program) or program, root, systemd_cgroup=systemd)
     machine = host(systemd_cgroup=systemd)
-    return OciPodBackend(RuncRuntime(command, context.runtime_state / "s", machine), context, machine)
+    return MeasuredPods(RuncRuntime(command, context.runtime_state / "s", machine), context, machine)

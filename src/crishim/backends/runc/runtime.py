@@ -21,7 +21,7 @@ from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
 from crishim.logs.execution import ExecStreams
 from crishim.logs.stdio import ChildEnds
 from crishim.model.honours import OCI
-from crishim.model.ids import ContainerId
+from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
 from crishim.monitor.client import Monitor, follow_sizes
@@ -91,7 +91,9 @@ class RuncRuntime:
 
     async def wait(self, container_id: str) -> Exit:
         """As `OciRuntime.wait`."""
-        return await self._monitor.wait(await self._bundle(container_id), container_id)
+        end = await self._monitor.wait(await self._bundle(container_id), container_id)
+        self._orphans.poke()  # the monitor itself, which is nobody else's child
+        return end
 
     def exit_of(self, bundle: Path) -> Exit | None:
         """How a container ended, if its monitor has said so."""
@@ -126,6 +128,9 @@ class RuncRuntime:
         """As `SupportsUpdate.update_container`. Runtimes leave what was done when they fail: the old limits are set again."""
         wanted = json.dumps(limits_of(resources, self._host)).encode()
         await self._command.run(container_id, "update", "--resources", "-", container_id, stdin=wanted)
+
+    async def update_sandbox(self, sandbox_id: SandboxId, overhead: Resources | None, resources: Resources | None) -> None:
+        """As `SupportsSandboxUpdate.update_sandbox`: the kubelet has written the pod's cgroup, and nothing else depends on it."""
 
     async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
         """As `SupportsExec.exec`: the runtime's own exec, detached, with our pipes; this process must be a child subreaper.

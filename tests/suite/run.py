@@ -1,0 +1,180 @@
+"""Run the official conformance suite (critest) against a backend of this checkout, in folders of its own.
+
+    python -m tests.suite.run runc            # or crun: any name that `HANDLERS` knows
+
+Starts a loopback registry with the suite's images and `crishim serve`, runs critest, prints its sums and the names of what
+failed, and stops what it started. Exits 0 only if nothing failed but what `KNOWN` excuses, with its reason.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from tests.suite.images import push_all
+
+CRITEST: Final = os.environ.get("CRITEST", "critest")
+CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "crishim-suite"
+MIRRORED: Final = ("registry.k8s.io", "gcr.io", "k8s.gcr.io")
+TOOLS: Final = {
+    "docker-registry": "docker-registry",
+    "skopeo": "skopeo",
+    "nginx": "nginx-core",
+    "catatonit": "catatonit",
+    "cc": "gcc libc6-dev",
+    "dpkg-source": "dpkg-dev",
+}
+KNOWN: Final = {
+    "public image with digest should be pulled and removed": "asks for a digest that no image built anew can have",
+}
+
+SUBNET: Final = "10.87.0.0/16"
+NETWORK: Final = """{
+  "cniVersion": "1.0.0", "name": "crishim-suite",
+  "plugins": [
+    {"type": "bridge", "bridge": "crisuite0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
+     "ipam": {"type": "host-local", "ranges": [[{"subnet": "%s"}]], "routes": [{"dst": "0.0.0.0/0"}], "dataDir": "%s"}},
+    {"type": "portmap", "capabilities": {"portMappings": true}, "snat": true},
+    {"type": "firewall"}
+  ]
+}"""
+
+
+def missing() -> list[str]:
+    """What the suite needs and this machine lacks, each with the way to get it."""
+    lacking = [f"{tool}: apt-get install {package}" for tool, package in TOOLS.items() if shutil.which(tool) is None]
+    if shutil.which(CRITEST) is None:
+        lacking.append("critest: from the releases of kubernetes-sigs/cri-tools, on PATH or named by $CRITEST")
+    if os.geteuid() != 0:
+        lacking.append("root")
+    return lacking
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody uses just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def process(*command: str, log: Path) -> Iterator[None]:
+    """A server for as long as it is needed, ended by its pid."""
+    with log.open("wb") as output:
+        started = subprocess.Popen(command, stdout=output, stderr=output)
+        try:
+            yield
+        finally:
+            started.terminate()
+            started.wait(30)
+
+
+def wait_for(condition: str, ready: object) -> None:
+    """Wait until `ready()` is true; at most half a minute."""
+    for _ in range(300):
+        if ready():  # type: ignore[operator]
+            return
+        time.sleep(0.1)
+    raise SystemExit(f"{condition} did not come up")
+
+
+def answers(port: int) -> bool:
+    """Whether something listens on a port of the loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def write_settings(folder: Path, port: int, runtime: str) -> Path:
+    """Crishim's configuration for the suite, and what it refers to."""
+    mirrors = "".join(
+        f'[[registry]]\nlocation = "{host}"\n[[registry.mirror]]\nlocation = "127.0.0.1:{port}"\ninsecure = true\n'
+        for host in MIRRORED
+    )
+    (folder / "registries.conf").write_text(mirrors)
+    (folder / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+    (folder / "net.d").mkdir()
+    (folder / "net.d" / "10-suite.conflist").write_text(NETWORK % (SUBNET, folder / "addresses"))
+    config = folder / "crishim.toml"
+    config.write_text(f"""
+listen = "{folder}/cri.sock"
+state = "{folder}/state"
+runtime_state = "{folder}/run"
+cgroup_driver = "cgroupfs"
+[handlers]
+"" = "{runtime}"
+[backends.{runtime}]
+plugin = "runc"
+runtime = "{runtime}"
+[images]
+registries_conf = "{folder}/registries.conf"
+policy = "{folder}/policy.json"
+[network]
+config = "{folder}/net.d"
+""")
+    return config
+
+
+def report(text: str) -> int:
+    """Print the suite's sums and the names of what failed; how many of these nobody excuses."""
+    failed = sorted(set(re.findall(r"^\s*\[FAIL\] (.*)$", text, re.MULTILINE)))
+    bad = 0
+    for name in failed:
+        excuse = next((why for known, why in KNOWN.items() if known in name), "")
+        bad += not excuse
+        print(f"failed: {name}" + (f" (known: {excuse})" if excuse else ""))
+    sums = re.findall(r"^(?:SUCCESS|FAIL)! -- .*$", text, re.MULTILINE)
+    print(sums[-1] if sums else text[-2000:])
+    return bad if sums else 1
+
+
+def main() -> int:
+    """Run the suite once."""
+    runtime = sys.argv[1] if len(sys.argv) > 1 else "runc"
+    if lacking := missing():
+        print("the official suite needs:", *lacking, sep="\n  ")
+        return 1
+    with tempfile.TemporaryDirectory(prefix="suite") as made:
+        folder = Path(made)
+        port = free_port()
+        storage = f"storage: {{filesystem: {{rootdirectory: {folder}/registry}}}}"
+        registry = folder / "registry.yml"
+        registry.write_text(f"version: 0.1\n{storage}\nhttp: {{addr: '127.0.0.1:{port}'}}\nlog: {{level: error}}\n")
+        with process("docker-registry", "serve", str(registry), log=folder / "registry.log"):
+            wait_for("the registry", lambda: answers(port))
+            push_all(f"127.0.0.1:{port}", CACHE)
+            config = write_settings(folder, port, runtime)
+            serve = (sys.executable, "-m", "crishim", "serve", "--config", str(config))
+            with process(*serve, log=folder / "serve.log"):
+                wait_for("crishim", lambda: (folder / "cri.sock").exists())
+                endpoint = f"unix://{folder}/cri.sock"
+                done = subprocess.run(
+                    [CRITEST, "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, "--ginkgo.no-color"],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    check=False,
+                    cwd=folder,
+                )
+                bad = report(done.stdout)
+        unmount_below(folder)
+    subprocess.run(["ip", "link", "delete", "crisuite0"], check=False, stderr=subprocess.DEVNULL)
+    return 1 if bad else 0
+
+
+def unmount_below(folder: Path) -> None:
+    """Let go of what the run left mounted in its folder."""
+    points = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for point in sorted((point for point in points if point.startswith(f"{folder}/")), key=len, reverse=True):
+        subprocess.run(["umount", "--lazy", point], check=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
