@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test packages proto fuzz clean
+.PHONY: demo test packages proto fuzz critest critest-all clean
 
 # Plays a pod on the embedded backend: no root, no daemon.
 demo: $(VENV)/.node
@@ -20,6 +20,16 @@ test: packages $(VENV)/.dev
 # The node's tools, where we are root and apt is there; says what it leaves out.
 packages:
 	.ci/packages
+
+# The official conformance suite against a runtime: make critest BACKEND=crun
+BACKEND ?= runc
+critest: packages $(VENV)/.dev
+	$(BIN)/python -m tests.suite.run $(BACKEND)
+
+# The suite against every runtime there is.
+critest-all: packages $(VENV)/.dev
+	$(BIN)/python -m tests.suite.run runc
+	$(BIN)/python -m tests.suite.run crun
 
 # Code from the .proto files, after a change to one.
 proto: $(VENV)/.dev

@@ -62,7 +62,10 @@ def busybox(cache: Path) -> Path:
 
 
 def _quietly(folder: str, *command: str) -> None:
-    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=folder, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        advice = "apt needs a deb-src entry of its distribution for this" if command[0] == "apt-get" else ""
+        raise SystemExit(f"{' '.join(command)}: {done.stderr[-300:]}{advice}")
 
 
 def base(program_path: Path) -> Tree:

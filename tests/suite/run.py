@@ -153,7 +153,7 @@ def main() -> int:
             config = write_settings(folder, port, runtime)
             serve = (sys.executable, "-m", "crishim", "serve", "--config", str(config))
             with process(*serve, log=folder / "serve.log"):
-                wait_for("crishim", lambda: (folder / "cri.sock").exists())
+                wait_for("crishim", (folder / "cri.sock").exists)
                 endpoint = f"unix://{folder}/cri.sock"
                 done = subprocess.run(
                     [CRITEST, "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, "--ginkgo.no-color"],
