@@ -110,6 +110,7 @@ class OciPodBackend(Backend):
         config = oci_config(spec, self._host, place)
         await asyncio.to_thread(write_bundle, bundle, config, spec.log_path)
         write_atomically(bundle / "sandbox", spec.sandbox.id)
+        write_atomically(bundle / "upper", rootfs.upper)
         stdio = Stdio(terminal=spec.tty, log_path=spec.log_path, keep_stdin=spec.stdin, stdin_once=spec.stdin_once)
         await self._runtime.create(spec.id, bundle, stdio)
         return ContainerCreated(user=place.user)

@@ -130,7 +130,7 @@ class RuncRuntime:
         await self._command.run(container_id, "update", "--resources", "-", container_id, stdin=wanted)
 
     async def update_sandbox(self, sandbox_id: SandboxId, overhead: Resources | None, resources: Resources | None) -> None:
-        """As `SupportsSandboxUpdate.update_sandbox`: the kubelet has written the pod's cgroup, and nothing else depends on it."""
+        """As `SupportsSandboxUpdate.update_sandbox`: the kubelet has written the pod's cgroup; nothing else depends on it."""
 
     async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
         """As `SupportsExec.exec`: the runtime's own exec, detached, with our pipes; this process must be a child subreaper.

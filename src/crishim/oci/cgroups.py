@@ -1,0 +1,120 @@
+"""Where a container's cgroup lies, and reading it: files of /sys/fs/cgroup and of /proc, never a process.
+
+The path is the one that the bundle asked for, not /proc/<pid>/cgroup: pids are used again.
+"""
+
+import posixpath
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from crishim.model.stats import MetricSample, NetworkInterfaceUsage, NetworkUsage
+from crishim.netns import inside
+from crishim.oci.figures import Figures, figures_v1, figures_v2
+
+ROOT: Final = Path("/sys/fs/cgroup")
+
+_MAIN: Final = "eth0"
+
+
+def folder_of(cgroups_path: str) -> str:
+    """linux.cgroupsPath below the root: a path as it is, systemd's `slice:prefix:name` as the scope in its slices."""
+    parent, colon, rest = cgroups_path.partition(":")
+    if not colon:
+        return posixpath.normpath(f"/{cgroups_path.lstrip('/')}")
+    prefix, _, name = rest.partition(":")
+    unit = name if name.endswith(".slice") else f"{prefix}-{name}.scope" if prefix else f"{name}.scope"
+    return posixpath.join(slice_folder(parent or "system.slice"), unit)
+
+
+def slice_folder(unit: str) -> str:
+    """A systemd slice's folder: `a-b.slice` lies in `a.slice`, and `-.slice` is the root."""
+    unit = posixpath.basename(unit)
+    names = unit.removesuffix(".slice").split("-")
+    if unit == "-.slice":
+        return "/"
+    return "/" + "/".join(f"{'-'.join(names[:count])}.slice" for count in range(1, len(names) + 1))
+
+
+class Cgroups:
+    """The machine's cgroups, of either version."""
+
+    def __init__(self, *, v2: bool, root: Path = ROOT) -> None:
+        self._v2 = v2
+        self._root = root
+
+    def exists(self, folder: str) -> bool:
+        """Whether there is such a cgroup."""
+        return (self._controller("memory") / folder.lstrip("/")).is_dir()
+
+    def figures(self, folder: str) -> Figures:
+        """A cgroup's figures; empty ones when it is not there."""
+        if not self.exists(folder):
+            return Figures()
+        below = folder.lstrip("/")
+        if self._v2:
+            return figures_v2(lambda name: read_text(self._root / below / name))
+
+        def read(name: str) -> str:
+            controller, _, file = name.partition("/")
+            return read_text(self._controller(controller) / below / file)
+
+        return figures_v1(read)
+
+    def pids(self, folder: str) -> list[int]:
+        """The processes of a cgroup itself."""
+        text = read_text(self._controller("memory") / folder.lstrip("/") / "cgroup.procs")
+        return [int(pid) for pid in text.split()]
+
+    def _controller(self, name: str) -> Path:
+        return self._root if self._v2 else self._root / name
+
+
+def open_files(pids: list[int]) -> Iterator[MetricSample]:
+    """How many descriptors, and sockets among them, processes have open. Looks at each descriptor."""
+    descriptors = sockets = 0
+    for pid in pids:
+        try:
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                descriptors += 1
+                sockets += str(link.readlink()).startswith("socket:")
+        except OSError:
+            continue
+    yield MetricSample(name="container_file_descriptors", value=descriptors)
+    yield MetricSample(name="container_sockets", value=sockets)
+
+
+def network_usage(netns: str, now: int) -> tuple[NetworkUsage, tuple[MetricSample, ...]]:
+    """Counters of a network namespace's interfaces. Raises `NotFound` when it is gone."""
+    return network_of(inside(netns, lambda: read_text(Path("/proc/thread-self/net/dev"))), now)
+
+
+def network_of(text: str, now: int) -> tuple[NetworkUsage, tuple[MetricSample, ...]]:
+    """/proc/net/dev: the interfaces but `lo`, and what CRI's network part has no place for."""
+    interfaces, samples = [], []
+    for line in text.splitlines()[2:]:
+        name, _, rest = line.partition(":")
+        name, values = name.strip(), [int(value) for value in rest.split()]
+        if name == "lo" or len(values) < 12:
+            continue
+        interfaces.append(
+            NetworkInterfaceUsage(name=name, rx_bytes=values[0], rx_errors=values[2], tx_bytes=values[8], tx_errors=values[10])
+        )
+        for metric, value in (
+            ("container_network_receive_packets_total", values[1]),
+            ("container_network_receive_packets_dropped_total", values[3]),
+            ("container_network_transmit_packets_total", values[9]),
+            ("container_network_transmit_packets_dropped_total", values[11]),
+        ):
+            samples.append(MetricSample(name=metric, value=value, labels=(name,)))
+    interfaces.sort(key=lambda interface: interface.name != _MAIN)
+    default = interfaces[0] if interfaces else None
+    return NetworkUsage(timestamp=now, default_interface=default, interfaces=tuple(interfaces)), tuple(samples)
+
+
+def read_text(path: Path) -> str:
+    """A small file; "" where it cannot be read, as files of a cgroup that is going away."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -1,0 +1,295 @@
+"""What a cgroup's files say, in one shape for both versions of cgroups.
+
+Which file gives which figure is the kubelet's rule (it reads the same ones through cAdvisor): the working set is usage less
+inactive file cache; resident memory is anonymous memory; a limit above 2^62 is none. A file that is missing is "", and its
+figures None.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+import attrs
+
+from crishim.model.stats import (
+    ContainerUsage,
+    CpuUsage,
+    IoUsage,
+    MemoryUsage,
+    MetricSample,
+    ProcessUsage,
+    PsiData,
+    PsiStats,
+    SwapUsage,
+)
+
+Read = Callable[[str], str]
+"""The text of a file by its name; "" where there is none."""
+
+_UNLIMITED: Final = 1 << 62
+_NANO: Final = 1_000_000_000
+
+
+@attrs.frozen
+class DeviceIo:
+    """What went to and from a block device, `major:minor`."""
+
+    device: str
+    reads: int = 0
+    writes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Figures:
+    """A cgroup's figures with all below it: times in nanoseconds, sizes in bytes; None is "not measured", a limit's None none.
+
+    `tasks` are threads; `processes` those of the cgroup itself, for want of a counter.
+    """
+
+    cpu: int | None = None
+    cpu_user: int | None = None
+    cpu_system: int | None = None
+    periods: int | None = None
+    throttled_periods: int | None = None
+    throttled: int | None = None
+    memory: int | None = None
+    inactive_file: int | None = None
+    anonymous: int | None = None
+    cache: int | None = None
+    mapped_file: int | None = None
+    kernel: int | None = None
+    memory_most: int | None = None
+    limit_hits: int | None = None
+    page_faults: int | None = None
+    major_page_faults: int | None = None
+    oom_kills: int | None = None
+    swap: int | None = None
+    tasks: int | None = None
+    processes: int | None = None
+    memory_limit: int | None = None
+    swap_limit: int | None = None
+    task_limit: int | None = None
+    io: tuple[DeviceIo, ...] = ()
+    cpu_psi: PsiStats | None = None
+    memory_psi: PsiStats | None = None
+    io_psi: PsiStats | None = None
+
+    @property
+    def working_set(self) -> int | None:
+        """Usage less inactive file cache, not below zero."""
+        return None if self.memory is None else max(0, self.memory - (self.inactive_file or 0))
+
+
+def figures_v2(read: Read) -> Figures:
+    """From the files of a folder of the unified hierarchy."""
+    cpu, memory, events = (_table(read(name)) for name in ("cpu.stat", "memory.stat", "memory.events"))
+    return Figures(
+        cpu=_times(cpu.get("usage_usec"), 1000),
+        cpu_user=_times(cpu.get("user_usec"), 1000),
+        cpu_system=_times(cpu.get("system_usec"), 1000),
+        periods=cpu.get("nr_periods"),
+        throttled_periods=cpu.get("nr_throttled"),
+        throttled=_times(cpu.get("throttled_usec"), 1000),
+        memory=_number(read("memory.current")),
+        inactive_file=memory.get("inactive_file"),
+        anonymous=memory.get("anon"),
+        cache=memory.get("file"),
+        mapped_file=memory.get("file_mapped"),
+        kernel=memory.get("kernel", _sum(memory, "kernel_stack", "pagetables", "percpu", "slab")),
+        memory_most=_number(read("memory.peak")),
+        limit_hits=events.get("max"),
+        page_faults=memory.get("pgfault"),
+        major_page_faults=memory.get("pgmajfault"),
+        oom_kills=events.get("oom_kill"),
+        swap=_number(read("memory.swap.current")),
+        tasks=_number(read("pids.current")),
+        processes=_lines(read("cgroup.procs")),
+        memory_limit=_number(read("memory.max")),
+        swap_limit=_number(read("memory.swap.max")),
+        task_limit=_number(read("pids.max")),
+        io=tuple(_io_v2(read("io.stat"))),
+        cpu_psi=_psi(read("cpu.pressure")),
+        memory_psi=_psi(read("memory.pressure")),
+        io_psi=_psi(read("io.pressure")),
+    )
+
+
+def figures_v1(read: Read) -> Figures:
+    """From the folders of the controllers; names are `<controller>/<file>`."""
+    cpu, memory = (_table(read(name)) for name in ("cpu/cpu.stat", "memory/memory.stat"))
+    used, used_with_swap = (_number(read(f"memory/memory.{kind}usage_in_bytes")) for kind in ("", "memsw."))
+    limit, limit_with_swap = (_limit(read(f"memory/memory.{kind}limit_in_bytes")) for kind in ("", "memsw."))
+    return Figures(
+        cpu=_number(read("cpuacct/cpuacct.usage")),
+        cpu_user=_number(read("cpuacct/cpuacct.usage_user")),
+        cpu_system=_number(read("cpuacct/cpuacct.usage_sys")),
+        periods=cpu.get("nr_periods"),
+        throttled_periods=cpu.get("nr_throttled"),
+        throttled=cpu.get("throttled_time"),
+        memory=used,
+        inactive_file=memory.get("total_inactive_file"),
+        anonymous=memory.get("total_rss"),
+        cache=memory.get("total_cache"),
+        mapped_file=memory.get("total_mapped_file"),
+        kernel=_number(read("memory/memory.kmem.usage_in_bytes")),
+        memory_most=_number(read("memory/memory.max_usage_in_bytes")),
+        limit_hits=_number(read("memory/memory.failcnt")),
+        page_faults=memory.get("total_pgfault"),
+        major_page_faults=memory.get("total_pgmajfault"),
+        oom_kills=_table(read("memory/memory.oom_control")).get("oom_kill"),
+        swap=memory.get("total_swap") if used is None or used_with_swap is None else max(0, used_with_swap - used),
+        tasks=_number(read("pids/pids.current")),
+        processes=_lines(read("memory/cgroup.procs")),
+        memory_limit=limit,
+        swap_limit=None if limit is None or limit_with_swap is None else max(0, limit_with_swap - limit),
+        task_limit=_number(read("pids/pids.max")),
+        io=tuple(
+            _io_v1(read("blkio/blkio.throttle.io_serviced_recursive"), read("blkio/blkio.throttle.io_service_bytes_recursive"))
+        ),
+    )
+
+
+_NOT_SUMS: Final = {"memory_limit", "swap_limit", "task_limit", "io", "cpu_psi", "memory_psi", "io_psi"}
+
+
+def summed(parts: Iterable[Figures]) -> Figures:
+    """The sum of several cgroups, of what can be summed: no limits, devices or pressures."""
+    made: dict[str, int] = {}
+    for part in parts:
+        for field in attrs.fields(Figures):
+            value = None if field.name in _NOT_SUMS else getattr(part, field.name)
+            if value is not None:
+                made[field.name] = made.get(field.name, 0) + value
+    return Figures(**made)  # type: ignore[arg-type]  # the names are those of integer fields
+
+
+def usage(figures: Figures, now: int) -> ContainerUsage:
+    """The figures as CRI has them, all at the time `now`; without any, nothing is measured."""
+    if figures == Figures():
+        return ContainerUsage()
+    return ContainerUsage(
+        cpu=CpuUsage(timestamp=now, usage_core_nano_seconds=figures.cpu, psi=figures.cpu_psi),
+        memory=MemoryUsage(
+            timestamp=now,
+            working_set_bytes=figures.working_set,
+            available_bytes=_left(figures.memory_limit, figures.working_set),
+            usage_bytes=figures.memory,
+            rss_bytes=figures.anonymous,
+            page_faults=figures.page_faults,
+            major_page_faults=figures.major_page_faults,
+            psi=figures.memory_psi,
+        ),
+        swap=SwapUsage(
+            timestamp=now, swap_usage_bytes=figures.swap, swap_available_bytes=_left(figures.swap_limit, figures.swap)
+        ),
+        io=IoUsage(timestamp=now, psi=figures.io_psi),
+        process=ProcessUsage(timestamp=now, process_count=figures.tasks),
+        metrics=tuple(_samples(figures)),
+    )
+
+
+def _samples(figures: Figures) -> Iterator[MetricSample]:
+    """The metrics that the parts of a ContainerUsage do not hold."""
+    for name, value in (
+        ("container_cpu_user_seconds_total", _whole_seconds(figures.cpu_user)),
+        ("container_cpu_system_seconds_total", _whole_seconds(figures.cpu_system)),
+        ("container_cpu_cfs_periods_total", figures.periods),
+        ("container_cpu_cfs_throttled_periods_total", figures.throttled_periods),
+        ("container_cpu_cfs_throttled_seconds_total", _whole_seconds(figures.throttled)),
+        ("container_memory_cache", figures.cache),
+        ("container_memory_mapped_file", figures.mapped_file),
+        ("container_memory_kernel_usage", figures.kernel),
+        ("container_memory_max_usage_bytes", figures.memory_most),
+        ("container_memory_failcnt", figures.limit_hits),
+        ("container_oom_events_total", figures.oom_kills),
+        ("container_processes", figures.processes),
+        ("container_threads", figures.tasks),
+        ("container_threads_max", figures.task_limit or 0),
+    ):
+        if value is not None:
+            yield MetricSample(name=name, value=value)
+    for io in figures.io:
+        for name, value in (
+            ("container_fs_reads_total", io.reads),
+            ("container_fs_writes_total", io.writes),
+            ("container_fs_reads_bytes_total", io.read_bytes),
+            ("container_fs_writes_bytes_total", io.written_bytes),
+        ):
+            yield MetricSample(name=name, value=value, labels=(io.device,))
+        for operation, value in (("Read", io.read_bytes), ("Write", io.written_bytes)):
+            yield MetricSample(name="container_blkio_device_usage_total", value=value, labels=(io.device, operation))
+
+
+def _number(text: str) -> int | None:
+    """A file of one number; `max` is none."""
+    text = text.strip()
+    return int(text) if text.isdigit() else None
+
+
+def _limit(text: str) -> int | None:
+    value = _number(text)
+    return None if value is None or value > _UNLIMITED else value
+
+
+def _table(text: str) -> dict[str, int]:
+    """Lines of a name and a number."""
+    pairs = (line.split() for line in text.splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+
+def _lines(text: str) -> int | None:
+    return text.count("\n") if text else None
+
+
+def _times(value: int | None, factor: int) -> int | None:
+    return None if value is None else value * factor
+
+
+def _whole_seconds(value: int | None) -> int | None:
+    return None if value is None else value // _NANO
+
+
+def _sum(table: dict[str, int], *names: str) -> int | None:
+    return sum(table.get(name, 0) for name in names) if table else None
+
+
+def _left(limit: int | None, used: int | None) -> int | None:
+    return None if limit is None or used is None else max(0, limit - used)
+
+
+def _io_v2(text: str) -> Iterator[DeviceIo]:
+    """io.stat: `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6` per device."""
+    for line in text.splitlines():
+        device, *rest = line.split()
+        told = {key: int(value) for key, _, value in (pair.partition("=") for pair in rest) if value.isdigit()}
+        if told:
+            keys = ("rios", "wios", "rbytes", "wbytes")
+            yield DeviceIo(device, *(told.get(key, 0) for key in keys))
+
+
+def _io_v1(counts: str, sizes: str) -> Iterator[DeviceIo]:
+    """Blkio's two files: `8:0 Read 12` per device and operation, and a total."""
+    told: dict[str, dict[str, int]] = {}
+    for prefix, text in (("n", counts), ("b", sizes)):
+        for line in text.splitlines():
+            match line.split():
+                case [device, ("Read" | "Write") as operation, value]:
+                    told.setdefault(device, {})[prefix + operation] = int(value)
+    for device, values in told.items():
+        yield DeviceIo(device, *(values.get(key, 0) for key in ("nRead", "nWrite", "bRead", "bWrite")))
+
+
+def _psi(text: str) -> PsiStats | None:
+    """A pressure file: `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, and `full` likewise; totals in microseconds."""
+    told: dict[str, PsiData] = {}
+    for line in text.splitlines():
+        kind, *rest = line.split()
+        values = dict(pair.split("=", 1) for pair in rest)
+        told[kind] = PsiData(
+            total=int(values["total"]) * 1000,
+            avg10=float(values["avg10"]),
+            avg60=float(values["avg60"]),
+            avg300=float(values["avg300"]),
+        )
+    return PsiStats(full=told.get("full", PsiData()), some=told.get("some", PsiData())) if told else None
