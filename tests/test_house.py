@@ -75,6 +75,10 @@ NEVER = {
 
 THINKING = {"model", "errors", "interfaces", "lifecycle", "service", "cri", "config"}
 PURE = {
+    "images/manifest.py",
+    "images/reference.py",
+    "images/skopeo.py",
+    "images/table.py",
     "streaming/channels.py",
     "streaming/events.py",
     "streaming/flow.py",

@@ -1,0 +1,332 @@
+"""Layers: a blob becomes a folder that overlayfs can lay over others.
+
+`unpack` knows nothing of the layers below, so the layers of an image unpack beside one another, and while others are still on
+their way. `settle` then, from the bottom to the top, brings in what a layer takes from those below it: owner and mode of
+folders that it only passes through, targets of hard links, and the place where a symbolic link of a lower layer really leads.
+The outcome is what unpacking over the layers below would have given (image-spec v1.1, layer.md, "Applying Changesets").
+
+The diff id, which the caller has to compare, is that of the whole stream, also of what follows the archive's end.
+"""
+
+import contextlib
+import errno
+import os
+import posixpath
+import shutil
+import stat
+import tarfile as tar
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+import attrs
+
+from crishim.errors import CrishimError, DataLoss, ResourceExhausted, Unknown
+from crishim.images.streams import CHUNK, LayerStream
+from crishim.images.tree import OPAQUE, Metadata, Tree, cleaned, is_whiteout, joined, kept_xattr, sane, set_xattrs
+
+_WHITEOUT: Final = ".wh."
+_RESERVED: Final = ".wh..wh."
+_OPAQUE: Final = ".wh..wh..opq"
+_XATTR: Final = "SCHILY.xattr."
+_FILES: Final = frozenset({tar.REGTYPE, tar.AREGTYPE, tar.CONTTYPE, tar.GNUTYPE_SPARSE})
+_BLOCK: Final = 4096
+_EOF: Final = tar.EOFHeaderError  # type: ignore[attr-defined]  # typeshed leaves these two out
+_EMPTY: Final = tar.EmptyHeaderError  # type: ignore[attr-defined]
+_MOST_LINKS: Final = 40
+
+
+@attrs.frozen
+class Unpacked:
+    """A layer in its folder, not yet settled. `bytes` and `inodes` are what it takes, rounded up to blocks."""
+
+    tree: Tree
+    diff_id: str
+    bytes: int
+    inodes: int
+
+
+def unpack(blob: Path, folder: Path, stopped: Callable[[], bool] = lambda: False) -> Unpacked:
+    """Unpack a blob into a folder, which must be empty and ours alone. For a thread; `stopped` ends it with `InterruptedError`.
+
+    Raises `DataLoss` for a layer that is broken or leads out of its folder, and `ResourceExhausted` for a full disk.
+    """
+    with renamed(f"unpacking {blob.name[:12]}"), LayerStream(blob, stopped) as stream:
+        folder.chmod(0o755)
+        writer = _Writer(Tree(str(folder)), stream)
+        writer.write_all()
+        return Unpacked(writer.tree, stream.digest(), writer.bytes, writer.inodes)
+
+
+def settle(layer: Unpacked, lowers: Sequence[Path]) -> None:
+    """Bring in what a layer takes from those below it, the topmost first, all of them settled. For a thread; to be done once.
+
+    Raises `DataLoss` for a hard link to what is nowhere, and `ResourceExhausted` for a full disk.
+    """
+    with renamed("unpacking"):
+        tree = layer.tree
+        waiting = set(tree.implied)
+        while waiting:
+            place = min(waiting, key=lambda item: (item.count("/"), item))
+            before = set(tree.implied)
+            _settle_folder(tree, place, lowers)
+            waiting = ((waiting & tree.implied) | (tree.implied - before)) - {place}
+        for place, target in tree.links.items():
+            _copy_up(tree, place, target, lowers)
+        for place, time in tree.times.items():
+            tree.touch(place, time)
+
+
+def found_below(lowers: Sequence[Path], place: str) -> Path | None:
+    """What a stack of layers, the topmost first, shows at a place; symbolic links are not followed."""
+    for lower in lowers:
+        path, hidden = lower, False
+        for part in place.split("/") if place else ():
+            hidden = hidden or _is_opaque(path)
+            path /= part
+            try:
+                status = path.lstat()
+            except FileNotFoundError:
+                break
+            except NotADirectoryError:
+                return None
+            if is_whiteout(status):
+                return None
+        else:
+            return path
+        if hidden:
+            return None
+    return None
+
+
+@contextlib.contextmanager
+def renamed(doing: str) -> Iterator[None]:
+    """The kernel's and tarfile's errors in our words."""
+    try:
+        yield
+    except (CrishimError, InterruptedError):
+        raise
+    except OSError as error:
+        kind = ResourceExhausted if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE} else Unknown
+        raise kind(f"{doing}: {error.strerror}") from error
+    except (tar.TarError, ValueError, OverflowError) as error:
+        raise DataLoss(f"{doing}: the layer's archive is broken: {error}") from error
+
+
+class _Entry(tar.TarInfo):
+    """tarfile's entry, but an archive that is broken in its middle is an error, and not its end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tar.TarFile) -> Self:
+        """The next entry. Raises `DataLoss`, or tarfile's own word for the end."""
+        try:
+            return super().fromtarfile(tarfile)
+        except (_EOF, _EMPTY) as error:
+            raise _EOF("end") from error
+        except tar.HeaderError as error:
+            raise DataLoss(f"the layer's archive is broken: {error}") from error
+
+
+class _Writer:
+    """Writes the entries of one archive."""
+
+    def __init__(self, tree: Tree, stream: LayerStream) -> None:
+        self.tree = tree
+        self.bytes = 0
+        self.inodes = 0
+        self._stream = stream
+
+    def write_all(self) -> None:
+        """Every entry, in the archive's order."""
+        stream: Any = self._stream
+        archive: Any = tar.TarFile(fileobj=stream, tarinfo=_Entry, encoding="utf-8", errors="surrogateescape")
+        while (entry := archive.next()) is not None:
+            archive.members = []
+            self._write(entry)
+
+    def _write(self, entry: tar.TarInfo) -> None:
+        base = posixpath.basename(entry.name)
+        if base.startswith(_WHITEOUT):
+            self._remove(entry.name, base)
+            return
+        if entry.size < 0:
+            raise DataLoss(f"the layer has a file of {entry.size} bytes")
+        tree, metadata = self.tree, _metadata(entry)
+        place = tree.place(entry.name)
+        if entry.type == tar.DIRTYPE:
+            tree.make_folder(place, metadata)
+        elif entry.type in _FILES:
+            tree.clear(place)
+            self._write_file(entry, place, metadata)
+        elif entry.type == tar.LNKTYPE:
+            self._link(place, entry.linkname)
+        elif entry.type in {tar.SYMTYPE, tar.FIFOTYPE, tar.CHRTYPE, tar.BLKTYPE}:
+            tree.clear(place)
+            if self._make_node(entry, tree.at(place)):
+                tree.dress(place, metadata)
+                tree.touch(place, metadata.mtime_ns)
+        else:
+            return
+        self.inodes += entry.type != tar.LNKTYPE
+        self.bytes += -(-entry.size // _BLOCK) * _BLOCK if entry.type in _FILES else _BLOCK * entry.isdir()
+
+    def _remove(self, name: str, base: str) -> None:
+        tree = self.tree
+        folder = posixpath.dirname(name)
+        if base == _OPAQUE:
+            tree.hide_below(tree.folder(cleaned(folder)))
+            return
+        if base.startswith(_RESERVED):
+            return
+        hidden = base.removeprefix(_WHITEOUT)
+        if hidden in {"", ".", ".."}:
+            raise DataLoss(f"the layer removes {hidden!r}")
+        tree.whiteout(tree.place(posixpath.join(folder, hidden)))
+        self.inodes += 1
+
+    def _write_file(self, entry: tar.TarInfo, place: str, metadata: Metadata) -> None:
+        descriptor = os.open(self.tree.at(place), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            self._stream.seek(entry.offset_data)
+            segments: list[tuple[int, int]] | None = getattr(entry, "sparse", None)
+            for offset, size in [(0, entry.size)] if segments is None else segments:
+                self._copy(descriptor, offset, size, entry.name)
+            if segments is not None:
+                os.ftruncate(descriptor, entry.size)
+            os.fchown(descriptor, metadata.uid, metadata.gid)
+            os.fchmod(descriptor, metadata.mode & 0o7777)
+            set_xattrs(descriptor, metadata.xattrs)
+            os.utime(descriptor, ns=(sane(metadata.mtime_ns), sane(metadata.mtime_ns)))
+        finally:
+            os.close(descriptor)
+
+    def _copy(self, descriptor: int, offset: int, size: int, name: str) -> None:
+        while size > 0:
+            piece = self._stream.read(min(size, CHUNK))
+            if not piece:
+                raise DataLoss(f"the layer ends in the middle of {name[:200]!r}")
+            written = os.pwrite(descriptor, piece, offset)
+            while written < len(piece):
+                written += os.pwrite(descriptor, piece[written:], offset + written)
+            offset += len(piece)
+            size -= len(piece)
+
+    def _link(self, place: str, linkname: str) -> None:
+        tree = self.tree
+        target = cleaned(linkname)
+        folder, _, base = target.rpartition("/")
+        source = joined(tree.folder(folder), base)
+        if source == place:
+            return
+        try:
+            status = os.lstat(tree.at(source))
+        except FileNotFoundError:
+            tree.clear(place)
+            tree.links[place] = tree.links.get(source, source)
+            return
+        if stat.S_ISDIR(status.st_mode) or is_whiteout(status):
+            raise DataLoss(f"the layer has a hard link to {linkname[:200]!r}, which is no file")
+        tree.clear(place)
+        os.link(tree.at(source), tree.at(place), follow_symlinks=False)
+
+    def _make_node(self, entry: tar.TarInfo, path: str) -> bool:
+        """A symbolic link, pipe or device; False for a device that this host does not let us make (in a user namespace)."""
+        if entry.type == tar.SYMTYPE:
+            os.symlink(entry.linkname, path)
+            return True
+        if entry.type == tar.FIFOTYPE:
+            os.mkfifo(path, 0o600)
+            return True
+        kind = stat.S_IFCHR if entry.type == tar.CHRTYPE else stat.S_IFBLK
+        try:
+            os.mknod(path, kind | 0o600, os.makedev(entry.devmajor, entry.devminor))
+        except PermissionError:
+            return False
+        return True
+
+
+def _metadata(entry: tar.TarInfo) -> Metadata:
+    return Metadata(
+        uid=entry.uid,
+        gid=entry.gid,
+        mode=entry.mode,
+        mtime_ns=int(entry.mtime * 10**9),
+        xattrs={
+            key.removeprefix(_XATTR): value.encode("utf-8", "surrogateescape")
+            for key, value in entry.pax_headers.items()
+            if key.startswith(_XATTR)
+        },
+    )
+
+
+def _settle_folder(tree: Tree, place: str, lowers: Sequence[Path]) -> None:
+    below = found_below(lowers, place)
+    parts = place.split("/")
+    if below is None or any(_is_opaque(Path(tree.at("/".join(parts[:depth])))) for depth in range(len(parts) + 1)):
+        return
+    status = below.lstat()
+    if stat.S_ISDIR(status.st_mode):
+        tree.dress(place, _metadata_of(below, status))
+        tree.times[place] = status.st_mtime_ns
+    elif stat.S_ISLNK(status.st_mode):
+        to = _real_folder(tree, place, os.readlink(below), lowers)
+        if to == place or to.startswith(f"{place}/"):
+            raise DataLoss(f"a symbolic link of the image leads into itself at {place!r}")
+        tree.move_folder(place, tree.folder(to))
+
+
+def _real_folder(tree: Tree, place: str, target: str, lowers: Sequence[Path]) -> str:
+    """Where a symbolic link of a lower layer at `place` leads, in the layers below and this one together."""
+    stack = (Path(tree.root), *lowers)
+    at = "" if target.startswith("/") else place.rpartition("/")[0]
+    todo, hops = target.split("/")[::-1], 0
+    while todo:
+        part = todo.pop()
+        if part in {"", "."}:
+            continue
+        if part == "..":
+            at = at.rpartition("/")[0]
+            continue
+        here = joined(at, part)
+        found = found_below(stack, here)
+        if found is None or not found.is_symlink():
+            at = here
+            continue
+        hops += 1
+        if hops > _MOST_LINKS:
+            raise DataLoss(f"symbolic links of the image lead in a circle at {place!r}")
+        link = os.readlink(found)
+        at = "" if link.startswith("/") else at
+        todo.extend(link.split("/")[::-1])
+    return at
+
+
+def _copy_up(tree: Tree, place: str, target: str, lowers: Sequence[Path]) -> None:
+    folder, _, base = target.rpartition("/")
+    below = found_below(lowers, joined(_real_folder(tree, "", folder, lowers), base))
+    status = None if below is None else below.lstat()
+    if below is None or status is None or not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
+        raise DataLoss(f"the layer has a hard link to {target[:200]!r}, which is no file of the image")
+    if os.path.lexists(tree.at(place)):
+        return
+    shutil.copyfile(below, tree.at(place), follow_symlinks=False)
+    tree.dress(place, _metadata_of(below, status))
+    tree.touch(place, status.st_mtime_ns)
+
+
+def _metadata_of(path: Path, status: os.stat_result) -> Metadata:
+    names = [name for name in os.listxattr(path, follow_symlinks=False) if kept_xattr(name)]
+    return Metadata(
+        uid=status.st_uid,
+        gid=status.st_gid,
+        mode=stat.S_IMODE(status.st_mode),
+        mtime_ns=status.st_mtime_ns,
+        xattrs={name: os.getxattr(path, name, follow_symlinks=False) for name in names},
+    )
+
+
+def _is_opaque(path: Path) -> bool:
+    try:
+        return os.getxattr(path, OPAQUE, follow_symlinks=False) == b"y"
+    except OSError:
+        return False

@@ -1,0 +1,212 @@
+"""What registries hold: indexes, manifests and image configurations, as values (pure).
+
+OCI image-spec v1.1 (image-index.md, manifest.md, config.md) and docker's schema 2, which differ in media types alone. Whatever
+does not have the shape that these demand is `DataLoss`; what is well-formed and still no image for containers is
+`InvalidArgument`.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import attrs
+
+from crishim.errors import DataLoss, InvalidArgument, NotFound
+from crishim.images.reference import valid_digest
+from crishim.model.frozen import FrozenDict
+from crishim.model.image import ImageConfig
+
+_INDEXES: Final = frozenset(
+    {"application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"}
+)
+_SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1"
+_ARCHITECTURES: Final = {
+    "x86_64": ("amd64", ""),
+    "aarch64": ("arm64", "v8"),
+    "armv8l": ("arm", "v8"),
+    "armv7l": ("arm", "v7"),
+    "armv6l": ("arm", "v6"),
+    "i386": ("386", ""),
+    "i686": ("386", ""),
+    "loongarch64": ("loong64", ""),
+}
+_MOST_LAYERS: Final = 500
+"""overlayfs takes 500 lower layers (fs/overlayfs/params.c, OVL_MAX_STACK)."""
+
+
+@attrs.frozen
+class Platform:
+    """What a program needs of a machine, in Go's words: `linux`, `amd64`, and perhaps a variant such as `v7`."""
+
+    os: str
+    architecture: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(filter(None, (self.os, self.architecture, self.variant)))
+
+
+@attrs.frozen
+class Descriptor:
+    """A piece of content: its digest, its size in bytes, and what it is."""
+
+    digest: str
+    size: int
+    media_type: str = ""
+    platform: Platform | None = None
+
+
+@attrs.frozen
+class Index:
+    """One image for several platforms."""
+
+    manifests: tuple[Descriptor, ...]
+
+
+@attrs.frozen
+class Manifest:
+    """One image: its configuration, and its layers from the bottom to the top. `size` is that of all of it, as transferred."""
+
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the configuration and the layers."""
+        return self.config.size + sum(layer.size for layer in self.layers)
+
+
+@attrs.frozen
+class Configuration:
+    """An image's configuration: what it says about processes, and the digests of its layers as plain tar, bottom first."""
+
+    config: ImageConfig
+    diff_ids: tuple[str, ...]
+    platform: Platform
+
+
+def digest_of(data: bytes) -> str:
+    """`sha256:` and 64 digits."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def check(data: bytes, digest: str, what: str) -> bytes:
+    """`data`, if it is what `digest` promises. Raises `DataLoss`."""
+    algorithm, _, wanted = digest.partition(":")
+    if algorithm not in {"sha256", "sha384", "sha512"} or hashlib.new(algorithm, data).hexdigest() != wanted:
+        raise DataLoss(f"{what} is not what its digest {digest} promises")
+    return data
+
+
+def parse_manifest(data: bytes) -> Index | Manifest:
+    """A manifest or an index. Raises `DataLoss` for neither, and `InvalidArgument` for docker's schema 1."""
+    with _shaped("manifest"):
+        top = _object(json.loads(data))
+        media_type = str(top.get("mediaType", ""))
+        if media_type.startswith(_SCHEMA_1) or top.get("schemaVersion") == 1:
+            raise InvalidArgument("image.image", "is in docker's schema 1, which nobody makes any more; push it again")
+        if media_type in _INDEXES or (not media_type and "manifests" in top):
+            return Index(tuple(_descriptor(item) for item in top["manifests"]))
+        layers = tuple(_descriptor(item) for item in top["layers"])
+        if len(layers) > _MOST_LAYERS:
+            raise InvalidArgument("image.image", f"has {len(layers)} layers, and overlayfs takes {_MOST_LAYERS}")
+        return Manifest(_descriptor(top["config"]), layers)
+
+
+def parse_config(data: bytes, layers: int) -> Configuration:
+    """An image configuration with as many `diff_ids` as the manifest has layers. Raises `DataLoss` or `InvalidArgument`."""
+    with _shaped("image configuration"):
+        top = _object(json.loads(data))
+        if not isinstance(top.get("rootfs"), dict):
+            raise InvalidArgument("image.image", "is an artifact, and no image for containers")
+        diff_ids = tuple(str(item) for item in top["rootfs"].get("diff_ids") or ())
+        if len(diff_ids) != layers or not all(valid_digest(item) for item in diff_ids):
+            raise DataLoss(f"the image configuration speaks of {len(diff_ids)} layers, and the manifest of {layers}")
+        return Configuration(_image_config(_object(top.get("config") or {})), diff_ids, _platform(top))
+
+
+def chain_ids(diff_ids: Iterable[str]) -> tuple[str, ...]:
+    """The name of each layer together with all below it (config.md, "Layer ChainID")."""
+    chain: list[str] = []
+    for diff_id in diff_ids:
+        chain.append(digest_of(f"{chain[-1]} {diff_id}".encode()) if chain else diff_id)
+    return tuple(chain)
+
+
+def this_platform(machine: str) -> Platform:
+    """The platform of `uname -m`."""
+    architecture, variant = _ARCHITECTURES.get(machine, (machine, ""))
+    return Platform("linux", architecture, variant)
+
+
+def choose(index: Index, platform: Platform) -> Descriptor:
+    """The manifest of an index that suits a machine best: the highest variant that the machine can run.
+
+    Raises `NotFound` naming the platforms that there are.
+    """
+    ranked = [(_rank(item.platform, platform), item) for item in index.manifests if item.platform]
+    fitting = [(rank, item) for rank, item in ranked if rank is not None]
+    if not fitting:
+        there = ", ".join(sorted({str(item.platform) for item in index.manifests if item.platform})) or "none that is named"
+        raise NotFound(f"an image among those for {there} that suits", str(platform))
+    return max(fitting, key=lambda pair: pair[0])[1]
+
+
+def _rank(offered: Platform | None, wanted: Platform) -> int | None:
+    """How well a manifest suits; None for not at all. Attestations say `unknown/unknown` and suit nobody."""
+    if offered is None or (offered.os, offered.architecture) != (wanted.os, wanted.architecture):
+        return None
+    ours, theirs = _variant(wanted), _variant(offered)
+    return theirs if theirs <= ours else None
+
+
+def _variant(platform: Platform) -> int:
+    """A variant as a number. Without one arm64 is v8, arm is v7, amd64 is v1 (containerd/platforms, normalizeArch)."""
+    default = {"arm64": "v8", "arm": "v7", "amd64": "v1"}.get(platform.architecture, "v0")
+    digits = (platform.variant or default).removeprefix("v").partition(".")[0]
+    return int(digits) if digits.isdecimal() else 0
+
+
+def _image_config(value: dict[str, Any]) -> ImageConfig:
+    return ImageConfig(
+        entrypoint=_texts(value.get("Entrypoint")),
+        cmd=_texts(value.get("Cmd")),
+        env=_texts(value.get("Env")),
+        working_dir=str(value.get("WorkingDir") or ""),
+        user=str(value.get("User") or ""),
+        stop_signal=str(value.get("StopSignal") or ""),
+        volumes=tuple(sorted(_object(value.get("Volumes") or {}))),
+        labels=FrozenDict({str(key): str(text) for key, text in _object(value.get("Labels") or {}).items()}),
+    )
+
+
+def _descriptor(value: Any) -> Descriptor:
+    digest, size = value["digest"], value["size"]
+    if not isinstance(digest, str) or not valid_digest(digest) or not isinstance(size, int) or size < 0:
+        raise DataLoss(f"the manifest names content by {str(digest)[:100]!r} of {str(size)[:30]} bytes")
+    platform = _platform(_object(value["platform"])) if value.get("platform") else None
+    return Descriptor(digest, size, str(value.get("mediaType", "")), platform)
+
+
+def _platform(value: dict[str, Any]) -> Platform:
+    return Platform(str(value.get("os", "")), str(value.get("architecture", "")), str(value.get("variant") or ""))
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(str(item) for item in value or ())
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError
+    return value
+
+
+@contextlib.contextmanager
+def _shaped(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataLoss(f"the {what} does not have the shape of one: {type(error).__name__} {error}") from error

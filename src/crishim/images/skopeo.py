@@ -1,0 +1,234 @@
+"""skopeo's words: its command lines, its file of credentials, and what its error texts mean (pure).
+
+skopeo answers 1 for everything that can go wrong, so its text is all there is: `failure` is the one place that reads it.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import attrs
+
+from crishim.errors import (
+    CrishimError,
+    DataLoss,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    PullError,
+    PullReason,
+    ResourceExhausted,
+    Unknown,
+)
+from crishim.images.manifest import Platform
+from crishim.images.reference import Reference, canonical_registry, is_loopback
+from crishim.model.image import AuthConfig
+
+
+@attrs.frozen(kw_only=True)
+class PullSettings:
+    """How images are pulled. Empty paths leave skopeo its own defaults, which are those of containers(5).
+
+    `registries_conf` names mirrors and insecure registries, `policy` says which signatures are demanded, and `authfile` holds
+    credentials for pulls that bring none. A pull that moves no byte for `stall` seconds ends.
+    """
+
+    program: str = "skopeo"
+    registries_conf: str = ""
+    policy: str = ""
+    authfile: str = ""
+    stall: float = 60.0
+
+
+def inspect_command(settings: PullSettings, reference: Reference, authfile: str) -> list[str]:
+    """Prints the bytes that the registry has under a name: a manifest or an index."""
+    return [
+        *_general(settings),
+        "inspect",
+        "--raw",
+        *(["--authfile", authfile] if authfile else []),
+        *(["--tls-verify=false"] if is_loopback(reference.registry) else []),
+        f"docker://{reference}",
+    ]
+
+
+def copy_command(
+    settings: PullSettings, reference: Reference, platform: Platform | None, authfile: str, blobs: str, layout: str
+) -> list[str]:
+    """Copies an image into the OCI layout `layout`, its content into `blobs`, every byte as the registry has it.
+
+    The image is named as the user named it, since a signature policy may speak of tags; `platform` chooses out of an index.
+    """
+    choice = (
+        [f"--override-os={platform.os}", f"--override-arch={platform.architecture}"]
+        + ([f"--override-variant={platform.variant}"] if platform.variant else [])
+        if platform
+        else []
+    )
+    return [
+        *_general(settings),
+        *(["--policy", settings.policy] if settings.policy else []),
+        *choice,
+        "copy",
+        "--quiet",
+        "--preserve-digests",
+        *(["--src-authfile", authfile] if authfile else []),
+        *(["--src-tls-verify=false"] if is_loopback(reference.registry) else []),
+        "--dest-shared-blob-dir",
+        blobs,
+        f"docker://{reference}",
+        f"oci:{layout}",
+    ]
+
+
+def credentials(reference: Reference, auth: AuthConfig | None) -> dict[str, str] | None:
+    """The entry of a containers-auth.json(5) for a CRI request's credentials; None where they are none, or for elsewhere.
+
+    They count only if `server_address` is empty or the image's registry (as containerd's ParseAuth has it). Raises
+    `InvalidArgument` for a registry token, which skopeo takes on its command line only, where everybody could read it.
+    """
+    if auth is None or (auth.server_address and _host(auth.server_address) != reference.registry):
+        return None
+    if auth.registry_token:
+        raise InvalidArgument("auth.registry_token", "is not supported; give a user name and a password")
+    if auth.identity_token:
+        return {"auth": _base64(f"{auth.username}:"), "identitytoken": auth.identity_token}
+    if auth.username:
+        return {"auth": _base64(f"{auth.username}:{auth.password}")}
+    if auth.auth:
+        try:
+            pair = base64.b64decode(auth.auth, validate=True).rstrip(b"\0").decode()
+        except ValueError as error:
+            raise InvalidArgument("auth.auth", "is no base64 of a user name and a password") from error
+        if ":" not in pair:
+            raise InvalidArgument("auth.auth", "is no base64 of a user name and a password")
+        return {"auth": _base64(pair)}
+    return None
+
+
+def auth_file(base: bytes, reference: Reference, entry: dict[str, str]) -> bytes:
+    """The file of credentials for one pull: the node's own, `base`, with `entry` for this repository before all others.
+
+    Raises `FailedPrecondition` for a node's file that cannot be read.
+    """
+    try:
+        top: Any = json.loads(base or b"{}")
+        helpers = {key: value for key, value in (top.get("credHelpers") or {}).items() if key != reference.registry}
+        merged = {**top, "auths": {**(top.get("auths") or {}), reference.repository: entry}, "credHelpers": helpers}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise FailedPrecondition("no JSON", "a containers-auth.json", "the configured authfile") from error
+    return json.dumps(merged).encode()
+
+
+_NETWORK: Final = (
+    "connection refused",
+    "connection reset",
+    "no such host",
+    "server misbehaving",
+    "temporary failure in name resolution",
+    "network is unreachable",
+    "no route to host",
+    "i/o timeout",
+    "tls handshake timeout",
+    "context deadline exceeded",
+    "client.timeout exceeded",
+    "server gave http response to https client",
+    "x509:",
+    "tls:",
+    "received unexpected http status: 5",
+    "bad gateway",
+    "service unavailable",
+    "gateway timeout",
+    "internal server error",
+    "unexpected eof",
+    "proxyconnect",
+    ": eof",
+    "toomanyrequests",
+    "too many requests",
+)
+_SIGNATURE: Final = (
+    "source image rejected",
+    "is rejected by policy",
+    "a signature was required",
+    "signature verification failed",
+    "invalid gpg signature",
+)
+_DENIED: Final = (
+    "unauthorized",
+    "authentication required",
+    "invalid username/password",
+    "access to the resource is denied",
+    "access denied",
+    "denied:",
+    "403 (forbidden)",
+    "403 forbidden",
+)
+_MISSING: Final = ("manifest unknown", "name unknown", "manifest_unknown", "name_unknown", "404 (not found)", "404 not found")
+_MISSING_PLATFORM: Final = ("no image found in manifest list", "no image found in image index")
+_MIRRORS: Final = re.compile(r"\(Mirrors also failed: (.*?\])\)", re.DOTALL)
+
+
+def failure(stderr: str, reference: Reference) -> CrishimError:
+    """What went wrong, out of skopeo's text. The last line counts; the words of a mirror that answered count before the
+
+    upstream's, which the node may well not reach at all.
+    """
+    text = _message(stderr)
+    found = _MIRRORS.search(text)
+    mirror = _verdict(found[1], reference) if found else None
+    if isinstance(mirror, NotFound | PermissionDenied):
+        return mirror
+    said = _verdict(text, reference)
+    return said or Unknown(f"pulling {reference}: {text[:2000] or 'skopeo ended without a word'}")
+
+
+def _verdict(text: str, reference: Reference) -> CrishimError | None:
+    low = text.lower()
+    short = text[:2000]
+    if "no space left on device" in low or "disk quota exceeded" in low:
+        return ResourceExhausted(f"pulling {reference}: {short}")
+    if "error loading trust policy" in low:
+        return FailedPrecondition(
+            "unreadable", "a containers-policy.json (apt-get install golang-github-containers-common)", short
+        )
+    if _any(_SIGNATURE, low):
+        return PullError(PullReason.SIGNATURE_VALIDATION_FAILED, f"{reference}: {short}")
+    if "digest did not match" in low or "digest mismatch" in low or "does not match the digest" in low:
+        return DataLoss(f"pulling {reference}: {short}")
+    if _any(_DENIED, low):
+        return PermissionDenied(f"pulling {reference}: {short}")
+    if _any(_MISSING, low):
+        return NotFound("image", str(reference))
+    if _any(_MISSING_PLATFORM, low):
+        return NotFound("an image for this platform in", str(reference))
+    if _any(_NETWORK, low):
+        return PullError(PullReason.REGISTRY_UNAVAILABLE, f"{reference}: {short}")
+    return None
+
+
+def _message(stderr: str) -> str:
+    """The last message of skopeo's log, freed of logrus' dress."""
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    last = lines[-1] if lines else ""
+    found = re.search(r'msg="((?:[^"\\]|\\.)*)"', last)
+    return re.sub(r"\\(.)", lambda match: "\n" if match[1] == "n" else match[1], found[1]) if found else last
+
+
+def _any(words: Sequence[str], text: str) -> bool:
+    return any(word in text for word in words)
+
+
+def _general(settings: PullSettings) -> list[str]:
+    conf = ["--registries-conf", settings.registries_conf] if settings.registries_conf else []
+    return [settings.program, *conf]
+
+
+def _host(address: str) -> str:
+    return canonical_registry(re.sub(r"^[a-z]+://", "", address).partition("/")[0])
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()

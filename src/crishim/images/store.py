@@ -1,0 +1,357 @@
+"""The image store: CRI's images and the containers' root file systems, over one folder of the node.
+
+Lists and status answer from memory. Pulls of one name with the same credentials share their work, and pulls of one name never
+run beside one another; whoever stops waiting does not stop the pull. Layers are unpacked as they arrive, on threads.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from crishim.errors import DataLoss, NotFound
+from crishim.images.content import Content
+from crishim.images.layers import Unpacked, unpack
+from crishim.images.manifest import Configuration, Descriptor, chain_ids
+from crishim.images.puller import Copied, Puller, PullProgress
+from crishim.images.reference import Reference, id_prefix, parse
+from crishim.images.skopeo import PullSettings
+from crishim.images.snapshots import Snapshots
+from crishim.images.table import Entry, find, named, pinned, shown
+from crishim.interfaces.images import ImageService, Rootfs, RootfsProvider
+from crishim.interfaces.seams import Clock
+from crishim.model.frozen import FrozenDict
+from crishim.model.ids import ContainerId, ImageId
+from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageDetail, ImageFsInfo, ImageSpec
+from crishim.model.sandbox import PodSandboxConfig
+
+_USAGE_AGE: Final = 10.0
+_USAGE_SHARE: Final = 20.0
+_SECOND: Final = 10**9
+
+_log = logging.getLogger(__name__)
+
+
+def _ignore(_: PullProgress) -> None:
+    pass
+
+
+@attrs.frozen
+class _Usage:
+    """A measurement of a writable layer: bytes, inodes, when (nanoseconds since the epoch), and until when it is good."""
+
+    bytes: int
+    inodes: int
+    taken: int
+    good_until: float
+
+
+class ContentStore(ImageService, RootfsProvider):
+    """A store in `folder`. Making it reads the index and sweeps what a crash left, and blocks meanwhile. Must be closed.
+
+    `pinned` are patterns of names (`*`, `?`) that the kubelet's collector must spare; `progress` is told how pulls go, on the
+    event loop. Raises `FailedPrecondition` while another process uses the folder, and `DataLoss` for a broken index.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        clock: Clock,
+        settings: PullSettings = PullSettings(),  # noqa: B008 - a frozen value
+        *,
+        pinned: tuple[str, ...] = (),
+        progress: Callable[[PullProgress], None] = _ignore,
+    ) -> None:
+        self._clock = clock
+        self._pinned = pinned
+        self._progress = progress
+        self._content = Content(folder)
+        try:
+            self._table, self._configs, complaints = self._content.load()
+            self._snapshots = Snapshots(self._content.snapshots, self._content.tmp, self._content.layer)
+            self._delete(())()
+        except BaseException:
+            self._content.close()
+            raise
+        for complaint in complaints:
+            _log.warning("%s", complaint)
+        self._puller = Puller(self._content.blobs, self._content.tmp, clock, settings)
+        self._threads = ThreadPoolExecutor(max_workers=max(2, min(4, os.cpu_count() or 2)), thread_name_prefix="crishim-unpack")
+        self._pulls: dict[tuple[Reference, AuthConfig | None], asyncio.Task[ImageId]] = {}
+        self._turns: weakref.WeakValueDictionary[Reference, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._gate = asyncio.Lock()
+        self._writing = asyncio.Lock()
+        self._active = 0
+        self._doomed: set[str] = set()
+        self._usages: dict[ContainerId, _Usage] = {}
+        self._measuring: dict[ContainerId, asyncio.Task[_Usage]] = {}
+
+    async def close(self) -> None:
+        """End pulls that are under way; mounts stay."""
+        for task in list(self._pulls.values()):
+            task.cancel()
+        await asyncio.gather(*self._pulls.values(), *self._measuring.values(), return_exceptions=True)
+        self._threads.shutdown()
+        self._content.close()
+
+    async def list(self) -> tuple[Image, ...]:
+        """All images."""
+        return tuple(self._shown(entry) for entry in self._table.values())
+
+    async def status(self, image: ImageSpec) -> ImageDetail | None:
+        """One image. `info` has the configuration and the chain id, as `crictl inspecti` shows them."""
+        entry = find(self._table, image.image)
+        if entry is None:
+            return None
+        config = self._configs[entry.id]
+        told: dict[str, Any] = {
+            "chainID": entry.layers[-1] if entry.layers else "",
+            "manifest": entry.manifest,
+            "platform": str(config.platform),
+            "layers": config.diff_ids,
+        }
+        return ImageDetail(image=self._shown(entry), config=config.config, info=FrozenDict({"info": json.dumps(told)}))
+
+    async def pull(self, image: ImageSpec, auth: AuthConfig | None, sandbox: PodSandboxConfig | None) -> ImageId:  # noqa: ARG002
+        """Bring an image here. An id is no name to pull by: it is answered when it is here, and `NotFound` otherwise.
+
+        Raises also `InvalidArgument`, `DataLoss`, `ResourceExhausted` for a full disk, and `Unavailable` without skopeo.
+        """
+        if len(id_prefix(image.image)) == len("sha256:") + 64:
+            if (entry := find(self._table, image.image)) is None:
+                raise NotFound("image", image.image)
+            return entry.id
+        reference = parse(image.image)
+        key = (reference, auth)
+        task = self._pulls.get(key)
+        if task is None:
+            task = asyncio.create_task(self._pull(reference, auth), name=f"pull {reference}")
+            self._pulls[key] = task
+            task.add_done_callback(lambda done: self._ended(key, done))
+        return await asyncio.shield(task)
+
+    async def remove(self, image: ImageSpec) -> None:
+        """Remove an image with all its names. What running containers need of it stays until they are gone."""
+        async with self._writing:
+            entry = find(self._table, image.image)
+            if entry is None:
+                return
+            table = {key: other for key, other in self._table.items() if key != entry.id}
+            await asyncio.to_thread(self._content.save, table)
+            self._table = table
+            del self._configs[entry.id]
+            self._doomed.update(entry.blobs)
+        await self._sweep()
+
+    async def fs_info(self) -> ImageFsInfo:
+        """One file system: unpacked layers, and the blobs they came of."""
+        blobs = {blob for entry in self._table.values() for blob in entry.blobs}
+        sizes = tuple(self._content.sizes.values())
+        usage = FilesystemUsage(
+            timestamp=self._clock.now(),
+            mountpoint=str(self._content.folder),
+            used_bytes=sum(size.bytes for size in sizes) + sum(entry.size for entry in self._table.values()),
+            inodes_used=sum(size.inodes for size in sizes) + len(blobs),
+        )
+        return ImageFsInfo(image_filesystems=(usage,))
+
+    async def prepare(self, container_id: ContainerId, image_id: ImageId) -> Rootfs:
+        """A writable root over an image. Raises `NotFound` where the image is not here and the container has no root yet."""
+        if not self._snapshots.has_root(container_id):
+            self._snapshots.hold(container_id, self._layers(image_id))
+        return await asyncio.to_thread(self._snapshots.prepare, container_id)
+
+    async def release(self, container_id: ContainerId) -> None:
+        """Unmount and delete a container's root and its views."""
+        self._usages.pop(container_id, None)
+        await asyncio.to_thread(self._snapshots.release, container_id)
+        if self._content.sizes.keys() - self._needed():
+            await self._sweep()
+
+    async def view(self, container_id: ContainerId, image_id: ImageId) -> Path:
+        """A read-only mount of an image for an image volume of a container; `release` takes it away with all the rest.
+
+        Repeating it gives the same folder. Raises `NotFound` for an image that is not here.
+        """
+        return await asyncio.to_thread(self._snapshots.view, container_id, image_id, self._layers(image_id))
+
+    async def unview(self, container_id: ContainerId, image_id: ImageId) -> None:
+        """Let go of one view. One that is not there is no error."""
+        await asyncio.to_thread(self._snapshots.unview, container_id, image_id)
+
+    def prepared(self) -> tuple[ContainerId, ...]:
+        """The containers that have something here: what no record explains should be released."""
+        return self._snapshots.containers
+
+    async def usage(self, container_id: ContainerId) -> FilesystemUsage:
+        """What a container wrote. Measured at most every 10 seconds, and seldomer where measuring takes long.
+
+        Raises `NotFound` for a container without a root here.
+        """
+        known = self._usages.get(container_id)
+        if known is None or self._clock.monotonic() >= known.good_until:
+            task = self._measuring.get(container_id)
+            if task is None:
+                task = asyncio.create_task(self._measure(container_id))
+                self._measuring[container_id] = task
+                task.add_done_callback(lambda _: self._measuring.pop(container_id, None))
+            known = await asyncio.shield(task)
+        return FilesystemUsage(
+            timestamp=known.taken,
+            mountpoint=str(self._content.snapshots),
+            used_bytes=known.bytes,
+            inodes_used=known.inodes,
+        )
+
+    async def _measure(self, container_id: ContainerId) -> _Usage:
+        start = self._clock.monotonic()
+        used, inodes = await asyncio.to_thread(self._snapshots.usage, container_id)
+        end = self._clock.monotonic()
+        known = _Usage(used, inodes, self._clock.now(), end + max(_USAGE_AGE, _USAGE_SHARE * (end - start)))
+        if container_id in self._snapshots.containers:
+            self._usages[container_id] = known
+        return known
+
+    async def _pull(self, reference: Reference, auth: AuthConfig | None) -> ImageId:
+        turn = self._turns.setdefault(reference, asyncio.Lock())
+        async with turn:
+            async with self._gate:
+                self._active += 1
+            job = _Unpacking(self._content, self._threads)
+            try:
+                return await self._bring(reference, auth, job)
+            finally:
+                await asyncio.shield(job.end())
+                self._active -= 1
+                await self._sweep()
+
+    async def _bring(self, reference: Reference, auth: AuthConfig | None, job: "_Unpacking") -> ImageId:
+        known = {blob for entry in self._table.values() for blob in entry.blobs}
+
+        def arrived(layer: Descriptor) -> None:
+            if layer.digest not in known:
+                job.begin(layer.digest)
+
+        def has(digest: str) -> bool:
+            return find(self._table, f"{reference.repository}@{digest}") is not None
+
+        pulled = await self._puller.pull(reference, auth, has, self._progress, arrived)
+        if pulled.copied is None:
+            entry = find(self._table, f"{reference.repository}@{pulled.digest}")
+            if entry is None:
+                raise NotFound("image", str(reference))
+            config = self._configs[entry.id]
+        else:
+            entry, config = await self._unpack(pulled.copied, job)
+        async with self._writing:
+            table = named(self._table, entry, reference, pulled.digest)
+            await asyncio.to_thread(self._content.save, table)
+            self._table = table
+            self._configs[entry.id] = config
+            self._doomed.difference_update(entry.blobs)
+        return entry.id
+
+    async def _unpack(self, copied: Copied, job: "_Unpacking") -> tuple[Entry, Configuration]:
+        manifest = copied.manifest
+        image_id = ImageId(manifest.config.digest)
+        config = await asyncio.to_thread(self._content.config, image_id, len(manifest.layers))
+        chain = chain_ids(config.diff_ids)
+        layers: list[tuple[str, Unpacked | None]] = []
+        for chain_id, layer in zip(chain, manifest.layers, strict=True):
+            if chain_id not in self._content.sizes:
+                job.begin(layer.digest)
+        for chain_id, diff_id, layer in zip(chain, config.diff_ids, manifest.layers, strict=True):
+            here = chain_id in self._content.sizes
+            layers.append((chain_id, None if here else await job.take(layer.digest, diff_id)))
+        if any(layer for _, layer in layers):
+            await asyncio.to_thread(self._content.adopt, layers)
+        blobs = dict.fromkeys((copied.digest, image_id, *(layer.digest for layer in manifest.layers)))
+        entry = Entry(id=image_id, manifest=copied.digest, blobs=tuple(blobs), layers=chain, size=copied.size + manifest.size)
+        return entry, config
+
+    async def _sweep(self) -> None:
+        """Delete what nothing needs, unless a pull is under way: it counts on what it has seen."""
+        async with self._gate:
+            if self._active:
+                return
+            doomed, self._doomed = tuple(self._doomed), set()
+            delete = await asyncio.to_thread(self._delete, doomed)
+        await asyncio.to_thread(delete)
+
+    def _delete(self, doomed: tuple[str, ...]) -> Callable[[], None]:
+        blobs = {blob for entry in self._table.values() for blob in entry.blobs}
+        return self._content.sweep(self._needed(), blobs, doomed, self._clock.now() / _SECOND)
+
+    def _needed(self) -> set[str]:
+        return self._snapshots.held | {layer for entry in self._table.values() for layer in entry.layers}
+
+    def _layers(self, image_id: ImageId) -> tuple[str, ...]:
+        if image_id not in self._table:
+            raise NotFound("image", image_id)
+        return self._table[image_id].layers
+
+    def _shown(self, entry: Entry) -> Image:
+        user = self._configs[entry.id].config.user
+        return shown(entry, user, is_pinned=pinned(entry, self._pinned))
+
+    def _ended(self, key: tuple[Reference, AuthConfig | None], task: "asyncio.Task[ImageId]") -> None:
+        del self._pulls[key]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.info("pulling %s: %s", key[0], error)
+
+
+class _Unpacking:
+    """The unpackings of one pull, each begun when its blob is here. `end` must be awaited."""
+
+    def __init__(self, content: Content, threads: ThreadPoolExecutor) -> None:
+        self._content = content
+        self._threads = threads
+        self._stop = threading.Event()
+        self._jobs: dict[str, asyncio.Future[Unpacked]] = {}
+        self._all: list[asyncio.Future[Unpacked]] = []
+        self._folder: Path | None = None
+        self._count = 0
+
+    def begin(self, digest: str) -> None:
+        """Unpack a blob, unless that is under way."""
+        if digest not in self._jobs:
+            self._folder = self._folder or self._content.work()
+            self._count += 1
+            place = self._folder / str(self._count)
+            loop = asyncio.get_running_loop()
+            job = loop.run_in_executor(self._threads, self._unpack, digest, place)
+            self._jobs[digest] = job
+            self._all.append(job)
+
+    async def take(self, digest: str, diff_id: str) -> Unpacked:
+        """The unpacked blob, for one taker. Raises `DataLoss` if it is not what `diff_id` promises; it is deleted then."""
+        self.begin(digest)
+        try:
+            layer = await self._jobs.pop(digest)
+            if layer.diff_id != diff_id:
+                raise DataLoss(f"layer {digest} holds {layer.diff_id}, and the image promises {diff_id}")
+        except DataLoss:
+            self._content.blob(digest).unlink(missing_ok=True)
+            raise
+        return layer
+
+    async def end(self) -> None:
+        """Stop what still runs, and delete what was not adopted."""
+        self._stop.set()
+        await asyncio.gather(*self._all, return_exceptions=True)
+        if self._folder is not None:
+            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+    def _unpack(self, digest: str, place: Path) -> Unpacked:
+        root = place / "fs"
+        root.mkdir(parents=True)
+        return unpack(self._content.blob(digest), root, self._stop.is_set)

@@ -1,0 +1,140 @@
+"""A layer's blob as one stream of plain tar, hashed as it goes.
+
+gzip (with several members, as pigz and eStargz write them) and plain tar are read here; zstd by the `zstd` program. What a blob
+is, its first bytes tell. No read ever holds more than a few chunks in memory, however much a blob swells.
+"""
+
+import hashlib
+import shutil
+import subprocess
+import zlib
+from collections.abc import Callable, Generator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Final, Self
+
+from crishim.errors import DataLoss, Unavailable
+
+CHUNK: Final = 1 << 20
+_LONGEST_READ: Final = 8 << 20
+_GZIP: Final = b"\x1f\x8b"
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPABLE: Final = range(0x184D2A50, 0x184D2A60)
+
+
+class LayerStream:
+    """What `tarfile` wants of a file: `read`, `tell`, and `seek`, forward only. For one thread, inside a `with`.
+
+    `stopped` is asked before every chunk; once it says so, reading raises `InterruptedError`. Broken compression, and a header
+    that wants more than 8 MiB, raise `DataLoss`; a missing `zstd` program raises `Unavailable`.
+    """
+
+    def __init__(self, path: Path, stopped: Callable[[], bool] = lambda: False) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._stopped = stopped
+        self._hash = hashlib.sha256()
+        self._pieces = _pieces(self._file)
+        self._piece = memoryview(b"")
+        self._position = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._pieces.close()
+        self._file.close()
+
+    def read(self, size: int) -> bytes:
+        """`size` bytes, or fewer at the end."""
+        if not 0 <= size <= _LONGEST_READ:
+            raise DataLoss(f"the layer has a header of {size} bytes")
+        if size <= len(self._piece):
+            return bytes(self._take(size))
+        parts = [self._take(size)]
+        missing = size - len(parts[0])
+        while missing and self._more():
+            parts.append(self._take(missing))
+            missing -= len(parts[-1])
+        return b"".join(parts)
+
+    def tell(self) -> int:
+        """Bytes read so far."""
+        return self._position
+
+    def seek(self, position: int) -> int:
+        """Go forward."""
+        if position < self._position:
+            raise DataLoss("the layer's headers lead backwards")
+        while self._position < position and (self._piece or self._more()):
+            self._take(position - self._position)
+        return self._position
+
+    def digest(self) -> str:
+        """The digest of all of the stream, which is read to its end first."""
+        while self._more():
+            pass
+        return f"sha256:{self._hash.hexdigest()}"
+
+    def _take(self, size: int) -> memoryview:
+        taken, self._piece = self._piece[:size], self._piece[size:]
+        self._position += len(taken)
+        return taken
+
+    def _more(self) -> bool:
+        if self._stopped():
+            raise InterruptedError
+        piece = next(self._pieces, b"")
+        self._hash.update(piece)
+        self._piece = memoryview(piece)
+        return bool(piece)
+
+
+def _pieces(file: BinaryIO) -> Generator[bytes, None, None]:
+    head = file.read(4)
+    file.seek(0)
+    if head.startswith(_GZIP):
+        return _gunzipped(file)
+    if head == _ZSTD or int.from_bytes(head, "little") in _ZSTD_SKIPPABLE:
+        return _unzstd(file)
+    return _plain(file)
+
+
+def _plain(file: BinaryIO) -> Generator[bytes, None, None]:
+    while piece := file.read(CHUNK):
+        yield piece
+
+
+def _gunzipped(file: BinaryIO) -> Generator[bytes, None, None]:
+    decoder = zlib.decompressobj(31)
+    data, inside = b"", False
+    try:
+        while data := data or file.read(CHUNK):
+            if not inside and not data.strip(b"\0"):
+                data = b""
+                continue
+            inside = True
+            if piece := decoder.decompress(data, CHUNK):
+                yield piece
+            data = decoder.unconsumed_tail
+            if decoder.eof:
+                data, inside, decoder = decoder.unused_data, False, zlib.decompressobj(31)
+    except zlib.error as error:
+        raise DataLoss(f"the layer's gzip is broken: {error}") from error
+    if inside:
+        raise DataLoss("the layer's gzip ends too early")
+
+
+def _unzstd(file: BinaryIO) -> Generator[bytes, None, None]:
+    program = shutil.which("zstd")
+    if program is None:
+        raise Unavailable("the image has zstd layers, and zstd is not on PATH: apt-get install zstd")
+    with subprocess.Popen([program, "-dcq"], stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            while piece := process.stdout.read(CHUNK):
+                yield piece
+            if process.wait():
+                raise DataLoss(f"the layer's zstd is broken: {process.stderr.read().decode(errors='replace').strip()}")
+        finally:
+            process.kill()

@@ -1,0 +1,123 @@
+"""Which images there are and what they are called (pure; `store` keeps the file).
+
+An image is its configuration's digest. Tags and repo digests are names, and each names one image at a time: a tag that was
+pushed anew moves. Removing an image by any of its names removes them all (CRI, RemoveImage).
+"""
+
+import fnmatch
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import attrs
+
+from crishim.errors import DataLoss, InvalidArgument
+from crishim.images.reference import Reference, id_prefix, parse
+from crishim.model.ids import ImageId
+from crishim.model.image import Image
+
+VERSION: Final = 1
+
+
+@attrs.frozen(kw_only=True)
+class Entry:
+    """An image as it is kept. `blobs` are digests of all that was transferred, `manifest` and the configuration, `id`, among
+    them; `layers` are chain ids from the bottom to the top; `size` is bytes as transferred.
+    """
+
+    id: ImageId
+    manifest: str
+    blobs: tuple[str, ...]
+    layers: tuple[str, ...]
+    size: int
+    tags: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+
+
+Table = Mapping[ImageId, Entry]
+
+
+def named(table: Table, entry: Entry, reference: Reference, digest: str) -> dict[ImageId, Entry]:
+    """The table with an image that was just pulled by `reference`, which stands for `digest` at its registry.
+
+    A pull by digest gives no tag. The image keeps the names that it had; others lose a tag that is this one's now.
+    """
+    tag = "" if reference.digest else str(reference)
+    known = table.get(entry.id)
+    tags = dict.fromkeys(known.tags if known else ())
+    digests = dict.fromkeys((*(known.digests if known else ()), f"{reference.repository}@{digest}"))
+    blobs = dict.fromkeys((*entry.blobs, *(known.blobs if known else ())))
+    others = {
+        key: attrs.evolve(other, tags=tuple(name for name in other.tags if name != tag))
+        for key, other in table.items()
+        if key != entry.id
+    }
+    if tag:
+        tags[tag] = None
+    return {**others, entry.id: attrs.evolve(entry, tags=tuple(tags), digests=tuple(digests), blobs=tuple(blobs))}
+
+
+def find(table: Table, text: str) -> Entry | None:
+    """The image that a text names: by id, tag, digest reference, or the beginning of exactly one id."""
+    if text in table:
+        return table[ImageId(text)]
+    try:
+        name = str(parse(text))
+    except InvalidArgument:
+        name = ""
+    for entry in table.values():
+        if name and (name in entry.tags or name in entry.digests):
+            return entry
+    prefix = id_prefix(text)
+    found = [entry for key, entry in table.items() if prefix and key.startswith(prefix)]
+    return found[0] if len(found) == 1 else None
+
+
+def pinned(entry: Entry, patterns: Iterable[str]) -> bool:
+    """Whether an image is never to be collected: a pattern with `*` and `?` fits one of its names."""
+    names = (entry.id, *entry.tags, *entry.digests)
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in names)
+
+
+def shown(entry: Entry, user: str, *, is_pinned: bool) -> Image:
+    """An image as lists show it. `user` is the configuration's; its number or its name is told, without the group."""
+    name = user.partition(":")[0]
+    number = int(name) if name.isascii() and name.isdigit() else None
+    return Image(
+        id=entry.id,
+        repo_tags=entry.tags,
+        repo_digests=entry.digests,
+        size=entry.size,
+        uid=number,
+        username="" if number is not None else name,
+        pinned=is_pinned,
+    )
+
+
+def dump(table: Table) -> bytes:
+    """The table as a file."""
+    return json.dumps({"version": VERSION, "images": [attrs.asdict(entry) for entry in table.values()]}, indent=1).encode()
+
+
+def load(data: bytes) -> dict[ImageId, Entry]:
+    """The table out of a file. Raises `DataLoss`."""
+    try:
+        top = json.loads(data)
+        if top["version"] != VERSION:
+            raise DataLoss(f"the index of images is of version {top['version']}, and this crishim reads {VERSION}")
+        entries = [_entry(item) for item in top["images"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataLoss(f"the index of images is broken: {type(error).__name__} {error}") from error
+    return {entry.id: entry for entry in entries}
+
+
+def _entry(item: dict[str, Any]) -> Entry:
+    return Entry(
+        id=ImageId(item["id"]),
+        manifest=item["manifest"],
+        blobs=tuple(item["blobs"]),
+        layers=tuple(item["layers"]),
+        size=item["size"],
+        tags=tuple(item["tags"]),
+        digests=tuple(item["digests"]),
+    )

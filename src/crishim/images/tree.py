@@ -1,0 +1,249 @@
+"""A folder that a layer is unpacked into, and the rules by which a name in the layer becomes a file of that folder.
+
+Names are relative to the folder whatever they look like. `..` at their front, or at the front of a hard link's target, is
+refused; symbolic links on the way are followed inside the folder, as a process with its root there would follow them. Nothing
+else writes here while a layer is unpacked, so a folder that was seen to be one stays one until we ourselves remove it.
+
+What a layer removes of the layers below becomes overlayfs' own marks (Documentation/filesystems/overlayfs.rst, "whiteouts and
+opaque directories"): a character device 0:0, and the xattr `trusted.overlay.opaque` with `y` on a folder.
+"""
+
+import contextlib
+import errno
+import os
+import posixpath
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import attrs
+
+from crishim.errors import DataLoss
+
+OPAQUE: Final = "trusted.overlay.opaque"
+_MOST_LINKS: Final = 40
+_LATEST: Final = 1 << 34
+"""Seconds since the epoch that every file system of ours can hold."""
+
+
+@attrs.frozen(kw_only=True)
+class Metadata:
+    """What a file has besides its content: numbers of its owner, mode bits, seconds and nanoseconds, extended attributes."""
+
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0o755
+    mtime_ns: int = 0
+    xattrs: Mapping[str, bytes] = attrs.field(factory=dict)
+
+
+class Tree:
+    """The folder, and what is known of it. Paths within are texts without a leading slash; the root is the empty text.
+
+    `implied` are folders that exist only because something lies in them; `links` hard links (place -> target) whose target is
+    in a layer below; `times` when folders shall have been changed last.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.implied: set[str] = {""}
+        self.links: dict[str, str] = {}
+        self.times: dict[str, int] = {}
+        self._folders: set[str] = {""}
+
+    def at(self, place: str) -> str:
+        """The path for the kernel."""
+        return f"{self.root}/{place}" if place else self.root
+
+    def place(self, name: str) -> str:
+        """Where an entry of this name goes; the folders above it exist afterwards. Raises `DataLoss` for one that leads out."""
+        clean = cleaned(name)
+        folder, _, base = clean.rpartition("/")
+        return joined(self.folder(folder), base)
+
+    def folder(self, path: str) -> str:
+        """The real place of a folder, made if it is not there; symbolic links on the way are followed."""
+        if path in self._folders:
+            return path
+        todo, at, hops = path.split("/")[::-1], "", 0
+        while todo:
+            part = todo.pop()
+            if part in {"", "."}:
+                continue
+            if part == "..":
+                at = at.rpartition("/")[0]
+                continue
+            here = joined(at, part)
+            target = None if here in self._folders else self._step(here)
+            if target is None:
+                at = here
+                continue
+            hops += 1
+            if hops > _MOST_LINKS:
+                raise DataLoss(f"the layer's symbolic links lead in a circle at {path!r}")
+            at = "" if target.startswith("/") else at
+            todo.extend(target.split("/")[::-1])
+        return at
+
+    def make_folder(self, place: str, metadata: Metadata) -> None:
+        """A folder that the layer names. One that is here already keeps what is in it."""
+        if place not in self._folders:
+            hidden = self.clear(place)
+            os.mkdir(self.at(place), 0o700)
+            if hidden:
+                self.hide_below(place)
+            self._folders.add(place)
+        self.implied.discard(place)
+        self.dress(place, metadata)
+        self.times[place] = metadata.mtime_ns
+
+    def dress(self, place: str, metadata: Metadata) -> None:
+        """Owner, mode and extended attributes of anything but its time. The order matters: chown clears the bits after it."""
+        path = self.at(place)
+        os.chown(path, metadata.uid, metadata.gid, follow_symlinks=False)
+        if not stat.S_ISLNK(os.lstat(path).st_mode):
+            os.chmod(path, metadata.mode & 0o7777)
+        set_xattrs(path, metadata.xattrs)
+
+    def touch(self, place: str, mtime_ns: int) -> None:
+        """The time of its last change; what lies outside of sane times becomes the epoch."""
+        os.utime(self.at(place), ns=(sane(mtime_ns), sane(mtime_ns)), follow_symlinks=False)
+
+    def clear(self, place: str) -> bool:
+        """Make room. True if a whiteout was here: what comes in its place must not show what is below it."""
+        self.links.pop(place, None)
+        path = self.at(place)
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return False
+        if not stat.S_ISDIR(status.st_mode):
+            os.unlink(path)
+            return is_whiteout(status)
+        if not place:
+            raise DataLoss("the layer puts something in the place of its own root")
+        shutil.rmtree(path)
+        self._forget(place)
+        return False
+
+    def whiteout(self, place: str) -> None:
+        """Hide what the layers below have here; what this layer has here stays (image-spec, layer.md, "Whiteouts")."""
+        if place in self._folders:
+            self.hide_below(place)
+        elif not os.path.lexists(self.at(place)) and place not in self.links:
+            os.mknod(self.at(place), stat.S_IFCHR | 0o600, os.makedev(0, 0))
+
+    def hide_below(self, place: str) -> None:
+        """Hide what the layers below have in this folder."""
+        os.setxattr(self.at(place), OPAQUE, b"y")
+
+    def move_folder(self, place: str, to: str) -> None:
+        """Bring all that a folder has into another one, which exists; what meets there is merged."""
+        for name in os.listdir(self.at(place)):
+            source, target = joined(place, name), joined(to, name)
+            if source in self._folders and target in self._folders:
+                self.move_folder(source, target)
+                continue
+            if os.path.lexists(self.at(target)):
+                self._forget(source)
+                continue
+            os.rename(self.at(source), self.at(target))
+            self._rename(source, target)
+        shutil.rmtree(self.at(place))
+        self.links.update({to + item[len(place) :]: target for item, target in self.links.items() if within(item, place)})
+        self._forget(place)
+
+    def _step(self, here: str) -> str | None:
+        """See to it that `here` is a folder, or give the target of the symbolic link that it is."""
+        path = self.at(here)
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            self._imply(here)
+            return None
+        if stat.S_ISLNK(status.st_mode):
+            return os.readlink(path)
+        if not is_whiteout(status):
+            raise DataLoss(f"the layer has something under {here!r}, which is no folder")
+        os.unlink(path)
+        self._imply(here)
+        self.hide_below(here)
+        return None
+
+    def _imply(self, here: str) -> None:
+        os.mkdir(self.at(here), 0o755)
+        os.chmod(self.at(here), 0o755)  # noqa: S103 - what an image's folder is, whatever our umask
+        self._folders.add(here)
+        self.implied.add(here)
+
+    def _forget(self, place: str) -> None:
+        self._folders = {item for item in self._folders if not within(item, place)}
+        self.implied = {item for item in self.implied if not within(item, place)}
+        self.links = {item: target for item, target in self.links.items() if not within(item, place)}
+        self.times = {item: time for item, time in self.times.items() if not within(item, place)}
+
+    def _rename(self, place: str, to: str) -> None:
+        def new(item: str) -> str:
+            return to + item[len(place) :] if within(item, place) else item
+
+        self._folders = {new(item) for item in self._folders}
+        self.implied = {new(item) for item in self.implied}
+        self.links = {new(item): target for item, target in self.links.items()}
+        self.times = {new(item): time for item, time in self.times.items()}
+
+
+def cleaned(name: str) -> str:
+    """A name of a layer as a place. Raises `DataLoss` for one that leads out of it."""
+    clean = posixpath.normpath(name.lstrip("/") or ".")
+    if clean == ".." or clean.startswith("../") or "\0" in clean:
+        raise DataLoss(f"the layer has a path that leads out of it: {name[:200]!r}")
+    return "" if clean == "." else clean
+
+
+def joined(folder: str, name: str) -> str:
+    """A place in a folder that may be the root."""
+    return f"{folder}/{name}" if folder and name else folder or name
+
+
+def within(item: str, place: str) -> bool:
+    """Whether `item` is `place` or below it."""
+    return item == place or item.startswith(f"{place}/")
+
+
+def sane(mtime_ns: int) -> int:
+    """A time that a file system takes; the epoch for the others."""
+    return mtime_ns if 0 <= mtime_ns < _LATEST * 10**9 else 0
+
+
+def is_whiteout(status: os.stat_result) -> bool:
+    """Whether this is overlayfs' mark for what is not there."""
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+def kept_xattr(name: str) -> bool:
+    """Whether an extended attribute of a layer counts: overlayfs' own marks and the labels of other hosts do not."""
+    return (
+        name == "security.capability"
+        or name in {"system.posix_acl_access", "system.posix_acl_default"}
+        or (name.startswith("user.") and not name.startswith("user.overlay."))
+    )
+
+
+def set_xattrs(path: str | int, xattrs: Mapping[str, bytes]) -> None:
+    """Set what counts, where the file system can keep it."""
+    for name, value in xattrs.items():
+        if not kept_xattr(name):
+            continue
+        with ignoring(errno.ENOTSUP, *([errno.EPERM] if name.startswith("user.") else [])):
+            os.setxattr(path, name, value, **({} if isinstance(path, int) else {"follow_symlinks": False}))
+
+
+@contextlib.contextmanager
+def ignoring(*numbers: int) -> Iterator[None]:
+    """Pass over these errors of the kernel."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in numbers:
+            raise
