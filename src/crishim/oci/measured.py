@@ -5,6 +5,7 @@ that grow with what the counting cost, and told from memory; a first count is wa
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ from crishim.oci.figures import Figures, summed, usage
 from crishim.oci.pod_backend import OciPodBackend
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 _AGE: Final = 10.0
 """Seconds for which a count serves at least; the kubelet asks about as often."""
@@ -75,7 +77,11 @@ class Counts(Generic[T]):
 
     async def _count(self, subject: str, count: Callable[[], T]) -> None:
         begun = self._clock.monotonic()
-        value = await asyncio.to_thread(count)
+        try:
+            value = await asyncio.to_thread(count)
+        except OSError as error:  # what is counted may go away meanwhile
+            _log.debug("no count of %s: %s", subject, error)
+            return
         now = self._clock.monotonic()
         self._held[subject] = value, now + _AGE + _COST * (now - begun)
 
@@ -107,7 +113,7 @@ class MeasuredPods(OciPodBackend):
         await super().remove_container(container_id)
 
     async def container_usage(self, container_id: ContainerId) -> ContainerUsage:
-        """As `SupportsStats.container_usage`. One that has ended has a writable layer and nothing else."""
+        """As `SupportsStats.container_usage`. One that has ended has its last figures, as long as its cgroup is there."""
         bundle = self._bundle(container_id)
         folder = self._folder(bundle)
         now = self._context.clock.now()

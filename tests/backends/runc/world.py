@@ -17,6 +17,7 @@ TOOLS = {
     "busybox": "busybox-static",
     "unshare": "util-linux",
     "nsenter": "util-linux",
+    "catatonit": "catatonit",
     "ip": "iproute2",
     "iptables": "iptables",
 }

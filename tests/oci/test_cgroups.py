@@ -1,0 +1,96 @@
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from crishim.oci.cgroups import Cgroups, folder_of, network_of, open_files, slice_folder
+from crishim.oci.figures import Figures
+
+DEV = """Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:     100       2    0    0    0     0          0         0      100       2    0    0    0     0       0          0
+  net1:       5       1    0    0    0     0          0         0        6       1    0    0    0     0       0          0
+  eth0:    1000      10    1    2    0     0          0         0     2000      20    3    4    0     0       0          0
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/kubepods/pod1/c1", "/kubepods/pod1/c1"),
+        ("crishim/c1", "/crishim/c1"),
+        ("system.slice:crishim:c1", "/system.slice/crishim-c1.scope"),
+        (
+            "kubepods-burstable-pod1.slice:crishim:c1",
+            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/crishim-c1.scope",
+        ),
+        (":crishim:c1", "/system.slice/crishim-c1.scope"),
+        ("a.slice::c1", "/a.slice/c1.scope"),
+        ("-.slice:crishim:c1", "/crishim-c1.scope"),
+        ("a.slice:crishim:b.slice", "/a.slice/b.slice"),
+    ],
+)
+def test_where_a_cgroup_lies(path: str, expected: str) -> None:
+    """A cgroupsPath is a path, or systemd's slice, prefix and name, whose slices lie in one another (runc, docs/systemd.md)."""
+    assert expected == folder_of(path)
+
+
+def test_a_slice_may_be_given_with_its_folders() -> None:
+    """The kubelet gives a slice by its whole path or by its name: both lead to the same folder."""
+    assert "/kubepods.slice/kubepods-pod1.slice" == slice_folder("/kubepods.slice/kubepods-pod1.slice")
+    assert "/kubepods.slice/kubepods-pod1.slice" == slice_folder("kubepods-pod1.slice")
+
+
+def write(root: Path, **files: str) -> None:
+    for name, text in files.items():
+        path = root / name.replace("__", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def test_v2_is_one_folder(tmp_path: Path) -> None:
+    """On v2 all files lie in the container's one folder."""
+    write(tmp_path / "a" / "c1", memory__current="5\n", cgroup__procs="1\n22\n")
+    cgroups = Cgroups(v2=True, root=tmp_path)
+    assert [True, False] == [cgroups.exists("/a/c1"), cgroups.exists("/a/c2")]
+    assert Figures(memory=5, processes=2) == cgroups.figures("/a/c1")
+    assert Figures() == cgroups.figures("/a/c2")
+    assert [1, 22] == cgroups.pids("/a/c1")
+
+
+def test_v1_is_a_folder_per_controller(tmp_path: Path) -> None:
+    """On v1 every controller has the container's folder; a controller that is not there leaves its figures out."""
+    write(tmp_path / "memory" / "a" / "c1", memory__usage_in_bytes="5\n", cgroup__procs="1\n")
+    write(tmp_path / "pids" / "a" / "c1", pids__current="3\n")
+    cgroups = Cgroups(v2=False, root=tmp_path)
+    assert Figures(memory=5, processes=1, tasks=3) == cgroups.figures("/a/c1")
+    assert [1] == cgroups.pids("/a/c1")
+
+
+def test_network_counters() -> None:
+    """All interfaces but lo, eth0 first and as the default one; packets and drops as metrics."""
+    network, samples = network_of(DEV, 7)
+    assert ["eth0", "net1"] == [interface.name for interface in network.interfaces]
+    first = network.default_interface
+    assert first is network.interfaces[0]
+    assert (1000, 1, 2000, 3) == (first.rx_bytes, first.rx_errors, first.tx_bytes, first.tx_errors)
+    told = {sample.name.removeprefix("container_network_"): sample.value for sample in samples if sample.labels == ("eth0",)}
+    assert {
+        "receive_packets_total": 10,
+        "receive_packets_dropped_total": 2,
+        "transmit_packets_total": 20,
+        "transmit_packets_dropped_total": 4,
+    } == told
+    assert None is network_of("", 7)[0].default_interface
+
+
+def test_open_files_are_counted() -> None:
+    """Descriptors and the sockets among them are counted over all processes; one that is gone counts nothing."""
+
+    def counts() -> list[int]:
+        return [sample.value for sample in open_files([os.getpid(), 1 << 22])]
+
+    files, sockets = counts()
+    with socket.socket(), Path(os.devnull).open("rb"):
+        assert [files + 2, sockets + 1] == counts()
