@@ -1,11 +1,14 @@
 """Restarts of ours, engines that go away, reboots."""
 
+import asyncio
+
 import attrs
 import pytest
 
 from crishim.errors import Unavailable
 from crishim.model.container import ContainerState
 from crishim.model.ids import ContainerId
+from crishim.model.image import ImageDetail, ImageSpec
 from crishim.model.process import Exit
 from crishim.model.sandbox import PodSandboxFilter, PodSandboxState
 from crishim.store.memory import MemoryStore
@@ -78,6 +81,57 @@ async def test_lost_backend_is_reconciled_when_it_is_back() -> None:
         world.fake.away = ""
         await world.clock.advance(60)
         assert (ContainerState.EXITED, 6, "Error") == await container_state(world, container_id)
+
+
+async def test_repairs_do_not_overrule_later_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a client starts while repairs are still carried out is not shown as the inventory had it before."""
+    async with Harness() as world:
+        sandbox_id = await world.run_sandbox()
+        first = await world.create_container(sandbox_id, "first")
+        second = await world.create_container(sandbox_id, "second")
+        world.fake.away = "restarting"
+        with pytest.raises(Unavailable):
+            await world.services.containers.remove(first)
+        real, go = world.fake.remove_container, asyncio.Event()
+
+        async def slow(container_id: ContainerId) -> None:
+            await go.wait()
+            await real(container_id)
+
+        monkeypatch.setattr(world.fake, "remove_container", slow)
+        world.fake.away = ""
+        await world.clock.advance(60)
+        await world.services.containers.start(second)
+        go.set()
+        await settle()
+        assert [second] == list(world.fake.containers)
+        assert (ContainerState.RUNNING, 0, "") == await container_state(world, second)
+
+
+async def test_creation_beside_it_does_not_hide_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container is recovered also while another one of its sandbox is being made."""
+    async with Harness() as world:
+        sandbox_id = await world.run_sandbox()
+        container_id = await world.run_container(sandbox_id)
+        real, go = world.images.status, asyncio.Event()
+
+        async def slow(image: ImageSpec) -> ImageDetail | None:
+            await go.wait()
+            return await real(image)
+
+        monkeypatch.setattr(world.images, "status", slow)
+        sibling = asyncio.ensure_future(world.create_container(sandbox_id, "sibling"))
+        await settle()
+        world.fake.away = "restarting"
+        with pytest.raises(Unavailable):
+            await world.services.containers.stop(container_id, 0)
+        world.fake.containers[container_id].end(Exit(code=6))
+        await settle()
+        world.fake.away = ""
+        await world.clock.advance(60)
+        assert (ContainerState.EXITED, 6, "Error") == await container_state(world, container_id)
+        go.set()
+        assert (ContainerState.CREATED, 0, "") == await container_state(world, await sibling)
 
 
 async def test_reboot_believes_nothing_to_run() -> None:

@@ -25,8 +25,8 @@ class Lane:
 
     @property
     def busy(self) -> bool:
-        """Whether some call is under way or waiting."""
-        return self._lock.locked() or bool(self._starts)
+        """Whether some call has the turn. The creation of a container does not take its sandbox's."""
+        return self._lock.locked()
 
     @property
     def turn(self) -> asyncio.Lock:
@@ -69,7 +69,7 @@ class Tasks:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """Run work beside the caller. Its error is logged if nobody is left to see it."""
+        """Run work beside the caller. Errors that are not ours are logged, since nobody may be left to see them."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -90,7 +90,10 @@ class Tasks:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.debug("%s ended with %s", task.get_name(), error, exc_info=None if isinstance(error, CrishimError) else error)
+            if isinstance(error, CrishimError):
+                _log.debug("%s ended with %s", task.get_name(), error)
+            else:
+                _log.error("%s ended with what is a bug", task.get_name(), exc_info=error)
 
 
 async def join(task: asyncio.Task[T]) -> T:

@@ -1,7 +1,7 @@
 """At start, and when a lost backend is back: inventory, plan, repair, watch.
 
-The plan is `lifecycle.reconcile`'s; here it is carried out. Ids on which a call is just under way are left to that call. A
-repair that fails is logged, and leaves its record to the next recovery or to the client's own retries.
+The plan is `lifecycle.reconcile`'s; here it is carried out. What is just being made, or has a call in its lane, is left to that
+call. A repair that fails is logged, and leaves its record to the next recovery or to the client's own retries.
 """
 
 import contextlib
@@ -22,6 +22,9 @@ from crishim.service.table import ContainerEntry, SandboxEntry
 from crishim.service.watcher import Watcher
 
 _log = logging.getLogger(__name__)
+
+_SHOWN = (reconcile.SandboxIs, reconcile.ContainerIs, reconcile.Watch)
+"""Repairs that ask nobody, and hold only for as long as no call has changed anything: they come before the first call."""
 
 
 class Recovery:
@@ -57,9 +60,13 @@ class Recovery:
         records = [entry.record for entry in sandboxes]
         containers = [entry.record for sandbox in sandboxes for entry in sandbox.containers.values()]
         repairs = reconcile.plan(records, containers, inventory, boot_id=self._core.settings.boot_id)
+        for repair in repairs:
+            if isinstance(repair, _SHOWN):
+                await self._attempt(repair, seat)
         seat.open()
         for repair in repairs:
-            await self._attempt(repair, seat)
+            if not isinstance(repair, _SHOWN):
+                await self._attempt(repair, seat)
 
     async def _attempt(self, repair: reconcile.Repair, seat: Seat) -> None:
         try:
@@ -79,10 +86,10 @@ class Recovery:
             await self._remove_stray_sandbox(repair, seat)
             return
         sandbox = self._core.table.sandboxes.get(SandboxId(repair.id))
-        if sandbox is not None and not sandbox.lane.busy:
+        if sandbox is not None and sandbox.state is not None and not sandbox.lane.busy:
             await self._repair_sandbox(repair, sandbox)
         container = self._core.table.containers.get(ContainerId(repair.id))
-        if container is not None and not (container.lane.busy or container.sandbox.lane.busy):
+        if container is not None and container.state is not None and not (container.lane.busy or container.sandbox.lane.busy):
             await self._repair_container(repair, container, seat)
 
     async def _repair_sandbox(self, repair: reconcile.Repair, entry: SandboxEntry) -> None:
