@@ -23,6 +23,7 @@ from crishim.model.process import Signal
 from crishim.model.resources import Resources
 from crishim.model.security import LinuxContainerSecurityContext, NamespaceMode, NamespaceOption
 from crishim.service.settings import Deadlines
+from crishim.store.memory import MemoryStore
 from crishim.testing import FakeBackend, Harness, failing, hanging
 from crishim.testing.seams import settle
 
@@ -103,6 +104,21 @@ async def test_stop_sends_the_signal_once_and_then_kills() -> None:
         assert (ContainerState.EXITED, 137, "Error") == await state(world, container_id)
 
 
+async def test_stop_signal_that_failed_is_sent_again() -> None:
+    """A stop signal that could not be sent is sent by the next StopContainer."""
+    fake = FakeBackend(logs_to_disk=False)
+    world = Harness(failing(fake, "kill_container", at=1, error=DeadlineExceeded("too slow")))
+    world.fake = fake
+    async with world:
+        container_id = await world.run_container(await world.run_sandbox())
+        with pytest.raises(DeadlineExceeded):
+            await world.services.containers.stop(container_id, 5)
+        again = asyncio.ensure_future(world.services.containers.stop(container_id, 5))
+        await settle()
+        assert again.done()
+        assert (ContainerState.EXITED, 143, "Error") == await state(world, container_id)
+
+
 async def test_stop_without_grace_kills() -> None:
     """A timeout of zero or less is SIGKILL at once; the created, the ended and the unknown are no error (rpc.md 5)."""
     async with Harness() as world:
@@ -160,6 +176,42 @@ async def test_removal_overtakes_a_hung_start() -> None:
         await world.services.containers.remove(container_id)
         assert (await asyncio.gather(start, return_exceptions=True))[0].__class__.__name__ == "Aborted"
         assert {} == fake.containers
+
+
+async def test_limits_of_a_container_that_is_being_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """UpdateContainerResources behind a removal is refused, and brings no record back (rpc.md 5)."""
+    store = MemoryStore()
+    async with Harness(store=store) as world:
+        container_id = await world.run_container(await world.run_sandbox())
+        await world.services.containers.stop(container_id, 0)
+        real, go = world.fake.remove_container, asyncio.Event()
+
+        async def slow(removed: ContainerId) -> None:
+            await go.wait()
+            await real(removed)
+
+        monkeypatch.setattr(world.fake, "remove_container", slow)
+        removal = asyncio.ensure_future(world.services.containers.remove(container_id))
+        await settle()
+        update = asyncio.ensure_future(world.services.containers.update_resources(container_id, Resources(cpu_shares=9), EMPTY))
+        await settle()
+        go.set()
+        await removal
+        with pytest.raises(FailedPrecondition, match="removing"):
+            await update
+        assert () == (await store.load()).containers
+
+
+async def test_creation_at_the_moment_of_a_stop() -> None:
+    """A CreateContainer that comes in one moment with the stop of its sandbox makes nothing in it."""
+    async with Harness() as world:
+        sandbox_id = await world.run_sandbox()
+        stop = asyncio.ensure_future(world.services.sandboxes.stop(sandbox_id))
+        creation = asyncio.ensure_future(world.create_container(sandbox_id))
+        with pytest.raises(FailedPrecondition):
+            await creation
+        await stop
+        assert {} == world.fake.containers
 
 
 async def test_hung_create_is_undone() -> None:
