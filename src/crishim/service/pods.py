@@ -40,13 +40,14 @@ class Pods:
         sandbox = self._core.table.sandbox(sandbox_id)
         seat = self._core.seat(sandbox)
         writer, pauser = seat.require(SupportsCheckpoint), seat.require(SupportsPause)
-        entries = [self._core.table.container(container_id) for container_id in container_ids]
+        entries = [self._core.table.container(container_id) for container_id in set(container_ids)]
         for entry in entries:
             if entry.sandbox is not sandbox:
                 raise InvalidArgument("container_ids", f"{entry.id} is not of this sandbox")
             container_after(entry.shown_state, ContainerAct.CHECKPOINT, f"container {entry.id}")
         if not entries:
             entries = [entry for entry in sandbox.containers.values() if entry.state is ContainerState.RUNNING]
+        entries.sort(key=lambda entry: entry.id)  # whoever holds several turns takes them in this order
         async with contextlib.AsyncExitStack() as paused:
             for entry in entries:
                 await paused.enter_async_context(entry.lane.turn)
