@@ -1,9 +1,11 @@
 """ExecSync, Exec, Attach, PortForward."""
 
+import asyncio
+
 import attrs
 import pytest
 
-from crishim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, Unimplemented
+from crishim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, Unavailable, Unimplemented
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.model.process import ExecSpec
 from crishim.model.streams import AttachRequest, ExecRequest, PortForwardRequest
@@ -32,6 +34,25 @@ async def test_exec_sync_runs_out_of_time() -> None:
         container_id = await world.run_container(await world.run_sandbox())
         with pytest.raises(DeadlineExceeded, match="timed out"):
             await world.services.processes.exec_sync(container_id, ("sleep",), 1)
+
+
+async def test_exec_sync_does_not_hold_up_recovery() -> None:
+    """A backend that was lost and is back is recovered while an ExecSync still has its time."""
+    fake = FakeBackend(logs_to_disk=False)
+    world = Harness(hanging(fake, "exec"))
+    world.fake = fake
+    async with world:
+        container_id = await world.run_container(await world.run_sandbox())
+        patient = asyncio.ensure_future(world.services.processes.exec_sync(container_id, ("sleep",), 600))
+        await settle()
+        fake.away = "restarting"
+        with pytest.raises(Unavailable):
+            await world.run_sandbox("early")
+        fake.away = ""
+        await world.clock.advance(60)
+        assert await world.run_sandbox("late")
+        patient.cancel()
+        await asyncio.wait({patient})
 
 
 async def test_exec_needs_a_running_container() -> None:

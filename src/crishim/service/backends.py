@@ -81,10 +81,10 @@ class Seat:
             if not self._under_way:
                 self._idle.set()
 
-    async def wait(self, verb: str, work: Coroutine[Any, Any, T]) -> T:
-        """Await a verb that may last as long as it likes."""
+    async def wait(self, verb: str, work: Coroutine[Any, Any, T], deadline: float | None = None) -> T:
+        """Await a verb that may last as long as it likes, or as its client does; recovery does not wait for it."""
         try:
-            return await self.ask(verb, work, None)
+            return await self.ask(verb, work, deadline)
         except Unavailable as error:
             self.lose(error.message)
             raise

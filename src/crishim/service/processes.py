@@ -67,10 +67,7 @@ class Processes:
         stdout, stderr = Buffer(budget), Buffer(budget)
         work = backend.exec(container_id, ExecSpec(argv=cmd), ProcessIO(stdout=stdout, stderr=stderr))
         try:
-            if timeout <= 0:
-                end = await seat.wait("exec", work)
-            else:
-                end = await seat.call("exec", work, float(timeout))
+            end = await seat.wait("exec", work, float(timeout) if timeout > 0 else None)
         except DeadlineExceeded as error:
             raise DeadlineExceeded(f"command {cmd[0]!r} timed out after {timeout} s") from error
         return ExecSyncResult(stdout=stdout.content(), stderr=stderr.content(), exit_code=end.code)
