@@ -2,7 +2,7 @@
 
 import json
 
-from crishim.errors import Unimplemented
+from crishim.errors import CrishimError, Unimplemented
 from crishim.interfaces.network import NetworkReady
 from crishim.lifecycle.structure import unstructure
 from crishim.model.frozen import EMPTY, FrozenDict
@@ -59,7 +59,10 @@ class Runtime:
 
     async def _network(self) -> RuntimeCondition:
         network = self._core.network
-        ready = NetworkReady(ready=True) if network is None else await network.ready()
+        try:
+            ready = NetworkReady(ready=True) if network is None else await self._core.network_step("network", network.ready())
+        except CrishimError as error:
+            ready = NetworkReady(ready=False, message=error.message)
         return RuntimeCondition(
             type="NetworkReady",
             status=ready.ready,
