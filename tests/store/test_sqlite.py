@@ -271,6 +271,18 @@ async def test_a_full_disk_is_told_and_survived(path: Path) -> None:
         assert a_container() in records.containers
 
 
+async def test_a_cancelled_transaction_does_not_keep_it_open(path: Path) -> None:
+    """A store whose writing was cancelled, as by the end of its loop, writes on and can be closed."""
+    async with opened(path) as (store, _):
+        put = asyncio.create_task(store.put(a_sandbox()))
+        await asyncio.sleep(0)
+        assert store._flush is not None
+        store._flush.cancel()
+        put.cancel()
+        await asyncio.wait({store._flush, put})
+        await store.put(a_container())
+
+
 async def test_closed_and_unopened_stores_refuse(path: Path) -> None:
     """A put before the load or after the close raises Internal; a second close does nothing; puts under way are finished."""
     store = SqliteStore(path)

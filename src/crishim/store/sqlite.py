@@ -96,7 +96,7 @@ class SqliteStore(RecordStore):
 
     async def close(self) -> None:
         """Finish what is being written and let go of the file. May be called twice."""
-        while self._flush is not None:
+        while self._flush is not None and not self._flush.done():
             await asyncio.wait({self._flush})
         if not self._closed:
             self._closed = True
@@ -114,7 +114,7 @@ class SqliteStore(RecordStore):
         loop = asyncio.get_running_loop()
         change = _Change(id, data, loop.create_future())
         self._pending.append(change)
-        if self._flush is None:
+        if self._flush is None or self._flush.done():
             self._flush = loop.create_task(self._write_pending(self._connection), name="record store")
         await change.done
 
@@ -134,7 +134,6 @@ class SqliteStore(RecordStore):
                     change.done.set_result(None)
                 else:
                     change.done.set_exception(failure)
-        self._flush = None
 
     def _commit(self, connection: sqlite3.Connection, changes: list[_Change]) -> None:
         with self._renaming():
