@@ -184,11 +184,6 @@ class PullError(CrishimError):
         self.reason = reason
 
 
-def code_of(error: BaseException) -> Code:
-    """The code to answer with for any exception; UNKNOWN for one that is not ours."""
-    return error.code if isinstance(error, CrishimError) else Code.UNKNOWN
-
-
 @contextlib.contextmanager
 def renaming(names: Mapping[type[Exception], type[CrishimError]]) -> Iterator[None]:
     """Turn a library's exceptions into ours at the place where they enter.
