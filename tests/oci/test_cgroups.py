@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crishim.oci.cgroups import Cgroups, folder_of, network_of, open_files, slice_folder
+from crishim.oci.cgroups import Cgroups, folder_of, network_of, open_files, read_text, slice_folder
 from crishim.oci.figures import Figures
 
 DEV = """Inter-|   Receive                                                |  Transmit
@@ -94,3 +94,9 @@ def test_open_files_are_counted() -> None:
     files, sockets = counts()
     with socket.socket(), Path(os.devnull).open("rb"):
         assert [files + 2, sockets + 1] == counts()
+
+
+def test_files_are_read_whole(tmp_path: Path) -> None:
+    """A file longer than one read is read to its end; a missing one, and what is no file, is empty."""
+    (tmp_path / "long").write_text("x" * 50_000)
+    assert [50_000, 0, 0] == [len(read_text(path)) for path in (tmp_path / "long", tmp_path / "none", tmp_path)]

@@ -64,6 +64,19 @@ async def test_a_long_first_count_is_not_waited_for() -> None:
     assert 7 == await counts.get("b", lambda: 7)
 
 
+async def test_what_is_forgotten_while_it_is_counted() -> None:
+    """A count that was under way for a forgotten id leaves nothing behind, and does not stand in a new one's way."""
+    counts: Counts[int] = Counts(FakeClock())
+    go_on = threading.Event()
+    first = asyncio.create_task(counts.get("a", lambda: int(go_on.wait())))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    counts.forget("a")
+    assert None is await first
+    assert 7 == await counts.get("a", lambda: 7)
+    go_on.set()
+
+
 def test_a_folder_s_size(tmp_path: Path) -> None:
     """Bytes are those on the disk; a file with two names counts once, a link is not followed, a missing folder is small."""
     before, inodes = folder_size(tmp_path)

@@ -61,9 +61,7 @@ class Counts(Generic[T]):
         """The value as it was counted last; None while the first count lasts."""
         held = self._held.get(subject)
         if (held is None or self._clock.monotonic() >= held[1]) and subject not in self._under_way:
-            task = asyncio.get_running_loop().create_task(self._count(subject, count))
-            self._under_way[subject] = task
-            task.add_done_callback(lambda _: self._under_way.pop(subject, None))
+            self._under_way[subject] = asyncio.get_running_loop().create_task(self._count(subject, count))
         if held is None:
             await asyncio.wait({self._under_way[subject]}, timeout=_PATIENCE)
             held = self._held.get(subject)
@@ -71,7 +69,7 @@ class Counts(Generic[T]):
 
     def forget(self, subject: str) -> None:
         """Let go of an id."""
-        if (task := self._under_way.get(subject)) is not None:
+        if (task := self._under_way.pop(subject, None)) is not None:
             task.cancel()
         self._held.pop(subject, None)
 
@@ -79,11 +77,13 @@ class Counts(Generic[T]):
         begun = self._clock.monotonic()
         try:
             value = await asyncio.to_thread(count)
+            now = self._clock.monotonic()
+            self._held[subject] = value, now + _AGE + _COST * (now - begun)
         except OSError as error:  # what is counted may go away meanwhile
             _log.debug("no count of %s: %s", subject, error)
-            return
-        now = self._clock.monotonic()
-        self._held[subject] = value, now + _AGE + _COST * (now - begun)
+        finally:
+            if self._under_way.get(subject) is asyncio.current_task():
+                del self._under_way[subject]
 
 
 class MeasuredPods(OciPodBackend):
@@ -107,10 +107,12 @@ class MeasuredPods(OciPodBackend):
 
     async def remove_container(self, container_id: ContainerId) -> None:
         """As `Backend.remove_container`."""
-        self._counts.forget(container_id)
-        for kept in (self._folders, self._owners):
-            kept.pop(container_id, None)
-        await super().remove_container(container_id)
+        try:
+            await super().remove_container(container_id)
+        finally:
+            self._counts.forget(container_id)
+            for kept in (self._folders, self._owners):
+                kept.pop(container_id, None)
 
     async def container_usage(self, container_id: ContainerId) -> ContainerUsage:
         """As `SupportsStats.container_usage`. One that has ended has its last figures, as long as its cgroup is there."""
