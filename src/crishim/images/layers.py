@@ -79,18 +79,17 @@ def settle(layer: Unpacked, lowers: Sequence[Path]) -> None:
 
 def found_below(lowers: Sequence[Path], place: str) -> Path | None:
     """What a stack of layers, the topmost first, shows at a place; symbolic links are not followed."""
+    parts = place.split("/") if place else []
     for lower in lowers:
         path, hidden = lower, False
-        for part in place.split("/") if place else ():
+        for number, part in enumerate(parts):
             hidden = hidden or _is_opaque(path)
             path /= part
             try:
                 status = path.lstat()
             except FileNotFoundError:
                 break
-            except NotADirectoryError:
-                return None
-            if is_whiteout(status):
+            if is_whiteout(status) or not (stat.S_ISDIR(status.st_mode) or number == len(parts) - 1):
                 return None
         else:
             return path

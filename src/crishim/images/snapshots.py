@@ -97,16 +97,16 @@ class Snapshots:
     def view(self, container_id: ContainerId, image_id: ImageId, layers: tuple[str, ...]) -> Path:
         """A read-only mount of an image, for as long as the container's folder is here. Repeating it gives the same."""
         place = self._folder / container_id
-        target, empty = place / "views" / image_id.partition(":")[2], place / "empty"
+        target, empty, void = place / "views" / image_id.partition(":")[2], place / "empty", place / "void"
         held = self._held.get(container_id, Held())
         self._held[container_id] = attrs.evolve(held, views=tuple({**dict(held.views), image_id: layers}.items()))
         with renamed(f"mounting {image_id}"):
-            for folder in (target, empty):
+            for folder in (target, empty, void):
                 folder.mkdir(parents=True, exist_ok=True)
             self._write(container_id)
         if not os.path.ismount(target):
             # overlayfs wants two lower folders where there is no upper one
-            _overlay(target, [*self._lowers(layers), empty, *([] if layers else [place / "views"])], None, None)
+            _overlay(target, [*self._lowers(layers), empty, *([] if layers else [void])], None, None)
         return target
 
     def unview(self, container_id: ContainerId, image_id: ImageId) -> None:

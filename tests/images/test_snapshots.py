@@ -1,0 +1,124 @@
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crishim.errors import InvalidArgument
+from crishim.images.snapshots import Snapshots, refuse_marks
+from crishim.model.ids import ContainerId, ImageId
+from crishim.mounting import unmount_below
+from tests.node.registry import needs
+
+pytestmark = [pytest.mark.node, needs()]
+
+C1 = ContainerId("1" * 64)
+IMAGE = ImageId("sha256:" + "e" * 64)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    for name in ("snapshots", "trash"):
+        (tmp_path / name).mkdir()
+    yield tmp_path
+    unmount_below(tmp_path)
+
+
+def made(place: Path) -> Snapshots:
+    return Snapshots(place / "snapshots", place / "trash", lambda layer: place / "layers" / layer)
+
+
+def layer(place: Path, name: str, *files: str) -> str:
+    folder = place / "layers" / name
+    folder.mkdir(parents=True)
+    for file in files:
+        (folder / file).write_text(name)
+    return name
+
+
+def names(folder: str | Path) -> set[str]:
+    return {path.name for path in Path(folder).iterdir()}
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 150])
+def test_layers_lie_over_one_another(place: Path, count: int) -> None:
+    """Any number of layers, none and more than one page of mount options among them, make one root; the topmost wins."""
+    snapshots = made(place)
+    long = "x" * 60
+    layers = tuple(layer(place, f"{long}{number}", "same", f"f{number}") for number in range(count))
+    snapshots.hold(C1, layers)
+    root = snapshots.prepare(C1)
+    view = snapshots.view(C1, IMAGE, layers)
+    expected = {f"f{number}" for number in range(count)} | ({"same"} if count else set())
+    assert (expected, expected) == (names(root.path), names(view))
+    if count:
+        assert (layers[-1], layers[-1]) == ((Path(root.path) / "same").read_text(), (view / "same").read_text())
+    assert set(layers) == snapshots.held
+    snapshots.release(C1)
+    assert (set(), set(), set()) == (snapshots.held, names(place / "snapshots"), names(place / "trash"))
+
+
+def test_the_root_folder_is_the_image_s(place: Path) -> None:
+    """The root's own mode and owner are those of the topmost layer, until the container changes them."""
+    snapshots = made(place)
+    name = layer(place, "low")
+    (place / "layers" / name).chmod(0o750)
+    os.chown(place / "layers" / name, 3, 4)
+    snapshots.hold(C1, (name,))
+    root = Path(snapshots.prepare(C1).path)
+    status = root.stat()
+    assert (0o750, 3, 4) == (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+    root.chmod(0o700)
+    unmount_below(place)
+    snapshots.prepare(C1)
+    assert 0o700 == stat.S_IMODE(root.stat().st_mode)
+
+
+def test_a_restart(place: Path) -> None:
+    """What a container had is found again by its record, mounted or not; a folder without a record is garbage."""
+    before = made(place)
+    layers = (layer(place, "low", "f"),)
+    before.hold(C1, layers)
+    root = before.prepare(C1)
+    before.view(C1, IMAGE, layers)
+    (Path(root.path) / "mine").write_text("x")
+    (place / "snapshots" / "garbage" / "upper").mkdir(parents=True)
+    assert root == made(place).prepare(C1)
+    unmount_below(place)
+    after = made(place)
+    assert ((C1,), {"low"}, True) == (after.containers, after.held, after.has_root(C1))
+    after.prepare(C1)
+    assert ({"f", "mine"}, {C1}) == (names(root.path), names(place / "snapshots"))
+
+
+def test_what_a_container_wrote(place: Path) -> None:
+    """Usage counts blocks and inodes of the upper folder, a file with two names once."""
+    snapshots = made(place)
+    snapshots.hold(C1, (layer(place, "low", "f"),))
+    root = Path(snapshots.prepare(C1).path)
+    before = snapshots.usage(C1)
+    (root / "a").mkdir()
+    (root / "a" / "big").write_bytes(b"x" * 100_000)
+    (root / "a" / "again").hardlink_to(root / "a" / "big")
+    used, inodes = snapshots.usage(C1)
+    assert (1, 3, True) == (before[1], inodes, 100_000 <= used - before[0] <= 120_000)
+
+
+def test_release_is_repeatable(place: Path) -> None:
+    """Containers that were never here, or are gone, can be released; views of theirs can be let go of."""
+    snapshots = made(place)
+    snapshots.unview(C1, IMAGE)
+    snapshots.release(C1)
+    snapshots.view(C1, IMAGE, (layer(place, "low"),))
+    snapshots.unview(C1, IMAGE)
+    assert set() == snapshots.held
+    snapshots.release(C1)
+    snapshots.release(C1)
+
+
+def test_folders_that_overlayfs_cannot_be_told() -> None:
+    """A folder with a colon, a comma or a backslash is refused when the store is made."""
+    for name in ("a:b", "a,b", "a\\b"):
+        with pytest.raises(InvalidArgument):
+            refuse_marks(Path("/store") / name)
