@@ -14,7 +14,6 @@ from crishim.errors import (
     Unimplemented,
     Unknown,
 )
-from crishim.interfaces.capabilities import SupportsExec
 from crishim.model.container import ContainerFilter, ContainerState, LinuxContainerConfig
 from crishim.model.frozen import EMPTY
 from crishim.model.ids import ContainerId
@@ -311,4 +310,3 @@ async def test_unclaimed_capability_is_unimplemented_by_name() -> None:
             await world.services.containers.update_resources(container_id, Resources(), EMPTY)
         with pytest.raises(Unimplemented, match="SupportsLogReopen"):
             await world.services.containers.reopen_log(container_id)
-        assert SupportsExec.__name__ == "SupportsExec"

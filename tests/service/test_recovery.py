@@ -5,7 +5,8 @@ import asyncio
 import attrs
 import pytest
 
-from crishim.errors import Unavailable
+from crishim.errors import ResourceExhausted, Unavailable
+from crishim.lifecycle.records import Record
 from crishim.model.container import ContainerState
 from crishim.model.ids import ContainerId
 from crishim.model.image import ImageDetail, ImageSpec
@@ -179,3 +180,41 @@ async def test_lost_backend_fails_calls_at_once() -> None:
         await world.clock.advance(60)
         assert [] == list(await world.services.sandboxes.list(PodSandboxFilter()))
         assert ({}, {}) == (world.network.held, world.namespaces.held)
+
+
+async def test_full_disk_does_not_keep_a_pod_from_ending() -> None:
+    """A store that takes nothing keeps no pod from being stopped and removed; it is written to with the next success."""
+    store = MemoryStore()
+    full = asyncio.Event()
+
+    async def refuse(*_: object) -> None:
+        if full.is_set():
+            raise ResourceExhausted("no space left on device")
+
+    class Small(MemoryStore):
+        async def put(self, record: Record) -> None:
+            await refuse()
+            await store.put(record)
+
+        async def delete(self, id: str) -> None:  # noqa: A002 - the contract's name
+            await refuse()
+            await store.delete(id)
+
+    async with Harness(store=Small()) as world:
+        sandbox_id = await world.run_sandbox()
+        container_id = await world.run_container(sandbox_id)
+        other = await world.run_sandbox("other")
+        full.set()
+        world.fake.exits("main", 3)
+        await settle()
+        assert (ContainerState.EXITED, 3, "Error") == await container_state(world, container_id)
+        with pytest.raises(ResourceExhausted):
+            await world.run_sandbox("new")
+        await world.services.sandboxes.stop(sandbox_id)
+        await world.services.sandboxes.remove(sandbox_id)
+        assert [other] == list(world.fake.sandboxes)
+        full.clear()
+        await world.run_sandbox("newer")
+        kept = await store.load()
+        assert {"other", "newer"} == {record.config.metadata.name for record in kept.sandboxes}
+        assert () == kept.containers

@@ -207,6 +207,10 @@ class Backends:
                 _log.warning("backend for %r is not ready: %s", seat.handlers, error)
             seat.problem = error.message or "the backend cannot be reached"
             return False
+        except Exception as error:  # noqa: BLE001 - whatever it is, the backend must be asked again
+            _log.error("backend for %r cannot be recovered", seat.handlers, exc_info=error)
+            seat.problem = f"{type(error).__name__}: {error}"
+            return False
         return True
 
     def _lost(self, seat: Seat) -> None:

@@ -45,7 +45,7 @@ from crishim.model.sandbox import PodSandboxConfig, PodSandboxState
 from crishim.model.security import NamespaceMode
 from crishim.service.backends import Seat
 from crishim.service.core import Core
-from crishim.service.lanes import join
+from crishim.service.lanes import join, remember
 from crishim.service.table import ContainerEntry, SandboxEntry, is_usable
 from crishim.service.watcher import Watcher
 
@@ -60,7 +60,8 @@ class Containers:
     def __init__(self, core: Core, watcher: Watcher) -> None:
         self._core = core
         self._watcher = watcher
-        self._creates: dict[ContainerName, tuple[ContainerConfig, asyncio.Task[ContainerId]]] = {}
+        self._creates: dict[ContainerName, asyncio.Task[ContainerId]] = {}
+        self._wishes: dict[tuple[ContainerName, ContainerConfig], asyncio.Task[ContainerId]] = {}
         self._starts: dict[ContainerId, asyncio.Task[None]] = {}
 
     async def create(
@@ -84,8 +85,8 @@ class Containers:
         task = self._starts.get(container_id)
         if task is None:
             work = entry.lane.start(functools.partial(self._start, entry))
-            task = self._starts[container_id] = self._core.tasks.spawn(work, f"StartContainer {container_id}")
-            task.add_done_callback(lambda _: self._starts.pop(container_id, None))
+            task = self._core.tasks.spawn(work, f"StartContainer {container_id}")
+            remember(self._starts, container_id, task)
         await join(task)
 
     async def stop(self, container_id: ContainerId, timeout: int) -> None:
@@ -167,12 +168,12 @@ class Containers:
             if holder is not None:
                 return self._made_before(core.table.container(holder), name, config)
             work = sandbox.lane.start(functools.partial(self._create, sandbox, config, archive), alone=False)
-            making = config, core.tasks.spawn(work, f"CreateContainer {config.metadata.name} in {sandbox_id}")
-            self._creates[name] = making
-            making[1].add_done_callback(lambda _: self._creates.pop(name, None))
-        elif making[0] != config:
+            making = core.tasks.spawn(work, f"CreateContainer {config.metadata.name} in {sandbox_id}")
+            remember(self._creates, name, making)
+            remember(self._wishes, (name, config), making)
+        elif (name, config) not in self._wishes:
             raise AlreadyExists("container name", "_".join(map(str, name)))
-        return await join(making[1])
+        return await join(making)
 
     def _made_before(self, entry: ContainerEntry, name: ContainerName, config: ContainerConfig) -> ContainerId:
         if entry.record.config == config and entry.state is ContainerState.CREATED:
@@ -228,7 +229,7 @@ class Containers:
         images = self._core.images.get(handler) or self._core.images.get("")
         if images is None:
             return ImageDetail(image=Image(id=ImageId(config.image.image), size=1))
-        detail = await images.status(config.image)
+        detail = await self._core.image_step("image status", images.status(config.image))
         if detail is None:
             raise NotFound("image", config.image.image)
         return detail
@@ -242,7 +243,7 @@ class Containers:
                 found.append(mount)
                 continue
             images = self._core.images.get(handler) or self._core.images.get("")
-            detail = None if images is None else await images.status(image)
+            detail = None if images is None else await self._core.image_step("image status", images.status(image))
             if detail is None:
                 raise PullError(PullReason.IMAGE_VOLUME_MOUNT_FAILED, f"image {image.image!r} is not here")
             found.append(attrs.evolve(mount, image=attrs.evolve(image, image_ref=detail.image.id)))
@@ -349,7 +350,7 @@ class Containers:
         core, seat = self._core, self._core.seat(entry)
         self._watcher.forget(entry)
         if entry.record.phase is Phase.READY:
-            await core.table.save_container(entry, phase=Phase.REMOVING)
+            await core.table.save_container(entry, must=False, phase=Phase.REMOVING)
         try:
             deadline = core.settings.deadlines.remove_container
             await seat.call("remove_container", seat.backend.remove_container(entry.id), deadline)

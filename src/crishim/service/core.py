@@ -39,6 +39,11 @@ class Core:
         sandbox = entry.sandbox if isinstance(entry, ContainerEntry) else entry
         return self.backends.get(sandbox.record.handler)
 
+    async def image_step(self, what: str, work: Coroutine[Any, Any, T], *, forever: bool = False) -> T:
+        """Await a verb of the image service; only pulls may last as long as they move."""
+        deadline = None if forever else self.settings.deadlines.other
+        return await bounded(what, work, deadline, self.settings.deadlines.surrender)
+
     async def network_step(self, what: str, work: Coroutine[Any, Any, T]) -> T:
         """Await a step of the network or of the namespaces, with its deadline."""
         return await bounded(what, work, self.settings.deadlines.network, self.settings.deadlines.surrender)

@@ -27,30 +27,31 @@ class Images:
         if images is None:
             return ()
         if wanted is None or not wanted.image:
-            return await images.list()
-        detail = await images.status(wanted)
+            return await self._core.image_step("image list", images.list())
+        detail = await self._core.image_step("image status", images.status(wanted))
         return () if detail is None else (detail.image,)
 
     async def status(self, wanted: ImageSpec, verbose: bool) -> ImageDetail | None:
         """One image, or None: an unknown one is no error (CRI, ImageStatus)."""
         images = self._find(wanted)
-        detail = None if images is None else await images.status(wanted)
+        detail = None if images is None else await self._core.image_step("image status", images.status(wanted))
         return detail if verbose or detail is None else attrs.evolve(detail, info=EMPTY)
 
     async def pull(self, wanted: ImageSpec, auth: AuthConfig | None, sandbox: PodSandboxConfig | None) -> ImageId:
         """Bring an image here."""
         if not wanted.image:
             raise InvalidArgument("image.image", "is empty")
-        return await self._service(wanted).pull(wanted, auth, sandbox)
+        work = self._service(wanted).pull(wanted, auth, sandbox)
+        return await self._core.image_step("pull", work, forever=True)
 
     async def remove(self, wanted: ImageSpec) -> None:
         """Remove an image with all its tags. Unknown ones are no error."""
         if (images := self._find(wanted)) is not None:
-            await images.remove(wanted)
+            await self._core.image_step("image removal", images.remove(wanted))
 
     async def fs_info(self) -> ImageFsInfo:
         """What the default's store uses."""
-        return await self._service(None).fs_info()
+        return await self._core.image_step("image fs info", self._service(None).fs_info())
 
     def _find(self, wanted: ImageSpec | None) -> ImageService | None:
         handler = wanted.runtime_handler if wanted else ""

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from crishim.errors import Aborted, CrishimError
 
 T = TypeVar("T")
+K = TypeVar("K")
 _log = logging.getLogger(__name__)
 
 
@@ -94,6 +95,17 @@ class Tasks:
                 _log.debug("%s ended with %s", task.get_name(), error)
             else:
                 _log.error("%s ended with what is a bug", task.get_name(), exc_info=error)
+
+
+def remember(tasks: dict[K, asyncio.Task[T]], key: K, task: asyncio.Task[T]) -> None:
+    """Keep a task under a key until it ends, or until another one takes its place."""
+
+    def forget(ended: asyncio.Task[T]) -> None:
+        if tasks.get(key) is ended:
+            del tasks[key]
+
+    tasks[key] = task
+    task.add_done_callback(forget)
 
 
 async def join(task: asyncio.Task[T]) -> T:

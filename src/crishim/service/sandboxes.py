@@ -31,7 +31,7 @@ from crishim.model.sandbox import PodSandbox, PodSandboxConfig, PodSandboxFilter
 from crishim.service.backends import Seat
 from crishim.service.containers import Containers
 from crishim.service.core import Core
-from crishim.service.lanes import join
+from crishim.service.lanes import join, remember
 from crishim.service.table import SandboxEntry
 from crishim.service.watcher import Watcher
 
@@ -68,10 +68,8 @@ class Sandboxes:
         )
         check_sandbox(record.spec, seat.info.honours)
         entry = core.table.add_sandbox(record)
-        task = self._runs[name] = core.tasks.spawn(
-            entry.lane.start(functools.partial(self._run, entry, seat)), f"RunPodSandbox {record.id}"
-        )
-        task.add_done_callback(lambda _: self._runs.pop(name, None))
+        task = core.tasks.spawn(entry.lane.start(functools.partial(self._run, entry, seat)), f"RunPodSandbox {record.id}")
+        remember(self._runs, name, task)
         return await join(task)
 
     async def stop(self, sandbox_id: SandboxId) -> None:
@@ -183,7 +181,7 @@ class Sandboxes:
 
     async def _stop(self, entry: SandboxEntry) -> None:
         if entry.record.phase is Phase.READY:
-            await self._core.table.save_sandbox(entry, phase=Phase.STOPPED)
+            await self._core.table.save_sandbox(entry, must=False, phase=Phase.STOPPED)
         async with entry.lane.stop():
             if entry.id in self._core.table.sandboxes:
                 await self._stop_in_turn(entry)
@@ -202,7 +200,7 @@ class Sandboxes:
         await self._tear_down(entry)
         was_ready = entry.state is PodSandboxState.READY
         self._core.table.show_sandbox(entry, PodSandboxState.NOTREADY)
-        await self._core.table.save_sandbox(entry, netns="", ips=())
+        await self._core.table.save_sandbox(entry, must=False, netns="", ips=())
         entry.stop_done = True
         if was_ready:
             self._core.events.publish(entry, entry.id, ContainerEventType.STOPPED)
@@ -233,7 +231,7 @@ class Sandboxes:
             await self._containers.remove_entry(container)
         self._watcher.forget(entry)
         if entry.record.phase is not Phase.REMOVING and entry.record.phase is not Phase.CREATING:
-            await core.table.save_sandbox(entry, phase=Phase.REMOVING)
+            await core.table.save_sandbox(entry, must=False, phase=Phase.REMOVING)
         if not entry.stop_done:
             await self._tear_down(entry)
         try:

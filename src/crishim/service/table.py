@@ -6,11 +6,12 @@ nobody.
 """
 
 import asyncio
+import logging
 from typing import Any
 
 import attrs
 
-from crishim.errors import NotFound
+from crishim.errors import CrishimError, NotFound
 from crishim.interfaces.store import RecordStore
 from crishim.lifecycle.names import ContainerName, NameIndex, SandboxName
 from crishim.lifecycle.records import ContainerRecord, ExitRecord, Phase, SandboxRecord
@@ -20,6 +21,8 @@ from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.listing import Versioned
 from crishim.model.sandbox import PodSandbox, PodSandboxState, PodSandboxStatus
 from crishim.service.lanes import Lane
+
+_log = logging.getLogger(__name__)
 
 
 class SandboxEntry:
@@ -158,6 +161,7 @@ class Table:
 
     def __init__(self, store: RecordStore | None) -> None:
         self._store = store
+        self._unwritten: set[str] = set()
         self._version = 0
         self._listed_sandboxes: tuple[Versioned[PodSandbox], ...] | None = None
         self._listed_containers: tuple[Versioned[Container], ...] | None = None
@@ -206,19 +210,17 @@ class Table:
         entry = self.containers[record.id] = sandbox.containers[record.id] = ContainerEntry(record, sandbox)
         return entry
 
-    async def save_sandbox(self, entry: SandboxEntry, **changes: Any) -> None:
-        """Change fields of the record and write it through."""
+    async def save_sandbox(self, entry: SandboxEntry, *, must: bool = True, **changes: Any) -> None:
+        """Change fields of the record and write it through. Where the act cannot wait for the store, it need not (`must`)."""
         entry.record = attrs.evolve(entry.record, **changes)
         self._touch_sandbox(entry)
-        if self._store is not None:
-            await self._store.put(entry.record)
+        await self._write(entry.id, must=must)
 
-    async def save_container(self, entry: ContainerEntry, **changes: Any) -> None:
-        """Change fields of the record and write it through."""
+    async def save_container(self, entry: ContainerEntry, *, must: bool = True, **changes: Any) -> None:
+        """Change fields of the record and write it through. Where the act cannot wait for the store, it need not (`must`)."""
         entry.record = attrs.evolve(entry.record, **changes)
         self._touch_container(entry)
-        if self._store is not None:
-            await self._store.put(entry.record)
+        await self._write(entry.id, must=must)
 
     def show_sandbox(self, entry: SandboxEntry, state: PodSandboxState) -> None:
         """Show the sandbox in this state from now on."""
@@ -240,26 +242,24 @@ class Table:
         """Show the container as exited, and keep how."""
         entry.record = attrs.evolve(entry.record, exit=end)
         self.show_container(entry, ContainerState.EXITED)
-        if self._store is not None and entry.id in self.containers:
-            await self._store.put(entry.record)
+        if entry.id in self.containers:
+            await self._write(entry.id, must=False)
 
     async def drop_sandbox(self, entry: SandboxEntry) -> None:
         """Forget the sandbox and release its name."""
-        if self._store is not None:
-            await self._store.delete(entry.id)
         self.sandboxes.pop(entry.id, None)
         self._listed_sandboxes = None
         self.sandbox_names.release(SandboxName.of(entry.record.config.metadata))
+        await self._write(entry.id, must=False)
 
     async def drop_container(self, entry: ContainerEntry) -> None:
         """Forget the container and release its name."""
-        if self._store is not None:
-            await self._store.delete(entry.id)
         self.containers.pop(entry.id, None)
         self._listed_containers = None
         entry.sandbox.containers.pop(entry.id, None)
         self.container_names.release(ContainerName.of(entry.record.sandbox_id, entry.record.config.metadata))
         entry.ended.set()
+        await self._write(entry.id, must=False)
 
     def listed_sandboxes(self) -> tuple[Versioned[PodSandbox], ...]:
         """Every shown sandbox; the same tuple until something changes."""
@@ -274,6 +274,36 @@ class Table:
             entries = self.containers.values()
             self._listed_containers = tuple(entry.listed for entry in entries if entry.listed is not None)
         return self._listed_containers
+
+    async def _write(self, subject: str, *, must: bool) -> None:
+        """Make the store's record of an id what the table's is. What the store refused is written with the next success.
+
+        A store that takes nothing (a full disk) must not keep a pod from ending: that is when the node has to evict.
+        """
+        if self._store is None:
+            return
+        try:
+            await self._write_one(self._store, subject)
+        except CrishimError as error:
+            if must:
+                raise
+            _log.warning("the record of %s could not be written, and is written later: %s", subject, error)
+            self._unwritten.add(subject)
+            return
+        while self._unwritten:
+            late = self._unwritten.pop()
+            try:
+                await self._write_one(self._store, late)
+            except CrishimError:
+                self._unwritten.add(late)
+                return
+
+    async def _write_one(self, store: RecordStore, subject: str) -> None:
+        entry = self.sandboxes.get(SandboxId(subject)) or self.containers.get(ContainerId(subject))
+        if entry is None:
+            await store.delete(subject)
+        else:
+            await store.put(entry.record)
 
     def _touch_sandbox(self, entry: SandboxEntry) -> None:
         if entry.state is not None:

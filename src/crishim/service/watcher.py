@@ -57,10 +57,7 @@ class Watcher:
             started_at=started_at,
             finished_at=max(end.at or self._core.clock.now(), started_at),
         )
-        try:
-            await self._core.table.save_exit(entry, record)
-        except CrishimError:
-            _log.exception("the exit of container %s could not be stored", entry.id)
+        await self._core.table.save_exit(entry, record)
         self._core.events.publish(entry.sandbox, entry.id, ContainerEventType.STOPPED)
 
     def _begin(self, subject: str, work: Coroutine[Any, Any, None]) -> None:
