@@ -38,6 +38,13 @@ def test_page_holds_the_file() -> None:
     assert SOURCE.read_text() in blocks
 
 
+def test_readme_holds_the_class() -> None:
+    """The README shows the tested class, whole and unchanged."""
+    body = "class MinimalBackend" + SOURCE.read_text().split("class MinimalBackend")[1].split("\n\ndef build")[0].rstrip()
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert body + "\n" in blocks
+
+
 def test_it_is_short() -> None:
     """The verbs take about sixty lines of code."""
     body = SOURCE.read_text().split("class MinimalBackend")[1].split("def build")[0]
