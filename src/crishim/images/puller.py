@@ -242,22 +242,34 @@ class _Watch:
 async def _process(command: list[str]) -> AsyncIterator["asyncio.Future[tuple[bytes, bytes, int]]"]:
     """A process in a group of its own, which outlives neither the block nor us: its output, its error text and its code."""
     leash = shutil.which("setpriv")
-    process = await asyncio.create_subprocess_exec(
-        *([leash, "--pdeathsig", "KILL"] if leash else []),
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        process_group=0,
+    starting = asyncio.create_task(
+        asyncio.create_subprocess_exec(
+            *([leash, "--pdeathsig", "KILL"] if leash else []),
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            process_group=0,
+        )
     )
+    try:
+        process = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        _kill(await starting)
+        raise
     talking = asyncio.gather(_read(process.stdout, _MOST_MANIFEST), _read(process.stderr, _MOST_TEXT), process.wait())
     try:
         yield talking
     finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+        _kill(process)
         await asyncio.shield(talking)
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """End a process that still runs, with its group."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 async def _read(stream: asyncio.StreamReader | None, most: int) -> bytes:
