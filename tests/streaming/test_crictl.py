@@ -1,4 +1,4 @@
-"""crictl's own exec, attach and port-forward, with both transports, over gRPC and the process backend."""
+"""crictl's own exec, attach and port-forward, with both transports, over gRPC: on the process backend and on runc."""
 
 import asyncio
 import contextlib
@@ -12,14 +12,20 @@ import attrs
 import pytest
 
 from crishim.backends.process import HostImages, ProcessBackend
+from crishim.backends.runc import build
+from crishim.cni.dialer import SetnsDialer
 from crishim.cri import Dispatcher
-from crishim.interfaces.backend import BackendContext
+from crishim.interfaces.backend import Backend, BackendContext
 from crishim.model.ids import ContainerId, SandboxId
+from crishim.model.sandbox import LinuxPodSandboxConfig
+from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
+from crishim.oci.namespaces import PinnedNamespaces
 from crishim.server import serve
 from crishim.service.services import Services
 from crishim.streaming.server import StreamServer
 from crishim.system import SystemClock
 from crishim.testing.harness import container_config, sandbox_config
+from tests.backends.runc.world import BusyboxRoots, needs
 
 CRICTL = shutil.which("crictl") or ""
 pytestmark = pytest.mark.skipif(not CRICTL, reason="crictl is not on PATH; it is a part of Kubernetes' cri-tools")
@@ -50,17 +56,39 @@ class Crictl:
         return child.returncode, stdout, stderr
 
 
-@pytest.fixture
-async def crictl() -> AsyncIterator[Crictl]:
+HOST = LinuxPodSandboxConfig(
+    security_context=LinuxSandboxSecurityContext(
+        namespace_options=NamespaceOption(network=NamespaceMode.NODE, pid=NamespaceMode.CONTAINER)
+    )
+)
+"""On the node's network, so that the tests' own listener is the pod's port."""
+
+
+@pytest.fixture(
+    params=["process", pytest.param("runc", marks=[pytest.mark.node, needs("runc", "conmon", "busybox", "unshare")])]
+)
+async def crictl(request: pytest.FixtureRequest) -> AsyncIterator[Crictl]:
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        context = BackendContext(state=folder, runtime_state=folder / "run", clock=SystemClock())
-        backend, streams = ProcessBackend(context), StreamServer()
-        stack.push_async_callback(backend.close)
-        services = await stack.enter_async_context(Services(backends={"": backend}, images=HostImages(context), urls=streams))
+        pins = PinnedNamespaces(folder / "pins")
+        stack.callback(pins.close)
+        context = BackendContext(
+            state=folder,
+            runtime_state=folder / "run",
+            clock=SystemClock(),
+            rootfs=BusyboxRoots(folder / "roots"),
+            namespaces=pins,
+        )
+        streams = StreamServer()
+        backend: Backend = build(context) if request.param == "runc" else ProcessBackend(context)
+        if isinstance(backend, ProcessBackend):
+            stack.push_async_callback(backend.close)
+        made = Services(backends={"": backend}, images=HostImages(context), namespaces=pins, dialer=SetnsDialer(), urls=streams)
+        services = await stack.enter_async_context(made)
         await stack.enter_async_context(streams.serving(services.processes))
         await stack.enter_async_context(serve(Dispatcher(services), folder / "cri.sock"))
-        sandbox_id = await services.sandboxes.run(sandbox_config(log_directory=str(folder)), "")
+        sandbox_id = await services.sandboxes.run(sandbox_config(hostname="", log_directory=str(folder), linux=HOST), "")
+        stack.push_async_callback(services.sandboxes.remove, sandbox_id)
         config = container_config("main", "cat", stdin=True, log_path="main.log")
         await services.images.pull(config.image, None, None)
         container_id = await services.containers.create(sandbox_id, config, None)
