@@ -11,43 +11,54 @@ from crishim.interfaces.capabilities import ByteStream
 
 LOOPBACK: Final = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
-_CHUNK: Final = 64 * 1024
+_CHUNK: Final = 256 * 1024
 _PATIENCE: Final = 10.0
 """Seconds for which a loopback may leave a connection unanswered."""
 
 
 class TcpStream(ByteStream):
-    """A connection as the streaming side wants it."""
+    """A connected socket as the streaming side wants it. It is not buffered: what is written waits for the kernel's room."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._socket = connection
+        self._closed = False
 
     async def read(self) -> bytes:
         """The next piece; empty at the end, and when the other side broke off."""
+        if self._closed:
+            return b""
         try:
-            return await self._reader.read(_CHUNK)
-        except ConnectionError:
+            return await asyncio.get_running_loop().sock_recv(self._socket, _CHUNK)
+        except OSError:
             return b""
 
     async def write(self, data: bytes) -> None:
         """Hand over a piece. Raises `BrokenPipeError` when nobody will read it."""
+        if self._closed:
+            raise BrokenPipeError("the connection is closed")
         try:
-            self._writer.write(data)
-            await self._writer.drain()
-        except (ConnectionError, RuntimeError) as error:
+            await asyncio.get_running_loop().sock_sendall(self._socket, data)
+        except OSError as error:
             raise BrokenPipeError(str(error)) from error
 
     async def write_eof(self) -> None:
         """Nothing more will be written; reading goes on."""
         with contextlib.suppress(OSError):
-            self._writer.write_eof()
+            self._socket.shutdown(socket.SHUT_WR)
 
     async def close(self) -> None:
         """End both directions and free the connection. May be called twice."""
-        self._writer.close()
-        with contextlib.suppress(ConnectionError):
-            await self._writer.wait_closed()
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        await asyncio.sleep(0)  # whoever waits for the socket is woken before its number can be used again
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._socket)
+        loop.remove_writer(self._socket)
+        self._socket.close()
 
 
 def stream_socket(family: int) -> socket.socket:
@@ -76,7 +87,7 @@ async def _connect(made: socket.socket, host: str, port: int) -> ByteStream:
         made.setblocking(False)
         async with asyncio.timeout(_PATIENCE):
             await asyncio.get_running_loop().sock_connect(made, (host, port))
-        return TcpStream(*await asyncio.open_connection(sock=made))
+        return TcpStream(made)
     except BaseException:
         made.close()
         raise
