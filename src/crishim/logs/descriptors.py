@@ -7,12 +7,41 @@ import fcntl
 import os
 import struct
 import termios
+from collections.abc import Callable
 from typing import Final
 
 from crishim.interfaces.capabilities import ByteReader, ByteWriter
 from crishim.model.process import TerminalSize
 
 CHUNK: Final = 64 * 1024
+
+
+class _Ready:
+    """Waiting for a descriptor to be ready, by whatever pair of the loop's methods; one waiter at a time."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._waiter: asyncio.Future[None] | None = None
+        self._remove: Callable[[int], object] | None = None
+
+    async def wait(self, add: Callable[..., object], remove: Callable[[int], object]) -> None:
+        """Return when the descriptor is ready, or when `wake` is called."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        self._remove = remove
+        add(self._fd, self.wake)
+        try:
+            await self._waiter
+        finally:
+            self.wake()
+
+    def wake(self) -> None:
+        """Let the waiter go, and the loop watch the descriptor no longer."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            assert self._remove is not None
+            self._remove(self._fd)
+            if not waiter.done():
+                waiter.set_result(None)
 
 
 class DescriptorReader(ByteReader):
@@ -26,7 +55,7 @@ class DescriptorReader(ByteReader):
         self._loop = asyncio.get_running_loop()
         self._fd = fd
         self._left: int | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._ready = _Ready(fd)
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -37,7 +66,7 @@ class DescriptorReader(ByteReader):
             try:
                 data = os.read(self._fd, CHUNK if self._left is None else min(CHUNK, self._left))
             except BlockingIOError:
-                await self._readable()
+                await self._ready.wait(self._loop.add_reader, self._loop.remove_reader)
                 continue
             except OSError as error:
                 if error.errno != errno.EIO:
@@ -62,30 +91,15 @@ class DescriptorReader(ByteReader):
         """Read no more. May be called twice."""
         if not self._closed:
             self._closed = True
-            self._wake()
+            self._ready.wake()
             if self._timer is not None:
                 self._timer.cancel()
             os.close(self._fd)
 
-    async def _readable(self) -> None:
-        self._waiter = self._loop.create_future()
-        self._loop.add_reader(self._fd, self._wake)
-        try:
-            await self._waiter
-        finally:
-            self._wake()
-
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None:
-            self._loop.remove_reader(self._fd)
-            if not waiter.done():
-                waiter.set_result(None)
-
     def _cut(self) -> None:
         if self._left is None:
             (self._left,) = struct.unpack("i", fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))
-        self._wake()
+        self._ready.wake()
 
 
 class DescriptorWriter(ByteWriter):
@@ -96,7 +110,7 @@ class DescriptorWriter(ByteWriter):
         self._loop = asyncio.get_running_loop()
         self._fd = fd
         self._turn = asyncio.Lock()
-        self._waiter: asyncio.Future[None] | None = None
+        self._ready = _Ready(fd)
         self._within_line = False
         self._closed = False
 
@@ -111,7 +125,7 @@ class DescriptorWriter(ByteWriter):
                 try:
                     rest = rest[os.write(self._fd, rest) :]
                 except BlockingIOError:
-                    await self._writable()
+                    await self._ready.wait(self._loop.add_writer, self._loop.remove_writer)
                 except OSError as error:
                     raise BrokenPipeError(errno.EPIPE, error.strerror) from error
 
@@ -138,20 +152,5 @@ class DescriptorWriter(ByteWriter):
         """Write no more. May be called twice."""
         if not self._closed:
             self._closed = True
-            self._wake()
+            self._ready.wake()
             os.close(self._fd)
-
-    async def _writable(self) -> None:
-        self._waiter = self._loop.create_future()
-        self._loop.add_writer(self._fd, self._wake)
-        try:
-            await self._waiter
-        finally:
-            self._wake()
-
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None:
-            self._loop.remove_writer(self._fd)
-            if not waiter.done():
-                waiter.set_result(None)

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import resource
 from pathlib import Path
 
 from crishim.oci.facts import CAPABILITIES, DeviceNode, Host
@@ -72,12 +71,6 @@ def device_node(source: str, path: str, access: str = "rwm") -> DeviceNode | Non
         gid=told.st_gid,
         access=access,
     )
-
-
-def raise_open_files() -> None:
-    """Let this process open as many files as it may."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _bounding() -> int:

@@ -28,6 +28,7 @@ from crishim.model.inventory import Inventory
 from crishim.model.process import Exit
 from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
 from crishim.model.security import LinuxContainerUser, NamespaceMode
+from crishim.mounting import unmount_below
 from crishim.oci import sandbox_files, sources
 from crishim.oci.bundle import delete_bundle, write_atomically, write_bundle
 from crishim.oci.facts import BindSource, Host, NamespacePaths, Place
@@ -86,19 +87,12 @@ class OciPodBackend(Backend):
 
     async def stop_sandbox(self, sandbox_id: SandboxId) -> None:
         """End the pause, and let go of what is mounted for the pod."""
-        folder = self._pod(sandbox_id)
-        with contextlib.suppress(NotFound):
-            await self._runtime.delete(sandbox_id)
-        await asyncio.to_thread(sandbox_files.unmount_all, folder)
+        folder = await self._end_pod(sandbox_id)
         (folder / "stopped").touch()
 
     async def remove_sandbox(self, sandbox_id: SandboxId) -> None:
         """Forget the pod's files."""
-        folder = self._pod(sandbox_id)
-        with contextlib.suppress(NotFound):
-            await self._runtime.delete(sandbox_id)
-        await asyncio.to_thread(sandbox_files.unmount_all, folder)
-        await asyncio.to_thread(delete_bundle, folder)
+        await asyncio.to_thread(delete_bundle, await self._end_pod(sandbox_id))
 
     async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
         """Root file system, user, config.json, and the runtime's create."""
@@ -184,14 +178,9 @@ class OciPodBackend(Backend):
         )
 
     def _namespaces(self, spec: ContainerSpec) -> NamespacePaths:
-        pins = self._context.namespaces
         sandbox_id = spec.sandbox.id
         options = spec.security.namespace_options if spec.security else spec.sandbox.namespaces
-        paths = NamespacePaths(
-            network=spec.sandbox.netns,
-            ipc=pins.path(sandbox_id, "ipc") if pins else "",
-            uts=pins.path(sandbox_id, "uts") if pins else "",
-        )
+        paths = self._pod_namespaces(spec.sandbox)
         match options.pid:
             case NamespaceMode.NODE:
                 return attrs.evolve(paths, host_pid=True)
@@ -200,6 +189,23 @@ class OciPodBackend(Backend):
             case NamespaceMode.POD if spec.sandbox.namespaces.pid is NamespaceMode.POD:
                 return attrs.evolve(paths, pid=self._pid_namespace(sandbox_id))
         return paths
+
+    def _pod_namespaces(self, spec: SandboxSpec) -> NamespacePaths:
+        """What every container of the pod joins."""
+        pins = self._context.namespaces
+        return NamespacePaths(
+            network=spec.netns,
+            ipc=pins.path(spec.id, "ipc") if pins else "",
+            uts=pins.path(spec.id, "uts") if pins else "",
+        )
+
+    async def _end_pod(self, sandbox_id: SandboxId) -> Path:
+        """End the pause and let go of the pod's mounts; answers the pod's folder."""
+        folder = self._pod(sandbox_id)
+        with contextlib.suppress(NotFound):
+            await self._runtime.delete(sandbox_id)
+        await asyncio.to_thread(unmount_below, folder)
+        return folder
 
     def _pid_namespace(self, owner: str) -> str:
         for folder in (self._bundles / owner, self._pods / owner / "pause"):
@@ -220,17 +226,11 @@ class OciPodBackend(Backend):
             image_id=ImageId(PAUSE),
             argv=(f"/{PAUSE}", "-P"),
         )
-        pins = self._context.namespaces
-        paths = NamespacePaths(
-            network=spec.netns,
-            ipc=pins.path(spec.id, "ipc") if pins else "",
-            uts=pins.path(spec.id, "uts") if pins else "",
-        )
         parent = spec.config.linux.cgroup_parent
         place = Place(
             rootfs=str(root),
             user=LinuxContainerUser(0, 0, (0,)),
-            namespaces=paths,
+            namespaces=self._pod_namespaces(spec),
             cgroups_path=cgroups_path(parent, spec.id, systemd=self._host.systemd_cgroup),
         )
         await asyncio.to_thread(write_bundle, bundle, oci_config(pause, self._host, place), "")

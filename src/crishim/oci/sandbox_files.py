@@ -6,7 +6,7 @@ from typing import Final
 from crishim.model.frozen import FrozenDict
 from crishim.model.sandbox import DNSConfig, SandboxSpec
 from crishim.model.security import NamespaceMode
-from crishim.mounting import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount, unmount_below
+from crishim.mounting import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
 
 _SHM_SIZE: Final = "size=65536k"
 
@@ -58,11 +58,6 @@ def files_of(folder: Path, spec: SandboxSpec) -> FrozenDict[str, str]:
             "/etc/resolv.conf": str(folder / "resolv.conf"),
         }
     )
-
-
-def unmount_all(folder: Path) -> None:
-    """Let go of what is mounted below a pod's folder."""
-    unmount_below(folder)
 
 
 def _node_file(path: str, otherwise: str) -> str:

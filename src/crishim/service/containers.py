@@ -226,7 +226,7 @@ class Containers:
     async def _image(self, config: ContainerConfig, handler: str) -> ImageDetail:
         if not config.image.image:
             raise InvalidArgument("config.image.image", "is empty")
-        images = self._core.images.get(handler) or self._core.images.get("")
+        images = self._core.image_service(handler)
         if images is None:
             return ImageDetail(image=Image(id=ImageId(config.image.image), size=1))
         detail = await self._core.image_step("image status", images.status(config.image))
@@ -242,7 +242,7 @@ class Containers:
             if image is None or not image.image:
                 found.append(mount)
                 continue
-            images = self._core.images.get(handler) or self._core.images.get("")
+            images = self._core.image_service(handler)
             detail = None if images is None else await self._core.image_step("image status", images.status(image))
             if detail is None:
                 raise PullError(PullReason.IMAGE_VOLUME_MOUNT_FAILED, f"image {image.image!r} is not here")

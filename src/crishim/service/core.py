@@ -39,6 +39,10 @@ class Core:
         sandbox = entry.sandbox if isinstance(entry, ContainerEntry) else entry
         return self.backends.get(sandbox.record.handler)
 
+    def image_service(self, handler: str) -> ImageService | None:
+        """The image service of a handler: its own, else the default's."""
+        return self.images.get(handler) or self.images.get("")
+
     async def image_step(self, what: str, work: Coroutine[Any, Any, T], *, forever: bool = False) -> T:
         """Await a verb of the image service; only pulls may last as long as they move."""
         deadline = None if forever else self.settings.deadlines.other

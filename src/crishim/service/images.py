@@ -57,7 +57,7 @@ class Images:
         handler = wanted.runtime_handler if wanted else ""
         if handler:
             self._core.backends.get(handler)
-        return self._core.images.get(handler) or self._core.images.get("")
+        return self._core.image_service(handler)
 
     def _service(self, wanted: ImageSpec | None) -> ImageService:
         images = self._find(wanted)

@@ -7,6 +7,7 @@ by the few phrases that the runtimes have for it.
 import asyncio
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,18 @@ class RuntimeCommand:
 
     async def run(self, container_id: str, *args: str, stdin: bytes = b"") -> bytes:
         """Run a subcommand to its end and answer its output. Raises what `meaning` makes of a failure."""
+        pipe = asyncio.subprocess.PIPE
+        return await self._run(container_id, args, pipe if stdin else asyncio.subprocess.DEVNULL, pipe, pipe, stdin)
+
+    async def start_detached(self, container_id: str, args: list[str], ends: ChildEnds | None) -> None:
+        """Run a subcommand that leaves a process behind, which gets `ends` as its streams."""
+        nothing = asyncio.subprocess.DEVNULL
+        streams = (nothing, nothing, nothing) if ends is None else (ends.stdin, ends.stdout, ends.stderr)
+        await self._run(container_id, args, *streams)
+
+    async def _run(
+        self, container_id: str, args: Sequence[str], stdin: int, stdout: int, stderr: int, sent: bytes = b""
+    ) -> bytes:
         with tempfile.NamedTemporaryFile(prefix="runtime", suffix=".log") as log:
             try:
                 process = await asyncio.create_subprocess_exec(
@@ -59,45 +72,22 @@ class RuntimeCommand:
                     f"--log={log.name}",
                     "--log-format=json",
                     *args,
-                    stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.PIPE,
+                    stdin=stdin,
+                    stdout=stdout,
+                    stderr=stderr,
                 )
             except FileNotFoundError as error:
                 raise FailedPrecondition("missing", "installed", self.program) from error
             try:
-                out, err = await process.communicate(stdin or None)
+                out, err = await process.communicate(sent or None)
             except asyncio.CancelledError:
                 process.kill()
                 await process.wait()
                 raise
             if process.returncode:
                 told = log.read().decode("utf-8", "replace")
-                raise meaning(container_id, told, err.decode("utf-8", "replace"))
-            return out
-
-    async def start_detached(self, container_id: str, args: list[str], ends: ChildEnds | None) -> None:
-        """Run a subcommand that leaves a process behind, which gets `ends` as its streams."""
-        with tempfile.NamedTemporaryFile(prefix="runtime", suffix=".log") as log:
-            nothing = asyncio.subprocess.DEVNULL
-            process = await asyncio.create_subprocess_exec(
-                self.program,
-                *self.global_args,
-                f"--log={log.name}",
-                "--log-format=json",
-                *args,
-                stdin=nothing if ends is None else ends.stdin,
-                stdout=nothing if ends is None else ends.stdout,
-                stderr=nothing if ends is None else ends.stderr,
-            )
-            try:
-                code = await process.wait()
-            except asyncio.CancelledError:
-                process.kill()
-                await process.wait()
-                raise
-            if code:
-                raise meaning(container_id, log.read().decode("utf-8", "replace"), "")
+                raise meaning(container_id, told, (err or b"").decode("utf-8", "replace"))
+            return out or b""
 
     async def json(self, container_id: str, *args: str) -> dict[str, Any]:
         """Run a subcommand that answers JSON."""
