@@ -48,8 +48,13 @@ class Honour(enum.StrEnum):
 PROCESS: frozenset[Honour] = frozenset({Honour.HOST_NETWORK, Honour.HOST_PID, Honour.HOST_IPC, Honour.STDIN, Honour.TTY})
 """What a plain child process can keep."""
 
-OCI: frozenset[Honour] = frozenset(Honour) - {Honour.RECURSIVE_READONLY_MOUNTS, Honour.IDMAP_MOUNTS, Honour.USER_NAMESPACE}
-"""What every OCI runtime keeps; the rest depends on its version."""
+OCI: frozenset[Honour] = frozenset(Honour) - {
+    Honour.CDI_DEVICES,
+    Honour.RECURSIVE_READONLY_MOUNTS,
+    Honour.IDMAP_MOUNTS,
+    Honour.USER_NAMESPACE,
+}
+"""What a lifted OCI runtime keeps; CDI devices are looked up by nobody yet, and the other three depend on its version."""
 
 VM: frozenset[Honour] = OCI - {
     Honour.HOST_NETWORK,
