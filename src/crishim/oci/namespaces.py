@@ -8,6 +8,7 @@ with its first process.
 import asyncio
 import contextlib
 import shutil
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,39 @@ done
 """
 
 
+_IPC_SYSCTLS: Final = frozenset(
+    {
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    }
+)
+
+
+def check_sysctls(names: Iterable[str], kinds: Collection[str]) -> None:
+    """Refuse every sysctl that is not of one of the pod's own namespaces: written from there it would be the node's.
+
+    The lists are runc's (libcontainer's validation of sysctls). Raises `InvalidArgument` naming the sysctl.
+    """
+    for name in names:
+        if not all(part.replace("_", "").replace("-", "").isalnum() for part in name.replace("/", ".").split(".")):
+            raise InvalidArgument(f"config.linux.sysctls[{name}]", "is not the name of a sysctl")
+        dotted = name.replace("/", ".")
+        if dotted in _IPC_SYSCTLS or dotted.startswith("fs.mqueue."):
+            kind = "ipc"
+        elif dotted.startswith("net."):
+            kind = "net"
+        else:
+            kind = "uts" if dotted == "kernel.domainname" else ""
+        if kind not in kinds:
+            raise InvalidArgument(f"config.linux.sysctls[{name}]", "is not of a namespace of the pod's own")
+
+
 class PinnedNamespaces:
     """Makes, finds and lets go of pods' namespaces below `folder`, which is made a private mount of its own."""
 
@@ -46,6 +80,7 @@ class PinnedNamespaces:
         kinds = ["net", "uts"] if options.network is not NamespaceMode.NODE else []
         if options.ipc is not NamespaceMode.NODE:
             kinds.append("ipc")
+        check_sysctls(spec.config.linux.sysctls, kinds)
         if not kinds:
             return ""
         self._make_private()
@@ -72,8 +107,6 @@ class PinnedNamespaces:
     async def _unshare(self, spec: SandboxSpec, pins: list[str], hostname: str) -> None:
         sysctls = []
         for name, value in spec.config.linux.sysctls.items():
-            if not all(part.replace("_", "").replace("-", "").isalnum() for part in name.replace("/", ".").split(".")):
-                raise InvalidArgument(f"config.linux.sysctls[{name}]", "is not the name of a sysctl")
             sysctls.append(f"{name.replace('.', '/')}={value}")
         try:
             process = await asyncio.create_subprocess_exec(
