@@ -89,8 +89,16 @@ class Counts(Generic[T]):
 class MeasuredPods(OciPodBackend):
     """Pods over `runtime`, with SupportsStats. A pod's figures are its own cgroup's where it was given one, else a sum."""
 
-    def __init__(self, runtime: OciRuntime, context: BackendContext, host: Host, cgroups: Cgroups | None = None) -> None:
-        super().__init__(runtime, context, host)
+    def __init__(
+        self,
+        runtime: OciRuntime,
+        context: BackendContext,
+        host: Host,
+        cgroups: Cgroups | None = None,
+        *,
+        sandbox_container: bool = False,
+    ) -> None:
+        super().__init__(runtime, context, host, sandbox_container=sandbox_container)
         self.capabilities |= {SupportsStats}
         self._cgroups = cgroups or Cgroups(v2=host.cgroup_v2)
         self._counts: Counts[Counted] = Counts(context.clock)

@@ -4,7 +4,8 @@ The runtime runs bundles; here is what makes a pod of them: shared files, namesp
 lies below two folders: `runtime_state` (bundles, pods' files; a reboot clears it) and the runtime's own. After a restart of
 ours everything is found there.
 
-A pod needs no pause process. Only where its containers share a PID namespace one runs as its first process (`catatonit -P`).
+A pod needs no pause process. One runs (`catatonit -P`) only where its containers share a PID namespace, as its first process,
+or where the runtime must be given a container that stands for the pod before any other (`sandbox_container`: gVisor, VMs).
 """
 
 import asyncio
@@ -53,8 +54,9 @@ _STATES: Final = {
 class OciPodBackend(Backend):
     """Pods over `runtime`. It claims the capabilities of the runtime, and passes them on."""
 
-    def __init__(self, runtime: OciRuntime, context: BackendContext, host: Host) -> None:
+    def __init__(self, runtime: OciRuntime, context: BackendContext, host: Host, *, sandbox_container: bool = False) -> None:
         self._runtime = runtime
+        self._sandbox_container = sandbox_container
         self._host = host
         self._context = context
         self._bundles = context.runtime_state / "containers"
@@ -81,7 +83,7 @@ class OciPodBackend(Backend):
     async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
         """Make the pod's files, and its pause where the PID namespace is shared."""
         await asyncio.to_thread(sandbox_files.make, self._pods / spec.id, spec, self._host.hostname)
-        if spec.namespaces.pid is NamespaceMode.POD:
+        if self._sandbox_container or spec.namespaces.pid is NamespaceMode.POD:
             await self._start_pause(spec)
         return SandboxStarted()
 
@@ -232,6 +234,7 @@ class OciPodBackend(Backend):
             user=LinuxContainerUser(0, 0, (0,)),
             namespaces=self._pod_namespaces(spec),
             cgroups_path=cgroups_path(parent, spec.id, systemd=self._host.systemd_cgroup),
+            annotations=FrozenDict({"io.kubernetes.cri.container-type": "sandbox"}),
         )
         await asyncio.to_thread(write_bundle, bundle, oci_config(pause, self._host, place), "")
         root.mkdir()
