@@ -37,6 +37,7 @@ FLOORS = {
     "streaming": 4,
     "server": 5,
     "testing": 5,
+    "metrics": 5,
     "plugins": 5,
     "daemon": 5,
     "app": 6,
@@ -52,6 +53,7 @@ SIDEWAYS = {
     ("monitor", "interfaces"),
     ("tcp", "interfaces"),
     ("monitor", "logs"),
+    ("ttrpc", "_proto"),
     ("shimv2", "oci"),
     ("testing", "server"),
     ("__main__", "cli"),
@@ -103,6 +105,9 @@ PURE = {
     "oci/security.py",
     "oci/spec.py",
     "oci/users.py",
+    "ttrpc/connection.py",
+    "ttrpc/frames.py",
+    "ttrpc/status.py",
 }
 IMPURE_MODULES = {
     "socket",

@@ -5,7 +5,8 @@
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from crishim.cni.dialer import SetnsDialer
 from crishim.cni.network import CniNetwork
 from crishim.config import Config, parse
 from crishim.cri import Dispatcher
+from crishim.cri.dispatch import Call, log_call
 from crishim.daemon import announced, ended_by_signals, start_logging, watch_children_by_pidfd
 from crishim.errors import CrishimError, InvalidArgument, PermissionDenied
 from crishim.images.skopeo import PullSettings
@@ -23,6 +25,7 @@ from crishim.images.store import ContentStore
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.images import ImageService
 from crishim.interfaces.network import NetnsDialer, PodNetwork, SandboxNamespaces
+from crishim.interfaces.observer import Observer
 from crishim.interfaces.seams import Clock
 from crishim.model.runtime import CgroupDriver
 from crishim.oci.namespaces import PinnedNamespaces
@@ -68,7 +71,9 @@ async def running(config: Config, *, ephemeral: bool = False) -> AsyncIterator[S
         store = SqliteStore(Path(config.state) / "records.sqlite")
         stack.push_async_callback(store.close)
         plugins = plugins_of(config)
-        node = await stack.enter_async_context(_node(config, clock, wanted=any(p.needs_node for p in plugins.values())))
+        metrics = _metrics(config)
+        wanted = any(plugin.needs_node for plugin in plugins.values())
+        node = await stack.enter_async_context(_node(config, clock, metrics, wanted=wanted))
         seats = {name: _seat(config, name, plugins[name], node, clock) for name in config.backend_names}
         if ephemeral:
             for backend, _ in seats.values():
@@ -84,12 +89,16 @@ async def running(config: Config, *, ephemeral: bool = False) -> AsyncIterator[S
             store=store,
             urls=streams,
             clock=clock,
+            observer=metrics,
             settings=_settings(config),
         )
         await stack.enter_async_context(services)
         if streams is not None:
             await stack.enter_async_context(streams.serving(services.processes))
-        await stack.enter_async_context(serve_cri(Dispatcher(services), config.listen))
+        if metrics is not None:
+            metrics.attend(services.census, streams.traffic if streams is not None else None)
+            await stack.enter_async_context(_scraped(metrics, config.metrics_address))
+        await stack.enter_async_context(serve_cri(Dispatcher(services, _observers(metrics)), config.listen))
         yield services
 
 
@@ -119,7 +128,7 @@ class _Node:
 
 
 @contextlib.asynccontextmanager
-async def _node(config: Config, clock: Clock, *, wanted: bool) -> AsyncIterator[_Node]:
+async def _node(config: Config, clock: Clock, observer: Observer | None, *, wanted: bool) -> AsyncIterator[_Node]:
     if not wanted:
         yield _Node()
         return
@@ -130,7 +139,7 @@ async def _node(config: Config, clock: Clock, *, wanted: bool) -> AsyncIterator[
         authfile=config.images.authfile,
         stall=config.images.stall,
     )
-    images = ContentStore(_make(state / "images"), clock, pulls, pinned=config.images.pinned)
+    images = ContentStore(_make(state / "images"), clock, pulls, pinned=config.images.pinned, observer=observer)
     plugins = [Path(folder) for folder in config.network.plugins]
     network = CniNetwork(Path(config.network.config), plugins, _make(state / "cni"))
     try:
@@ -171,6 +180,36 @@ def _streams(config: Config, clock: Clock) -> Any:
     return StreamServer(
         StreamConfig(host=wanted.host, port=wanted.port, base_url=wanted.base_url, tls=_tls(config)), clock=clock
     )
+
+
+def _metrics(config: Config) -> Any:
+    """What is measured; None where nobody asks for it. Raises `InvalidArgument` without what it needs."""
+    if not config.metrics_address:
+        return None
+    try:
+        from crishim.metrics.endpoint import split_address
+        from crishim.metrics.prometheus import Metrics
+    except ImportError as error:
+        raise InvalidArgument("metrics_address", f"{error}: pip install 'crishim[metrics]' brings it") from error
+    split_address(config.metrics_address)
+    return Metrics(__version__)
+
+
+def _scraped(metrics: Any, address: str) -> AbstractAsyncContextManager[str]:
+    from crishim.metrics.endpoint import scraped
+
+    return scraped(metrics, address)
+
+
+def _observers(metrics: Any) -> Callable[[Call], None]:
+    if metrics is None:
+        return log_call
+
+    def tell(call: Call) -> None:
+        log_call(call)
+        metrics.call_ended(call)
+
+    return tell
 
 
 def _tls(config: Config) -> Any:

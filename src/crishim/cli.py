@@ -46,7 +46,10 @@ _STYLES: Final = {
     EventKind.WAITING: "yellow",
 }
 _PHASES: Final = {Phase.SUCCEEDED: "bold green", Phase.FAILED: "bold red"}
-_EXTRAS: Final = (("streaming", ("h11", "wsproto"), "exec, attach and port-forward"),)
+_EXTRAS: Final = (
+    ("streaming", ("h11", "wsproto"), "exec, attach and port-forward"),
+    ("metrics", ("prometheus_client", "h11"), "figures for Prometheus"),
+)
 
 config_option = click.option(
     "--config", "path", type=click.Path(path_type=Path, dir_okay=False), help=f"The file; {app.CONFIG_FILE} without."
@@ -72,14 +75,15 @@ def serve(path: Path | None) -> None:
 @click.option("--endpoint", help="A CRI runtime that serves already, as unix:///path/to.sock.")
 @click.option("--backend", help="The backend of a server of our own: a plug-in, or package.module:function.")
 @click.option("--config", "path", type=click.Path(path_type=Path, dir_okay=False), help="A file with options for that backend.")
-def play(manifest: Path, endpoint: str | None, backend: str | None, path: Path | None) -> None:
+@click.option("--metrics-address", default="", help="HOST:PORT for figures of that server at /metrics, for Prometheus.")
+def play(manifest: Path, endpoint: str | None, backend: str | None, path: Path | None, metrics_address: str) -> None:
     """Play a v1 Pod manifest to its end, with its logs, and remove it.
 
     Without an endpoint a server of our own is started for it, in a temporary folder. The exit status is the pod's: 0, or that
     of its first container that failed; 125 if it could not be played. Ctrl-C stops the pod with its grace, twice without.
     """
-    if endpoint and (backend or path):
-        raise click.UsageError("--endpoint goes without --backend and --config: the server there has its own")
+    if endpoint and (backend or path or metrics_address):
+        raise click.UsageError("--endpoint goes without --backend, --config and --metrics-address: the server has its own")
     start_logging("warning", "text")
     logging.getLogger("crishim.rpc").setLevel(logging.ERROR)  # the player tells of calls that fail
     with _told(REFUSED):
@@ -87,6 +91,7 @@ def play(manifest: Path, endpoint: str | None, backend: str | None, path: Path |
         seen = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         pod = parse(load_manifest(text), uid=str(uuid.uuid4()), seen=seen)
         config = app.read_config(path) if path else Config()
+        config = attrs.evolve(config, metrics_address=metrics_address or config.metrics_address)
         sys.exit(asyncio.run(_play(pod, endpoint, config, backend)))
 
 

@@ -161,6 +161,9 @@ class Config:
         "cgroupfs or systemd, as the kubelet is told by RuntimeConfig; empty lets it use its own setting.",
         _choice("", "cgroupfs", "systemd"),
     )
+    metrics_address: str = key(
+        "", "HOST:PORT (:PORT is the loopback's) of figures for Prometheus at /metrics; empty for none. Port 0 is any.", _text
+    )
     handlers: FrozenDict[str, str] = key(
         FrozenDict({"": "process"}),
         "Which backend serves a runtime handler (a RuntimeClass's `handler`); the empty name is the default.",

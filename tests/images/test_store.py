@@ -32,6 +32,7 @@ from crishim.model.image import AuthConfig, ImageDetail, ImageSpec
 from crishim.mounting import mount, unmount, unmount_below
 from crishim.system import SystemClock
 from crishim.testing import FakeClock
+from crishim.testing.seams import RecordingObserver
 from tests.node.registry import PASSWORD, USER, File, Layout, Registry, digest_of, folder, free_port, needs, tar_of
 
 pytestmark = [pytest.mark.node, needs("skopeo", "docker-registry")]
@@ -201,15 +202,18 @@ async def test_twenty_pulls_at_once_are_one(store: ContentStore, registry: Regis
 
 
 async def test_progress_is_told(tmp_path: Path, registry: Registry, layout: Layout) -> None:
-    """Progress ends with all bytes of configuration and layers."""
+    """Progress ends with all bytes of configuration and layers; what was not here before counts as fetched, once."""
     made = layout.image([HELLO, tar_of(File("big", os.urandom(3_000_000)))], tag="t")
     manifest = json.loads((layout.place / "blobs/sha256" / made.digest[7:]).read_bytes())
     told: list[PullProgress] = []
-    store = ContentStore(tmp_path / "store", SystemClock(), progress=told.append)
+    observer = RecordingObserver()
+    store = ContentStore(tmp_path / "store", SystemClock(), progress=told.append, observer=observer)
     reference = registry.push(layout, "t", "team/progress:1")
+    await pull(store, reference)
     await pull(store, reference)
     total = sum(item["size"] for item in (manifest["config"], *manifest["layers"]))
     assert (reference, total, total) == attrs.astuple(told[-1])
+    assert [("fetched", total)] == observer.told
     await store.close()
 
 

@@ -20,7 +20,7 @@ from crishim.model.stats import (
 from crishim.service.events import EventHub
 from crishim.service.metrics import DESCRIPTORS, metric
 from crishim.testing import FakeBackend, FakeClock, Harness, failing
-from crishim.testing.seams import settle
+from crishim.testing.seams import RecordingObserver, settle
 
 
 async def test_nano_cores_come_from_two_samples() -> None:
@@ -139,7 +139,8 @@ async def test_slow_subscriber_loses_its_stream() -> None:
     async with Harness() as world:
         sandbox_id = await world.run_sandbox()
         entry = world.services._core.table.sandbox(sandbox_id)
-        hub = EventHub(FakeClock(), queue=2)
+        observer = RecordingObserver()
+        hub = EventHub(FakeClock(), 2, observer)
         stream = hub.subscribe()
         first = stream.__anext__()
 
@@ -151,7 +152,7 @@ async def test_slow_subscriber_loses_its_stream() -> None:
         await stream.__anext__()
         with pytest.raises(ResourceExhausted):
             await stream.__anext__()
-        assert 1 == hub.dropped
+        assert [("subscriber_dropped",)] == observer.told
 
 
 async def test_images_follow_the_handler() -> None:

@@ -13,7 +13,7 @@ from crishim.model.ids import ContainerId
 from crishim.model.streams import ExecRequest
 from crishim.streaming.connection import Timeouts
 from crishim.streaming.flow import Limits
-from crishim.streaming.server import StreamConfig, StreamServer
+from crishim.streaming.server import StreamConfig, StreamServer, Traffic
 from crishim.testing import FakeClock
 from tests.streaming.children import ChildBackend
 from tests.streaming.raw import UPGRADE, closed, connected, frames, refused, still_serves
@@ -50,6 +50,20 @@ def test_every_address(host: str) -> None:
     with pytest.raises(InvalidArgument, match="base_url"):
         StreamConfig(host=host)
     assert "http://node:1" == StreamConfig(host=host, base_url="http://node:1").base_url
+
+
+async def test_traffic_is_counted() -> None:
+    """Sessions count by kind from their upgrade on, and their bytes in both directions, while they are open and afterwards."""
+    async with world() as served:
+        async with spdy(await served.exec("print", "hello")) as client:
+            remote = await Remote(client).open("stdout")
+            assert b"hello\n" == await remote.stdout.all()
+            during = served.server.traffic()["exec"]
+        await until(lambda: served.server.traffic()["exec"].open == 0)
+        after = served.server.traffic()
+    assert (1, 1, True, True) == (during.sessions, during.open, during.received > 0, during.sent > len("hello\n"))
+    assert (1, 0, True) == (after["exec"].sessions, after["exec"].open, after["exec"].sent >= during.sent)
+    assert Traffic() == after["attach"] == after["portforward"]
 
 
 async def test_base_url() -> None:

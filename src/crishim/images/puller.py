@@ -53,11 +53,12 @@ class PullProgress:
 
 @attrs.frozen
 class Copied:
-    """What was copied: a manifest, its digest, and its size in bytes."""
+    """What was copied: a manifest, its digest, and its size in bytes. `fetched` bytes of its content were not here before."""
 
     digest: str
     size: int
     manifest: Manifest
+    fetched: int
 
 
 @attrs.frozen
@@ -110,12 +111,13 @@ class Puller:
                     return Pulled(asked.digest, None)
                 layout = place / "layout"
                 command = copy_command(settings, reference, asked.platform, authfile, str(self._blobs), str(layout))
+                missing = self._missing(asked.manifest)
                 watch = _Watch(str(reference), self.blob, asked.manifest, layout, progress, arrived)
                 await self._run(command, reference, watch)
                 digest, data = self._copied(layout)
                 copied = parse_manifest(data)
                 if digest in asked.allowed and isinstance(copied, Manifest):
-                    return Pulled(asked.digest, Copied(digest, len(data), copied))
+                    return Pulled(asked.digest, Copied(digest, len(data), copied, missing))
                 shutil.rmtree(layout)
             raise Aborted(f"{reference} was pushed anew while it was being pulled")
 
@@ -132,6 +134,10 @@ class Puller:
         if isinstance(manifest, Index):
             raise DataLoss(f"{one} is an index within an index")
         return _Asked(digest, frozenset(item.digest for item in found.manifests), chosen.platform, manifest)
+
+    def _missing(self, manifest: Manifest) -> int:
+        wanted = {item.digest: item.size for item in (*manifest.layers, manifest.config)}
+        return sum(size for digest, size in wanted.items() if not self.blob(digest).exists())
 
     def _copied(self, layout: Path) -> tuple[str, bytes]:
         index = json.loads((layout / "index.json").read_bytes())

@@ -28,6 +28,7 @@ from crishim.images.skopeo import PullSettings
 from crishim.images.snapshots import Snapshots
 from crishim.images.table import Entry, find, named, pinned, shown
 from crishim.interfaces.images import ImageService, Rootfs, RootfsProvider
+from crishim.interfaces.observer import NoObserver, Observer
 from crishim.interfaces.seams import Clock
 from crishim.model.frozen import FrozenDict
 from crishim.model.ids import ContainerId, ImageId
@@ -70,10 +71,12 @@ class ContentStore(ImageService, RootfsProvider):
         *,
         pinned: tuple[str, ...] = (),
         progress: Callable[[PullProgress], None] = _ignore,
+        observer: Observer | None = None,
     ) -> None:
         self._clock = clock
         self._pinned = pinned
         self._progress = progress
+        self._observer = observer or NoObserver()
         self._content = Content(folder)
         try:
             self._table, self._configs, complaints = self._content.load()
@@ -251,6 +254,7 @@ class ContentStore(ImageService, RootfsProvider):
                 raise NotFound("image", str(reference))
             config = self._configs[entry.id]
         else:
+            self._observer.fetched(pulled.copied.fetched)
             entry, config = await self._unpack(pulled.copied, job)
         async with self._writing:
             table = named(self._table, entry, reference, pulled.digest)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from crishim.errors import (
+    Code,
     CrishimError,
     DeadlineExceeded,
     InvalidArgument,
@@ -22,6 +23,7 @@ from crishim.errors import (
 )
 from crishim.interfaces.backend import Backend, BackendInfo
 from crishim.interfaces.capabilities import capabilities
+from crishim.interfaces.observer import NoObserver, Observer
 from crishim.interfaces.seams import Clock
 from crishim.service.lanes import Tasks
 from crishim.service.settings import Settings
@@ -34,12 +36,16 @@ _log = logging.getLogger(__name__)
 class Seat:
     """One backend in the service: the handlers it serves, its claims, and its health."""
 
-    def __init__(self, backend: Backend, handlers: tuple[str, ...], settings: Settings) -> None:
+    def __init__(
+        self, backend: Backend, handlers: tuple[str, ...], settings: Settings, clock: Clock, observer: Observer
+    ) -> None:
         self.backend = backend
         self.handlers = handlers
         self.capabilities = capabilities(backend)
         self.problem = "not asked yet"
         self._settings = settings
+        self._clock = clock
+        self._observer = observer
         self._info: BackendInfo | None = None
         self._under_way = 0
         self._idle = asyncio.Event()
@@ -52,6 +58,11 @@ class Seat:
         if self._info is None or self.problem:
             raise Unavailable(self.problem)
         return self._info
+
+    @property
+    def name(self) -> str:
+        """What it calls itself; `unknown` until it could be asked."""
+        return "unknown" if self._info is None else self._info.name
 
     @property
     def known_info(self) -> BackendInfo | None:
@@ -84,14 +95,23 @@ class Seat:
     async def wait(self, verb: str, work: Coroutine[Any, Any, T], deadline: float | None = None) -> T:
         """Await a verb that may last as long as it likes, or as its client does; recovery does not wait for it."""
         try:
-            return await self.ask(verb, work, deadline)
+            return await bounded(verb, work, deadline, self._settings.deadlines.surrender)
         except Unavailable as error:
             self.lose(error.message)
             raise
 
     async def ask(self, verb: str, work: Coroutine[Any, Any, T], deadline: float | None) -> T:
         """Await a verb whether the backend counts as lost or not."""
-        return await bounded(verb, work, deadline, self._settings.deadlines.surrender)
+        begin, code = self._clock.monotonic(), Code.CANCELLED
+        try:
+            answer = await bounded(verb, work, deadline, self._settings.deadlines.surrender)
+            code = Code.OK
+        except CrishimError as error:
+            code = error.code
+            raise
+        finally:
+            self._observer.verb_ended(self.name, verb, code, self._clock.monotonic() - begin)
+        return answer
 
     async def probe(self) -> None:
         """Ask who it is. Raises `Unavailable`, and anything else that the backend does wrong."""
@@ -156,13 +176,21 @@ async def _abandon(what: str, task: asyncio.Future[Any], surrender: float) -> No
 class Backends:
     """All seats. `recover` is given by the recovery room: it reconciles and opens a seat that has just answered its probe."""
 
-    def __init__(self, backends: Mapping[str, Backend], settings: Settings, clock: Clock, tasks: Tasks) -> None:
+    def __init__(
+        self,
+        backends: Mapping[str, Backend],
+        settings: Settings,
+        clock: Clock,
+        tasks: Tasks,
+        observer: Observer | None = None,
+    ) -> None:
+        observer = observer or NoObserver()
         handlers: dict[int, list[str]] = {}
         for handler, backend in backends.items():
             handlers.setdefault(id(backend), []).append(handler)
         self._by_handler: dict[str, Seat] = {}
         for names in handlers.values():
-            seat = Seat(backends[names[0]], tuple(names), settings)
+            seat = Seat(backends[names[0]], tuple(names), settings, clock, observer)
             seat.when_lost = self._lost
             self._by_handler.update(dict.fromkeys(names, seat))
         self._settings = settings

@@ -7,6 +7,7 @@ import attrs
 
 from crishim.interfaces.images import ImageService
 from crishim.interfaces.network import NetnsDialer, PodNetwork, SandboxNamespaces
+from crishim.interfaces.observer import Observer
 from crishim.interfaces.seams import Clock, IdSource, StreamUrls
 from crishim.service.backends import Backends, Seat, bounded
 from crishim.service.events import EventHub
@@ -29,6 +30,7 @@ class Core:
     backends: Backends
     events: EventHub
     images: dict[str, ImageService]
+    observer: Observer
     network: PodNetwork | None = None
     namespaces: SandboxNamespaces | None = None
     dialer: NetnsDialer | None = None

@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncIterator
 
 from crishim.errors import ResourceExhausted
+from crishim.interfaces.observer import NoObserver, Observer
 from crishim.interfaces.seams import Clock
 from crishim.model.events import ContainerEvent, ContainerEventType
 from crishim.service.table import SandboxEntry
@@ -19,11 +20,11 @@ _log = logging.getLogger(__name__)
 class EventHub:
     """Takes events from the rooms, and hands them to the streams of GetContainerEvents."""
 
-    def __init__(self, clock: Clock, queue: int) -> None:
+    def __init__(self, clock: Clock, queue: int, observer: Observer | None = None) -> None:
         self._clock = clock
         self._size = queue
         self._queues: set[asyncio.Queue[ContainerEvent | None]] = set()
-        self.dropped = 0
+        self._observer = observer or NoObserver()
 
     def publish(self, sandbox: SandboxEntry, subject: str, kind: ContainerEventType) -> None:
         """Tell every subscriber that something happened to `subject`, a container's id or the sandbox's own.
@@ -42,7 +43,7 @@ class EventHub:
         for queue in tuple(self._queues):
             if queue.qsize() >= self._size:
                 self._queues.discard(queue)
-                self.dropped += 1
+                self._observer.subscriber_dropped()
                 _log.warning("a subscriber of container events does not keep up; its stream is ended")
                 queue.put_nowait(None)
             else:

@@ -6,7 +6,7 @@ uses the default's.
 
 import attrs
 
-from crishim.errors import InvalidArgument, Unimplemented
+from crishim.errors import Code, CrishimError, InvalidArgument, Unimplemented
 from crishim.interfaces.images import ImageService
 from crishim.model.frozen import EMPTY
 from crishim.model.ids import ImageId
@@ -42,7 +42,16 @@ class Images:
         if not wanted.image:
             raise InvalidArgument("image.image", "is empty")
         work = self._service(wanted).pull(wanted, auth, sandbox)
-        return await self._core.image_step("pull", work, forever=True)
+        begin, code = self._core.clock.monotonic(), Code.CANCELLED
+        try:
+            image_id = await self._core.image_step("pull", work, forever=True)
+            code = Code.OK
+        except CrishimError as error:
+            code = error.code
+            raise
+        finally:
+            self._core.observer.pull_ended(code, self._core.clock.monotonic() - begin)
+        return image_id
 
     async def remove(self, wanted: ImageSpec) -> None:
         """Remove an image with all its tags. Unknown ones are no error."""

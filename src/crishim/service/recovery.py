@@ -35,7 +35,6 @@ class Recovery:
         self._watcher = watcher
         self._sandboxes = sandboxes
         self._containers = containers
-        self.repairs = 0
 
     def show_recorded(self) -> None:
         """Before any backend was asked: show what the records alone can tell.
@@ -66,6 +65,7 @@ class Recovery:
         seat.open()
         for repair in repairs:
             if not isinstance(repair, _SHOWN):
+                self._core.observer.repaired(type(repair).__name__)
                 await self._attempt(repair, seat)
 
     async def _attempt(self, repair: reconcile.Repair, seat: Seat) -> None:
@@ -78,11 +78,9 @@ class Recovery:
 
     async def _carry_out(self, repair: reconcile.Repair, seat: Seat) -> None:
         if isinstance(repair, reconcile.RemoveStrayContainer):
-            self.repairs += 1
             await self._remove_stray_container(repair, seat)
             return
         if isinstance(repair, reconcile.RemoveStraySandbox):
-            self.repairs += 1
             await self._remove_stray_sandbox(repair, seat)
             return
         sandbox = self._core.table.sandboxes.get(SandboxId(repair.id))
@@ -96,12 +94,10 @@ class Recovery:
         table = self._core.table
         match repair:
             case reconcile.FinishSandboxRemoval():
-                self.repairs += 1
                 await self._sandboxes.remove_again(entry)
             case reconcile.FinishSandboxStop():
                 await self._sandboxes.stop_again(entry)
             case reconcile.ForgetNetwork():
-                self.repairs += 1
                 await self._sandboxes.forget_network(entry)
             case reconcile.SandboxIs(_, ready):
                 table.show_sandbox(entry, PodSandboxState.READY if ready else PodSandboxState.NOTREADY)
@@ -112,7 +108,6 @@ class Recovery:
         table = self._core.table
         match repair:
             case reconcile.FinishContainerRemoval(_, running):
-                self.repairs += 1
                 if running:
                     table.show_container(entry, ContainerState.UNKNOWN)
                 else:
@@ -125,10 +120,8 @@ class Recovery:
                 table.apply(entry, ContainerAct.FIND)
                 self._watcher.watch(entry)
             case reconcile.TakeExit(_, end):
-                self.repairs += 1
                 await self._watcher.ended(entry, end)
             case reconcile.KillAgain():
-                self.repairs += 1
                 await seat.call("kill_container", seat.backend.kill_container(entry.id, KILL))
 
     async def _remove_stray_container(self, stray: reconcile.RemoveStrayContainer, seat: Seat) -> None:

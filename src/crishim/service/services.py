@@ -11,9 +11,11 @@ from typing import Self
 from crishim.interfaces.backend import Backend
 from crishim.interfaces.images import ImageService
 from crishim.interfaces.network import NetnsDialer, PodNetwork, SandboxNamespaces
+from crishim.interfaces.observer import NoObserver, Observer
 from crishim.interfaces.seams import Clock, IdSource, StreamUrls
 from crishim.interfaces.store import RecordStore
 from crishim.service.backends import Backends
+from crishim.service.census import Census, take_census
 from crishim.service.containers import Containers
 from crishim.service.core import Core
 from crishim.service.events import EventHub
@@ -51,10 +53,12 @@ class Services:
         urls: StreamUrls | None = None,
         clock: Clock | None = None,
         ids: IdSource | None = None,
+        observer: Observer | None = None,
         settings: Settings | None = None,
     ) -> None:
         clock = clock or SystemClock()
         settings = settings or Settings(runtime_version="0.0.0")
+        observer = observer or NoObserver()
         tasks = Tasks()
         seats: dict[str, ImageService] = dict(images) if isinstance(images, Mapping) else {"": images} if images else {}
         self._core = Core(
@@ -63,9 +67,10 @@ class Services:
             ids=ids or RandomIds(),
             table=Table(store),
             tasks=tasks,
-            backends=Backends(backends, settings, clock, tasks),
-            events=EventHub(clock, settings.event_queue),
+            backends=Backends(backends, settings, clock, tasks, observer),
+            events=EventHub(clock, settings.event_queue, observer),
             images=seats,
+            observer=observer,
             network=network,
             namespaces=namespaces,
             dialer=dialer,
@@ -88,6 +93,10 @@ class Services:
     def ready(self) -> bool:
         """Whether the records are loaded and every backend that could be reached has been recovered."""
         return self._ready
+
+    def census(self) -> Census:
+        """How many pods and containers are in which state, and which backends can be reached."""
+        return take_census(self._core)
 
     async def __aenter__(self) -> Self:
         await self._core.table.load()

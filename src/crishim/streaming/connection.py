@@ -182,6 +182,8 @@ class StreamConnection(asyncio.BufferedProtocol):
         self._last_activity = self._loop.time()
         self._idle_timer = self._loop.call_later(timeouts.idle, self._check_idle)
         self._closing: asyncio.Task[None] | None = None
+        self.received = self.sent = 0
+        """Bytes of the connection since its upgrade, frames included."""
         self.closed: asyncio.Future[None] = self._loop.create_future()
         """Done when the socket is closed."""
         self.ended: asyncio.Future[None] = self._loop.create_future()
@@ -199,6 +201,7 @@ class StreamConnection(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits(high=_PIECE)
         self._handle(self._codec.start())
         if received:
+            self.received += len(received)
             self._handle(self._codec.receive_bytes(received))
 
     async def close(self) -> None:
@@ -218,6 +221,7 @@ class StreamConnection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """See `asyncio.BufferedProtocol`."""
         self._last_activity = self._loop.time()
+        self.received += nbytes
         if not self._codec.ended:
             self._handle(self._codec.receive_bytes(bytes(self._buffer[:nbytes])))
 
@@ -318,6 +322,7 @@ class StreamConnection(asyncio.BufferedProtocol):
         """Rule 2; and tell those who wait for room or for bytes that there is some, or never will be."""
         if not self._blocked and (chunks := self._codec.data_to_send()) and not self._transport.is_closing():
             self._last_activity = self._loop.time()
+            self.sent += sum(map(len, chunks))
             self._transport.writelines(chunks)
         if self._codec.wants_write or self._codec.ended:
             self._settle(self._room)

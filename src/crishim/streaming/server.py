@@ -19,7 +19,7 @@ import logging
 import resource
 import secrets
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from urllib.parse import urlsplit
 
 import attrs
@@ -70,6 +70,16 @@ class StreamConfig:
             raise InvalidArgument("base_url", "must be given where the server listens on every address")
 
 
+@attrs.frozen(kw_only=True)
+class Traffic:
+    """What one kind of stream has moved so far: sessions begun, those still open, bytes from clients and to them."""
+
+    sessions: int = 0
+    open: int = 0
+    received: int = 0
+    sent: int = 0
+
+
 class StreamServer:
     """See the head of this module. It is a `StreamUrls`."""
 
@@ -83,7 +93,8 @@ class StreamServer:
         self._prefix = ""
         self._target: StreamTarget | None = None
         self._doors: set[Door] = set()
-        self._connections: set[StreamConnection] = set()
+        self._connections: dict[StreamConnection, str] = {}
+        self._traffic = dict.fromkeys(_KINDS.values(), Traffic())
         self._sessions: set[asyncio.Task[None]] = set()
         self._capacity = self._config.connections
         self._buffer = bytearray(_READ_BUFFER)
@@ -93,6 +104,14 @@ class StreamServer:
     def connections(self) -> frozenset[StreamConnection]:
         """The upgraded connections."""
         return frozenset(self._connections)
+
+    def traffic(self) -> Mapping[str, Traffic]:
+        """What was moved since the server was made, by `exec`, `attach` and `portforward`."""
+        now = dict(self._traffic)
+        for connection, kind in self._connections.items():
+            past = now[kind]
+            now[kind] = attrs.evolve(_with(past, connection), open=past.open + 1)
+        return now
 
     def mint(self, request: StreamRequest) -> str:
         """See `StreamUrls`. Raises `Unavailable` while nothing is served."""
@@ -182,7 +201,7 @@ class StreamServer:
             remote_command_session(protocol, expected, limits=limits) if is_websocket else SpdySession(limits=limits)
         )
         session = RemoteCommand(request, protocol, expected, target, self._config.timeouts)
-        return self._admit(accepted, codec, session)
+        return self._admit(accepted, codec, session, _KINDS[type(request)])
 
     def _admit_port_forward(self, request: PortForwardRequest, accepted: Accepted, target: StreamTarget) -> Admitted | Refused:
         channels = accepted.transport is Transport.WEBSOCKET and accepted.protocol != TUNNEL_PROTOCOL
@@ -196,12 +215,13 @@ class StreamServer:
         else:
             return Refused(400, f"channels are for 1 to {_MAX_CHANNEL_PORTS} ports, and {len(request.port)} were asked for")
         session = PortForward(request, target, self._config.timeouts, channels=channels)
-        return self._admit(accepted, codec, session)
+        return self._admit(accepted, codec, session, _KINDS[type(request)])
 
-    def _admit(self, accepted: Accepted, codec: StreamCodec, session: RemoteCommand | PortForward) -> Admitted:
+    def _admit(self, accepted: Accepted, codec: StreamCodec, session: RemoteCommand | PortForward, kind: str) -> Admitted:
         def take_over(transport: asyncio.Transport, received: bytes) -> None:
             connection = StreamConnection(codec, session, self._config.timeouts, self._buffer)
-            self._connections.add(connection)
+            self._connections[connection] = kind
+            self._traffic[kind] = attrs.evolve(self._traffic[kind], sessions=self._traffic[kind].sessions + 1)
             connection.closed.add_done_callback(lambda _: self._closed(connection))
             connection.begin(transport, received)
             task = asyncio.get_running_loop().create_task(session.run(connection), name="stream session")
@@ -216,7 +236,8 @@ class StreamServer:
             _log.error("a stream session broke down", exc_info=error)
 
     def _closed(self, connection: StreamConnection) -> None:
-        self._connections.discard(connection)
+        kind = self._connections.pop(connection)
+        self._traffic[kind] = _with(self._traffic[kind], connection)
         self._note_if_all_closed()
 
     def _note_if_all_closed(self) -> None:
@@ -236,6 +257,10 @@ class StreamServer:
             connection.abort()
         await asyncio.gather(*sessions, return_exceptions=True)
         await self._all_closed.wait()
+
+
+def _with(past: Traffic, connection: StreamConnection) -> Traffic:
+    return attrs.evolve(past, received=past.received + connection.received, sent=past.sent + connection.sent)
 
 
 def _own_url(config: StreamConfig, port: int) -> str:

@@ -4,6 +4,8 @@ import asyncio
 import heapq
 import itertools
 
+from crishim.errors import Code
+from crishim.interfaces.observer import Observer
 from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.streams import StreamRequest
 
@@ -119,3 +121,32 @@ class MemoryStream:
         """End both directions."""
         self._outgoing.put_nowait(b"")
         self._incoming.put_nowait(b"")
+
+
+class RecordingObserver(Observer):
+    """Keeps what it is told, in order: the name of the method, and what it was given, but for seconds."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[object, ...]] = []
+
+    def verb_ended(self, backend: str, verb: str, code: Code, seconds: float) -> None:
+        """See `Observer`."""
+        del seconds
+        self.told.append(("verb_ended", backend, verb, code))
+
+    def pull_ended(self, code: Code, seconds: float) -> None:
+        """See `Observer`."""
+        del seconds
+        self.told.append(("pull_ended", code))
+
+    def fetched(self, size: int) -> None:
+        """See `Observer`."""
+        self.told.append(("fetched", size))
+
+    def repaired(self, repair: str) -> None:
+        """See `Observer`."""
+        self.told.append(("repaired", repair))
+
+    def subscriber_dropped(self) -> None:
+        """See `Observer`."""
+        self.told.append(("subscriber_dropped",))

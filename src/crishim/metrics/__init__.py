@@ -1,0 +1,1 @@
+"""Figures for Prometheus: the extra `metrics`."""

@@ -1,0 +1,133 @@
+"""What is measured, in Prometheus's terms. docs/metrics.md has the names and labels; a test holds both together.
+
+`Metrics` is told of what ends, as an `Observer` and as an observer of the dispatcher; what can be counted at any time (pods by
+state, streams) it asks for when it is scraped. Values of labels come from bounded sets: no id, name or image is among them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from crishim.cri.dispatch import Call
+from crishim.errors import Code
+from crishim.interfaces.observer import Observer
+from crishim.service.census import Census
+
+_RPC_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_PULL_BUCKETS: Final = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 1800.0)
+
+
+class Traffic(Protocol):
+    """What one kind of stream has moved; `streaming.server.Traffic` is one."""
+
+    sessions: int
+    open: int
+    received: int
+    sent: int
+
+
+class Metrics(Observer, Collector):
+    """The registry's contents. `collect` is what a scrape shows."""
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+        self._registry = CollectorRegistry()
+        self._rpcs = self._counter("crishim_rpcs", "CRI calls that have ended.", "method", "code")
+        self._rpc_seconds = self._histogram("crishim_rpc_duration_seconds", "How long CRI calls took.", _RPC_BUCKETS, "method")
+        self._verbs = self._counter(
+            "crishim_backend_calls", "Calls of backend verbs that have ended.", "backend", "verb", "code"
+        )
+        self._verb_seconds = self._histogram(
+            "crishim_backend_call_duration_seconds", "How long backend verbs took.", _RPC_BUCKETS, "backend", "verb"
+        )
+        self._pulls = self._counter("crishim_image_pulls", "PullImage calls that have ended.", "code")
+        self._pull_seconds = self._histogram("crishim_image_pull_duration_seconds", "How long pulls took.", _PULL_BUCKETS)
+        self._pulled = self._counter("crishim_image_pulled_bytes", "Bytes of images that pulls brought.")
+        self._repairs = self._counter(
+            "crishim_recovery_repairs", "Repairs where records and a backend did not agree.", "repair"
+        )
+        self._dropped = self._counter(
+            "crishim_event_streams_dropped", "Streams of container events that were ended, since their clients were too slow."
+        )
+        self._census: Callable[[], Census] | None = None
+        self._traffic: Callable[[], Mapping[str, Traffic]] | None = None
+
+    def attend(self, census: Callable[[], Census], traffic: Callable[[], Mapping[str, Traffic]] | None) -> None:
+        """Ask these at every scrape. Without streams there is no traffic."""
+        self._census = census
+        self._traffic = traffic
+
+    def call_ended(self, call: Call) -> None:
+        """For `Dispatcher(observe=...)`."""
+        self._rpcs.labels(call.method, call.code.name).inc()
+        self._rpc_seconds.labels(call.method).observe(call.seconds)
+
+    def verb_ended(self, backend: str, verb: str, code: Code, seconds: float) -> None:
+        """See `Observer`."""
+        self._verbs.labels(backend, verb, code.name).inc()
+        self._verb_seconds.labels(backend, verb).observe(seconds)
+
+    def pull_ended(self, code: Code, seconds: float) -> None:
+        """See `Observer`."""
+        self._pulls.labels(code.name).inc()
+        self._pull_seconds.observe(seconds)
+
+    def fetched(self, size: int) -> None:
+        """See `Observer`."""
+        self._pulled.inc(size)
+
+    def repaired(self, repair: str) -> None:
+        """See `Observer`."""
+        self._repairs.labels(repair).inc()
+
+    def subscriber_dropped(self) -> None:
+        """See `Observer`."""
+        self._dropped.inc()
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family. The times at which series were made, which the library adds as further names, are left out."""
+        for family in self._registry.collect():
+            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+            yield family
+        build = GaugeMetricFamily("crishim_build_info", "Always 1; the label tells the version.", labels=["version"])
+        build.add_metric([self._version], 1)
+        yield build
+        yield from self._counted()
+        yield from self._streamed()
+
+    def _counted(self) -> Iterator[Metric]:
+        sandboxes = GaugeMetricFamily("crishim_sandboxes", "Pod sandboxes by state.", labels=["state"])
+        containers = GaugeMetricFamily("crishim_containers", "Containers by state.", labels=["state"])
+        backends = GaugeMetricFamily("crishim_backend_up", "1 while the backend can be reached, else 0.", labels=["backend"])
+        if self._census is not None:
+            census = self._census()
+            for sandbox_state, count in census.sandboxes.items():
+                sandboxes.add_metric([sandbox_state.name.lower()], count)
+            for state, count in census.containers.items():
+                containers.add_metric([state.name.lower()], count)
+            for name, up in census.backends.items():
+                backends.add_metric([name], int(up))
+        yield from (sandboxes, containers, backends)
+
+    def _streamed(self) -> Iterator[Metric]:
+        begun = CounterMetricFamily("crishim_stream_sessions", "Streaming sessions begun.", labels=["kind"])
+        live = GaugeMetricFamily("crishim_stream_sessions_open", "Streaming sessions that are open.", labels=["kind"])
+        moved = CounterMetricFamily(
+            "crishim_stream_bytes", "Bytes of streaming sessions, frames included.", labels=["kind", "direction"]
+        )
+        for kind, traffic in (self._traffic() if self._traffic is not None else {}).items():
+            begun.add_metric([kind], traffic.sessions)
+            live.add_metric([kind], traffic.open)
+            moved.add_metric([kind, "received"], traffic.received)
+            moved.add_metric([kind, "sent"], traffic.sent)
+        yield from (begun, live, moved)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self._registry)
