@@ -129,7 +129,7 @@ class MeasuredPods(OciPodBackend):
         now = self._context.clock.now()
         upper = read_text(bundle / "upper")
         figures = await asyncio.to_thread(self._cgroups.figures, folder)
-        counted = await self._counts.get(container_id, lambda: self._count(folder, upper, now)) or Counted()
+        counted = await self._counts.get(container_id, lambda: count(self._cgroups, folder, upper, now)) or Counted()
         measured = usage(figures, now)
         return attrs.evolve(measured, writable_layer=counted.layer, metrics=(*measured.metrics, *counted.metrics))
 
@@ -175,20 +175,22 @@ class MeasuredPods(OciPodBackend):
             self._owners[bundle.name] = kept
         return kept
 
-    def _count(self, folder: str, upper: str, now: int) -> Counted:
-        metrics = list(open_files(self._cgroups.pids(folder))) if self._cgroups.exists(folder) else []
-        if not upper:
-            return Counted(metrics=tuple(metrics))
-        used, inodes = folder_size(Path(upper))
-        layer = FilesystemUsage(timestamp=now, mountpoint=upper, used_bytes=used, inodes_used=inodes)
-        told = os.statvfs(upper)
-        for name, value in (
-            ("container_fs_limit_bytes", told.f_blocks * told.f_frsize),
-            ("container_fs_inodes_total", told.f_files),
-            ("container_fs_inodes_free", told.f_ffree),
-        ):
-            metrics.append(MetricSample(name=name, value=value, labels=(upper,)))
-        return Counted(layer=layer, metrics=tuple(metrics))
+
+def count(cgroups: Cgroups, folder: str, upper: str, now: int) -> Counted:
+    """Count open files of a cgroup's processes, and the writable layer at `upper` (empty: none). Blocks."""
+    metrics = list(open_files(cgroups.pids(folder))) if cgroups.exists(folder) else []
+    if not upper:
+        return Counted(metrics=tuple(metrics))
+    used, inodes = folder_size(Path(upper))
+    layer = FilesystemUsage(timestamp=now, mountpoint=upper, used_bytes=used, inodes_used=inodes)
+    told = os.statvfs(upper)
+    for name, value in (
+        ("container_fs_limit_bytes", told.f_blocks * told.f_frsize),
+        ("container_fs_inodes_total", told.f_files),
+        ("container_fs_inodes_free", told.f_ffree),
+    ):
+        metrics.append(MetricSample(name=name, value=value, labels=(upper,)))
+    return Counted(layer=layer, metrics=tuple(metrics))
 
 
 def folder_size(folder: Path) -> tuple[int, int]:
