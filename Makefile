@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test packages proto fuzz critest critest-all clean
+.PHONY: demo test packages proto fuzz coverage-page critest critest-all clean
 
 # Plays a pod on the embedded backend: no root, no daemon.
 demo: $(VENV)/.node
@@ -34,6 +34,10 @@ critest-all: packages $(VENV)/.dev
 # Code from the .proto files, after a change to one.
 proto: $(VENV)/.dev
 	$(BIN)/python src/crishim/_proto/generate.py
+
+# The table of what becomes of each field of CRI, after a change to what a backend honours.
+coverage-page: $(VENV)/.dev
+	$(BIN)/crishim coverage --markdown process runc > docs/coverage.md
 
 # Broken input for the streaming parsers, a million of each kind.
 fuzz: $(VENV)/.dev

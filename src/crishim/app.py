@@ -19,7 +19,7 @@ from crishim.config import Config, parse
 from crishim.cri import Dispatcher
 from crishim.cri.dispatch import Call, log_call
 from crishim.daemon import announced, ended_by_signals, start_logging, watch_children_by_pidfd
-from crishim.errors import CrishimError, InvalidArgument, PermissionDenied
+from crishim.errors import InvalidArgument, PermissionDenied
 from crishim.images.skopeo import PullSettings
 from crishim.images.store import ContentStore
 from crishim.interfaces.backend import Backend, BackendContext
@@ -29,7 +29,7 @@ from crishim.interfaces.observer import Observer
 from crishim.interfaces.seams import Clock
 from crishim.model.runtime import CgroupDriver
 from crishim.oci.namespaces import PinnedNamespaces
-from crishim.plugins import Plugin, PluginError, load
+from crishim.plugins import Plugin, load, made
 from crishim.server import serve as serve_cri
 from crishim.service.services import Services
 from crishim.service.settings import Deadlines, Settings
@@ -161,12 +161,7 @@ def _seat(config: Config, name: str, plugin: Plugin, node: _Node, clock: Clock) 
         namespaces=node.namespaces if plugin.needs_node else None,
     )
     own_images = plugin.images(context) if plugin.images else node.images if plugin.needs_node else None
-    try:
-        return plugin.build(context), own_images
-    except CrishimError as error:
-        raise PluginError(name, str(error)) from error
-    except Exception as error:
-        raise PluginError(name, f"cannot be built: {type(error).__name__}: {error}") from error
+    return made(plugin, context, name), own_images
 
 
 def _streams(config: Config, clock: Clock) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: `crishim serve`, `play`, `check`, `config`."""
+"""The command line: `crishim serve`, `play`, `check`, `config`; `coverage` is in `commands`."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from importlib import util
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 import attrs
 import click
@@ -21,14 +21,15 @@ from rich.console import Console
 from rich.text import Text
 
 from crishim import __version__, app
+from crishim.commands.coverage import coverage_command
+from crishim.commands.told import told
 from crishim.config import Config, default_text
 from crishim.daemon import start_logging
-from crishim.errors import CrishimError
 from crishim.interfaces.checks import Finding
 from crishim.model.frozen import FrozenDict
 from crishim.plugins import PluginError, installed, load
 from crishim.system import SystemClock
-from crishim.testing.kubelet import CallError, CriClient, Event, EventKind, Outcome, Phase, Player, Pod, connect, parse
+from crishim.testing.kubelet import CriClient, Event, EventKind, Outcome, Phase, Player, Pod, connect, parse
 from crishim.testing.kubelet import load as load_manifest
 from crishim.testing.kubelet.here import this_node
 from crishim.testing.kubelet.tail import LogTail
@@ -66,7 +67,7 @@ def main() -> None:
 @config_option
 def serve(path: Path | None) -> None:
     """Serve CRI until SIGTERM or SIGINT; containers go on."""
-    with _told():
+    with told():
         asyncio.run(app.serve(app.read_config(path)))
 
 
@@ -86,7 +87,7 @@ def play(manifest: Path, endpoint: str | None, backend: str | None, path: Path |
         raise click.UsageError("--endpoint goes without --backend, --config and --metrics-address: the server has its own")
     start_logging("warning", "text")
     logging.getLogger("crishim.rpc").setLevel(logging.ERROR)  # the player tells of calls that fail
-    with _told(REFUSED):
+    with told(REFUSED):
         text = sys.stdin.read() if str(manifest) == "-" else manifest.read_text(encoding="utf-8")
         seen = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         pod = parse(load_manifest(text), uid=str(uuid.uuid4()), seen=seen)
@@ -99,7 +100,7 @@ def play(manifest: Path, endpoint: str | None, backend: str | None, path: Path |
 @config_option
 def check(path: Path | None) -> None:
     """What this machine offers each backend, what is missing, and the command that brings it."""
-    with _told():
+    with told():
         config = app.read_config(path)
         console = Console(highlight=False, soft_wrap=True)
         console.print(f"crishim {__version__}, Python {platform.python_version()}, {platform.system()} {platform.release()}")
@@ -117,6 +118,9 @@ def check(path: Path | None) -> None:
         sys.exit(0 if whole else 1)
 
 
+main.add_command(coverage_command)
+
+
 @main.group(name="config")
 def config_group() -> None:
     """The configuration file."""
@@ -132,28 +136,12 @@ def config_default() -> None:
 @config_option
 def config_check(path: Path | None) -> None:
     """Read the file and its drop-ins, and load the backends that they name."""
-    with _told():
+    with told():
         config = app.read_config(path)
         app.plugins_of(config)
         for handler, backend in config.handlers.items():
             click.echo(f"handler {handler or 'default'}: backend {backend}")
         click.echo(f"serves {config.listen}")
-
-
-@contextlib.contextmanager
-def _told(status: int = 1) -> Iterator[None]:
-    """Errors that have a message for people end the program with it."""
-    try:
-        yield
-    except CallError as error:
-        _fail(f"{error.method}: {error.message} ({error.code.name})", status)
-    except (CrishimError, OSError) as error:
-        _fail(str(error), status)
-
-
-def _fail(message: str, status: int) -> NoReturn:
-    click.echo(f"crishim: {message}", err=True)
-    sys.exit(status)
 
 
 async def _play(pod: Pod, endpoint: str | None, config: Config, backend: str | None) -> int:

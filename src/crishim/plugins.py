@@ -6,6 +6,7 @@ before the colon) may hold more, by these names:
 - `images(context: BackendContext) -> ImageService`: where this backend's images come from. Without it, an image is taken as
   it is named.
 - `check() -> Iterable[Finding]`: what the machine offers it, for `crishim check`.
+- `ignores: Mapping[str, str]`: what it takes and does not use, and why, by the names that `crishim coverage` prints.
 - `needs_node = True`: it wants this node's image store, root file systems, namespaces and network.
 
 A backend may have a method `async close()`: end what cannot go on without this process. It is called where containers are
@@ -13,7 +14,7 @@ not meant to outlive crishim (`crishim play`), and not when a node's daemon ends
 """
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from typing import Any, Final
 
@@ -46,6 +47,7 @@ class Plugin:
     images: Callable[[BackendContext], ImageService] | None = None
     check: Callable[[], Iterable[Finding]] | None = None
     needs_node: bool = False
+    ignores: Mapping[str, str] = attrs.field(factory=dict)
 
 
 def installed() -> tuple[str, ...]:
@@ -75,7 +77,18 @@ def load(name: str) -> Plugin:
         images=_function(module, "images", name),
         check=_function(module, "check", name),
         needs_node=bool(getattr(module, "needs_node", False)),
+        ignores=getattr(module, "ignores", {}),
     )
+
+
+def made(plugin: Plugin, context: BackendContext, name: str) -> Backend:
+    """The backend, built. Raises `PluginError` with `name`, whatever goes wrong."""
+    try:
+        return plugin.build(context)
+    except CrishimError as error:
+        raise PluginError(name, str(error)) from error
+    except Exception as error:
+        raise PluginError(name, f"cannot be built: {type(error).__name__}: {error}") from error
 
 
 def _function(module: Any, attribute: str, name: str) -> Callable[..., Any] | None:

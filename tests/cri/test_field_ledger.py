@@ -14,23 +14,14 @@ from google.protobuf.message import Message
 
 from crishim.cri import pb
 from crishim.cri.convert import container, image, sandbox, stats
+from crishim.cri.ignored import IGNORED
 
 CONVERTERS: Final = Path(container.__file__).parent
 
 # A message and one of its fields, by their names.
 Field: TypeAlias = tuple[str, str]
 
-_WINDOWS = "for Windows; a Linux runtime passes it over"
 _TEXT_FORM = "deprecated: read where the message that replaced it is absent, never written"
-
-IGNORED: Final[Mapping[Field, str]] = {
-    ("ContainerConfig", "windows"): _WINDOWS,
-    ("ContainerResources", "windows"): _WINDOWS,
-    ("PodSandboxConfig", "windows"): _WINDOWS,
-    ("PodSandboxStats", "windows"): _WINDOWS,
-    ("UpdateContainerResourcesRequest", "windows"): _WINDOWS,
-}
-"""What nobody reads or writes, and why. What stands behind such a field needs no decision."""
 
 NEVER_WRITTEN: Final[Mapping[Field, str]] = {
     ("LinuxContainerSecurityContext", "apparmor_profile"): _TEXT_FORM,

@@ -20,13 +20,14 @@ gone.
 from typing import Final
 
 from crishim.backends.process.backend import ProcessBackend
+from crishim.backends.process.ignores import ignores
 from crishim.backends.process.images import HostImages
 from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.images import ImageService
 from crishim.model.honours import Honour
 
-__all__ = ["HostImages", "ProcessBackend", "build", "images"]
+__all__ = ["HostImages", "ProcessBackend", "build", "ignores", "images"]
 
 _OPTIONS: Final = frozenset({"unsafe_ignore"})
 

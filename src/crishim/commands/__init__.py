@@ -1,0 +1,1 @@
+"""The commands of `crishim` that have files of their own."""

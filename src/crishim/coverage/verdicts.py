@@ -1,0 +1,228 @@
+"""What becomes of each field with a backend (pure).
+
+Nothing here is a copy of what the code does: a wish is decoded, resolved and held against what the backend honours, as requests
+are. Three tables say the rest, and tests hold them against the code: what crishim itself does with a field (`OURS`), what it
+takes and nobody uses (`UNUSED`), and which RPC needs which capability (`NEEDED`). What a backend takes and does not use, it
+tells itself: `ignores` beside its `build`, by the names of the lines here.
+"""
+
+import enum
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Final
+
+import attrs
+
+from crishim._proto import cri_pb2 as pb
+from crishim.coverage.samples import Field, fields, with_wish
+from crishim.cri.convert import container_config, sandbox_config
+from crishim.cri.routes import Row, routes
+from crishim.errors import InvalidArgument
+from crishim.interfaces.capabilities import (
+    SupportsAttach,
+    SupportsCheckpoint,
+    SupportsExec,
+    SupportsLogReopen,
+    SupportsPause,
+    SupportsPortForward,
+    SupportsSandboxUpdate,
+    SupportsStats,
+    SupportsUpdate,
+)
+from crishim.lifecycle.honours import container_wishes, sandbox_wishes
+from crishim.lifecycle.resolve import resolve
+from crishim.model.container import ContainerSpec
+from crishim.model.honours import Honour
+from crishim.model.ids import ContainerId, ImageId, SandboxId
+from crishim.model.image import ImageConfig
+from crishim.model.sandbox import SandboxSpec
+
+SANDBOX: Final = "PodSandboxConfig"
+CONTAINER: Final = "ContainerConfig"
+
+OURS: Final[Mapping[str, str]] = {
+    f"{SANDBOX}.metadata": "names the sandbox",
+    f"{SANDBOX}.log_directory": "where containers' logs are",
+    f"{SANDBOX}.labels": "kept and told",
+    f"{SANDBOX}.annotations": "kept and told",
+    f"{SANDBOX}.linux.resources": "kept and told",
+    f"{SANDBOX}.linux.overhead": "kept and told",
+    "UpdateRuntimeConfigRequest": "kept and told",
+    f"{CONTAINER}.metadata": "names the container",
+    f"{CONTAINER}.image": "finds the image, kept and told",
+    f"{CONTAINER}.labels": "kept and told",
+    f"{CONTAINER}.annotations": "kept and told",
+    f"{CONTAINER}.stop_signal": "the signal that begins a stop",
+    f"{CONTAINER}.linux.security_context.namespace_options.target_id": "must name a running container of the sandbox",
+}
+"""What crishim does with a field for every backend, by the field or by what it begins with."""
+
+UNUSED: Final[Mapping[str, str]] = {
+    "VersionRequest.version": "the kubelet's own version, which says nothing",
+    f"{CONTAINER}.mounts.image.runtime_handler": "the sandbox has its handler",
+    **{
+        f"{image}.{field}": "an image is found by its name"
+        for image in (
+            f"{CONTAINER}.mounts.image",
+            "ListImagesRequest.filter.image",
+            "StreamImagesRequest.filter.image",
+            "ImageStatusRequest.image",
+            "PullImageRequest.image",
+            "RemoveImageRequest.image",
+        )
+        for field in ("annotations", "user_specified_image", "image_ref")
+    },
+}
+"""What is read and kept, and changes nothing."""
+
+SENSELESS: Final[Mapping[str, str]] = {
+    "CheckpointPodRequest.options": "InvalidArgument: no option is known",
+    "RestorePodRequest.options": "InvalidArgument: no option is known",
+}
+"""What every backend refuses, outside the two configurations."""
+
+NEEDED: Final[Mapping[str, tuple[type, ...]]] = {
+    "ExecSync": (SupportsExec,),
+    "Exec": (SupportsExec,),
+    "Attach": (SupportsAttach,),
+    "PortForward": (SupportsPortForward,),
+    "ReopenContainerLog": (SupportsLogReopen,),
+    "UpdateContainerResources": (SupportsUpdate,),
+    "UpdatePodSandboxResources": (SupportsSandboxUpdate,),
+    "CheckpointContainer": (SupportsCheckpoint,),
+    "CheckpointPod": (SupportsCheckpoint, SupportsPause),
+    "RestorePod": (SupportsCheckpoint,),
+    "ContainerStats": (SupportsStats,),
+    "PodSandboxStats": (SupportsStats,),
+}
+"""RPCs that are UNIMPLEMENTED without a capability."""
+
+_BASE_SANDBOX: Final = pb.PodSandboxConfig(
+    metadata=pb.PodSandboxMetadata(name="pod", namespace="default", uid="uid"), log_directory="/logs"
+)
+_BASE_CONTAINER: Final = pb.ContainerConfig(
+    metadata=pb.ContainerMetadata(name="main"),
+    image=pb.ImageSpec(image="image"),
+    command=["program"],
+    linux=pb.LinuxContainerConfig(
+        security_context=pb.LinuxContainerSecurityContext(namespace_options=pb.NamespaceOption(pid=pb.CONTAINER))
+    ),
+)
+
+
+class Verdict(enum.StrEnum):
+    """What becomes of a field that a request sets."""
+
+    HONOURED = "honoured"
+    REFUSED = "refused"
+    IGNORED = "ignored"
+
+
+@attrs.frozen
+class Line:
+    """A field by its message and its path in it, and what becomes of it."""
+
+    message: str
+    field: str
+    verdict: Verdict
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """As tables have it."""
+        return f"{self.message}.{self.field}"
+
+
+@attrs.frozen(kw_only=True)
+class Subject:
+    """A backend, as far as this matters: what it honours, what it is able to, and what it says it ignores."""
+
+    name: str
+    honours: Collection[Honour]
+    capabilities: Collection[type]
+    dials: bool = False
+    """Whether crishim itself can dial into its pods."""
+    ignores: Mapping[str, str] = attrs.field(factory=dict)
+
+
+def coverage(subject: Subject) -> tuple[Line, ...]:
+    """A line for every field of every request, in CRI's order. Raises `InvalidArgument` for `ignores` that name no field."""
+    lines = (*_sandbox_lines(subject), *_container_lines(subject), *_other_lines(subject))
+    for name in subject.ignores:
+        if not any(_begins(line.name, name) for line in lines):
+            raise InvalidArgument(f"ignores[{name}]", "is no field of CRI")
+    return lines
+
+
+def sandbox_with(field: Field | None) -> SandboxSpec:
+    """The plainest sandbox, or one that sets a field. Raises `InvalidArgument`."""
+    message = with_wish(_BASE_SANDBOX, field) if field else _BASE_SANDBOX
+    config = sandbox_config.decode_config(message, "config")
+    return SandboxSpec(id=SandboxId("sandbox"), config=config)
+
+
+def container_with(field: Field | None, sandbox: SandboxSpec) -> ContainerSpec:
+    """The plainest container, or one that sets a field. Raises `InvalidArgument`."""
+    message = with_wish(_BASE_CONTAINER, field) if field else _BASE_CONTAINER
+    config = container_config.decode_config(message, "config")
+    return resolve(config, ImageConfig(), sandbox, container_id=ContainerId("container"), image_id=ImageId("image"))
+
+
+def _sandbox_lines(subject: Subject) -> Iterator[Line]:
+    for field in fields(pb.PodSandboxConfig.DESCRIPTOR):
+        yield _line(subject, SANDBOX, field, lambda field: sandbox_wishes(sandbox_with(field)))
+
+
+def _container_lines(subject: Subject) -> Iterator[Line]:
+    sandbox = sandbox_with(None)
+    for field in fields(pb.ContainerConfig.DESCRIPTOR):
+        yield _line(subject, CONTAINER, field, lambda field: container_wishes(container_with(field, sandbox)))
+
+
+def _line(subject: Subject, message: str, field: Field, wishes: Callable[[Field], Mapping[Honour, bool]]) -> Line:
+    try:
+        wished = [] if field.ignored else [honour for honour, is_set in wishes(field).items() if is_set]
+    except InvalidArgument as error:
+        return Line(message, field.name, Verdict.REFUSED, error.message)
+    return _judged(subject, message, field, wished)
+
+
+def _other_lines(subject: Subject) -> Iterator[Line]:
+    for row in routes().values():
+        missing = [needed.__name__ for needed in _missing(subject, row)]
+        for field in fields(row.request.DESCRIPTOR, without=frozenset({"config", "sandbox_config", "container_configs"})):
+            name = row.request.DESCRIPTOR.name
+            if missing and not field.ignored:
+                yield Line(name, field.name, Verdict.REFUSED, f"UNIMPLEMENTED without {missing[0]}")
+            else:
+                yield _judged(subject, name, field, ())
+
+
+def _missing(subject: Subject, row: Row) -> list[type]:
+    if row.name == "PortForward" and subject.dials:
+        return []
+    return [needed for needed in NEEDED.get(row.name, ()) if needed not in subject.capabilities]
+
+
+def _judged(subject: Subject, message: str, field: Field, wishes: Collection[Honour]) -> Line:
+    name = f"{message}.{field.name}"
+    if field.ignored:
+        return Line(message, field.name, Verdict.IGNORED, field.ignored)
+    if missing := [honour for honour in wishes if honour not in subject.honours]:
+        nearest = max(missing, key=lambda honour: len(honour.value) if _begins(field.name, honour.value) else 0)
+        return Line(message, field.name, Verdict.REFUSED, f"InvalidArgument names config.{nearest.value}")
+    if (reason := found(SENSELESS, name)) is not None:
+        return Line(message, field.name, Verdict.REFUSED, reason)
+    for table in (UNUSED, subject.ignores):
+        if (reason := found(table, name)) is not None:
+            return Line(message, field.name, Verdict.IGNORED, reason)
+    return Line(message, field.name, Verdict.HONOURED, found(OURS, name) or "")
+
+
+def found(table: Mapping[str, str], name: str) -> str | None:
+    """What a table has for a field, or for the longest name that the field begins with."""
+    known = [key for key in table if _begins(name, key)]
+    return table[max(known, key=len)] if known else None
+
+
+def _begins(name: str, key: str) -> bool:
+    return name == key or name.startswith((f"{key}.", f"{key}="))

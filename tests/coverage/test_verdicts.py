@@ -1,0 +1,154 @@
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crishim.coverage.samples import Field, fields
+from crishim.coverage.verdicts import (
+    CONTAINER,
+    NEEDED,
+    OURS,
+    SANDBOX,
+    SENSELESS,
+    UNUSED,
+    Line,
+    Subject,
+    Verdict,
+    coverage,
+    found,
+)
+from crishim.cri import Dispatcher, pb
+from crishim.errors import InvalidArgument, Unimplemented
+from crishim.interfaces.capabilities import ALL
+from crishim.model.honours import OCI, PROCESS, Honour
+from crishim.plugins import load
+from crishim.testing import FakeBackend, Harness
+from tests.coverage.worlds import on_processes, on_runc
+
+WORLDS: dict[str, tuple[Collection[Honour], Callable[[Path, str, Field | None], Any]]] = {
+    "process": (PROCESS, on_processes),
+    "runc": (OCI, on_runc),
+}
+
+EVERYWHERE = {
+    "port_mappings.protocol=TCP",
+    "linux.security_context.namespace_options.userns_options.mode=NODE",
+    "linux.security_context.seccomp.profile_type=Unconfined",
+    "linux.security_context.apparmor.profile_type=Unconfined",
+    "linux.security_context.supplemental_groups_policy=Merge",
+    "mounts.propagation=PROPAGATION_PRIVATE",
+}
+PLAIN = {
+    "process": {*EVERYWHERE, *(f"linux.security_context.namespace_options.{kind}=NODE" for kind in ("network", "pid", "ipc"))},
+    "runc": {
+        *EVERYWHERE,
+        "linux.security_context.namespace_options.network=POD",
+        "linux.security_context.namespace_options.ipc=POD",
+        f"{SANDBOX}.linux.security_context.namespace_options.pid=POD",
+        f"{CONTAINER}.linux.security_context.namespace_options.pid=CONTAINER",
+    },
+}
+"""Values that ask for what the plainest pod of these tests has anyway: to keep them nothing has to change."""
+
+
+def subject(name: str) -> Subject:
+    return Subject(name=name, honours=WORLDS[name][0], capabilities=ALL, ignores=load(name).ignores)
+
+
+def message_fields(message: str) -> list[Field]:
+    return list(fields(pb.DESCRIPTOR.message_types_by_name[message]))
+
+
+def lines_of(name: str) -> dict[str, Line]:
+    return {line.name: line for line in coverage(subject(name))}
+
+
+def beside(field: Field, known: dict[str, Field]) -> Field | None:
+    """What a field of a mount is held against: a mount without it."""
+    if field.name.startswith(("mounts.image.", "mounts.image_sub_path")) and field.name != "mounts.image.image":
+        return known["mounts.image.image"]
+    return known["mounts.host_path"] if field.name.startswith("mounts.") and not field.name.endswith("_path") else None
+
+
+@pytest.mark.parametrize("message", [SANDBOX, CONTAINER])
+@pytest.mark.parametrize("name", WORLDS)
+def test_every_line_is_true(tmp_path: Path, name: str, message: str) -> None:
+    """What is called honoured changes what the backend does, and what is called ignored changes nothing."""
+    effect = WORLDS[name][1]
+    lines, known = lines_of(name), {field.name: field for field in message_fields(message)}
+    wrong = []
+    for field in known.values():
+        line = lines[f"{message}.{field.name}"]
+        if line.verdict is Verdict.REFUSED or field.ignored or found(OURS, line.name) or {field.name, line.name} & PLAIN[name]:
+            continue
+        changes = effect(tmp_path, message, field) != effect(tmp_path, message, beside(field, known))
+        if changes != (line.verdict is Verdict.HONOURED):
+            wrong.append((line.name, line.verdict))
+    assert [] == wrong, wrong
+
+
+@pytest.mark.parametrize("message", [SANDBOX, CONTAINER])
+def test_refusals_follow_what_is_honoured(message: str) -> None:
+    """A backend that honours everything refuses only what makes no sense; one that honours nothing, each wish by its name."""
+    everything = coverage(Subject(name="all", honours=frozenset(Honour), capabilities=ALL))
+    nothing = coverage(Subject(name="none", honours=frozenset(), capabilities=()))
+    senseless = [line.reason for line in everything if line.message == message and line.verdict is Verdict.REFUSED]
+    assert {"must be POD or NODE"} == {reason.rpartition(": ")[2] for reason in senseless} - {
+        "must be POD, CONTAINER, NODE or TARGET"
+    }
+    named = " ".join(line.reason for line in nothing if line.verdict is Verdict.REFUSED)
+    assert [] == [honour.value for honour in Honour if f"config.{honour.value}" not in named]
+
+
+def test_every_field_has_one_line() -> None:
+    """Each field of each request is there once, and what CRI calls Windows' is ignored."""
+    names = [line.name for line in coverage(subject("runc"))]
+    assert len(names) == len(set(names))
+    assert Verdict.IGNORED is lines_of("runc")[f"{CONTAINER}.windows"].verdict
+    requests = {method.input_type.name for service in pb.DESCRIPTOR.services_by_name.values() for method in service.methods}
+    seen = {line.message for line in coverage(subject("runc"))}
+    bare = {name for name in requests if not pb.DESCRIPTOR.message_types_by_name[name].fields}
+    assert {"CreateContainerRequest", *requests} - bare == seen - {SANDBOX, CONTAINER}
+
+
+def test_no_table_is_out_of_date() -> None:
+    """What the tables name exists, and a backend that names what does not is told so."""
+    names = set(lines_of("runc"))
+    for key in (*OURS, *UNUSED, *SENSELESS):
+        assert any(name == key or name.startswith((f"{key}.", f"{key}=")) for name in names), key
+    with pytest.raises(InvalidArgument) as refused:
+        coverage(Subject(name="x", honours=(), capabilities=(), ignores={"ContainerConfig.colour": "no"}))
+    assert "ignores[ContainerConfig.colour]" == refused.value.field
+
+
+@pytest.mark.parametrize("rpc", NEEDED)
+async def test_what_is_needed_is_needed(rpc: str) -> None:
+    """An RPC that is said to need a capability is Unimplemented on a backend that claims none, and its fields are refused."""
+
+    class Bare(FakeBackend):
+        capabilities = frozenset[type]()
+
+    async with Harness(Bare(logs_to_disk=False), network=None, namespaces=None) as world:
+        sandbox_id = await world.run_sandbox()
+        container_id = await world.run_container(sandbox_id, "main", "sleep")
+        row = Dispatcher(world.services).routes[rpc]
+        values: dict[str, Any] = {
+            "container_id": container_id,
+            "pod_sandbox_id": sandbox_id,
+            "stdout": True,
+            "cmd": ["x"],
+            "location": "/x",
+            "output_path": "/x",
+            "checkpoint_path": "/x",
+            "port": [1],
+        }
+        known = row.request.DESCRIPTOR.fields_by_name
+        if "config" in known:
+            values["config"] = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="x", namespace="x", uid="x"))
+        request = row.request(**{name: value for name, value in values.items() if name in known})
+        with pytest.raises(Unimplemented):
+            await Dispatcher(world.services).call(rpc, request.SerializeToString())
+    lines = coverage(Subject(name="bare", honours=(), capabilities=()))
+    verdicts = {line.verdict for line in lines if line.message == row.request.DESCRIPTOR.name and line.field != "windows"}
+    assert {Verdict.REFUSED} == verdicts

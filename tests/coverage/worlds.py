@@ -1,0 +1,81 @@
+"""What a field does to the pure parts of the two backends that crishim's table is printed for."""
+
+from pathlib import Path
+from typing import Any
+
+from crishim.backends.process.session import Program
+from crishim.cni.attachment import attachment
+from crishim.coverage.samples import Field
+from crishim.coverage.verdicts import CONTAINER, container_with, sandbox_with
+from crishim.interfaces.backend import BackendContext
+from crishim.model.container import ContainerSpec
+from crishim.model.frozen import FrozenDict
+from crishim.model.sandbox import DNSConfig
+from crishim.model.security import NamespaceMode
+from crishim.oci import sandbox_files
+from crishim.oci.facts import BindSource, DeviceNode, Host, Place
+from crishim.oci.pod_backend import OciPodBackend
+from crishim.oci.resources import cgroups_path
+from crishim.oci.spec import config as oci_config
+from crishim.oci.users import resolve_user
+from crishim.system import SystemClock
+
+PROFILE = '{"defaultAction": "SCMP_ACT_ALLOW"}'
+HOST = Host(cgroup_v2=True, apparmor=True, selinux=True, seccomp_default='{"defaultAction": "SCMP_ACT_ERRNO"}')
+
+
+def on_runc(folder: Path, message: str, field: Field | None) -> Any:
+    """config.json, and what is planned for the pod, of a container that sets the field, or is in a sandbox that does."""
+    sandbox = sandbox_with(field if message != CONTAINER else None)
+    spec = container_with(field if message == CONTAINER else None, sandbox)
+    config = sandbox.config
+    return (
+        oci_config(spec, HOST, _place(folder, spec)),
+        spec.log_path,
+        (spec.stdin, spec.stdin_once),
+        attachment(sandbox),
+        sandbox_files.resolv_conf(config.dns_config or DNSConfig()),
+        sandbox_files.hosts(config.hostname, ("10.0.0.1",)),
+        config.linux.sysctls,
+        config.linux.security_context.privileged,
+        sandbox.namespaces.pid is NamespaceMode.POD,
+        sandbox.host_network,
+    )
+
+
+def on_processes(folder: Path, message: str, field: Field | None) -> Any:
+    """The program and the streams of a container that sets the field, or is in a sandbox that does."""
+    del folder
+    spec = container_with(field if message == CONTAINER else None, sandbox_with(field if message != CONTAINER else None))
+    program = Program(argv=spec.argv, env=spec.env, cwd=spec.cwd, tty=spec.tty)
+    return program, spec.log_path, spec.stdin, spec.stdin_once
+
+
+def _place(folder: Path, spec: ContainerSpec) -> Place:
+    backend = OciPodBackend(object(), _context(folder), HOST)  # type: ignore[arg-type]  # nothing is run
+    for owner in ("containers/target", "sandboxes/sandbox/pause"):
+        (folder / owner).mkdir(parents=True, exist_ok=True)
+        (folder / owner / "pidfile").write_text("42")
+    config = spec.sandbox.config
+    source = BindSource(path="/source", shared=True)
+    return Place(
+        rootfs="/root",
+        user=resolve_user(spec.user, b"root:x:0:0::/:\ntext:x:7:7::/:\n", b"extra:x:9:root\n"),
+        namespaces=backend._namespaces(spec),
+        files=sandbox_files.files_of(folder / "pod", spec.sandbox),
+        devices=tuple(
+            DeviceNode(path=device.container_path, kind="c", major=1, minor=3, access=device.permissions)
+            for device in spec.devices
+        ),
+        sources=FrozenDict({mount.container_path: _source(mount.image_sub_path, source) for mount in spec.mounts}),
+        profiles=FrozenDict({"localhost/profile": PROFILE, "profile": PROFILE}),
+        cgroups_path=cgroups_path(config.linux.cgroup_parent, spec.id, systemd=False),
+    )
+
+
+def _source(below: str, source: BindSource) -> BindSource:
+    return BindSource(path=f"{source.path}/{below}", shared=True) if below else source
+
+
+def _context(folder: Path) -> BackendContext:
+    return BackendContext(state=folder, runtime_state=folder, clock=SystemClock())
