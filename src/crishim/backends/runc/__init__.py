@@ -12,10 +12,11 @@ from crishim.backends.runc.exec import become_subreaper
 from crishim.backends.runc.runtime import RuncRuntime
 from crishim.errors import CrishimError, InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
+from crishim.oci.ignores import ignores
 from crishim.oci.machine import host
 from crishim.oci.measured import MeasuredPods
 
-__all__ = ["RuncRuntime", "RuntimeCommand", "build"]
+__all__ = ["RuncRuntime", "RuntimeCommand", "build", "ignores"]
 
 needs_node = True
 
