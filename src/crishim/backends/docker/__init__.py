@@ -1,0 +1,52 @@
+"""Pods on the Docker Engine: its own API, its own images, a pause container for each pod.
+
+Options: see `options.Options`. What the engine cannot honour is refused by name; docs/docker.md has the whole table.
+"""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from crishim.backends.docker.backend import DockerBackend
+from crishim.backends.docker.engine import Engine
+from crishim.backends.docker.images import DockerImages
+from crishim.backends.docker.options import Options, read_options
+from crishim.backends.docker.pause import PROGRAM
+from crishim.interfaces.backend import Backend, BackendContext
+from crishim.interfaces.checks import Finding
+from crishim.interfaces.images import ImageService
+
+__all__ = ["DockerBackend", "DockerImages", "build", "check", "images"]
+
+needs_node = True
+
+
+def build(context: BackendContext) -> Backend:
+    """The backend. The engine need not be there yet. Raises `InvalidArgument` naming an option."""
+    return DockerBackend(context, read_options(context.options))
+
+
+def images(context: BackendContext) -> ImageService:
+    """The engine's images."""
+    options = read_options(context.options)
+    return DockerImages(Engine(options.socket), context.clock, options)
+
+
+def check() -> Iterable[Finding]:
+    """What the machine offers: an engine's socket at the usual place, and the program of which the pause image is made."""
+    socket = Path(Options().socket)
+    yield Finding(
+        what="docker engine",
+        ok=socket.is_socket(),
+        found=str(socket) if socket.is_socket() else "",
+        without="the docker backend has nothing to run pods with, unless its option `socket` names another",
+        remedy="apt-get install docker.io",
+    )
+    program = shutil.which(PROGRAM)
+    yield Finding(
+        what=PROGRAM,
+        ok=program is not None,
+        found=program or "",
+        without="no pause image can be made; the option `pause_image` must name one that is there",
+        remedy="apt-get install catatonit",
+    )

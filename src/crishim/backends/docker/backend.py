@@ -1,0 +1,364 @@
+"""The ten verbs over the Docker Engine API.
+
+A sandbox is a pause container, named by our id; containers are named by theirs and join it. All state is the engine's: labels
+mark what is ours and find it again, and what a life of ours needs to know of a container is read from its inspect once.
+
+A call that changes something is never given up half-way (see `calls`): a removal finds whatever a cancelled creation has made.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import shutil
+from typing import Any, Final
+
+import attrs
+
+from crishim.backends.docker.calls import Calls
+from crishim.backends.docker.convert import Found, Maker, container_body, honoured, limits, sandbox_body
+from crishim.backends.docker.engine import Conflict, Engine, EngineFacts
+from crishim.backends.docker.imagefiles import ImageFiles
+from crishim.backends.docker.logs import Logs
+from crishim.backends.docker.observed import (
+    CONTAINER_KIND,
+    HELPER_KIND,
+    KIND,
+    OWNER,
+    SANDBOX_KIND,
+    Known,
+    addresses_of,
+    container_of,
+    exit_of,
+    exit_told,
+    known_of,
+    labels_of,
+    name_of,
+    netns_of,
+    runs,
+)
+from crishim.backends.docker.options import Options
+from crishim.backends.docker.pause import PauseImage
+from crishim.backends.docker.streams import Streams
+from crishim.backends.docker.usage import Usages, write_unified
+from crishim.backends.docker.watch import Event, Watch
+from crishim.cni.dialer import SetnsDialer
+from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, NotFound, PullError, PullReason
+from crishim.interfaces.backend import Backend, BackendContext, BackendInfo, NetnsSource
+from crishim.interfaces.capabilities import (
+    ByteStream,
+    ProcessIO,
+    SupportsAttach,
+    SupportsExec,
+    SupportsLogReopen,
+    SupportsPause,
+    SupportsPortForward,
+    SupportsSandboxUpdate,
+    SupportsSandboxWait,
+    SupportsStats,
+    SupportsUpdate,
+)
+from crishim.model.container import ContainerCreated, ContainerSpec
+from crishim.model.frozen import FrozenDict
+from crishim.model.ids import ContainerId, SandboxId
+from crishim.model.inventory import Inventory
+from crishim.model.process import ExecSpec, Exit
+from crishim.model.resources import Resources
+from crishim.model.runtime import RuntimeHandlerFeatures
+from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
+from crishim.model.stats import ContainerUsage, SandboxUsage
+from crishim.netns import is_network_namespace
+from crishim.oci import sources
+from crishim.oci.facts import BindSource
+from crishim.oci.machine import host as this_machine
+from crishim.oci.users import resolve_user
+
+_AT_ONCE: Final = 16
+"""How many inspects an inventory has under way."""
+
+_PAUSE: Final = 0.05
+"""Seconds between two looks at what the engine is removing already."""
+
+
+class DockerBackend(
+    Backend,
+    SupportsExec,
+    SupportsAttach,
+    SupportsPortForward,
+    SupportsSandboxWait,
+    SupportsStats,
+    SupportsUpdate,
+    SupportsSandboxUpdate,
+    SupportsLogReopen,
+    SupportsPause,
+):
+    """Pods on one engine. `disconnect` lets go of it; nothing that runs is ended."""
+
+    def __init__(self, context: BackendContext, options: Options) -> None:
+        self._clock = context.clock
+        self._options = options
+        self._owner = hashlib.sha256(str(context.state).encode()).hexdigest()[:16]
+        self._volumes = context.state / "image-volumes"
+        self._engine = Engine(options.socket)
+        self._facts: EngineFacts | None = None
+        self._host = this_machine()
+        self._pause = PauseImage(self._engine, options)
+        self._files = ImageFiles(self._engine)
+        self._watch = Watch(self._engine, self._clock, self._owner)
+        self._logs = Logs(self._engine, self._clock, context.state / "logged")
+        self._streams = Streams(self._engine, self._clock)
+        self._dialer = SetnsDialer()
+        self._usages = Usages(self._clock)
+        self._known: dict[str, Known] = {}
+        self._calls = Calls()
+
+    async def probe(self) -> BackendInfo:
+        facts = self._facts = await self._engine.probe()
+        if self._options.runtime and self._options.runtime not in facts.runtimes:
+            raise FailedPrecondition("missing", "configured", f"the engine's runtime {self._options.runtime!r}")
+        return BackendInfo(
+            name="docker",
+            version=facts.version,
+            netns=NetnsSource.BACKEND if self._options.cni else NetnsSource.NONE,
+            honours=honoured(facts),
+            features=RuntimeHandlerFeatures(recursive_read_only_mounts=facts.recursive_readonly),
+        )
+
+    async def inventory(self) -> Inventory:
+        """One labelled list, and an inspect for each. Logs are followed again, and finished of what has ended."""
+        filters = json.dumps({"label": [f"{OWNER}={self._owner}"]})
+        listed = await self._engine.get("/containers/json", all=1, filters=filters)
+        gate = asyncio.Semaphore(_AT_ONCE)
+        told = [seen for seen in await asyncio.gather(*(self._look(row, gate) for row in listed)) if seen is not None]
+        kinds = [(labels_of(seen).get(KIND), seen) for seen in told]
+        for seen in (seen for kind, seen in kinds if kind == HELPER_KIND):
+            await self._discard(name_of(seen))
+        containers = [seen for kind, seen in kinds if kind == CONTAINER_KIND]
+        await asyncio.gather(*(self._follow_again(seen) for seen in containers))
+        pods = [seen for kind, seen in kinds if kind == SANDBOX_KIND]
+        return Inventory(
+            sandboxes=tuple(ObservedSandbox(id=SandboxId(name_of(seen)), ready=runs(seen)) for seen in pods),
+            containers=tuple(container_of(seen) for seen in containers),
+        )
+
+    async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
+        """Create and start the pause container."""
+        body = sandbox_body(spec, self._pause.name, await self._maker())
+        await self._calls.run(spec.id, lambda: self._start_pause(spec.id, body))
+        if spec.host_network:
+            return SandboxStarted()
+        told = await self._engine.inspect(spec.id, "sandbox")
+        self._known[spec.id] = known_of(told)
+        return SandboxStarted(netns=_netns(told)) if self._options.cni else SandboxStarted(ips=addresses_of(told))
+
+    async def stop_sandbox(self, sandbox_id: SandboxId) -> None:
+        """Kill the pause: it does nothing that a grace could help."""
+        await self._calls.settled(sandbox_id)
+        with contextlib.suppress(Conflict):  # it does not run
+            await self._engine.post(f"/containers/{sandbox_id}/kill", "sandbox", sandbox_id, signal="KILL")
+
+    async def remove_sandbox(self, sandbox_id: SandboxId) -> None:
+        await self._remove(sandbox_id, "sandbox")
+
+    async def create_container(self, spec: ContainerSpec) -> ContainerCreated:
+        """Look up what the container needs, and have the engine make it."""
+        maker = await self._maker()
+        users = await self._files.users(spec.image_id, maker)
+        user = resolve_user(spec.user, users.passwd, users.group)
+        found = Found(user=user, sources=await self._sources(spec, maker), profiles=sources.profiles(spec))
+        sources.devices(spec)  # what is not there is refused here, and not by a failing start
+        body = container_body(spec, maker, found)
+        made = await self._calls.run(spec.id, lambda: self._create(spec.id, body))
+        self._known[spec.id] = Known(
+            engine_id=made,
+            parent=body["HostConfig"]["CgroupParent"],
+            sandbox=spec.sandbox.id,
+            log=spec.log_path,
+            tty=spec.tty,
+            unified=spec.resources.unified,
+        )
+        return ContainerCreated(user=user)
+
+    async def start_container(self, container_id: ContainerId) -> None:
+        known = await self._know(container_id)
+        self._logs.prepare(container_id, known.log, tty=known.tty)
+        await self._calls.run(container_id, lambda: self._start(container_id, known))
+
+    async def kill_container(self, container_id: ContainerId, signal: int) -> None:
+        await self._calls.settled(container_id)
+        try:
+            await self._engine.post(f"/containers/{container_id}/kill", "container", container_id, signal=signal)
+        except Conflict as error:
+            raise NotFound("process of container", container_id) from error
+
+    async def wait_container(self, container_id: ContainerId) -> Exit:
+        """The engine's own word, once the log is complete."""
+        end = await self._end_of(container_id, "container")
+        await self._logs.finished(container_id)
+        return end
+
+    async def remove_container(self, container_id: ContainerId) -> None:
+        """Remove it with its anonymous volumes, and what was unpacked for it."""
+        await self._remove(container_id, "container")
+        self._logs.forget(container_id)
+        self._usages.forget(container_id)
+        await asyncio.to_thread(shutil.rmtree, self._volumes / container_id, ignore_errors=True)
+
+    async def wait_sandbox(self, sandbox_id: SandboxId) -> Exit:
+        """The end of the pause."""
+        return await self._end_of(sandbox_id, "sandbox")
+
+    async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
+        return await self._streams.exec(container_id, spec, io)
+
+    async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
+        await self._streams.attach(container_id, io)
+
+    async def dial(self, sandbox_id: SandboxId, port: int) -> ByteStream:
+        """Through the pod's network namespace."""
+        told = await self._engine.inspect(sandbox_id, "sandbox")
+        if not runs(told):
+            raise FailedPrecondition("stopped", "ready", f"sandbox {sandbox_id}")
+        host_network = told["HostConfig"].get("NetworkMode") == "host"
+        return await self._dialer.dial("" if host_network else _netns(told), port)
+
+    async def reopen_log(self, container_id: ContainerId) -> None:
+        await self._know(container_id)
+        self._logs.reopen(container_id)
+
+    async def update_container(self, container_id: ContainerId, resources: Resources) -> None:
+        """The engine takes all of a change or nothing of it."""
+        known = await self._know(container_id)
+        await self._engine.post(f"/containers/{container_id}/update", "container", container_id, limits(resources))
+        await asyncio.to_thread(write_unified, known, resources.unified, await self._told())
+        self._known[container_id] = attrs.evolve(known, unified=resources.unified)
+
+    async def update_sandbox(self, sandbox_id: SandboxId, overhead: Resources | None, resources: Resources | None) -> None:
+        """The kubelet has written the pod's cgroup, which is the parent of all of the pod's; nothing else depends on it."""
+
+    async def pause_container(self, container_id: ContainerId) -> None:
+        await self._engine.post(f"/containers/{container_id}/pause", "container", container_id)
+
+    async def resume_container(self, container_id: ContainerId) -> None:
+        await self._engine.post(f"/containers/{container_id}/unpause", "container", container_id)
+
+    async def container_usage(self, container_id: ContainerId) -> ContainerUsage:
+        """The figures of its cgroup, and of its writable layer."""
+        known = await self._know(container_id)
+        if known.upper is None:  # the answer to a creation does not tell it
+            known = self._known[container_id] = known_of(await self._engine.inspect(container_id))
+        return await self._usages.container(container_id, known, await self._told())
+
+    async def sandbox_usage(self, sandbox_id: SandboxId) -> SandboxUsage:
+        """The figures of the pod's cgroup and of its network namespace."""
+        pod = await self._know(sandbox_id, "sandbox")
+        members = [known for known in self._known.values() if known.sandbox == sandbox_id]
+        return await self._usages.sandbox(pod, members, await self._told())
+
+    async def disconnect(self) -> None:
+        """Let go of the engine, as the end of this process would."""
+        await self._watch.close()
+        self._logs.close()
+        self._engine.close()
+
+    async def _maker(self) -> Maker:
+        return Maker(facts=await self._told(), host=self._host, options=self._options, owner=self._owner)
+
+    async def _told(self) -> EngineFacts:
+        if self._facts is None:
+            self._facts = await self._engine.probe()
+        return self._facts
+
+    async def _know(self, subject: str, kind: str = "container") -> Known:
+        """What is needed to know of a container. Raises `NotFound`."""
+        known = self._known.get(subject)
+        if known is None:
+            known = self._known[subject] = known_of(await self._engine.inspect(subject, kind))
+        return known
+
+    async def _look(self, row: dict[str, Any], gate: asyncio.Semaphore) -> dict[str, Any] | None:
+        async with gate:
+            try:
+                seen = await self._engine.inspect(row["Id"])
+            except NotFound:  # it went away meanwhile
+                return None
+        self._known[name_of(seen)] = known_of(seen)
+        return seen
+
+    async def _follow_again(self, seen: dict[str, Any]) -> None:
+        container_id, known = ContainerId(name_of(seen)), known_of(seen)
+        ended = exit_of(seen) is not None
+        if ended or runs(seen):
+            self._logs.follow(container_id, known.log, tty=known.tty)
+        if ended:
+            await self._logs.finished(container_id)
+
+    async def _create(self, name: str, body: dict[str, Any]) -> str:
+        try:
+            made = await self._engine.post("/containers/create", "image", body["Image"], body, name=name)
+        except Conflict as error:
+            raise AlreadyExists("container", name) from error
+        return str(made["Id"])
+
+    async def _start_pause(self, sandbox_id: SandboxId, body: dict[str, Any]) -> None:
+        try:
+            await self._create(sandbox_id, body)
+        except NotFound:
+            await self._pause.make()
+            await self._create(sandbox_id, body)
+        await self._engine.post(f"/containers/{sandbox_id}/start", "sandbox", sandbox_id)
+
+    async def _start(self, container_id: ContainerId, known: Known) -> None:
+        try:
+            await self._engine.post(f"/containers/{container_id}/start", "container", container_id)
+        except BaseException:
+            self._logs.forget(container_id)
+            raise
+        self._logs.follow(container_id, known.log, tty=known.tty)
+        if known.unified:
+            await asyncio.to_thread(write_unified, known, known.unified, await self._told())
+
+    async def _end_of(self, subject: str, kind: str) -> Exit:
+        async def look(event: Event) -> Exit | None:
+            try:
+                return exit_of(await self._engine.inspect(subject, kind))
+            except NotFound:
+                if (end := exit_told(event)) is not None:
+                    return end
+                raise
+
+        return await self._watch.until(subject, look)
+
+    async def _remove(self, subject: str, kind: str) -> None:
+        try:
+            path = f"/containers/{subject}"
+            await self._calls.run(subject, lambda: self._engine.delete(path, kind, subject, force=1, v=1))
+        except Conflict:  # it is being removed already
+            with contextlib.suppress(NotFound):
+                while True:
+                    await self._engine.inspect(subject, kind)
+                    await self._clock.sleep(_PAUSE)
+        self._known.pop(subject, None)
+
+    async def _discard(self, name: str) -> None:
+        with contextlib.suppress(CrishimError):
+            await self._engine.delete(f"/containers/{name}", "container", name, force=1, v=1)
+
+    async def _sources(self, spec: ContainerSpec, maker: Maker) -> FrozenDict[str, BindSource]:
+        """The mounts' sources by container path; what an image volume shows is unpacked for this container."""
+        found = dict(await asyncio.to_thread(sources.bind_sources, spec))
+        for number, mount in enumerate(spec.mounts):
+            if mount.image is None or not mount.image.image:
+                continue
+            if mount.host_path:
+                raise PullError(PullReason.IMAGE_VOLUME_MOUNT_FAILED, f"config.mounts[{number}] has an image and a host path")
+            target = self._volumes / spec.id / str(number)
+            await self._files.unpack(mount.image.image_ref or mount.image.image, target, maker)
+            found[mount.container_path] = sources.image_source(target, mount.image_sub_path)
+        return FrozenDict(found)
+
+
+def _netns(told: dict[str, Any]) -> str:
+    """The engine's own pin of the namespace, which is nobody else's when the pause has died; else by the pause's number."""
+    pinned, by_number = netns_of(told)
+    return pinned if is_network_namespace(pinned) else by_number

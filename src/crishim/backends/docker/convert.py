@@ -1,0 +1,376 @@
+"""SandboxSpec, ContainerSpec and ExecSpec -> the bodies of the Engine API's create calls (pure).
+
+Which field goes where is docs/docker.md's table. What the engine cannot honour never gets here (see `honoured`), or is refused
+here by name; nothing is dropped in silence but what CRI itself calls a hint.
+
+A pod's sandbox is its pause container; containers join its network and IPC namespaces. Users are given as numbers, since the
+engine's own look-up knows neither of CRI's two policies for groups: with `UID:GID` it adds none by itself.
+"""
+
+import json
+import posixpath
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+
+from crishim.backends.docker.engine import EngineFacts
+from crishim.backends.docker.observed import CONTAINER_KIND, HELPER_KIND, KIND, LOG, OWNER, SANDBOX, SANDBOX_KIND, UNIFIED
+from crishim.backends.docker.options import Options
+from crishim.errors import InvalidArgument, PullError, PullReason
+from crishim.model.container import ContainerSpec
+from crishim.model.frozen import EMPTY, FrozenDict
+from crishim.model.honours import Honour
+from crishim.model.mounts import Mount, MountPropagation
+from crishim.model.process import ExecSpec
+from crishim.model.resources import Resources
+from crishim.model.sandbox import Protocol, SandboxSpec
+from crishim.model.security import (
+    Capability,
+    LinuxContainerSecurityContext,
+    LinuxContainerUser,
+    LinuxSandboxSecurityContext,
+    NamespaceMode,
+    ProfileType,
+    SELinuxOption,
+)
+from crishim.oci.facts import BindSource, Host
+from crishim.oci.resources import oom_score_adj
+
+PAUSE_OOM_SCORE_ADJ: Final = -998
+PAUSE_CPU_SHARES: Final = 2
+DETACH_KEYS: Final = "ctrl-^,ctrl-_,ctrl-^,ctrl-_"
+"""Nobody detaches by keys here: what the engine would swallow is made something that nobody types."""
+
+_FIELD: Final = "config.linux.security_context"
+_NO_HEALTH: Final = {"Test": ["NONE"]}
+_PROTOCOLS: Final = {Protocol.TCP: "tcp", Protocol.UDP: "udp", Protocol.SCTP: "sctp"}
+_PROPAGATION: Final = {
+    MountPropagation.PRIVATE: "rprivate",
+    MountPropagation.HOST_TO_CONTAINER: "rslave",
+    MountPropagation.BIDIRECTIONAL: "rshared",
+}
+
+
+@attrs.frozen(kw_only=True)
+class Maker:
+    """Who makes: the engine's facts, the machine's, the settings, and the owner's mark."""
+
+    facts: EngineFacts
+    host: Host
+    options: Options
+    owner: str
+
+
+@attrs.frozen(kw_only=True)
+class Found:
+    """What was looked up for one container: its user, its mounts' sources by container path, its seccomp profile's text."""
+
+    user: LinuxContainerUser | None = None
+    sources: FrozenDict[str, BindSource] = FrozenDict()
+    profiles: FrozenDict[str, str] = EMPTY
+
+
+def honoured(facts: EngineFacts) -> frozenset[Honour]:
+    """The optional fields that this engine keeps."""
+    never = {
+        Honour.USER_NAMESPACE,
+        Honour.IDMAP_MOUNTS,
+        Honour.MOUNT_OPTIONS,
+        Honour.HUGEPAGES,
+        Honour.CDI_DEVICES,
+    }
+    kept = frozenset(Honour) - never
+    if not facts.recursive_readonly:
+        kept -= {Honour.RECURSIVE_READONLY_MOUNTS}
+    if not facts.cgroup_v2:
+        kept -= {Honour.UNIFIED}
+    if not facts.apparmor:
+        kept -= {Honour.APPARMOR}
+    return kept
+
+
+def sandbox_body(spec: SandboxSpec, image: str, maker: Maker) -> dict[str, Any]:
+    """The pause container of a pod."""
+    config, security = spec.config, spec.config.linux.security_context
+    host = _common_host(maker, config.linux.cgroup_parent)
+    host |= {
+        "NetworkMode": "host" if spec.host_network else "none" if maker.options.cni else maker.options.network,
+        "IpcMode": "host" if spec.namespaces.ipc is NamespaceMode.NODE else "shareable",
+        "OomScoreAdj": oom_score_adj(PAUSE_OOM_SCORE_ADJ, maker.host),
+        "CpuShares": PAUSE_CPU_SHARES,
+        "ReadonlyRootfs": True,
+        "SecurityOpt": _sandbox_security(security),
+        "Sysctls": dict(config.linux.sysctls),
+        "GroupAdd": [str(group) for group in security.supplemental_groups],
+        "LogConfig": {"Type": "none"},
+    }
+    if spec.namespaces.pid is NamespaceMode.NODE:
+        host["PidMode"] = "host"
+    if spec.host_network:
+        host["UTSMode"] = "host"
+    if dns := config.dns_config:
+        host |= {"Dns": list(dns.servers), "DnsSearch": list(dns.searches), "DnsOptions": list(dns.options)}
+    body: dict[str, Any] = {
+        "Image": image,
+        "Labels": _labels(config.labels, config.annotations, maker, {KIND: SANDBOX_KIND}),
+        "Healthcheck": _NO_HEALTH,
+        "HostConfig": host,
+    }
+    if config.hostname and not spec.host_network:
+        body["Hostname"] = config.hostname
+    if security.run_as_user is not None:
+        body["User"] = f"{security.run_as_user}:{security.run_as_group or 0}"
+    elif security.run_as_group is not None:
+        raise InvalidArgument(f"{_FIELD}.run_as_group", "is set without a user")
+    if not maker.options.cni and not spec.host_network:
+        body["ExposedPorts"], host["PortBindings"] = _ports(spec)
+    return body
+
+
+def container_body(spec: ContainerSpec, maker: Maker, found: Found) -> dict[str, Any]:
+    """A container of a pod."""
+    host = _common_host(maker, spec.sandbox.config.linux.cgroup_parent)
+    host |= _namespaces(spec)
+    host |= container_security(spec, maker, found)
+    host |= limits(spec.resources)
+    host |= {
+        "OomScoreAdj": oom_score_adj(spec.resources.oom_score_adj, maker.host),
+        "Devices": [
+            {
+                "PathOnHost": device.host_path,
+                "PathInContainer": device.container_path or device.host_path,
+                "CgroupPermissions": device.permissions,
+            }
+            for device in spec.devices
+        ],
+        "LogConfig": log_config(spec, maker.options),
+        **mounts(spec, maker, found),
+    }
+    marks = {KIND: CONTAINER_KIND, SANDBOX: spec.sandbox.id, LOG: spec.log_path}
+    if spec.resources.unified:
+        marks[UNIFIED] = json.dumps(dict(spec.resources.unified))
+    body: dict[str, Any] = {
+        "Image": spec.image_id,
+        "Entrypoint": list(spec.argv),
+        "Cmd": [],
+        "Env": [f"{key}={value}" for key, value in spec.env.items()],
+        "WorkingDir": spec.cwd,
+        "OpenStdin": spec.stdin,
+        "StdinOnce": spec.stdin_once,
+        "Tty": spec.tty,
+        "StopSignal": str(spec.stop_signal.number),
+        "Labels": _labels(spec.labels, spec.annotations, maker, marks),
+        "Healthcheck": _NO_HEALTH,
+        "HostConfig": host,
+    }
+    if found.user is not None:
+        body["User"] = f"{found.user.uid}:{found.user.gid}"
+        host["GroupAdd"] = [str(group) for group in found.user.supplemental_groups if group != found.user.gid]
+    return body
+
+
+def helper_body(image: str, maker: Maker) -> dict[str, Any]:
+    """A container that is never started: it shows an image's files."""
+    marks = {OWNER: maker.owner, KIND: HELPER_KIND}
+    return {"Image": image, "Entrypoint": ["/none"], "Labels": marks, "HostConfig": {"NetworkMode": "none"}}
+
+
+def exec_body(spec: ExecSpec, *, stdin: bool) -> dict[str, Any]:
+    """One more process. All output is asked for: the end of it is the end of the process."""
+    return {
+        "AttachStdin": stdin,
+        "AttachStdout": True,
+        "AttachStderr": not spec.tty,
+        "Tty": spec.tty,
+        "Cmd": list(spec.argv),
+        "Env": ["TERM=xterm"] if spec.tty else [],
+        "DetachKeys": DETACH_KEYS,
+    }
+
+
+def limits(resources: Resources) -> dict[str, Any]:
+    """Limits as create's HostConfig and update's body have them. Memory without swap means no swap on top."""
+    made = {
+        "CpuShares": resources.cpu_shares,
+        "CpuQuota": resources.cpu_quota,
+        "CpuPeriod": resources.cpu_period,
+        "CpusetCpus": resources.cpuset_cpus,
+        "CpusetMems": resources.cpuset_mems,
+        "Memory": resources.memory_limit_in_bytes,
+        "MemorySwap": resources.memory_swap_limit_in_bytes or resources.memory_limit_in_bytes,
+    }
+    return {name: value for name, value in made.items() if value}
+
+
+def log_config(spec: ContainerSpec, options: Options) -> dict[str, Any]:
+    """The engine's own copy of the output: bounded, exact to the byte, and none where no log is wanted."""
+    if not spec.log_path:
+        return {"Type": "none"}
+    bounds = {"max-size": options.log_size, "max-file": str(options.log_files), "compress": "false"}
+    return {"Type": "local", "Config": bounds}
+
+
+def cgroup_parent(asked: str, facts: EngineFacts) -> str:
+    """HostConfig.CgroupParent: with systemd the slice's own name, else the path."""
+    if facts.systemd_cgroup:
+        return posixpath.basename(asked) or "system.slice"
+    return asked or "/crishim"
+
+
+def cgroups_path(parent: str, engine_id: str, facts: EngineFacts) -> str:
+    """Where a container's cgroup lies, as linux.cgroupsPath has it."""
+    return f"{parent}:docker:{engine_id}" if facts.systemd_cgroup else posixpath.join(parent, engine_id)
+
+
+def container_security(spec: ContainerSpec, maker: Maker, found: Found) -> dict[str, Any]:
+    """The parts of HostConfig that protect. Where the client says nothing at all the engine's own defaults do."""
+    security = spec.security
+    if security is None:
+        return {}
+    made: dict[str, Any] = {
+        "Privileged": security.privileged,
+        "ReadonlyRootfs": security.readonly_rootfs,
+        "SecurityOpt": [
+            f"no-new-privileges={'true' if security.no_new_privs else 'false'}",
+            *_seccomp(security, found),
+            *_apparmor(security),
+            *_selinux(security.selinux_options or spec.sandbox.config.linux.security_context.selinux_options),
+        ],
+        "MaskedPaths": [] if security.privileged else list(security.masked_paths),
+        "ReadonlyPaths": [] if security.privileged else list(security.readonly_paths),
+    }
+    if not security.privileged:
+        made |= capabilities(security.capabilities, maker.host)
+    if maker.facts.cgroup_v2:
+        made["CgroupnsMode"] = "host" if security.privileged else "private"
+    return made
+
+
+def capabilities(asked: Capability, host: Host) -> dict[str, list[str]]:
+    """CapAdd and CapDrop. ALL to add means what this machine can give; dropping ALL wins over adding ALL."""
+    if asked.add_ambient_capabilities:
+        raise InvalidArgument(f"{_FIELD}.capabilities.add_ambient_capabilities", "is set, and the engine has none")
+    adds = [_named(name) for name in asked.add_capabilities]
+    drops = [_named(name) for name in asked.drop_capabilities]
+    if "ALL" in adds:
+        everything = [] if "ALL" in drops else sorted(host.bounding - set(drops))
+        adds = [*dict.fromkeys((*everything, *(name for name in adds if name != "ALL")))]
+    return {"CapAdd": [name for name in adds if name not in drops], "CapDrop": drops}
+
+
+def mounts(spec: ContainerSpec, maker: Maker, found: Found) -> dict[str, Any]:
+    """HostConfig.Mounts; HostConfig.Binds for those that SELinux must relabel, which only that form can ask for."""
+    made, binds = [], []
+    for number, mount in enumerate(spec.mounts):
+        field = f"config.mounts[{number}]"
+        source = found.sources.get(mount.container_path)
+        if source is None or not mount.container_path:
+            raise InvalidArgument(f"{field}.host_path" if mount.container_path else f"{field}.container_path", "is empty")
+        _check_propagation(mount, source, field)
+        if mount.selinux_relabel and maker.facts.selinux:
+            binds.append(_relabelled(mount, source.path, field))
+        else:
+            made.append(_mount(mount, source.path, maker.facts, field))
+    return {"Mounts": made, "Binds": binds}
+
+
+def _mount(mount: Mount, source: str, facts: EngineFacts, field: str) -> dict[str, Any]:
+    options: dict[str, Any] = {"Propagation": _PROPAGATION[mount.propagation]}
+    if mount.recursive_read_only:
+        if not mount.readonly or mount.propagation is not MountPropagation.PRIVATE:
+            raise PullError(PullReason.RRO_UNSUPPORTED, f"{field}: recursive_read_only needs readonly and private propagation")
+        options["ReadOnlyForceRecursive"] = True
+    elif mount.readonly and facts.api >= (1, 44):
+        options["ReadOnlyNonRecursive"] = True  # what CRI's plain `readonly` means everywhere
+    made = {"Type": "bind", "Source": source, "Target": mount.container_path, "BindOptions": options}
+    return {**made, "ReadOnly": mount.readonly or mount.image is not None}
+
+
+def _relabelled(mount: Mount, source: str, field: str) -> str:
+    if ":" in source + mount.container_path:
+        raise InvalidArgument(f"{field}.selinux_relabel", "cannot be had for a path with a colon")
+    access = "ro" if mount.readonly else "rw"
+    return f"{source}:{mount.container_path}:{access},{_PROPAGATION[mount.propagation]},Z"
+
+
+def _check_propagation(mount: Mount, source: BindSource, field: str) -> None:
+    if mount.propagation is MountPropagation.BIDIRECTIONAL and not source.shared:
+        raise InvalidArgument(f"{field}.propagation", f"{source.path} is not on a shared mount")
+    if mount.propagation is MountPropagation.HOST_TO_CONTAINER and not (source.shared or source.slave):
+        raise InvalidArgument(f"{field}.propagation", f"{source.path} is on neither a shared nor a slave mount")
+
+
+def _common_host(maker: Maker, parent: str) -> dict[str, Any]:
+    made: dict[str, Any] = {"CgroupParent": cgroup_parent(parent, maker.facts), "RestartPolicy": {"Name": "no"}}
+    return {**made, "Runtime": maker.options.runtime} if maker.options.runtime else made
+
+
+def _namespaces(spec: ContainerSpec) -> dict[str, str]:
+    options = spec.security.namespace_options if spec.security else spec.sandbox.namespaces
+    pod = f"container:{spec.sandbox.id}"
+    made = {"NetworkMode": pod, "IpcMode": "host" if spec.sandbox.namespaces.ipc is NamespaceMode.NODE else pod}
+    if spec.sandbox.host_network:
+        made["UTSMode"] = "host"
+    match options.pid:
+        case NamespaceMode.NODE:
+            made["PidMode"] = "host"
+        case NamespaceMode.TARGET:
+            made["PidMode"] = f"container:{options.target_id}"
+        case NamespaceMode.POD:
+            made["PidMode"] = pod
+    return made
+
+
+def _labels(
+    labels: Mapping[str, str], annotations: Mapping[str, str], maker: Maker, marks: Mapping[str, str]
+) -> dict[str, str]:
+    return {**labels, **{f"annotation.{key}": value for key, value in annotations.items()}, OWNER: maker.owner, **marks}
+
+
+def _sandbox_security(security: LinuxSandboxSecurityContext) -> list[str]:
+    """The pause does nothing: the engine's default profiles are good enough for it whatever the pod asks for."""
+    return ["no-new-privileges=true", *_selinux(security.selinux_options)]
+
+
+def _seccomp(security: LinuxContainerSecurityContext, found: Found) -> list[str]:
+    profile = security.seccomp
+    if security.privileged or profile is None or profile.profile_type is ProfileType.UNCONFINED:
+        return ["seccomp=unconfined"]
+    if profile.profile_type is ProfileType.RUNTIME_DEFAULT:
+        return []
+    text = found.profiles.get(profile.localhost_ref, "")
+    try:
+        return [f"seccomp={json.dumps(json.loads(text), separators=(',', ':'))}"]
+    except ValueError as error:
+        raise InvalidArgument(f"{_FIELD}.seccomp.localhost_ref", f"{profile.localhost_ref!r} is no profile: {error}") from error
+
+
+def _apparmor(security: LinuxContainerSecurityContext) -> list[str]:
+    profile = security.apparmor
+    if profile is None or profile.profile_type is ProfileType.RUNTIME_DEFAULT:
+        return []
+    if profile.profile_type is ProfileType.UNCONFINED:
+        return ["apparmor=unconfined"]
+    return [f"apparmor={profile.localhost_ref}"]
+
+
+def _selinux(option: SELinuxOption | None) -> list[str]:
+    parts = {"user": option.user, "role": option.role, "type": option.type, "level": option.level} if option else {}
+    return [f"label={name}:{value}" for name, value in parts.items() if value]
+
+
+def _named(name: str) -> str:
+    upper = name.upper()
+    return upper if upper == "ALL" or upper.startswith("CAP_") else f"CAP_{upper}"
+
+
+def _ports(spec: SandboxSpec) -> tuple[dict[str, Any], dict[str, Any]]:
+    exposed: dict[str, Any] = {}
+    bound: dict[str, Any] = {}
+    for mapping in spec.config.port_mappings:
+        port = f"{mapping.container_port}/{_PROTOCOLS[mapping.protocol]}"
+        exposed[port] = {}
+        if mapping.host_port:
+            bound.setdefault(port, []).append({"HostIp": mapping.host_ip, "HostPort": str(mapping.host_port)})
+    return exposed, bound

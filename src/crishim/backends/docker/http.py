@@ -1,0 +1,220 @@
+"""HTTP/1.1 over a unix socket, as the Docker Engine speaks it: replies, streams, and connections that are taken over.
+
+Written on h11 and bare sockets, since attach and exec need what client libraries hide: the connection itself after the
+upgrade, whose two directions end separately (the end of a process's stdin is a half-close; the engine's reference, "attach").
+
+Connections are kept and used again. The engine's death shows on a unix socket at once, so a kept connection is looked at before
+it is used, and no request is ever sent twice.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from typing import Final
+
+import attrs
+import h11
+
+from crishim.errors import Unavailable
+from crishim.interfaces.capabilities import ByteStream
+from crishim.tcp import TcpStream
+
+_CHUNK: Final = 256 * 1024
+_KEPT: Final = 16
+"""How many idle connections are kept."""
+
+
+@attrs.frozen
+class Reply:
+    """A status and the whole body."""
+
+    status: int
+    body: bytes
+
+
+class Pieces:
+    """A reply that comes in pieces: its status, then the body as it is sent, until its proper end.
+
+    Raises `Unavailable` when the connection ends before that.
+    """
+
+    def __init__(self, status: int, connection: "_Connection") -> None:
+        self.status = status
+        self._connection = connection
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while isinstance(event := await self._connection.receive(), h11.Data):
+            yield bytes(event.data)
+            await asyncio.sleep(0)  # a fast stream must not keep the loop to itself
+
+
+class TakenOver(ByteStream):
+    """The connection behind an upgrade. Bytes that came with the reply's head are read first."""
+
+    def __init__(self, connection: socket.socket, first: bytes) -> None:
+        self._stream = TcpStream(connection)
+        self._first = first
+
+    async def read(self) -> bytes:
+        """The next piece; empty at the end."""
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        await asyncio.sleep(0)
+        return await self._stream.read()
+
+    async def write(self, data: bytes) -> None:
+        """Hand over a piece. Raises `BrokenPipeError` when nobody will read it."""
+        await self._stream.write(data)
+
+    async def write_eof(self) -> None:
+        """Nothing more will be written."""
+        await self._stream.write_eof()
+
+    async def close(self) -> None:
+        """End both directions."""
+        await self._stream.close()
+
+
+class HttpClient:
+    """A client of the server at the unix socket `path`. Every method raises `Unavailable` when nobody answers there."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._idle: list[_Connection] = []
+
+    async def request(
+        self, method: str, target: str, body: bytes | None = None, headers: tuple[tuple[str, str], ...] = ()
+    ) -> Reply:
+        """One request, and its whole reply."""
+        async with self.stream(method, target, body, headers) as pieces:
+            return Reply(pieces.status, b"".join([piece async for piece in pieces]))
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, method: str, target: str, body: bytes | None = None, headers: tuple[tuple[str, str], ...] = ()
+    ) -> AsyncIterator[Pieces]:
+        """One request, whose reply is read in pieces inside the `async with`; what is left unread ends the connection."""
+        connection = await self._connection()
+        done = False
+        try:
+            await connection.ask(method, target, body, headers)
+            yield Pieces(await connection.status(), connection)
+            done = connection.start_again()
+        finally:
+            if done and len(self._idle) < _KEPT:
+                self._idle.append(connection)
+            else:
+                connection.close()
+
+    async def take_over(self, target: str, body: bytes) -> TakenOver | Reply:
+        """POST and upgrade: the connection itself, or the reply of a server that refuses."""
+        connection = await self._connection()
+        taken = False
+        try:
+            await connection.ask("POST", target, body, (("Connection", "Upgrade"), ("Upgrade", "tcp")))
+            status = await connection.status()
+            if status != 101:
+                pieces = [piece async for piece in Pieces(status, connection)]
+                return Reply(status, b"".join(pieces))
+            taken = True
+            return connection.taken()
+        finally:
+            if not taken:
+                connection.close()
+
+    def close(self) -> None:
+        """Let go of idle connections. The client can be used again."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    async def _connection(self) -> "_Connection":
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.alive():
+                return connection
+            connection.close()
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            await asyncio.get_running_loop().sock_connect(made, self._path)
+        except OSError as error:
+            made.close()
+            raise Unavailable(f"nobody answers at {self._path}: {error.strerror or error}") from error
+        except BaseException:
+            made.close()
+            raise
+        return _Connection(made)
+
+
+class _Connection:
+    """One connection, one request at a time."""
+
+    def __init__(self, made: socket.socket) -> None:
+        self._socket = made
+        self._wire = h11.Connection(h11.CLIENT)
+        self._loop = asyncio.get_running_loop()
+
+    def alive(self) -> bool:
+        """Whether the server still holds its end, and has said nothing unasked."""
+        if asyncio.get_running_loop() is not self._loop:
+            return False
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    async def ask(self, method: str, target: str, body: bytes | None, headers: tuple[tuple[str, str], ...]) -> None:
+        """Send a request."""
+        head = [("Host", "docker"), *headers]
+        if body is not None:
+            if not any(name == "Content-Type" for name, _ in headers):
+                head.append(("Content-Type", "application/json"))
+            head.append(("Content-Length", str(len(body))))
+        data = self._wire.send(h11.Request(method=method, target=target, headers=head)) or b""
+        if body:
+            data += self._wire.send(h11.Data(data=body)) or b""
+        data += self._wire.send(h11.EndOfMessage()) or b""
+        try:
+            await self._loop.sock_sendall(self._socket, data)
+        except OSError as error:
+            raise Unavailable(f"the engine has gone: {error.strerror or error}") from error
+
+    async def status(self) -> int:
+        """The reply's status; 101 for an upgrade."""
+        while True:
+            event = await self.receive()
+            if isinstance(event, h11.Response) or (isinstance(event, h11.InformationalResponse) and event.status_code == 101):
+                return event.status_code
+
+    async def receive(self) -> object:
+        """The next event of the reply."""
+        while True:
+            try:
+                event = self._wire.next_event()
+                if event is not h11.NEED_DATA:
+                    return event
+                self._wire.receive_data(await self._loop.sock_recv(self._socket, _CHUNK))
+            except OSError as error:
+                raise Unavailable(f"the engine has gone: {error.strerror or error}") from error
+            except h11.RemoteProtocolError as error:
+                raise Unavailable(f"the engine broke off: {error}") from error
+
+    def start_again(self) -> bool:
+        """Whether another request can follow."""
+        if self._wire.our_state is h11.DONE and self._wire.their_state is h11.DONE:
+            self._wire.start_next_cycle()
+            return True
+        return False
+
+    def taken(self) -> TakenOver:
+        """Give the connection away."""
+        return TakenOver(self._socket, self._wire.trailing_data[0])
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._socket)
+        self._socket.close()

@@ -1,0 +1,114 @@
+"""The files of an image, seen through a container that is never started: its users, and whole copies for image volumes."""
+
+import asyncio
+import contextlib
+import io
+import posixpath
+import shutil
+import tarfile
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from crishim.backends.docker.convert import Maker, helper_body
+from crishim.backends.docker.engine import Engine
+from crishim.errors import CrishimError, NotFound, PullError, PullReason, ResourceExhausted
+from crishim.model.ids import ImageId
+
+_LINKS: Final = 5
+_KEPT: Final = 256
+
+
+@attrs.frozen
+class UserFiles:
+    """An image's /etc/passwd and /etc/group; empty where it has none."""
+
+    passwd: bytes
+    group: bytes
+
+
+class ImageFiles:
+    """Looks into images; what it found of users is kept, since an id's content never changes."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._users: dict[ImageId, asyncio.Task[UserFiles]] = {}
+
+    async def users(self, image_id: ImageId, maker: Maker) -> UserFiles:
+        """The image's users and groups. Raises `NotFound` for an unknown image."""
+        task = self._users.get(image_id)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            if len(self._users) >= _KEPT:
+                self._users.pop(next(iter(self._users)))
+            task = self._users[image_id] = asyncio.create_task(self._read_users(image_id, maker))
+        return await asyncio.shield(task)
+
+    async def unpack(self, image_id: str, target: Path, maker: Maker) -> None:
+        """Copy all files of an image into the new folder `target`. Raises `PullError` with the kubelet's word."""
+        try:
+            async with self._helper(image_id, maker) as helper:
+                await self._export(helper, target)
+        except NotFound as error:
+            raise PullError(PullReason.IMAGE_VOLUME_MOUNT_FAILED, f"image {image_id!r} is not here") from error
+
+    async def _read_users(self, image_id: ImageId, maker: Maker) -> UserFiles:
+        async with self._helper(image_id, maker) as helper:
+            return UserFiles(await self._file(helper, "/etc/passwd"), await self._file(helper, "/etc/group"))
+
+    async def _file(self, helper: str, path: str) -> bytes:
+        for _ in range(_LINKS):
+            try:
+                async with self._engine.stream(
+                    "GET", f"/containers/{helper}/archive", "file", path, query={"path": path}
+                ) as pieces:
+                    packed = b"".join([piece async for piece in pieces])
+            except NotFound:
+                return b""
+            with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+                entry = tar.next()
+                file = tar.extractfile(entry) if entry is not None and entry.isreg() else None
+                if file is not None:
+                    return file.read()
+                if entry is None or not entry.issym():
+                    return b""
+                path = posixpath.join(posixpath.dirname(path), entry.linkname)
+        return b""
+
+    async def _export(self, helper: str, target: Path) -> None:
+        """GNU tar unpacks: it makes links last, so that nothing is written through one."""
+        await asyncio.to_thread(target.mkdir, parents=True)
+        tar = await asyncio.create_subprocess_exec(
+            *("tar", "--extract", "--numeric-owner", "--same-owner", "--same-permissions", f"--directory={target}"),
+            stdin=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert tar.stdin is not None
+        try:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                async with self._engine.stream("GET", f"/containers/{helper}/export", "container", helper) as pieces:
+                    async for piece in pieces:
+                        tar.stdin.write(piece)
+                        await tar.stdin.drain()
+            _, said = await tar.communicate()
+        except BaseException:
+            if tar.returncode is None:
+                tar.kill()
+            await tar.wait()
+            await asyncio.to_thread(shutil.rmtree, target, ignore_errors=True)
+            raise
+        if tar.returncode:
+            await asyncio.to_thread(shutil.rmtree, target, ignore_errors=True)
+            raise ResourceExhausted(f"an image cannot be unpacked: {said[-200:].decode(errors='replace')}")
+
+    @contextlib.asynccontextmanager
+    async def _helper(self, image_id: str, maker: Maker) -> AsyncIterator[str]:
+        name = f"crishim-look-{uuid.uuid4().hex}"
+        await self._engine.post("/containers/create", "image", image_id, helper_body(image_id, maker), name=name)
+        try:
+            yield name
+        finally:
+            with contextlib.suppress(CrishimError):  # the next inventory clears it away
+                await self._engine.delete(f"/containers/{name}", "container", name, force=1, v=1)

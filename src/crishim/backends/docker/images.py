@@ -1,0 +1,198 @@
+"""DockerImages: the engine's images in CRI's image seat.
+
+An image's id is the engine's, whatever kind of digest that is; PullImage answers it, ContainerStatus and lists repeat it. Names
+are told in full (`docker.io/library/busybox:1`), as CRI's clients compare them; the engine drops what it calls familiar.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+
+from crishim.backends.docker.engine import Conflict, Engine
+from crishim.backends.docker.options import Options
+from crishim.backends.docker.pause import IMAGE
+from crishim.backends.docker.pulls import Progress, failure, registry_auth
+from crishim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
+from crishim.images.reference import Reference, id_prefix, parse
+from crishim.interfaces.images import ImageService
+from crishim.interfaces.seams import Clock
+from crishim.model.frozen import FrozenDict
+from crishim.model.ids import ImageId
+from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageConfig, ImageDetail, ImageFsInfo, ImageSpec
+from crishim.model.sandbox import PodSandboxConfig
+
+_log = logging.getLogger(__name__)
+
+_AT_ONCE: Final = 8
+_SIZES_AGE: Final = 30.0
+"""Seconds for which the engine's sum of its layers serves: it walks through all containers for it."""
+
+
+class DockerImages(ImageService):
+    """The images of one engine."""
+
+    def __init__(self, engine: Engine, clock: Clock, options: Options) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._options = options
+        self._pinned = str(parse(options.pause_image or IMAGE))
+        self._configs: dict[str, ImageConfig] = {}
+        self._pulls: dict[tuple[str, str], _Pull] = {}
+        self._used: tuple[float, FilesystemUsage] | None = None
+
+    async def list(self) -> tuple[Image, ...]:
+        rows = await self._engine.get("/images/json")
+        await self._learn({row["Id"] for row in rows})
+        return tuple(self._image(row, self._configs[row["Id"]]) for row in rows if row["Id"] in self._configs)
+
+    async def status(self, image: ImageSpec) -> ImageDetail | None:
+        told = await self._find(image.image)
+        if told is None:
+            return None
+        config = self._configs[told["Id"]] = config_of(told)
+        return ImageDetail(
+            image=self._image(told, config), config=config, info=FrozenDict({"info": json.dumps({"imageSpec": told})})
+        )
+
+    async def pull(self, image: ImageSpec, auth: AuthConfig | None, sandbox: PodSandboxConfig | None) -> ImageId:
+        del sandbox  # the engine needs no pod for a pull
+        reference, credentials = parse(image.image), registry_auth(auth)
+        key = str(reference), credentials
+        shared = self._pulls.get(key)
+        if shared is None:
+            shared = self._pulls[key] = _Pull(asyncio.create_task(self._pull(reference, credentials)))
+            shared.task.add_done_callback(lambda _: self._pulls.pop(key, None))
+        return await shared.joined()
+
+    async def remove(self, image: ImageSpec) -> None:
+        """With all its names. The engine cannot remove what a running container uses: `FailedPrecondition`, nothing changed."""
+        told = await self._find(image.image)
+        if told is None:
+            return
+        image_id = told["Id"]
+        try:
+            await self._engine.delete(f"/images/{image_id}", "image", image_id, force=1)
+        except NotFound:
+            _log.debug("image %s was removed by somebody else", image_id)
+        except Conflict as error:
+            raise FailedPrecondition(f"in use ({error.message})", "unused", f"image {image_id}") from error
+        self._configs.pop(image_id, None)
+
+    async def fs_info(self) -> ImageFsInfo:
+        now = self._clock.monotonic()
+        if self._used is None or now - self._used[0] > _SIZES_AGE:
+            told, info = await asyncio.gather(self._engine.get("/system/df"), self._engine.get("/info"))
+            usage = FilesystemUsage(
+                timestamp=self._clock.now(),
+                mountpoint=info.get("DockerRootDir") or "/",
+                used_bytes=int(told.get("LayersSize") or 0),
+            )
+            self._used = now, usage
+        return ImageFsInfo(image_filesystems=(self._used[1],))
+
+    async def _find(self, text: str) -> dict[str, Any] | None:
+        """An image by its name, or by its id or the beginning of it."""
+        prefix = id_prefix(text)
+        try:
+            names = [str(parse(text))]
+        except InvalidArgument:
+            if not prefix:
+                raise
+            names = []
+        for name in (*names, *([prefix] if prefix else [])):
+            try:
+                told = await self._engine.image(name)
+            except (NotFound, InvalidArgument):  # an ambiguous prefix is not valid
+                continue
+            if name in names or str(told["Id"]).startswith(name):
+                return told
+        return None
+
+    async def _learn(self, ids: set[str]) -> None:
+        """Have the configuration of every image; an id's never changes."""
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def learn(image_id: str) -> None:
+            async with gate:
+                try:
+                    self._configs[image_id] = config_of(await self._engine.image(image_id))
+                except NotFound:
+                    _log.debug("image %s went away while it was listed", image_id)
+
+        await asyncio.gather(*(learn(image_id) for image_id in ids - self._configs.keys()))
+        for image_id in self._configs.keys() - ids:
+            del self._configs[image_id]
+
+    async def _pull(self, reference: Reference, credentials: str) -> ImageId:
+        query = {"fromImage": reference.repository, "tag": reference.digest or reference.tag}
+        progress, headers = Progress(), (("X-Registry-Auth", credentials),)
+        name = str(reference)
+        try:
+            async with asyncio.timeout(self._options.pull_stall) as patience:
+                async with self._engine.stream("POST", "/images/create", "image", name, b"", headers, query) as pieces:
+                    async for piece in pieces:
+                        patience.reschedule(asyncio.get_running_loop().time() + self._options.pull_stall)
+                        for message in progress.feed(piece):
+                            _log.debug("pull of %s: %s %s", name, message.get("id", ""), message.get("status", ""))
+                for _ in progress.finish():
+                    pass
+        except TimeoutError:
+            raise DeadlineExceeded(f"the pull of {name} has not moved for {self._options.pull_stall} s") from None
+        if progress.error is not None:
+            raise failure(progress.error, name)
+        return ImageId((await self._engine.image(name))["Id"])
+
+    def _image(self, told: Mapping[str, Any], config: ImageConfig) -> Image:
+        tags = names_of(told.get("RepoTags"))
+        user = config.user.partition(":")[0]
+        return Image(
+            id=ImageId(told["Id"]),
+            repo_tags=tags,
+            repo_digests=names_of(told.get("RepoDigests")),
+            size=max(1, int(told.get("Size") or 0)),
+            uid=int(user) if user.isdigit() else None,
+            username="" if user.isdigit() else user,
+            pinned=self._pinned in tags,
+        )
+
+
+@attrs.define
+class _Pull:
+    """A pull that its callers share; it ends when the last of them has left."""
+
+    task: "asyncio.Task[ImageId]"
+    callers: int = 0
+
+    async def joined(self) -> ImageId:
+        self.callers += 1
+        try:
+            return await asyncio.shield(self.task)
+        finally:
+            self.callers -= 1
+            if not self.callers and not self.task.done():
+                self.task.cancel()
+                await asyncio.wait({self.task})
+
+
+def names_of(told: list[str] | None) -> tuple[str, ...]:
+    """Tags or digests in full; what the engine writes for "none" is none."""
+    return tuple(str(parse(name)) for name in told or () if "<none>" not in name)
+
+
+def config_of(told: Mapping[str, Any]) -> ImageConfig:
+    """What an image says of processes made of it."""
+    config = told.get("Config") or {}
+    return ImageConfig(
+        entrypoint=tuple(config.get("Entrypoint") or ()),
+        cmd=tuple(config.get("Cmd") or ()),
+        env=tuple(config.get("Env") or ()),
+        working_dir=config.get("WorkingDir") or "",
+        user=config.get("User") or "",
+        stop_signal=config.get("StopSignal") or "",
+        volumes=tuple(config.get("Volumes") or ()),
+        labels=FrozenDict(config.get("Labels") or {}),
+    )

@@ -1,0 +1,185 @@
+"""CRI log files, written from the engine's own copy of a container's output.
+
+One task per container follows the engine's log and writes the CRI file; it goes on where the file ends, after a restart of ours
+or of the engine's alike. The engine's copy is bounded (see `convert.log_config`): what rotates away there while we are down for
+long is lost, and nothing else.
+
+A log is complete when the engine's stream has ended after the container's end. That is noted in a file, so that no later life
+writes a log again that the kubelet has removed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from crishim.backends.docker.engine import Engine
+from crishim.backends.docker.frames import Entries, Entry
+from crishim.backends.docker.observed import exit_of, runs
+from crishim.errors import CrishimError, NotFound, Unavailable
+from crishim.interfaces.seams import Clock
+from crishim.logs.follower import LogFollower
+from crishim.model.ids import ContainerId
+
+_log = logging.getLogger(__name__)
+
+PATIENCE: Final = 10.0
+"""Seconds for which the end of the engine's stream is awaited after a container's end; its following may miss that end."""
+
+_PAUSE: Final = 0.1
+"""Seconds before a stream that ended too early is opened again."""
+
+_NANO: Final = 1_000_000_000
+
+
+class Logs:
+    """The logs of all containers; `notes` is a folder for what is complete."""
+
+    def __init__(self, engine: Engine, clock: Clock, notes: Path) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._notes = notes
+        self._logs: dict[ContainerId, _Log] = {}
+
+    def prepare(self, container_id: ContainerId, path: str, *, tty: bool) -> None:
+        """Make the file ready, before the start. Raises as `LogFollower` does; without a path there is nothing to do."""
+        if path and container_id not in self._logs:
+            self._logs[container_id] = _Log(self._engine, self._clock, container_id, Path(path), tty=tty)
+
+    def follow(self, container_id: ContainerId, path: str, *, tty: bool) -> None:
+        """Write from now on, where the file ends; a log that is complete, or is written already, is left alone."""
+        if not path or (self._notes / container_id).exists():
+            return
+        try:
+            self.prepare(container_id, path, tty=tty)
+            self._logs[container_id].run(self._complete)
+        except CrishimError as error:
+            _log.warning("the log of container %s cannot be written: %s", container_id, error)
+
+    async def finished(self, container_id: ContainerId) -> None:
+        """Return when all output of the ended container is in its log. Raises `Unavailable` where the engine went away."""
+        log = self._logs.get(container_id)
+        if log is not None:
+            await log.finished(PATIENCE, self._complete)
+
+    def reopen(self, container_id: ContainerId) -> None:
+        """As `LogFollower.reopen`. Without a log there is nothing to do."""
+        log = self._logs.get(container_id)
+        if log is not None:
+            log.reopen()
+
+    def forget(self, container_id: ContainerId) -> None:
+        """The container is gone; its log file stays."""
+        log = self._logs.pop(container_id, None)
+        if log is not None:
+            log.close()
+        (self._notes / container_id).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Write no more."""
+        logs, self._logs = self._logs, {}
+        for log in logs.values():
+            log.close()
+
+    def _complete(self, container_id: ContainerId) -> None:
+        try:
+            self._notes.mkdir(parents=True, exist_ok=True)
+            (self._notes / container_id).touch()
+        except OSError as error:  # a later life then reads the end of this log once more
+            _log.warning("the end of the log of container %s cannot be noted: %s", container_id, error)
+
+
+class _Log:
+    """The log of one container."""
+
+    def __init__(self, engine: Engine, clock: Clock, container_id: ContainerId, path: Path, *, tty: bool) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._id = container_id
+        self._path = path
+        self._tty = tty
+        self._follower: LogFollower | None = LogFollower(path)
+        self._task: asyncio.Task[None] | None = None
+        self._complete = False
+
+    def run(self, complete: Callable[[ContainerId], None]) -> None:
+        """Follow in a task, unless that is under way or done."""
+        if not self._complete and (self._task is None or self._task.done()):
+            if self._task is not None:  # an earlier one broke off: only the file itself knows how far it came
+                self.close()
+                self._follower = LogFollower(self._path)
+            self._task = asyncio.create_task(self._follow(complete), name=f"log of {self._id}")
+
+    async def finished(self, patience: float, complete: Callable[[ContainerId], None]) -> None:
+        """Return when the log is complete; a stream that does not end is left for one that reads what there is."""
+        if self._task is None:
+            return
+        done, _ = await asyncio.wait({self._task}, timeout=patience)
+        if not done:
+            _log.warning("the engine does not end the log of container %s; it is read again", self._id)
+            self._task.cancel()
+            await asyncio.wait({self._task})
+            self.run(complete)
+        await asyncio.wait({self._task})
+        if not self._task.cancelled() and isinstance(error := self._task.exception(), Unavailable):
+            raise error
+
+    def reopen(self) -> None:
+        """Go on in a new file."""
+        if self._follower is not None:
+            self._follower.reopen()
+
+    def close(self) -> None:
+        """Write no more. May be called twice."""
+        if self._task is not None:
+            self._task.cancel()
+        if self._follower is not None:
+            self._follower.close()
+            self._follower = None
+
+    async def _follow(self, complete: Callable[[ContainerId], None]) -> None:
+        try:
+            while not await self._over(await self._copy()):
+                await self._clock.sleep(_PAUSE)
+        except NotFound:  # it was removed meanwhile
+            _log.debug("container %s has gone while its log was read", self._id)
+        except Unavailable:
+            raise
+        except CrishimError as error:
+            _log.warning("the log of container %s breaks off: %s", self._id, error)
+        self._complete = True
+        if self._follower is not None:
+            self._follower.close()
+            self._follower = None
+        complete(self._id)
+
+    async def _copy(self) -> int:
+        """Write what the engine has until its stream ends; answers when that was."""
+        assert self._follower is not None
+        since, entries = self._follower.since, Entries(tty=self._tty)
+        query: dict[str, Any] = {"stdout": 1, "stderr": 1, "follow": 1, "timestamps": 1}
+        if since:
+            query["since"] = f"{since // _NANO}.{since % _NANO:09d}"
+        path = f"/containers/{self._id}/logs"
+        async with self._engine.stream("GET", path, "container", self._id, query=query) as pieces:
+            async for piece in pieces:
+                self._write(entries.feed(piece), since)
+        self._write(entries.finish(), since)
+        return self._clock.now()
+
+    def _write(self, entries: Iterable[Entry], since: int) -> None:
+        for entry in entries:
+            if entry.time >= since and self._follower is not None:
+                self._follower.write(entry.time, entry.stream, entry.content)
+
+    async def _over(self, ended_at: int) -> bool:
+        """Whether the stream ended since the container had: an engine that ends itself ends its streams, too."""
+        told = await self._engine.inspect(self._id)
+        end = exit_of(told)
+        if not runs(told) and (end is None or (end.at or 0) <= ended_at):
+            return True
+        if self._follower is not None:
+            self._follower.close()
+            self._follower = LogFollower(self._path)
+        return False

@@ -1,0 +1,171 @@
+"""Exec and attach: a connection taken over from the engine, and a client's streams."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from crishim.backends.docker.convert import DETACH_KEYS, exec_body
+from crishim.backends.docker.engine import Conflict, Engine
+from crishim.backends.docker.frames import Frames
+from crishim.backends.docker.http import TakenOver
+from crishim.backends.docker.observed import runs
+from crishim.backends.process import proc
+from crishim.errors import CrishimError, FailedPrecondition, InvalidArgument, NotFound, Unavailable, Unknown
+from crishim.interfaces.capabilities import ByteReader, ByteWriter, ProcessIO
+from crishim.interfaces.seams import Clock
+from crishim.logs.attachers import Attacher
+from crishim.logs.stdio import BACKLOG
+from crishim.model.ids import ContainerId
+from crishim.model.process import ExecSpec, Exit, TerminalSize
+
+_log = logging.getLogger(__name__)
+
+_END_OF_INPUT: Final = b"\x04"
+"""A terminal's end-of-file character, as every shell has it."""
+
+_PATIENCE: Final = 10.0
+"""Seconds for which the engine may take to say how an exec ended whose streams have."""
+
+_CANNOT_RUN: Final = frozenset({126, 127})
+
+
+class Streams:
+    """More processes in a container, and its own streams."""
+
+    def __init__(self, engine: Engine, clock: Clock) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
+        """As `SupportsExec.exec`. Cancelled, the exec's processes are killed by their numbers: the engine cannot."""
+        path = f"/containers/{container_id}/exec"
+        try:
+            made = await self._engine.post(path, "container", container_id, exec_body(spec, stdin=io.stdin is not None))
+        except Conflict as error:
+            raise FailedPrecondition("not running", "running", f"container {container_id}") from error
+        exec_id = str(made["Id"])
+        start = {"Detach": False, "Tty": spec.tty}
+        try:
+            stream = await self._engine.take_over(f"/exec/{exec_id}/start", "exec", exec_id, start)
+            async with contextlib.AsyncExitStack() as stack:
+                stack.push_async_callback(stream.close)
+                stack.push_async_callback(_ended, self._inputs(f"/exec/{exec_id}/resize", stream, io, tty=spec.tty))
+                await _copy_out(stream, io, tty=spec.tty)
+            return await self._exit(exec_id, spec)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._kill(exec_id))
+            raise
+
+    async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
+        """As `SupportsAttach.attach`."""
+        told = await self._engine.inspect(container_id)
+        if not runs(told):
+            raise FailedPrecondition(str(told["State"].get("Status")), "running", f"container {container_id}")
+        config = told["Config"]
+        tty, feeds = bool(config.get("Tty")), io.stdin is not None and bool(config.get("OpenStdin"))
+        query = {"stream": 1, "stdout": 1, "stderr": 1, "stdin": int(feeds), "detachKeys": DETACH_KEYS}
+        stream = await self._engine.take_over(f"/containers/{container_id}/attach", "container", container_id, **query)
+        attacher = Attacher(io, BACKLOG)
+        once = bool(config.get("StdinOnce"))
+        tasks = self._inputs(f"/containers/{container_id}/resize", stream, io, tty=tty, feeds=feeds, ends=once)
+        tasks.append(asyncio.create_task(_offer(stream, attacher, tty=tty)))
+        try:
+            await attacher.run()
+        finally:
+            await _ended(tasks)
+            await stream.close()
+
+    def _inputs(
+        self, resize: str, stream: TakenOver, io: ProcessIO, *, tty: bool, feeds: bool = True, ends: bool = True
+    ) -> list[asyncio.Task[None]]:
+        tasks = []
+        if io.stdin is not None and feeds:
+            tasks.append(asyncio.create_task(_feed(io.stdin, stream, tty=tty, ends=ends)))
+        if io.sizes is not None and tty:
+            tasks.append(asyncio.create_task(self._follow_sizes(io.sizes, resize)))
+        return tasks
+
+    async def _follow_sizes(self, sizes: AsyncIterator[TerminalSize], path: str) -> None:
+        async for size in sizes:
+            for pause in (0.01, 0.1, 0.5):  # the terminal may not be there yet
+                try:
+                    await self._engine.post(path, h=size.height, w=size.width)
+                    break
+                except (Unknown, Conflict):
+                    await self._clock.sleep(pause)
+
+    async def _exit(self, exec_id: str, spec: ExecSpec) -> Exit:
+        """How it ended: the streams end a moment before the engine knows."""
+        pause, patience = 0.002, self._clock.monotonic() + _PATIENCE
+        while (told := await self._inspect(exec_id)).get("Running") or told.get("ExitCode") is None:
+            if self._clock.monotonic() > patience:
+                raise Unknown(f"the engine does not say how the exec of {spec.argv[0]!r} ended")
+            await self._clock.sleep(pause)
+            pause = min(2 * pause, 0.2)
+        code = int(told["ExitCode"])
+        if code in _CANNOT_RUN and not told.get("Pid"):
+            raise InvalidArgument("cmd", f"{spec.argv[0]!r} cannot be run in the container")
+        return Exit(code=code)
+
+    async def _kill(self, exec_id: str) -> None:
+        """End every process of an exec, and return when the engine has seen it."""
+        pause, patience = 0.01, self._clock.monotonic() + _PATIENCE
+        with contextlib.suppress(NotFound, Unavailable):
+            while (told := await self._inspect(exec_id)).get("Running"):
+                if self._clock.monotonic() > patience:
+                    _log.warning("exec %s is not over after it was killed", exec_id)
+                    return
+                process = proc.read(int(told.get("Pid") or 0)) if told.get("Pid") else None
+                if process is not None:
+                    proc.kill_family((process.identity,))
+                await self._clock.sleep(pause)
+
+    async def _inspect(self, exec_id: str) -> dict[str, Any]:
+        told: dict[str, Any] = await self._engine.get(f"/exec/{exec_id}/json", "exec", exec_id)
+        return told
+
+
+async def _copy_out(stream: TakenOver, io: ProcessIO, *, tty: bool) -> None:
+    """Hand over all output; what the client does not want, or has stopped reading, is thrown away."""
+    writers: dict[str, ByteWriter | None] = {"stdout": io.stdout, "stderr": io.stderr}
+    frames = Frames(tty=tty)
+    while data := await stream.read():
+        for name, piece in frames.feed(data):
+            writer = writers[name]
+            if writer is not None:
+                try:
+                    await writer.write(piece)
+                except (BrokenPipeError, ConnectionError):
+                    writers[name] = None
+
+
+async def _offer(stream: TakenOver, attacher: Attacher, *, tty: bool) -> None:
+    frames = Frames(tty=tty)
+    try:
+        while data := await stream.read():
+            for name, piece in frames.feed(data):
+                attacher.offer(name, piece)
+    finally:
+        attacher.end()
+
+
+async def _feed(stdin: ByteReader, stream: TakenOver, *, tty: bool, ends: bool) -> None:
+    """Copy a client's input. Its end is passed on only where it `ends` the input: the engine takes it for a detachment."""
+    with contextlib.suppress(BrokenPipeError):
+        while data := await stdin.read():
+            await stream.write(data)
+        if ends and tty:
+            await stream.write(_END_OF_INPUT)
+        elif ends:
+            await stream.write_eof()
+
+
+async def _ended(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(outcome, Exception):
+            level = logging.DEBUG if isinstance(outcome, CrishimError) else logging.WARNING
+            _log.log(level, "a stream of a client broke off: %r", outcome)

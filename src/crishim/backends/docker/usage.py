@@ -1,0 +1,83 @@
+"""Figures of containers and pods: read from the cgroups that the engine's runtime made, never asked of the engine."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import attrs
+
+from crishim.backends.docker.convert import cgroups_path
+from crishim.backends.docker.engine import EngineFacts
+from crishim.backends.docker.observed import Known
+from crishim.errors import InvalidArgument, NotFound
+from crishim.interfaces.seams import Clock
+from crishim.model.stats import ContainerUsage, SandboxUsage
+from crishim.oci.cgroups import ROOT, Cgroups, folder_of, network_usage, slice_folder
+from crishim.oci.figures import Figures, summed, usage
+from crishim.oci.machine import cgroup_v2
+from crishim.oci.measured import Counted, Counts, count
+
+
+class Usages:
+    """Figures of all containers."""
+
+    def __init__(self, clock: Clock, cgroups: Cgroups | None = None) -> None:
+        self._clock = clock
+        self._cgroups = cgroups or Cgroups(v2=cgroup_v2())
+        self._counts: Counts[Counted] = Counts(clock)
+
+    async def container(self, container_id: str, known: Known, facts: EngineFacts) -> ContainerUsage:
+        """One container. One that has ended has its writable layer alone."""
+        now, folder, upper = self._clock.now(), folder_for(known, facts), known.upper or ""
+        figures = await asyncio.to_thread(self._cgroups.figures, folder)
+        counted = await self._counts.get(container_id, lambda: count(self._cgroups, folder, upper, now)) or Counted()
+        measured = usage(figures, now)
+        return attrs.evolve(measured, writable_layer=counted.layer, metrics=(*measured.metrics, *counted.metrics))
+
+    async def sandbox(self, pod: Known, members: Iterable[Known], facts: EngineFacts) -> SandboxUsage:
+        """A pod: its own cgroup where it was given one, else the sum of its containers and its pause."""
+        return await asyncio.to_thread(self._sandbox, pod, list(members), facts)
+
+    def forget(self, container_id: str) -> None:
+        """The container is gone."""
+        self._counts.forget(container_id)
+
+    def _sandbox(self, pod: Known, members: list[Known], facts: EngineFacts) -> SandboxUsage:
+        now = self._clock.now()
+        measured = usage(self._figures(pod, members, facts), now)
+        made = SandboxUsage(cpu=measured.cpu, memory=measured.memory, process=measured.process, io=measured.io)
+        if not pod.netns:
+            return made
+        try:
+            network, samples = network_usage(pod.netns, now)
+        except NotFound:  # the pause has ended
+            return made
+        return attrs.evolve(made, network=network, metrics=samples)
+
+    def _figures(self, pod: Known, members: list[Known], facts: EngineFacts) -> Figures:
+        own = pod.parent not in SHARED_PARENTS
+        folder = slice_folder(pod.parent) if facts.systemd_cgroup else folder_of(pod.parent)
+        if own and self._cgroups.exists(folder):
+            return self._cgroups.figures(folder)
+        return summed(self._cgroups.figures(folder_for(known, facts)) for known in (pod, *members))
+
+
+SHARED_PARENTS = frozenset({"", "/crishim", "system.slice"})
+"""Parents of pods that were given none."""
+
+
+def folder_for(known: Known, facts: EngineFacts) -> str:
+    """Where a container's cgroup lies below the root of cgroups."""
+    return folder_of(cgroups_path(known.parent, known.engine_id, facts))
+
+
+def write_unified(known: Known, unified: Mapping[str, str], facts: EngineFacts, root: Path = ROOT) -> None:
+    """Write cgroup v2 files by name: the engine has no word for them. Raises `InvalidArgument` naming the file."""
+    for name, value in unified.items():
+        field = f"config.linux.resources.unified[{name}]"
+        if "/" in name or name.startswith("."):
+            raise InvalidArgument(field, "is no name of a cgroup file")
+        try:
+            (root / folder_for(known, facts).lstrip("/") / name).write_text(value, encoding="ascii")
+        except (OSError, UnicodeEncodeError) as error:
+            raise InvalidArgument(field, str(error)) from error

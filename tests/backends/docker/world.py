@@ -1,0 +1,188 @@
+"""A Docker Engine of our own: started in a folder of its own, ended by its number, never the machine's."""
+
+import asyncio
+import contextlib
+import io
+import os
+import shutil
+import signal
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crishim.backends.docker import DockerBackend
+from crishim.backends.docker.engine import Engine
+from crishim.backends.docker.options import read_options
+from crishim.errors import CrishimError
+from crishim.interfaces.backend import BackendContext
+from crishim.model.frozen import FrozenDict
+from crishim.system import SystemClock
+from tests.backends.runc.world import APPLETS
+
+TOOLS = {"dockerd": "docker.io", "busybox": "busybox-static", "catatonit": "catatonit"}
+IMAGE = "exam"
+
+_PATIENCE = 60.0
+
+
+def needs(*tools: str) -> pytest.MarkDecorator:
+    """A test that runs as root where these programs are; elsewhere it says which are missing and how to get them."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    packages = " ".join(TOOLS.get(tool, tool) for tool in missing)
+    if os.geteuid() != 0:
+        return pytest.mark.skip(reason="needs root: run the tests as root")
+    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}: apt-get install {packages}")
+
+
+def busybox() -> bytes:
+    """A root file system of Debian's static busybox, as a tar."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+
+        def add(name: str, content: bytes, mode: int) -> None:
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), mode
+            tar.addfile(entry, io.BytesIO(content))
+
+        add("bin/busybox", Path(str(shutil.which("busybox"))).read_bytes(), 0o755)
+        for applet in APPLETS:
+            link = tarfile.TarInfo(f"bin/{applet}")
+            link.type, link.linkname, link.mode = tarfile.LNKTYPE, "bin/busybox", 0o755
+            tar.addfile(link)
+        add("etc/passwd", b"root:x:0:0:root:/:/bin/sh\nwww:x:33:44::/:/bin/sh\n", 0o644)
+        add("etc/group", b"root:x:0:\nwww:x:44:\nextra:x:50000:www\n", 0o644)
+    return packed.getvalue()
+
+
+class Dockerd:
+    """One engine. `start` and `stop` may be repeated; what it holds lies in `place`, whose path is short."""
+
+    def __init__(self, place: Path, *more: str) -> None:
+        self.place = place
+        self.socket = str(place / "s")
+        self._more = more
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Return when it answers."""
+        folders = {"--data-root": "data", "--exec-root": "exec", "--pidfile": "pid"}
+        options = [f"{option}={self.place / name}" for option, name in folders.items()]
+        with (self.place / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                ["dockerd", f"--host=unix://{self.socket}", "--bridge=none", "--iptables=false", *options, *self._more],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            if asyncio.run(self._answers()):
+                return
+            time.sleep(0.05)
+        pytest.fail((self.place / "log").read_text()[-2000:])
+
+    def kill(self) -> None:
+        """End it at once, as a crash would; what it runs goes on, its containerd too."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> None:
+        """Have it end itself; containers are stopped, unless it was told to leave them."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(_PATIENCE)
+            self._process = None
+
+    def load(self, name: str = IMAGE, *changes: str) -> None:
+        """Make an image of busybox."""
+        asyncio.run(load(self.socket, name, *changes))
+
+    def clear(self) -> None:
+        """End everything it holds."""
+        asyncio.run(self._clear())
+
+    async def _answers(self) -> bool:
+        engine = Engine(self.socket)
+        try:
+            await engine.probe()
+        except CrishimError:
+            return False
+        finally:
+            engine.close()
+        return True
+
+    async def _clear(self) -> None:
+        engine = Engine(self.socket)
+        for row in await engine.get("/containers/json", all=1):
+            with contextlib.suppress(CrishimError):
+                await engine.delete(f"/containers/{row['Id']}", force=1, v=1)
+        engine.close()
+
+
+async def load(socket: str, name: str = IMAGE, *changes: str) -> None:
+    """Make an image of busybox in the engine at `socket`."""
+    engine = Engine(socket)
+    query = {"fromSrc": "-", "repo": name, "tag": "latest", **({"changes": changes[0]} if changes else {})}
+    kind = (("Content-Type", "application/x-tar"),)
+    async with engine.stream("POST", "/images/create", body=busybox(), headers=kind, query=query) as pieces:
+        said = b"".join([piece async for piece in pieces])
+    engine.close()
+    assert b"error" not in said
+
+
+@contextlib.contextmanager
+def dockerd(*more: str) -> Iterator[Dockerd]:
+    """An engine with the exam's image, for as long as it is needed."""
+    with tempfile.TemporaryDirectory(prefix="dk", ignore_cleanup_errors=True) as folder:
+        engine = Dockerd(Path(folder), *more)
+        try:
+            engine.start()
+            engine.load()
+            yield engine
+        finally:
+            if not engine.alive:
+                engine.start()
+            engine.clear()
+            engine.stop()
+            unmount_below(engine.place)
+
+
+def unmount_below(folder: Path) -> None:
+    """Let go of what an engine left mounted."""
+    points = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for point in sorted((point for point in points if point.startswith(f"{folder}/")), key=len, reverse=True):
+        subprocess.run(["umount", "--lazy", point], check=False)
+
+
+def context(folder: Path, socket: str, **options: Any) -> BackendContext:
+    """A backend's context below a folder."""
+    state, run = folder / "state", folder / "run"
+    for made in (state, run):
+        made.mkdir(parents=True, exist_ok=True)
+    return BackendContext(
+        state=state, runtime_state=run, options=FrozenDict({"socket": socket, **options}), clock=SystemClock()
+    )
+
+
+@contextlib.asynccontextmanager
+async def backend_at(folder: Path, socket: str, **options: Any) -> AsyncIterator[DockerBackend]:
+    """A backend, which lets go of its engine at the end."""
+    made = context(folder, socket, **options)
+    backend = DockerBackend(made, read_options(made.options))
+    try:
+        yield backend
+    finally:
+        await backend.disconnect()
