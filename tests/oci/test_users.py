@@ -5,7 +5,7 @@ import pytest
 from crishim.errors import InvalidArgument
 from crishim.model.container import UserSpec
 from crishim.model.security import LinuxContainerUser, SupplementalGroupsPolicy
-from crishim.oci.users import home_of, resolve_user
+from crishim.oci.users import resolve_user
 
 PASSWD = b"root:x:0:0:root:/root:/bin/sh\nwww:x:33:44::/var/www:/bin/sh\n# a comment\nbroken line\n"
 GROUP = b"root:x:0:\nwww:x:44:\nextra:x:50000:www,root\n"
@@ -38,9 +38,3 @@ def test_unknown_names_are_refused(spec: UserSpec) -> None:
     """A name that the image does not know is an error at creation (mapping.md 3)."""
     with pytest.raises(InvalidArgument):
         resolve_user(spec, PASSWD, GROUP)
-
-
-def test_image_without_files_has_numbers_only() -> None:
-    """Without passwd and group files, numbers do and names do not."""
-    assert LinuxContainerUser(7, 0, (0,)) == resolve_user(UserSpec(user="7"), b"", b"")
-    assert ("/root", "/") == (home_of(0, PASSWD), home_of(99, PASSWD))

@@ -18,7 +18,7 @@ from crishim.logs.attachers import Attacher
 from crishim.model.process import Exit, TerminalSize
 from crishim.monitor import conmon
 from crishim.monitor.conmon import MonitorRequest
-from crishim.monitor.pidfd import ended, is_running, read_pid
+from crishim.monitor.pidfd import ended, is_running, read_pid, read_pipe
 
 _BACKLOG = 1024 * 1024
 _PACKET_MOST = 8192 + 1
@@ -57,7 +57,7 @@ class Monitor:
             os.close(writer)
         try:
             async with asyncio.timeout(timeout):
-                line = await _read_line(reader)
+                line = await read_pipe(reader, line=True)
                 await process.wait()
         except TimeoutError:
             raise DeadlineExceeded(f"the monitor of {request.container_id} does not answer") from None
@@ -129,16 +129,6 @@ class Monitor:
             os.write(fd, line)
         finally:
             os.close(fd)
-
-
-async def _read_line(fd: int) -> bytes:
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", 0))
-    try:
-        return await reader.readline()
-    finally:
-        transport.close()
 
 
 async def _pump(connection: socket.socket, attacher: Attacher) -> None:

@@ -1,4 +1,4 @@
-"""Waiting for processes that need not be our children."""
+"""Waiting for processes that need not be our children, and for what they say."""
 
 import asyncio
 import os
@@ -35,3 +35,14 @@ def is_running(pid: int, mark: str) -> bool:
         return bool(pid) and mark.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
+
+
+async def read_pipe(fd: int, *, line: bool = False) -> bytes:
+    """Read a pipe to its end, or one line of it, and close it."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", 0))
+    try:
+        return await (reader.readline() if line else reader.read())
+    finally:
+        transport.close()

@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar, runtime_checkable
 
 import attrs
 
@@ -86,6 +86,14 @@ class Counts(Generic[T]):
                 del self._under_way[subject]
 
 
+@runtime_checkable
+class TellsFigures(Protocol):
+    """A runtime whose containers have no processes in cgroups of their own, and that is asked instead."""
+
+    async def figures(self, container_id: str) -> Figures:
+        """A running container's figures. Raises `NotFound`."""
+
+
 class MeasuredPods(OciPodBackend):
     """Pods over `runtime`, with SupportsStats. A pod's figures are its own cgroup's where it was given one, else a sum."""
 
@@ -128,7 +136,7 @@ class MeasuredPods(OciPodBackend):
         folder = self._folder(bundle)
         now = self._context.clock.now()
         upper = read_text(bundle / "upper")
-        figures = await asyncio.to_thread(self._cgroups.figures, folder)
+        figures = await self._figures(container_id, folder)
         counted = await self._counts.get(container_id, lambda: count(self._cgroups, folder, upper, now)) or Counted()
         measured = usage(figures, now)
         return attrs.evolve(measured, writable_layer=counted.layer, metrics=(*measured.metrics, *counted.metrics))
@@ -136,6 +144,14 @@ class MeasuredPods(OciPodBackend):
     async def sandbox_usage(self, sandbox_id: SandboxId) -> SandboxUsage:
         """As `SupportsStats.sandbox_usage`."""
         return await asyncio.to_thread(self._sandbox_usage, sandbox_id, self._pod(sandbox_id))
+
+    async def _figures(self, container_id: ContainerId, folder: str) -> Figures:
+        if isinstance(self._runtime, TellsFigures):
+            try:
+                return await self._runtime.figures(container_id)
+            except NotFound:  # it has ended
+                return Figures()
+        return await asyncio.to_thread(self._cgroups.figures, folder)
 
     def _sandbox_usage(self, sandbox_id: SandboxId, pod: Path) -> SandboxUsage:
         now = self._context.clock.now()

@@ -24,18 +24,13 @@ def resolve_user(spec: UserSpec, passwd: bytes, group: bytes) -> LinuxContainerU
     return LinuxContainerUser(uid, gid, tuple(dict.fromkeys((gid, *extra))))
 
 
-def home_of(uid: int, passwd: bytes) -> str:
-    """The folder that passwd gives a user; `/` where it does not know them."""
-    return next((home for _, number, _, home in _users(passwd) if number == uid and home), "/")
-
-
 def _look_up(user: str, passwd: bytes) -> tuple[str, int, int]:
     if not user:
         user = "0"
     if user.isdigit():
         uid = int(user)
-        return next(((name, uid, gid) for name, number, gid, _ in _users(passwd) if number == uid), ("", uid, 0))
-    for name, uid, gid, _ in _users(passwd):
+        return next(((name, uid, gid) for name, number, gid in _users(passwd) if number == uid), ("", uid, 0))
+    for name, uid, gid in _users(passwd):
         if name == user:
             return name, uid, gid
     raise InvalidArgument(f"{_FIELD}.run_as_username", f"the image knows no user {user!r}")
@@ -50,10 +45,10 @@ def _group_id(group: str, groups: bytes) -> int:
     raise InvalidArgument(f"{_FIELD}.run_as_group", f"the image knows no group {group!r}")
 
 
-def _users(passwd: bytes) -> Iterator[tuple[str, int, int, str]]:
+def _users(passwd: bytes) -> Iterator[tuple[str, int, int]]:
     for parts in _lines(passwd):
         if len(parts) >= 4 and parts[2].isdigit() and parts[3].isdigit():
-            yield parts[0], int(parts[2]), int(parts[3]), parts[5] if len(parts) > 5 else ""
+            yield parts[0], int(parts[2]), int(parts[3])
 
 
 def _groups(group: bytes) -> Iterator[tuple[str, int, list[str]]]:

@@ -1,4 +1,4 @@
-"""The exam, taken by runc and by crun, on real containers."""
+"""The exam, taken by runc, crun and gVisor, on real containers."""
 
 import subprocess
 from collections.abc import Iterator
@@ -61,3 +61,11 @@ class TestCrun(OnThisNode):
         if hybrid and not folder.is_mount():
             folder.mkdir(exist_ok=True)
             subprocess.run(["mount", "-t", "cgroup", "-o", "hugetlb", "cgroup", str(folder)], check=True)
+
+
+@pytest.mark.node
+@needs("runsc", "conmon", "busybox", "unshare", "catatonit")
+class TestRunsc(OnThisNode):
+    """GVisor keeps the contract. Without network: Debian's version takes every namespace of newer kernels for the host's."""
+
+    options: ClassVar[dict[str, Any]] = {"runtime": "runsc", "runtime_args": ("--platform=ptrace", "--network=none")}

@@ -1,25 +1,19 @@
 """Figures of real containers, through the service."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from crishim.backends.runc import build
 from crishim.errors import NotFound
-from crishim.interfaces.backend import BackendContext
 from crishim.model.container import LinuxContainerConfig
-from crishim.model.frozen import FrozenDict
 from crishim.model.resources import Resources
 from crishim.model.sandbox import LinuxPodSandboxConfig
 from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
 from crishim.model.stats import ContainerStatsFilter
-from crishim.oci.namespaces import PinnedNamespaces
-from crishim.system import SystemClock
 from crishim.testing import Harness
-from tests.backends.runc.world import BusyboxRoots, needs
+from tests.backends.runc.world import needs, node
 from tests.cni.world import run_in
 
 pytestmark = [pytest.mark.node, needs("runc", "conmon", "busybox", "unshare", "nsenter", "ip", "catatonit")]
@@ -38,22 +32,8 @@ NOT_EVERYWHERE = {
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[Harness]:
-    pins = PinnedNamespaces(tmp_path / "pins")
-    context = BackendContext(
-        state=tmp_path / "state",
-        runtime_state=tmp_path / "run",
-        options=FrozenDict(),
-        clock=SystemClock(),
-        rootfs=BusyboxRoots(tmp_path / "roots"),
-        namespaces=pins,
-    )
-    with contextlib.closing(pins):
-        async with Harness(build(context), namespaces=pins, clock=SystemClock()) as harness:
-            try:
-                yield harness
-            finally:
-                for sandbox in list(harness.services._core.table.sandboxes):
-                    await harness.services.sandboxes.remove(sandbox)
+    async with node(tmp_path) as world:
+        yield world
 
 
 async def test_every_metric_has_a_value(world: Harness, tmp_path: Path) -> None:

@@ -1,14 +1,23 @@
-"""Root file systems of Debian's static busybox, for tests that need no image."""
+"""A node of root file systems of Debian's static busybox, for tests that need no image."""
 
+import contextlib
 import os
 import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from crishim.backends.runc import build
 from crishim.errors import NotFound
+from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.images import Rootfs
+from crishim.model.frozen import FrozenDict
 from crishim.model.ids import ContainerId, ImageId
+from crishim.oci.namespaces import PinnedNamespaces
+from crishim.system import SystemClock
+from crishim.testing import Harness
 
 APPLETS = ("sh", "cat", "echo", "sleep", "id", "ls", "hostname", "mount", "touch", "test", "kill", "true", "head", "dd", "stty")
 TOOLS = {
@@ -20,6 +29,7 @@ TOOLS = {
     "catatonit": "catatonit",
     "ip": "iproute2",
     "iptables": "iptables",
+    "containerd-shim-runc-v2": "containerd",
 }
 
 
@@ -55,3 +65,24 @@ class BusyboxRoots:
 
     async def release(self, container_id: ContainerId) -> None:
         shutil.rmtree(self._folder / container_id, ignore_errors=True)
+
+
+@contextlib.asynccontextmanager
+async def node(folder: Path, **options: Any) -> AsyncIterator[Harness]:
+    """Services over the runc backend with these options; its pods are gone afterwards."""
+    pins = PinnedNamespaces(folder / "pins")
+    context = BackendContext(
+        state=folder / "state",
+        runtime_state=folder / "run",
+        options=FrozenDict(options),
+        clock=SystemClock(),
+        rootfs=BusyboxRoots(folder / "roots"),
+        namespaces=pins,
+    )
+    with contextlib.closing(pins):
+        async with Harness(build(context), namespaces=pins, clock=SystemClock()) as harness:
+            try:
+                yield harness
+            finally:
+                for sandbox in list(harness.services._core.table.sandboxes):
+                    await harness.services.sandboxes.remove(sandbox)

@@ -1,4 +1,4 @@
-"""A runc-compatible command line: runc, crun, youki.
+"""A runc-compatible command line: runc, crun, youki, runsc.
 
 Errors are told in a log of the runtime's own (`--log FILE --log-format json`); what it means is decided in one function here,
 by the few phrases that the runtimes have for it.
@@ -14,7 +14,15 @@ from typing import Any
 from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, NotFound, Unknown
 from crishim.logs.stdio import ChildEnds
 
-_GONE = ("does not exist", "no such file or directory", "no such process", "not running", "invalid process", "already stopped")
+_GONE = (
+    "does not exist",
+    "no such file or directory",
+    "no such process",
+    "not running",
+    "invalid process",
+    "already stopped",
+    "connecting to control server",  # gVisor of a container whose sandbox has died
+)
 _TAKEN = ("already exists",)
 
 
@@ -38,17 +46,13 @@ def meaning(container_id: str, log: str, stderr: str) -> CrishimError:
 
 
 class RuntimeCommand:
-    """Runs the runtime's subcommands. `root` is the runtime's own state folder."""
+    """Runs the runtime's subcommands. `root` is the runtime's own state folder, `args` further global arguments."""
 
-    def __init__(self, program: str, root: Path, *, systemd_cgroup: bool = False) -> None:
+    def __init__(self, program: str, root: Path, *, systemd_cgroup: bool = False, args: Sequence[str] = ()) -> None:
         self.program = program
-        self.root = root
         self.systemd_cgroup = systemd_cgroup
-
-    @property
-    def global_args(self) -> tuple[str, ...]:
-        """What stands before every subcommand."""
-        return (f"--root={self.root}", *(("--systemd-cgroup",) if self.systemd_cgroup else ()))
+        self.line = (program, f"--root={root}", *args)
+        """What stands before every subcommand, but for the cgroup driver."""
 
     async def run(self, container_id: str, *args: str, stdin: bytes = b"") -> bytes:
         """Run a subcommand to its end and answer its output. Raises what `meaning` makes of a failure."""
@@ -67,8 +71,8 @@ class RuntimeCommand:
         with tempfile.NamedTemporaryFile(prefix="runtime", suffix=".log") as log:
             try:
                 process = await asyncio.create_subprocess_exec(
-                    self.program,
-                    *self.global_args,
+                    *self.line,
+                    *(("--systemd-cgroup",) if self.systemd_cgroup else ()),
                     f"--log={log.name}",
                     "--log-format=json",
                     *args,

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,10 +27,11 @@ def become_subreaper() -> None:
 
 
 class AdoptedChild:
-    """A process that the runtime started and left to us."""
+    """A process that the runtime started and left to us. `kill` ends it and all that it has started, if signals do not."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, kill: Callable[[], Awaitable[None]] | None = None) -> None:
         self._pid = pid
+        self._kill = kill or self._kill_family
         process = proc.read(pid)
         self._identity = None if process is None else process.identity
 
@@ -38,12 +40,18 @@ class AdoptedChild:
         try:
             await streams.copy(self._ended)
         except BaseException:
-            if self._identity is not None:
-                proc.kill_family((self._identity,))
-            await asyncio.shield(self._ended())
-            self._collect()
+            await asyncio.shield(self._end())
             raise
         return self._collect()
+
+    async def _end(self) -> None:
+        await self._kill()
+        await self._ended()
+        self._collect()
+
+    async def _kill_family(self) -> None:
+        if self._identity is not None:
+            proc.kill_family((self._identity,))
 
     async def _ended(self) -> None:
         await ended(self._pid)

@@ -8,6 +8,7 @@ nobody's.
 import asyncio
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 _PAUSE = 0.05
@@ -15,11 +16,22 @@ _LOOKS = 4
 
 
 class OrphanReaper:
-    """Collects dead orphans for a moment after each `poke`."""
+    """Collects dead orphans for a moment after each `poke`, and all the while within `attentive`."""
 
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
         self._poked = False
+        self._attentive = 0
+
+    @contextlib.contextmanager
+    def attentive(self) -> Iterator[None]:
+        """Somebody waits inside for orphans to be gone for good."""
+        self._attentive += 1
+        self.poke()
+        try:
+            yield
+        finally:
+            self._attentive -= 1
 
     def poke(self) -> None:
         """Somebody may have been orphaned just now."""
@@ -30,7 +42,7 @@ class OrphanReaper:
     async def _reap(self) -> None:
         before: set[int] = set()
         looks = 0
-        while looks < _LOOKS:
+        while looks < _LOOKS or self._attentive:
             if self._poked:
                 self._poked, looks = False, 0
             await asyncio.sleep(_PAUSE)

@@ -1,4 +1,4 @@
-"""RuncRuntime: an OciRuntime over a runc-compatible command line, with a conmon per container.
+"""OciRuntimes over a runc-compatible command line, with a conmon per container.
 
 The runtime's own state, conmon's files and the bundle are all the state there is; after a restart of ours the runtime itself
 tells where a container's bundle lies.
@@ -32,8 +32,8 @@ from crishim.oci.resources import resources as limits_of
 from crishim.oci.spec import process_of
 
 
-class RuncRuntime:
-    """Runs bundles with `command`; `sockets` is a folder with a short path for conmon's attach sockets."""
+class MonitoredRuntime:
+    """What every such runtime can do. `sockets` is a folder with a short path for conmon's attach sockets."""
 
     def __init__(self, command: RuntimeCommand, sockets: Path, host: Host, monitor: Monitor | None = None) -> None:
         self._command = command
@@ -53,11 +53,12 @@ class RuncRuntime:
         self._sockets.mkdir(parents=True, exist_ok=True)
         if stdio.log_path:
             Path(stdio.log_path).parent.mkdir(parents=True, exist_ok=True)
+        program, args = self._monitored()
         request = MonitorRequest(
             container_id=container_id,
             bundle=bundle,
-            runtime=self._command.program,
-            runtime_args=(f"--root={self._command.root}",),
+            runtime=program,
+            runtime_args=args,
             systemd_cgroup=self._command.systemd_cgroup,
             sockets=self._sockets,
             stdio=stdio,
@@ -116,19 +117,6 @@ class RuncRuntime:
         if log:
             await self._monitor.reopen(bundle, Path(log))
 
-    async def pause_container(self, container_id: ContainerId) -> None:
-        """As `SupportsPause`."""
-        await self._command.run(container_id, "pause", container_id)
-
-    async def resume_container(self, container_id: ContainerId) -> None:
-        """As `SupportsPause`."""
-        await self._command.run(container_id, "resume", container_id)
-
-    async def update_container(self, container_id: ContainerId, resources: Resources) -> None:
-        """As `SupportsUpdate.update_container`. Runtimes leave what was done when they fail: the old limits are set again."""
-        wanted = json.dumps(limits_of(resources, self._host)).encode()
-        await self._command.run(container_id, "update", "--resources", "-", container_id, stdin=wanted)
-
     async def update_sandbox(self, sandbox_id: SandboxId, overhead: Resources | None, resources: Resources | None) -> None:
         """As `SupportsSandboxUpdate.update_sandbox`: the kubelet has written the pod's cgroup; nothing else depends on it."""
 
@@ -144,19 +132,29 @@ class RuncRuntime:
             folder = Path(made)
             process = json.dumps(process_of(config, spec.argv, terminal=spec.tty))
             (folder / "process.json").write_text(process, encoding="utf-8")
-            pid_file = folder / "pid"
-            args = ["exec", "--detach", f"--pid-file={pid_file}", f"--process={folder / 'process.json'}"]
+            args = self._exec_args(folder)
             if spec.tty:
                 async with ConsoleSocket(folder / "console") as console:
                     await self._run_exec(container_id, [*args, f"--console-socket={console.path}"], None)
                     streams.adopt_terminal(await console.terminal())
             else:
                 await self._run_exec(container_id, args, streams.open())
-            child = AdoptedChild(read_pid(pid_file))
+            child = self._adopted(container_id, folder)
             try:
                 return await child.accompany(streams)
             finally:
                 self._orphans.poke()
+
+    def _monitored(self) -> tuple[str, tuple[str, ...]]:
+        """The program that conmon runs for the runtime, and what stands before its subcommand."""
+        program, *args = self._command.line
+        return program, tuple(args)
+
+    def _exec_args(self, folder: Path) -> list[str]:
+        return ["exec", "--detach", f"--pid-file={folder / 'pid'}", f"--process={folder / 'process.json'}"]
+
+    def _adopted(self, container_id: str, folder: Path) -> AdoptedChild:  # noqa: ARG002 - gVisor needs the container too
+        return AdoptedChild(read_pid(folder / "pid"))
 
     async def _run_exec(self, container_id: str, args: list[str], ends: ChildEnds | None) -> None:
         try:
@@ -174,3 +172,20 @@ class RuncRuntime:
         if bundle is None:
             bundle = self._bundles[container_id] = Path((await self.state(container_id)).bundle)
         return bundle
+
+
+class RuncRuntime(MonitoredRuntime):
+    """Runs bundles with runc, crun or youki: beside the rest they freeze containers and change their limits."""
+
+    async def pause_container(self, container_id: ContainerId) -> None:
+        """As `SupportsPause`."""
+        await self._command.run(container_id, "pause", container_id)
+
+    async def resume_container(self, container_id: ContainerId) -> None:
+        """As `SupportsPause`."""
+        await self._command.run(container_id, "resume", container_id)
+
+    async def update_container(self, container_id: ContainerId, resources: Resources) -> None:
+        """As `SupportsUpdate.update_container`. Runtimes leave what was done when they fail: the old limits are set again."""
+        wanted = json.dumps(limits_of(resources, self._host)).encode()
+        await self._command.run(container_id, "update", "--resources", "-", container_id, stdin=wanted)
