@@ -1,0 +1,221 @@
+"""A ttrpc server on asyncio.
+
+A table leads from service and method to a handler; there may be many calls at once on one connection, and many connections.
+Each call is a task, which is cancelled when its time is up or its connection ends. What a handler raises is answered with the
+error's code; what is not an error of ours is logged with its traceback and answered with UNKNOWN.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import TypeAlias, TypeVar
+
+from crishim.errors import CrishimError, DeadlineExceeded, Unimplemented
+from crishim.ttrpc.connection import Called, DataArrived, Request, ServerConnection
+from crishim.ttrpc.status import status_of
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Handler: TypeAlias = Callable[[Request], Awaitable[bytes]]
+"""One request, one response: answers the response's payload."""
+
+
+class ServerStream:
+    """The streams of one call, in the hands of its handler."""
+
+    def __init__(self, request: Request, send: Callable[[bytes], Awaitable[None]]) -> None:
+        self.request = request
+        self.send = send
+        """Send the client a message; waits while the client does not read."""
+        self.messages: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    async def receive(self) -> bytes | None:
+        """The client's next message; None at the end, and ever after."""
+        message = await self.messages.get()
+        if message is None:
+            self.messages.put_nowait(None)
+        return message
+
+
+StreamHandler: TypeAlias = Callable[[ServerStream], Awaitable[bytes | None]]
+"""Answers the payload of the response that ends the call, or None where the messages it has sent were the answer."""
+
+
+class Server:
+    """Serves `unary` and `streams`, by service (with its package) and method."""
+
+    def __init__(
+        self, unary: Mapping[tuple[str, str], Handler], streams: Mapping[tuple[str, str], StreamHandler] | None = None
+    ) -> None:
+        self._unary = unary
+        self._streams = streams or {}
+        self._listeners: list[asyncio.Server] = []
+        self._connections: set[_Connection] = set()
+        self._closed = False
+
+    async def listen(self, bound: socket.socket) -> None:
+        """Serve a bound stream socket, which is the server's from now on. May be called for several."""
+        loop = asyncio.get_running_loop()
+        if bound.family == socket.AF_UNIX:
+            listener = await loop.create_unix_server(self._connection, sock=bound)
+        else:
+            listener = await loop.create_server(self._connection, sock=bound)
+        self._listeners.append(listener)
+
+    async def adopt(self, connected: socket.socket) -> None:
+        """Serve a connection that somebody else has accepted."""
+        await asyncio.get_running_loop().connect_accepted_socket(self._connection, connected)
+
+    async def close(self) -> None:
+        """Listen no more, cancel every call, and end every connection, also one that is just being accepted."""
+        self._closed = True
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        for connection in tuple(self._connections):
+            connection.end()
+        while self._connections:
+            await asyncio.wait([connection.ended for connection in self._connections])
+
+    def _connection(self) -> "_Connection":
+        return _Connection(self._unary, self._streams, self._came, self._connections.discard)
+
+    def _came(self, connection: "_Connection") -> None:
+        if self._closed:
+            connection.end()
+        else:
+            self._connections.add(connection)
+
+
+class _Connection(asyncio.Protocol):
+    """One client."""
+
+    def __init__(
+        self,
+        unary: Mapping[tuple[str, str], Handler],
+        streams: Mapping[tuple[str, str], StreamHandler],
+        came: "Callable[[_Connection], None]",
+        left: "Callable[[_Connection], None]",
+    ) -> None:
+        self._unary = unary
+        self._streams = streams
+        self._came = came
+        self._left = left
+        self._machine = ServerConnection()
+        self._transport: asyncio.Transport | None = None
+        self._calls: dict[int, asyncio.Task[None]] = {}
+        self._inputs: dict[int, ServerStream] = {}
+        self._room = asyncio.Event()
+        self._room.set()
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._came(self)
+
+    def data_received(self, data: bytes) -> None:
+        for event in self._machine.receive(data):
+            match event:
+                case Called(stream, request, more):
+                    self._begin(stream, request, more=more)
+                case DataArrived(stream, payload):
+                    if held := self._inputs.get(stream):
+                        held.messages.put_nowait(payload)
+                case _:
+                    if held := self._inputs.get(event.stream):
+                        held.messages.put_nowait(None)
+        self._flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - a client may leave as it likes
+        self._transport = None
+        self._left(self)
+        self._room.set()
+        for call in self._calls.values():
+            call.cancel()
+        self.ended.set_result(None)
+
+    def pause_writing(self) -> None:
+        self._room.clear()
+        if self._transport is not None:
+            self._transport.pause_reading()  # who does not read its answers asks no more
+
+    def resume_writing(self) -> None:
+        self._room.set()
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def end(self) -> None:
+        """End the connection and what it has asked for."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _begin(self, stream: int, request: Request, *, more: bool) -> None:
+        handler = self._streams.get((request.service, request.method))
+        work = self._run(stream, request) if handler is None else self._run_stream(stream, handler, request, more=more)
+        task = asyncio.get_running_loop().create_task(work, name=request.method)
+        self._calls[stream] = task
+        task.add_done_callback(lambda _: self._done(stream))
+
+    def _done(self, stream: int) -> None:
+        self._calls.pop(stream, None)
+        self._inputs.pop(stream, None)
+
+    async def _run(self, stream: int, request: Request) -> None:
+        try:
+            handler = self._unary.get((request.service, request.method))
+            if handler is None:
+                raise Unimplemented(request.method, f"/{request.service}/{request.method} is not served here")
+            self._machine.answer(stream, await _in_time(handler(request), request))
+        except Exception as error:  # noqa: BLE001 - a handler's error is the client's answer
+            self._refuse(stream, request, error)
+        self._flush()
+
+    def _run_stream(self, stream: int, handler: StreamHandler, request: Request, *, more: bool) -> Coroutine[None, None, None]:
+        async def send(payload: bytes) -> None:
+            self._machine.send_data(stream, payload)
+            self._flush()
+            await self._room.wait()
+
+        # Its data may have come with the request: it must find its place before the task begins.
+        held = self._inputs[stream] = ServerStream(request, send)
+        if not more:
+            held.messages.put_nowait(None)
+        return self._accompany(stream, handler, held)
+
+    async def _accompany(self, stream: int, handler: StreamHandler, held: ServerStream) -> None:
+        try:
+            payload = await _in_time(handler(held), held.request)
+            if payload is None:
+                self._machine.end_data(stream)
+            else:
+                self._machine.answer(stream, payload)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._refuse(stream, held.request, error)
+        self._flush()
+
+    def _refuse(self, stream: int, request: Request, error: Exception) -> None:
+        if not isinstance(error, CrishimError | TimeoutError):
+            _log.error("%s raised", request.method, exc_info=error)
+        self._machine.refuse(stream, status_of(error))
+
+    def _flush(self) -> None:
+        out = self._machine.to_send()
+        if out and self._transport is not None:
+            self._transport.write(out)
+
+
+async def _in_time(work: Awaitable[T], request: Request) -> T:
+    if not request.timeout:
+        return await work
+    scope = asyncio.timeout(max(0, request.timeout) / 1e9)
+    try:
+        async with scope:
+            return await work
+    except TimeoutError as error:
+        if not scope.expired():
+            raise
+        raise DeadlineExceeded(f"{request.method}: the client's time is up") from error
