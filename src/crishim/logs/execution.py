@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from crishim.errors import ResourceExhausted
 from crishim.interfaces.capabilities import ByteReader, ByteWriter, ProcessIO
 from crishim.logs.descriptors import DescriptorReader, DescriptorWriter
-from crishim.logs.stdio import GRACE, ChildEnds
+from crishim.logs.stdio import GRACE, ChildEnds, ForeignStreams
 from crishim.model.process import TerminalSize
 
 _log = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ class ExecStreams:
         self._tty = tty
         self._ends: tuple[int, ...] = ()
         self._input: DescriptorWriter | None = None
+        self._foreign: ForeignStreams | None = None
         self._outputs: list[tuple[DescriptorReader, ByteWriter | None]] = []
 
     def open(self) -> ChildEnds:
@@ -40,6 +41,15 @@ class ExecStreams:
         self._outputs.append((DescriptorReader(master), self._io.stdout))
         self._input = DescriptorWriter(os.dup(master))
 
+    def adopt(self, foreign: ForeignStreams) -> None:
+        """Instead of `open`: take over our ends of streams that somebody else has made."""
+        self._foreign = foreign
+        if foreign.stdin is not None:
+            self._input = DescriptorWriter(foreign.stdin)
+        for fd, writer in ((foreign.stdout, self._io.stdout), (foreign.stderr, self._io.stderr)):
+            if fd is not None:
+                self._outputs.append((DescriptorReader(fd), writer))
+
     async def copy(self, ended: Callable[[], Awaitable[None]]) -> None:
         """Copy until `ended` returns and all output was handed over.
 
@@ -49,9 +59,9 @@ class ExecStreams:
         outputs = [asyncio.create_task(_copy_out(reader, writer)) for reader, writer in self._outputs]
         inputs = []
         if self._io.stdin is not None and self._input is not None:
-            inputs.append(asyncio.create_task(_copy_in(self._io.stdin, self._input)))
-        if self._io.sizes is not None and self._tty and self._input is not None:
-            inputs.append(asyncio.create_task(_follow(self._io.sizes, self._input)))
+            inputs.append(asyncio.create_task(self._copy_in(self._io.stdin, self._input)))
+        if self._io.sizes is not None and self._tty and (self._input is not None or self._foreign is not None):
+            inputs.append(asyncio.create_task(self._follow(self._io.sizes)))
         try:
             await ended()
             for reader, _ in self._outputs:
@@ -64,6 +74,21 @@ class ExecStreams:
             for outcome in await asyncio.gather(*inputs, return_exceptions=True):
                 if isinstance(outcome, Exception):
                     _log.warning("the input of an exec broke off: %r", outcome)
+
+    async def _copy_in(self, stdin: ByteReader, writer: DescriptorWriter) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            while data := await stdin.read():
+                await writer.write(data)
+        await writer.end_of_input()
+        if self._foreign is not None:
+            await self._foreign.stdin_ended()
+
+    async def _follow(self, sizes: AsyncIterator[TerminalSize]) -> None:
+        async for size in sizes:
+            if self._foreign is not None:
+                await self._foreign.resize(size)
+            elif self._input is not None:
+                self._input.resize(size)
 
     def close(self) -> None:
         """Let go of all descriptors."""
@@ -112,15 +137,3 @@ async def _copy_out(reader: DescriptorReader, writer: ByteWriter | None) -> None
                 await writer.write(data)
             except (BrokenPipeError, ConnectionError):
                 writer = None
-
-
-async def _copy_in(stdin: ByteReader, writer: DescriptorWriter) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        while data := await stdin.read():
-            await writer.write(data)
-    await writer.end_of_input()
-
-
-async def _follow(sizes: AsyncIterator[TerminalSize], terminal: DescriptorWriter) -> None:
-    async for size in sizes:
-        terminal.resize(size)

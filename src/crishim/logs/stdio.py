@@ -6,16 +6,17 @@ process is never held up: its output is read as it comes, with or without room o
 not.
 
 The order of calls is `open`, start the process with the descriptors, `started`, and when the process has ended `drained` and
-`close`. `attach`, `resize` and `reopen` may come at any time between `started` and `close`.
+`close`. `attach`, `resize` and `reopen` may come at any time between `started` and `close`. Where somebody else has made the
+streams (a shim, with named pipes), `adopt` takes the place of `open` and `started`.
 """
 
 import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import attrs
 
@@ -26,7 +27,6 @@ from crishim.logs.attachers import Attacher
 from crishim.logs.descriptors import DescriptorReader, DescriptorWriter
 from crishim.logs.lines import Piece, Splitter, Stream, encode
 from crishim.logs.writer import LogFile
-from crishim.model.container import ContainerSpec
 from crishim.model.process import TerminalSize
 
 GRACE: Final = 1.0
@@ -47,18 +47,52 @@ class ChildEnds:
     stderr: int
 
 
+@attrs.frozen(kw_only=True)
+class ForeignStreams:
+    """Our ends of streams that somebody else has made for a process; None for those that there are not.
+
+    `resize` gives the terminal its size, where there is one; `stdin_ended` is called when our end of stdin was closed.
+    """
+
+    stdin: int | None = None
+    stdout: int | None = None
+    stderr: int | None = None
+    resize: Callable[[TerminalSize], Awaitable[None]]
+    stdin_ended: Callable[[], Awaitable[None]]
+
+
+class Wishes(Protocol):
+    """What is wished of a container's streams; a `ContainerSpec` says it."""
+
+    @property
+    def id(self) -> str: ...  # noqa: D102 - as in ContainerSpec, all five
+
+    @property
+    def log_path(self) -> str: ...  # noqa: D102
+
+    @property
+    def stdin(self) -> bool: ...  # noqa: D102
+
+    @property
+    def stdin_once(self) -> bool: ...  # noqa: D102
+
+    @property
+    def tty(self) -> bool: ...  # noqa: D102
+
+
 class ContainerStdio:
     """The streams of one container, as its spec wishes them: `log_path`, `stdin`, `stdin_once`, `tty`.
 
     For use on one event loop. `backlog` bounds what waits for one attached client, in bytes.
     """
 
-    def __init__(self, spec: ContainerSpec, clock: Clock, *, backlog: int = BACKLOG) -> None:
+    def __init__(self, spec: Wishes, clock: Clock, *, backlog: int = BACKLOG) -> None:
         self._spec = spec
         self._clock = clock
         self._backlog = backlog
         self._file: LogFile | None = None
         self._ends: ChildEnds | None = None
+        self._foreign: ForeignStreams | None = None
         self._readers: dict[Stream, DescriptorReader] = {}
         self._input: DescriptorWriter | None = None
         self._input_ended = False
@@ -72,9 +106,7 @@ class ContainerStdio:
         Raises as `LogFile` does, and `ResourceExhausted` when there are no descriptors left; nothing is left open then.
         """
         with contextlib.ExitStack() as undo:
-            if self._spec.log_path:
-                self._file = LogFile(Path(self._spec.log_path))
-                undo.callback(self._file.close)
+            self._open_log(undo)
             try:
                 self._ends = self._open_terminal(undo) if self._spec.tty else self._open_pipes(undo)
             except OSError as error:
@@ -85,8 +117,26 @@ class ContainerStdio:
     def started(self) -> None:
         """The process has its descriptors: let go of its ends, and read."""
         self._close_ends()
-        for stream, reader in self._readers.items():
-            self._pumps.add(asyncio.create_task(self._pump(stream, reader), name=f"{stream} of {self._spec.id}"))
+        self._start_pumps()
+
+    def adopt(self, foreign: ForeignStreams) -> None:
+        """Instead of `open` and `started`: open the log, and read and write streams that somebody else has made.
+
+        The descriptors are taken over, also when it raises as `LogFile` does.
+        """
+        with contextlib.ExitStack() as undo:
+            for fd in (foreign.stdin, foreign.stdout, foreign.stderr):
+                if fd is not None:
+                    undo.callback(os.close, fd)
+            self._open_log(undo)
+            undo.pop_all()
+        self._foreign = foreign
+        self._input = None if foreign.stdin is None else DescriptorWriter(foreign.stdin)
+        if foreign.stdout is not None:
+            self._readers["stdout"] = DescriptorReader(foreign.stdout)
+        if foreign.stderr is not None:
+            self._readers["stderr"] = DescriptorReader(foreign.stderr)
+        self._start_pumps()
 
     async def attach(self, io: ProcessIO) -> None:
         """As `SupportsAttach.attach`: join the streams from now on, until the container or the client is done, or too slow."""
@@ -144,6 +194,15 @@ class ContainerStdio:
         if self._file is not None:
             self._file.close()
 
+    def _open_log(self, undo: contextlib.ExitStack) -> None:
+        if self._spec.log_path:
+            self._file = LogFile(Path(self._spec.log_path))
+            undo.callback(self._file.close)
+
+    def _start_pumps(self) -> None:
+        for stream, reader in self._readers.items():
+            self._pumps.add(asyncio.create_task(self._pump(stream, reader), name=f"{stream} of {self._spec.id}"))
+
     def _open_pipes(self, undo: contextlib.ExitStack) -> ChildEnds:
         feed = None
         if self._spec.stdin:
@@ -198,12 +257,17 @@ class ContainerStdio:
 
     async def _follow(self, sizes: AsyncIterator[TerminalSize]) -> None:
         async for size in sizes:
-            self.resize(size)
+            if self._foreign is None:
+                self.resize(size)
+            else:
+                await self._foreign.resize(size)
 
     async def _end_input(self) -> None:
         if self._input is not None and not self._input_ended:
             self._input_ended = True
             await self._input.end_of_input()
+            if self._foreign is not None:
+                await self._foreign.stdin_ended()
 
     def _end(self) -> None:
         self._ended = True
