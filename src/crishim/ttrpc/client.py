@@ -43,6 +43,10 @@ class Client:
         """Done when the connection has ended; never fails. Not to be cancelled: shield it."""
         return self._wire.closed
 
+    async def ended(self) -> None:
+        """Return when the connection has ended."""
+        await asyncio.shield(self._wire.closed)
+
     async def call(
         self, service: str, method: str, payload: bytes, *, timeout: float | None = None, metadata: Metadata = ()
     ) -> bytes:

@@ -1,0 +1,92 @@
+"""Pods over a shim v2 binary of somebody else: runc's, and others that behave like it.
+
+Options: `shim` (a runtime's name or a program; default `io.containerd.runc.v2`), `namespace` (default `crishim`), `runtime`
+(the program behind runc's shim; default runc), `systemd_cgroup` (default false), `config_path` (a configuration for a shim that
+takes runtimeoptions.v1), `bootstrap` (whether `start` reads BootstrapParams; found out by default).
+"""
+
+import shutil
+from collections.abc import Iterable
+from typing import Any, Final
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+from crishim.errors import InvalidArgument
+from crishim.interfaces.backend import Backend, BackendContext
+from crishim.interfaces.checks import Finding
+from crishim.oci.ignores import ignores
+from crishim.oci.machine import host
+from crishim.oci.measured import MeasuredPods
+from crishim.shimv2.convert import runc_options, runtime_options
+from crishim.shimv2.launch import ShimBinary, binary_name
+from crishim.shimv2.runtime import ShimRuntime
+
+__all__ = ["build", "check", "ignores", "shim_binary"]
+
+needs_node = True
+
+_DEFAULT: Final = "io.containerd.runc.v2"
+_TYPES: Final[dict[str, type]] = {
+    "shim": str,
+    "namespace": str,
+    "runtime": str,
+    "systemd_cgroup": bool,
+    "config_path": str,
+    "bootstrap": bool,
+}
+
+
+def build(context: BackendContext) -> Backend:
+    """The backend. Raises `InvalidArgument` naming an option that it does not know, or that is of another type."""
+    options = checked(context.options, _TYPES)
+    systemd = bool(options.get("systemd_cgroup", False))
+    machine = host(systemd_cgroup=systemd)
+    binary = shim_binary(context, _DEFAULT)
+    runtime = ShimRuntime(binary, context.runtime_state / "shims", context.clock, machine, _task_options(context, binary))
+    return MeasuredPods(runtime, context, machine, sandbox_container=True)
+
+
+def check() -> Iterable[Finding]:
+    """What containerd's own shim needs."""
+    for program, package in ((binary_name(_DEFAULT), "containerd"), ("runc", "runc"), ("catatonit", "catatonit")):
+        path = shutil.which(program)
+        yield Finding(
+            what=program,
+            ok=path is not None,
+            found=path or "",
+            without="no pod can be started",
+            remedy=f"apt-get install {package}",
+        )
+
+
+def checked(options: Any, types: dict[str, type]) -> dict[str, Any]:
+    """The options, all of them known and of their types."""
+    for name, value in options.items():
+        if name not in types:
+            raise InvalidArgument(f"options.{name}", f"is not known; known: {', '.join(sorted(types))}")
+        if not isinstance(value, types[name]):
+            raise InvalidArgument(f"options.{name}", f"must be of type {types[name].__name__}")
+    return dict(options)
+
+
+def shim_binary(context: BackendContext, default: str) -> ShimBinary:
+    """How to run the shim that the options name."""
+    events = str(context.runtime_state / "news")
+    fits = len(events.encode()) <= 107
+    return ShimBinary(
+        program=binary_name(str(context.options.get("shim", default))),
+        namespace=str(context.options.get("namespace", "crishim")),
+        address=str(context.runtime_state / "containerd"),
+        events=events if fits else "",
+        bootstrap=context.options.get("bootstrap"),
+    )
+
+
+def _task_options(context: BackendContext, binary: ShimBinary) -> AnyMessage | None:
+    options = context.options
+    if "config_path" in options:
+        return runtime_options(str(options["config_path"]))
+    if "runc" not in binary.program:
+        return None
+    systemd = bool(options.get("systemd_cgroup", False))
+    return runc_options(str(options.get("runtime", "")), str(context.runtime_state / "runtime"), systemd_cgroup=systemd)

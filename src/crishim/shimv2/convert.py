@@ -1,0 +1,145 @@
+"""Shim v2's messages <-> our words (pure)."""
+
+import json
+from typing import Any as AnyValue
+from typing import Final
+
+import attrs
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from crishim._proto import shim_bootstrap_pb2 as bootstrap_pb
+from crishim._proto import shim_options_pb2 as options_pb
+from crishim._proto import shim_runc_pb2 as runc_pb
+from crishim._proto import shim_types_pb2 as types_pb
+from crishim.errors import (
+    AlreadyExists,
+    Code,
+    CrishimError,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unavailable,
+    Unimplemented,
+    Unknown,
+)
+from crishim.interfaces.oci_runtime import OciStatus
+from crishim.model.process import Exit
+from crishim.ttrpc.status import Refused
+
+SERVICES: Final = {2: "containerd.task.v2.Task", 3: "containerd.task.v3.Task"}
+"""The task service by the version that a shim answers at its start; the messages are the same."""
+
+NAMESPACE_KEY: Final = "containerd-namespace-ttrpc"
+"""Under this key of the metadata shims look for containerd's namespace."""
+
+_RUNTIME_SPEC: Final = "types.containerd.io/opencontainers/runtime-spec/1/"
+_NANO: Final = 1_000_000_000
+
+STATUSES: Final = {
+    types_pb.CREATED: OciStatus.CREATED,
+    types_pb.RUNNING: OciStatus.RUNNING,
+    types_pb.STOPPED: OciStatus.STOPPED,
+    types_pb.PAUSED: OciStatus.PAUSED,
+    types_pb.PAUSING: OciStatus.PAUSED,
+}
+"""A task's status as the runtime specification has it. One that is UNKNOWN has no place here."""
+
+
+@attrs.frozen
+class Bootstrap:
+    """Where a shim serves, and which version of the task service."""
+
+    address: str
+    version: int = 2
+
+
+def parse_bootstrap(stdout: bytes) -> Bootstrap:
+    """What `start` printed: a protobuf message (containerd 2.3 and later), JSON, or the bare address.
+
+    The first byte decides: a protobuf answer begins with the version's field. Raises `Unknown` for none of the three, and for a
+    version or protocol that is not spoken here.
+    """
+    if stdout.startswith(b"\x08"):
+        try:
+            told = bootstrap_pb.BootstrapResult.FromString(stdout)
+        except DecodeError as error:
+            raise Unknown(f"the shim answered {stdout[:200]!r}") from error
+        return _bootstrap(told.address, told.version, told.protocol)
+    text = stdout.decode("utf-8", "replace").strip()
+    if text.startswith("{"):
+        try:
+            table: dict[str, AnyValue] = json.loads(text)
+        except ValueError as error:
+            raise Unknown(f"the shim answered {text[:200]!r}") from error
+        return _bootstrap(str(table.get("address", "")), int(table.get("version", 0)), str(table.get("protocol", "")))
+    return _bootstrap(text, 2, "ttrpc")
+
+
+def _bootstrap(address: str, version: int, protocol: str) -> Bootstrap:
+    if not address or any(character.isspace() for character in address):
+        raise Unknown(f"the shim answered no address but {address[:200]!r}")
+    if version not in SERVICES or protocol not in {"", "ttrpc"}:
+        raise Unknown(f"the shim speaks version {version} by {protocol!r}, and nobody here does")
+    return Bootstrap(address, version)
+
+
+def bootstrap_params(task_id: str, namespace: str, grpc: str, ttrpc: str) -> bytes:
+    """What `start` reads from stdin, for shims that want it."""
+    params = bootstrap_pb.BootstrapParams(
+        instance_id=task_id, namespace=namespace, containerd_grpc_address=grpc, containerd_ttrpc_address=ttrpc
+    )
+    return params.SerializeToString()
+
+
+def runtime_spec(kind: str, value: object) -> Any:
+    """A structure of the runtime specification (`Process`, `LinuxResources`) as shims take it: JSON in an Any."""
+    return Any(type_url=_RUNTIME_SPEC + kind, value=json.dumps(value).encode("utf-8", "surrogateescape"))
+
+
+def runc_options(program: str, root: str, *, systemd_cgroup: bool) -> Any:
+    """The options of runc's shim."""
+    return packed("containerd.runc.v1.Options", runc_pb.Options(binary_name=program, root=root, systemd_cgroup=systemd_cgroup))
+
+
+def runtime_options(config_path: str, type_url: str = "") -> Any:
+    """The options that every shim may take: the path of the runtime's configuration."""
+    return packed("runtimeoptions.v1.Options", options_pb.Options(config_path=config_path, type_url=type_url))
+
+
+def packed(name: str, message: Message) -> Any:
+    """A message in an Any, under containerd's own name for it and without a host."""
+    return Any(type_url=name, value=message.SerializeToString())
+
+
+def exit_of(status: int, at: Timestamp) -> Exit:
+    """How a process ended. Some shims tell the year 1 for a time that they do not know."""
+    nanoseconds = at.seconds * _NANO + at.nanos
+    return Exit(code=status, at=nanoseconds if nanoseconds > 0 else None)
+
+
+def named(error: Refused, kind: str, name: str) -> CrishimError:
+    """A shim's refusal of a call for a container or exec, as an error of ours."""
+    message = f"{kind} {name}: {error.message}"
+    match error.answer:
+        case Code.NOT_FOUND:
+            return NotFound(kind, name)
+        case Code.ALREADY_EXISTS:
+            return AlreadyExists(kind, name)
+        case Code.FAILED_PRECONDITION:
+            return FailedPrecondition(f"refused ({error.message})", "in another state", f"{kind} {name}")
+        case Code.INVALID_ARGUMENT:
+            return InvalidArgument(kind, error.message)
+        case Code.UNIMPLEMENTED:
+            return Unimplemented(error.message, message)
+    plain = {
+        Code.DEADLINE_EXCEEDED: DeadlineExceeded,
+        Code.PERMISSION_DENIED: PermissionDenied,
+        Code.RESOURCE_EXHAUSTED: ResourceExhausted,
+        Code.UNAVAILABLE: Unavailable,
+    }
+    return plain.get(error.answer, Unknown)(message)

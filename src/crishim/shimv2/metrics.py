@@ -1,0 +1,130 @@
+"""A task's figures, as shims tell them: cgroup metrics of either version (pure).
+
+Which version comes is the host's matter, even for a virtual machine whose guest has the other one.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError
+
+from crishim._proto import cgroups_v1_pb2 as v1
+from crishim._proto import cgroups_v2_pb2 as v2
+from crishim.model.stats import PsiData, PsiStats
+from crishim.oci.figures import DeviceIo, Figures
+
+_UNLIMITED: Final = 1 << 62
+_MICRO: Final = 1000
+
+
+def figures(stats: Any) -> Figures:
+    """The figures in an answer to Stats; empty ones for what is not known, or cannot be read."""
+    read = _READERS.get(stats.type_url.rpartition("/")[2])
+    if read is None:
+        return Figures()
+    try:
+        return read(stats.value)
+    except DecodeError:
+        return Figures()
+
+
+def _from_v1(value: bytes) -> Figures:
+    told = v1.Metrics.FromString(value)
+    memory = told.memory
+    used = memory.usage.usage
+    limit, limit_with_swap = _limit(memory.usage.limit), _limit(memory.swap.limit)
+    return Figures(
+        cpu=told.cpu.usage.total,
+        cpu_user=told.cpu.usage.user,
+        cpu_system=told.cpu.usage.kernel,
+        periods=told.cpu.throttling.periods,
+        throttled_periods=told.cpu.throttling.throttled_periods,
+        throttled=told.cpu.throttling.throttled_time,
+        memory=used,
+        inactive_file=memory.total_inactive_file,
+        anonymous=memory.total_rss,
+        cache=memory.total_cache,
+        mapped_file=memory.total_mapped_file,
+        kernel=memory.kernel.usage,
+        memory_most=memory.usage.max,
+        limit_hits=memory.usage.failcnt,
+        page_faults=memory.total_pg_fault,
+        major_page_faults=memory.total_pg_maj_fault,
+        oom_kills=told.memory_oom_control.oom_kill if told.HasField("memory_oom_control") else None,
+        swap=max(0, memory.swap.usage - used) if memory.HasField("swap") else None,
+        tasks=told.pids.current,
+        memory_limit=limit,
+        swap_limit=None if limit is None or limit_with_swap is None else max(0, limit_with_swap - limit),
+        task_limit=told.pids.limit or None,
+        io=_io_v1(told.blkio),
+    )
+
+
+def _io_v1(blkio: v1.BlkIOStat) -> tuple[DeviceIo, ...]:
+    found: dict[str, dict[str, int]] = {}
+    for entries, read, written in (
+        (blkio.io_serviced_recursive, "reads", "writes"),
+        (blkio.io_service_bytes_recursive, "read_bytes", "written_bytes"),
+    ):
+        for entry in entries:
+            name = {"read": read, "write": written}.get(entry.op.lower())
+            if name is not None:
+                device = found.setdefault(f"{entry.major}:{entry.minor}", {})
+                device[name] = device.get(name, 0) + entry.value
+    return tuple(DeviceIo(device, **counts) for device, counts in sorted(found.items()))
+
+
+def _from_v2(value: bytes) -> Figures:
+    told = v2.Metrics.FromString(value)
+    cpu, memory = told.cpu, told.memory
+    return Figures(
+        cpu=cpu.usage_usec * _MICRO,
+        cpu_user=cpu.user_usec * _MICRO,
+        cpu_system=cpu.system_usec * _MICRO,
+        periods=cpu.nr_periods,
+        throttled_periods=cpu.nr_throttled,
+        throttled=cpu.throttled_usec * _MICRO,
+        memory=memory.usage,
+        inactive_file=memory.inactive_file,
+        anonymous=memory.anon,
+        cache=memory.file,
+        mapped_file=memory.file_mapped,
+        kernel=memory.kernel_stack + memory.slab,
+        memory_most=memory.max_usage or None,
+        limit_hits=told.memory_events.max if told.HasField("memory_events") else None,
+        page_faults=memory.pgfault,
+        major_page_faults=memory.pgmajfault,
+        oom_kills=told.memory_events.oom_kill if told.HasField("memory_events") else None,
+        swap=memory.swap_usage,
+        tasks=told.pids.current,
+        memory_limit=_limit(memory.usage_limit),
+        swap_limit=_limit(memory.swap_limit),
+        task_limit=_limit(told.pids.limit),
+        io=tuple(
+            DeviceIo(f"{entry.major}:{entry.minor}", entry.rios, entry.wios, entry.rbytes, entry.wbytes)
+            for entry in told.io.usage
+        ),
+        cpu_psi=_psi(cpu.psi) if cpu.HasField("psi") else None,
+        memory_psi=_psi(memory.psi) if memory.HasField("psi") else None,
+        io_psi=_psi(told.io.psi) if told.io.HasField("psi") else None,
+    )
+
+
+def _psi(told: v2.PSIStats) -> PsiStats:
+    """Beware: here `some` is number 1 and `full` number 2, in CRI's message the other way round. Totals are microseconds."""
+    return PsiStats(full=_psi_data(told.full), some=_psi_data(told.some))
+
+
+def _psi_data(told: v2.PSIData) -> PsiData:
+    return PsiData(total=told.total * _MICRO, avg10=told.avg10, avg60=told.avg60, avg300=told.avg300)
+
+
+def _limit(value: int) -> int | None:
+    return value if 0 < value < _UNLIMITED else None
+
+
+_READERS: Final[dict[str, Callable[[bytes], Figures]]] = {
+    "io.containerd.cgroups.v1.Metrics": _from_v1,
+    "io.containerd.cgroups.v2.Metrics": _from_v2,
+}
