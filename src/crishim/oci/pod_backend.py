@@ -201,6 +201,10 @@ class OciPodBackend(Backend):
             uts=pins.path(spec.id, "uts") if pins else "",
         )
 
+    def _sandbox_annotations(self, _spec: SandboxSpec) -> Mapping[str, str]:
+        """What a runtime shall be told, beside the usual, with the container that stands for the pod."""
+        return {}
+
     async def _end_pod(self, sandbox_id: SandboxId) -> Path:
         """End the pause and let go of the pod's mounts; answers the pod's folder."""
         folder = self._pod(sandbox_id)
@@ -234,7 +238,7 @@ class OciPodBackend(Backend):
             user=LinuxContainerUser(0, 0, (0,)),
             namespaces=self._pod_namespaces(spec),
             cgroups_path=cgroups_path(parent, spec.id, systemd=self._host.systemd_cgroup),
-            annotations=FrozenDict({"io.kubernetes.cri.container-type": "sandbox"}),
+            annotations=FrozenDict({"io.kubernetes.cri.container-type": "sandbox", **self._sandbox_annotations(spec)}),
         )
         await asyncio.to_thread(write_bundle, bundle, oci_config(pause, self._host, place), "")
         root.mkdir()
