@@ -63,6 +63,7 @@ def layer(tree: Tree) -> bytes:
             info = tarfile.TarInfo(name)
             if isinstance(entry, Link):
                 info.type = tarfile.SYMTYPE if entry.symbolic else tarfile.LNKTYPE
+                info.mode = 0o755  # docker gives the file that a hard link names the link's own mode
                 info.linkname = entry.target if entry.symbolic else entry.target.lstrip("/")
                 tar.addfile(info)
             else:

@@ -1,9 +1,10 @@
 """Run the official conformance suite (critest) against a backend of this checkout, in folders of its own.
 
-    python -m tests.suite.run runc            # or crun: any name that `HANDLERS` knows
+    python -m tests.suite.run runc            # or crun, or docker; what follows goes to critest
 
 Starts a loopback registry with the suite's images and `crishim serve`, runs critest, prints its sums and the names of what
-failed, and stops what it started. Exits 0 only if nothing failed but what `KNOWN` excuses, with its reason.
+failed, and stops what it started. The whole output stays in the cache folder, with crishim's log. Exits 0 only if nothing
+failed but what `KNOWN` excuses, with its reason.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from tests.suite import engine
 from tests.suite.images import push_all
 
 CRITEST: Final = os.environ.get("CRITEST", "critest")
@@ -48,11 +50,13 @@ NETWORK: Final = """{
 }"""
 
 
-def missing() -> list[str]:
+def missing(runtime: str) -> list[str]:
     """What the suite needs and this machine lacks, each with the way to get it."""
     lacking = [f"{tool}: apt-get install {package}" for tool, package in TOOLS.items() if shutil.which(tool) is None]
     if shutil.which(CRITEST) is None:
         lacking.append("critest: from the releases of kubernetes-sigs/cri-tools, on PATH or named by $CRITEST")
+    if runtime == "docker" and not engine.available():
+        lacking.append("dockerd: apt-get install docker.io")
     if os.geteuid() != 0:
         lacking.append("root")
     return lacking
@@ -92,6 +96,13 @@ def answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def backend_of(runtime: str, folder: Path) -> str:
+    """The part of crishim's configuration that names the backend."""
+    if runtime == "docker":
+        return f'[backends.docker]\nsocket = "{folder}/docker.sock"'
+    return f'[backends.{runtime}]\nplugin = "runc"\nruntime = "{runtime}"'
+
+
 def write_settings(folder: Path, port: int, runtime: str) -> Path:
     """Crishim's configuration for the suite, and what it refers to."""
     mirrors = "".join(
@@ -110,9 +121,7 @@ runtime_state = "{folder}/run"
 cgroup_driver = "cgroupfs"
 [handlers]
 "" = "{runtime}"
-[backends.{runtime}]
-plugin = "runc"
-runtime = "{runtime}"
+{backend_of(runtime, folder)}
 [images]
 registries_conf = "{folder}/registries.conf"
 policy = "{folder}/policy.json"
@@ -138,7 +147,7 @@ def report(text: str) -> int:
 def main() -> int:
     """Run the suite once."""
     runtime = sys.argv[1] if len(sys.argv) > 1 else "runc"
-    if lacking := missing():
+    if lacking := missing(runtime):
         print("the official suite needs:", *lacking, sep="\n  ")
         return 1
     with tempfile.TemporaryDirectory(prefix="suite") as made:
@@ -152,18 +161,21 @@ def main() -> int:
             push_all(f"127.0.0.1:{port}", CACHE)
             config = write_settings(folder, port, runtime)
             serve = (sys.executable, "-m", "crishim", "serve", "--config", str(config))
-            with process(*serve, log=folder / "serve.log"):
+            beneath = engine.engine(folder, port, MIRRORED) if runtime == "docker" else contextlib.nullcontext()
+            with beneath, process(*serve, log=folder / "serve.log"):
                 wait_for("crishim", (folder / "cri.sock").exists)
                 endpoint = f"unix://{folder}/cri.sock"
                 done = subprocess.run(
-                    [CRITEST, "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, "--ginkgo.no-color"],
+                    [CRITEST, "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, "--ginkgo.no-color", *sys.argv[2:]],
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     text=True,
                     check=False,
                     cwd=folder,
                 )
+                (CACHE / f"{runtime}.txt").write_text(done.stdout)
                 bad = report(done.stdout)
+            shutil.copy2(folder / "serve.log", CACHE / f"{runtime}.log")
         unmount_below(folder)
     subprocess.run(["ip", "link", "delete", "crisuite0"], check=False, stderr=subprocess.DEVNULL)
     return 1 if bad else 0

@@ -19,6 +19,7 @@ import pytest
 from crishim.backends.docker import DockerBackend
 from crishim.backends.docker.engine import Engine
 from crishim.backends.docker.options import read_options
+from crishim.backends.process import proc
 from crishim.errors import CrishimError
 from crishim.interfaces.backend import BackendContext
 from crishim.model.frozen import FrozenDict
@@ -93,11 +94,22 @@ class Dockerd:
         pytest.fail((self.place / "log").read_text()[-2000:])
 
     def kill(self) -> None:
-        """End it at once, as a crash would; what it runs goes on, its containerd too."""
+        """End it at once, as a crash would; what it runs goes on, but for its containerd, which dies with it."""
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
+            self._bury_containerd()
+
+    def _bury_containerd(self) -> None:
+        """Where init collects the dead late, the next engine would take a dead containerd for a living one."""
+        noted = self.place / "exec/containerd/containerd.pid"
+        pid = int(noted.read_text())
+        deadline = time.monotonic() + _PATIENCE
+        while (process := proc.read(pid)) is not None and not process.ended:
+            assert time.monotonic() < deadline, "containerd outlives its engine"
+            time.sleep(0.01)
+        noted.unlink()
 
     def stop(self) -> None:
         """Have it end itself; containers are stopped, unless it was told to leave them."""

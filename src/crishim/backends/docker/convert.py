@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.backends.docker.engine import EngineFacts
+from crishim.backends.docker.engine import OLDEST, EngineFacts
 from crishim.backends.docker.observed import CONTAINER_KIND, HELPER_KIND, KIND, LOG, OWNER, SANDBOX, SANDBOX_KIND, UNIFIED
 from crishim.backends.docker.options import Options
 from crishim.errors import InvalidArgument, PullError, PullReason
@@ -34,13 +34,16 @@ from crishim.model.security import (
     ProfileType,
     SELinuxOption,
 )
-from crishim.oci.facts import BindSource, Host
+from crishim.oci.facts import CAPABILITIES, BindSource, Host
 from crishim.oci.resources import oom_score_adj
 
 PAUSE_OOM_SCORE_ADJ: Final = -998
 PAUSE_CPU_SHARES: Final = 2
 DETACH_KEYS: Final = "ctrl-^,ctrl-_,ctrl-^,ctrl-_"
 """Nobody detaches by keys here: what the engine would swallow is made something that nobody types."""
+
+_KNOWN_TO_ALL: Final = 38
+"""Up to CAP_AUDIT_READ: the engine of 20.10 refuses the names of later ones."""
 
 _FIELD: Final = "config.linux.security_context"
 _NO_HEALTH: Final = {"Test": ["NONE"]}
@@ -241,21 +244,23 @@ def container_security(spec: ContainerSpec, maker: Maker, found: Found) -> dict[
         "ReadonlyPaths": [] if security.privileged else list(security.readonly_paths),
     }
     if not security.privileged:
-        made |= capabilities(security.capabilities, maker.host)
+        made |= capabilities(security.capabilities, maker)
     if maker.facts.cgroup_v2:
         made["CgroupnsMode"] = "host" if security.privileged else "private"
     return made
 
 
-def capabilities(asked: Capability, host: Host) -> dict[str, list[str]]:
+def capabilities(asked: Capability, maker: Maker) -> dict[str, list[str]]:
     """CapAdd and CapDrop. ALL to add means what this machine can give; dropping ALL wins over adding ALL."""
     if asked.add_ambient_capabilities:
         raise InvalidArgument(f"{_FIELD}.capabilities.add_ambient_capabilities", "is set, and the engine has none")
     adds = [_named(name) for name in asked.add_capabilities]
     drops = [_named(name) for name in asked.drop_capabilities]
-    if "ALL" in adds:
-        everything = [] if "ALL" in drops else sorted(host.bounding - set(drops))
-        adds = [*dict.fromkeys((*everything, *(name for name in adds if name != "ALL")))]
+    if "ALL" in adds and "ALL" in drops:
+        adds = [name for name in adds if name != "ALL"]
+    elif "ALL" in adds:
+        known = CAPABILITIES if maker.facts.api > OLDEST else CAPABILITIES[:_KNOWN_TO_ALL]
+        drops += [name for name in known if name not in maker.host.bounding and name not in drops]
     return {"CapAdd": [name for name in adds if name not in drops], "CapDrop": drops}
 
 

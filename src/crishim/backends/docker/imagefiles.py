@@ -92,6 +92,7 @@ class ImageFiles:
                     async for piece in pieces:
                         tar.stdin.write(piece)
                         await tar.stdin.drain()
+            tar.stdin.close()
             _, said = await tar.communicate()
         except BaseException:
             if tar.returncode is None:

@@ -42,6 +42,7 @@ class DockerImages(ImageService):
         self._pinned = str(parse(options.pause_image or IMAGE))
         self._configs: dict[str, ImageConfig] = {}
         self._pulls: dict[tuple[str, str], _Pull] = {}
+        self._removing = asyncio.Lock()
         self._used: tuple[float, FilesystemUsage] | None = None
 
     async def list(self) -> tuple[Image, ...]:
@@ -70,17 +71,18 @@ class DockerImages(ImageService):
 
     async def remove(self, image: ImageSpec) -> None:
         """With all its names. The engine cannot remove what a running container uses: `FailedPrecondition`, nothing changed."""
-        told = await self._find(image.image)
-        if told is None:
-            return
-        image_id = told["Id"]
-        try:
-            await self._engine.delete(f"/images/{image_id}", "image", image_id, force=1)
-        except NotFound:
-            _log.debug("image %s was removed by somebody else", image_id)
-        except Conflict as error:
-            raise FailedPrecondition(f"in use ({error.message})", "unused", f"image {image_id}") from error
-        self._configs.pop(image_id, None)
+        async with self._removing:  # the engine stumbles over two removals of one image
+            told = await self._find(image.image)
+            if told is None:
+                return
+            image_id = told["Id"]
+            try:
+                await self._engine.delete(f"/images/{image_id}", "image", image_id, force=1)
+            except NotFound:
+                _log.debug("image %s was removed by somebody else", image_id)
+            except Conflict as error:
+                raise FailedPrecondition(f"in use ({error.message})", "unused", f"image {image_id}") from error
+            self._configs.pop(image_id, None)
 
     async def fs_info(self) -> ImageFsInfo:
         now = self._clock.monotonic()
