@@ -140,7 +140,7 @@ def _mounts() -> Drawn:
     return st.one_of(
         built(Mount, recursive_read_only=shallow, **path),
         built(Mount, **deep, **path),
-        built(Mount, recursive_read_only=shallow, host_path=st.just(""), image=named),
+        built(Mount, recursive_read_only=shallow, host_path=st.just(""), readonly=st.just(True), image=named),
     )
 
 

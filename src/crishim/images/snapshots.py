@@ -8,10 +8,11 @@ All methods but `held`, `containers`, `has_root` and `hold` block, and are for t
 beside one another.
 """
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from crishim.images.layers import found_below, renamed
 from crishim.images.tree import set_xattrs
 from crishim.interfaces.images import Rootfs
 from crishim.model.ids import ContainerId, ImageId
-from crishim.mounting import MS_NODEV, MS_NOSUID, MS_RDONLY, mount, unmount, unmount_below
+from crishim.mounting import MS_NODEV, MS_NOSUID, MS_RDONLY, mount, mount_idmapped, unmount, unmount_below
 
 _PAGE: Final = 4096
 """mount(2) reads one page of options and drops the rest without a word."""
@@ -78,23 +79,25 @@ class Snapshots:
         """Keep layers for a container that is about to be prepared."""
         self._held[container_id] = attrs.evolve(self._held.get(container_id, Held()), layers=layers)
 
-    def prepare(self, container_id: ContainerId) -> Rootfs:
+    def prepare(self, container_id: ContainerId, userns: str = "") -> Rootfs:
         """The writable root of a container whose layers are held. Raises `ResourceExhausted` and what mounting raises."""
         place = self._folder / container_id
         root, upper, work, empty = (place / name for name in ("rootfs", "upper", "work", "empty"))
-        lowers = self._lowers(self._held[container_id].layers or ())
-        with renamed(f"preparing {container_id[:12]}"):
+        with (
+            renamed(f"preparing {container_id[:12]}"),
+            self._mapped(place, self._held[container_id].layers or (), userns) as lowers,
+        ):
             if not (place / _RECORD).exists() or not root.exists():
                 for folder in (upper, work, empty, root):
                     folder.mkdir(parents=True, exist_ok=True)
                 place.chmod(0o711)
                 _copy_root(upper, lowers)
                 self._write(container_id)
-        if not os.path.ismount(root):
-            _overlay(root, [*lowers, *([] if lowers else [empty])], upper, work)
+            if not os.path.ismount(root):
+                _overlay(root, [*lowers, *([] if lowers else [empty])], upper, work)
         return Rootfs(path=str(root), upper=str(upper))
 
-    def view(self, container_id: ContainerId, image_id: ImageId, layers: tuple[str, ...]) -> Path:
+    def view(self, container_id: ContainerId, image_id: ImageId, layers: tuple[str, ...], userns: str = "") -> Path:
         """A read-only mount of an image, for as long as the container's folder is here. Repeating it gives the same."""
         place = self._folder / container_id
         target, empty, void = place / "views" / image_id.partition(":")[2], place / "empty", place / "void"
@@ -105,8 +108,9 @@ class Snapshots:
                 folder.mkdir(parents=True, exist_ok=True)
             self._write(container_id)
         if not os.path.ismount(target):
-            # overlayfs wants two lower folders where there is no upper one
-            _overlay(target, [*self._lowers(layers), empty, *([] if layers else [void])], None, None)
+            with self._mapped(place, layers, userns) as lowers:
+                # overlayfs wants two lower folders where there is no upper one
+                _overlay(target, [*lowers, empty, *([] if layers else [void])], None, None)
         return target
 
     def unview(self, container_id: ContainerId, image_id: ImageId) -> None:
@@ -127,6 +131,8 @@ class Snapshots:
             for image_id, _ in held.views:
                 unmount(place / "views" / image_id.partition(":")[2])
         unmount(place / "rootfs")
+        if (place / "mapped").exists():
+            unmount_below(place / "mapped")
         gone = self._trash / f"snapshot-{container_id}"
         with renamed(f"releasing {container_id[:12]}"):
             if place.exists():
@@ -161,8 +167,23 @@ class Snapshots:
                     todo.append(entry.path)
         return used, len(seen) + 1
 
-    def _lowers(self, layers: Iterable[str]) -> list[Path]:
-        return [self._layer(layer) for layer in reversed(tuple(layers))]
+    @contextlib.contextmanager
+    def _mapped(self, place: Path, layers: Iterable[str], userns: str) -> Iterator[list[Path]]:
+        """The layers, top first, with the ids of a user namespace. An overlay that is mounted inside keeps them for itself."""
+        lowers = [self._layer(layer) for layer in reversed(tuple(layers))]
+        if not userns:
+            yield lowers
+            return
+        made: list[Path] = []
+        try:
+            for number, lower in enumerate(lowers):
+                made.append(place / "mapped" / str(number))
+                made[-1].mkdir(parents=True, exist_ok=True)
+                mount_idmapped(lower, made[-1], userns)
+            yield made
+        finally:
+            for folder in made:
+                unmount(folder)
 
     def _write(self, container_id: ContainerId) -> None:
         held = self._held[container_id]

@@ -50,11 +50,14 @@ class RootfsProvider(Protocol):
     """Makes root file systems out of images: three verbs."""
 
     @abstractmethod
-    async def prepare(self, container_id: ContainerId, image_id: ImageId) -> Rootfs:
-        """A writable root of the container's own. Repeating it for the same container gives the same root."""
+    async def prepare(self, container_id: ContainerId, image_id: ImageId, userns: str = "") -> Rootfs:
+        """A writable root of the container's own. Repeating it for the same container gives the same root.
+
+        `userns` is the path of the container's user namespace, empty for the node's: its ids are then the image's.
+        """
 
     @abstractmethod
-    async def view(self, container_id: ContainerId, image_id: ImageId) -> Path:
+    async def view(self, container_id: ContainerId, image_id: ImageId, userns: str = "") -> Path:
         """A read-only mount of another image, for a volume of the container. Raises `NotFound`."""
 
     @abstractmethod

@@ -47,7 +47,7 @@ class SandboxNamespaces(Protocol):
 
     @abstractmethod
     def path(self, sandbox_id: SandboxId, kind: str) -> str:
-        """Where a namespace of the pod can be joined: `net`, `ipc` or `uts`; empty where the pod uses the host's."""
+        """Where a namespace of the pod can be joined: `net`, `ipc`, `uts` or `user`; empty where the pod uses the host's."""
 
     @abstractmethod
     async def remove(self, sandbox_id: SandboxId) -> None:

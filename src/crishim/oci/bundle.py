@@ -9,9 +9,13 @@ from crishim.errors import DataLoss
 
 
 def write_bundle(folder: Path, config: dict[str, Any], log_path: str) -> None:
-    """Make a bundle. Non-UTF-8 values of the environment stay the bytes they were."""
-    folder.mkdir(parents=True, mode=0o700)
+    """Make a bundle. Non-UTF-8 values of the environment stay the bytes they were.
+
+    Others may pass through it, since a user namespace may have its root in there, but not read its secrets.
+    """
+    folder.mkdir(parents=True, mode=0o711)
     text = json.dumps(config, ensure_ascii=False)
+    (folder / "config.json").touch(mode=0o600)
     (folder / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     (folder / "log-path").write_text(log_path, encoding="utf-8")
 

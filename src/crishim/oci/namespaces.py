@@ -3,23 +3,29 @@
 One `unshare` makes a pod's network, IPC and UTS namespaces and binds each to a file `<folder>/<sandbox id>/<kind>`; hostname
 and sysctls are set inside. A namespace lives as long as its file is mounted. A process namespace cannot be kept so: it dies
 with its first process.
+
+A pod with a user namespace has that first, and the others are made inside it, since whoever owns a namespace rules in it. From
+inside nothing can be mounted outside, so two processes stay for a moment, and their namespaces are bound from here.
 """
 
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from pathlib import Path
 from typing import Final
 
 from crishim.errors import CrishimError, FailedPrecondition, InvalidArgument, Unknown
 from crishim.model.ids import SandboxId
 from crishim.model.sandbox import SandboxSpec
-from crishim.model.security import NamespaceMode
+from crishim.model.security import NamespaceMode, UserNamespace
 from crishim.mounting import MS_BIND, MS_PRIVATE, mount, unmount, unmount_below
 
-KINDS: Final = ("net", "ipc", "uts")
+KINDS: Final = ("net", "ipc", "uts", "user")
 
+_FIELD: Final = "config.linux.security_context.namespace_options"
+_STAY: Final = ("sh", "-c", "echo; read done; :")
+"""A process that says when it is there, and leaves when its input ends."""
 _SCRIPT: Final = """
 [ -z "$1" ] || echo "$1" > /proc/sys/kernel/hostname || exit 1
 shift
@@ -70,7 +76,7 @@ class PinnedNamespaces:
         self._private = False
 
     def path(self, sandbox_id: SandboxId, kind: str) -> str:
-        """The file of a namespace, `net`, `ipc` or `uts`; empty where the pod uses the host's."""
+        """The file of a namespace, `net`, `ipc`, `uts` or `user`; empty where the pod uses the host's."""
         file = self._folder / sandbox_id / kind
         return str(file) if file.exists() else ""
 
@@ -81,15 +87,24 @@ class PinnedNamespaces:
         if options.ipc is not NamespaceMode.NODE:
             kinds.append("ipc")
         check_sysctls(spec.config.linux.sysctls, kinds)
-        if not kinds:
+        userns = options.userns_options
+        mapped = userns is not None and userns.mode is NamespaceMode.POD
+        if not kinds and not mapped:
             return ""
         self._make_private()
         pins = self._folder / spec.id
         pins.mkdir(mode=0o700)
-        for kind in kinds:
+        for kind in [*kinds, *(["user"] if mapped else [])]:
             (pins / kind).touch()
-        hostname = spec.config.hostname if "uts" in kinds else ""
-        await self._unshare(spec, [f"--{kind}={pins / kind}" for kind in kinds], hostname)
+        try:
+            if userns is not None and mapped:
+                await self._unshare_mapped(spec, kinds, userns)
+            else:
+                await _finished(await _start("unshare", *(f"--{kind}={pins / kind}" for kind in kinds), *_script(spec, kinds)))
+        except BaseException:
+            with contextlib.suppress(CrishimError):
+                await self.remove(spec.id)
+            raise
         return self.path(spec.id, "net")
 
     async def remove(self, sandbox_id: SandboxId) -> None:
@@ -104,34 +119,24 @@ class PinnedNamespaces:
         unmount_below(self._folder)
         self._private = False
 
-    async def _unshare(self, spec: SandboxSpec, pins: list[str], hostname: str) -> None:
-        sysctls = []
-        for name, value in spec.config.linux.sysctls.items():
-            sysctls.append(f"{name.replace('.', '/')}={value}")
-        try:
-            process = await asyncio.create_subprocess_exec(
-                "unshare",
-                *pins,
-                "sh",
-                "-c",
-                _SCRIPT,
-                "sh",
-                hostname,
-                *sysctls,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-            )
-        except FileNotFoundError as error:
-            raise FailedPrecondition("missing", "installed", "unshare (util-linux)") from error
-        _, told = await process.communicate()
-        if process.returncode:
-            text = told.decode("utf-8", "replace").strip()
-            with contextlib.suppress(CrishimError):
-                await self.remove(spec.id)
-            if "sysctl " in text:
-                raise InvalidArgument("config.linux.sysctls", text)
-            raise Unknown(f"unshare: {text}")
+    async def _unshare_mapped(self, spec: SandboxSpec, kinds: list[str], userns: UserNamespace) -> None:
+        pins = self._folder / spec.id
+        async with _staying("unshare", "--user", *_STAY) as first:
+            for name, lines in (("uid_map", userns.uids), ("gid_map", userns.gids)):
+                text = "".join(f"{line.container_id} {line.host_id} {line.length}\n" for line in lines)
+                try:
+                    Path(f"/proc/{first}/{name}").write_text(text, encoding="ascii")  # noqa: ASYNC240 - no file on any disk
+                except OSError as error:
+                    raise InvalidArgument(f"{_FIELD}.userns_options", f"{text.strip()!r}: {error.strerror}") from error
+            mount(f"/proc/{first}/ns/user", pins / "user", flags=MS_BIND)
+        if not kinds:
+            return
+        inside = ("nsenter", f"--user={pins / 'user'}", "--setuid=0", "--setgid=0")
+        async with _staying(*inside, "unshare", *(f"--{kind}" for kind in kinds), *_STAY) as second:
+            for kind in kinds:
+                mount(f"/proc/{second}/ns/{kind}", pins / kind, flags=MS_BIND)
+        # the node's root may set what even the owner of the namespaces may not: the hostname, by way of /proc
+        await _finished(await _start("nsenter", *(f"--{kind}={pins / kind}" for kind in kinds), *_script(spec, kinds)))
 
     def _make_private(self) -> None:
         """Pins must not travel to other mount namespaces, or nobody could let go of them all."""
@@ -142,3 +147,40 @@ class PinnedNamespaces:
             mount(str(self._folder), self._folder, flags=MS_BIND)
             mount("", self._folder, flags=MS_PRIVATE)
         self._private = True
+
+
+def _script(spec: SandboxSpec, kinds: Collection[str]) -> tuple[str, ...]:
+    """What is done inside the new namespaces."""
+    hostname = spec.config.hostname if "uts" in kinds else ""
+    sysctls = (f"{name.replace('.', '/')}={value}" for name, value in spec.config.linux.sysctls.items())
+    return ("sh", "-c", _SCRIPT, "sh", hostname, *sysctls)
+
+
+async def _start(*command: str) -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    try:
+        return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
+    except FileNotFoundError as error:
+        raise FailedPrecondition("missing", "installed", f"{command[0]} (util-linux)") from error
+
+
+async def _finished(process: asyncio.subprocess.Process) -> None:
+    """Wait for a process's end. Raises what its words mean."""
+    _, told = await process.communicate(b"")
+    if process.returncode:
+        text = told.decode("utf-8", "replace").strip()
+        if "sysctl " in text:
+            raise InvalidArgument("config.linux.sysctls", text)
+        raise Unknown(f"unshare: {text}")
+
+
+@contextlib.asynccontextmanager
+async def _staying(*command: str) -> AsyncIterator[int]:
+    """The pid of a process that has done its work and stays until the end of the `async with`. Raises if it could not."""
+    process = await _start(*command)
+    assert process.stdout is not None
+    try:
+        if await process.stdout.readline():
+            yield process.pid
+    finally:
+        await _finished(process)

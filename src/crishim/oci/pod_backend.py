@@ -10,6 +10,7 @@ or where the runtime must be given a container that stands for the pod before an
 
 import asyncio
 import contextlib
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +29,7 @@ from crishim.model.ids import ContainerId, ImageId, SandboxId
 from crishim.model.inventory import Inventory
 from crishim.model.process import Exit
 from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
-from crishim.model.security import LinuxContainerUser, NamespaceMode
+from crishim.model.security import LinuxContainerUser, NamespaceMode, UserNamespace
 from crishim.mounting import unmount_below
 from crishim.oci import sandbox_files, sources
 from crishim.oci.bundle import delete_bundle, write_atomically, write_bundle
@@ -100,8 +101,9 @@ class OciPodBackend(Backend):
         """Root file system, user, config.json, and the runtime's create."""
         pod = self._pod(spec.sandbox.id)
         bundle = self._bundles / spec.id
-        rootfs = await self._roots().prepare(spec.id, spec.image_id)
-        views = await self._views(spec)
+        userns = self._pod_namespaces(spec.sandbox).user
+        rootfs = await self._roots().prepare(spec.id, spec.image_id, userns)
+        views = await self._views(spec, userns)
         place = await asyncio.to_thread(self._place, spec, pod, rootfs, views)
         config = oci_config(spec, self._host, place)
         await asyncio.to_thread(write_bundle, bundle, config, spec.log_path)
@@ -195,10 +197,14 @@ class OciPodBackend(Backend):
     def _pod_namespaces(self, spec: SandboxSpec) -> NamespacePaths:
         """What every container of the pod joins."""
         pins = self._context.namespaces
+        userns = spec.namespaces.userns_options or UserNamespace(NamespaceMode.NODE)
         return NamespacePaths(
             network=spec.netns,
             ipc=pins.path(spec.id, "ipc") if pins else "",
             uts=pins.path(spec.id, "uts") if pins else "",
+            user=pins.path(spec.id, "user") if pins else "",
+            uids=userns.uids,
+            gids=userns.gids,
         )
 
     def _sandbox_annotations(self, _spec: SandboxSpec) -> Mapping[str, str]:
@@ -242,6 +248,8 @@ class OciPodBackend(Backend):
         )
         await asyncio.to_thread(write_bundle, bundle, oci_config(pause, self._host, place), "")
         root.mkdir()
+        if place.namespaces.user:  # whoever is root inside makes the places for its mounts
+            os.chown(root, place.namespaces.uids[0].host_id, place.namespaces.gids[0].host_id)
         await asyncio.to_thread(shutil.copy2, program, root / PAUSE)
         await self._runtime.create(spec.id, bundle, Stdio())
         await self._runtime.start(spec.id)
@@ -251,12 +259,12 @@ class OciPodBackend(Backend):
             raise Internal("this backend was given nobody to make root file systems")
         return self._context.rootfs
 
-    async def _views(self, spec: ContainerSpec) -> Mapping[str, BindSource]:
+    async def _views(self, spec: ContainerSpec, userns: str) -> Mapping[str, BindSource]:
         """The sources of the image volumes, by container path."""
         found = {}
         for mount in spec.mounts:
             if mount.image is not None and mount.image.image:
-                root = await self._roots().view(spec.id, ImageId(mount.image.image_ref or mount.image.image))
+                root = await self._roots().view(spec.id, ImageId(mount.image.image_ref or mount.image.image), userns)
                 found[mount.container_path] = sources.image_source(root, mount.image_sub_path)
         return found
 

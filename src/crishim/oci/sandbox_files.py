@@ -31,7 +31,7 @@ def hosts(hostname: str, ips: tuple[str, ...]) -> str:
 
 def make(folder: Path, spec: SandboxSpec, node_name: str) -> None:
     """Write the files of a pod into `folder` and mount its /dev/shm there."""
-    folder.mkdir(parents=True, mode=0o700)
+    folder.mkdir(parents=True, mode=0o711)
     config = spec.config
     hostname = config.hostname or node_name
     (folder / "hostname").write_text(f"{hostname}\n", encoding="utf-8")

@@ -1,6 +1,5 @@
 """The exam, taken by runc, crun and gVisor, on real containers."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +11,7 @@ from crishim.backends.runc import build
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.oci.namespaces import PinnedNamespaces
 from crishim.testing.conformance import BackendConformance, Candidate
-from tests.backends.runc.world import BusyboxRoots, needs
+from tests.backends.runc.world import BusyboxRoots, needs, without_hybrid
 
 
 class OnThisNode(BackendConformance):
@@ -55,12 +54,8 @@ class TestCrun(OnThisNode):
 
     @pytest.fixture(autouse=True)
     def no_hybrid(self) -> None:
-        """Crun before 1.9 refuses a host whose hugetlb controller is left on cgroup v2; mount it on v1, as the rest is."""
-        hybrid = Path("/sys/fs/cgroup/unified").exists()
-        folder = Path("/sys/fs/cgroup/hugetlb")
-        if hybrid and not folder.is_mount():
-            folder.mkdir(exist_ok=True)
-            subprocess.run(["mount", "-t", "cgroup", "-o", "hugetlb", "cgroup", str(folder)], check=True)
+        """The machine is as crun wants it."""
+        without_hybrid()
 
 
 @pytest.mark.node

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.images import Rootfs
 from crishim.model.frozen import FrozenDict
 from crishim.model.ids import ContainerId, ImageId
+from crishim.mounting import mount_idmapped, unmount
 from crishim.oci.namespaces import PinnedNamespaces
 from crishim.system import SystemClock
 from crishim.testing import Harness
@@ -42,13 +44,21 @@ def needs(*tools: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}: apt-get install {packages}")
 
 
+def without_hybrid() -> None:
+    """Crun before 1.9 refuses a host whose hugetlb controller is left on cgroup v2; mount it on v1, as the rest is."""
+    folder = Path("/sys/fs/cgroup/hugetlb")
+    if Path("/sys/fs/cgroup/unified").exists() and not folder.is_mount():
+        folder.mkdir(exist_ok=True)
+        subprocess.run(["mount", "-t", "cgroup", "-o", "hugetlb", "cgroup", str(folder)], check=True)
+
+
 class BusyboxRoots:
     """A `RootfsProvider` that gives every container a small folder of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    async def prepare(self, container_id: ContainerId, image_id: ImageId) -> Rootfs:
+    async def prepare(self, container_id: ContainerId, image_id: ImageId, userns: str = "") -> Rootfs:
         root = self._folder / container_id
         for name in ("bin", "etc", "proc", "sys", "dev", "tmp"):
             (root / name).mkdir(parents=True, exist_ok=True)
@@ -58,19 +68,27 @@ class BusyboxRoots:
                 (root / "bin" / applet).hardlink_to(root / "bin" / "busybox")
         (root / "etc" / "passwd").write_text("root:x:0:0:root:/:/bin/sh\nwww:x:33:44::/:/bin/sh\n")
         (root / "etc" / "group").write_text("root:x:0:\nwww:x:44:\nextra:x:50000:www\n")
+        if userns:
+            mapped = root.with_name(f"{container_id}.mapped")
+            mapped.mkdir()
+            mount_idmapped(root, mapped, userns)
+            return Rootfs(path=str(mapped), upper=str(root))
         return Rootfs(path=str(root), upper=str(root))
 
-    async def view(self, container_id: ContainerId, image_id: ImageId) -> Path:
+    async def view(self, container_id: ContainerId, image_id: ImageId, userns: str = "") -> Path:
         raise NotFound("image", image_id)
 
     async def release(self, container_id: ContainerId) -> None:
-        shutil.rmtree(self._folder / container_id, ignore_errors=True)
+        unmount(self._folder / f"{container_id}.mapped")
+        for name in (container_id, f"{container_id}.mapped"):
+            shutil.rmtree(self._folder / name, ignore_errors=True)
 
 
 @contextlib.asynccontextmanager
 async def node(folder: Path, **options: Any) -> AsyncIterator[Harness]:
     """Services over the runc backend with these options; its pods are gone afterwards."""
     pins = PinnedNamespaces(folder / "pins")
+    (folder / "run").mkdir(mode=0o711)
     context = BackendContext(
         state=folder / "state",
         runtime_state=folder / "run",

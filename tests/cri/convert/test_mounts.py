@@ -29,6 +29,7 @@ def test_a_mount_may_be_of_an_image() -> None:
         (pb.Mount(container_path="/c"), "host_path"),
         (pb.Mount(container_path="/c", image=pb.ImageSpec()), "host_path"),
         (pb.Mount(container_path="/c", host_path="/h", image=pb.ImageSpec(image="i")), "host_path"),
+        (pb.Mount(container_path="/c", image=pb.ImageSpec(image="i")), "readonly"),
         (pb.Mount(container_path="/c", host_path="/h", propagation=3), "propagation"),  # type: ignore[arg-type]
         (pb.Mount(container_path="/c", host_path="/h", recursive_read_only=True), "recursive_read_only"),
         (

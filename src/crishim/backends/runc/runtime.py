@@ -13,6 +13,7 @@ from typing import Any
 
 from crishim.backends.runc.command import RuntimeCommand
 from crishim.backends.runc.exec import AdoptedChild, ConsoleSocket
+from crishim.backends.runc.features import Features, features
 from crishim.backends.runc.orphans import OrphanReaper
 from crishim.errors import CrishimError, InvalidArgument, NotFound
 from crishim.interfaces.backend import BackendInfo, NetnsSource
@@ -20,7 +21,6 @@ from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
 from crishim.logs.execution import ExecStreams
 from crishim.logs.stdio import ChildEnds
-from crishim.model.honours import OCI
 from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
@@ -42,11 +42,15 @@ class MonitoredRuntime:
         self._monitor = monitor or Monitor()
         self._bundles: dict[str, Path] = {}
         self._orphans = OrphanReaper()
+        self._known: tuple[str, Features] | None = None
 
     async def probe(self) -> BackendInfo:
         """The runtime's name and version. Raises `FailedPrecondition` where it is missing."""
-        version = await self._command.version()
-        return BackendInfo(name=Path(self._command.program).name, version=version, netns=NetnsSource.LIBRARY, honours=OCI)
+        name, version = Path(self._command.program).name, await self._command.version()
+        able = await self._features(name, version)
+        return BackendInfo(
+            name=name, version=version, netns=NetnsSource.LIBRARY, honours=able.honours, features=able.advertised
+        )
 
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
         """As `OciRuntime.create`."""
@@ -145,6 +149,9 @@ class MonitoredRuntime:
             finally:
                 self._orphans.poke()
 
+    async def _features(self, name: str, version: str) -> Features:  # noqa: ARG002 - a runtime of another kind has none
+        return Features()
+
     def _monitored(self) -> tuple[str, tuple[str, ...]]:
         """The program that conmon runs for the runtime, and what stands before its subcommand."""
         program, *args = self._command.line
@@ -176,6 +183,15 @@ class MonitoredRuntime:
 
 class RuncRuntime(MonitoredRuntime):
     """Runs bundles with runc, crun or youki: beside the rest they freeze containers and change their limits."""
+
+    async def _features(self, name: str, version: str) -> Features:
+        """Asked once for each version: the program may be replaced while we run."""
+        if self._known is None or self._known[0] != version:
+            told = b""
+            with contextlib.suppress(CrishimError):
+                told = await self._command.run("", "features")
+            self._known = version, features(name, version, told.decode("utf-8", "replace"), self._host.kernel)
+        return self._known[1]
 
     async def pause_container(self, container_id: ContainerId) -> None:
         """As `SupportsPause`."""

@@ -9,7 +9,7 @@ from crishim.model.mounts import Device, Mount, MountPropagation
 
 
 def decode_mount(message: pb.Mount, path: str) -> Mount:
-    """A mount: of a host path, or else of an image.
+    """A mount: of a host path, or else of an image, which must be `readonly`.
 
     `recursive_read_only` is refused unless the mount is `readonly` and PRIVATE (CRI, `Mount`).
     """
@@ -18,6 +18,8 @@ def decode_mount(message: pb.Mount, path: str) -> Mount:
     if source is not None and source.image:
         if message.host_path:
             raise InvalidArgument(f"{path}.host_path", "is set beside an image")
+        if not message.readonly:
+            raise InvalidArgument(f"{path}.readonly", "must be set with an image: an image volume is never written to")
     else:
         not_empty(message.host_path, f"{path}.host_path")
     if message.recursive_read_only and not (message.readonly and propagation is MountPropagation.PRIVATE):

@@ -1,0 +1,60 @@
+"""What a runtime can do, by its own word or by its version."""
+
+import json
+
+import pytest
+
+from crishim.backends.runc.features import Features, features, version_of
+from crishim.model.honours import Honour
+from crishim.model.runtime import RuntimeHandlerFeatures
+
+KERNEL = (6, 1)
+BOTH = Features(recursive_readonly=True, idmap=True)
+READONLY = Features(recursive_readonly=True)
+
+
+def told(*, rro: bool, idmap: bool | None) -> str:
+    """An answer to `features`; older ones say nothing of id mappings."""
+    linux = {} if idmap is None else {"mountExtensions": {"idmap": {"enabled": idmap}}}
+    return json.dumps({"mountOptions": ["ro", *(["rro"] if rro else [])], "linux": linux})
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "text", "expected"),
+    [
+        ("runc", "1.1.5+ds1", told(rro=True, idmap=None), READONLY),
+        ("runc", "1.2.0", told(rro=True, idmap=True), BOTH),
+        ("runc", "1.3.0", told(rro=False, idmap=False), Features()),
+        ("crun", "1.8.1", "", BOTH),
+        ("crun", "1.3", "", Features()),
+        ("crun", "1.8.7", told(rro=True, idmap=None), BOTH),
+        ("youki", "0.5.0", told(rro=True, idmap=True), BOTH),
+        ("youki", "0.5.0", "[]", Features()),
+        ("other", "", "no such command", Features()),
+    ],
+)
+def test_by_word_or_version(name: str, version: str, text: str, expected: Features) -> None:
+    """What `features` says goes before the version, and the version decides what it leaves unsaid (runc-spec's features.md)."""
+    assert expected == features(name, version, text, KERNEL)
+
+
+@pytest.mark.parametrize(("kernel", "expected"), [((5, 11), Features()), ((5, 12), READONLY), ((5, 19), BOTH)])
+def test_the_kernel_has_a_say(kernel: tuple[int, int], expected: Features) -> None:
+    """Recursive read-only mounts need Linux 5.12, layers with ids of their own 5.19."""
+    assert expected == features("crun", "1.8.1", "", kernel)
+
+
+def test_what_follows_from_them() -> None:
+    """User namespaces and mapped mounts come together, and Status advertises what is honoured."""
+    mapped = {Honour.USER_NAMESPACE, Honour.IDMAP_MOUNTS}
+    assert not Features().honours & (mapped | {Honour.RECURSIVE_READONLY_MOUNTS})
+    assert mapped | {Honour.RECURSIVE_READONLY_MOUNTS} == BOTH.honours - Features().honours
+    assert RuntimeHandlerFeatures(recursive_read_only_mounts=True, user_namespaces=True) == BOTH.advertised
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("1.1.5+ds1", (1, 1, 5)), ("1.8", (1, 8)), ("1.2.0-rc.1", (1, 2, 0)), ("", ()), ("dev", ())]
+)
+def test_versions(text: str, expected: tuple[int, ...]) -> None:
+    """The leading numbers count, and nothing behind them."""
+    assert expected == version_of(text)
