@@ -117,6 +117,8 @@ PURE = {
     "oci/security.py",
     "oci/spec.py",
     "oci/users.py",
+    "shimv2/convert.py",
+    "shimv2/metrics.py",
     "ttrpc/connection.py",
     "ttrpc/frames.py",
     "ttrpc/status.py",
