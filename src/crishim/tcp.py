@@ -1,9 +1,9 @@
-"""TCP connections to a loopback: this machine's, or that of whoever made the socket."""
+"""TCP connections: to a loopback, this machine's or that of whoever made the socket, and to addresses."""
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from crishim.errors import CrishimError, InvalidArgument, Unavailable
@@ -71,10 +71,19 @@ async def dial_loopback(port: int, make: Callable[[int], socket.socket] = stream
 
     Raises `Unavailable`, naming both failures, when nobody listens, and `InvalidArgument` for what is no port.
     """
+    return await _dial(LOOPBACK, port, make)
+
+
+async def dial_address(addresses: Sequence[str], port: int) -> ByteStream:
+    """Connect to `port` of whoever has these addresses, tried in their order. Raises as `dial_loopback`."""
+    return await _dial([(socket.AF_INET6 if ":" in host else socket.AF_INET, host) for host in addresses], port, stream_socket)
+
+
+async def _dial(hosts: Iterable[tuple[int, str]], port: int, make: Callable[[int], socket.socket]) -> ByteStream:
     if not 0 < port < 1 << 16:
         raise InvalidArgument("port", f"{port} is no port")
     failures = []
-    for family, host in LOOPBACK:
+    for family, host in hosts:
         try:
             return await _connect(make(family), host, port)
         except (OSError, CrishimError) as error:

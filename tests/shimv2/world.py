@@ -1,17 +1,98 @@
-"""What tests of shims look at."""
+"""What tests of shims have in common: the stand-in as a program, worlds of pods, and what is looked at."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 
-def shims_below(folder: Path) -> list[str]:
-    """The command lines of shims whose sandboxes lie below a folder."""
+from crishim.backends.kata import KataPods
+from crishim.backends.kata import build as build_kata
+from crishim.interfaces.backend import BackendContext
+from crishim.model.frozen import FrozenDict
+from crishim.oci.measured import MeasuredPods
+from crishim.oci.namespaces import PinnedNamespaces
+from crishim.shimv2.runtime import ShimRuntime
+from crishim.system import SystemClock
+from crishim.testing.conformance.candidate import Candidate, World
+from tests.backends.runc.world import BusyboxRoots
+
+STAND_IN = Path(__file__).with_name("kata_shim.py")
+
+
+def stand_in(folder: Path) -> str:
+    """The stand-in for kata's shim as a program; what it leaves on the host lies in `folder`/host."""
+    program = folder / "containerd-shim-kata-v2"
+    if not program.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} {STAND_IN} {folder}/host "$@"\n')
+        program.chmod(0o755)
+    return str(program)
+
+
+def host_leftovers(folder: Path) -> list[str]:
+    """What the stand-in has left on the host."""
+    kinds = ("sbs", "vm", "shared")
+    return [str(path.relative_to(folder)) for kind in kinds for path in (folder / "host" / kind).glob("*")]
+
+
+def shims_below(folder: Path) -> list[int]:
+    """The pids of shims whose sandboxes lie below a folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            command = (process / "cmdline").read_bytes().decode(errors="replace")
             cwd = str((process / "cwd").readlink())
         except OSError:
             continue
-        if "shim" in command.split(" ", 1)[0] and (cwd.startswith(f"{folder}/") or f" {folder}/" in command):
-            found.append(command)
+        if "shim" in command and cwd.startswith(f"{folder}/"):
+            found.append(int(process.name))
     return found
+
+
+class ShimWorld(World):
+    """Pods over shims, in folders below `folder`."""
+
+    def __init__(self, folder: Path, pins: PinnedNamespaces, build: Callable[[BackendContext], MeasuredPods]) -> None:
+        async def make(context: BackendContext) -> MeasuredPods:
+            return build(context)
+
+        async def close(backend: object) -> None:
+            assert isinstance(backend, MeasuredPods)
+            await backend.let_go()
+
+        context = BackendContext(
+            state=folder / "state",
+            runtime_state=folder / "r",
+            clock=SystemClock(),
+            rootfs=BusyboxRoots(folder / "roots"),
+            namespaces=pins,
+        )
+        candidate = Candidate(make=make, close=close, context=context, scratch=folder / "scratch")
+        super().__init__(candidate, build(context))
+        self.folder = folder
+
+    @property
+    def pods(self) -> MeasuredPods:
+        assert isinstance(self.backend, MeasuredPods)
+        return self.backend
+
+    @property
+    def runtime(self) -> ShimRuntime:
+        runtime = self.pods._runtime
+        assert isinstance(runtime, ShimRuntime)
+        return runtime
+
+    def shims(self) -> list[int]:
+        return shims_below(self.folder)
+
+
+def kata(folder: Path) -> Callable[[BackendContext], KataPods]:
+    """Makes pods over the stand-in."""
+
+    def build(context: BackendContext) -> KataPods:
+        made = build_kata(attrs.evolve(context, options=FrozenDict({**context.options, "shim": stand_in(folder)})))
+        assert isinstance(made, KataPods)
+        return made
+
+    return build

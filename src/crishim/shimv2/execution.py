@@ -31,6 +31,7 @@ class ShimExec:
         self._spec = spec
         self._io = io
         self._exec_id = f"x{secrets.token_hex(8)}"
+        self._running = False
         self._end: Exit | None = None
 
     async def run(self) -> Exit:
@@ -62,11 +63,13 @@ class ShimExec:
         return self._end
 
     async def _start(self, link: ShimLink) -> None:
+        self._running = True
         try:
             await link.start(self._container_id, self._exec_id)
         except (Unavailable, DeadlineExceeded):
             raise
         except CrishimError as error:
+            self._running = False
             status, _ = await self._sandbox.status(self._container_id)
             if status is OciStatus.RUNNING:
                 raise InvalidArgument("cmd", error.message) from error
@@ -74,12 +77,13 @@ class ShimExec:
 
     async def _wait(self, link: ShimLink) -> None:
         self._end = await link.wait(self._container_id, self._exec_id)
+        self._running = False
 
     async def _clear_away(self, link: ShimLink) -> None:
         """Kill what runs, and have the shim forget it."""
         with contextlib.suppress(CrishimError, TimeoutError):
             async with asyncio.timeout(_CLEARED_WITHIN):
-                if self._end is None:
+                if self._running:
                     with contextlib.suppress(NotFound):
                         await link.kill(self._container_id, _KILL, self._exec_id)
                         await link.wait(self._container_id, self._exec_id)

@@ -9,7 +9,7 @@ import os
 import select
 import signal
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import ClassVar, TypeVar
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.empty_pb2 import Empty
@@ -25,15 +25,15 @@ from crishim.ttrpc.status import Refused
 
 M = TypeVar("M", bound=Message)
 
-USUAL: Final = 20.0
-"""Seconds for a call that has nothing to wait for."""
-
-LONG: Final = 110.0
-"""Seconds for a call that may boot a virtual machine."""
-
 
 class ShimLink:
     """Calls of the task service. A `name` is a container's id; `exec_id` is empty for its first process."""
+
+    patience: ClassVar[float] = 20.0
+    """Seconds for a call that has nothing to wait for."""
+
+    long_patience: ClassVar[float] = 110.0
+    """Seconds for a call that may boot a virtual machine."""
 
     def __init__(self, client: Client, version: int, namespace: str) -> None:
         self._client = client
@@ -65,11 +65,11 @@ class ShimLink:
         )
         if options is not None:
             request.options.CopyFrom(options)
-        return (await self._call("Create", request, pb.CreateTaskResponse, timeout=LONG)).pid
+        return (await self._call("Create", request, pb.CreateTaskResponse, timeout=self.long_patience)).pid
 
     async def start(self, name: str, exec_id: str = "") -> None:
         """Run what was created."""
-        await self._call("Start", pb.StartRequest(id=name, exec_id=exec_id), pb.StartResponse, timeout=LONG)
+        await self._call("Start", pb.StartRequest(id=name, exec_id=exec_id), pb.StartResponse, timeout=self.long_patience)
 
     async def exec(self, name: str, exec_id: str, process: Any, fifos: FifoPaths, *, terminal: bool) -> None:
         """Prepare one more process."""
@@ -82,11 +82,11 @@ class ShimLink:
             stderr=fifos.stderr,
             spec=process,
         )
-        await self._call("Exec", request, Empty, timeout=LONG)
+        await self._call("Exec", request, Empty, timeout=self.long_patience)
 
     async def wait(self, name: str, exec_id: str = "") -> Exit:
         """Return when a process has ended, however long that takes."""
-        told = await self._call("Wait", pb.WaitRequest(id=name, exec_id=exec_id), pb.WaitResponse, timeout=None)
+        told = await self._call("Wait", pb.WaitRequest(id=name, exec_id=exec_id), pb.WaitResponse, timeout=0)
         return exit_of(told.exit_status, told.exited_at)
 
     async def state(self, name: str) -> pb.StateResponse:
@@ -135,10 +135,12 @@ class ShimLink:
         """End the shim, if it holds nothing any more; it may answer, or just close the connection."""
         await self._call("Shutdown", pb.ShutdownRequest(id=name), Empty)
 
-    async def _call(self, method: str, request: Message, response: type[M], timeout: float | None = USUAL) -> M:
+    async def _call(self, method: str, request: Message, response: type[M], timeout: float | None = None) -> M:
+        """A call. `timeout` 0 is for ever, None the usual patience."""
         payload = request.SerializeToString()
+        limit = (self.patience if timeout is None else timeout) or None
         try:
-            told = await self._client.call(self._service, method, payload, timeout=timeout, metadata=self._metadata)
+            told = await self._client.call(self._service, method, payload, timeout=limit, metadata=self._metadata)
             return response.FromString(told)
         except Refused as error:
             exec_id = getattr(request, "exec_id", "")

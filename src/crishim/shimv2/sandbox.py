@@ -12,10 +12,10 @@ import asyncio
 import contextlib
 import logging
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import attrs
-from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.any_pb2 import Any
 
 from crishim.errors import CrishimError, DeadlineExceeded, NotFound, Unavailable
 from crishim.interfaces.oci_runtime import OciStatus, Stdio
@@ -23,6 +23,7 @@ from crishim.interfaces.seams import Clock
 from crishim.model.process import Exit
 from crishim.oci.bundle import write_atomically
 from crishim.shimv2.convert import STATUSES, Bootstrap
+from crishim.shimv2.freeing import free
 from crishim.shimv2.held import HeldTask
 from crishim.shimv2.launch import ShimBinary
 from crishim.shimv2.layout import SandboxFolder, ShimRecord, TaskRecord
@@ -31,15 +32,14 @@ from crishim.shimv2.shimlog import ShimLog
 
 _log = logging.getLogger(__name__)
 
-_KILL: Final = 9
 _TRIES: Final = 5
 _PAUSE: Final = 0.1
 """How often, and after how many seconds, a lost shim is looked for again."""
 
-_KILLED_WITHIN: Final = 10.0
 _FAREWELL: Final = 5.0
-_FREED_WITHIN: Final = 5.0
-"""Seconds for a killed task to end, for a shim to leave after Shutdown, and for a Delete that is refused too early."""
+"""Seconds for a shim to leave after Shutdown."""
+
+_KILLED: Final = 128 + 9
 
 _OOM_PATIENCE: Final = 0.2
 """Seconds for which the news of an out-of-memory kill is awaited: it comes by another way than the exit."""
@@ -48,7 +48,7 @@ _OOM_PATIENCE: Final = 0.2
 class SandboxShim:
     """One sandbox. `options` go into every Create."""
 
-    def __init__(self, folder: SandboxFolder, binary: ShimBinary, clock: Clock, options: AnyMessage | None) -> None:
+    def __init__(self, folder: SandboxFolder, binary: ShimBinary, clock: Clock, options: Any | None) -> None:
         self._folder = folder
         self._binary = binary
         self._clock = clock
@@ -319,7 +319,7 @@ class SandboxShim:
             except CrishimError as error:
                 _log.warning("how %s ended is not known: %s", task.id, error)
                 end = Exit.unknown()
-            if end.code == 128 + _KILL and self._binary.events and not task.killed:
+            if end.code == _KILLED and self._binary.events and not task.killed:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_OOM_PATIENCE):
                         await task.oom.wait()
@@ -329,55 +329,12 @@ class SandboxShim:
         """Have the shim let go of a task, killing what runs; when it is dead, its burial has done that."""
         while not self._folder.gone(task.id):
             try:
-                await self._kill_and_delete(await self.link(), task)
+                await free(await self.link(), task, self._clock)
             except Unavailable:
                 if self._folder.shim() is not None:
                     await asyncio.sleep(_PAUSE)
                     continue
             self._folder.write_gone(task.id)
-
-    async def _kill_and_delete(self, link: ShimLink, task: HeldTask) -> None:
-        try:
-            status = STATUSES.get((await link.state(task.id)).status)
-        except NotFound:
-            return
-        if status is OciStatus.PAUSED:
-            await link.resume(task.id)
-        if status not in {OciStatus.CREATED, OciStatus.STOPPED}:
-            task.killed = True
-            with contextlib.suppress(NotFound):
-                await link.kill(task.id, _KILL, everyone=True)
-            await self._ends(link, task)
-        await self._delete(link, task.id)
-
-    async def _ends(self, link: ShimLink, task: HeldTask) -> None:
-        """A killed task ends, or its shim does."""
-        either: set[asyncio.Future[Any]] = {task.end, asyncio.ensure_future(link.ended())}
-        done, _ = await asyncio.wait(either, timeout=_KILLED_WITHIN, return_when=asyncio.FIRST_COMPLETED)
-        for waiting in either - {task.end}:
-            waiting.cancel()
-        if not done:
-            raise DeadlineExceeded(f"{task.id} does not end, though it was killed")
-
-    async def _delete(self, link: ShimLink, task_id: str) -> None:
-        """Delete, again and again for a while: some shims tell an end before they are ready to let go."""
-        give_up = self._clock.monotonic() + _FREED_WITHIN
-        pause = 0.02
-        while True:
-            try:
-                await link.delete(task_id)
-            except NotFound:
-                return
-            except (Unavailable, DeadlineExceeded):
-                raise
-            except CrishimError as error:
-                if self._clock.monotonic() > give_up:
-                    raise
-                _log.debug("%s cannot be deleted yet: %s", task_id, error)
-                await asyncio.sleep(pause)
-                pause *= 1.5
-            else:
-                return
 
     async def _forget(self, task: HeldTask) -> None:
         if not task.end.done() and task.watch is not None:

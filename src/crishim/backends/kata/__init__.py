@@ -1,0 +1,57 @@
+"""Pods in virtual machines, by kata's shim: one shim and one machine for each pod.
+
+Options: `shim` (a runtime's name or a program; default `io.containerd.kata.v2`), `config_path` (the configuration of this
+handler; kata's own search without it), `annotations` (patterns of the pods' and containers' annotations that kata is told;
+default `io.katacontainers.*`), `namespace` (default `crishim`), `guest_seccomp` (whether kata's configuration lets seccomp
+profiles into the guest, which it does not by default; without it a pod that asks for a profile is refused).
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from crishim.backends.kata.needs import findings
+from crishim.backends.kata.pods import KataPods, KataRuntime
+from crishim.backends.shim import checked, shim_binary
+from crishim.errors import InvalidArgument
+from crishim.interfaces.backend import Backend, BackendContext
+from crishim.interfaces.checks import Finding
+from crishim.oci.ignores import ignores
+from crishim.oci.machine import host
+from crishim.shimv2.convert import runtime_options
+
+__all__ = ["KataPods", "KataRuntime", "build", "check", "ignores"]
+
+needs_node = True
+
+RUNTIME: Final = "io.containerd.kata.v2"
+_TYPES: Final[dict[str, type]] = {
+    "shim": str,
+    "config_path": str,
+    "annotations": list,
+    "namespace": str,
+    "guest_seccomp": bool,
+}
+_ANNOTATIONS: Final = ("io.katacontainers.*",)
+
+
+def build(context: BackendContext) -> Backend:
+    """The backend. Raises `InvalidArgument` naming an option that it does not know, or that is of another type."""
+    options = checked(context.options, _TYPES)
+    path = options.get("config_path", "")
+    if path and not Path(path).is_absolute():
+        raise InvalidArgument("options.config_path", "must be an absolute path")
+    # The guest has devices and labels of its own; the node's would be of no use to it.
+    machine = attrs.evolve(host(), devices=(), apparmor=False, selinux=False)
+    task_options = runtime_options(path) if path else None
+    binary = attrs.evolve(shim_binary(context, RUNTIME), bootstrap=False)
+    runtime = KataRuntime(binary, context.runtime_state / "shims", context.clock, machine, task_options)
+    runtime.guest_seccomp = bool(options.get("guest_seccomp", False))
+    return KataPods(runtime, context, machine, patterns=tuple(map(str, options.get("annotations", _ANNOTATIONS))))
+
+
+def check() -> Iterable[Finding]:
+    """What kata needs of this machine."""
+    return findings(Path("/"))

@@ -1,0 +1,91 @@
+"""KataRuntime and KataPods: what kata is told beside the bundle, what a machine cannot keep, and the way to a pod's ports."""
+
+import fnmatch
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from crishim.errors import Unavailable
+from crishim.interfaces.backend import BackendContext, BackendInfo
+from crishim.interfaces.capabilities import ByteStream, SupportsPortForward
+from crishim.interfaces.images import Rootfs
+from crishim.model.container import ContainerSpec
+from crishim.model.frozen import FrozenDict
+from crishim.model.honours import VM, Honour
+from crishim.model.ids import SandboxId
+from crishim.model.resources import Resources
+from crishim.model.sandbox import SandboxSpec, SandboxStarted
+from crishim.oci.bundle import write_atomically
+from crishim.oci.cgroups import read_text
+from crishim.oci.facts import BindSource, Host, Place
+from crishim.oci.measured import MeasuredPods
+from crishim.shimv2.runtime import ShimRuntime
+from crishim.tcp import dial_address
+
+_SIZE: Final = {
+    "io.kubernetes.cri.sandbox-cpu-period": "cpu_period",
+    "io.kubernetes.cri.sandbox-cpu-quota": "cpu_quota",
+    "io.kubernetes.cri.sandbox-cpu-shares": "cpu_shares",
+    "io.kubernetes.cri.sandbox-memory": "memory_limit_in_bytes",
+}
+"""The annotations by which kata sizes a machine when it boots, and the sums over the pod that they tell."""
+
+
+class KataRuntime(ShimRuntime):
+    """A ShimRuntime whose containers live in a virtual machine."""
+
+    name = "kata"
+    guest_seccomp = False
+
+    async def probe(self) -> BackendInfo:
+        """As `Backend.probe`. Without seccomp in the guest a profile would be dropped in silence: it is not honoured then."""
+        info = await super().probe()
+        return attrs.evolve(info, honours=VM if self.guest_seccomp else VM - {Honour.SECCOMP})
+
+
+class KataPods(MeasuredPods):
+    """Pods over kata. `patterns` (shell's) choose the annotations of pods and containers that kata is told."""
+
+    def __init__(self, runtime: KataRuntime, context: BackendContext, host: Host, *, patterns: tuple[str, ...]) -> None:
+        super().__init__(runtime, context, host, sandbox_container=True)
+        self.capabilities |= {SupportsPortForward}
+        self._patterns = patterns
+
+    async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
+        """As `Backend.start_sandbox`: the machine boots. The pod's addresses are written down."""
+        started = await super().start_sandbox(spec)
+        write_atomically(self._pod(spec.id) / "ips", "\n".join(spec.ips))
+        return started
+
+    async def dial(self, sandbox_id: SandboxId, port: int) -> ByteStream:
+        """As `SupportsPortForward.dial`, by the pod's address: its loopback is in the guest, out of the node's reach.
+
+        What listens on the guest's loopback alone cannot be had.
+        """
+        addresses = read_text(self._pod(sandbox_id) / "ips").split()
+        if not addresses:
+            raise Unavailable("the pod has no address of its own")
+        return await dial_address(addresses, port)
+
+    def _sandbox_annotations(self, spec: SandboxSpec) -> Mapping[str, str]:
+        return {**self._passed(spec.config.annotations), **sizes(spec.config.linux.resources)}
+
+    def _place(self, spec: ContainerSpec, pod: Path, rootfs: Rootfs, views: Mapping[str, BindSource]) -> Place:
+        place = super()._place(spec, pod, rootfs, views)
+        return attrs.evolve(place, annotations=FrozenDict({**place.annotations, **self._passed(spec.annotations)}))
+
+    def _passed(self, annotations: Mapping[str, str]) -> dict[str, str]:
+        return {
+            name: value
+            for name, value in annotations.items()
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in self._patterns)
+        }
+
+
+def sizes(wanted: Resources | None) -> dict[str, str]:
+    """The annotations that tell a pod's sums, for what is set. The overhead is the node's, and in the pod's cgroup already."""
+    if wanted is None:
+        return {}
+    return {name: str(getattr(wanted, field)) for name, field in _SIZE.items() if getattr(wanted, field)}
