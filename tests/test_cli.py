@@ -102,10 +102,27 @@ def test_a_pod_is_played(tmp_path: Path) -> None:
     assert "exited 3  Error" in failed.output
 
 
+def test_several_pods_are_played() -> None:
+    """The pods of one file are played beside one another, told by their names, and the first failure is the exit status."""
+    one = POD.format(command='["print", "hello"]').replace("name: pod", "name: first")
+    two = POD.format(command='["fail", "4"]').replace("name: pod", "name: second")
+    done = run("play", "-", "--backend", FAKE, stdin=f"{one}---{two}")
+    assert 4 == done.exit_code, done.output
+    assert "first/main | hello" in done.output
+    assert done.output.endswith("first  Succeeded  main=0\nsecond  Failed  main=4\n")
+    twice = run("play", "-", "--backend", FAKE, stdin=f"{one}---{one}")
+    assert (125, "crishim: manifest: has Pod default/first twice\n") == (twice.exit_code, twice.output)
+
+
+def test_down_needs_an_endpoint(tmp_path: Path) -> None:
+    """`--down` without an endpoint is a mistake: nothing outlives a server of its own."""
+    assert 2 == run("play", manifest(tmp_path, "print"), "--down").exit_code
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("kind: Job", "crishim: kind: must be one of Pod\n"),
+        ("kind: Job", "crishim: kind: must be one of Pod, ConfigMap, Secret, RuntimeClass, List\n"),
         ("{", "crishim: manifest: is no YAML: "),
         (
             POD.format(command='["x"]').replace("main", "main, tty: 3"),

@@ -42,9 +42,9 @@ FLOORS = {
     "plugins": 5,
     "daemon": 5,
     "app": 6,
-    "commands": 6,
-    "cli": 7,
-    "__main__": 7,
+    "commands": 7,
+    "cli": 8,
+    "__main__": 8,
     "__init__": 7,
 }
 
@@ -79,11 +79,6 @@ NEVER = {
 
 THINKING = {"model", "errors", "interfaces", "lifecycle", "service", "cri", "config"}
 PURE = {
-    "backends/docker/convert.py",
-    "backends/docker/frames.py",
-    "backends/docker/observed.py",
-    "backends/docker/options.py",
-    "backends/docker/pulls.py",
     "backends/docker/convert.py",
     "backends/docker/frames.py",
     "backends/docker/observed.py",

@@ -63,8 +63,8 @@ WISHES: Final = {
     "mounts.recursive_read_only": f"{_MOUNT} readonly: true recursive_read_only: true",
     "mounts.uidMappings": f"{_MOUNT} {_LINES.format('uidMappings', 'gidMappings')}",
     "mounts.gidMappings": f"{_MOUNT} {_LINES.format('uidMappings', 'gidMappings')}",
-    "mounts.image": 'container_path: "/mounted" image { image: "other" image_ref: "other" }',
-    "mounts.image_sub_path": 'container_path: "/mounted" image { image: "other" } image_sub_path: "below"',
+    "mounts.image": 'container_path: "/mounted" readonly: true image { image: "other" image_ref: "other" }',
+    "mounts.image_sub_path": 'container_path: "/mounted" readonly: true image { image: "other" } image_sub_path: "below"',
     "mounts.mount_options": f'{_MOUNT} mount_options: "noexec"',
     "devices": 'devices { container_path: "/dev/thing" host_path: "/dev/null" permissions: "r" }',
 }

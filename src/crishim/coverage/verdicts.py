@@ -57,6 +57,7 @@ OURS: Final[Mapping[str, str]] = {
 """What crishim does with a field for every backend, by the field or by what it begins with."""
 
 UNUSED: Final[Mapping[str, str]] = {
+    "UpdateContainerResourcesRequest.annotations": "hints for runtimes with plug-ins of their own",
     "VersionRequest.version": "the kubelet's own version, which says nothing",
     f"{CONTAINER}.mounts.image.runtime_handler": "the sandbox has its handler",
     **{

@@ -11,7 +11,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from crishim.cri import Call, Dispatcher, pb
-from crishim.errors import Code, InvalidArgument
+from crishim.errors import Code
 from crishim.model.process import Exit
 from crishim.model.sandbox import DNSConfig
 from crishim.testing import Harness
@@ -329,21 +329,30 @@ async def test_a_message_is_told(stage: Stage) -> None:
     assert ["Error: because"] == [text for _, _, text in stage.told(EventKind.EXITED)]
 
 
-@pytest.mark.parametrize(
-    ("container", "field"),
-    [
-        ({"livenessProbe": {"httpGet": {"port": 80}}}, "spec.containers[0].livenessProbe.httpGet"),
-        ({"readinessProbe": {"tcpSocket": {"port": 80}}}, "spec.containers[0].readinessProbe.tcpSocket"),
-        ({"startupProbe": {"grpc": {"port": 80}}}, "spec.containers[0].startupProbe.grpc"),
-        ({"lifecycle": {"preStop": {"httpGet": {"port": 80}}}}, "spec.containers[0].lifecycle.preStop.httpGet"),
-    ],
-)
-async def test_probes_and_hooks_of_other_kinds_are_refused(stage: Stage, container: Mapping[str, Any], field: str) -> None:
-    """What this kubelet cannot play it refuses by its path, before anything is made."""
-    with pytest.raises(InvalidArgument) as refused:
-        await stage.play(manifest({"name": "main", **container}))
-    assert field == refused.value.field
-    assert [] == stage.calls
+async def test_stop_hooks_run_at_once_and_sidecars_wait_their_turn(stage: Stage) -> None:
+    """Hooks run beside each other; a sidecar's signal waits for all that started behind it, and the waiting costs its grace."""
+    hook = {"preStop": {"sleep": {"seconds": 4}}}
+    pod = manifest(
+        {"name": "main", "command": ["stubborn"], "lifecycle": hook},
+        initContainers=[
+            {"name": "a", "command": ["sleep"], "restartPolicy": "Always"},
+            {"name": "b", "command": ["sleep"], "restartPolicy": "Always", "lifecycle": hook},
+        ],
+        terminationGracePeriodSeconds=10,
+    )
+    player = stage.player()
+    sent: list[pb.StopContainerRequest] = []
+    player._client._call = _watching(player._client._call, pb.StopContainerRequest, sent)
+    task = asyncio.create_task(player.play(parse(pod, uid="u", seen=SEEN)))
+    await stage.until(EventKind.STARTED, "main")
+    begin = stage.world.clock.monotonic()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stage.finish(task)
+    told = [(at - begin, name) for at, name, _ in stage.told(EventKind.STOPPING)]
+    assert {(4.0, "main"), (10.0, "b"), (10.0, "a")} == set(told)
+    assert [6, 2, 2] == [request.timeout for request in sent]
+    assert ([], []) == (stage.left(), stage.files())
 
 
 async def test_what_is_played_is_what_was_recorded(stage: Stage) -> None:

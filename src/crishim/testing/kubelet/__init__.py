@@ -1,18 +1,22 @@
 """A small kubelet: turns a v1 Pod manifest into CRI requests as the real one does, and drives any CRI endpoint with them.
 
-    pod = parse(load(text), uid="...", seen="2026-01-01T00:00:00Z")
+    file = load(text)
+    pod = parse(file.pods[0], uid="...", seen="2026-01-01T00:00:00Z", objects=file.objects)
     async with connect("unix:///run/crishim/crishim.sock") as client:
         outcome = await Player(client, Node(), clock, report=print).play(pod)
 
-It knows init containers and sidecars, restart policies with back-off, exec probes and hooks, environment and downward fields,
-emptyDir, hostPath and downwardAPI volumes, resources by QoS class, security contexts and termination messages. What it does
-not know in a manifest it names and refuses.
+It knows init containers and sidecars with their order at the end, restart policies with back-off, probes by exec, HTTP, TCP and
+gRPC, hooks by exec, HTTP and sleep, environment, ConfigMaps and Secrets of the same file and downward fields, emptyDir,
+hostPath, configMap, secret and downwardAPI volumes, resources by QoS class, security contexts, runtime classes, host aliases
+and termination messages. What it does not know in a manifest it names and refuses.
 """
 
 from crishim.testing.kubelet.client import CallError, CriClient, connect, direct
 from crishim.testing.kubelet.configs import Node
+from crishim.testing.kubelet.down import take_down
 from crishim.testing.kubelet.events import Event, EventKind, Outcome, Phase
-from crishim.testing.kubelet.manifest import load, parse
+from crishim.testing.kubelet.manifest import parse
+from crishim.testing.kubelet.objects import Loaded, Objects, load
 from crishim.testing.kubelet.player import Player
 from crishim.testing.kubelet.pod import Pod
 
@@ -21,7 +25,9 @@ __all__ = [
     "CriClient",
     "Event",
     "EventKind",
+    "Loaded",
     "Node",
+    "Objects",
     "Outcome",
     "Phase",
     "Player",
@@ -30,4 +36,5 @@ __all__ = [
     "direct",
     "load",
     "parse",
+    "take_down",
 ]

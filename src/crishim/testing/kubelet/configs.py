@@ -230,7 +230,16 @@ def _annotations(pod: Pod, one: PodContainer, attempt: int) -> FrozenDict[str, s
 def _handler(handler: Handler) -> dict[str, Any]:
     if handler.kind == "sleep":
         return {"sleep": {"seconds": handler.seconds}}
-    return {handler.kind: {"command": list(handler.command)}}
+    if handler.kind == "exec":
+        return {"exec": {"command": list(handler.command)}}
+    request = {
+        "path": handler.url_path,
+        "port": handler.port,
+        "host": handler.host,
+        "scheme": handler.scheme,
+        "httpHeaders": [{"name": name, "value": value} for name, value in handler.headers],
+    }
+    return {"httpGet": {name: value for name, value in request.items() if value}}
 
 
 def _go_json(value: object) -> str:
@@ -243,7 +252,8 @@ def _environment(one: PodContainer, facts: PodFacts) -> dict[str, str]:
     env: dict[str, str] = {}
     for variable in one.env:
         field = facts.field(variable.field, f"{variable.path}.valueFrom.fieldRef.fieldPath") if variable.field else None
-        env[variable.name] = expand(variable.value, env) if field is None else field
+        value = variable.value if variable.literal else expand(variable.value, env)
+        env[variable.name] = value if field is None else field
     return env
 
 
@@ -253,7 +263,7 @@ def _mount(pod: Pod, one: PodContainer, node: Node, number: int) -> Mount:
     return Mount(
         container_path=mount.container_path,
         host_path=sub_path(pod, one, node, number) if mount.sub_path else volume_path(pod, volume, node),
-        readonly=mount.readonly or volume.kind is VolumeKind.DOWNWARD_API,
+        readonly=mount.readonly or volume.kind.told,
         propagation=_PROPAGATION[mount.propagation],
     )
 

@@ -80,6 +80,14 @@ class Fields:
             raise InvalidArgument(self.at(name), "must be a list of texts")
         return tuple(items)
 
+    def port(self, name: str, known: Mapping[str, int]) -> int:
+        """A port by its number, or by its name among the known ones."""
+        value = self._get(name, object, "a port", 0)
+        number = known.get(value) if isinstance(value, str) else value
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 < number <= 65535:
+            raise InvalidArgument(self.at(name), f"must be a port from 1 to 65535, or the name of one: {value!r}")
+        return number
+
     def numbers(self, name: str) -> tuple[int, ...]:
         """A list of whole numbers."""
         items = self._get(name, list, "a list", [])

@@ -1,7 +1,7 @@
 """The life of one container of a pod: image, create, start, hook, probes, end, and again after a pause."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import attrs
@@ -14,13 +14,14 @@ from crishim.testing.kubelet.backoff import BackOff
 from crishim.testing.kubelet.client import CallError, CriClient
 from crishim.testing.kubelet.configs import Node, Start, container_config, image_spec, log_folder
 from crishim.testing.kubelet.events import Event, EventKind
+from crishim.testing.kubelet.handlers import Target, hook
 from crishim.testing.kubelet.pod import Handler, Pod, PodContainer, Probe, PullPolicy, RestartPolicy
 from crishim.testing.kubelet.probes import Prober
 from crishim.testing.kubelet.relist import Relist
+from crishim.testing.kubelet.stopping import stop_one
 from crishim.testing.kubelet.volumes import PodFolders
 
 START_FAILED: Final = 128
-_MIN_GRACE: Final = 2
 
 
 @attrs.frozen(kw_only=True)
@@ -38,6 +39,11 @@ class Stage:
     relist: Relist
     tokens: Callable[[], str]
     report: Callable[[Event], None]
+
+    @property
+    def address(self) -> str:
+        """Where the pod's ports answer: its own address, or the machine's where it has none of its own."""
+        return self.ips[0] if self.ips and not self.pod.host_network else "127.0.0.1"
 
 
 class Life:
@@ -67,17 +73,18 @@ class Life:
                 await clock.sleep(pause)
             self._attempt += 1
 
-    async def stop(self, grace: int) -> None:
-        """Hook, signal, grace, in the order of the kubelet; nothing for what does not run."""
-        if not self.running:
-            return
-        stage = self._stage
-        self._tell(EventKind.STOPPING, f"grace {grace} s")
-        begin = stage.clock.monotonic()
-        if self.one.pre_stop is not None:
-            await self._hook(self.one.pre_stop, "preStop", bound=grace)
-        left = grace - int(stage.clock.monotonic() - begin) if grace else 0
-        await stage.client.stop_container(self.container_id, max(left, _MIN_GRACE) if grace else 0)
+    async def stop(self, grace: int, turn: Callable[[], Awaitable[object]] | None = None) -> None:
+        """Hook, turn, signal, grace, in the order of the kubelet; nothing for what does not run."""
+        if self.running:
+            await stop_one(
+                self._target(),
+                self.one.pre_stop,
+                grace,
+                turn,
+                clock=self._stage.clock,
+                failed=lambda text: self._tell(EventKind.HOOK_FAILED, text),
+                stopping=lambda: self._tell(EventKind.STOPPING, f"grace {grace} s"),
+            )
 
     async def see_end(self) -> None:
         """Note and tell how a stopped container ended, where nobody else does any more."""
@@ -126,14 +133,13 @@ class Life:
 
     async def _watch(self) -> None:
         """The start hook, then the probes."""
-        if self.one.post_start is not None and not await self._hook(self.one.post_start, "postStart"):
+        if self.one.post_start is not None and not await self._began(self.one.post_start):
             await self.stop(self._stage.pod.grace)
             return
         await Prober(
-            self._stage.client,
+            self._target(),
             self._stage.clock,
             self.one,
-            self.container_id,
             started=self.up.set,
             ready=self._set_ready,
             unhealthy=self._fail,
@@ -143,19 +149,18 @@ class Life:
         self._tell(EventKind.UNHEALTHY, f"{word} probe failed: {output}" if output else f"{word} probe failed")
         await self.stop(self._stage.pod.grace if probe.grace is None else probe.grace)
 
-    async def _hook(self, handler: Handler, word: str, bound: int = 0) -> bool:
-        stage = self._stage
+    async def _began(self, handler: Handler) -> bool:
+        """The start hook; whether it succeeded."""
         if handler.kind == "sleep":
-            await stage.clock.sleep(min(handler.seconds, bound) if bound else handler.seconds)
+            await self._stage.clock.sleep(handler.seconds)
             return True
-        try:
-            reply = await stage.client.exec_sync(self.container_id, handler.command)
-        except CallError as error:
-            self._tell(EventKind.HOOK_FAILED, f"{word}: {error.message}")
-            return False
-        if reply.exit_code:
-            self._tell(EventKind.HOOK_FAILED, f"{word}: exit code {reply.exit_code}")
-        return not reply.exit_code
+        answer = await hook(self._target(), handler)
+        if not answer.ok:
+            self._tell(EventKind.HOOK_FAILED, f"postStart: {answer.text}")
+        return bool(answer.ok)
+
+    def _target(self) -> Target:
+        return Target(client=self._stage.client, container_id=self.container_id, address=self._stage.address)
 
     async def _image(self) -> tuple[str, int | str]:
         """The image's id and user. A runtime without images takes the name as it is."""

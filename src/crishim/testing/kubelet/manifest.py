@@ -1,4 +1,4 @@
-"""A v1 Pod manifest -> `Pod` (pure, but for PyYAML). What is not known is refused by its path, as `InvalidArgument`.
+"""A v1 Pod manifest -> `Pod` (pure). What is not known is refused by its path, as `InvalidArgument`.
 
 Defaults are the API server's. Fields that steer the scheduler or the API server mean nothing to a runtime and are passed over.
 """
@@ -8,31 +8,17 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from crishim.errors import InvalidArgument, Unavailable
+from crishim.errors import InvalidArgument
 from crishim.model.frozen import FrozenDict
 from crishim.model.sandbox import DNSConfig
 from crishim.model.security import SupplementalGroupsPolicy
 from crishim.testing.kubelet.containers import apparmor, container, seccomp, selinux
 from crishim.testing.kubelet.fields import Fields
+from crishim.testing.kubelet.objects import Objects, files_of
 from crishim.testing.kubelet.pod import Pod, PodContainer, PodSecurity, RestartPolicy, Volume, VolumeKind
 from crishim.testing.kubelet.resources import quantity
 
 _HOSTNAME: Final = 63
-
-
-def load(text: str | bytes) -> dict[str, Any]:
-    """The one Pod in a YAML (or JSON) text. Raises `InvalidArgument`, or `Unavailable` without PyYAML."""
-    try:
-        import yaml
-    except ImportError as error:
-        raise Unavailable("reading manifests needs PyYAML: pip install 'crishim[cli]'") from error
-    try:
-        documents = [document for document in yaml.safe_load_all(text) if document is not None]
-    except yaml.YAMLError as error:
-        raise InvalidArgument("manifest", f"is no YAML: {error}") from error
-    if len(documents) != 1 or not isinstance(documents[0], dict):
-        raise InvalidArgument("manifest", "must be one object")
-    return documents[0]
 
 
 def digest_of(manifest: Mapping[str, Any]) -> str:
@@ -40,8 +26,8 @@ def digest_of(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def parse(manifest: Mapping[str, Any], *, uid: str, seen: str, static_on: str = "") -> Pod:
-    """The pod that `manifest` describes, with this uid, first seen at the RFC 3339 time `seen`.
+def parse(manifest: Mapping[str, Any], *, uid: str, seen: str, static_on: str = "", objects: Objects | None = None) -> Pod:
+    """The pod that `manifest` describes, with this uid, first seen at the RFC 3339 time `seen`; it may refer to `objects`.
 
     `static_on` names the node of a static pod: its name then ends with the node's, and its uid is its hash.
     """
@@ -60,10 +46,11 @@ def parse(manifest: Mapping[str, Any], *, uid: str, seen: str, static_on: str = 
     namespace = meta.text("namespace", "default")
     meta.skip("creationTimestamp", "generateName", "resourceVersion", "uid", "finalizers", "ownerReferences")
     meta.done()
-    return _spec(spec, name=name, namespace=namespace, uid=uid, labels=labels, annotations=annotations, static=bool(static_on))
+    known = {"name": name, "namespace": namespace, "uid": uid, "labels": labels, "annotations": annotations}
+    return _spec(spec, objects or Objects(), static=bool(static_on), **known)
 
 
-def _spec(spec: Fields, *, static: bool, **known: Any) -> Pod:
+def _spec(spec: Fields, objects: Objects, *, static: bool, **known: Any) -> Pod:
     name = known["name"]
     spec.skip(
         "affinity", "automountServiceAccountToken", "enableServiceLinks", "imagePullSecrets",
@@ -74,6 +61,7 @@ def _spec(spec: Fields, *, static: bool, **known: Any) -> Pod:
         raise InvalidArgument("spec.hostUsers", "user namespaces are not known to this kubelet")
     host_network = spec.flag("hostNetwork")
     hostname = spec.text("hostname") or name[:_HOSTNAME].rstrip("-.")
+    shared: dict[str, Any] = {"host_network": host_network, "namespace": known["namespace"], "objects": objects}
     pod = Pod(
         **known,
         hostname=hostname,
@@ -81,7 +69,7 @@ def _spec(spec: Fields, *, static: bool, **known: Any) -> Pod:
         grace=spec.number("terminationGracePeriodSeconds", 30),
         deadline=spec.optional_number("activeDeadlineSeconds"),
         service_account=spec.text("serviceAccountName", "" if static else "default"),
-        handler=spec.text("runtimeClassName"),
+        handler=objects.handler(spec.text("runtimeClassName")),
         host_network=host_network,
         host_pid=spec.flag("hostPID"),
         host_ipc=spec.flag("hostIPC"),
@@ -90,9 +78,9 @@ def _spec(spec: Fields, *, static: bool, **known: Any) -> Pod:
         dns=_dns(spec.child("dnsConfig")),
         host_aliases=tuple(_alias(one) for one in spec.children("hostAliases")),
         security=_security(spec.child("securityContext")),
-        volumes=tuple(_volume(one) for one in spec.children("volumes")),
-        inits=tuple(container(one, init=True, host_network=host_network) for one in spec.children("initContainers")),
-        containers=tuple(container(one, init=False, host_network=host_network) for one in spec.children("containers")),
+        volumes=tuple(_volume(one, known["namespace"], objects) for one in spec.children("volumes")),
+        inits=tuple(container(one, init=True, **shared) for one in spec.children("initContainers")),
+        containers=tuple(container(one, init=False, **shared) for one in spec.children("containers")),
     )
     spec.done()
     return _consistent(pod)
@@ -162,7 +150,7 @@ def _security(fields: Fields) -> PodSecurity:
     return security
 
 
-def _volume(fields: Fields) -> Volume:
+def _volume(fields: Fields, namespace: str, objects: Objects) -> Volume:
     name = fields.needed("name")
     if fields.has("hostPath"):
         host = fields.child("hostPath")
@@ -178,6 +166,12 @@ def _volume(fields: Fields) -> Volume:
         host.done()
     elif fields.has("downwardAPI"):
         volume = _downward(name, fields.child("downwardAPI"))
+    elif fields.has("configMap"):
+        source = fields.child("configMap")
+        volume = _told(name, source, VolumeKind.CONFIG_MAP, objects.find("ConfigMap", namespace, source, source.needed("name")))
+    elif fields.has("secret"):
+        source = fields.child("secret")
+        volume = _told(name, source, VolumeKind.SECRET, objects.find("Secret", namespace, source, source.needed("secretName")))
     else:
         empty = fields.child("emptyDir")
         fields.done()
@@ -192,6 +186,13 @@ def _volume(fields: Fields) -> Volume:
         empty.done()
     fields.done()
     return volume
+
+
+def _told(name: str, fields: Fields, kind: VolumeKind, values: Mapping[str, bytes] | None) -> Volume:
+    contents = () if values is None else files_of(fields, values)
+    fields.skip("items", "defaultMode")
+    fields.done()
+    return Volume(name=name, kind=kind, path=fields.path, contents=contents)
 
 
 def _downward(name: str, fields: Fields) -> Volume:

@@ -7,10 +7,11 @@ pulled. A container that cannot be started has ended with 128, as runtimes repor
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from crishim.errors import InvalidArgument
+import attrs
+
 from crishim.interfaces.seams import Clock
 from crishim.testing.kubelet.client import CallError, CriClient
 from crishim.testing.kubelet.configs import Node, sandbox_config
@@ -18,6 +19,7 @@ from crishim.testing.kubelet.events import Event, EventKind, Outcome, Phase
 from crishim.testing.kubelet.life import Life, Stage
 from crishim.testing.kubelet.pod import Pod, PodContainer, RestartPolicy
 from crishim.testing.kubelet.relist import Relist
+from crishim.testing.kubelet.stopping import remove_pod, stop_in_order
 from crishim.testing.kubelet.tasks import kept, together
 from crishim.testing.kubelet.volumes import PodFolders
 
@@ -63,7 +65,6 @@ class Player:
         Raises `InvalidArgument` for what the manifest wants and this kubelet cannot do, `CallError` for what the runtime
         refuses.
         """
-        _refuse(pod)
         folders = PodFolders(pod, self._node)
         self._grace = pod.grace
         try:
@@ -142,25 +143,9 @@ class Player:
 
     async def _tear_down(self, pod: Pod) -> None:
         """Stop what runs, in order, then the sandbox; remove the containers, then the sandbox."""
-        sidecars = [life for life in self._lives if life.one.sidecar]
-        everybody_else = [life for life in self._lives if not life.one.sidecar]
-        for lives in (everybody_else, *([life] for life in reversed(sidecars))):
-            await asyncio.gather(*(self._end(life, pod) for life in lives))
-        label = _uid_label(pod)
-        sandboxes = [sandbox.id for sandbox in await self._client.list_sandboxes(label)]
-        for sandbox_id in sandboxes:
-            await self._client.stop_sandbox(sandbox_id)
-            await self._client.sandbox_status(sandbox_id)
-        for container in await self._client.list_containers(label):
-            await self._client.remove_container(container.id)
-        for sandbox_id in sandboxes:
-            await self._client.stop_sandbox(sandbox_id)
-            await self._client.remove_sandbox(sandbox_id)
-
-    async def _end(self, life: Life, pod: Pod) -> None:
-        await life.stop(pod.grace if self._grace is None else self._grace)
-        with contextlib.suppress(CallError):
-            await life.see_end()
+        endings = [_Ending(life) for life in self._lives]
+        await stop_in_order(endings, lambda: pod.grace if self._grace is None else self._grace)
+        await remove_pod(self._client, _uid_label(pod))
 
     def _life(self, stage: Stage, one: PodContainer) -> Life:
         life = Life(stage, one)
@@ -185,12 +170,19 @@ def _uid_label(pod: Pod) -> dict[str, str]:
     return {"io.kubernetes.pod.uid": pod.uid}
 
 
-def _refuse(pod: Pod) -> None:
-    """Name what the manifest asks for and this kubelet does not do: probes other than exec, hooks other than exec and sleep."""
-    for one in pod.everyone:
-        for probe in (one.startup, one.liveness, one.readiness):
-            if probe is not None and probe.handler.kind != "exec":
-                raise InvalidArgument(probe.handler.path, "is no probe that this kubelet plays; it knows exec")
-        for hook in (one.post_start, one.pre_stop):
-            if hook is not None and hook.kind not in {"exec", "sleep"}:
-                raise InvalidArgument(hook.path, "is no hook that this kubelet plays; it knows exec and sleep")
+@attrs.frozen
+class _Ending:
+    """A life whose end nobody waits for any more."""
+
+    life: Life
+
+    @property
+    def one(self) -> PodContainer:
+        """The container."""
+        return self.life.one
+
+    async def stop(self, grace: int, turn: Callable[[], Awaitable[object]] | None = None) -> None:
+        """See `Stoppable`."""
+        await self.life.stop(grace, turn)
+        with contextlib.suppress(CallError):
+            await self.life.see_end()

@@ -35,12 +35,21 @@ class PullPolicy(enum.StrEnum):
 
 @attrs.frozen(kw_only=True)
 class Handler:
-    """What a probe or a hook does: `command` for `exec`, seconds for `sleep`; other kinds are only named."""
+    """What a probe or a hook does, by its kind: `exec` has a command; `httpGet` and `tcpSocket` a port, and a host where it is
+    not the pod itself; `grpc` a port and a service; `sleep` seconds. `path` is its place in the manifest, `url_path` the
+    request's.
+    """
 
     kind: str
     path: str
     command: tuple[str, ...] = ()
     seconds: int = 0
+    port: int = 0
+    host: str = ""
+    scheme: str = "HTTP"
+    url_path: str = "/"
+    headers: tuple[tuple[str, str], ...] = ()
+    service: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -58,10 +67,11 @@ class Probe:
 
 @attrs.frozen(kw_only=True)
 class Variable:
-    """An environment variable: a value with `$(NAME)` in it, or the name of a field of the pod."""
+    """An environment variable: a value with `$(NAME)` in it, or (`literal`) without, or the name of a field of the pod."""
 
     name: str
     value: str = ""
+    literal: bool = False
     field: str = ""
     path: str
 
@@ -82,7 +92,14 @@ class VolumeKind(enum.StrEnum):
 
     EMPTY_DIR = "kubernetes.io~empty-dir"
     DOWNWARD_API = "kubernetes.io~downward-api"
+    CONFIG_MAP = "kubernetes.io~configmap"
+    SECRET = "kubernetes.io~secret"  # noqa: S105 - a folder
     HOST_PATH = ""
+
+    @property
+    def told(self) -> bool:
+        """Whether its files come from the manifest, and containers only read them."""
+        return self in {VolumeKind.DOWNWARD_API, VolumeKind.CONFIG_MAP, VolumeKind.SECRET}
 
 
 @attrs.frozen(kw_only=True)
@@ -90,7 +107,8 @@ class Volume:
     """A volume of the pod.
 
     An empty folder, on disk or (`memory`) in memory with at most `size` bytes (0 for no bound); files that tell of the pod, by
-    path and field; or `host_path`, which must be there as `host_type` says.
+    path and field; `contents` of a ConfigMap or Secret, by path, content and permissions; or `host_path`, which must be there
+    as `host_type` says.
     """
 
     name: str
@@ -99,6 +117,7 @@ class Volume:
     memory: bool = False
     size: int = 0
     files: tuple[tuple[str, str], ...] = ()
+    contents: tuple[tuple[str, bytes, int], ...] = ()
     host_path: str = ""
     host_type: str = ""
 

@@ -1,10 +1,9 @@
-"""Exec probes: startup first, then liveness and readiness beside each other."""
+"""Probes: startup first, then liveness and readiness beside each other."""
 
 from collections.abc import Awaitable, Callable
 
-from crishim.errors import Code
 from crishim.interfaces.seams import Clock
-from crishim.testing.kubelet.client import CallError, CriClient
+from crishim.testing.kubelet.handlers import Target, probe
 from crishim.testing.kubelet.pod import PodContainer, Probe
 from crishim.testing.kubelet.tasks import together
 
@@ -18,19 +17,17 @@ class Prober:
 
     def __init__(
         self,
-        client: CriClient,
+        target: Target,
         clock: Clock,
         one: PodContainer,
-        container_id: str,
         *,
         started: Callable[[], None],
         ready: Callable[[bool], None],
         unhealthy: Callable[[Probe, str, str], Awaitable[None]],
     ) -> None:
-        self._client = client
+        self._target = target
         self._clock = clock
         self._one = one
-        self._id = container_id
         self._started = started
         self._ready = ready
         self._unhealthy = unhealthy
@@ -88,12 +85,8 @@ class Prober:
                 await self._clock.sleep(probe.period)
         await self._unhealthy(probe, "liveness", self._output)
 
-    async def _ask(self, probe: Probe) -> bool | None:
+    async def _ask(self, wanted: Probe) -> bool | None:
         """Success, failure, or None when the probe itself could not be run: the kubelet throws such a result away."""
-        try:
-            reply = await self._client.exec_sync(self._id, probe.handler.command, probe.timeout)
-        except CallError as error:
-            self._output = error.message
-            return False if error.code is Code.DEADLINE_EXCEEDED else None
-        self._output = (reply.stdout + reply.stderr).decode(errors="replace").strip()
-        return reply.exit_code == 0
+        answer = await probe(self._target, wanted.handler, wanted.timeout)
+        self._output = answer.text
+        return answer.ok

@@ -1,9 +1,11 @@
-"""Two ways to wait that asyncio has not."""
+"""Three ways to wait that asyncio has not."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from typing import Any, TypeVar
+
+from crishim.interfaces.seams import Clock
 
 T = TypeVar("T")
 
@@ -32,3 +34,16 @@ async def kept(work: Coroutine[Any, Any, T]) -> T:
             task.exception()
         raise cancelled
     return task.result()
+
+
+async def within(work: Awaitable[T], seconds: float, clock: Clock) -> T | None:
+    """What the work gives, or None when it has not ended after `seconds` of the clock: it is cancelled then."""
+    task = asyncio.ensure_future(work)
+    limit = asyncio.ensure_future(clock.sleep(seconds))
+    try:
+        await asyncio.wait({task, limit}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        task.cancel()
+        limit.cancel()
+        await asyncio.wait({task, limit})

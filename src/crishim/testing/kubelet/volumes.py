@@ -132,9 +132,19 @@ class PodFolders:
         path.chmod(0o777)
         if volume.memory:
             self._mount_memory(path, volume)
+        for name, content, mode in volume.contents:
+            self._write(self._inside(path, name, volume.path), content, mode)
         if (group := self._pod.security.fs_group) is not None:
             os.chown(path, -1, group)
             path.chmod(0o2777)
+
+    def _write(self, file: Path, content: bytes, mode: int) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        if (group := self._pod.security.fs_group) is not None:
+            os.chown(file, -1, group)
+            mode |= 0o440
+        file.chmod(mode)
 
     def _mount_memory(self, path: Path, volume: Volume) -> None:
         options = ["-o", f"size={volume.size},mode=777" if volume.size else "mode=777"]
