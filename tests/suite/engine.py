@@ -1,4 +1,4 @@
-"""A Docker Engine for the suite: it finds the suite's canonical names at the loopback registry, and runs on narrow machines, too.
+"""A Docker Engine for the suite: it finds canonical names at the loopback registry, and runs on narrow machines, too.
 
 The engine mirrors Docker Hub alone. So the registries that the suite names are called insecure, and the loopback registry its
 proxy: HTTPS fails there at once, and plain HTTP through a proxy is a request that any HTTP server can answer.

@@ -1,0 +1,101 @@
+"""An inspect's words in ours."""
+
+from typing import Any
+
+import pytest
+
+from crishim.backends.docker import observed
+from crishim.backends.docker.observed import Known
+from crishim.model.container import ContainerState, ObservedContainer
+from crishim.model.frozen import FrozenDict
+from crishim.model.ids import ContainerId, SandboxId
+from crishim.model.process import Exit
+
+NEVER = "0001-01-01T00:00:00Z"
+BEGAN = "2026-01-02T03:04:05.5Z"
+ENDED = "2026-01-02T03:04:06Z"
+
+
+def told(status: str, *, running: bool = False, began: str = NEVER, ended: str = NEVER, **state: Any) -> dict[str, Any]:
+    return {
+        "Id": "e" * 64,
+        "Name": "/c1",
+        "State": {"Status": status, "Running": running, "StartedAt": began, "FinishedAt": ended, **state},
+        "Config": {"Tty": True, "Labels": {observed.SANDBOX: "s1", observed.LOG: "/log", observed.KIND: "container"}},
+        "HostConfig": {"CgroupParent": "/parent", "NetworkMode": "container:s1"},
+        "NetworkSettings": {"SandboxKey": ""},
+        "GraphDriver": {"Data": {"UpperDir": "/upper"}},
+    }
+
+
+STATES = [
+    (told("created"), ContainerState.CREATED, None),
+    (told("created", ExitCode=127, Error="no such program"), ContainerState.CREATED, None),
+    (told("running", running=True, began=BEGAN), ContainerState.RUNNING, None),
+    (told("paused", running=True, began=BEGAN), ContainerState.RUNNING, None),
+    (
+        told("exited", began=BEGAN, ended=ENDED, ExitCode=3),
+        ContainerState.EXITED,
+        Exit(code=3, at=1767323046_000000000, started_at=1767323045_500000000),
+    ),
+    (
+        told("dead", began=BEGAN, ended=ENDED, ExitCode=137, OOMKilled=True, Error="why"),
+        ContainerState.EXITED,
+        Exit(code=137, at=1767323046_000000000, started_at=1767323045_500000000, oom=True, message="why"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("inspect", "state", "end"), STATES)
+def test_states(inspect: dict[str, Any], state: ContainerState, end: Exit | None) -> None:
+    """What has ended has its exit; what never ran is CREATED, even if its start failed; the engine's year 1 is no time."""
+    began = None if state is ContainerState.CREATED else 1767323045_500000000
+    expected = ObservedContainer(id=ContainerId("c1"), sandbox_id=SandboxId("s1"), state=state, started_at=began, exit=end)
+    assert expected == observed.container_of(inspect)
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        ({}, None),
+        ({"Action": "destroy"}, None),
+        ({"Action": "die", "Actor": {"Attributes": {"exitCode": "9"}}, "timeNano": 5}, Exit(code=9, at=5)),
+        ({"Action": "die"}, Exit.unknown()),
+    ],
+)
+def test_events_of_ends(event: dict[str, Any], expected: Exit | None) -> None:
+    """Only `die` tells an end; without a code nobody knows how."""
+    assert expected == observed.exit_told(event)
+
+
+def test_what_is_known_of_a_container() -> None:
+    """All that a later life needs is in an inspect."""
+    expected = Known(engine_id="e" * 64, parent="/parent", sandbox="s1", log="/log", tty=True, upper="/upper")
+    assert expected == observed.known_of(told("created"))
+
+
+def test_unified_limits_come_back() -> None:
+    """The cgroup files that a start has to write are found in a label."""
+    inspect = told("created")
+    inspect["Config"]["Labels"][observed.UNIFIED] = '{"memory.high": "1"}'
+    assert FrozenDict({"memory.high": "1"}) == observed.known_of(inspect).unified
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("none", "/pin"), ("host", "")])
+def test_a_pods_namespace(mode: str, expected: str) -> None:
+    """A pod's network namespace is the one that the engine pins; the host's is none of the pod's."""
+    inspect = told("running", running=True, began=BEGAN)
+    inspect["Config"]["Labels"][observed.KIND] = "sandbox"
+    inspect["HostConfig"]["NetworkMode"] = mode
+    inspect["NetworkSettings"]["SandboxKey"] = "/pin"
+    assert expected == observed.known_of(inspect).netns
+
+
+def test_addresses() -> None:
+    """One address of each family at most, IPv4 first."""
+    networks = {
+        "a": {"IPAddress": "", "GlobalIPv6Address": "fd::1"},
+        "b": {"IPAddress": "10.0.0.2", "GlobalIPv6Address": ""},
+        "c": {"IPAddress": "10.0.0.3"},
+    }
+    assert ("10.0.0.2", "fd::1") == observed.addresses_of({"NetworkSettings": {"Networks": networks}})
