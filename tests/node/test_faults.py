@@ -1,0 +1,209 @@
+"""A node whose parts are killed, missing, full or rebooted tells the right error and leaves nothing that no record explains."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crishim.cri import pb
+from crishim.errors import Code
+from crishim.model.image import ImageSpec
+from crishim.mounting import mount, unmount
+from crishim.testing.conformance.candidate import until
+from crishim.testing.harness import sandbox_config
+from crishim.testing.kubelet import CallError, CriClient
+from tests.backends.runc.world import needs
+from tests.node.world import TOOLS, Node, images, one_node, real_plugins
+
+pytestmark = [pytest.mark.node, needs(*TOOLS), real_plugins()]
+
+MOMENTS = 20
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with images(tmp_path_factory.mktemp("images")) as reference:
+        yield reference
+
+
+@pytest.fixture
+def node(image: str) -> Iterator[Node]:
+    with one_node(image) as node:
+        yield node
+
+
+async def fails(call: "asyncio.Future[object] | object") -> CallError:
+    """The error of a call that must fail."""
+    with pytest.raises(CallError) as caught:
+        await call  # type: ignore[misc]
+    return caught.value
+
+
+async def test_killed_at_twenty_moments(node: Node) -> None:
+    """Whenever the server is killed while a pod is made, the next one knows all that runs, and removing it leaves nothing."""
+    node.start()
+    async with node.client() as client:
+        await node.pull(client)
+        begun = asyncio.get_running_loop().time()
+        await node.make_pod(client, "first")
+        took = asyncio.get_running_loop().time() - begun
+        await node.empty(client)
+    assert set() == node.traces()
+    for moment in range(MOMENTS):
+        async with node.client() as client:
+            making = asyncio.ensure_future(node.make_pod(client, f"pod{moment}"))
+            await asyncio.sleep(took * moment / (MOMENTS - 1))
+            node.kill()
+            with contextlib.suppress(CallError):
+                await making
+        node.start()
+        async with node.client() as client:
+            known = {sandbox.id for sandbox in await client.list_sandboxes({})}
+            known |= {container.id for container in await client.list_containers({})}
+            assert set() == node.held() - known, f"moment {moment}"
+            await node.empty(client)
+        assert set() == node.traces(), f"moment {moment}"
+
+
+async def test_a_running_pod_survives_the_servers_death(node: Node) -> None:
+    """Containers run on without the server, and how one ended meanwhile is known to the next."""
+    node.start()
+    async with node.client() as client:
+        await node.pull(client)
+        _, one, two = await node.make_pod(client, "pod")
+    node.kill()
+    bundle = node.run / "backends" / "runc" / "containers" / one
+    os.kill(int((bundle / "pidfile").read_text()), signal.SIGKILL)
+    node.start()
+    async with node.client() as client:
+        assert pb.CONTAINER_RUNNING == (await client.container_status(two)).state
+        ended = await client.container_status(one)
+        assert (pb.CONTAINER_EXITED, 137) == (ended.state, ended.exit_code)
+        await node.empty(client)
+    assert set() == node.traces()
+
+
+async def test_a_reboot(node: Node, tmp_path: Path) -> None:
+    """After a reboot every pod is NOTREADY and no container runs; addresses of the dead pods are free once they are removed."""
+    node.start()
+    async with node.client() as client:
+        await node.pull(client)
+        sandbox, one, _ = await node.make_pod(client, "pod")
+    node.crash()
+    assert {"address"} == {trace.split()[0] for trace in node.traces()} - {"folder", "cgroup"}
+    other = tmp_path / "boot_id"
+    other.write_text("00000000-0000-4000-8000-000000000001\n")
+    script = f'mount --bind {other} /proc/sys/kernel/random/boot_id; exec "$@"'
+    node.start("unshare", "--mount", "--propagation=shared", "sh", "-c", script, "sh")
+    try:
+        async with node.client() as client:
+            assert pb.SANDBOX_NOTREADY == (await client.sandbox_status(sandbox)).state
+            assert pb.CONTAINER_EXITED == (await client.container_status(one)).state
+            await node.empty(client)
+            assert set() == {trace for trace in node.traces() if not trace.startswith("cgroup")}
+            await node.make_pod(client, "pod")
+            await node.empty(client)
+    finally:
+        unmount("/proc/sys/kernel/random/boot_id")
+
+
+async def test_a_full_disk(image: str, tmp_path: Path) -> None:
+    """A pull onto a full disk says so and leaves nothing usable; with room again it goes through."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount("tmpfs", disk, "tmpfs", 0, "size=3m")
+    try:
+        with one_node(image, state=disk / "state") as node:
+            (disk / "ballast").write_bytes(bytes(1 << 20))
+            node.start()
+            async with node.client() as client:
+                error = await fails(client.pull_image(ImageSpec(image=image), sandbox_config()))
+                assert "space" in error.message
+                assert None is await client.image_status(ImageSpec(image=image))
+                mount("", disk, "tmpfs", 32, "size=40m")  # MS_REMOUNT: somebody made room
+                await node.pull(client)
+                await node.make_pod(client, "pod")
+                await node.empty(client)
+            assert set() == node.traces()
+    finally:
+        unmount(disk)
+
+
+async def test_runc_is_missing(node: Node) -> None:
+    """Without the runtime the server starts, says what is missing, and refuses pods; it recovers when the runtime comes."""
+    program = node.place / "late-runc"
+    node.configure(str(program))
+    node.start()
+    async with node.client() as client:
+        condition = (await client.status()).conditions[0]
+        assert ("RuntimeReady", False) == (condition.type, condition.status)
+        assert "late-runc" in condition.message
+        await node.pull(client)
+        await fails(node.make_pod(client, "pod"))
+        program.write_text('#!/bin/sh\nexec runc "$@"\n')
+        program.chmod(0o755)
+        async with asyncio.timeout(60):
+            while not (await client.status()).conditions[0].status:  # noqa: ASYNC110 - a kubelet asks over and over too
+                await asyncio.sleep(0.1)
+        await node.make_pod(client, "pod")
+        await node.empty(client)
+    assert set() == node.traces()
+
+
+async def test_conmon_is_killed(node: Node) -> None:
+    """A container whose monitor is killed runs on; when it ends its exit is unknown, and it can be removed."""
+    node.start()
+    async with node.client() as client:
+        await node.pull(client)
+        _, one, two = await node.make_pod(client, "pod")
+        bundle = node.run / "backends" / "runc" / "containers" / one
+        os.kill(int((bundle / "conmon-pidfile").read_text()), signal.SIGKILL)
+        assert pb.CONTAINER_RUNNING == (await client.container_status(one)).state
+        await client.stop_container(one, 0)
+        ended = await client.container_status(one)
+        assert (pb.CONTAINER_EXITED, 255) == (ended.state, ended.exit_code)
+        assert pb.CONTAINER_RUNNING == (await client.container_status(two)).state
+        await node.empty(client)
+    await until(lambda: not node.traces())
+    assert set() == node.traces()
+
+
+@pytest.mark.parametrize(("script", "word"), [("echo broken >&2; exit 1", "fail"), ("sleep 600", "hang")])
+async def test_a_network_plugin_fails_or_hangs(image: str, script: str, word: str) -> None:
+    """RunPodSandbox fails, or the server is killed over it, and nothing is left of the pod but the plugin that hangs."""
+    with one_node(image, plugin="bad") as node:
+        plugin = node.place / "bin" / "bad"
+        plugin.write_text(f'#!/bin/sh\n[ "$CNI_COMMAND" = ADD ] || exit 0\n{script}\n')
+        plugin.chmod(0o755)
+        node.start()
+        async with node.client() as client:
+            making = asyncio.ensure_future(node.make_pod(client, "pod"))
+            if word == "hang":
+                await until(lambda: any(trace.startswith("address") for trace in node.traces()))
+                node.kill()
+                await fails(making)
+                node.start()
+            else:
+                assert Code.UNKNOWN is (await fails(making)).code
+        async with node.client() as client:
+            await node.empty(client)
+        assert set() == {trace for trace in node.traces() if str(plugin) not in trace}
+
+
+async def all_at_once(node: Node, client: CriClient, pods: int) -> None:
+    """Make and remove many pods side by side."""
+    await asyncio.gather(*(node.make_pod(client, f"pod{number}", 1) for number in range(pods)))
+    await asyncio.gather(*(client.remove_sandbox(sandbox.id) for sandbox in await client.list_sandboxes({})))
+
+
+async def test_a_hundred_calls_at_once(node: Node) -> None:
+    """Thirty pods made side by side (over a hundred calls) all come up, and removed side by side leave nothing."""
+    node.start()
+    async with node.client() as client:
+        await node.pull(client)
+        await all_at_once(node, client, 30)
+    assert set() == node.traces()

@@ -1,0 +1,218 @@
+"""A node of its own: `crishim serve` with runc, CNI and images in one folder, and what it leaves on the machine."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from crishim.model.container import ContainerMetadata
+from crishim.model.image import ImageSpec
+from crishim.model.sandbox import LinuxPodSandboxConfig
+from crishim.mounting import unmount_below
+from crishim.testing.harness import container_config, sandbox_config
+from crishim.testing.kubelet import CriClient, connect
+from tests.node.registry import File, Layout, folder, serving, tar_of
+
+TOOLS: Final = ("runc", "conmon", "skopeo", "docker-registry", "busybox", "unshare", "nsenter", "iptables", "ip")
+CGROUPS: Final = Path("/sys/fs/cgroup")
+PLUGINS: Final = Path("/usr/lib/cni")
+
+
+def real_plugins() -> pytest.MarkDecorator:
+    """A test that needs the reference CNI plugins."""
+    return pytest.mark.skipif(not PLUGINS.exists(), reason="needs CNI plugins: apt-get install containernetworking-plugins")
+
+
+@contextlib.contextmanager
+def images(place: Path) -> Iterator[str]:
+    """A registry with a busybox; the reference to pull it by."""
+    busybox = Path(str(shutil.which("busybox"))).read_bytes()
+    links = [File(f"bin/{name}", kind=b"1", to="bin/busybox", mode=0o755) for name in ("sh", "sleep", "cat", "true", "dd")]
+    layer = tar_of(folder("bin"), File("bin/busybox", busybox, mode=0o755), *links)
+    layout = Layout(place / "layout")
+    layout.image([layer], {"Cmd": ["sleep", "600"]}, tag="one")
+    with serving(place / "registry") as registry:
+        yield registry.push(layout, "one", "test/busybox:1")
+
+
+class Node:
+    """One node. `image` is the reference of what its containers run; `number` sets it apart from other nodes."""
+
+    def __init__(self, place: Path, image: str, number: int = 77, *, plugin: str = "", state: Path | None = None) -> None:
+        self.place = place
+        self.image = image
+        self.bridge = f"crinode{number}"
+        self.cgroup = f"/crinode{number}"
+        self.addresses = place / "addresses"
+        self.state = state or place / "state"
+        self.run = place / "run"
+        self._server: subprocess.Popen[bytes] | None = None
+        network = place / "net.d"
+        network.mkdir()
+        bridge: dict[str, Any] = {
+            "type": "bridge",
+            "bridge": self.bridge,
+            "isGateway": True,
+            "ipam": {"type": "host-local", "ranges": [[{"subnet": f"10.{number}.0.0/24"}]], "dataDir": str(self.addresses)},
+        }
+        plugins = [bridge, *([{"type": plugin}] if plugin else [])]
+        conflist = {"cniVersion": "1.0.0", "name": "node", "plugins": plugins}
+        (network / "10-node.conflist").write_text(json.dumps(conflist))
+        (place / "bin").mkdir()
+        host = image.partition("/")[0]
+        (place / "registries.conf").write_text(f'[[registry]]\nlocation = "{host}"\ninsecure = true\n')
+        (place / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+        self.configure()
+
+    def configure(self, runtime: str = "runc") -> None:
+        """Write the configuration."""
+        (self.place / "crishim.toml").write_text(f"""
+listen = "{self.place}/cri.sock"
+state = "{self.state}"
+runtime_state = "{self.run}"
+cgroup_driver = "cgroupfs"
+[handlers]
+"" = "runc"
+[backends.runc]
+runtime = "{runtime}"
+[images]
+registries_conf = "{self.place}/registries.conf"
+policy = "{self.place}/policy.json"
+[network]
+config = "{self.place}/net.d"
+plugins = ["{self.place}/bin", "{PLUGINS}"]
+""")
+
+    def start(self, *before: str) -> None:
+        """Start the server; `before` is a command that runs it."""
+        config = str(self.place / "crishim.toml")
+        with (self.place / "log").open("ab") as log:
+            self._server = subprocess.Popen(
+                [*before, sys.executable, "-m", "crishim", "serve", "--config", config],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """End the server, and wait for its end."""
+        if self._server is not None:
+            self._server.send_signal(number)
+            self._server.wait()
+            self._server = None
+
+    @contextlib.asynccontextmanager
+    async def client(self) -> AsyncIterator[CriClient]:
+        """A client of the server, once it answers."""
+        async with connect(f"unix://{self.place}/cri.sock") as client:
+            async with asyncio.timeout(60):
+                while True:
+                    with contextlib.suppress(Exception):  # whatever it is, it is not there yet
+                        await client.version()
+                        break
+                    await asyncio.sleep(0.02)
+            yield client
+
+    async def make_pod(self, client: CriClient, name: str, containers: int = 2) -> list[str]:
+        """A pod of running containers; their ids, behind the pod's."""
+        sandbox = sandbox_config(
+            name, log_directory=str(self.place / "logs" / name), linux=LinuxPodSandboxConfig(cgroup_parent=self.cgroup)
+        )
+        made = [await client.run_sandbox(sandbox)]
+        for number in range(containers):
+            metadata = ContainerMetadata(f"c{number}")
+            config = container_config(
+                "", metadata=metadata, image=ImageSpec(image=self.image), command=(), log_path=f"{number}.log"
+            )
+            made.append(await client.create_container(made[0], config, sandbox))
+            await client.start_container(made[-1])
+        return made
+
+    async def pull(self, client: CriClient) -> None:
+        """Have the image here."""
+        await client.pull_image(ImageSpec(image=self.image), sandbox_config())
+
+    async def empty(self, client: CriClient) -> None:
+        """Remove every pod, as a kubelet would."""
+        for sandbox in await client.list_sandboxes({}):
+            await client.stop_sandbox(sandbox.id)
+            await client.remove_sandbox(sandbox.id)
+
+    def held(self) -> set[str]:
+        """The ids of all that the runtime holds."""
+        runtime = self.run / "backends" / "runc" / "runtime"
+        return {path.name for path in runtime.iterdir()} if runtime.exists() else set()
+
+    def traces(self) -> set[str]:
+        """What is on this machine because of this node's pods: mounts, cgroups, addresses, interfaces, processes, folders."""
+        mounts = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        pins = self.run / "namespaces"
+        found = {f"mount {point}" for point in mounts if point.startswith(f"{self.place}/") and point != str(pins)}
+        found |= {f"cgroup {path}" for path in CGROUPS.glob(f"*{self.cgroup}/*/")}
+        found |= {
+            f"address {path.name}" for path in self.addresses.glob("node/*") if path.name[0].isdigit() and "." in path.name
+        }
+        bridge = Path("/sys/class/net") / self.bridge / "brif"
+        found |= {f"interface {path.name}" for path in bridge.glob("*")}
+        found |= {f"process {pid}: {line[:200]}" for pid, line in processes(str(self.place)) if "serve" not in line}
+        for kind in ("containers", "sandboxes"):
+            found |= {f"folder {path}" for path in (self.run / "backends" / "runc" / kind).glob("*")}
+        found |= {f"folder {path}" for path in (self.state / "images" / "containers").glob("*")}
+        return found
+
+    def crash(self) -> None:
+        """What a reboot does: every process of the node's, every mount and every cgroup is gone; so is the runtime's folder."""
+        self.kill()
+        for group in CGROUPS.glob(f"*{self.cgroup}/*/cgroup.procs"):
+            for pid in group.read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+        for number, _ in processes(str(self.place)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        unmount_below(self.place)
+        shutil.rmtree(self.run, ignore_errors=True)
+
+    def close(self) -> None:
+        """Leave nothing."""
+        self.crash()
+        subprocess.run(["ip", "link", "delete", self.bridge], check=False, capture_output=True)
+        for group in CGROUPS.glob(f"*{self.cgroup}"):
+            for child in (*group.glob("*/"), group):
+                with contextlib.suppress(OSError):
+                    child.rmdir()
+
+
+def processes(mark: str) -> list[tuple[int, str]]:
+    """The processes whose command line holds `mark`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+                if mark in line:
+                    found.append((int(entry.name), line))
+    return found
+
+
+@contextlib.contextmanager
+def one_node(image: str, **options: Any) -> Iterator[Node]:
+    """A node in a folder with a short name, gone afterwards."""
+    place = Path(tempfile.mkdtemp(prefix="node"))
+    place.chmod(0o711)
+    node = Node(place, image, **options)
+    try:
+        yield node
+    finally:
+        node.close()
+        shutil.rmtree(place, ignore_errors=True)
