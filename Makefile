@@ -28,8 +28,7 @@ critest: packages $(VENV)/.dev
 
 # The suite against every runtime there is.
 critest-all: packages $(VENV)/.dev
-	$(BIN)/python -m tests.suite.run runc
-	$(BIN)/python -m tests.suite.run crun
+	$(BIN)/python -m tests.suite.all
 
 # Code from the .proto files, after a change to one.
 proto: $(VENV)/.dev

@@ -7,6 +7,7 @@ configurations, several tags on one image.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -47,7 +48,9 @@ def busybox(cache: Path) -> Path:
     if not built.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as folder:
-            _quietly(folder, "apt-get", "source", "--download-only", "busybox")
+            apt = ["apt-get", *source_lists(Path(folder))]
+            _quietly(folder, *apt, "update")
+            _quietly(folder, *apt, "source", "--download-only", "busybox")
             (description,) = Path(folder).glob("busybox_*.dsc")
             _quietly(folder, "dpkg-source", "-x", description.name, "source")
             source = f"{folder}/source"
@@ -61,11 +64,22 @@ def busybox(cache: Path) -> Path:
     return built
 
 
+def source_lists(folder: Path, apt: Path = Path("/etc/apt")) -> list[str]:
+    """Options of apt for a folder of its own with the sources of every distribution that this machine takes packages from."""
+    parts, lists = folder / "parts", folder / "lists"
+    parts.mkdir()
+    (lists / "partial").mkdir(parents=True)
+    for file in (apt / "sources.list", *(apt / "sources.list.d").glob("*")):
+        if file.suffix in {".list", ".sources"} and file.exists():
+            text = re.sub(r"^deb ", "deb-src ", file.read_text(), flags=re.MULTILINE)
+            (parts / file.name).write_text(re.sub(r"^Types:.*$", "Types: deb-src", text, flags=re.MULTILINE))
+    return ["-o", "Dir::Etc::sourcelist=/dev/null", "-o", f"Dir::Etc::sourceparts={parts}", "-o", f"Dir::State::lists={lists}"]
+
+
 def _quietly(folder: str, *command: str) -> None:
     done = subprocess.run(command, cwd=folder, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
-        advice = "apt needs a deb-src entry of its distribution for this" if command[0] == "apt-get" else ""
-        raise SystemExit(f"{' '.join(command)}: {done.stderr[-300:]}{advice}")
+        raise SystemExit(f"{' '.join(command)}: {done.stderr[-300:]}")
 
 
 def base(program_path: Path) -> Tree:
