@@ -8,6 +8,7 @@ import attrs
 
 from crishim.backends.kata import KataPods
 from crishim.backends.kata import build as build_kata
+from crishim.backends.shim import build as build_shim
 from crishim.interfaces.backend import BackendContext
 from crishim.model.frozen import FrozenDict
 from crishim.oci.measured import MeasuredPods
@@ -96,3 +97,10 @@ def kata(folder: Path) -> Callable[[BackendContext], KataPods]:
         return made
 
     return build
+
+
+def runc_shim(context: BackendContext) -> MeasuredPods:
+    """Pods over containerd's own shim."""
+    made = build_shim(context)
+    assert isinstance(made, MeasuredPods)
+    return made

@@ -81,7 +81,7 @@ def parse_bootstrap(stdout: bytes) -> Bootstrap:
 
 
 def _bootstrap(address: str, version: int, protocol: str) -> Bootstrap:
-    if not address or any(character.isspace() for character in address):
+    if not (address.isascii() and address.isprintable() and address.split() == [address]):
         raise Unknown(f"the shim answered no address but {address[:200]!r}")
     if version not in SERVICES or protocol not in {"", "ttrpc"}:
         raise Unknown(f"the shim speaks version {version} by {protocol!r}, and nobody here does")

@@ -99,6 +99,7 @@ class SandboxShim:
     async def create(self, task_id: str, bundle: Path, stdio: Stdio) -> int:
         """Create a task; its end is watched from now on."""
         link = await self.link()
+        _named_like(bundle, task_id)
         record = TaskRecord(id=task_id, bundle=str(bundle), stdio=stdio)
         self._folder.write_task(record)
         task = self._tasks[task_id] = HeldTask(record, self._folder, self._clock)
@@ -106,8 +107,8 @@ class SandboxShim:
         task.make_streams()
         pid = await link.create(task_id, bundle, task.paths, self._options, terminal=stdio.terminal)
         write_atomically(bundle / "pidfile", str(pid))
-        if task_id == self._folder.sandbox_id:
-            await self._ask_pid(link)
+        if (known := self._folder.shim()) is not None and not known.pid:
+            await self._ask_pid(link, known)
         self._watch(task)
         return pid
 
@@ -159,6 +160,8 @@ class SandboxShim:
         A shim that refuses, or does not answer, is killed, and what it leaves is cleared away.
         """
         await self._settle()
+        with contextlib.suppress(Unavailable):
+            await self.link()  # even a shim without any task must be found, to be ended
         own = self._folder.sandbox_id
         members = [task for task in self._tasks.values() if task.id != own]
         outcomes = await asyncio.gather(*(self._free(task) for task in members), return_exceptions=True)
@@ -254,6 +257,8 @@ class SandboxShim:
         if record is None:
             return
         if self._link is not None:
+            if not record.pid:
+                record = await self._ask_pid(self._link, record)
             with contextlib.suppress(CrishimError):
                 await self._link.shutdown(self._folder.sandbox_id)
             with contextlib.suppress(TimeoutError):
@@ -271,12 +276,13 @@ class SandboxShim:
             self._shim_log.close()
             self._shim_log = None
 
-    async def _ask_pid(self, link: ShimLink) -> None:
-        record = self._folder.shim()
+    async def _ask_pid(self, link: ShimLink, record: ShimRecord) -> ShimRecord:
+        """Which process the shim is, for the day on which it must be killed."""
         with contextlib.suppress(CrishimError):
             pid = await link.shim_pid(self._folder.sandbox_id)
-            if record is not None:
-                self._folder.write_shim(attrs.evolve(record, pid=pid, born=born(pid)))
+            record = attrs.evolve(record, pid=pid, born=born(pid))
+            self._folder.write_shim(record)
+        return record
 
     def _open_log(self, bundle: Path) -> None:
         self._shim_log = ShimLog(bundle)
@@ -344,6 +350,13 @@ class SandboxShim:
         self._folder.forget_task(task.id)
         self._folder.remove_if_empty()
         task.forget()
+
+
+def _named_like(bundle: Path, task_id: str) -> None:
+    """runc's shim, when it shall delete, looks beside the folder it is in for one that is called like the task."""
+    beside = bundle.with_name(task_id)
+    if not beside.exists():
+        beside.symlink_to(bundle.name)
 
 
 def _left_address(bundle: Path) -> str:
