@@ -96,6 +96,8 @@ def backend_of(runtime: str, folder: Path) -> str:
     """The part of crishim's configuration that names the backend."""
     if runtime == "docker":
         return f'[backends.docker]\nsocket = "{folder}/docker.sock"'
+    if runtime == "shim":
+        return '[backends.shim]\nshim = "io.containerd.runc.v2"'
     return f'[backends.{runtime}]\nplugin = "runc"\nruntime = "{runtime}"'
 
 

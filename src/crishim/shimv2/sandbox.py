@@ -353,7 +353,7 @@ class SandboxShim:
 
 
 def _named_like(bundle: Path, task_id: str) -> None:
-    """runc's shim, when it shall delete, looks beside the folder it is in for one that is called like the task."""
+    """Where it shall delete, runc's shim looks beside the folder it is in for one that is called like the task."""
     beside = bundle.with_name(task_id)
     if not beside.exists():
         beside.symlink_to(bundle.name)
