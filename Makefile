@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test packages proto fuzz coverage-page critest critest-all clean
+.PHONY: demo test examples packages proto fuzz coverage-page critest critest-all clean
 
 # Plays a pod on the embedded backend: no root, no daemon.
 demo: $(VENV)/.node
@@ -16,6 +16,10 @@ test: packages $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# Each example, installed with the built wheel and tested by its own command.
+examples: packages
+	PYTHON=$(PYTHON) .ci/examples
 
 # The node's tools, where we are root and apt is there; says what it leaves out.
 packages:

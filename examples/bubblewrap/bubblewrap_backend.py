@@ -1,0 +1,197 @@
+"""Pods in bubblewrap: rootless sandboxes whose images are directories.
+
+A container is one `bwrap` with namespaces of its own for users, processes, IPC, host name and mounts, no capabilities, and the
+machine's network. Its root is the image's directory, read-only, with a /tmp of its own. It dies with crishim. What a pod asks
+for beyond that is refused by its field (`KEPT` is what it keeps), or listed in `ignores`; `crishim coverage bubblewrap` prints
+all of it.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bubblewrap_images import DirectoryImages
+
+import crishim
+from crishim import (
+    ContainerId,
+    ContainerSpec,
+    ContainerState,
+    ContainerStdio,
+    Exit,
+    Honour,
+    InvalidArgument,
+    NotFound,
+    SandboxId,
+)
+
+KEPT = (Honour.MOUNTS, Honour.READONLY_MOUNTS, Honour.READONLY_ROOTFS, Honour.NO_NEW_PRIVS, Honour.HOST_NETWORK, Honour.STDIN)
+_RIGHTS = tuple(f"{message}.linux.security_context" for message in ("PodSandboxConfig", "ContainerConfig"))
+ignores = {
+    "PodSandboxConfig.dns_config": "the machine's resolver is used",
+    "PodSandboxConfig.linux.cgroup_parent": "there are no cgroups",
+    "ContainerConfig.linux.resources": "there are no cgroups",
+    "PullImageRequest.auth": "images are directories",
+    **{f"{rights}.namespace_options.network=POD": "the machine's network is used" for rights in _RIGHTS},
+    **{f"{rights}.namespace_options.pid=POD": "every container has processes of its own" for rights in _RIGHTS},
+    **{f"{rights}.namespace_options.ipc=POD": "every container has an IPC namespace of its own" for rights in _RIGHTS},
+    **{f"{rights}.seccomp.profile_type=RuntimeDefault": "no filter is loaded" for rights in _RIGHTS},
+    **{f"{rights}.apparmor.profile_type=RuntimeDefault": "no profile is loaded" for rights in _RIGHTS},
+}
+_FIXED = [
+    *(
+        "--unshare-all",
+        "--share-net",
+        "--unshare-user",
+        "--cap-drop",
+        "ALL",
+        "--die-with-parent",
+        "--as-pid-1",
+        "--new-session",
+    ),
+    *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--clearenv"),
+]
+_OWN = {"proc", "dev", "tmp", "sys"}  # made by bwrap, or not at all
+
+
+def command(spec: ContainerSpec, root: Path, info: int) -> list[str]:
+    """The command line of a container over the image in `root`; bwrap tells its process to the descriptor `info`."""
+    words = ["bwrap", "--info-fd", str(info)]
+    for entry in sorted(root.iterdir()):
+        if entry.is_symlink():
+            words += ["--symlink", str(entry.readlink()), f"/{entry.name}"]
+        elif entry.name not in _OWN:
+            words += ["--ro-bind", str(entry), f"/{entry.name}"]
+    words += _FIXED
+    if hostname := spec.sandbox.config.hostname:
+        words += ["--hostname", hostname]
+    for mount in spec.mounts:
+        if reachable(root, mount.container_path):
+            words += ["--ro-bind" if mount.readonly else "--bind", mount.host_path, mount.container_path]
+        elif mount.container_path != "/etc/hosts":
+            raise InvalidArgument("config.mounts.container_path", f"{mount.container_path} must be there in the image")
+    for key, value in spec.env.items():
+        words += ["--setenv", key, value]
+    return [*words, "--chdir", spec.cwd, "--", *spec.argv]
+
+
+def reachable(root: Path, path: str) -> bool:
+    """Whether something can be mounted there: it exists, or is at the top, or below what is not the image's."""
+    top = Path(path).parts[1]
+    return top in {"dev", "tmp"} or not (root / top).exists() or (root / path.lstrip("/")).exists()
+
+
+def find(root: Path, spec: ContainerSpec) -> None:
+    """Raise `InvalidArgument` for a program that the image has not: bwrap itself would tell too late."""
+    program = spec.argv[0]
+    folders = [""] if "/" in program else spec.env.get("PATH", "").split(":")
+    paths = [root / spec.cwd.lstrip("/") / folder.lstrip("/") / program.lstrip("/") for folder in folders]
+    if not any(path.is_symlink() or os.access(path, os.X_OK) for path in paths):
+        raise InvalidArgument("config.command", f"{program}: not found in the image")
+
+
+class BubblewrapBackend(crishim.Backend, crishim.SupportsAttach, crishim.SupportsLogReopen):
+    def __init__(self, context: crishim.BackendContext) -> None:
+        self._clock = context.clock
+        self._images = DirectoryImages(context)
+        self._sandboxes: dict[SandboxId, bool] = {}
+        self._specs: dict[ContainerId, ContainerSpec] = {}
+        self._stdio: dict[ContainerId, ContainerStdio] = {}
+        self._runs: dict[ContainerId, tuple[int, asyncio.Task[Exit]]] = {}
+
+    async def probe(self) -> crishim.BackendInfo:
+        if shutil.which("bwrap") is None:
+            raise crishim.Unavailable("bwrap is not on PATH: apt-get install bubblewrap")
+        return crishim.BackendInfo(name="bubblewrap", version="1.0.0", netns=crishim.NetnsSource.NONE, honours=frozenset(KEPT))
+
+    async def inventory(self) -> crishim.Inventory:
+        sandboxes = tuple(crishim.ObservedSandbox(id=id, ready=ready) for id, ready in self._sandboxes.items())
+        return crishim.Inventory(sandboxes=sandboxes, containers=tuple(self._observed()))
+
+    async def start_sandbox(self, spec: crishim.SandboxSpec) -> crishim.SandboxStarted:
+        self._sandboxes[spec.id] = True
+        return crishim.SandboxStarted()
+
+    async def stop_sandbox(self, sandbox_id: SandboxId) -> None:
+        self._known(self._sandboxes, sandbox_id)
+        self._sandboxes[sandbox_id] = False
+
+    async def remove_sandbox(self, sandbox_id: SandboxId) -> None:
+        self._known(self._sandboxes, sandbox_id)
+        del self._sandboxes[sandbox_id]
+
+    async def create_container(self, spec: ContainerSpec) -> None:
+        self._images.root(spec.image_id)
+        self._specs[spec.id] = spec
+
+    async def start_container(self, container_id: ContainerId) -> None:
+        spec = self._known(self._specs, container_id)
+        root = self._images.root(spec.image_id)
+        find(root, spec)
+        told, tell = os.pipe()
+        stdio = ContainerStdio(spec, self._clock)
+        try:
+            words, ends = command(spec, root, tell), stdio.open()
+            child = await asyncio.create_subprocess_exec(
+                *words, stdin=ends.stdin, stdout=ends.stdout, stderr=ends.stderr, pass_fds=(tell,), env={"PATH": os.defpath}
+            )
+        except BaseException:
+            os.close(told)
+            await stdio.close()
+            raise
+        finally:
+            os.close(tell)
+        stdio.started()
+        self._stdio[container_id] = stdio
+        watch = asyncio.create_task(self._watch(child, stdio))
+        with os.fdopen(told, "rb") as file:
+            info = await asyncio.to_thread(file.read)  # at its end bwrap has forked, or failed
+        self._runs[container_id] = (json.loads(info)["child-pid"] if info else 0), watch
+
+    async def kill_container(self, container_id: ContainerId, signal: int) -> None:
+        pid, watch = self._known(self._runs, container_id)
+        if pid and not watch.done():
+            os.kill(pid, signal)
+
+    async def wait_container(self, container_id: ContainerId) -> Exit:
+        return await asyncio.shield(self._known(self._runs, container_id)[1])
+
+    async def remove_container(self, container_id: ContainerId) -> None:
+        self._known(self._specs, container_id)
+        for held in (self._specs, self._runs, self._stdio):
+            held.pop(container_id, None)
+
+    async def attach(self, container_id: ContainerId, io: Any) -> None:
+        await self._known(self._stdio, container_id).attach(io)
+
+    async def reopen_log(self, container_id: ContainerId) -> None:
+        self._known(self._stdio, container_id).reopen()
+
+    async def _watch(self, child: asyncio.subprocess.Process, stdio: ContainerStdio) -> Exit:
+        returncode = await child.wait()
+        await stdio.drained()
+        await stdio.close()
+        return Exit.from_returncode(returncode)
+
+    def _observed(self) -> Iterator[crishim.ObservedContainer]:
+        for id, spec in self._specs.items():
+            watch = self._runs[id][1] if id in self._runs else None
+            end = watch.result() if watch and watch.done() else None
+            state = ContainerState.EXITED if end else ContainerState.RUNNING if watch else ContainerState.CREATED
+            yield crishim.ObservedContainer(id=id, sandbox_id=spec.sandbox.id, state=state, exit=end)
+
+    def _known(self, held: Mapping[Any, Any], key: str) -> Any:
+        if key not in held:
+            raise NotFound("sandbox or container", key)
+        return held[key]
+
+
+def build(context: crishim.BackendContext) -> BubblewrapBackend:
+    return BubblewrapBackend(context)
+
+
+images = DirectoryImages
