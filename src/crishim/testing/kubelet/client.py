@@ -112,6 +112,10 @@ class CriClient:
         request = pb.PullImageRequest(image=cri_image.encode_spec(image), sandbox_config=cri_sandbox.encode_config(sandbox))
         return (await self._ask_within(None, "PullImage", request, pb.PullImageResponse)).image_ref
 
+    async def remove_image(self, image: ImageSpec) -> None:
+        """Remove an image with all its tags."""
+        await self._ask("RemoveImage", pb.RemoveImageRequest(image=cri_image.encode_spec(image)), pb.RemoveImageResponse)
+
     async def run_sandbox(self, config: PodSandboxConfig, handler: str = "") -> str:
         """Make a sandbox; its id."""
         request = pb.RunPodSandboxRequest(config=cri_sandbox.encode_config(config), runtime_handler=handler)

@@ -1,0 +1,354 @@
+"""A node of ours beside Debian's containerd: the same image, the same runtime binary, the same client, one after the other.
+
+Prints one table: milliseconds (median, 95th percentile) of each call for pods of one container on the host network, pods a
+second with eight clients, memory, lists, a restart, a cold pull; then the ratios to containerd's. Nothing is asserted.
+Needs root, containerd, runc, crun, conmon, skopeo, docker-registry and busybox.
+
+    python bench/node.py [--pods 30] [--many 100] [--only runc,containerd]
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import attrs
+
+from crishim.model.container import ContainerMetadata
+from crishim.model.image import ImageSpec
+from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxConfig
+from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
+from crishim.mounting import unmount_below
+from crishim.testing.harness import container_config, sandbox_config
+from crishim.testing.kubelet import CriClient, connect
+from tests.node.registry import File, Layout, folder, serving, tar_of
+
+T = TypeVar("T")
+
+CLIENTS: Final = 8
+LAYERS: Final = 9
+LAYER_SIZE: Final = 11 << 20
+HOST: Final = LinuxSandboxSecurityContext(
+    namespace_options=NamespaceOption(network=NamespaceMode.NODE, pid=NamespaceMode.CONTAINER)
+)
+STEPS: Final = ("RunPodSandbox", "CreateContainer", "StartContainer", "ExecSync", "StopContainer", "StopPodSandbox")
+
+
+@attrs.define
+class Peer:
+    """A runtime's server with all that is its own in `place`. `command` starts it, `image` is what its containers run."""
+
+    name: str
+    place: Path
+    command: tuple[str, ...]
+    image: str
+    big: str
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def cgroup(self) -> str:
+        """The cgroup that its pods are put into."""
+        return f"/bench-{self.name}"
+
+    def start(self) -> None:
+        """Start the server."""
+        with (self.place / "log").open("ab") as log:
+            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def stop(self) -> None:
+        """Stop the server; containers go on."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait()
+
+    def cpu(self) -> float:
+        """Seconds of CPU time that the server has used."""
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory(self) -> float:
+        """The server's resident memory in MiB."""
+        assert self.process is not None
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()[1]) * 4096 / (1 << 20)
+
+    def helpers(self) -> float:
+        """KiB of proportional memory of what is neither the server nor a container: monitors, shims, pauses."""
+        assert self.process is not None
+        pids = {
+            pid for group in Path("/sys/fs/cgroup").glob(f"*{self.cgroup}/*/cgroup.procs") for pid in group.read_text().split()
+        }
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if os.fsencode(self.place) in entry.read_bytes():
+                    pids.add(entry.parent.name)
+        total = 0
+        for pid in pids - {str(self.process.pid)}:
+            with contextlib.suppress(OSError):
+                if b"sleep" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+                    total += int(text.split("\nPss:")[1].split()[0])
+        return float(total)
+
+
+@contextlib.asynccontextmanager
+async def client_of(peer: Peer) -> AsyncIterator[CriClient]:
+    """A client, once the server answers."""
+    async with connect(f"unix://{peer.place}/cri.sock") as client:
+        while True:
+            with contextlib.suppress(Exception):
+                await client.version()
+                break
+            await asyncio.sleep(0.01)
+        yield client
+
+
+class Rounds:
+    """The pods of one peer, and the times of their calls in milliseconds."""
+
+    def __init__(self, peer: Peer, client: CriClient) -> None:
+        self.peer = peer
+        self.client = client
+        self.times: dict[str, list[float]] = {step: [] for step in STEPS}
+        self.whole: list[float] = []
+
+    async def timed(self, step: str, call: Awaitable[T]) -> T:
+        """One call."""
+        begun = time.perf_counter()
+        answer = await call
+        self.times[step].append((time.perf_counter() - begun) * 1000)
+        return answer
+
+    def config(self, name: str) -> PodSandboxConfig:
+        """A pod on the host network."""
+        linux = LinuxPodSandboxConfig(cgroup_parent=self.peer.cgroup, security_context=HOST)
+        return sandbox_config(name, hostname="", linux=linux, log_directory=str(self.peer.place / "logs" / name))
+
+    async def start(self, name: str) -> tuple[str, str]:
+        """One pod with its container."""
+        config = self.config(name)
+        wanted = container_config(
+            "", metadata=ContainerMetadata("c"), image=ImageSpec(image=self.peer.image), command=(), log_path="c.log"
+        )
+        begun = time.perf_counter()
+        sandbox = await self.timed("RunPodSandbox", self.client.run_sandbox(config))
+        container = await self.timed("CreateContainer", self.client.create_container(sandbox, wanted, config))
+        await self.timed("StartContainer", self.client.start_container(container))
+        self.whole.append((time.perf_counter() - begun) * 1000)
+        return sandbox, container
+
+    async def end(self, sandbox: str, container: str) -> None:
+        """Its end."""
+        await self.timed("StopContainer", self.client.stop_container(container, 0))
+        await self.timed("StopPodSandbox", self.client.stop_sandbox(sandbox))
+        await self.client.remove_sandbox(sandbox)
+
+    async def whole_life(self, name: str) -> None:
+        """One pod from its beginning to its end."""
+        sandbox, container = await self.start(name)
+        await self.timed("ExecSync", self.client.exec_sync(container, ("true",), 10))
+        await self.end(sandbox, container)
+
+
+async def measured(peer: Peer, options: argparse.Namespace) -> dict[str, float]:
+    """All figures of one peer; lower is better but for what is a second."""
+    found: dict[str, float] = {}
+    peer.start()
+    async with client_of(peer) as client:
+        for _ in range(3):  # a first pull warms up what is pulled from
+            begun = time.perf_counter()
+            await client.pull_image(ImageSpec(image=peer.big), sandbox_config())
+            found["cold pull, s"] = min(found.get("cold pull, s", 1e9), time.perf_counter() - begun)
+            await remove_image(client, peer.big)
+        await client.pull_image(ImageSpec(image=peer.image), sandbox_config())
+        warm = Rounds(peer, client)
+        for number in range(3):
+            await warm.whole_life(f"warm{number}")
+        rounds = Rounds(peer, client)
+        for number in range(options.pods):
+            await rounds.whole_life(f"pod{number}")
+        found["whole pod start"] = statistics.median(rounds.whole)
+        for step in STEPS:
+            found[step] = statistics.median(rounds.times[step])
+            found[f"{step} p95"] = statistics.quantiles(rounds.times[step], n=20)[-1]
+        found["pods a second, 8 clients"] = await together(rounds, options.pods)
+        found |= await with_many(rounds, options.many)
+    return found
+
+
+async def together(rounds: Rounds, pods: int) -> float:
+    """Pods started a second by eight clients at once."""
+    waiting = iter(range(pods))
+    made: list[tuple[str, str]] = []
+
+    async def work() -> None:
+        made.extend([await rounds.start(f"together{number}") for number in waiting])
+
+    begun = time.perf_counter()
+    await asyncio.gather(*(work() for _ in range(CLIENTS)))
+    took = time.perf_counter() - begun
+    await asyncio.gather(*(rounds.end(*pod) for pod in made))
+    return pods / took
+
+
+async def with_many(rounds: Rounds, pods: int) -> dict[str, float]:
+    """What a node full of pods costs."""
+    peer, client = rounds.peer, rounds.client
+    made = [await rounds.start(f"many{number}") for number in range(pods)]
+    found = {"helpers per pod, KiB": peer.helpers() / pods, "server, MiB": peer.memory()}
+    before = peer.cpu()
+    for _ in range(300):
+        await client.list_containers({})
+    found["ListContainers, us of CPU"] = (peer.cpu() - before) / 300 * 1e6
+    peer.stop()
+    begun = time.perf_counter()
+    peer.start()
+    async with client_of(peer) as again:
+        while len(await again.list_containers({})) < pods:
+            await asyncio.sleep(0.01)
+        found["restart, s"] = time.perf_counter() - begun
+        for sandbox, container in made:
+            await again.stop_container(container, 0)
+            await again.stop_sandbox(sandbox)
+            await again.remove_sandbox(sandbox)
+    return found
+
+
+async def remove_image(client: CriClient, name: str) -> None:
+    """The image is gone, with what only it held."""
+    await client.remove_image(ImageSpec(image=name))
+    await asyncio.sleep(1)  # containerd collects its garbage beside
+
+
+# --- the two servers ---
+
+
+def push_images(place: Path, registry: Any) -> tuple[str, str]:
+    """A busybox, and an image of nine layers that look like programs: half of each is noise."""
+    busybox = Path(str(shutil.which("busybox"))).read_bytes()
+    links = [File(f"bin/{name}", kind=b"1", to="bin/busybox", mode=0o755) for name in ("sh", "sleep", "true")]
+    small = tar_of(folder("bin"), File("bin/busybox", busybox, mode=0o755), *links)
+    layout = Layout(place / "layout")
+    layout.image([small], {"Cmd": ["sleep", "600"], "Env": ["PATH=/bin"]}, tag="small")
+    noise = random.Random(0)
+    layers = []
+    for number in range(LAYERS):
+        files = [
+            File(f"l{number}/{name}", noise.randbytes(size // 2) + bytes(size // 2))
+            for name, size in ((f"f{part}", LAYER_SIZE // 40) for part in range(80))
+        ]
+        layers.append(tar_of(folder(f"l{number}"), *files))
+    layout.image(layers, {"Cmd": ["true"]}, tag="big")
+    return registry.push(layout, "small", "bench/small:1"), registry.push(layout, "big", "bench/big:1")
+
+
+def crishim(place: Path, runtime: str, small: str, big: str) -> Peer:
+    """Our server."""
+    place.mkdir()
+    host = small.partition("/")[0]
+    (place / "registries.conf").write_text(f'[[registry]]\nlocation = "{host}"\ninsecure = true\n')
+    (place / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+    (place / "crishim.toml").write_text(f"""
+listen = "{place}/cri.sock"
+state = "{place}/state"
+runtime_state = "{place}/run"
+cgroup_driver = "cgroupfs"
+[handlers]
+"" = "runc"
+[backends.runc]
+runtime = "{runtime}"
+[images]
+registries_conf = "{place}/registries.conf"
+policy = "{place}/policy.json"
+[network]
+config = "{place}/net.d"
+""")
+    serve = (sys.executable, "-m", "crishim", "serve", "--config", f"{place}/crishim.toml")
+    return Peer(f"crishim-{runtime}", place, serve, small, big)
+
+
+def containerd(place: Path, small: str, big: str) -> Peer:
+    """Debian's."""
+    place.mkdir()
+    host = small.partition("/")[0]
+    cri = 'plugins."io.containerd.grpc.v1.cri"'
+    (place / "containerd.toml").write_text(f"""version = 2
+root = "{place}/root"
+state = "{place}/state"
+[grpc]
+address = "{place}/cri.sock"
+[{cri}]
+sandbox_image = "{small}"
+restrict_oom_score_adj = true
+stream_server_port = "0"
+[{cri}.cni]
+conf_dir = "{place}/cni"
+[{cri}.registry.mirrors."{host}"]
+endpoint = ["http://{host}"]
+""")
+    return Peer("containerd", place, ("containerd", "--config", f"{place}/containerd.toml", "--log-level", "warn"), small, big)
+
+
+@contextlib.contextmanager
+def cleared(peer: Peer) -> Iterator[None]:
+    """Whatever comes, nothing of the peer is left."""
+    try:
+        yield
+    finally:
+        if peer.process is not None:
+            peer.stop()
+        for group in Path("/sys/fs/cgroup").glob(f"*{peer.cgroup}/*/cgroup.procs"):
+            for pid in group.read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), 9)
+        time.sleep(0.5)
+        unmount_below(peer.place)
+        for group in Path("/sys/fs/cgroup").glob(f"*{peer.cgroup}"):
+            for child in (*group.glob("*/"), group):
+                with contextlib.suppress(OSError):
+                    child.rmdir()
+
+
+def table(results: dict[str, dict[str, float]]) -> None:
+    """Print the figures, and the ratios to containerd's."""
+    names = list(results)
+    theirs = results.get("containerd", {})
+    ours = [name for name in names if name != "containerd"] if theirs else []
+    print(f"{'':28}" + "".join(f"{name:>16}" for name in names) + "".join(f"{f'{name[8:]} ratio':>12}" for name in ours))
+    for row in next(iter(results.values())):
+        figures = "".join(f"{results[name][row]:16.2f}" for name in names)
+        ratios = "".join(f"{results[name][row] / (theirs[row] or 1e-9):12.2f}" for name in ours)
+        print(f"{row:28}{figures}{ratios}")
+
+
+async def main(options: argparse.Namespace) -> None:
+    """Measure whoever is asked for."""
+    with tempfile.TemporaryDirectory(prefix="bench") as made, serving(Path(made) / "registry") as registry:
+        place = Path(made)
+        place.chmod(0o711)
+        small, big = push_images(place, registry)
+        results = {}
+        for name in options.only.split(","):
+            own = place / name
+            peer = containerd(own, small, big) if name == "containerd" else crishim(own, name, small, big)
+            with cleared(peer):
+                results[peer.name] = await measured(peer, options)
+        table(results)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pods", type=int, default=30)
+    parser.add_argument("--many", type=int, default=100)
+    parser.add_argument("--only", default="containerd,runc,crun")
+    asyncio.run(main(parser.parse_args()))
