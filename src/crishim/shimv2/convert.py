@@ -101,9 +101,11 @@ def runtime_spec(kind: str, value: object) -> Any:
     return Any(type_url=_RUNTIME_SPEC + kind, value=json.dumps(value).encode("utf-8", "surrogateescape"))
 
 
-def runc_options(program: str, root: str, *, systemd_cgroup: bool) -> Any:
-    """The options of runc's shim."""
-    return packed("containerd.runc.v1.Options", runc_pb.Options(binary_name=program, root=root, systemd_cgroup=systemd_cgroup))
+def runc_options(program: str, root: str, *, systemd_cgroup: bool, owner: tuple[int, int] = (0, 0)) -> Any:
+    """The options of runc's shim; `owner` is who the container's streams belong to, by uid and gid."""
+    uid, gid = owner
+    made = runc_pb.Options(binary_name=program, root=root, systemd_cgroup=systemd_cgroup, io_uid=uid, io_gid=gid)
+    return packed("containerd.runc.v1.Options", made)
 
 
 def runtime_options(config_path: str, type_url: str = "") -> Any:

@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import re
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeAlias
 
-from google.protobuf.any_pb2 import Any
+from google.protobuf.any_pb2 import Any as AnyMessage
 
 from crishim.errors import CrishimError, FailedPrecondition, InvalidArgument, NotFound
 from crishim.interfaces.backend import BackendInfo, NetnsSource
@@ -37,19 +38,29 @@ from crishim.shimv2.metrics import figures
 from crishim.shimv2.news import News
 from crishim.shimv2.sandbox import SandboxShim
 
+Options: TypeAlias = Callable[[Mapping[str, Any]], AnyMessage | None]
+
 _TYPE: Final = "io.kubernetes.cri.container-type"
 _SANDBOX: Final = "io.kubernetes.cri.sandbox-id"
 _KILL: Final = 9
 _VERSION: Final = re.compile(r"[Vv]ersion:?\s*(\S+)")
 
 
+def no_options(_config: Mapping[str, Any]) -> AnyMessage | None:
+    """For shims that need none."""
+    return None
+
+
 class ShimRuntime:
-    """Runs bundles by `binary`. `root` is a folder for what is known of the shims; `options` go into every Create."""
+    """Runs bundles by `binary`. `root` is a folder for what is known of the shims.
+
+    `options` makes the runtime's own options that go into a Create of the container's config.json.
+    """
 
     name = "shim"
     honours: frozenset[Honour] = OCI
 
-    def __init__(self, binary: ShimBinary, root: Path, clock: Clock, host: Host, options: Any | None = None) -> None:
+    def __init__(self, binary: ShimBinary, root: Path, clock: Clock, host: Host, options: Options = no_options) -> None:
         self._binary = binary
         self._root = root
         self._clock = clock
@@ -72,19 +83,20 @@ class ShimRuntime:
 
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
         """As `OciRuntime.create`; for a sandbox's own container the shim is started before."""
-        annotations = (await asyncio.to_thread(read_config, bundle)).get("annotations", {})
+        config = await asyncio.to_thread(read_config, bundle)
+        annotations, options = config.get("annotations", {}), self._options(config)
         sandbox_id = annotations.get(_SANDBOX, container_id)
         if annotations.get(_TYPE, "sandbox") != "sandbox":
-            return await (await self._sandbox(sandbox_id)).create(container_id, bundle, stdio)
+            return await (await self._sandbox(sandbox_id)).create(container_id, bundle, stdio, options)
         if container_id != sandbox_id:
             raise InvalidArgument("annotations", f"the sandbox's own container is called {sandbox_id}, not {container_id}")
         if self._news is not None:
             await self._news.open()
-        sandbox = SandboxShim(SandboxFolder(self._root / sandbox_id), self._binary, self._clock, self._options)
+        sandbox = SandboxShim(SandboxFolder(self._root / sandbox_id), self._binary, self._clock)
         self._keep(sandbox)
         try:
             await sandbox.launch(bundle)
-            return await sandbox.create(container_id, bundle, stdio)
+            return await sandbox.create(container_id, bundle, stdio, options)
         except CrishimError:
             await self._end(sandbox_id, sandbox)
             raise
@@ -208,7 +220,7 @@ class ShimRuntime:
     async def _resumed(self, folder: SandboxFolder) -> SandboxShim:
         if self._news is not None:
             await self._news.open()
-        sandbox = SandboxShim(folder, self._binary, self._clock, self._options)
+        sandbox = SandboxShim(folder, self._binary, self._clock)
         await sandbox.resume()
         return sandbox
 

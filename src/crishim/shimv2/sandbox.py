@@ -46,13 +46,12 @@ _OOM_PATIENCE: Final = 0.2
 
 
 class SandboxShim:
-    """One sandbox. `options` go into every Create."""
+    """One sandbox."""
 
-    def __init__(self, folder: SandboxFolder, binary: ShimBinary, clock: Clock, options: Any | None) -> None:
+    def __init__(self, folder: SandboxFolder, binary: ShimBinary, clock: Clock) -> None:
         self._folder = folder
         self._binary = binary
         self._clock = clock
-        self._options = options
         self._tasks: dict[str, HeldTask] = {}
         self._link: ShimLink | None = None
         self._shim_log: ShimLog | None = None
@@ -96,8 +95,8 @@ class SandboxShim:
 
     # --- tasks
 
-    async def create(self, task_id: str, bundle: Path, stdio: Stdio) -> int:
-        """Create a task; its end is watched from now on."""
+    async def create(self, task_id: str, bundle: Path, stdio: Stdio, options: Any | None) -> int:
+        """Create a task with a runtime's own options; its end is watched from now on."""
         link = await self.link()
         _named_like(bundle, task_id)
         record = TaskRecord(id=task_id, bundle=str(bundle), stdio=stdio)
@@ -105,7 +104,7 @@ class SandboxShim:
         task = self._tasks[task_id] = HeldTask(record, self._folder, self._clock)
         task.link = link
         task.make_streams()
-        pid = await link.create(task_id, bundle, task.paths, self._options, terminal=stdio.terminal)
+        pid = await link.create(task_id, bundle, task.paths, options, terminal=stdio.terminal)
         write_atomically(bundle / "pidfile", str(pid))
         if (known := self._folder.shim()) is not None and not known.pid:
             await self._ask_pid(link, known)

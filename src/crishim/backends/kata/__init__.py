@@ -14,13 +14,12 @@ import attrs
 
 from crishim.backends.kata.needs import findings
 from crishim.backends.kata.pods import KataPods, KataRuntime
-from crishim.backends.shim import checked, shim_binary
+from crishim.backends.shim import checked, configured, shim_binary
 from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.checks import Finding
 from crishim.oci.ignores import ignores
 from crishim.oci.machine import host
-from crishim.shimv2.convert import runtime_options
 
 __all__ = ["KataPods", "KataRuntime", "build", "check", "ignores"]
 
@@ -45,9 +44,8 @@ def build(context: BackendContext) -> Backend:
         raise InvalidArgument("options.config_path", "must be an absolute path")
     # The guest has devices and labels of its own; the node's would be of no use to it.
     machine = attrs.evolve(host(), devices=(), apparmor=False, selinux=False)
-    task_options = runtime_options(path) if path else None
     binary = attrs.evolve(shim_binary(context, RUNTIME), bootstrap=False)
-    runtime = KataRuntime(binary, context.runtime_state / "shims", context.clock, machine, task_options)
+    runtime = KataRuntime(binary, context.runtime_state / "shims", context.clock, machine, configured(path))
     runtime.guest_seccomp = bool(options.get("guest_seccomp", False))
     return KataPods(runtime, context, machine, patterns=tuple(map(str, options.get("annotations", _ANNOTATIONS))))
 

@@ -9,19 +9,19 @@ import shutil
 from collections.abc import Iterable
 from typing import Any, Final
 
-from google.protobuf.any_pb2 import Any as AnyMessage
-
+from crishim.backends.runc.command import RuntimeCommand
+from crishim.backends.shim.runc import RuncShimRuntime
 from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.checks import Finding
 from crishim.oci.ignores import ignores
 from crishim.oci.machine import host
 from crishim.oci.measured import MeasuredPods
-from crishim.shimv2.convert import runc_options, runtime_options
+from crishim.shimv2.convert import runtime_options
 from crishim.shimv2.launch import ShimBinary, binary_name
-from crishim.shimv2.runtime import ShimRuntime
+from crishim.shimv2.runtime import Options, ShimRuntime, no_options
 
-__all__ = ["build", "check", "ignores", "shim_binary"]
+__all__ = ["RuncShimRuntime", "build", "check", "ignores", "shim_binary"]
 
 needs_node = True
 
@@ -42,7 +42,14 @@ def build(context: BackendContext) -> Backend:
     systemd = bool(options.get("systemd_cgroup", False))
     machine = host(systemd_cgroup=systemd)
     binary = shim_binary(context, _DEFAULT)
-    runtime = ShimRuntime(binary, context.runtime_state / "shims", context.clock, machine, _task_options(context, binary))
+    if "runc" in binary.program and "config_path" not in options:
+        program = str(options.get("runtime", "runc"))
+        command = RuntimeCommand(shutil.which(program) or program, context.runtime_state / "runtime", systemd_cgroup=systemd)
+        runtime: ShimRuntime = RuncShimRuntime(binary, context.runtime_state, context.clock, machine, command)
+    else:
+        runtime = ShimRuntime(
+            binary, context.runtime_state / "shims", context.clock, machine, configured(str(options.get("config_path", "")))
+        )
     return MeasuredPods(runtime, context, machine, sandbox_container=True)
 
 
@@ -82,11 +89,6 @@ def shim_binary(context: BackendContext, default: str) -> ShimBinary:
     )
 
 
-def _task_options(context: BackendContext, binary: ShimBinary) -> AnyMessage | None:
-    options = context.options
-    if "config_path" in options:
-        return runtime_options(str(options["config_path"]))
-    if "runc" not in binary.program:
-        return None
-    systemd = bool(options.get("systemd_cgroup", False))
-    return runc_options(str(options.get("runtime", "")), str(context.runtime_state / "runtime"), systemd_cgroup=systemd)
+def configured(path: str) -> Options:
+    """Options that tell a shim the path of its configuration, where there is one."""
+    return (lambda _: runtime_options(path)) if path else no_options

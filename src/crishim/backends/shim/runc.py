@@ -1,0 +1,56 @@
+"""RuncShimRuntime: containerd's shim for runc and its like. What can be done depends on the runtime behind the shim."""
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+from crishim.backends.runc.command import RuntimeCommand
+from crishim.backends.runc.features import Features, features
+from crishim.errors import CrishimError
+from crishim.interfaces.backend import BackendInfo
+from crishim.interfaces.seams import Clock
+from crishim.oci.facts import Host
+from crishim.shimv2.convert import runc_options
+from crishim.shimv2.launch import ShimBinary
+from crishim.shimv2.runtime import ShimRuntime
+
+
+class RuncShimRuntime(ShimRuntime):
+    """Runs bundles by containerd's shim with `command`'s program; its state and the shims' lie in folders of `state`."""
+
+    def __init__(self, binary: ShimBinary, state: Path, clock: Clock, host: Host, command: RuntimeCommand) -> None:
+        super().__init__(binary, state / "shims", clock, host, self._make_options)
+        self._runtime_root = str(state / "runtime")
+        self._command = command
+        self._known: tuple[str, Features] | None = None
+
+    async def probe(self) -> BackendInfo:
+        """As `ShimRuntime.probe`, with what the runtime behind the shim can do."""
+        info = await super().probe()
+        able = await self._features()
+        return attrs.evolve(info, honours=able.honours, features=able.advertised)
+
+    async def _features(self) -> Features:
+        version = await self._command.version()
+        if self._known is None or self._known[0] != version:
+            told = b""
+            with contextlib.suppress(CrishimError):
+                told = await self._command.run("", "features")
+            name = Path(self._command.program).name
+            self._known = version, features(name, version, told.decode("utf-8", "replace"), self._host.kernel)
+        return self._known[1]
+
+    def _make_options(self, config: Mapping[str, Any]) -> AnyMessage:
+        """In a user namespace the streams belong to who is root there."""
+        linux = config.get("linux", {})
+        first = [next((line["hostID"] for line in linux.get(key, ())), 0) for key in ("uidMappings", "gidMappings")]
+        return runc_options(
+            self._command.program,
+            self._runtime_root,
+            systemd_cgroup=self._command.systemd_cgroup,
+            owner=(int(first[0]), int(first[1])),
+        )

@@ -1,0 +1,158 @@
+"""What kata is told beside the bundle, what is refused, and the way to a pod's ports."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from crishim.backends.kata import build
+from crishim.backends.kata.pods import sizes
+from crishim.errors import InvalidArgument, NotFound, Unavailable
+from crishim.interfaces.backend import BackendContext
+from crishim.interfaces.capabilities import SupportsPortForward, SupportsSandboxWait, SupportsStats
+from crishim.model.frozen import FrozenDict
+from crishim.model.honours import Honour
+from crishim.model.ids import SandboxId
+from crishim.model.resources import Resources
+from crishim.oci.namespaces import PinnedNamespaces
+from crishim.system import SystemClock
+from tests.backends.runc.world import needs
+from tests.shimv2.world import ShimWorld, kata, stand_in
+
+on_node = needs("busybox", "unshare", "catatonit")
+
+
+@pytest.fixture
+async def machines(tmp_path: Path) -> AsyncIterator[ShimWorld]:
+    with contextlib.closing(PinnedNamespaces(tmp_path / "pins")) as pins:
+        world = ShimWorld(tmp_path, pins, kata(tmp_path))
+        await world.begin()
+        try:
+            yield world
+        finally:
+            await world.tidy()
+            await world.close()
+    assert [] == world.shims()
+
+
+def context_of(folder: Path, **options: object) -> BackendContext:
+    return BackendContext(
+        state=folder / "state", runtime_state=folder / "run", clock=SystemClock(), options=FrozenDict(options)
+    )
+
+
+def told(world: ShimWorld, folder: str, name: str) -> dict[str, str]:
+    config = json.loads((world.folder / "r" / folder / name / "config.json").read_bytes())
+    annotations: dict[str, str] = config["annotations"]
+    return annotations
+
+
+@pytest.mark.node
+@on_node
+async def test_annotations_reach_the_machine(machines: ShimWorld) -> None:
+    """Kata's own annotations of pod and container, the pod's sums and who is who are told; other annotations are not."""
+    plain = machines.sandbox_spec()
+    config = attrs.evolve(
+        plain.config,
+        annotations=FrozenDict({"io.katacontainers.config.hypervisor.default_vcpus": "2", "mine": "no"}),
+        linux=attrs.evolve(plain.config.linux, resources=Resources(cpu_period=100000, cpu_quota=50000)),
+    )
+    pod = await machines.sandbox(config=config)
+    spec = await machines.create(
+        pod,
+        machines.programs.sleeps(),
+        annotations=FrozenDict({"io.katacontainers.x": "y", "mine": "no"}),
+    )
+    sandbox = told(machines, "sandboxes", f"{pod.id}/pause")
+    assert "sandbox" == sandbox["io.kubernetes.cri.container-type"]
+    assert "2" == sandbox["io.katacontainers.config.hypervisor.default_vcpus"]
+    assert ("100000", "50000") == (
+        sandbox["io.kubernetes.cri.sandbox-cpu-period"],
+        sandbox["io.kubernetes.cri.sandbox-cpu-quota"],
+    )
+    assert {"mine", "io.kubernetes.cri.sandbox-memory"}.isdisjoint(sandbox)
+    member = told(machines, "containers", spec.id)
+    assert ("container", pod.id, "y") == (
+        member["io.kubernetes.cri.container-type"],
+        member["io.kubernetes.cri.sandbox-id"],
+        member["io.katacontainers.x"],
+    )
+    assert "mine" not in member
+
+
+@pytest.mark.node
+@on_node
+async def test_ports_are_dialled_at_the_pods_address(machines: ShimWorld) -> None:
+    """A port is reached at the pod's address from the node; a pod without an address has no ports."""
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"hello")
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    pod = await machines.sandbox(ips=("127.0.0.1",))
+    stream = await machines.pods.dial(pod.id, port)
+    assert b"hello" == await stream.read()
+    await stream.close()
+    server.close()
+    with pytest.raises(Unavailable):
+        await machines.pods.dial(pod.id, port)
+    bare = await machines.sandbox()
+    with pytest.raises(Unavailable):
+        await machines.pods.dial(bare.id, port)
+    with pytest.raises(NotFound):
+        await machines.pods.dial(SandboxId("nobody"), port)
+
+
+@pytest.mark.node
+@on_node
+async def test_what_a_machine_cannot_keep(machines: ShimWorld) -> None:
+    """The node's PID, IPC and network namespaces, another container's PIDs and host profiles are not honoured."""
+    lacking = {
+        Honour.HOST_PID,
+        Honour.HOST_IPC,
+        Honour.HOST_NETWORK,
+        Honour.TARGET_PID,
+        Honour.APPARMOR,
+        Honour.SELINUX,
+        Honour.SECCOMP,
+        Honour.MOUNT_PROPAGATION,
+    }
+    assert set() == lacking & machines.info.honours
+    assert ("kata", "4.1.0") == (machines.info.name, machines.info.version.rstrip(","))
+    assert {SupportsPortForward, SupportsSandboxWait, SupportsStats} <= machines.pods.capabilities
+
+
+async def test_seccomp_in_the_guest_is_honoured_where_it_is_configured(tmp_path: Path) -> None:
+    """With `guest_seccomp` profiles are honoured."""
+    made = build(context_of(tmp_path, shim=stand_in(tmp_path), guest_seccomp=True))
+    assert Honour.SECCOMP in (await made.probe()).honours
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"hypervisor": "x"}, "options.hypervisor"),
+        ({"guest_seccomp": "yes"}, "options.guest_seccomp"),
+        ({"config_path": "kata.toml"}, "options.config_path"),
+    ],
+)
+def test_options_that_are_wrong(tmp_path: Path, options: dict[str, object], field: str) -> None:
+    """An option that is not known, or of another type, is refused by its name."""
+    with pytest.raises(InvalidArgument) as caught:
+        build(context_of(tmp_path, **options))
+    assert field == caught.value.field
+
+
+def test_sizes_of_machines() -> None:
+    """Only what is set is told: zeros would size a machine to nothing."""
+    assert {} == sizes(None)
+    assert {} == sizes(Resources())
+    wanted = Resources(cpu_shares=512, memory_limit_in_bytes=1 << 30)
+    expected = {"io.kubernetes.cri.sandbox-cpu-shares": "512", "io.kubernetes.cri.sandbox-memory": "1073741824"}
+    assert expected == sizes(wanted)
