@@ -19,6 +19,7 @@ SKIPS: Final[Mapping[str, str]] = {
 
 OF_RUNTIMES: Final[Mapping[str, Mapping[str, str]]] = {
     "runc": {"no runtime handler found which supports user namespaces": "runc before 1.2 maps no ids of mounts"},
+    "shim": {"no runtime handler found which supports user namespaces": "runc before 1.2 maps no ids of mounts"},
 }
 """The same for what one runtime's program cannot do."""
 
