@@ -79,11 +79,13 @@ NEVER = {
 
 THINKING = {"model", "errors", "interfaces", "lifecycle", "service", "cri", "config"}
 PURE = {
+    "backends/docker/chunks.py",
     "backends/docker/convert.py",
     "backends/docker/frames.py",
     "backends/docker/observed.py",
     "backends/docker/options.py",
     "backends/docker/pulls.py",
+    "backends/docker/repeats.py",
     "images/manifest.py",
     "images/reference.py",
     "images/skopeo.py",

@@ -126,3 +126,22 @@ def test_missing_folders_are_made(tmp_path: Path) -> None:
     """A follower makes the log's folders, as the writer does."""
     follow(tmp_path / "pods" / "main" / "0.log", [(START, "stderr", b"a\n")])
     assert (tmp_path / "pods" / "main" / "0.log").read_bytes() == line(0, b"a", "stderr")
+
+
+def test_many_entries_at_once(tmp_path: Path) -> None:
+    """Entries that come together are written as if one by one; an empty one is none."""
+    one, all_ = LogFollower(tmp_path / "one"), LogFollower(tmp_path / "all")
+    entries: list[tuple[int, Stream, bytes]] = [
+        (1, "stdout", b"a\n"),
+        (2, "stderr", b"part"),
+        (3, "stdout", b""),
+        (4, "stdout", b"x" * 40000 + b"\n"),
+        (5, "stdout", b"\n"),
+    ]
+    for entry in entries:
+        one.write(*entry)
+    all_.write_all(entries)
+    one.close()
+    all_.close()
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "all").read_bytes()
+    assert 6 == len((tmp_path / "all").read_bytes().splitlines())

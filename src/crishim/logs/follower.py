@@ -8,13 +8,14 @@ one container may be kept slightly out of order, so a little more than strictly 
 import collections
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import attrs
 
 from crishim.errors import DataLoss
-from crishim.logs.lines import Splitter, Stream, encode, parse
+from crishim.logs.lines import MAX_CONTENT, Splitter, Stream, encode, parse
 from crishim.logs.writer import LogFile
 
 OVERLAP: Final = 1_000_000_000
@@ -71,10 +72,12 @@ class LogFollower:
 
     def write(self, time: int, stream: Stream, entry: bytes) -> None:
         """Write one entry as the keeper has it: with its newline, or without one where the line goes on in the next entry."""
-        splitter = Splitter()
-        pieces = [*splitter.feed(entry), *splitter.finish()]
-        lines = (encode(time, stream, [piece]) for piece in pieces)
-        self._file.append(b"".join(line for line in lines if not self._is_there(line)))
+        self.write_all([(time, stream, entry)])
+
+    def write_all(self, entries: Iterable[tuple[int, Stream, bytes]]) -> None:
+        """Write entries at once."""
+        made = (line for time, stream, entry in entries for line in _lines(time, stream, entry))
+        self._file.append(b"".join([line for line in made if not self._is_there(line)]))
 
     def reopen(self) -> None:
         """As `LogFile.reopen`."""
@@ -85,10 +88,19 @@ class LogFollower:
         self._file.close()
 
     def _is_there(self, line: bytes) -> bool:
+        if not self._there:
+            return False
         count = self._there[line]
         if count > 0:
             self._there[line] = count - 1
         return count > 0
+
+
+def _lines(time: int, stream: Stream, entry: bytes) -> list[bytes]:
+    if 0 < len(entry) <= MAX_CONTENT and entry.find(b"\n") == len(entry) - 1:  # one whole line, as nearly always
+        return [encode(time, stream, [(entry[:-1], False)])]
+    splitter = Splitter()
+    return [encode(time, stream, [piece]) for piece in (*splitter.feed(entry), *splitter.finish())]
 
 
 def _rotated(path: Path) -> list[Path]:

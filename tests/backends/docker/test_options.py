@@ -19,6 +19,7 @@ def test_given() -> None:
     """What is said is taken; any other network is one of the engine's."""
     options = read_options({"socket": "/s", "network": "bridge", "log_files": 1})
     assert Options(socket="/s", network="bridge", log_files=1) == options
+    assert 16 << 20 == options.log_bytes
     assert not options.cni
 
 

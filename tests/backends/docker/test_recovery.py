@@ -72,13 +72,12 @@ async def test_engine_ends_with_its_containers(fragile: Dockerd, tmp_path: Path,
         sandbox = await node.sandbox()
         container = await node.container(sandbox, "main", SLEEPS)
         await asyncio.to_thread(getattr(fragile, end))
-        await node.until_lost()
         await asyncio.to_thread(fragile.start)
-        await node.until_back()
         state, code, _ = await node.until_exited(container)
         assert ContainerState.EXITED is state
         assert code in {137, 143, 255}
         await node.until_not_ready(sandbox)
+        await node.until_back()
         assert ContainerEventType.STOPPED in node.kinds(container)
         await node.clear()
 

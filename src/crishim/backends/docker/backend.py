@@ -105,7 +105,7 @@ class DockerBackend(
         self._pause = PauseImage(self._engine, options)
         self._files = ImageFiles(self._engine)
         self._watch = Watch(self._engine, self._clock, self._owner)
-        self._logs = Logs(self._engine, self._clock, context.state / "logged")
+        self._logs = Logs(self._engine, self._clock, context.state / "logged", options.log_bytes)
         self._streams = Streams(self._engine, self._clock)
         self._dialer = SetnsDialer()
         self._usages = Usages(self._clock)

@@ -9,6 +9,7 @@ one that is longer than 16 KiB, without. The engine of 20.10 leaves out the newl
 time of the first one and is shorter.
 """
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -100,7 +101,7 @@ class Entries:
     def _entry(self, stream: Stream, raw: bytes) -> Entry:
         if not _STAMP.match(raw):
             raise DataLoss(f"no entry of a log: {raw[:60]!r}")
-        time, content = parse_time(raw[: _STAMP_SIZE - 1].decode()), raw[_STAMP_SIZE:]
+        time, content = _second(raw[:19]) + int(raw[20:29]), raw[_STAMP_SIZE:]
         if content.endswith(b"\n"):
             self._open.pop(stream, None)
         elif self._open.get(stream, (0, 0))[0] == time and len(content) < self._open[stream][1]:
@@ -109,3 +110,8 @@ class Entries:
         else:
             self._open[stream] = time, len(content)
         return Entry(time, stream, content)
+
+
+@functools.lru_cache(maxsize=16)
+def _second(text: bytes) -> int:
+    return parse_time(text.decode() + "Z")

@@ -16,6 +16,7 @@ from typing import Final
 import attrs
 import h11
 
+from crishim.backends.docker.chunks import Chunks
 from crishim.errors import Unavailable
 from crishim.interfaces.capabilities import ByteStream
 from crishim.tcp import TcpStream
@@ -44,8 +45,8 @@ class Pieces:
         self._connection = connection
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while isinstance(event := await self._connection.receive(), h11.Data):
-            yield bytes(event.data)
+        async for piece in self._connection.pieces():
+            yield piece
             await asyncio.sleep(0)  # a fast stream must not keep the loop to itself
 
 
@@ -155,6 +156,7 @@ class _Connection:
         self._socket = made
         self._wire = h11.Connection(h11.CLIENT)
         self._loop = asyncio.get_running_loop()
+        self._chunked = False
 
     def alive(self) -> bool:
         """Whether the server still holds its end, and has said nothing unasked."""
@@ -188,7 +190,10 @@ class _Connection:
         """The reply's status; 101 for an upgrade."""
         while True:
             event = await self.receive()
-            if isinstance(event, h11.Response) or (isinstance(event, h11.InformationalResponse) and event.status_code == 101):
+            if isinstance(event, h11.Response):
+                self._chunked = (b"transfer-encoding", b"chunked") in event.headers
+                return event.status_code
+            if isinstance(event, h11.InformationalResponse) and event.status_code == 101:
                 return event.status_code
 
     async def receive(self) -> object:
@@ -204,12 +209,34 @@ class _Connection:
             except h11.RemoteProtocolError as error:
                 raise Unavailable(f"the engine broke off: {error}") from error
 
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body, as it comes."""
+        if not self._chunked:
+            while isinstance(event := await self.receive(), h11.Data):
+                yield bytes(event.data)
+            return
+        chunks, data = Chunks(), self._wire.trailing_data[0]
+        while not chunks.ended:
+            if piece := chunks.feed(data):
+                yield piece
+            if not chunks.ended:
+                data = await self._more()
+        self._wire = h11.Connection(h11.CLIENT)  # it has not seen the body, and would wait for it
+
+    async def _more(self) -> bytes:
+        try:
+            data = await self._loop.sock_recv(self._socket, _CHUNK)
+        except OSError as error:
+            raise Unavailable(f"the engine has gone: {error.strerror or error}") from error
+        if not data:
+            raise Unavailable("the engine broke off in the middle of a reply")
+        return data
+
     def start_again(self) -> bool:
         """Whether another request can follow."""
         if self._wire.our_state is h11.DONE and self._wire.their_state is h11.DONE:
             self._wire.start_next_cycle()
-            return True
-        return False
+        return self._wire.our_state is h11.IDLE and self._wire.their_state is h11.IDLE
 
     def taken(self) -> TakenOver:
         """Give the connection away."""

@@ -1,8 +1,12 @@
 """CRI log files, written from the engine's own copy of a container's output.
 
 One task per container follows the engine's log and writes the CRI file; it goes on where the file ends, after a restart of ours
-or of the engine's alike. The engine's copy is bounded (see `convert.log_config`): what rotates away there while we are down for
-long is lost, and nothing else.
+or of the engine's alike. The engine's copy is bounded (see `convert.log_config`): what rotates away there before it was read is
+lost, and nothing else.
+
+Engines do not follow well across a rotation of their copy: 20.10 repeats some entries, and after a burst it may tell no more.
+So repetitions are left out, a stream that has fallen silent is held against the copy's last entry and opened again where it
+should have told it, and after a container's end what was missed is read once more.
 
 A log is complete when the engine's stream has ended after the container's end. That is noted in a file, so that no later life
 writes a log again that the kubelet has removed.
@@ -17,6 +21,7 @@ from typing import Any, Final
 from crishim.backends.docker.engine import Engine
 from crishim.backends.docker.frames import Entries, Entry
 from crishim.backends.docker.observed import exit_of, runs
+from crishim.backends.docker.repeats import Repeats
 from crishim.errors import CrishimError, NotFound, Unavailable
 from crishim.interfaces.seams import Clock
 from crishim.logs.follower import LogFollower
@@ -27,6 +32,12 @@ _log = logging.getLogger(__name__)
 PATIENCE: Final = 10.0
 """Seconds for which the end of the engine's stream is awaited after a container's end; its following may miss that end."""
 
+_SILENCE: Final = 2.0
+"""Seconds after which a stream that tells nothing is held against the engine's copy."""
+
+_ENTRY: Final = 40
+"""Bytes that an entry takes in the engine's copy beside its content, at least."""
+
 _PAUSE: Final = 0.1
 """Seconds before a stream that ended too early is opened again."""
 
@@ -34,9 +45,10 @@ _NANO: Final = 1_000_000_000
 
 
 class Logs:
-    """The logs of all containers; `notes` is a folder for what is complete."""
+    """The logs of all containers; `notes` is a folder for what is complete, `file_size` that of a file of the engine's copy."""
 
-    def __init__(self, engine: Engine, clock: Clock, notes: Path) -> None:
+    def __init__(self, engine: Engine, clock: Clock, notes: Path, file_size: int) -> None:
+        self._file_size = file_size
         self._engine = engine
         self._clock = clock
         self._notes = notes
@@ -45,7 +57,9 @@ class Logs:
     def prepare(self, container_id: ContainerId, path: str, *, tty: bool) -> None:
         """Make the file ready, before the start. Raises as `LogFollower` does; without a path there is nothing to do."""
         if path and container_id not in self._logs:
-            self._logs[container_id] = _Log(self._engine, self._clock, container_id, Path(path), tty=tty)
+            self._logs[container_id] = _Log(
+                self._engine, self._clock, container_id, Path(path), tty=tty, file_size=self._file_size
+            )
 
     def follow(self, container_id: ContainerId, path: str, *, tty: bool) -> None:
         """Write from now on, where the file ends; a log that is complete, or is written already, is left alone."""
@@ -93,12 +107,19 @@ class Logs:
 class _Log:
     """The log of one container."""
 
-    def __init__(self, engine: Engine, clock: Clock, container_id: ContainerId, path: Path, *, tty: bool) -> None:
+    def __init__(
+        self, engine: Engine, clock: Clock, container_id: ContainerId, path: Path, *, tty: bool, file_size: int
+    ) -> None:
         self._engine = engine
         self._clock = clock
         self._id = container_id
         self._path = path
         self._tty = tty
+        self._file_size = file_size
+        self._path_of_logs = f"/containers/{container_id}/logs"
+        self._entries = 0
+        self._read_bytes = 0
+        self._newest = 0
         self._follower: LogFollower | None = LogFollower(path)
         self._task: asyncio.Task[None] | None = None
         self._complete = False
@@ -106,22 +127,22 @@ class _Log:
     def run(self, complete: Callable[[ContainerId], None]) -> None:
         """Follow in a task, unless that is under way or done."""
         if not self._complete and (self._task is None or self._task.done()):
-            if self._task is not None:  # an earlier one broke off: only the file itself knows how far it came
-                self.close()
-                self._follower = LogFollower(self._path)
+            if self._task is not None:  # an earlier one broke off
+                self._open_again()
             self._task = asyncio.create_task(self._follow(complete), name=f"log of {self._id}")
 
     async def finished(self, patience: float, complete: Callable[[ContainerId], None]) -> None:
         """Return when the log is complete; a stream that does not end is left for one that reads what there is."""
         if self._task is None:
             return
-        done, _ = await asyncio.wait({self._task}, timeout=patience)
-        if not done:
-            _log.warning("the engine does not end the log of container %s; it is read again", self._id)
-            self._task.cancel()
-            await asyncio.wait({self._task})
-            self.run(complete)
-        await asyncio.wait({self._task})
+        before = -1
+        while not (await asyncio.wait({self._task}, timeout=patience))[0]:
+            if before == self._entries:
+                _log.warning("the engine does not end the log of container %s; it is read again", self._id)
+                self._task.cancel()
+                await asyncio.wait({self._task})
+                self.run(complete)
+            before = self._entries
         if not self._task.cancelled() and isinstance(error := self._task.exception(), Unavailable):
             raise error
 
@@ -140,8 +161,12 @@ class _Log:
 
     async def _follow(self, complete: Callable[[ContainerId], None]) -> None:
         try:
-            while not await self._over(await self._copy()):
+            while not await self._over(await self._followed()):
                 await self._clock.sleep(_PAUSE)
+                self._open_again()
+            if self._may_have_rotated:
+                self._open_again()
+                await self._read(follow=0)
         except NotFound:  # it was removed meanwhile
             _log.debug("container %s has gone while its log was read", self._id)
         except Unavailable:
@@ -154,32 +179,65 @@ class _Log:
             self._follower = None
         complete(self._id)
 
-    async def _copy(self) -> int:
-        """Write what the engine has until its stream ends; answers when that was."""
-        assert self._follower is not None
-        since, entries = self._follower.since, Entries(tty=self._tty)
-        query: dict[str, Any] = {"stdout": 1, "stderr": 1, "follow": 1, "timestamps": 1}
-        if since:
-            query["since"] = f"{since // _NANO}.{since % _NANO:09d}"
-        path = f"/containers/{self._id}/logs"
-        async with self._engine.stream("GET", path, "container", self._id, query=query) as pieces:
-            async for piece in pieces:
-                self._write(entries.feed(piece), since)
-        self._write(entries.finish(), since)
+    async def _followed(self) -> int:
+        """Write what the engine has until its stream ends, or has lost its way; answers when that was."""
+        reading = asyncio.create_task(self._read(follow=1), name=f"reading the log of {self._id}")
+        before = -1
+        try:
+            while not (await asyncio.wait({reading}, timeout=_SILENCE))[0]:
+                if before == self._entries and self._may_have_rotated and await self._has_more():
+                    _log.warning("the engine has lost its way in the log of container %s; it is opened again", self._id)
+                    return 0
+                before = self._entries
+            await reading
+        finally:
+            reading.cancel()
+            await asyncio.wait({reading})
         return self._clock.now()
 
-    def _write(self, entries: Iterable[Entry], since: int) -> None:
+    async def _read(self, *, follow: int) -> None:
+        assert self._follower is not None
+        since, entries, repeats = self._follower.since, Entries(tty=self._tty), Repeats()
+        query: dict[str, Any] = {"stdout": 1, "stderr": 1, "follow": follow, "timestamps": 1}
+        if since:
+            query["since"] = f"{since // _NANO}.{since % _NANO:09d}"
+        async with self._engine.stream("GET", self._path_of_logs, "container", self._id, query=query) as pieces:
+            async for piece in pieces:
+                self._write(entries.feed(piece), since, repeats)
+        self._write(entries.finish(), since, repeats)
+
+    def _write(self, entries: Iterable[Entry], since: int, repeats: Repeats) -> None:
+        new = []
         for entry in entries:
-            if entry.time >= since and self._follower is not None:
-                self._follower.write(entry.time, entry.stream, entry.content)
+            self._entries += 1
+            self._read_bytes += len(entry.content) + _ENTRY
+            self._newest = max(self._newest, entry.time)
+            if entry.time >= since and not repeats.again(entry):
+                new.append((entry.time, entry.stream, entry.content))
+        if self._follower is not None:
+            self._follower.write_all(new)
+
+    @property
+    def _may_have_rotated(self) -> bool:
+        return self._read_bytes > self._file_size // 2
+
+    async def _has_more(self) -> bool:
+        """Whether the engine's copy has entries that were not told."""
+        query = {"stdout": 1, "stderr": 1, "tail": 1, "timestamps": 1}
+        entries, newest = Entries(tty=self._tty), 0
+        async with self._engine.stream("GET", self._path_of_logs, "container", self._id, query=query) as pieces:
+            async for piece in pieces:
+                newest = max([newest, *(entry.time for entry in entries.feed(piece))])
+        return max([newest, *(entry.time for entry in entries.finish())]) > self._newest
 
     async def _over(self, ended_at: int) -> bool:
         """Whether the stream ended since the container had: an engine that ends itself ends its streams, too."""
         told = await self._engine.inspect(self._id)
         end = exit_of(told)
-        if not runs(told) and (end is None or (end.at or 0) <= ended_at):
-            return True
+        return not runs(told) and (end is None or (end.at or 0) <= ended_at)
+
+    def _open_again(self) -> None:
+        """Only the file itself knows how far it came."""
         if self._follower is not None:
             self._follower.close()
             self._follower = LogFollower(self._path)
-        return False

@@ -11,6 +11,7 @@ from crishim.errors import InvalidArgument
 CNI: Final = "cni"
 
 _SIZE: Final = re.compile(r"\d+[kmg]")
+_UNITS: Final = {"k": 10, "m": 20, "g": 30}
 
 
 @attrs.frozen(kw_only=True)
@@ -30,6 +31,11 @@ class Options:
     log_size: str = "16m"
     log_files: int = 3
     pull_stall: int = 300
+
+    @property
+    def log_bytes(self) -> int:
+        """The size of one file of the engine's copy."""
+        return int(self.log_size[:-1]) << _UNITS[self.log_size[-1]]
 
     @property
     def cni(self) -> bool:
