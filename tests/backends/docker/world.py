@@ -156,10 +156,10 @@ async def load(socket: str, name: str = IMAGE, *changes: str) -> None:
 
 
 @contextlib.contextmanager
-def dockerd(*more: str) -> Iterator[Dockerd]:
-    """An engine with the exam's image, for as long as it is needed."""
+def dockerd(*more: str, place: Path | None = None) -> Iterator[Dockerd]:
+    """An engine with the exam's image, for as long as it is needed; below `place`, or in a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="dk", ignore_cleanup_errors=True) as folder:
-        engine = Dockerd(Path(folder), *more)
+        engine = Dockerd(place or Path(folder), *more)
         try:
             engine.start()
             engine.load()
@@ -170,6 +170,17 @@ def dockerd(*more: str) -> Iterator[Dockerd]:
             engine.clear()
             engine.stop()
             unmount_below(engine.place)
+
+
+@contextlib.contextmanager
+def small_disk() -> Iterator[Path]:
+    """A file system of 64 MiB."""
+    with tempfile.TemporaryDirectory(prefix="dk") as folder:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], check=True)
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def unmount_below(folder: Path) -> None:

@@ -96,6 +96,10 @@ class DockerImages(ImageService):
             self._used = now, usage
         return ImageFsInfo(image_filesystems=(self._used[1],))
 
+    def close(self) -> None:
+        """Let go of idle connections."""
+        self._engine.close()
+
     async def _find(self, text: str) -> dict[str, Any] | None:
         """An image by its name, or by its id or the beginning of it."""
         prefix = id_prefix(text)
