@@ -24,10 +24,11 @@ from crishim.images.skopeo import PullSettings
 from crishim.images.store import ContentStore
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.images import ImageService
-from crishim.interfaces.network import NetnsDialer, PodNetwork, SandboxNamespaces
+from crishim.interfaces.network import NetnsDialer, SandboxNamespaces
 from crishim.interfaces.observer import Observer
 from crishim.interfaces.seams import Clock
 from crishim.model.runtime import CgroupDriver
+from crishim.model.sandbox import PodSandboxFilter
 from crishim.oci.namespaces import PinnedNamespaces
 from crishim.plugins import Plugin, load, made
 from crishim.server import serve as serve_cri
@@ -93,6 +94,8 @@ async def running(config: Config, *, ephemeral: bool = False) -> AsyncIterator[S
             settings=_settings(config),
         )
         await stack.enter_async_context(services)
+        if node.network is not None:
+            await node.network.collect({entry.item.id for entry in await services.sandboxes.list(PodSandboxFilter())})
         if streams is not None:
             await stack.enter_async_context(streams.serving(services.processes))
         if metrics is not None:
@@ -123,7 +126,7 @@ class _Node:
 
     images: ContentStore | None = None
     namespaces: SandboxNamespaces | None = None
-    network: PodNetwork | None = None
+    network: CniNetwork | None = None
     dialer: NetnsDialer | None = None
 
 

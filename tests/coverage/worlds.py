@@ -12,7 +12,7 @@ from crishim.model.container import ContainerSpec
 from crishim.model.frozen import FrozenDict
 from crishim.model.sandbox import DNSConfig
 from crishim.model.security import NamespaceMode
-from crishim.oci import sandbox_files
+from crishim.oci import cdi, sandbox_files
 from crishim.oci.facts import BindSource, DeviceNode, Host, Place
 from crishim.oci.pod_backend import OciPodBackend
 from crishim.oci.resources import cgroups_path
@@ -37,6 +37,7 @@ def on_runc(folder: Path, message: str, field: Field | None) -> Any:
         sandbox_files.resolv_conf(config.dns_config or DNSConfig()),
         sandbox_files.hosts(config.hostname, ("10.0.0.1",)),
         config.linux.sysctls,
+        cdi.wanted(spec.cdi_devices, FrozenDict()),
         config.linux.security_context.privileged,
         sandbox.namespaces.pid is NamespaceMode.POD,
         sandbox.host_network,

@@ -49,12 +49,11 @@ PROCESS: frozenset[Honour] = frozenset({Honour.HOST_NETWORK, Honour.HOST_PID, Ho
 """What a plain child process can keep."""
 
 OCI: frozenset[Honour] = frozenset(Honour) - {
-    Honour.CDI_DEVICES,
     Honour.RECURSIVE_READONLY_MOUNTS,
     Honour.IDMAP_MOUNTS,
     Honour.USER_NAMESPACE,
 }
-"""What a lifted OCI runtime keeps; CDI devices are looked up by nobody yet, and the other three depend on its version."""
+"""What a lifted OCI runtime of any version keeps."""
 
 VM: frozenset[Honour] = OCI - {
     Honour.HOST_NETWORK,
@@ -65,5 +64,6 @@ VM: frozenset[Honour] = OCI - {
     Honour.SELINUX,
     Honour.MOUNT_PROPAGATION,
     Honour.HUGEPAGES,
+    Honour.CDI_DEVICES,
 }
 """What a container in a virtual machine can keep."""

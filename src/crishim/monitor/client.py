@@ -37,24 +37,28 @@ class Monitor:
         """
         (request.bundle / "exits").mkdir(exist_ok=True)
         reader, writer = os.pipe()
-        env = {**os.environ, "_OCI_SYNCPIPE": str(writer)}
+        begin, bid = os.pipe()
+        env = {**os.environ, "_OCI_SYNCPIPE": str(writer), "_OCI_STARTPIPE": str(begin)}
         try:
             process = await asyncio.create_subprocess_exec(
                 self._program,
                 *conmon.create_argv(request),
                 env=env,
-                pass_fds=(writer,),
+                pass_fds=(writer, begin),
                 cwd=request.bundle,  # where it leaves its second note of an out-of-memory kill
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
                 start_new_session=True,
             )
+            _join(request.cgroups, process.pid)
+            os.write(bid, b"\n")
         except FileNotFoundError as error:
             os.close(reader)
             raise FailedPrecondition("missing", "installed", self._program) from error
         finally:
-            os.close(writer)
+            for end in (writer, begin, bid):
+                os.close(end)
         try:
             async with asyncio.timeout(timeout):
                 line = await read_pipe(reader, line=True)
@@ -85,6 +89,17 @@ class Monitor:
             await ended(read_pid(bundle / "pidfile"))
             return self.exit_of(bundle) or Exit.unknown()
         return end
+
+    async def leave(self, bundle: Path, cgroups: tuple[Path, ...], *, patience: float = 2.0) -> None:
+        """Remove the cgroups that a container's monitor was in, once it has ended."""
+        if not any(folder.exists() for folder in cgroups):
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await ended(read_pid(bundle / "conmon-pidfile"))
+        for folder in cgroups:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     async def attach(self, sockets: Path, container_id: str, io: ProcessIO) -> None:
         """As `SupportsAttach.attach`. Our end is always read, since conmon would stop the container for a slow one."""
@@ -129,6 +144,14 @@ class Monitor:
             os.write(fd, line)
         finally:
             os.close(fd)
+
+
+def _join(cgroups: tuple[Path, ...], pid: int) -> None:
+    """Put a process into cgroups. It works as well where it was: what cannot be done is left."""
+    for folder in cgroups:
+        with contextlib.suppress(OSError):
+            folder.mkdir(exist_ok=True)
+            (folder / "cgroup.procs").write_text(str(pid), encoding="ascii")
 
 
 async def _pump(connection: socket.socket, attacher: Attacher) -> None:

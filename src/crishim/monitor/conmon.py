@@ -22,7 +22,10 @@ PACKET = 32 * 1024
 
 @attrs.frozen(kw_only=True)
 class MonitorRequest:
-    """One container to create. `sockets` is a folder with a short path, since a socket's path has 107 bytes at most."""
+    """One container to create. `sockets` is a folder with a short path, since a socket's path has 107 bytes at most.
+
+    `cgroups` are folders that the monitor is put into, so that what it uses is the pod's.
+    """
 
     container_id: str
     bundle: Path
@@ -31,6 +34,7 @@ class MonitorRequest:
     systemd_cgroup: bool = False
     sockets: Path
     stdio: Stdio = Stdio()
+    cgroups: tuple[Path, ...] = ()
 
 
 def socket_name(container_id: str) -> str:

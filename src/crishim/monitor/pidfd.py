@@ -6,7 +6,9 @@ from pathlib import Path
 
 
 async def ended(pid: int) -> None:
-    """Return when the process has ended; at once if there is none."""
+    """Return when the process has ended; at once if there is none, as of pid 0."""
+    if not pid:
+        return
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:

@@ -68,6 +68,17 @@ class Cgroups:
         text = read_text(self._controller("memory") / folder.lstrip("/") / "cgroup.procs")
         return [int(pid) for pid in text.split()]
 
+    def beside(self, cgroups_path: str) -> tuple[Path, ...]:
+        """Folders for what serves a container, beside its own, in each hierarchy that counts something for the pod.
+
+        None where the container has no pod's cgroup, where that is not there, or where systemd owns it.
+        """
+        parent, name = posixpath.split(cgroups_path)
+        if ":" in cgroups_path or parent in {"", "/"} or not self.exists(parent):
+            return ()
+        folders = {self._controller(kind) for kind in ("memory", "cpu", "pids")}
+        return tuple(folder / parent.lstrip("/") / f"monitor-{name}" for folder in sorted(folders))
+
     def _controller(self, name: str) -> Path:
         return self._root if self._v2 else self._root / name
 

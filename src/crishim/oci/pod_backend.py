@@ -31,9 +31,10 @@ from crishim.model.process import Exit
 from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
 from crishim.model.security import LinuxContainerUser, NamespaceMode, UserNamespace
 from crishim.mounting import unmount_below
-from crishim.oci import sandbox_files, sources
+from crishim.oci import cdi, sandbox_files, sources
 from crishim.oci.bundle import delete_bundle, write_atomically, write_bundle
 from crishim.oci.facts import BindSource, Host, NamespacePaths, Place
+from crishim.oci.machine import device_node
 from crishim.oci.resources import cgroups_path
 from crishim.oci.spec import config as oci_config
 from crishim.oci.users import resolve_user
@@ -106,6 +107,8 @@ class OciPodBackend(Backend):
         views = await self._views(spec, userns)
         place = await asyncio.to_thread(self._place, spec, pod, rootfs, views)
         config = oci_config(spec, self._host, place)
+        if names := cdi.wanted(spec.cdi_devices, spec.annotations):
+            cdi.inject(config, names, await asyncio.to_thread(sources.cdi_files), device_node)
         await asyncio.to_thread(write_bundle, bundle, config, spec.log_path)
         write_atomically(bundle / "sandbox", spec.sandbox.id)
         write_atomically(bundle / "upper", rootfs.upper)

@@ -1,15 +1,25 @@
 """Looking up what a container asks of the host: mount sources, devices, profile files, passwd and group."""
 
+import json
+import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Final
 
 from crishim.errors import InvalidArgument, PermissionDenied, PullError, PullReason
 from crishim.model.container import ContainerSpec
 from crishim.model.frozen import FrozenDict
 from crishim.model.mounts import Device
+from crishim.oci.cdi import Described, described
 from crishim.oci.facts import BindSource, DeviceNode
 from crishim.oci.machine import device_node
 from crishim.oci.security import is_localhost
+
+CDI_FOLDERS: Final = (Path("/etc/cdi"), Path("/var/run/cdi"))
+"""Where descriptions of devices lie, those of the last folder first (CDI specification, the registry)."""
+
+_log = logging.getLogger(__name__)
 
 
 def bind_sources(spec: ContainerSpec) -> FrozenDict[str, BindSource]:
@@ -69,6 +79,31 @@ def profiles(spec: ContainerSpec) -> FrozenDict[str, str]:
         return FrozenDict({seccomp.localhost_ref: Path(path).read_text(encoding="utf-8")})
     except OSError as error:
         raise InvalidArgument("config.linux.security_context.seccomp.localhost_ref", f"{path}: {error.strerror}") from error
+
+
+def cdi_files(folders: Sequence[Path] = CDI_FOLDERS) -> tuple[Described, ...]:
+    """The descriptions of CDI devices on this machine; a file that cannot be used is logged and left out."""
+    found = []
+    for priority, folder in enumerate(folders):
+        for path in sorted(folder.glob("*")):
+            if path.suffix in {".json", ".yaml", ".yml"}:
+                try:
+                    found.append(described(_parsed(path), priority))
+                except (OSError, ValueError, ImportError) as error:
+                    _log.warning("%s: %s", path, error)
+    return tuple(found)
+
+
+def _parsed(path: Path) -> Any:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        return json.loads(text)
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"is no YAML: {error}") from error
 
 
 def read_in_root(root: Path, path: str) -> bytes:

@@ -86,9 +86,9 @@ async def test_an_ended_container_keeps_its_layer(world: Harness) -> None:
         await world.services.stats.container(container)
 
 
-@pytest.mark.parametrize("parent", ["", "/crishim-test-pod"])
-async def test_a_pod_is_all_its_containers(world: Harness, parent: str) -> None:
-    """A pod's figures are its cgroup's where it was given one, else the sum over its containers and its pause."""
+@pytest.mark.parametrize(("parent", "processes"), [("", 3), ("/crishim-test-pod", 6)])
+async def test_a_pod_is_all_its_containers(world: Harness, parent: str, processes: int) -> None:
+    """A pod's figures are its cgroup's where it was given one, monitors and all, else the sum over its containers and pause."""
     namespaces = NamespaceOption(network=NamespaceMode.NODE, pid=NamespaceMode.POD)
     security = LinuxSandboxSecurityContext(namespace_options=namespaces)
     sandbox = await world.run_sandbox(linux=LinuxPodSandboxConfig(cgroup_parent=parent, security_context=security))
@@ -96,7 +96,7 @@ async def test_a_pod_is_all_its_containers(world: Harness, parent: str) -> None:
         await world.run_container(sandbox, name, "sleep", "600")
     usage = (await world.services.stats.sandbox(sandbox)).usage
     assert usage.process is not None
-    assert 3 == usage.process.process_count
+    assert processes == usage.process.process_count
     assert usage.memory is not None
     assert (usage.memory.usage_bytes or 0) > 0
     assert None is usage.network

@@ -27,6 +27,8 @@ from crishim.model.resources import Resources
 from crishim.monitor.client import Monitor, follow_sizes
 from crishim.monitor.conmon import MonitorRequest
 from crishim.monitor.pidfd import read_pid
+from crishim.oci.bundle import read_config
+from crishim.oci.cgroups import Cgroups
 from crishim.oci.facts import Host
 from crishim.oci.resources import resources as limits_of
 from crishim.oci.spec import process_of
@@ -40,6 +42,7 @@ class MonitoredRuntime:
         self._sockets = sockets
         self._host = host
         self._monitor = monitor or Monitor()
+        self._cgroups = Cgroups(v2=host.cgroup_v2)
         self._bundles: dict[str, Path] = {}
         self._orphans = OrphanReaper()
         self._known: tuple[str, Features] | None = None
@@ -66,6 +69,7 @@ class MonitoredRuntime:
             systemd_cgroup=self._command.systemd_cgroup,
             sockets=self._sockets,
             stdio=stdio,
+            cgroups=self._monitor_cgroups(bundle),
         )
         pid = await self._monitor.create(request)
         self._bundles[container_id] = bundle
@@ -91,7 +95,9 @@ class MonitoredRuntime:
 
     async def delete(self, container_id: str) -> None:
         """As `OciRuntime.delete`."""
+        bundle = await self._bundle(container_id)
         await self._command.run(container_id, "delete", "--force", container_id)
+        await self._monitor.leave(bundle, self._monitor_cgroups(bundle))
         self._bundles.pop(container_id, None)
 
     async def wait(self, container_id: str) -> Exit:
@@ -151,6 +157,9 @@ class MonitoredRuntime:
 
     async def _features(self, name: str, version: str) -> Features:  # noqa: ARG002 - a runtime of another kind has none
         return Features()
+
+    def _monitor_cgroups(self, bundle: Path) -> tuple[Path, ...]:
+        return self._cgroups.beside(read_config(bundle)["linux"]["cgroupsPath"])
 
     def _monitored(self) -> tuple[str, tuple[str, ...]]:
         """The program that conmon runs for the runtime, and what stands before its subcommand."""

@@ -1,0 +1,55 @@
+"""What can be said of the runc backend in crishim.toml, and what it needs of a machine."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crishim.backends.runc import build, check
+from crishim.backends.runc.needs import findings
+from crishim.errors import InvalidArgument
+from crishim.interfaces.backend import BackendContext
+from crishim.model.frozen import FrozenDict
+from crishim.system import SystemClock
+
+
+def context(folder: Path, options: dict[str, Any]) -> BackendContext:
+    """A context with these options."""
+    return BackendContext(state=folder, runtime_state=folder, options=FrozenDict(options), clock=SystemClock())
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"unknown": 1}, "options.unknown"),
+        ({"ulimits": [1]}, "options.ulimits"),
+        ({"ulimits": {"nofiles": 1}}, "options.ulimits.nofiles"),
+        ({"ulimits": {"nofile": [2, 1]}}, "options.ulimits.nofile"),
+        ({"ulimits": {"nofile": "many"}}, "options.ulimits.nofile"),
+        ({"ulimits": {"nofile": [1, 2, 3]}}, "options.ulimits.nofile"),
+    ],
+)
+def test_options_that_make_no_sense(tmp_path: Path, options: dict[str, Any], field: str) -> None:
+    """They are refused by their name."""
+    with pytest.raises(InvalidArgument) as caught:
+        build(context(tmp_path, options))
+    assert field == caught.value.field
+
+
+def test_default_limits(tmp_path: Path) -> None:
+    """A number is both limits, a pair is soft and hard."""
+    backend: Any = build(context(tmp_path, {"ulimits": {"nofile": [1024, 65536], "core": 0}}))
+    assert (("RLIMIT_NOFILE", 1024, 65536), ("RLIMIT_CORE", 0, 0)) == backend._host.rlimits
+
+
+def test_a_machine_with_everything_but_plugins(tmp_path: Path) -> None:
+    """What is missing is named with what then does not work; only what pods cannot do without is needed."""
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/filesystems").write_text("nodev\tproc\nnodev\toverlay\n")
+    told = {finding.what: finding for finding in findings(tmp_path)}
+    assert told["overlayfs"].ok
+    missing = told["CNI plugins"]
+    assert (False, False) == (missing.ok, missing.needed)
+    assert "host's network" in missing.without
+    assert {"root", "runc", "conmon", "skopeo", "unshare"} < told.keys()
+    assert [finding.what for finding in check()] == list(told)

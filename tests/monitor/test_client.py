@@ -1,0 +1,81 @@
+# ruff: noqa: ASYNC240 - nothing else runs on these loops, so a blocking look at a small file holds up nobody
+"""Starting conmons and finding them again. Their life with containers is in the exam of the backends that have them."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from crishim.errors import DeadlineExceeded, FailedPrecondition, Unavailable, Unknown
+from crishim.model.process import Exit, TerminalSize
+from crishim.monitor.client import Monitor
+from crishim.monitor.conmon import MonitorRequest
+
+
+def script(folder: Path, text: str) -> Monitor:
+    """A monitor of shell lines, for what conmon itself does not do when asked."""
+    program = folder / "monitor"
+    program.write_text(f"#!/bin/sh\n{text}\n")
+    program.chmod(0o755)
+    return Monitor(str(program))
+
+
+def request(bundle: Path, *cgroups: Path) -> MonitorRequest:
+    """A container to create."""
+    return MonitorRequest(container_id="c1", bundle=bundle, runtime="runc", sockets=bundle, cgroups=cgroups)
+
+
+async def test_a_monitor_waits_for_its_cgroup(tmp_path: Path) -> None:
+    """It is in its cgroups before it is bidden to begin, and these go once it has ended."""
+    cgroup = tmp_path / "cgroup"
+    said = f'{{"data": $(cat {cgroup}/cgroup.procs)}}'.replace('"', '\\"')
+    check = f'read x < /proc/self/fd/$_OCI_STARTPIPE; echo "{said}" > /proc/self/fd/$_OCI_SYNCPIPE'
+    monitor = script(tmp_path, check)
+    pid = await monitor.create(request(tmp_path, cgroup))
+    assert not Path(f"/proc/{pid}").exists()
+    (cgroup / "cgroup.procs").unlink()
+    await monitor.leave(tmp_path, (cgroup,))
+    assert not cgroup.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [("exit 1", Unknown), ("sleep 60", DeadlineExceeded), ("echo '{}' > /proc/self/fd/$_OCI_SYNCPIPE", Unknown)],
+)
+async def test_monitors_that_do_not_answer(tmp_path: Path, text: str, error: type[Exception]) -> None:
+    """One that ends, hangs or says nothing of a pid is an error."""
+    with pytest.raises(error):
+        await script(tmp_path, text).create(request(tmp_path), timeout=0.2)
+
+
+async def test_a_missing_monitor(tmp_path: Path) -> None:
+    """Without conmon nothing is created, and no descriptor stays open."""
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counted, not read
+    with pytest.raises(FailedPrecondition, match="conmon-that-is-not-there"):
+        await Monitor("conmon-that-is-not-there").create(request(tmp_path))
+    assert before == len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counted, not read
+
+
+def test_how_it_ended(tmp_path: Path) -> None:
+    """The exit file has the code and, by its time, the moment; a note beside it tells of a kill for want of memory."""
+    monitor = Monitor()
+    assert None is monitor.exit_of(tmp_path)
+    (tmp_path / "exit").write_text("137")
+    os.utime(tmp_path / "exit", ns=(5, 5))
+    (tmp_path / "oom").touch()
+    assert Exit(code=137, at=5, oom=True) == monitor.exit_of(tmp_path)
+
+
+async def test_an_exit_that_nobody_wrote(tmp_path: Path) -> None:
+    """Where monitor and container are gone and no exit was left, it is unknown."""
+    assert Exit.unknown() == await asyncio.wait_for(Monitor().wait(tmp_path, "c1"), 5)
+
+
+def test_commands_to_a_monitor_that_is_gone(tmp_path: Path) -> None:
+    """Nobody reads its fifo any more, or it has none."""
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            Monitor().resize(tmp_path, TerminalSize(width=1, height=1))
+        if not (tmp_path / "ctl").exists():
+            os.mkfifo(tmp_path / "ctl")

@@ -1,0 +1,93 @@
+"""conmon's command line and messages."""
+
+from pathlib import Path
+
+import pytest
+
+from crishim.errors import Unknown
+from crishim.interfaces.oci_runtime import Stdio
+from crishim.model.process import TerminalSize
+from crishim.monitor.conmon import MonitorRequest, create_argv, parse_sync, resize_line, socket_name
+
+NONE = Stdio()
+
+
+def request(stdio: Stdio = NONE, *, systemd: bool = False) -> MonitorRequest:
+    """A container to create."""
+    return MonitorRequest(
+        container_id="a" * 64,
+        bundle=Path("/b"),
+        runtime="/bin/runc",
+        runtime_args=("--root=/r", "--debug"),
+        systemd_cgroup=systemd,
+        sockets=Path("/s"),
+        stdio=stdio,
+    )
+
+
+def test_the_whole_command_line() -> None:
+    """A container without streams has every file in its bundle, and no log."""
+    assert [
+        "--api-version=1",
+        f"--cid={'a' * 64}",
+        f"--cuuid={'a' * 32}",
+        f"--name={'a' * 64}",
+        "--bundle=/b",
+        "--container-pidfile=/b/pidfile",
+        "--conmon-pidfile=/b/conmon-pidfile",
+        "--persist-dir=/b",
+        "--exit-dir=/b/exits",
+        "--socket-dir-path=/s",
+        "--runtime=/bin/runc",
+        "--runtime-arg=--root=/r",
+        "--runtime-arg=--debug",
+        "--log-level=error",
+        "--log-path=none:",
+    ] == create_argv(request())
+
+
+@pytest.mark.parametrize(
+    ("stdio", "added"),
+    [
+        (Stdio(log_path="/l"), ["--no-sync-log", "--log-path=k8s-file:/l"]),
+        (Stdio(terminal=True), ["--log-path=none:", "--terminal"]),
+        (Stdio(keep_stdin=True), ["--log-path=none:", "--stdin", "--leave-stdin-open"]),
+        (Stdio(keep_stdin=True, stdin_once=True), ["--log-path=none:", "--stdin"]),
+    ],
+)
+def test_streams(stdio: Stdio, added: list[str]) -> None:
+    """The log is in CRI's format, and stdin stays open behind its first client unless it is for one client only."""
+    argv = create_argv(request(stdio))
+    assert added == argv[argv.index("--log-level=error") + 1 :]
+
+
+def test_systemd() -> None:
+    """Conmon hands the cgroup driver on."""
+    assert "--systemd-cgroup" in create_argv(request(systemd=True))
+
+
+@pytest.mark.parametrize("line", [b'{"data": 42}\n', b'{"pid": 42}\n'])
+def test_a_pid(line: bytes) -> None:
+    """Both versions of the message tell the pid."""
+    assert 42 == parse_sync(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b'{"data": -1, "message": "no such file\\n"}\n', "no such file"),
+        (b'{"pid": -1}\n', "without a word"),
+        (b"garbage\n", "garbage"),
+        (b"[]\n", r"\[\]"),
+    ],
+)
+def test_a_failure(line: bytes, words: str) -> None:
+    """A failure has the runtime's own words."""
+    with pytest.raises(Unknown, match=words):
+        parse_sync(line)
+
+
+def test_commands() -> None:
+    """A size is told as rows and columns, and a socket's folder has half an id, since its path must be short."""
+    assert b"1 24 80\n" == resize_line(TerminalSize(width=80, height=24))
+    assert "b" * 32 == socket_name("a" * 32 + "b" * 32)

@@ -1,0 +1,110 @@
+"""Devices of the Container Device Interface."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crishim.errors import InvalidArgument
+from crishim.oci.cdi import Described, described, inject, wanted
+from crishim.oci.facts import DeviceNode
+from crishim.oci.sources import cdi_files
+
+GPU = {
+    "cdiVersion": "0.6.0",
+    "kind": "example.com/gpu",
+    "containerEdits": {"env": ["DRIVER=1"], "mounts": [{"hostPath": "/usr/lib/gpu", "containerPath": "/usr/lib/gpu"}]},
+    "devices": [
+        {
+            "name": "one",
+            "containerEdits": {
+                "env": ["GPU=one", "PATH=/gpu"],
+                "deviceNodes": [{"path": "/dev/gpu0", "hostPath": "/dev/null", "uid": 5}],
+                "hooks": [{"hookName": "createContainer", "path": "/bin/link", "args": ["link", "it"]}],
+                "additionalGids": [44, 0],
+            },
+        },
+        {"name": "two", "containerEdits": {"deviceNodes": [{"path": "/dev/gpu1", "type": "c", "major": 9, "minor": 1}]}},
+        {"name": "odd", "containerEdits": {"hooks": [{"hookName": "never", "path": "/x"}]}},
+        {"name": "gone", "containerEdits": {"deviceNodes": [{"path": "/dev/not-there"}]}},
+    ],
+}
+
+
+def config() -> dict[str, Any]:
+    """As much of a config.json as a device can change."""
+    return {
+        "process": {"env": ["PATH=/bin"], "user": {"additionalGids": [44]}},
+        "mounts": [{"destination": "/proc"}, {"destination": "/a/b/c/d/e"}],
+        "linux": {"resources": {"devices": [{"allow": False, "access": "rwm"}]}},
+    }
+
+
+def find(source: str, path: str, access: str) -> DeviceNode | None:
+    """/dev/null is the only device there is."""
+    return DeviceNode(path=path, kind="c", major=1, minor=3, access=access) if source == "/dev/null" else None
+
+
+def test_the_edits_of_two_devices() -> None:
+    """Common edits are made once, variables replace others of their name, nodes are made and allowed, mounts stay in order."""
+    made = config()
+    inject(made, ["example.com/gpu=one", "example.com/gpu=two"], [described(GPU, 0)], find)
+    assert ["DRIVER=1", "GPU=one", "PATH=/gpu"] == made["process"]["env"]
+    assert [44] == made["process"]["user"]["additionalGids"]
+    assert [("/dev/gpu0", 1, 3, 5), ("/dev/gpu1", 9, 1, 0)] == [
+        (node["path"], node["major"], node["minor"], node["uid"]) for node in made["linux"]["devices"]
+    ]
+    assert [(1, 3), (9, 1)] == [(rule["major"], rule["minor"]) for rule in made["linux"]["resources"]["devices"][1:]]
+    assert ["/proc", "/usr/lib/gpu", "/a/b/c/d/e"] == [mount["destination"] for mount in made["mounts"]]
+    assert ["rbind"] == made["mounts"][1]["options"]
+    assert {"createContainer": [{"path": "/bin/link", "args": ["link", "it"]}]} == made["hooks"]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("example.com/gpu=three", "no file"),
+        ("other.com/gpu=one", "no file"),
+        ("gpu", "full name"),
+        ("example.com/gpu=odd", "never"),
+        ("example.com/gpu=gone", "/dev/not-there"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(name: str, why: str) -> None:
+    """A device that nobody describes, or whose edits cannot be made, is refused by its field."""
+    with pytest.raises(InvalidArgument, match=why) as caught:
+        inject(config(), [name], [described(GPU, 0)], find)
+    assert str(caught.value.field).startswith("config.CDI_devices")
+
+
+def test_priorities() -> None:
+    """A file of a later folder goes before, and two of the same folder make a device unusable."""
+    other = {**GPU, "containerEdits": {}, "devices": [{"name": "one", "containerEdits": {"env": ["GPU=other"]}}]}
+    made = config()
+    inject(made, ["example.com/gpu=one"], [described(GPU, 0), described(other, 1)], find)
+    assert ["PATH=/bin", "GPU=other"] == made["process"]["env"]
+    with pytest.raises(InvalidArgument, match="several"):
+        inject(config(), ["example.com/gpu=one"], [described(GPU, 0), described(other, 0)], find)
+
+
+def test_who_asks() -> None:
+    """Names come from the field and from annotations, each once."""
+    annotations = {"cdi.k8s.io/plugin": "a.b/c=2, a.b/c=1", "other": "a.b/c=3"}
+    assert ("a.b/c=1", "a.b/c=2") == wanted(["a.b/c=1"], annotations)
+
+
+def test_files(tmp_path: Path) -> None:
+    """JSON and YAML are read, in the order of the folders; what cannot be used is left out."""
+    first, second = tmp_path / "etc", tmp_path / "run"
+    first.mkdir()
+    second.mkdir()
+    (first / "a.json").write_text('{"cdiVersion": "0.5.0", "kind": "a.b/c", "devices": [{"name": "d"}]}')
+    (second / "b.yaml").write_text("cdiVersion: 0.5.0\nkind: x.y/z\n")
+    for name, text in (("c.json", "{"), ("d.yaml", "a: ["), ("e.json", "[]"), ("f.json", '{"kind": "a.b/c"}'), ("g.txt", "")):
+        (second / name).write_text(text)
+    none: dict[str, Any] = {}
+    assert (
+        Described(kind="a.b/c", priority=0, common=none, devices={"d": none}),
+        Described(kind="x.y/z", priority=1, common=none, devices=none),
+    ) == cdi_files((first, second))
+    assert () == cdi_files((tmp_path / "none",))
