@@ -22,6 +22,7 @@ from crishim.commands.told import told
 from crishim.config import Config
 from crishim.daemon import start_logging
 from crishim.model.frozen import FrozenDict
+from crishim.mounting import unmount_below
 from crishim.system import SystemClock
 from crishim.testing.kubelet import CriClient, Node, Outcome, Player, Pod, connect, load, parse, take_down
 from crishim.testing.kubelet.here import this_node
@@ -104,8 +105,11 @@ async def _endpoint(endpoint: str | None, config: Config, backend: str | None, f
         runtime_state=str(folder / "run"),
         handlers=FrozenDict({"": backend}) if backend else config.handlers,
     )
-    async with app.running(config, ephemeral=True):
-        yield f"unix://{config.listen}"
+    try:
+        async with app.running(config, ephemeral=True):
+            yield f"unix://{config.listen}"
+    finally:
+        unmount_below(folder)  # where namespaces were pinned; a folder that holds a mount cannot be removed
 
 
 async def _screens(client: CriClient, pods: Sequence[Pod]) -> list[Screen]:
