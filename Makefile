@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test examples packages proto fuzz coverage-page critest critest-all clean
+.PHONY: demo test examples package packages proto fuzz coverage-page critest critest-all clean
 
 # Plays a pod on the embedded backend: no root, no daemon.
 demo: $(VENV)/.node
@@ -20,6 +20,11 @@ test: packages $(VENV)/.dev
 # Each example, installed with the built wheel and tested by its own command.
 examples: packages
 	PYTHON=$(PYTHON) .ci/examples
+
+# Wheel and sdist in dist/, with the metadata that an index would take.
+package: $(VENV)/.dev
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
 
 # The node's tools, where we are root and apt is there; says what it leaves out.
 packages:

@@ -11,7 +11,7 @@ def main() -> None:
         if (error.name or "").partition(".")[0] not in {"click", "rich", "yaml"}:
             raise
         sys.exit(f"crishim: the command line needs {error.name}: pip install 'crishim[cli]'")
-    command_line()
+    command_line(prog_name="crishim")
 
 
 if __name__ == "__main__":

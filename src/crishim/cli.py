@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from crishim import __version__, app
+from crishim.commands.completion import completion_command
 from crishim.commands.coverage import coverage_command
 from crishim.commands.play import play
 from crishim.commands.told import told
@@ -67,6 +68,7 @@ def check(path: Path | None) -> None:
         sys.exit(0 if whole else 1)
 
 
+main.add_command(completion_command)
 main.add_command(coverage_command)
 main.add_command(play)
 
