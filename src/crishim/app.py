@@ -20,6 +20,7 @@ from crishim.cri import Dispatcher
 from crishim.cri.dispatch import Call, log_call
 from crishim.daemon import announced, ended_by_signals, start_logging, watch_children_by_pidfd
 from crishim.errors import InvalidArgument, PermissionDenied
+from crishim.images.puller import PullProgress
 from crishim.images.skopeo import PullSettings
 from crishim.images.store import ContentStore
 from crishim.interfaces.backend import Backend, BackendContext
@@ -27,6 +28,8 @@ from crishim.interfaces.images import ImageService
 from crishim.interfaces.network import NetnsDialer, SandboxNamespaces
 from crishim.interfaces.observer import Observer
 from crishim.interfaces.seams import Clock
+from crishim.model.ids import ImageId
+from crishim.model.image import ImageSpec
 from crishim.model.runtime import CgroupDriver
 from crishim.model.sandbox import PodSandboxFilter
 from crishim.oci.namespaces import PinnedNamespaces
@@ -36,6 +39,9 @@ from crishim.service.services import Services
 from crishim.service.settings import Deadlines, Settings
 from crishim.store.sqlite import SqliteStore
 from crishim.system import SystemClock, boot_id
+
+Progressed = Callable[[PullProgress], None]
+"""Takes how a pull goes, on the event loop."""
 
 CONFIG_FILE: Final = Path("/etc/crishim/crishim.toml")
 
@@ -59,8 +65,10 @@ def read_config(path: Path | None = None) -> Config:
 
 
 @contextlib.asynccontextmanager
-async def running(config: Config, *, ephemeral: bool = False) -> AsyncIterator[Services]:
+async def running(config: Config, *, ephemeral: bool = False, progress: Progressed | None = None) -> AsyncIterator[Services]:
     """Serve CRI on `config.listen` inside the `async with`. Containers go on after it, unless it is `ephemeral`.
+
+    `progress` is told how pulls into the node's own store go.
 
     Raises `PluginError` for a backend that cannot be had, `FailedPrecondition` when another process serves there, and what the
     record store raises for a file that it cannot read.
@@ -74,7 +82,7 @@ async def running(config: Config, *, ephemeral: bool = False) -> AsyncIterator[S
         plugins = plugins_of(config)
         metrics = _metrics(config)
         wanted = any(plugin.needs_node for plugin in plugins.values())
-        node = await stack.enter_async_context(_node(config, clock, metrics, wanted=wanted))
+        node = await stack.enter_async_context(_node(config, clock, metrics, progress, wanted=wanted))
         seats = {name: _seat(config, name, plugins[name], node, clock) for name in config.backend_names}
         if ephemeral:
             for backend, _ in seats.values():
@@ -115,6 +123,15 @@ async def serve(config: Config) -> None:
             _log.info("ending; containers go on")
 
 
+async def pull(config: Config, image: ImageSpec, progress: Progressed) -> ImageId:
+    """Pull an image into the node's store. Raises `FailedPrecondition` while a server has it, and as `ImageService.pull`."""
+    images = _images(config, SystemClock(), None, progress)
+    try:
+        return await images.pull(image, None, None)
+    finally:
+        await images.close()
+
+
 def plugins_of(config: Config) -> Mapping[str, Plugin]:
     """The plug-ins behind the backends that the configuration uses. Raises `PluginError`."""
     return {name: load(config.plugin_of(name)) for name in config.backend_names}
@@ -131,18 +148,14 @@ class _Node:
 
 
 @contextlib.asynccontextmanager
-async def _node(config: Config, clock: Clock, observer: Observer | None, *, wanted: bool) -> AsyncIterator[_Node]:
+async def _node(
+    config: Config, clock: Clock, observer: Observer | None, progress: Progressed | None, *, wanted: bool
+) -> AsyncIterator[_Node]:
     if not wanted:
         yield _Node()
         return
     state, run = Path(config.state), Path(config.runtime_state)
-    pulls = PullSettings(
-        registries_conf=config.images.registries_conf,
-        policy=config.images.policy,
-        authfile=config.images.authfile,
-        stall=config.images.stall,
-    )
-    images = ContentStore(_make(state / "images"), clock, pulls, pinned=config.images.pinned, observer=observer)
+    images = _images(config, clock, observer, progress)
     plugins = [Path(folder) for folder in config.network.plugins]
     network = CniNetwork(Path(config.network.config), plugins, _make(state / "cni"))
     try:
@@ -150,6 +163,15 @@ async def _node(config: Config, clock: Clock, observer: Observer | None, *, want
     finally:
         await network.close()
         await images.close()
+
+
+def _images(config: Config, clock: Clock, observer: Observer | None, progress: Progressed | None) -> ContentStore:
+    wanted = config.images
+    pulls = PullSettings(
+        registries_conf=wanted.registries_conf, policy=wanted.policy, authfile=wanted.authfile, stall=wanted.stall
+    )
+    folder = _make(Path(config.state) / "images")
+    return ContentStore(folder, clock, pulls, pinned=wanted.pinned, observer=observer, progress=progress)
 
 
 def _seat(config: Config, name: str, plugin: Plugin, node: _Node, clock: Clock) -> tuple[Backend, ImageService | None]:

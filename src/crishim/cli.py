@@ -17,6 +17,7 @@ from crishim import __version__, app
 from crishim.commands.completion import completion_command
 from crishim.commands.coverage import coverage_command
 from crishim.commands.play import play
+from crishim.commands.pull import pull
 from crishim.commands.told import told
 from crishim.config import Config, default_text
 from crishim.interfaces.checks import Finding
@@ -71,6 +72,7 @@ def check(path: Path | None) -> None:
 main.add_command(completion_command)
 main.add_command(coverage_command)
 main.add_command(play)
+main.add_command(pull)
 
 
 @main.group(name="config")

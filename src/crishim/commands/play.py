@@ -17,6 +17,7 @@ import click
 from rich.console import Console
 
 from crishim import app
+from crishim.commands.pull import shown
 from crishim.commands.screen import Screen
 from crishim.commands.told import told
 from crishim.config import Config
@@ -71,7 +72,7 @@ def _pods(text: str) -> tuple[Pod, ...]:
 
 async def _down(pods: Sequence[Pod], endpoint: str) -> int:
     async with connect(_address(endpoint)) as client:
-        screens = await _screens(client, pods)
+        screens = await _screens(client, pods, _console())
         for pod, screen in zip(pods, screens, strict=True):
             count = await take_down(client, SystemClock(), pod, screen.report)
             await screen.close()
@@ -82,10 +83,10 @@ async def _down(pods: Sequence[Pod], endpoint: str) -> int:
 
 async def _play(pods: Sequence[Pod], endpoint: str | None, config: Config, backend: str | None) -> int:
     with tempfile.TemporaryDirectory(prefix="crishim-play-") as name:
-        folder = Path(name)
-        async with _endpoint(endpoint, config, backend, folder) as address, connect(address) as client:
+        folder, console = Path(name), _console()
+        async with _endpoint(endpoint, config, backend, folder, console) as address, connect(address) as client:
             node = this_node(folder, cgroups=await client.cgroup_driver())
-            return await _play_on(client, pods, node)
+            return await _play_on(client, pods, node, console)
 
 
 def _address(endpoint: str) -> str:
@@ -93,7 +94,9 @@ def _address(endpoint: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _endpoint(endpoint: str | None, config: Config, backend: str | None, folder: Path) -> AsyncIterator[str]:
+async def _endpoint(
+    endpoint: str | None, config: Config, backend: str | None, folder: Path, console: Console
+) -> AsyncIterator[str]:
     """The endpoint that was given, or one of a server of our own."""
     if endpoint:
         yield _address(endpoint)
@@ -106,23 +109,27 @@ async def _endpoint(endpoint: str | None, config: Config, backend: str | None, f
         handlers=FrozenDict({"": backend}) if backend else config.handlers,
     )
     try:
-        async with app.running(config, ephemeral=True):
-            yield f"unix://{config.listen}"
+        with shown(console) as progress:
+            async with app.running(config, ephemeral=True, progress=progress):
+                yield f"unix://{config.listen}"
     finally:
         unmount_below(folder)  # where namespaces were pinned; a folder that holds a mount cannot be removed
 
 
-async def _screens(client: CriClient, pods: Sequence[Pod]) -> list[Screen]:
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+async def _screens(client: CriClient, pods: Sequence[Pod], console: Console) -> list[Screen]:
     version = await client.version()
-    console = Console(highlight=False, soft_wrap=True)
     screens = [Screen(console, pod, pods) for pod in pods]
     for screen in screens:
         screen.title(f"{version.runtime_name} {version.runtime_version}")
     return screens
 
 
-async def _play_on(client: CriClient, pods: Sequence[Pod], node: Node) -> int:
-    screens = await _screens(client, pods)
+async def _play_on(client: CriClient, pods: Sequence[Pod], node: Node, console: Console) -> int:
+    screens = await _screens(client, pods, console)
     players = [Player(client, node, SystemClock(), report=screen.report, period=_PERIOD) for screen in screens]
     playing = asyncio.create_task(_all(players, pods))
 

@@ -70,12 +70,12 @@ class ContentStore(ImageService, RootfsProvider):
         settings: PullSettings = PullSettings(),  # noqa: B008 - a frozen value
         *,
         pinned: tuple[str, ...] = (),
-        progress: Callable[[PullProgress], None] = _ignore,
+        progress: Callable[[PullProgress], None] | None = None,
         observer: Observer | None = None,
     ) -> None:
         self._clock = clock
         self._pinned = pinned
-        self._progress = progress
+        self._progress = progress or _ignore
         self._observer = observer or NoObserver()
         self._content = Content(folder)
         try:
