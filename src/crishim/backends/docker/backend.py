@@ -158,6 +158,7 @@ class DockerBackend(
             await self._engine.post(f"/containers/{sandbox_id}/kill", "sandbox", sandbox_id, signal="KILL")
 
     async def remove_sandbox(self, sandbox_id: SandboxId) -> None:
+        self._known.pop(sandbox_id, None)
         await self._remove(sandbox_id, "sandbox")
 
     async def create_container(self, spec: ContainerSpec) -> ContainerCreated:
@@ -198,11 +199,13 @@ class DockerBackend(
         return end
 
     async def remove_container(self, container_id: ContainerId) -> None:
-        """Remove it with its anonymous volumes, and what was unpacked for it."""
-        await self._remove(container_id, "container")
-        self._logs.forget(container_id)
-        self._usages.forget(container_id)
-        await asyncio.to_thread(shutil.rmtree, self._volumes / container_id, ignore_errors=True)
+        """Remove it with its anonymous volumes, and what was unpacked for it; the latter also where somebody else removed it."""
+        try:
+            await self._remove(container_id, "container")
+        except NotFound:
+            await self._forget(container_id)
+            raise
+        await self._forget(container_id)
 
     async def wait_sandbox(self, sandbox_id: SandboxId) -> Exit:
         """The end of the pause."""
@@ -338,7 +341,12 @@ class DockerBackend(
                 while True:
                     await self._engine.inspect(subject, kind)
                     await self._clock.sleep(_PAUSE)
-        self._known.pop(subject, None)
+
+    async def _forget(self, container_id: ContainerId) -> None:
+        self._known.pop(container_id, None)
+        self._logs.forget(container_id)
+        self._usages.forget(container_id)
+        await asyncio.to_thread(shutil.rmtree, self._volumes / container_id, ignore_errors=True)
 
     async def _discard(self, name: str) -> None:
         with contextlib.suppress(CrishimError):

@@ -25,8 +25,8 @@ CONTAINER_KIND: Final = "container"
 HELPER_KIND: Final = "helper"
 """What a container is to us; a helper is never run, and holds an image's files for us to look at."""
 
-_ENDED: Final = frozenset({"exited", "dead"})
-_RUNS: Final = frozenset({"running", "paused", "restarting", "removing"})
+_ENDED: Final = frozenset({"exited", "dead", "removing"})
+_RUNS: Final = frozenset({"running", "paused", "restarting"})
 
 
 @attrs.frozen(kw_only=True)

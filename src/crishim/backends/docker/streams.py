@@ -28,6 +28,9 @@ _END_OF_INPUT: Final = b"\x04"
 _PATIENCE: Final = 10.0
 """Seconds for which the engine may take to say how an exec ended whose streams have."""
 
+_START: Final = 0.5
+"""Seconds within which an exec that was asked for and then cancelled may still begin."""
+
 _CANNOT_RUN: Final = frozenset({126, 127})
 
 
@@ -110,12 +113,16 @@ class Streams:
         return Exit(code=code)
 
     async def _kill(self, exec_id: str) -> None:
-        """End every process of an exec, and return when the engine has seen it."""
-        pause, patience = 0.01, self._clock.monotonic() + _PATIENCE
+        """End every process of an exec, and return when the engine has seen it. One that is just being started is awaited."""
+        pause, now = 0.01, self._clock.monotonic()
+        started_by, patience = now + _START, now + _PATIENCE
         with contextlib.suppress(NotFound, Unavailable):
-            while (told := await self._inspect(exec_id)).get("Running"):
-                if self._clock.monotonic() > patience:
+            while (told := await self._inspect(exec_id)).get("ExitCode") is None or told.get("Running"):
+                now = self._clock.monotonic()
+                if now > patience:
                     _log.warning("exec %s is not over after it was killed", exec_id)
+                    return
+                if not told.get("Running") and now > started_by:
                     return
                 process = proc.read(int(told.get("Pid") or 0)) if told.get("Pid") else None
                 if process is not None:
