@@ -1,5 +1,8 @@
 import os
+import signal
 import socket
+import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -100,3 +103,23 @@ def test_files_are_read_whole(tmp_path: Path) -> None:
     """A file longer than one read is read to its end; a missing one, and what is no file, is empty."""
     (tmp_path / "long").write_text("x" * 50_000)
     assert [50_000, 0, 0] == [len(read_text(path)) for path in (tmp_path / "long", tmp_path / "none", tmp_path)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: run the tests as root")
+def test_a_cgroup_is_removed_with_what_runs_in_it() -> None:
+    """What is left in a cgroup is killed, and the cgroup is gone from every hierarchy; one that is not there is no trouble."""
+    name = f"crishim-test-{os.getpid()}"
+    v2 = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    groups = [Path("/sys/fs/cgroup") / name] if v2 else [Path("/sys/fs/cgroup") / kind / name for kind in ("memory", "pids")]
+    for group in groups:
+        group.mkdir()
+    with subprocess.Popen(["sleep", "600"]) as process:
+        for group in groups:
+            (group / "cgroup.procs").write_text(str(process.pid))
+        reaped = threading.Thread(target=process.wait)
+        reaped.start()
+        Cgroups(v2=v2).remove(f"/{name}")
+        reaped.join(30)
+        assert -signal.SIGKILL == process.returncode
+    assert [] == [group for group in groups if group.exists()]
+    Cgroups(v2=v2).remove(f"/{name}")

@@ -3,8 +3,11 @@
 The path is the one that the bundle asked for, not /proc/<pid>/cgroup: pids are used again.
 """
 
+import contextlib
 import os
 import posixpath
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -17,6 +20,8 @@ ROOT: Final = Path("/sys/fs/cgroup")
 
 _MAIN: Final = "eth0"
 _PIECE: Final = 1 << 14
+_TRIES: Final = 50
+_PAUSE: Final = 0.02
 
 
 def folder_of(cgroups_path: str) -> str:
@@ -78,6 +83,22 @@ class Cgroups:
             return ()
         folders = {self._controller(kind) for kind in ("memory", "cpu", "pids")}
         return tuple(folder / parent.lstrip("/") / f"monitor-{name}" for folder in sorted(folders))
+
+    def remove(self, folder: str) -> None:
+        """Kill what is left in a cgroup, and remove it, of every hierarchy there is. Blocks for a second at most."""
+        name = folder.lstrip("/")
+        roots = [self._root] if self._v2 else [path for path in self._root.iterdir() if path.is_dir() and not path.is_symlink()]
+        for group in (root / name for root in roots if name):
+            for _ in range(_TRIES):
+                if not group.is_dir():
+                    break
+                for pid in read_text(group / "cgroup.procs").split():
+                    with contextlib.suppress(OSError):
+                        os.kill(int(pid), signal.SIGKILL)
+                with contextlib.suppress(OSError):
+                    group.rmdir()
+                    break
+                time.sleep(_PAUSE)
 
     def _controller(self, name: str) -> Path:
         return self._root if self._v2 else self._root / name

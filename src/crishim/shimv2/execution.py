@@ -31,6 +31,7 @@ class ShimExec:
         self._spec = spec
         self._io = io
         self._exec_id = f"x{secrets.token_hex(8)}"
+        self._starting: asyncio.Future[None] | None = None
         self._running = False
         self._end: Exit | None = None
 
@@ -64,8 +65,10 @@ class ShimExec:
 
     async def _start(self, link: ShimLink) -> None:
         self._running = True
+        # Once begun it goes on, cancelled or not, for a shim cannot be told: only what has started can be killed.
+        self._starting = asyncio.ensure_future(link.start(self._container_id, self._exec_id))
         try:
-            await link.start(self._container_id, self._exec_id)
+            await asyncio.shield(self._starting)
         except (Unavailable, DeadlineExceeded):
             raise
         except CrishimError as error:
@@ -83,7 +86,8 @@ class ShimExec:
         """Kill what runs, and have the shim forget it."""
         with contextlib.suppress(CrishimError, TimeoutError):
             async with asyncio.timeout(_CLEARED_WITHIN):
-                if self._running:
+                if self._running and self._starting is not None:
+                    await self._starting
                     with contextlib.suppress(NotFound):
                         await link.kill(self._container_id, _KILL, self._exec_id)
                         await link.wait(self._container_id, self._exec_id)

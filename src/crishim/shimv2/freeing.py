@@ -21,18 +21,23 @@ _FREED_WITHIN: Final = 5.0
 """Seconds for a killed task to end, the same for one that was never started, and for a Delete that is refused too early."""
 
 
-async def free(link: ShimLink, task: HeldTask, clock: Clock) -> None:
-    """Kill a task if it runs, and delete it. Raises `Unavailable` if the shim is lost meanwhile, and what it refuses with."""
+async def free(link: ShimLink, task: HeldTask, clock: Clock) -> bool:
+    """Kill a task if it runs, and delete it; whether the shim knew it.
+
+    Raises `Unavailable` if the shim is lost meanwhile, and what it refuses with.
+    """
+    await task.settle(link.patience)
     try:
         status = STATUSES.get((await link.state(task.id)).status)
     except NotFound:
-        return
+        return False
     if status is OciStatus.PAUSED:
         await link.resume(task.id)
     if status is not OciStatus.STOPPED:
         # Also one that only was created: runc's shim deletes such a one after two seconds, unless it has ended before.
         await _kill(link, task, must_end=status is not OciStatus.CREATED)
     await _delete(link, task.id, clock)
+    return True
 
 
 async def _kill(link: ShimLink, task: HeldTask, *, must_end: bool) -> None:

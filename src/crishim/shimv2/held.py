@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import logging
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
 
 import attrs
 
-from crishim.errors import CrishimError, NotFound
+from crishim.errors import CrishimError, DeadlineExceeded, NotFound
 from crishim.interfaces.oci_runtime import Stdio
 from crishim.interfaces.seams import Clock
 from crishim.logs.stdio import ContainerStdio
@@ -17,6 +18,8 @@ from crishim.shimv2.layout import SandboxFolder, TaskRecord
 from crishim.shimv2.link import ShimLink
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _NO_FIFOS: Final = FifoPaths()
 
@@ -44,6 +47,7 @@ class HeldTask:
         """Whether we have killed it: then the kernel has not, for want of memory."""
         self.stdio: ContainerStdio | None = None
         self.watch: asyncio.Task[None] | None = None
+        self._calls: set[asyncio.Task[Any]] = set()
         self._folder = folder
         self._clock = clock
         self._fifos = Fifos(_paths(folder, record))
@@ -80,6 +84,25 @@ class HeldTask:
             raise
         self.stdio = stdio
 
+    async def steadily(self, call: Coroutine[None, None, T]) -> T:
+        """A call that changes the task: when we are cancelled it goes on, since a shim cannot be told, and `settle` waits."""
+        begun = asyncio.create_task(call)
+        self._calls.add(begun)
+        begun.add_done_callback(self._done)
+        return await asyncio.shield(begun)
+
+    def _done(self, call: asyncio.Task[Any]) -> None:
+        self._calls.discard(call)
+        if not call.cancelled():
+            call.exception()  # whoever had asked may have left
+
+    async def settle(self, patience: float) -> None:
+        """Return when no call that was given up is under way any more. Raises `DeadlineExceeded`."""
+        if self._calls:
+            _, late = await asyncio.wait(self._calls, timeout=patience)
+            if late:
+                raise DeadlineExceeded(f"the shim is still busy with {self.id}")
+
     def started(self) -> None:
         """The shim has opened its ends."""
         self._fifos.release()
@@ -99,6 +122,8 @@ class HeldTask:
 
     async def close(self) -> None:
         """Let go of everything; the task itself goes on. May be called twice."""
+        for call in tuple(self._calls):
+            call.cancel()
         if self.watch is not None and self.watch is not asyncio.current_task():
             self.watch.cancel()
             await asyncio.gather(self.watch, return_exceptions=True)

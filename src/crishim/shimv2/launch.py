@@ -38,6 +38,8 @@ class ShimBinary:
     `program` is a name on PATH or a path; `namespace` containerd's word for whose tasks these are; `address` stands for
     containerd's socket (with namespace and id it makes the shim's own address, so it must be of one's own); `events` is the
     socket of a ttrpc server that takes events, or empty. `bootstrap`: does `start` read BootstrapParams? None finds out.
+    `leaves_halves`: when the caller of a Create goes away, does the shim break it off, and leave half a container that it does
+    not know? Its `delete` is asked about such tasks.
     """
 
     program: str
@@ -45,6 +47,7 @@ class ShimBinary:
     address: str
     events: str = ""
     bootstrap: bool | None = None
+    leaves_halves: bool = False
     patience: float = 60.0
 
     async def start(self, task_id: str, bundle: Path) -> Bootstrap:

@@ -104,7 +104,7 @@ class SandboxShim:
         task = self._tasks[task_id] = HeldTask(record, self._folder, self._clock)
         task.link = link
         task.make_streams()
-        pid = await link.create(task_id, bundle, task.paths, options, terminal=stdio.terminal)
+        pid = await task.steadily(link.create(task_id, bundle, task.paths, options, terminal=stdio.terminal))
         write_atomically(bundle / "pidfile", str(pid))
         if (known := self._folder.shim()) is not None and not known.pid:
             await self._ask_pid(link, known)
@@ -114,7 +114,8 @@ class SandboxShim:
     async def start(self, task_id: str) -> None:
         """Run it."""
         task = self.task(task_id)
-        await (await self.link()).start(task_id)
+        link = await self.link()
+        await task.steadily(link.start(task_id))
         task.started()
 
     async def status(self, task_id: str) -> tuple[OciStatus, int]:
@@ -334,7 +335,9 @@ class SandboxShim:
         """Have the shim let go of a task, killing what runs; when it is dead, its burial has done that."""
         while not self._folder.gone(task.id):
             try:
-                await free(await self.link(), task, self._clock)
+                known = await free(await self.link(), task, self._clock)
+                if not known and self._binary.leaves_halves:
+                    await self._clear_away(task)
             except Unavailable:
                 if self._folder.shim() is not None:
                     await asyncio.sleep(_PAUSE)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from crishim.backends.runc.command import RuntimeCommand
-from crishim.backends.shim.runc import RuncShimRuntime
+from crishim.backends.shim.runc import RuncShimBinary, RuncShimRuntime
 from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.checks import Finding
@@ -80,8 +80,10 @@ def shim_binary(context: BackendContext, default: str) -> ShimBinary:
     """How to run the shim that the options name."""
     events = str(context.runtime_state / "news")
     fits = len(events.encode()) <= 107
-    return ShimBinary(
-        program=binary_name(str(context.options.get("shim", default))),
+    program = binary_name(str(context.options.get("shim", default)))
+    kind = RuncShimBinary if "runc" in program else ShimBinary
+    return kind(
+        program=program,
         namespace=str(context.options.get("namespace", "crishim")),
         address=str(context.runtime_state / "containerd"),
         events=events if fits else "",

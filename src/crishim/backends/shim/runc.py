@@ -1,5 +1,10 @@
-"""RuncShimRuntime: containerd's shim for runc and its like. What can be done depends on the runtime behind the shim."""
+"""Containerd's shim for runc and its like: what it can do depends on the runtime behind it.
 
+When the caller of a Create goes away this shim kills its runtime in the middle. What is left then, a folder of state and
+cgroups, the shim does not know; its `delete` removes the folder, and of the cgroups only the bundle tells.
+"""
+
+import asyncio
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +18,30 @@ from crishim.backends.runc.features import Features, features
 from crishim.errors import CrishimError
 from crishim.interfaces.backend import BackendInfo
 from crishim.interfaces.seams import Clock
+from crishim.model.process import Exit
+from crishim.oci.bundle import read_config
+from crishim.oci.cgroups import Cgroups, folder_of
 from crishim.oci.facts import Host
+from crishim.oci.machine import cgroup_v2
 from crishim.shimv2.convert import runc_options
 from crishim.shimv2.launch import ShimBinary
 from crishim.shimv2.runtime import ShimRuntime
+
+
+@attrs.frozen(kw_only=True)
+class RuncShimBinary(ShimBinary):
+    """A ShimBinary that removes the cgroup, too."""
+
+    leaves_halves: bool = True
+
+    async def delete(self, task_id: str, bundle: Path) -> Exit:
+        """As `ShimBinary.delete`."""
+        try:
+            return await super().delete(task_id, bundle)
+        finally:
+            with contextlib.suppress(CrishimError, KeyError):
+                path = (await asyncio.to_thread(read_config, bundle))["linux"]["cgroupsPath"]
+                await asyncio.to_thread(Cgroups(v2=cgroup_v2()).remove, folder_of(path))
 
 
 class RuncShimRuntime(ShimRuntime):
