@@ -199,7 +199,7 @@ class DockerBackend(
         return end
 
     async def remove_container(self, container_id: ContainerId) -> None:
-        """Remove it with its anonymous volumes, and what was unpacked for it; the latter also where somebody else removed it."""
+        """Remove it with its anonymous volumes, and what was unpacked for it, even if somebody else has removed it."""
         try:
             await self._remove(container_id, "container")
         except NotFound:

@@ -5,11 +5,11 @@ or of the engine's alike. The engine's copy is bounded (see `convert.log_config`
 lost, and nothing else.
 
 Engines do not follow well across a rotation of their copy: 20.10 repeats some entries, and after a burst it may tell no more.
-So repetitions are left out, a stream that has fallen silent is held against the copy's last entry and opened again where it
-should have told it, and after a container's end what was missed is read once more.
+So repetitions are left out, and a stream that has fallen silent is held against the copy's last entry and opened again where
+it should have told it.
 
-A log is complete when the engine's stream has ended after the container's end. That is noted in a file, so that no later life
-writes a log again that the kubelet has removed.
+A log is complete when it was read once more after the container's end: the engine shows a container ended only when its copy
+has everything. That is noted in a file, so that no later life writes a log again that the kubelet has removed.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from crishim.backends.docker.engine import Engine
 from crishim.backends.docker.frames import Entries, Entry
-from crishim.backends.docker.observed import exit_of, runs
+from crishim.backends.docker.observed import runs
 from crishim.backends.docker.repeats import Repeats
 from crishim.errors import CrishimError, NotFound, Unavailable
 from crishim.interfaces.seams import Clock
@@ -161,12 +161,14 @@ class _Log:
 
     async def _follow(self, complete: Callable[[ContainerId], None]) -> None:
         try:
-            while not await self._over(await self._followed()):
+            while True:
+                await self._followed()
+                ended = not runs(await self._engine.inspect(self._id))
+                self._open_again()
+                if ended:
+                    break
                 await self._clock.sleep(_PAUSE)
-                self._open_again()
-            if self._may_have_rotated:
-                self._open_again()
-                await self._read(follow=0)
+            await self._read(follow=0)  # what ended while it was followed may have said more
         except NotFound:  # it was removed meanwhile
             _log.debug("container %s has gone while its log was read", self._id)
         except Unavailable:
@@ -179,21 +181,20 @@ class _Log:
             self._follower = None
         complete(self._id)
 
-    async def _followed(self) -> int:
-        """Write what the engine has until its stream ends, or has lost its way; answers when that was."""
+    async def _followed(self) -> None:
+        """Write what the engine has until its stream ends, or has lost its way."""
         reading = asyncio.create_task(self._read(follow=1), name=f"reading the log of {self._id}")
         before = -1
         try:
             while not (await asyncio.wait({reading}, timeout=_SILENCE))[0]:
                 if before == self._entries and self._may_have_rotated and await self._has_more():
                     _log.warning("the engine has lost its way in the log of container %s; it is opened again", self._id)
-                    return 0
+                    return
                 before = self._entries
             await reading
         finally:
             reading.cancel()
             await asyncio.wait({reading})
-        return self._clock.now()
 
     async def _read(self, *, follow: int) -> None:
         assert self._follower is not None
@@ -229,12 +230,6 @@ class _Log:
             async for piece in pieces:
                 newest = max([newest, *(entry.time for entry in entries.feed(piece))])
         return max([newest, *(entry.time for entry in entries.finish())]) > self._newest
-
-    async def _over(self, ended_at: int) -> bool:
-        """Whether the stream ended since the container had: an engine that ends itself ends its streams, too."""
-        told = await self._engine.inspect(self._id)
-        end = exit_of(told)
-        return not runs(told) and (end is None or (end.at or 0) <= ended_at)
 
     def _open_again(self) -> None:
         """Only the file itself knows how far it came."""
