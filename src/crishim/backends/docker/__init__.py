@@ -38,6 +38,7 @@ def check() -> Iterable[Finding]:
     yield Finding(
         what="docker engine",
         ok=socket.is_socket(),
+        needed=False,
         found=str(socket) if socket.is_socket() else "",
         without="the docker backend has nothing to run pods with, unless its option `socket` names another",
         remedy="apt-get install docker.io",

@@ -243,5 +243,7 @@ class _Connection:
         return TakenOver(self._socket, self._wire.trailing_data[0])
 
     def close(self) -> None:
-        self._loop.remove_reader(self._socket)
+        """Let go of it."""
+        if not self._loop.is_closed():
+            self._loop.remove_reader(self._socket)
         self._socket.close()
