@@ -11,10 +11,10 @@ from pathlib import Path
 import attrs
 import pytest
 
-from crishim.errors import ResourceExhausted
+from crishim.errors import CrishimError, ResourceExhausted
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.logs.lines import MAX_CONTENT, parse
-from crishim.logs.stdio import ContainerStdio
+from crishim.logs.stdio import ContainerStdio, ForeignStreams
 from crishim.model.container import ContainerMetadata, ContainerSpec
 from crishim.model.ids import ContainerId, ImageId, SandboxId
 from crishim.model.process import TerminalSize
@@ -351,7 +351,7 @@ async def test_a_failed_open_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
 _FULL = """
 import asyncio, subprocess, sys
 import attrs
-from crishim.logs.stdio import ContainerStdio
+from crishim.logs.stdio import ContainerStdio, ForeignStreams
 from crishim.system import SystemClock
 sys.path.insert(0, sys.argv[2])
 from test_stdio import SPEC, Client
@@ -388,3 +388,67 @@ def test_a_full_disk_does_not_hold_up_the_container(tmp_path: Path) -> None:
     lines = [parse(raw) for raw in (tmp_path / "0.log").read_bytes().splitlines()]
     assert [b"%d" % (number + 1) for number in range(len(lines))] == [line.content for line in lines]
     assert len(lines) > 100
+
+
+async def test_foreign_streams_are_adopted(tmp_path: Path) -> None:
+    """Streams that somebody else has made are logged and fed; sizes and the end of stdin are told to who has made them."""
+    stdin, feed = os.pipe()
+    from_out, out = os.pipe()
+    from_err, err = os.pipe()
+    told: list[object] = []
+
+    async def resize(size: TerminalSize) -> None:
+        told.append(size)
+
+    async def stdin_ended() -> None:
+        told.append("stdin")
+
+    async def sizes() -> AsyncIterator[TerminalSize]:
+        yield TerminalSize(width=80, height=24)
+
+    spec = attrs.evolve(SPEC, log_path=str(tmp_path / "log"), stdin=True, stdin_once=True, tty=True)
+    stdio = ContainerStdio(spec, FakeClock())
+    stdio.adopt(ForeignStreams(stdin=feed, stdout=from_out, stderr=from_err, resize=resize, stdin_ended=stdin_ended))
+    os.write(out, b"one\n")
+    os.write(err, b"two\n")
+    attached = asyncio.create_task(stdio.attach(ProcessIO(stdin=Once(b"in"), sizes=sizes())))
+    async with asyncio.timeout(60):
+        while "stdin" not in told:
+            await asyncio.sleep(0.005)
+    os.close(out)
+    os.close(err)
+    await stdio.drained()
+    await attached
+    await stdio.close()
+    assert {TerminalSize(width=80, height=24), "stdin"} == set(told)
+    assert (b"in", b"") == (os.read(stdin, 10), os.read(stdin, 10))
+    os.close(stdin)
+    lines = [parse(line).content for line in (tmp_path / "log").read_bytes().splitlines(keepends=True)]
+    assert [b"one", b"two"] == sorted(lines)
+
+
+async def test_foreign_streams_are_let_go_of_without_a_log(tmp_path: Path) -> None:
+    """When the log cannot be opened the streams that were handed over are closed."""
+    reads, writes = os.pipe()
+    (tmp_path / "folder").mkdir()
+
+    async def nothing(*_: object) -> None:
+        pass
+
+    stdio = ContainerStdio(attrs.evolve(SPEC, log_path=str(tmp_path / "folder")), FakeClock())
+    with pytest.raises(CrishimError):
+        stdio.adopt(ForeignStreams(stdout=reads, resize=nothing, stdin_ended=nothing))
+    with pytest.raises(BrokenPipeError):
+        os.write(writes, b"x")
+    os.close(writes)
+
+
+class Once:
+    """A `ByteReader` of one piece."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def read(self) -> bytes:
+        data, self._data = self._data, b""
+        return data

@@ -165,9 +165,9 @@ class SandboxShim:
         own = self._folder.sandbox_id
         members = [task for task in self._tasks.values() if task.id != own]
         outcomes = await asyncio.gather(*(self._free(task) for task in members), return_exceptions=True)
-        if own in self._tasks:
-            outcomes += await asyncio.gather(self._free(self._tasks[own]), return_exceptions=True)
         failed = [outcome for outcome in outcomes if outcome is not None]
+        if own in self._tasks and not failed:
+            failed += filter(None, await asyncio.gather(self._free(self._tasks[own]), return_exceptions=True))
         async with self._turn:
             if failed:
                 _log.warning("the shim of sandbox %s does not let go: %s", own, failed[0])

@@ -1,6 +1,7 @@
 """KataRuntime and KataPods: what kata is told beside the bundle, what a machine cannot keep, and the way to a pod's ports."""
 
 import fnmatch
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,10 @@ from crishim.oci.measured import MeasuredPods
 from crishim.shimv2.runtime import ShimRuntime
 from crishim.tcp import dial_address
 
+_log = logging.getLogger(__name__)
+
+_FOLDERS: Final = ("run/vc/sbs", "run/vc/vm", "run/kata-containers/shared/sandboxes")
+
 _SIZE: Final = {
     "io.kubernetes.cri.sandbox-cpu-period": "cpu_period",
     "io.kubernetes.cri.sandbox-cpu-quota": "cpu_quota",
@@ -43,6 +48,17 @@ class KataRuntime(ShimRuntime):
         """As `Backend.probe`. Without seccomp in the guest a profile would be dropped in silence: it is not honoured then."""
         info = await super().probe()
         return attrs.evolve(info, honours=VM if self.guest_seccomp else VM - {Honour.SECCOMP})
+
+    async def delete(self, container_id: str) -> None:
+        """As `ShimRuntime.delete`. Kata is known to say that a machine is gone which is not, so it is looked for."""
+        await super().delete(container_id)
+        for path in left_of(container_id):
+            _log.warning("kata has left %s behind: a machine may still run", path)
+
+
+def left_of(sandbox_id: str, root: Path = Path("/")) -> list[Path]:
+    """What kata has left of a sandbox that was deleted, among the folders that it keeps for one."""
+    return [path for folder in _FOLDERS if (path := root / folder / sandbox_id).exists()]
 
 
 class KataPods(MeasuredPods):
