@@ -9,8 +9,9 @@ from pathlib import Path
 import attrs
 import pytest
 
-from crishim.errors import NotFound
+from crishim.errors import AlreadyExists, CrishimError, NotFound
 from crishim.interfaces.capabilities import ProcessIO
+from crishim.interfaces.oci_runtime import Stdio
 from crishim.model.container import ContainerState
 from crishim.model.process import ExecSpec, TerminalSize
 from crishim.model.resources import Resources
@@ -190,6 +191,39 @@ async def test_a_paused_container_can_be_removed(containers: ShimWorld) -> None:
     await containers.pods.pause_container(spec.id)
     await containers.backend.remove_container(spec.id)
     assert None is await containers.seen(spec.id)
+
+
+async def test_nothing_is_made_twice(containers: ShimWorld) -> None:
+    """A second creation, of a sandbox's own container or of another, is refused, and what was there goes on; so is a start."""
+    pod = await containers.sandbox()
+    spec = await containers.run_ready(pod, containers.programs.sleeps())
+    for name, bundle in (
+        (pod.id, containers.pods._pods / pod.id / "pause"),
+        (spec.id, containers.pods._bundles / spec.id),
+    ):
+        with pytest.raises(AlreadyExists):
+            await containers.runtime.create(name, bundle, Stdio())
+    with pytest.raises(CrishimError):
+        await containers.runtime.start(spec.id)
+    assert b"still\n" == await output(containers, spec.id, "echo", "still")
+
+
+async def test_the_shim_dies_under_load(containers: ShimWorld) -> None:
+    """When the shim is killed while containers are made, started and ended, nothing hangs and nothing is left."""
+    pod = await containers.sandbox()
+
+    async def life() -> None:
+        spec = await containers.run(pod, containers.programs.sleeps())
+        await containers.wait(spec.id)
+
+    lives = [asyncio.ensure_future(life()) for _ in range(8)]
+    await asyncio.sleep(0.25)
+    os.kill(containers.shims()[0], signal.SIGKILL)
+    async with asyncio.timeout(60):
+        await asyncio.gather(*lives, return_exceptions=True)
+    await containers.tidy()
+    listed = containers.folder / "r/runtime/crishim"
+    assert [] == [path.name for path in listed.iterdir()]
 
 
 async def test_an_unknown_container_is_not_found(containers: ShimWorld) -> None:

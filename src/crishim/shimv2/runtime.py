@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from crishim.errors import CrishimError, FailedPrecondition, InvalidArgument, NotFound
+from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, InvalidArgument, NotFound
 from crishim.interfaces.backend import BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import OciState, Stdio
@@ -92,7 +92,10 @@ class ShimRuntime:
             raise InvalidArgument("annotations", f"the sandbox's own container is called {sandbox_id}, not {container_id}")
         if self._news is not None:
             await self._news.open()
-        sandbox = SandboxShim(SandboxFolder(self._root / sandbox_id), self._binary, self._clock)
+        folder = SandboxFolder(self._root / sandbox_id)
+        if folder.shim() is not None:
+            raise AlreadyExists("sandbox", sandbox_id)
+        sandbox = SandboxShim(folder, self._binary, self._clock)
         self._keep(sandbox)
         try:
             await sandbox.launch(bundle)

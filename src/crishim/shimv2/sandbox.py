@@ -17,7 +17,7 @@ from typing import Final
 import attrs
 from google.protobuf.any_pb2 import Any
 
-from crishim.errors import CrishimError, DeadlineExceeded, NotFound, Unavailable
+from crishim.errors import AlreadyExists, CrishimError, DeadlineExceeded, NotFound, Unavailable
 from crishim.interfaces.oci_runtime import OciStatus, Stdio
 from crishim.interfaces.seams import Clock
 from crishim.model.process import Exit
@@ -97,6 +97,8 @@ class SandboxShim:
 
     async def create(self, task_id: str, bundle: Path, stdio: Stdio, options: Any | None) -> int:
         """Create a task with a runtime's own options; its end is watched from now on."""
+        if task_id in self._tasks:
+            raise AlreadyExists("container", task_id)
         link = await self.link()
         _named_like(bundle, task_id)
         record = TaskRecord(id=task_id, bundle=str(bundle), stdio=stdio)
