@@ -27,6 +27,7 @@ from crishim.system import SystemClock
 from tests.backends.runc.world import APPLETS
 
 TOOLS = {"dockerd": "docker.io", "busybox": "busybox-static", "catatonit": "catatonit"}
+ELSEWHERE = {"crictl": "the releases of kubernetes-sigs/cri-tools have it"}
 IMAGE = "exam"
 
 _PATIENCE = 60.0
@@ -35,10 +36,10 @@ _PATIENCE = 60.0
 def needs(*tools: str) -> pytest.MarkDecorator:
     """A test that runs as root where these programs are; elsewhere it says which are missing and how to get them."""
     missing = [tool for tool in tools if shutil.which(tool) is None]
-    packages = " ".join(TOOLS.get(tool, tool) for tool in missing)
     if os.geteuid() != 0:
         return pytest.mark.skip(reason="needs root: run the tests as root")
-    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}: apt-get install {packages}")
+    ways = [ELSEWHERE.get(tool) or f"apt-get install {TOOLS.get(tool, tool)}" for tool in missing]
+    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}: {'; '.join(ways)}")
 
 
 def busybox() -> bytes:
