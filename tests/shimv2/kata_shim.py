@@ -3,7 +3,10 @@
     kata_shim.py FOLDER -namespace NS -address A -publish-binary B -id ID [-bundle DIR] start|delete|-v
 
 The virtual machine is a sleeping process; what the real one leaves on the host (/run/vc/sbs and its like) are folders below
-FOLDER. Containers are chrooted children in sessions of their own, which outlive the shim as a guest would. What it does not
+FOLDER. With a file FOLDER/answers it is a shim of another age: `json` speaks task v3 and says so in JSON, `protobuf` demands
+BootstrapParams as containerd 2.3 and later write them, and answers alike.
+
+Containers are chrooted children in sessions of their own, which outlive the shim as a guest would. What it does not
 forgive, point by point, is what kata 4.1 was seen not to forgive; each point has its test in test_kata_shim.py.
 """
 
@@ -32,6 +35,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from crishim._proto import cgroups_v1_pb2 as cgroups
+from crishim._proto import shim_bootstrap_pb2 as bootstrap
 from crishim._proto import shim_task_pb2 as pb
 from crishim._proto import shim_types_pb2 as types
 from crishim.errors import NotFound, Unimplemented, Unknown
@@ -227,10 +231,8 @@ class Shim:
 
         names = {kind: kind.DESCRIPTOR.name.removesuffix("Request") for kind in calls}
         renamed = {"CreateTask": "Create", "ExecProcess": "Exec", "UpdateTask": "Update", "CheckpointTask": "Checkpoint"}
-        return {
-            ("containerd.task.v2.Task", renamed.get(names[kind], names[kind])): route(kind, call)
-            for kind, call in calls.items()
-        }
+        service = f"containerd.task.v{2 if age(self.folder) == 'plain' else 3}.Task"
+        return {(service, renamed.get(name, name)): route(kind, calls[kind]) for kind, name in names.items()}
 
     def of(self, request: Any) -> Process:
         exec_id = getattr(request, "exec_id", "")
@@ -386,6 +388,23 @@ class Shim:
         return Empty()
 
 
+def age(folder: Path) -> str:
+    """How `start` answers."""
+    try:
+        return (folder / "answers").read_text()
+    except OSError:
+        return "plain"
+
+
+def answer(folder: Path, address: str) -> bytes:
+    match age(folder):
+        case "json":
+            return json.dumps({"version": 3, "address": address, "protocol": "ttrpc"}).encode()
+        case "protobuf":
+            return bootstrap.BootstrapResult(version=3, address=address, protocol="ttrpc").SerializeToString()
+    return address.encode()
+
+
 async def serve(folder: Path, sandbox_id: str, bound: socket.socket) -> None:
     server = Server(Shim(folder, sandbox_id).routes())
     await server.listen(bound)
@@ -393,6 +412,10 @@ async def serve(folder: Path, sandbox_id: str, bound: socket.socket) -> None:
 
 
 def start(folder: Path, task_id: str) -> None:
+    if age(folder) == "protobuf":
+        params = bootstrap.BootstrapParams.FromString(sys.stdin.buffer.read())
+        if params.instance_id != task_id:
+            sys.exit("the shim was started through the deprecated API")
     annotations = configuration(Path.cwd()).get("annotations", {})
     member = annotations.get(KIND) == "container"
     owner = annotations[SANDBOX] if member else task_id
@@ -404,7 +427,7 @@ def start(folder: Path, task_id: str) -> None:
         bound.listen()
         launch(folder, task_id, bound)
     (Path.cwd() / "address").write_text(f"unix://{path}")
-    sys.stdout.write(f"unix://{path}")
+    sys.stdout.buffer.write(answer(folder, f"unix://{path}"))
 
 
 def launch(folder: Path, sandbox_id: str, bound: socket.socket) -> None:
@@ -438,8 +461,8 @@ def delete(folder: Path, task_id: str) -> None:
                 os.killpg(int(name), signal.SIGKILL)
         for kind in ("sbs", "vm", "shared"):
             shutil.rmtree(folder / kind / owner)
-    answer = pb.DeleteResponse(exit_status=137, exited_at=stamp(time.time()))
-    sys.stdout.buffer.write(answer.SerializeToString())
+    told = pb.DeleteResponse(exit_status=137, exited_at=stamp(time.time()))
+    sys.stdout.buffer.write(told.SerializeToString())
 
 
 def main() -> None:

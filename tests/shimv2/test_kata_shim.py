@@ -4,11 +4,13 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
+import attrs
 import pytest
 
-from crishim.errors import CrishimError, DeadlineExceeded, NotFound, Unavailable, Unknown
+from crishim.errors import CrishimError, DeadlineExceeded, NotFound, Unavailable, Unimplemented, Unknown
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.logs.stdio import ContainerStdio
 from crishim.model.container import ContainerSpec, ContainerState
@@ -23,7 +25,7 @@ from crishim.testing.conformance.candidate import until
 from crishim.testing.conformance.logs import read_log
 from crishim.testing.conformance.offers import Sink, Source
 from tests.backends.runc.world import needs
-from tests.shimv2.world import ShimWorld, host_leftovers, stand_in
+from tests.shimv2.world import STAND_IN, ShimWorld, host_leftovers, stand_in
 
 pytestmark = [pytest.mark.node, needs("busybox", "unshare", "catatonit")]
 
@@ -288,6 +290,62 @@ async def test_garbage_instead_of_an_address(machines: ShimWorld) -> None:
     become(machines, "echo not today >&2; exit 3")
     with pytest.raises(Unknown, match="not today"):
         await machines.sandbox()
+
+
+@pytest.mark.parametrize(("answers", "bootstrap"), [("json", False), ("protobuf", True)])
+async def test_shims_of_other_ages(machines: ShimWorld, answers: str, bootstrap: bool) -> None:
+    """A shim that says version 3, in JSON or protobuf, is spoken to by task v3, before and after a restart of ours."""
+    (machines.folder / "host").mkdir(exist_ok=True)
+    (machines.folder / "host" / "answers").write_text(answers)
+    machines.runtime._binary = attrs.evolve(machines.runtime._binary, bootstrap=bootstrap)
+    pod = await machines.sandbox()
+    spec = await machines.run_ready(pod, machines.programs.sleeps())
+    record = (await machines.runtime._sandbox(pod.id)).folder.shim()
+    assert record is not None
+    assert 3 == record.version
+    await machines.restart()
+    assert ContainerState.RUNNING is await state_of(machines, spec)
+    await machines.backend.kill_container(spec.id, signal.SIGTERM)
+    assert 143 == (await machines.wait(spec.id)).code
+
+
+async def test_a_shim_of_another_version_is_ended(machines: ShimWorld) -> None:
+    """A shim that does not know the service it is asked for, and so cannot even tell its pid, is ended all the same."""
+    (machines.folder / "host").mkdir(exist_ok=True)
+    (machines.folder / "host" / "answers").write_text("json")
+    script = f"{sys.executable} {STAND_IN} {machines.folder}/host"
+    become(machines, f'{script} "$@" | sed "s/: 3/: 2/"')
+    with pytest.raises(Unimplemented):
+        await machines.sandbox()
+    assert [] == machines.shims()
+
+
+async def test_a_shim_that_wants_parameters_gets_none(machines: ShimWorld) -> None:
+    """A shim that demands parameters, and is not known to, fails the start with its words."""
+    (machines.folder / "host").mkdir(exist_ok=True)
+    (machines.folder / "host" / "answers").write_text("protobuf")
+    with pytest.raises(Unknown, match="deprecated"):
+        await machines.sandbox()
+
+
+async def test_nonsense_instead_of_a_shim(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever answers nonsense, or nothing, fails the start within its time, and is forgotten with the pod."""
+    monkeypatch.setattr(ShimLink, "long_patience", 0.3)
+    monkeypatch.setattr(ShimLink, "patience", 0.3)
+    monkeypatch.setattr(sandbox, "_FAREWELL", 0.3)
+
+    async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1000):
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n" + b"\xff" * 1000)
+        writer.close()
+
+    server = await asyncio.start_unix_server(nonsense, machines.folder / "n")
+    become(machines, f"echo unix://{machines.folder}/n")
+    with pytest.raises(DeadlineExceeded):
+        await machines.sandbox()
+    server.close()
+    await machines.tidy()
+    assert [] == list((machines.folder / "r" / "shims").iterdir())
 
 
 async def test_a_stale_address_is_no_shim(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,6 @@ Every call but Wait has a time limit: a shim that never answers is `DeadlineExce
 Refusals are named after the container or exec that was asked for.
 """
 
-import contextlib
-import os
-import select
-import signal
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -148,28 +144,3 @@ class ShimLink:
             raise named(error, "exec" if exec_id else "container", exec_id or name) from error
         except DecodeError as error:
             raise Unknown(f"the shim's answer to {method} cannot be read: {error}") from error
-
-
-def born(pid: int) -> int:
-    """When a process began, in clock ticks after the boot: a pid that is used again has another. 0 if it is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return 0
-
-
-def end_process(pid: int, since: int) -> bool:
-    """Kill a process that began at `since`, and wait a moment for its end; whether there was one. Blocks for up to 5 s."""
-    if pid <= 1 or not since:
-        return False
-    with contextlib.suppress(OSError):
-        handle = os.pidfd_open(pid)
-        try:
-            if born(pid) != since:
-                return False
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
-            select.select([handle], [], [], 5.0)
-            return True
-        finally:
-            os.close(handle)
-    return False

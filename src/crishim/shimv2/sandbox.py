@@ -27,7 +27,8 @@ from crishim.shimv2.freeing import free
 from crishim.shimv2.held import HeldTask
 from crishim.shimv2.launch import ShimBinary
 from crishim.shimv2.layout import SandboxFolder, ShimRecord, TaskRecord
-from crishim.shimv2.link import ShimLink, born, end_process
+from crishim.shimv2.link import ShimLink
+from crishim.shimv2.processes import born, end_shim
 from crishim.shimv2.shimlog import ShimLog
 
 _log = logging.getLogger(__name__)
@@ -238,7 +239,7 @@ class SandboxShim:
         if self._link is not None:
             await self._link.close()
             self._link = None
-        await asyncio.to_thread(end_process, record.pid, record.born)
+        await asyncio.to_thread(end_shim, record.pid, record.born, Path(record.bundle))
         own = self._folder.sandbox_id
         for task in sorted(self._tasks.values(), key=lambda task: task.id == own):
             if not self._folder.gone(task.id):
@@ -268,7 +269,7 @@ class SandboxShim:
                     await self._link.ended()
             await self._link.close()
             self._link = None
-        if await asyncio.to_thread(end_process, record.pid, record.born):
+        if await asyncio.to_thread(end_shim, record.pid, record.born, Path(record.bundle)):
             _log.debug("the shim of sandbox %s had to be killed", self._folder.sandbox_id)
         self._forget_shim()
 

@@ -1,0 +1,51 @@
+"""A shim's own process: told apart from whoever has its pid later, and ended when it does not leave by itself."""
+
+import contextlib
+import os
+import select
+import signal
+from pathlib import Path
+
+
+def born(pid: int) -> int:
+    """When a process began, in clock ticks after the boot: a pid that is used again has another. 0 if it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def end_process(pid: int, since: int) -> bool:
+    """Kill a process that began at `since`, and wait a moment for its end; whether there was one. Blocks for up to 5 s."""
+    if pid <= 1 or not since:
+        return False
+    with contextlib.suppress(OSError):
+        handle = os.pidfd_open(pid)
+        try:
+            if born(pid) != since:
+                return False
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            select.select([handle], [], [], 5.0)
+            return True
+        finally:
+            os.close(handle)
+    return False
+
+
+def end_shim(pid: int, since: int, bundle: Path) -> bool:
+    """End a shim; whether there was one. One that has not told its pid is whoever works in its sandbox's bundle. Blocks."""
+    if pid:
+        return end_process(pid, since)
+    ended = [end_process(found, born(found)) for found in working_in(bundle)]
+    return any(ended)
+
+
+def working_in(folder: Path) -> list[int]:
+    """The processes whose working folder this is, as a shim's is its first bundle; never this process."""
+    wanted = os.path.realpath(folder)
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str((process / "cwd").readlink()) == wanted and int(process.name) != os.getpid():
+                found.append(int(process.name))
+    return found
