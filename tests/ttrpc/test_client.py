@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import errno
 import socket
 from pathlib import Path
 
@@ -110,6 +111,17 @@ async def test_nobody_listens(tmp_path: Path) -> None:
         await Client.connect("vsock://nowhere")
     with pytest.raises(InvalidArgument):
         await Client.connect("unix://" + "x" * 200)
+
+
+async def test_no_descriptor_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When there are no descriptors left, connecting raises ResourceExhausted: nothing was learnt of the other side."""
+
+    def none(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "socket", none)
+    with pytest.raises(ResourceExhausted):
+        await Client.connect(f"unix://{tmp_path}/s")
 
 
 async def test_abstract_names(tmp_path: Path) -> None:

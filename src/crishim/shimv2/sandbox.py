@@ -17,7 +17,7 @@ from typing import Final
 import attrs
 from google.protobuf.any_pb2 import Any
 
-from crishim.errors import AlreadyExists, CrishimError, DeadlineExceeded, NotFound, Unavailable
+from crishim.errors import AlreadyExists, CrishimError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from crishim.interfaces.oci_runtime import OciStatus, Stdio
 from crishim.interfaces.seams import Clock
 from crishim.model.process import Exit
@@ -212,7 +212,7 @@ class SandboxShim:
         for attempt in range(_TRIES if address else 0):
             if attempt:
                 await asyncio.sleep(_PAUSE)
-            with contextlib.suppress(CrishimError):
+            with contextlib.suppress(Unavailable, InvalidArgument):
                 self._link = await ShimLink.connect(Bootstrap(address, record.version), self._binary.namespace)
                 for task in self._tasks.values():
                     task.link = self._link
@@ -342,6 +342,8 @@ class SandboxShim:
                 if not known and self._binary.leaves_halves:
                     await self._clear_away(task)
             except Unavailable:
+                if self._link is not None and not self._link.closed:
+                    raise  # the shim's own word, and not its loss
                 if self._folder.shim() is not None:
                     await asyncio.sleep(_PAUSE)
                     continue

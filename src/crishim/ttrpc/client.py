@@ -23,8 +23,15 @@ class Client:
 
     @classmethod
     async def connect(cls, address: str) -> "Client":
-        """Connect to a shim's address. Raises `Unavailable` where nobody listens, and `InvalidArgument` for no address."""
-        made, target = open_socket(address)
+        """Connect to a shim's address.
+
+        Raises `Unavailable` where nobody listens, `InvalidArgument` for no address, and `ResourceExhausted` when there are no
+        descriptors left here, which says nothing of who listens.
+        """
+        try:
+            made, target = open_socket(address)
+        except OSError as error:
+            raise ResourceExhausted(f"no socket for {address}: {error.strerror}") from error
         try:
             made.setblocking(False)
             loop = asyncio.get_running_loop()
