@@ -1,9 +1,10 @@
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
-from crishim.shimv2.processes import born, end_process, end_shim, working_in
+from crishim.shimv2.processes import born, end_process, end_shim, remove_socket, working_in
 
 
 def test_a_process_is_told_apart_from_its_pids_next_owner() -> None:
@@ -33,3 +34,15 @@ def test_a_shim_without_a_pid_is_who_works_in_the_bundle(tmp_path: Path) -> None
         elsewhere.kill()
     assert not end_shim(0, 0, bundle)
     assert os.getpid() not in working_in(Path.cwd())
+
+
+def test_only_sockets_are_removed(tmp_path: Path) -> None:
+    """A dead shim's socket is removed; what is no socket, and what has no path, is left alone."""
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(path))
+    file = tmp_path / "file"
+    file.touch()
+    for address in (f"unix://{path}", f"unix://{path}", f"unix://{file}", "abstract", "vsock://3:1024", ""):
+        remove_socket(address)
+    assert [file] == list(tmp_path.iterdir())

@@ -49,10 +49,13 @@ async def test_the_shim_dies(containers: ShimWorld) -> None:
     waits = [asyncio.ensure_future(containers.wait(spec.id)) for spec in specs]
     life = asyncio.ensure_future(containers.runtime.wait_sandbox(pod.id))
     await asyncio.sleep(0)
+    record = (await containers.runtime._sandbox(pod.id)).folder.shim()
+    assert record is not None
     os.kill(containers.shims()[0], signal.SIGKILL)
     codes = [end.code for end in await asyncio.gather(*waits, life)]
     assert [137, 137, 137] == codes
     assert [] == [pid for pid in pids if running(pid)]
+    assert not os.access(record.address.removeprefix("unix://"), os.F_OK)
     seen = await containers.seen(specs[0].id)
     assert seen is not None
     assert ContainerState.EXITED is seen.state

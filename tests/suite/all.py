@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Final
 
-RUNTIMES: Final = ("runc", "crun", "docker")
+RUNTIMES: Final = ("runc", "crun", "docker", "shim")
 HOUR: Final = 3600.0
 
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import select
 import signal
+import stat
 from pathlib import Path
 
 
@@ -49,3 +50,11 @@ def working_in(folder: Path) -> list[int]:
             if str((process / "cwd").readlink()) == wanted and int(process.name) != os.getpid():
                 found.append(int(process.name))
     return found
+
+
+def remove_socket(address: str) -> None:
+    """Remove what is left of a dead shim's socket, if it has one in the file system."""
+    path = Path(address.removeprefix("unix://"))
+    with contextlib.suppress(OSError):
+        if path.is_absolute() and stat.S_ISSOCK(path.lstat().st_mode):
+            path.unlink()

@@ -28,7 +28,7 @@ from crishim.shimv2.held import HeldTask
 from crishim.shimv2.launch import ShimBinary
 from crishim.shimv2.layout import SandboxFolder, ShimRecord, TaskRecord
 from crishim.shimv2.link import ShimLink
-from crishim.shimv2.processes import born, end_shim
+from crishim.shimv2.processes import born, end_shim, remove_socket
 from crishim.shimv2.shimlog import ShimLog
 
 _log = logging.getLogger(__name__)
@@ -274,6 +274,9 @@ class SandboxShim:
         self._forget_shim()
 
     def _forget_shim(self) -> None:
+        record = self._folder.shim()
+        if record is not None:
+            remove_socket(record.address)  # a shim that was killed has not done that
         self._folder.forget_shim()
         if self._shim_log is not None:
             self._shim_log.close()
