@@ -42,6 +42,7 @@ FLOORS = {
     "plugins": 5,
     "daemon": 5,
     "app": 6,
+    "shims": 6,
     "commands": 7,
     "cli": 8,
     "__main__": 8,

@@ -6,12 +6,14 @@ runtime specification's five, and a wait. Ids are the caller's; at most one oper
 
 import enum
 from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
 from crishim.interfaces.backend import BackendInfo
+from crishim.interfaces.capabilities import ProcessIO
 from crishim.model.process import Exit
 
 
@@ -83,3 +85,23 @@ class OciRuntime(Protocol):
     @abstractmethod
     async def wait(self, container_id: str) -> Exit:
         """As `Backend.wait_container`."""
+
+
+@runtime_checkable
+class RunsProcesses(Protocol):
+    """What the shim v2 door asks of a runtime for execs: the runtime specification's `process`, as containerd writes it."""
+
+    @abstractmethod
+    async def exec_process(
+        self, container_id: str, process: Mapping[str, Any], io: ProcessIO, started: Callable[[int], None]
+    ) -> Exit:
+        """As `SupportsExec.exec`; `started` is called with the pid."""
+
+
+@runtime_checkable
+class UpdatesResources(Protocol):
+    """What the shim v2 door asks of a runtime for new limits: the runtime specification's `linux.resources`."""
+
+    @abstractmethod
+    async def update_resources(self, container_id: str, resources: Mapping[str, Any]) -> None:
+        """Make them the container's limits; what is not there stays as it is."""

@@ -12,8 +12,9 @@ import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from crishim.errors import CrishimError, DeadlineExceeded, FailedPrecondition, Unavailable, Unknown
+from crishim.errors import CrishimError, DeadlineExceeded, FailedPrecondition, InvalidArgument, Unavailable, Unknown
 from crishim.interfaces.capabilities import ByteReader, ProcessIO
+from crishim.interfaces.oci_runtime import Stdio
 from crishim.logs.attachers import Attacher
 from crishim.model.process import Exit, TerminalSize
 from crishim.monitor import conmon
@@ -39,16 +40,18 @@ class Monitor:
         reader, writer = os.pipe()
         begin, bid = os.pipe()
         env = {**os.environ, "_OCI_SYNCPIPE": str(writer), "_OCI_STARTPIPE": str(begin)}
+        streams: list[int] = []
         try:
+            streams = _streams(request.stdio)
             process = await asyncio.create_subprocess_exec(
                 self._program,
                 *conmon.create_argv(request),
                 env=env,
                 pass_fds=(writer, begin),
                 cwd=request.bundle,  # where it leaves its second note of an out-of-memory kill
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.DEVNULL,
+                stdin=streams[0],
+                stdout=streams[1],
+                stderr=streams[2],
                 start_new_session=True,
             )
             _join(request.cgroups, process.pid)
@@ -57,7 +60,7 @@ class Monitor:
             os.close(reader)
             raise FailedPrecondition("missing", "installed", self._program) from error
         finally:
-            for end in (writer, begin, bid):
+            for end in (writer, begin, bid, *streams):
                 os.close(end)
         try:
             async with asyncio.timeout(timeout):
@@ -144,6 +147,25 @@ class Monitor:
             os.write(fd, line)
         finally:
             os.close(fd)
+
+
+def _streams(stdio: Stdio) -> list[int]:
+    """The monitor's own streams: the named pipes that are to be the container's, else nothing.
+
+    Outputs are opened for reading too, or the open would wait for somebody who reads; an input without, or it had no end.
+    Raises `InvalidArgument` for a pipe that is not there.
+    """
+    wanted = (stdio.stdin, stdio.stdout, stdio.stderr) if conmon.passed_through(stdio) else ("", "", "")
+    opened: list[int] = []
+    for path, flags in zip(wanted, (os.O_RDONLY | os.O_NONBLOCK, os.O_RDWR, os.O_RDWR), strict=True):
+        try:
+            opened.append(os.open(path or os.devnull, (flags if path else os.O_RDWR) | os.O_CLOEXEC))
+        except OSError as error:
+            for descriptor in opened:
+                os.close(descriptor)
+            raise InvalidArgument("stdio", f"{path}: {error.strerror}") from error
+        os.set_blocking(opened[-1], True)
+    return opened
 
 
 def _join(cgroups: tuple[Path, ...], pid: int) -> None:

@@ -60,7 +60,10 @@ def create_argv(request: MonitorRequest) -> list[str]:
         *(f"--runtime-arg={argument}" for argument in request.runtime_args),
         "--log-level=error",
     ]
-    argv.extend(["--no-sync-log", f"--log-path=k8s-file:{stdio.log_path}"] if stdio.log_path else ["--log-path=none:"])
+    if stdio.log_path:
+        argv.extend(["--no-sync-log", f"--log-path=k8s-file:{stdio.log_path}"])
+    else:
+        argv.append("--log-path=passthrough" if passed_through(stdio) else "--log-path=none:")
     if request.systemd_cgroup:
         argv.append("--systemd-cgroup")
     if stdio.terminal:
@@ -70,6 +73,11 @@ def create_argv(request: MonitorRequest) -> list[str]:
         if not stdio.stdin_once:
             argv.append("--leave-stdin-open")
     return argv
+
+
+def passed_through(stdio: Stdio) -> bool:
+    """Whether the container gets the monitor's own streams. A terminal is the monitor's in any case."""
+    return not stdio.terminal and not stdio.log_path and bool(stdio.stdin or stdio.stdout or stdio.stderr)
 
 
 def parse_sync(line: bytes) -> int:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,25 +132,31 @@ class MonitoredRuntime:
         """As `SupportsSandboxUpdate.update_sandbox`: the kubelet has written the pod's cgroup; nothing else depends on it."""
 
     async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
-        """As `SupportsExec.exec`: the runtime's own exec, detached, with our pipes; this process must be a child subreaper.
+        """As `SupportsExec.exec`: the container's own process with another command."""
+        config = read_config(await self._bundle(container_id))
+        return await self.exec_process(container_id, process_of(config, spec.argv, terminal=spec.tty), io)
+
+    async def exec_process(
+        self, container_id: str, process: Mapping[str, Any], io: ProcessIO, started: Callable[[int], None] = lambda _: None
+    ) -> Exit:
+        """As `RunsProcesses.exec_process`: the runtime's own exec, detached, with our pipes. We must be a child subreaper.
 
         With a terminal the runtime makes it, and hands it over through a socket.
         """
-        bundle = await self._bundle(container_id)
-        config: dict[str, Any] = json.loads((bundle / "config.json").read_bytes())
-        streams = ExecStreams(io, tty=spec.tty)
+        terminal = bool(process.get("terminal"))
+        streams = ExecStreams(io, tty=terminal)
         with tempfile.TemporaryDirectory(prefix="exec") as made, contextlib.closing(streams):
             folder = Path(made)
-            process = json.dumps(process_of(config, spec.argv, terminal=spec.tty))
-            (folder / "process.json").write_text(process, encoding="utf-8")
+            (folder / "process.json").write_bytes(json.dumps(process, ensure_ascii=False).encode("utf-8", "surrogateescape"))
             args = self._exec_args(folder)
-            if spec.tty:
+            if terminal:
                 async with ConsoleSocket(folder / "console") as console:
                     await self._run_exec(container_id, [*args, f"--console-socket={console.path}"], None)
                     streams.adopt_terminal(await console.terminal())
             else:
                 await self._run_exec(container_id, args, streams.open())
             child = self._adopted(container_id, folder)
+            started(read_pid(folder / "pid"))
             try:
                 return await child.accompany(streams)
             finally:
@@ -212,5 +219,9 @@ class RuncRuntime(MonitoredRuntime):
 
     async def update_container(self, container_id: ContainerId, resources: Resources) -> None:
         """As `SupportsUpdate.update_container`. Runtimes leave what was done when they fail: the old limits are set again."""
-        wanted = json.dumps(limits_of(resources, self._host)).encode()
+        await self.update_resources(container_id, limits_of(resources, self._host))
+
+    async def update_resources(self, container_id: str, resources: Mapping[str, Any]) -> None:
+        """As `UpdatesResources.update_resources`."""
+        wanted = json.dumps(resources).encode()
         await self._command.run(container_id, "update", "--resources", "-", container_id, stdin=wanted)

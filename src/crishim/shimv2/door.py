@@ -1,0 +1,207 @@
+"""The shim v2 door: one daemon that serves the tasks of a whole node to containerd.
+
+In its state folder lie `control`, where launchers ask (see `launcher`), and NAME.sock for each of containerd's namespaces, where
+containerd calls: one address for all tasks of a namespace, since every call names its own. What goes wrong is an answer, never
+the daemon's end.
+"""
+
+import asyncio
+import base64
+import contextlib
+import json
+import logging
+import os
+import re
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from crishim._proto import shim_bootstrap_pb2 as bootstrap_pb
+from crishim._proto import shim_events_pb2 as pb
+from crishim._proto import shim_types_pb2 as types_pb
+from crishim.errors import AlreadyExists, CrishimError, InvalidArgument
+from crishim.interfaces.oci_runtime import OciRuntime
+from crishim.interfaces.seams import Clock
+from crishim.model.process import Exit
+from crishim.oci.bundle import write_atomically
+from crishim.oci.cgroups import Cgroups
+from crishim.oci.machine import cgroup_v2
+from crishim.shimv2.launcher import CONTROL
+from crishim.shimv2.publisher import Publisher
+from crishim.shimv2.routes import delete_response, handlers
+from crishim.shimv2.tasks import Creation, News, Task, Tasks
+from crishim.ttrpc.server import Server
+
+Make = Callable[[str, tuple[str, bytes]], OciRuntime]
+"""The runtime for containerd's namespace, and a task's options by type and value. Asked for each task; may give the same."""
+
+_MOST_ASKED: Final = 1 << 20
+_NAME: Final = re.compile(r"[A-Za-z0-9]+(?:[._-]+[A-Za-z0-9]+)*")
+
+_log = logging.getLogger(__name__)
+
+
+class Told(News):
+    """Tells each task's containerd of it."""
+
+    def __init__(self, publisher_of: Callable[[Task], Publisher | None]) -> None:
+        self._publisher_of = publisher_of
+
+    def created(self, task: Task, creation: Creation) -> None:
+        """As `News.created`."""
+        paths = creation.io
+        mounts = [
+            types_pb.Mount(type=mount.kind, source=mount.source, target=mount.target, options=mount.options)
+            for mount in creation.mounts
+        ]
+        io = pb.TaskIO(stdin=paths.stdin, stdout=paths.stdout, stderr=paths.stderr, terminal=paths.terminal)
+        event = pb.TaskCreate(container_id=task.id, bundle=str(creation.bundle), rootfs=mounts, io=io, pid=task.main.pid)
+        self._publish(task, "create", event)
+
+    def started(self, task: Task) -> None:
+        """As `News.started`."""
+        self._publish(task, "start", pb.TaskStart(container_id=task.id, pid=task.main.pid))
+
+    def exec_added(self, task: Task, exec_id: str) -> None:
+        """As `News.exec_added`."""
+        self._publish(task, "exec-added", pb.TaskExecAdded(container_id=task.id, exec_id=exec_id))
+
+    def exec_started(self, task: Task, exec_id: str, pid: int) -> None:
+        """As `News.exec_started`."""
+        self._publish(task, "exec-started", pb.TaskExecStarted(container_id=task.id, exec_id=exec_id, pid=pid))
+
+    def exited(self, task: Task, exec_id: str, pid: int, end: Exit) -> None:
+        """As `News.exited`; a kill for want of memory is told before the end."""
+        if end.oom:
+            self._publish(task, "oom", pb.TaskOOM(container_id=task.id))
+        event = pb.TaskExit(
+            container_id=task.id, id=exec_id or task.id, pid=pid, exit_status=end.code, exited_at=_timestamp(end)
+        )
+        self._publish(task, "exit", event)
+
+    def deleted(self, task: Task, end: Exit) -> None:
+        """As `News.deleted`."""
+        event = pb.TaskDelete(
+            container_id=task.id, id=task.id, pid=task.main.pid, exit_status=end.code, exited_at=_timestamp(end)
+        )
+        self._publish(task, "delete", event)
+
+    def paused(self, task: Task, *, paused: bool) -> None:
+        """As `News.paused`."""
+        event = pb.TaskPaused(container_id=task.id) if paused else pb.TaskResumed(container_id=task.id)
+        self._publish(task, "paused" if paused else "resumed", event)
+
+    def _publish(self, task: Task, topic: str, event: Any) -> None:
+        publisher = self._publisher_of(task)
+        if publisher is not None:
+            publisher.publish(task.key[0], f"/tasks/{topic}", event)
+
+
+class Door:
+    """Serves tasks whose runtimes `make` gives, on sockets in `folder`."""
+
+    def __init__(self, folder: Path, make: Make, clock: Clock) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._publishers: dict[str, Publisher] = {}
+        self._events: dict[tuple[str, str], str] = {}
+        unified = cgroup_v2()
+        self._servers: dict[str, tuple[Server, asyncio.Task[None]]] = {}
+        self.tasks = Tasks(make, clock, Told(self._publisher_of), Cgroups(v2=unified), unified=unified)
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Serve inside the `async with`. Tasks go on after it. Raises `AlreadyExists` where another daemon serves."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+        control = await asyncio.start_unix_server(self._answer, sock=_bound(self._folder / CONTROL), limit=_MOST_ASKED)
+        try:
+            yield
+        finally:
+            control.close()
+            for server, _ in self._servers.values():
+                await server.close()
+            for publisher in self._publishers.values():
+                await publisher.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One launcher."""
+        try:
+            told = {"out": base64.b64encode(await self._do(json.loads(await reader.readline()))).decode()}
+        except (CrishimError, OSError, ValueError, KeyError) as error:
+            told = {"error": str(error) or repr(error)}
+        except Exception as error:  # noqa: BLE001 - one launcher's question must not end the service
+            _log.exception("a launcher's question")
+            told = {"error": repr(error)}
+        with contextlib.suppress(OSError):
+            writer.write(json.dumps(told).encode())
+            writer.close()
+            await writer.wait_closed()
+
+    async def _do(self, asked: dict[str, str]) -> bytes:
+        key = (asked["namespace"], asked["id"])
+        bundle = Path(asked["bundle"])
+        if not all(_NAME.fullmatch(name) for name in key):
+            raise InvalidArgument("id", f"{key!r} are no names of a namespace and a task")
+        if asked["do"] == "start":
+            self._events[key] = asked["events"]
+            address = await self._address(key[0])
+            write_atomically(bundle / "address", address)
+            return _bootstrap(address, base64.b64decode(asked["stdin"]))
+        if asked["do"] == "delete":
+            end = await self.tasks.end(key, bundle)
+            self._events.pop(key, None)
+            return delete_response(0, end).SerializeToString()
+        raise InvalidArgument("do", f"{asked['do']!r} is not known")
+
+    async def _address(self, namespace: str) -> str:
+        """Where the tasks of a namespace are served, from now on if they were not."""
+        path = self._folder / f"{namespace}.sock"
+        if namespace not in self._servers:
+            server = Server(handlers(self.tasks, namespace, os.getpid()))
+            listening = asyncio.get_running_loop().create_task(server.listen(_bound(path)))
+            self._servers[namespace] = server, listening
+        await self._servers[namespace][1]
+        return f"unix://{path}"
+
+    def _publisher_of(self, task: Task) -> Publisher | None:
+        address = self._events.get(task.key, "")
+        if address and address not in self._publishers:
+            self._publishers[address] = Publisher(address, self._clock)
+        return self._publishers.get(address)
+
+
+def _bootstrap(address: str, stdin: bytes) -> bytes:
+    """The plain address, which every containerd reads as Task v2; who sends BootstrapParams can take JSON and Task v3."""
+    with contextlib.suppress(DecodeError):
+        if bootstrap_pb.BootstrapParams.FromString(stdin).containerd_version:
+            return json.dumps({"version": 3, "address": address, "protocol": "ttrpc"}).encode()
+    return address.encode()
+
+
+def _bound(path: Path) -> socket.socket:
+    """A socket bound at a path, for its owner only. One that nobody serves is replaced."""
+    made = socket.socket(socket.AF_UNIX)
+    try:
+        if made.connect_ex(str(path)) == 0:
+            raise AlreadyExists("daemon", str(path))
+        made.close()
+        path.unlink(missing_ok=True)
+        made = socket.socket(socket.AF_UNIX)
+        before = os.umask(0o177)
+        try:
+            made.bind(str(path))
+        finally:
+            os.umask(before)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _timestamp(end: Exit) -> Timestamp:
+    seconds, nanos = divmod(end.at or 0, 10**9)
+    return Timestamp(seconds=seconds, nanos=nanos)

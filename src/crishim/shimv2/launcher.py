@@ -1,0 +1,165 @@
+"""containerd-shim-crishim-v2: a thin process that asks the node's daemon, and leaves.
+
+containerd runs a shim's binary in a bundle's folder, at least twice for each task: `start` prints the address that serves it,
+`delete` frees what is left and prints how it ended, `-info` and `-v` tell who it is (containerd, runtime v2's README). All of
+it is done by one daemon per node, which is started when it is not there. Here is only the standard library, and little of that:
+no asyncio, no protobuf.
+
+Daemon and launcher speak over a unix socket in the state folder: one line of JSON each way, then the end.
+
+    {"do": "start", "id": ..., "namespace": ..., "bundle": ..., "events": ..., "stdin": base64}  ->  {"out": base64}
+    {"do": "delete", ...}                                                                        ->  {"out": base64}
+    whatever goes wrong                                                                          ->  {"error": text}
+"""
+
+import base64
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+NAME = "io.containerd.crishim.v2"
+STATE = "/run/crishim/shim"
+"""Where the daemon has its sockets; `CRISHIM_SHIM_STATE` names another folder."""
+
+CONTROL = "control"
+PATIENCE = 30.0
+
+
+def main() -> None:
+    """The program of the package itself."""
+    sys.exit(run(sys.argv[1:], NAME, [sys.executable, "-m", "crishim.shims"]))
+
+
+def run(argv: Sequence[str], name: str, daemon: Sequence[str], default: str = STATE) -> int:
+    """Do what containerd asks of a shim's binary; answers the exit status. `daemon` and the state folder start the daemon."""
+    options = parse(argv)
+    if "v" in options:
+        sys.stdout.write(f"{os.path.basename(sys.argv[0])}:\n  Version:  {version()}\n")  # noqa: PTH119 - no pathlib here
+        return 0
+    if "info" in options:
+        return write(information(name))
+    state = os.environ.get("CRISHIM_SHIM_STATE") or default
+    command = options.get("", "")
+    if command not in {"start", "delete"}:
+        sys.stderr.write(f"{name}: start or delete was expected, not {command!r}\n")
+        return 1
+    asked = {
+        "do": command,
+        "id": options.get("id", ""),
+        "namespace": options.get("namespace", ""),
+        "bundle": options.get("bundle") or os.getcwd(),  # noqa: PTH109 - no pathlib here
+        "events": os.environ.get("TTRPC_ADDRESS", ""),
+        "stdin": base64.b64encode(sys.stdin.buffer.read() if command == "start" else b"").decode(),
+    }
+    try:
+        told = ask(state, asked, daemon)
+    except OSError as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        return 1
+    if "error" in told:
+        sys.stderr.write(f"{name}: {told['error']}\n")
+        return 1
+    return write(base64.b64decode(told["out"]))
+
+
+def parse(argv: Sequence[str]) -> dict[str, str]:
+    """Go's flags, `-name value`; `-v`, `-info` and `-debug` have no value, and the command is under the empty name."""
+    options: dict[str, str] = {}
+    words = iter(argv)
+    for word in words:
+        flag, equals, value = word.lstrip("-").partition("=")
+        if not word.startswith("-"):
+            options[""] = word
+        elif equals or flag in {"v", "info", "debug"}:
+            options[flag] = value
+        else:
+            options[flag] = next(words, "")
+    return options
+
+
+def ask(state: str, asked: dict[str, str], daemon: Sequence[str]) -> dict[str, str]:
+    """Put a question to the daemon, which is started first if it is not there. Raises `OSError`."""
+    control = f"{state}/{CONTROL}"
+    with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
+        return talk(control, asked)
+    os.makedirs(state, mode=0o711, exist_ok=True)  # noqa: PTH103 - no pathlib here
+    with alone(state):
+        end = time.monotonic() + PATIENCE
+        started = 0
+        while time.monotonic() < end:
+            with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
+                return talk(control, asked)
+            if not started:
+                started = spawn([*daemon, state], f"{state}/log")
+            elif os.waitpid(started, os.WNOHANG)[0]:
+                break
+            time.sleep(0.01)
+    raise OSError(f"the daemon does not start; see {state}/log")
+
+
+def talk(control: str, asked: dict[str, str]) -> dict[str, str]:
+    """One line each way."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(control)
+        connection.sendall(json.dumps(asked).encode() + b"\n")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    told: dict[str, str] = json.loads(answer or b'{"error": "the daemon has said nothing"}')
+    return told
+
+
+@contextlib.contextmanager
+def alone(state: str) -> Iterator[None]:
+    """Nobody else starts a daemon meanwhile."""
+    lock = os.open(f"{state}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def spawn(command: list[str], log: str) -> int:
+    """Start a daemon that has nothing of ours: a session, a root folder and streams of its own. Answers its pid."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    actions = [(os.POSIX_SPAWN_DUP2, old, new) for old, new in ((nothing, 0), (output, 1), (output, 2))]
+    environment = {key: value for key, value in os.environ.items() if key not in {"TTRPC_ADDRESS", "GRPC_ADDRESS", "NAMESPACE"}}
+    try:
+        return os.posix_spawn(command[0], command, environment, file_actions=actions, setsid=True)
+    finally:
+        os.close(output)
+        os.close(nothing)
+
+
+def information(name: str) -> bytes:
+    """containerd.types.RuntimeInfo: the name is field 1, the version field 2 with a text in its field 1."""
+    text = field(1, version().encode())
+    return field(1, name.encode()) + field(2, text)
+
+
+def field(number: int, value: bytes) -> bytes:
+    """A field with a length, below 128 bytes."""
+    return bytes((number << 3 | 2, len(value))) + value
+
+
+def version() -> str:
+    """The package's."""
+    from crishim import __version__
+
+    return __version__
+
+
+def write(answer: bytes) -> int:
+    """Print bytes."""
+    sys.stdout.buffer.write(answer)
+    sys.stdout.buffer.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,363 @@
+"""Tasks: the shim v2 service over an OciRuntime, in our own words; `routes` has the wire's.
+
+A task is one bundle, known by containerd's namespace and an id. Its streams are the named pipes that containerd has made: they
+become the process's own, so that nothing is copied and nothing is lost when this process dies; terminals and execs are copied
+here. Exits are kept until the task is deleted, whoever has come or gone meanwhile. Create, Start and Delete of one task take
+turns; everything else runs beside them.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, NotFound, Unimplemented
+from crishim.interfaces.capabilities import SupportsAttach, SupportsPause
+from crishim.interfaces.oci_runtime import OciRuntime, OciStatus, RunsProcesses, Stdio, UpdatesResources
+from crishim.interfaces.seams import Clock
+from crishim.model.ids import ContainerId
+from crishim.model.process import Exit, TerminalSize
+from crishim.oci.bundle import read_config
+from crishim.oci.cgroups import Cgroups, folder_of
+from crishim.oci.figures import Figures
+from crishim.shimv2.pipes import IoPaths, Pipes
+from crishim.shimv2.rootfs import RootMount, mount_rootfs, unmount_rootfs
+
+_KILL: Final = 9
+_PATIENCE: Final = 10.0
+"""Seconds in which a process that was killed must be gone."""
+
+_log = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+"""Containerd's namespace, and the task's id."""
+
+
+@attrs.frozen(kw_only=True)
+class Creation:
+    """What Create asks for. `options` is what the runtime was configured with in containerd, by type and value."""
+
+    bundle: Path
+    mounts: tuple[RootMount, ...] = ()
+    io: IoPaths = IoPaths()
+    options: tuple[str, bytes] = ("", b"")
+
+
+@attrs.define(eq=False)
+class Process:
+    """A task's first process, or an exec. `ended` is done when its exit is known."""
+
+    pipes: Pipes
+    pid: int = 0
+    status: OciStatus = OciStatus.CREATED
+    ended: "asyncio.Future[Exit]" = attrs.field(factory=lambda: asyncio.get_running_loop().create_future())
+    spec: Mapping[str, Any] = attrs.field(factory=dict)
+    work: "asyncio.Task[None] | None" = None
+
+
+@attrs.define(eq=False)
+class Task:
+    """One bundle with its processes."""
+
+    key: Key
+    bundle: Path
+    runtime: OciRuntime
+    main: Process
+    execs: dict[str, Process] = attrs.field(factory=dict)
+    turn: asyncio.Lock = attrs.field(factory=asyncio.Lock)
+    copying: "asyncio.Task[None] | None" = None
+
+    @property
+    def id(self) -> str:
+        """Its id in its namespace."""
+        return self.key[1]
+
+
+class News:
+    """What is told of tasks; every method may be called with the loop running, and returns at once."""
+
+    def created(self, task: Task, creation: Creation) -> None:
+        """The task is there."""
+
+    def started(self, task: Task) -> None:
+        """Its process runs."""
+
+    def exec_added(self, task: Task, exec_id: str) -> None:
+        """An exec is there."""
+
+    def exec_started(self, task: Task, exec_id: str, pid: int) -> None:
+        """An exec's process runs."""
+
+    def exited(self, task: Task, exec_id: str, pid: int, end: Exit) -> None:
+        """A process has ended: the task's own, or the exec's of this id."""
+
+    def deleted(self, task: Task, end: Exit) -> None:
+        """The task is gone."""
+
+    def paused(self, task: Task, *, paused: bool) -> None:
+        """The task was frozen, or goes on."""
+
+
+class Tasks:
+    """All tasks of this daemon. `make` gives the runtime for a namespace and a task's options; `unified`: cgroup v2."""
+
+    def __init__(
+        self,
+        make: Callable[[str, tuple[str, bytes]], OciRuntime],
+        clock: Clock,
+        news: News,
+        cgroups: Cgroups,
+        *,
+        unified: bool,
+    ) -> None:
+        self._make = make
+        self._clock = clock
+        self._news = news
+        self._cgroups = cgroups
+        self.unified = unified
+        self._tasks: dict[Key, Task] = {}
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    async def create(self, key: Key, creation: Creation) -> int:
+        """Mount the root and create the container; answers the pid. Raises `AlreadyExists`."""
+        if key in self._tasks:
+            raise AlreadyExists("task", key[1])
+        pipes = Pipes(creation.io)
+        task = Task(key, creation.bundle, self._make(key[0], creation.options), Process(pipes))
+        self._tasks[key] = task
+        try:
+            async with task.turn:
+                pipes.hold()
+                await asyncio.to_thread(mount_rootfs, creation.bundle / "rootfs", creation.mounts)
+                task.main.pid = await task.runtime.create(key[1], creation.bundle, _stdio(pipes.paths))
+                if pipes.paths.terminal and isinstance(task.runtime, SupportsAttach):
+                    io = pipes.open()
+                    task.copying = _begin(task.runtime.attach(ContainerId(key[1]), io), f"terminal of {key[1]}")
+        except BaseException:
+            await self._free(task)
+            raise
+        task.main.work = _begin(self._watch(task), f"exit of {key[1]}")
+        self._news.created(task, creation)
+        return task.main.pid
+
+    async def start(self, key: Key, exec_id: str) -> int:
+        """Run the created process, or an exec's; answers the pid."""
+        task = self._task(key)
+        async with task.turn:
+            if exec_id:
+                return await self._start_exec(task, exec_id)
+            if task.main.ended.done():
+                raise FailedPrecondition("stopped", "created", f"task {key[1]}")
+            await task.runtime.start(key[1])
+            if task.main.status is OciStatus.CREATED:
+                task.main.status = OciStatus.RUNNING
+            self._news.started(task)
+            return task.main.pid
+
+    async def delete(self, key: Key, exec_id: str) -> tuple[int, Exit]:
+        """Forget a task that does not run, or an exec; answers pid and exit. Raises `FailedPrecondition` while it runs."""
+        task = self._task(key)
+        async with task.turn:
+            process = self._process(task, exec_id)
+            if process.status in {OciStatus.RUNNING, OciStatus.PAUSED}:
+                raise FailedPrecondition("running", "stopped", f"task {key[1]}")
+            if exec_id:
+                process.pipes.close()
+                del task.execs[exec_id]
+                return process.pid, self._end_of(process)
+            await self._free(task)
+        end = self._end_of(task.main)
+        self._news.deleted(task, end)
+        return task.main.pid, end
+
+    async def end(self, key: Key, bundle: Path) -> Exit:
+        """End whatever there is of a task, known or not: `delete` of a shim's binary. Repeatable."""
+        task = self._tasks.get(key)
+        if task is None:
+            task = Task(key, bundle, self._make(key[0], ("", b"")), Process(Pipes(IoPaths())))
+            await self._free(task)
+            return Exit(code=128 + _KILL, at=self._clock.now())
+        async with task.turn:
+            await self._free(task)
+        return self._end_of(task.main)
+
+    async def add_exec(self, key: Key, exec_id: str, io: IoPaths, spec: Mapping[str, Any]) -> None:
+        """Note an exec, which `start` runs. Raises `AlreadyExists`."""
+        task = self._task(key)
+        if not isinstance(task.runtime, RunsProcesses):
+            raise Unimplemented("Exec", "this runtime runs no further processes")
+        if exec_id in task.execs:
+            raise AlreadyExists("exec", exec_id)
+        process = Process(Pipes(io), spec={**spec, "terminal": io.terminal})
+        process.pipes.hold()
+        task.execs[exec_id] = process
+        self._news.exec_added(task, exec_id)
+
+    async def kill(self, key: Key, exec_id: str, signal: int, *, everyone: bool) -> None:
+        """Send a signal. Raises `NotFound` for what has ended, as containerd expects it."""
+        task = self._task(key)
+        process = self._process(task, exec_id)
+        if process.ended.done():
+            raise NotFound("process", exec_id or key[1])
+        if not exec_id:
+            await task.runtime.kill(key[1], signal, everyone=everyone)
+        elif process.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal)
+        else:
+            process.ended.set_result(Exit(code=128 + signal, at=self._clock.now()))
+            process.status = OciStatus.STOPPED
+
+    async def wait(self, key: Key, exec_id: str) -> Exit:
+        """Return when it has ended. Sticky."""
+        return await asyncio.shield(self._process(self._task(key), exec_id).ended)
+
+    async def resize(self, key: Key, exec_id: str, size: TerminalSize) -> None:
+        """The terminal's size."""
+        self._process(self._task(key), exec_id).pipes.resize(size)
+
+    async def close_stdin(self, key: Key, exec_id: str) -> None:
+        """Stdin has no more writers here."""
+        self._process(self._task(key), exec_id).pipes.close_stdin()
+
+    async def pause(self, key: Key, *, paused: bool) -> None:
+        """Freeze all processes, or let them go on."""
+        task = self._task(key)
+        if not isinstance(task.runtime, SupportsPause):
+            raise Unimplemented("Pause", "this runtime freezes nothing")
+        verb = task.runtime.pause_container if paused else task.runtime.resume_container
+        await verb(ContainerId(key[1]))
+        if not task.main.ended.done():
+            task.main.status = OciStatus.PAUSED if paused else OciStatus.RUNNING
+        self._news.paused(task, paused=paused)
+
+    async def update(self, key: Key, resources: Mapping[str, Any]) -> None:
+        """New limits, as the runtime specification has them."""
+        task = self._task(key)
+        if not isinstance(task.runtime, UpdatesResources):
+            raise Unimplemented("Update", "this runtime changes no limits")
+        await task.runtime.update_resources(key[1], resources)
+
+    def look(self, key: Key, exec_id: str) -> tuple[Task, Process]:
+        """A task and one of its processes, as they are. Raises `NotFound`."""
+        task = self._task(key)
+        return task, self._process(task, exec_id)
+
+    async def pids(self, key: Key) -> list[int]:
+        """The processes of the task's cgroup."""
+        folder = self._folder(self._task(key))
+        return await asyncio.to_thread(self._cgroups.pids, folder) if folder else []
+
+    async def figures(self, key: Key) -> Figures:
+        """What the task's cgroup counts."""
+        folder = self._folder(self._task(key))
+        return await asyncio.to_thread(self._cgroups.figures, folder) if folder else Figures()
+
+    async def _start_exec(self, task: Task, exec_id: str) -> int:
+        process = self._process(task, exec_id)
+        if task.main.ended.done() or process.ended.done():
+            raise FailedPrecondition("stopped", "running", f"task {task.id}")
+        if process.work is not None:
+            raise FailedPrecondition("running", "created", f"exec {exec_id}")
+        begun: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        process.work = _begin(self._run_exec(task, exec_id, process, begun), f"exec {exec_id} of {task.id}")
+        process.pid = await begun
+        process.status = OciStatus.RUNNING if not process.ended.done() else OciStatus.STOPPED
+        self._news.exec_started(task, exec_id, process.pid)
+        return process.pid
+
+    async def _run_exec(self, task: Task, exec_id: str, process: Process, begun: "asyncio.Future[int]") -> None:
+        runtime = task.runtime
+        assert isinstance(runtime, RunsProcesses)
+        try:
+            io = process.pipes.open()
+            end = await runtime.exec_process(task.id, process.spec, io, begun.set_result)
+        except Exception as error:  # noqa: BLE001 - whoever starts it is told, or it has ended
+            end = Exit.unknown()
+            if begun.done():
+                _log.warning("exec %s of %s broke off: %r", exec_id, task.id, error)
+            else:
+                begun.set_exception(error)
+        finally:
+            process.pipes.close()
+        process.status = OciStatus.STOPPED
+        process.ended.set_result(end)
+        if begun.done() and begun.exception() is None:
+            await asyncio.sleep(0)  # the start is told before the exit
+            self._news.exited(task, exec_id, begun.result(), end)
+
+    async def _watch(self, task: Task) -> None:
+        try:
+            end = await task.runtime.wait(task.id)
+        except CrishimError as error:
+            _log.warning("the end of %s is not known: %s", task.id, error)
+            end = Exit.unknown()
+        if task.copying is not None:
+            await asyncio.wait({task.copying}, timeout=_PATIENCE)
+        task.main.pipes.close()
+        task.main.status = OciStatus.STOPPED
+        task.main.ended.set_result(attrs.evolve(end, at=end.at or self._clock.now()))
+        self._news.exited(task, "", task.main.pid, task.main.ended.result())
+
+    async def _free(self, task: Task) -> None:
+        """Kill, delete, unmount, forget: as far as each is there."""
+        with contextlib.suppress(NotFound):
+            await task.runtime.delete(task.id)
+        if task.main.work is not None:
+            await asyncio.wait({task.main.work}, timeout=_PATIENCE)
+        running = [process.work for process in task.execs.values() if process.work is not None and not process.work.done()]
+        for work in running:
+            work.cancel()
+        if task.copying is not None:
+            task.copying.cancel()
+        for process in (task.main, *task.execs.values()):
+            process.pipes.close()
+        await asyncio.to_thread(unmount_rootfs, task.bundle / "rootfs")
+        self._tasks.pop(task.key, None)
+
+    def _end_of(self, process: Process) -> Exit:
+        if process.ended.done():
+            return process.ended.result()
+        return Exit(code=128 + _KILL, at=self._clock.now())
+
+    def _folder(self, task: Task) -> str:
+        path = read_config(task.bundle).get("linux", {}).get("cgroupsPath", "")
+        return folder_of(path) if path else ""
+
+    def _task(self, key: Key) -> Task:
+        try:
+            return self._tasks[key]
+        except KeyError:
+            raise NotFound("task", key[1]) from None
+
+    def _process(self, task: Task, exec_id: str) -> Process:
+        if not exec_id:
+            return task.main
+        try:
+            return task.execs[exec_id]
+        except KeyError:
+            raise NotFound("exec", exec_id) from None
+
+
+def _stdio(paths: IoPaths) -> Stdio:
+    return Stdio(
+        terminal=paths.terminal, stdin=paths.stdin, stdout=paths.stdout, stderr=paths.stderr, keep_stdin=bool(paths.stdin)
+    )
+
+
+def _begin(work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
+    task = asyncio.get_running_loop().create_task(work, name=name)
+    task.add_done_callback(_complain)
+    return task
+
+
+def _complain(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.warning("%s: %r", task.get_name(), error)
