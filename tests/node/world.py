@@ -40,7 +40,7 @@ def images(place: Path) -> Iterator[str]:
     links = [File(f"bin/{name}", kind=b"1", to="bin/busybox", mode=0o755) for name in ("sh", "sleep", "cat", "true", "dd")]
     layer = tar_of(folder("bin"), File("bin/busybox", busybox, mode=0o755), *links)
     layout = Layout(place / "layout")
-    layout.image([layer], {"Cmd": ["sleep", "600"]}, tag="one")
+    layout.image([layer], {"Cmd": ["sleep", "600"], "Env": ["PATH=/bin"]}, tag="one")
     with serving(place / "registry") as registry:
         yield registry.push(layout, "one", "test/busybox:1")
 

@@ -1,8 +1,7 @@
 """The shim v2 door: one daemon that serves the tasks of a whole node to containerd.
 
-In its state folder lie `control`, where launchers ask (see `launcher`), and NAME.sock for each of containerd's namespaces, where
-containerd calls: one address for all tasks of a namespace, since every call names its own. What goes wrong is an answer, never
-the daemon's end.
+In its state folder lie `control`, where launchers ask (see `launcher`), and NAME.sock for each of containerd's namespaces: one
+address for all tasks of a namespace, since every call names its own. What goes wrong is an answer, never the daemon's end.
 """
 
 import asyncio

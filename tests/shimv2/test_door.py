@@ -1,0 +1,166 @@
+"""The shim v2 door, with a real containerd before it and runc behind it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from crishim.model.container import ContainerMetadata
+from crishim.model.image import ImageSpec
+from crishim.model.sandbox import LinuxPodSandboxConfig
+from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
+from crishim.testing.harness import container_config, sandbox_config
+from tests.backends.runc.world import needs
+from tests.node.world import TOOLS, images
+from tests.shimv2.containerd import PROGRAMS, Containerd, containerd
+
+pytestmark = [pytest.mark.node, needs(*PROGRAMS)]
+
+
+@pytest.fixture
+def node() -> Iterator[Containerd]:
+    with containerd() as made:
+        yield made
+
+
+def eventually(true: Callable[[], bool]) -> bool:
+    """Whether something comes true within half a minute."""
+    end = time.monotonic() + 30
+    while not (done := true()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return done
+
+
+def test_a_whole_life(node: Containerd) -> None:
+    """`ctr run` sees the output, the error output and the exit code, through one daemon, and nothing is left."""
+    for number in range(3):
+        done = node.run(f"t{number}", "sh", "-c", "echo out; echo err >&2; exit 3", options=("--rm",))
+        assert (3, b"out\n") == (done.returncode, done.stdout)
+        assert done.stderr.startswith(b"err\n")
+    assert node.daemon()
+    assert eventually(lambda: not node.leftovers())
+    assert b"" == (node.state / "log").read_bytes()
+
+
+def test_beside_the_first_process(node: Containerd) -> None:
+    """Execs have their own process, streams and exit; pause, metrics and signals reach the task."""
+    assert 0 == node.run("t1", "sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.05; done", options=("-d",)).returncode
+    done = node.ctr("task", "exec", "--exec-id", "x", "--cwd", "/bin", "t1", "sh", "-c", "pwd; echo err >&2; exit 4")
+    assert (4, b"/bin\n") == (done.returncode, done.stdout)
+    pid = node.tasks()["t1"][0]
+    assert str(pid).encode() in node.ctr("task", "ps", "t1").stdout
+    assert b"memory" in node.ctr("task", "metrics", "t1").stdout
+    assert 0 == node.ctr("task", "pause", "t1").returncode
+    assert "PAUSED" == node.tasks()["t1"][1]
+    assert 0 == node.ctr("task", "resume", "t1").returncode
+    assert 0 != node.ctr("task", "rm", "t1").returncode
+    assert 0 == node.ctr("task", "kill", "t1").returncode
+    assert eventually(lambda: "STOPPED" == node.tasks()["t1"][1])
+    assert 0 != node.ctr("task", "kill", "t1").returncode
+    assert b"9" in node.ctr("task", "rm", "t1").stderr
+    assert {} == node.tasks()
+    assert eventually(lambda: not node.leftovers())
+
+
+def test_a_terminal(node: Containerd) -> None:
+    """A task with a terminal has one."""
+    run = f"ctr --address {node.folder}/c.sock run --rm -t --rootfs --runtime io.containerd.crishim.v2 --env PATH=/bin"
+    command = [
+        "timeout",
+        "--signal=KILL",
+        "30",
+        "script",
+        "-qec",
+        f"{run} {node.root} t1 sh -c 'test -t 1 && echo yes; exit 5'",
+        "/dev/null",
+    ]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert (5, b"yes") == (done.returncode, done.stdout.strip(b"\x00\x04\b^@D\r\n"))
+
+
+def test_a_program_that_is_not_there(node: Containerd) -> None:
+    """The runtime's own words come back, and the task can be made again."""
+    done = node.run("t1", "/no/such/program", options=("--rm",))
+    assert done.returncode
+    assert b"/no/such/program" in done.stderr
+    assert 0 == node.run("t1", "true", options=("--rm",)).returncode
+    assert eventually(lambda: not node.leftovers())
+
+
+def test_containerd_comes_back(node: Containerd) -> None:
+    """While containerd is away tasks live on, and how one ended meanwhile is known to the next."""
+    for name, argv in (("lives", ("sleep", "600")), ("ends", ("sh", "-c", "while test -e /go; do sleep 0.05; done; exit 7"))):
+        (node.root / "go").touch()
+        assert 0 == node.run(name, *argv, options=("-d",)).returncode
+    node.stop()
+    (node.root / "go").unlink()
+    node.start()
+    assert eventually(lambda: node.tasks()["ends"][1] == "STOPPED")
+    assert "RUNNING" == node.tasks()["lives"][1]
+    assert b"7" in node.ctr("task", "rm", "ends").stderr
+    assert b"137" in node.ctr("task", "rm", "-f", "lives").stderr
+    assert eventually(lambda: not node.leftovers())
+
+
+def test_the_daemon_is_killed(node: Containerd) -> None:
+    """Containerd takes that for dead shims and asks for each task: every process and mount goes, and new tasks can be run."""
+    for number in range(10):
+        assert 0 == node.run(f"t{number}", "sleep", "600", options=("-d",)).returncode
+    pids = [pid for pid, _ in node.tasks().values()]
+    os.kill(node.daemon(), signal.SIGKILL)
+    assert eventually(lambda: not any(Path(f"/proc/{pid}/root").exists() for pid in pids))
+    assert eventually(lambda: not node.leftovers())
+    assert 0 == node.run("again", "true", options=("--rm",)).returncode
+
+
+@pytest.mark.parametrize(
+    "text", [b"\n", b"[]\n", b'{"do": "start"}\n', b'{"do": "x", "id": "a", "namespace": "../b", "bundle": "/"}\n']
+)
+def test_nonsense_at_the_door(node: Containerd, text: bytes) -> None:
+    """Whatever a launcher says that is no question is answered with an error, and the next one is served."""
+    assert 0 == node.run("t1", "true", options=("--rm",)).returncode
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(node.state / "control"))
+        connection.sendall(text)
+        connection.shutdown(socket.SHUT_WR)
+        assert b'{"error"' == connection.recv(1 << 16)[:8]
+    assert 0 == node.run("t2", "true", options=("--rm",)).returncode
+
+
+def test_the_launcher_is_thin() -> None:
+    """It loads neither asyncio nor protobuf nor attrs."""
+    heavy = "('asyncio', 'google', 'attrs', 'subprocess')"
+    code = f"import sys, crishim.shimv2.launcher; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "[]\n" == done.stdout
+
+
+@needs(*TOOLS)
+async def test_pods_of_containerd(tmp_path: Path) -> None:
+    """Containerd's CRI runs a pod of two containers through our shim: exec, exits, stats, stop and removal."""
+    options = NamespaceOption(network=NamespaceMode.NODE, pid=NamespaceMode.CONTAINER)
+    linux = LinuxPodSandboxConfig(security_context=LinuxSandboxSecurityContext(namespace_options=options))
+    with images(tmp_path) as image, containerd(image) as node:
+        async with node.cri() as client:
+            sandbox = sandbox_config("pod", hostname="", linux=linux, log_directory=str(tmp_path))
+            await client.pull_image(ImageSpec(image=image), sandbox)
+            pod = await client.run_sandbox(sandbox)
+            made = []
+            for name in ("one", "two"):
+                config = container_config(
+                    "", metadata=ContainerMetadata(name), image=ImageSpec(image=image), command=(), log_path=f"{name}.log"
+                )
+                made.append(await client.create_container(pod, config, sandbox))
+                await client.start_container(made[-1])
+            assert 3 == (await client.exec_sync(made[0], ("sh", "-c", "exit 3"), 10)).exit_code
+            await client.stop_container(made[0], 0)
+            assert 137 == (await client.container_status(made[0])).exit_code
+            await client.stop_sandbox(pod)
+            await client.remove_sandbox(pod)
+        assert eventually(lambda: not node.leftovers())
