@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test examples package packages proto fuzz coverage-page critest critest-all clean
+.PHONY: demo test examples docs reference pictures package packages proto fuzz coverage-page critest critest-all clean
 
 # Plays a pod on the embedded backend: no root, no daemon.
 demo: $(VENV)/.node
@@ -21,10 +21,24 @@ test: packages $(VENV)/.dev
 examples: packages
 	PYTHON=$(PYTHON) .ci/examples
 
-# Wheel and sdist in dist/, with the metadata that an index would take.
+# The documentation as static pages with search, in build/site; a warning ends it.
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# The pages, the drawings and the man page that are written from the code, after a change to it.
+reference: $(VENV)/.dev
+	$(BIN)/python -m docs.tools.reference
+
+# The pictures of screens in the documentation, after a change to what they show.
+pictures: $(VENV)/.dev
+	$(BIN)/python -m docs.tools.pictures
+
+# Wheel and sdist in dist/, with the metadata that an index would take, each installed into empty environments.
 package: $(VENV)/.dev
+	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/twine check --strict dist/*
+	PYTHON=$(PYTHON) .ci/installed dist
 
 # The node's tools, where we are root and apt is there; says what it leaves out.
 packages:

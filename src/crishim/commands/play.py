@@ -37,19 +37,24 @@ _PERIOD: Final = 0.25
 
 @click.command()
 @click.argument("manifest", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
-@click.option("--endpoint", help="A CRI runtime that serves already, as unix:///path/to.sock.")
-@click.option("--backend", help="The backend of a server of our own: a plug-in, or package.module:function.")
-@click.option("--config", "path", type=click.Path(path_type=Path, dir_okay=False), help="A file with options for that backend.")
-@click.option("--metrics-address", default="", help="HOST:PORT for figures of that server at /metrics, for Prometheus.")
+@click.option("--endpoint", help="A CRI runtime that serves already, as unix:///path/to.sock; without, a server of our own.")
+@click.option("--backend", help="The backend of that server: a plug-in, or package.module:function; process without.")
+@click.option("--config", "path", type=click.Path(path_type=Path, dir_okay=False), help="A file for that server; none without.")
+@click.option(
+    "--metrics-address",
+    default="",
+    help="HOST:PORT (:PORT is the loopback's, port 0 any free one) for that server's figures at /metrics; none without.",
+)
 @click.option("--down", is_flag=True, help="Stop and remove the file's pods at the endpoint, and play nothing.")
 def play(
     manifest: Path, endpoint: str | None, backend: str | None, path: Path | None, metrics_address: str, *, down: bool
 ) -> None:
-    """Play the v1 Pods of a manifest to their end, with their logs, and remove them.
+    """Play the v1 Pods of MANIFEST (- is stdin) to their end, with their logs, and remove them.
 
-    The file may hold several Pods, played beside one another, and the ConfigMaps, Secrets and RuntimeClasses that they name.
-    Without an endpoint a server of our own is started for them, in a temporary folder. The exit status is the pods': 0, or that
-    of the first container that failed; 125 if one could not be played. Ctrl-C stops them with their grace, twice without.
+    Lines begin with the seconds since the start. The file may hold several Pods, played beside one another, and the ConfigMaps,
+    Secrets and RuntimeClasses that they name. Without an endpoint a server of our own is started for them, in a temporary
+    folder. The exit status is the pods': 0, or that of the first container that failed; 125 if one could not be played. Ctrl-C
+    stops them with their grace, twice without.
     """
     if endpoint and (backend or path or metrics_address):
         raise click.UsageError("--endpoint goes without --backend, --config and --metrics-address: the server has its own")

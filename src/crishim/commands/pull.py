@@ -24,7 +24,7 @@ _MIB: Final = 1 << 20
 
 @click.command()
 @click.argument("reference")
-@click.option("--endpoint", help="A CRI runtime that serves already, as unix:///path/to.sock.")
+@click.option("--endpoint", help="A CRI runtime that serves already, as unix:///path/to.sock; the node's store without.")
 @click.option("--config", "path", type=click.Path(path_type=Path, dir_okay=False), help=f"The file; {app.CONFIG_FILE} without.")
 def pull(reference: str, endpoint: str | None, path: Path | None) -> None:
     """Pull the image REFERENCE and print its id.

@@ -1,0 +1,247 @@
+"""Writes the pages of the reference that the code knows best: `python -m docs.tools.reference`.
+
+Contracts, capabilities, names, errors, configuration, command line, the drawings of the life cycle, and the man page. A test
+holds them against the code.
+"""
+
+import ast
+import inspect
+import json
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import click
+
+import crishim
+import crishim.errors
+from crishim.backends import docker, kata, process, runc, shim
+from crishim.config import Config
+from crishim.errors import CrishimError, Unknown
+from crishim.interfaces import backend, capabilities, images, network, oci_runtime, store
+from docs.tools import lifecycle, manual
+
+DOCS: Final = Path(__file__).parents[1]
+_NOTE: Final = "This page is written by `make reference` from {}.\n"
+_CALLS: Final = {
+    "SupportsExec": "ExecSync, Exec",
+    "SupportsAttach": "Attach",
+    "SupportsPortForward": "PortForward",
+    "SupportsSandboxWait": "PodSandboxStatus and events, when a sandbox dies by itself",
+    "SupportsStats": "ContainerStats, ListContainerStats, PodSandboxStats, ListPodSandboxStats and their streams, ListPodSandboxMetrics",
+    "SupportsUpdate": "UpdateContainerResources",
+    "SupportsSandboxUpdate": "UpdatePodSandboxResources",
+    "SupportsLogReopen": "ReopenContainerLog",
+    "SupportsPause": "none of CRI's: shims ask for it",
+    "SupportsCheckpoint": "CheckpointContainer, CheckpointPod, RestorePod",
+}
+"""Which calls a capability lights up."""
+
+
+def pages() -> dict[str, str]:
+    """Every generated file, by its name below docs/."""
+    made: dict[str, Callable[[], Iterator[str]]] = {
+        "reference/contract.md": contract,
+        "reference/capabilities.md": offered,
+        "reference/names.md": names,
+        "reference/errors.md": errors,
+        "reference/configuration.md": configuration,
+        "reference/cli.md": command_line,
+    }
+    return {
+        **{name: "\n".join(lines()).rstrip() + "\n" for name, lines in made.items()},
+        "pictures/container.svg": lifecycle.container_svg(),
+        "pictures/sandbox.svg": lifecycle.sandbox_svg(),
+        "crishim.1": manual.page(),
+    }
+
+
+def contract() -> Iterator[str]:
+    """What authors owe."""
+    yield "# The contract\n"
+    yield _NOTE.format("`crishim.interfaces`")
+    yield "## Backend\n"
+    yield _prose(backend.__doc__)
+    yield from _verbs(backend.Backend)
+    yield "## What goes with it\n"
+    for kind in (backend.BackendContext, backend.BackendInfo, backend.NetnsSource):
+        yield from _value(kind)
+    for title, module, kinds in (
+        ("OciRuntime", oci_runtime, (oci_runtime.OciRuntime,)),
+        ("ImageService and RootfsProvider", images, (images.ImageService, images.RootfsProvider)),
+        ("PodNetwork and its neighbours", network, (network.PodNetwork, network.SandboxNamespaces, network.NetnsDialer)),
+        ("RecordStore", store, (store.RecordStore,)),
+    ):
+        yield f"## {title}\n"
+        yield _prose(module.__doc__)
+        for each in kinds:
+            if len(kinds) > 1:
+                yield f"**`{each.__name__}`**: {_line(each.__doc__)}\n"
+            yield from _verbs(each)
+
+
+def offered() -> Iterator[str]:
+    """What authors may add."""
+    yield "# Capabilities\n"
+    yield _NOTE.format("`crishim.interfaces.capabilities`")
+    yield _prose(capabilities.__doc__)
+    yield "| capability | calls of CRI |"
+    yield "|---|---|"
+    for kind in capabilities.ALL:
+        yield f"| [`{kind.__name__}`](#{kind.__name__.lower()}) | {_CALLS[kind.__name__]} |"
+    yield "\nWithout it these calls end with UNIMPLEMENTED and the capability's name. PortForward does without where crishim makes the"
+    yield "pod's network namespace, and dials in it itself.\n"
+    for kind in capabilities.ALL:
+        yield f"## {kind.__name__}\n"
+        yield f"{_prose(kind.__doc__)}"
+        yield from _verbs(kind)
+    yield "## Streams\n"
+    for kind in (capabilities.ProcessIO, capabilities.ByteReader, capabilities.ByteWriter, capabilities.ByteStream):
+        yield from _value(kind)
+        yield from _verbs(kind)
+
+
+def names() -> Iterator[str]:
+    """What `import crishim` has."""
+    yield "# Names\n"
+    yield _NOTE.format("`crishim.__all__`")
+    yield "What `crishim` has for authors. Each is loaded when it is first asked for.\n"
+    yield "| name | what it is |"
+    yield "|---|---|"
+    for name in crishim.__all__:
+        if not name.startswith("__"):
+            yield f"| `{name}` | {_first(getattr(crishim, name))} |"
+
+
+def errors() -> Iterator[str]:
+    """What can go wrong."""
+    yield "# Errors\n"
+    yield _NOTE.format("`crishim.errors`")
+    yield _prose(crishim.errors.__doc__)
+    yield "| error | gRPC | HTTP | when |"
+    yield "|---|---|---|---|"
+    kinds = [kind for kind in vars(crishim.errors).values() if isinstance(kind, type) and issubclass(kind, CrishimError)]
+    for kind in kinds:
+        if kind is not CrishimError:
+            status = kind.http_status.fget(kind.__new__(kind))  # type: ignore[attr-defined]
+            fields = ", ".join(list(inspect.signature(kind).parameters))
+            yield f"| `{kind.__name__}({fields})` | {kind.code.name} ({kind.code.value}) | {status} | {_line(kind.__doc__)} |"
+    yield f"\nAnything else that a backend raises is `{Unknown.__name__}`. `TimeoutError` is told as DEADLINE_EXCEEDED and"
+    yield "`ProcessLookupError` as NOT_FOUND; `asyncio.CancelledError` passes untouched. HTTP's status is what the streaming server"
+    yield "answers before a connection is upgraded.\n"
+    yield "## The kubelet's words\n"
+    yield _prose(crishim.errors.PullReason.__doc__)
+    yield from (f"- `{reason.value}`" for reason in crishim.errors.PullReason)
+
+
+def configuration() -> Iterator[str]:
+    """Keys of the file."""
+    yield "# Configuration\n"
+    yield _NOTE.format("`crishim.config`")
+    yield "The file is `/etc/crishim/crishim.toml`; drop-ins are `conf.d/*.toml` beside it, in the order of their names. A later one"
+    yield "replaces single values, single handlers, and single options of backends. What is not known, or not of the right type, ends the"
+    yield "start with the file's name and the key. `crishim config default` prints a commented file with all keys, and `crishim config"
+    yield "check` reads yours. Names of tables stand in brackets.\n"
+    plain = [field for field in attrs.fields(Config) if not attrs.has(type(field.default))]
+    yield from _keys("The file", "", plain)
+    for field in attrs.fields(Config):
+        if attrs.has(type(field.default)):
+            section: Any = type(field.default)
+            yield from _keys(f"[{field.name}]", _line(section.__doc__), list(attrs.fields(section)))
+    yield "## Options of backends\n"
+    yield "Each in `[backends.NAME]`, where a handler names NAME. `plugin` says which plug-in it is, if that is not NAME itself.\n"
+    for module in (process, runc, docker, shim, kata):
+        name = module.__name__.rpartition(".")[2]
+        found = re.search(r"Options: .*?(?:\n\n|\Z)", inspect.getdoc(module) or "", re.DOTALL)
+        told = _OPTIONS.get(name) or " ".join(found[0].split() if found else ())
+        yield f"**{name}**. {told}\n"
+
+
+_OPTIONS: Final = {
+    "process": "Options: `unsafe_ignore` (a list of fields, by the names of `crishim.Honour`, that are taken and not kept; default empty).",
+    "docker": "Options: those of [its page](../docker.md).",
+}
+"""Those that a module's head does not list in one paragraph."""
+
+
+def command_line() -> Iterator[str]:
+    """What the programs say of themselves."""
+    yield "# Command line\n"
+    yield _NOTE.format("the commands' own `--help`")
+    for path, command in manual.commands():
+        yield f"## {' '.join(path)}\n"
+        yield "```text"
+        yield from (line.rstrip() for line in manual.help_of(path, command).splitlines())
+        yield "```\n"
+    yield "## Exit status\n"
+    yield from manual.STATUS
+
+
+def _keys(title: str, about: str, fields: list[Any]) -> Iterator[str]:
+    yield f"## {title}\n"
+    if about:
+        yield f"{about}\n"
+    yield "| key | default | meaning |"
+    yield "|---|---|---|"
+    for field in fields:
+        default = json.dumps(dict(field.default) if field.name in {"handlers", "backends"} else field.default)
+        yield f"| `{field.name}` | `{default}` | {field.metadata['meaning'].replace('|', chr(92) + '|')} |"
+    yield ""
+
+
+def _verbs(kind: type) -> Iterator[str]:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    for node in tree.body:
+        if isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef):
+            node.args.args = [each for each in node.args.args if each.arg != "self"]
+            back = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+            word = "async " if isinstance(node, ast.AsyncFunctionDef) else ""
+            yield f"**`{word}{node.name}({ast.unparse(node.args)}){back}`**\n"
+            yield f"{_prose(ast.get_docstring(node))}"
+
+
+def _value(kind: Any) -> Iterator[str]:
+    yield f"**`{kind.__name__}`**: {_line(kind.__doc__)}\n"
+    if attrs.has(kind):
+        for field in attrs.fields(kind):
+            named = str(getattr(field.type, "__name__", field.type) if not hasattr(field.type, "__args__") else field.type)
+            yield f"- `{field.name}`: `{re.sub(r'[a-z_]+[.]', '', named)}`"
+        yield ""
+
+
+def _prose(text: str | None) -> str:
+    return inspect.cleandoc(text or "") + "\n"
+
+
+def _line(text: str | None) -> str:
+    return " ".join((text or "").split()).replace("|", "\\|")
+
+
+def _first(value: Any) -> str:
+    if not (isinstance(value, type) or callable(value)) or getattr(value, "__supertype__", None):
+        return _ALIASES[getattr(value, "__name__", "")]
+    return re.split(r"(?<=[.:;]) ", _line(value.__doc__))[0].rstrip(":;")
+
+
+_ALIASES: Final = {
+    "SandboxId": "A sandbox's id, chosen by the library.",
+    "ContainerId": "A container's id, chosen by the library.",
+    "ImageId": "An image's id, as its service gives it.",
+}
+
+
+def main() -> None:
+    """Write all of them."""
+    for name, text in pages().items():
+        path = DOCS / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        click.echo(f"docs/{name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What the pages say can be done: every block of code on them runs, or says why not."""
+
+import re
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import REASONS, ROOT, TOOLS, agrees, blocks, commands, missing, pages, prose, session
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short name, since sockets lie in it."""
+    with tempfile.TemporaryDirectory(prefix="page-") as name:
+        yield Path(name)
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if blocks(page)], ids=named)
+def test_the_page_can_be_followed(page: Path, folder: Path) -> None:
+    """The page's commands and programs, in its order, do what it says."""
+    if absent := missing(page):
+        pytest.skip("; ".join(f"needs {each}: {TOOLS[each]}" for each in absent))
+    with session(folder, page) as shell:
+        for block in blocks(page):
+            if not block.reason:
+                try:
+                    shell.play(block)
+                except AssertionError as error:
+                    raise AssertionError(f"{named(page)}:{block.line}: {error}") from error
+
+
+@pytest.mark.parametrize("page", pages(), ids=named)
+def test_what_is_not_run_has_a_reason(page: Path) -> None:
+    """Each block that is left out has one of the known reasons, and no code hides in an indented block."""
+    assert set() == {block.reason for block in blocks(page) if block.reason} - REASONS.keys()
+    text = re.sub(r"<!--.*?-->", "", prose(page), flags=re.DOTALL)
+    assert [] == re.findall(r"\n\n    (?![ -]).*", re.sub(r"(?m)^(?:[-*]|\d+\.) .*\n(?:(?:  .*)?\n)*", "", text))
+
+
+@pytest.mark.parametrize("page", pages(), ids=named)
+def test_extras_that_are_named_exist(page: Path) -> None:
+    """What `pip install 'crishim[...]'` asks for can be had."""
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    asked = {extra for extras in re.findall(r"crishim\[([\w,]+)\]", page.read_text()) for extra in extras.split(",")}
+    assert set() == asked - known.keys()
+
+
+@pytest.mark.parametrize("page", pages(), ids=named)
+def test_links_lead_somewhere(page: Path) -> None:
+    """A link to a file of the repository finds it, and one to a headline of a page, too."""
+    text = re.sub(r"`[^`\n]*`", "", prose(page))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http:", "https:", "mailto:")):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), target
+        heads = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE) if anchor else []
+        assert not anchor or anchor in {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}, target
+
+
+def test_a_console_is_commands_and_what_they_print() -> None:
+    """Commands stand behind `$ `, go on behind `> `, and have their output under them."""
+    assert [("a\nb", ""), ("c", "one\ntwo")] == commands("$ a\n> b\n$ c\none\ntwo\n")
+    assert agrees("one ...\nthree", "one two\nthree\n")
+    assert not agrees("one", "one two")
