@@ -6,6 +6,7 @@ by the few phrases that the runtimes have for it.
 
 import asyncio
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,9 +50,9 @@ class RuntimeCommand:
     """Runs the runtime's subcommands. `root` is the runtime's own state folder, `args` further global arguments."""
 
     def __init__(self, program: str, root: Path, *, systemd_cgroup: bool = False, args: Sequence[str] = ()) -> None:
-        self.program = program
+        self.program = shutil.which(program) or program  # conmon wants a path
         self.systemd_cgroup = systemd_cgroup
-        self.line = (program, f"--root={root}", *args)
+        self.line = (self.program, f"--root={root}", *args)
         """What stands before every subcommand, but for the cgroup driver."""
 
     async def run(self, container_id: str, *args: str, stdin: bytes = b"") -> bytes:

@@ -1,0 +1,97 @@
+"""A shim for containerd in one file: plain processes in a root of their own (chroot), and nothing more.
+
+chmod +x plain_shim.py && ln -s $PWD/plain_shim.py /usr/local/bin/containerd-shim-plain-v1
+ctr run --runtime io.containerd.plain.v1 ...
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import attrs
+
+import crishim.shimv2
+from crishim import BackendInfo, Exit, NotFound, OciRuntime
+from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
+
+CHROOT = shutil.which("chroot") or "chroot"
+WAITING = f'read go < /proc/self/fd/$1; root=$2; shift 2; exec {CHROOT} "$root" "$@"'  # becomes the command when it is told
+
+
+@attrs.define(eq=False)
+class Held:
+    bundle: Path
+    child: asyncio.subprocess.Process
+    go: int
+    status: OciStatus = OciStatus.CREATED
+
+    @property
+    def now(self) -> OciStatus:
+        return self.status if self.child.returncode is None else OciStatus.STOPPED
+
+
+class PlainRuntime(OciRuntime):
+    def __init__(self, folder: Path) -> None:
+        self._held: dict[str, Held] = {}
+
+    async def probe(self) -> BackendInfo:
+        return BackendInfo(name="plain", version="1")
+
+    async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
+        config = json.loads((bundle / "config.json").read_bytes())
+        process, root = config["process"], bundle / config["root"]["path"]
+        given, out, err = open_pipe(stdio.stdin, os.O_RDONLY), open_pipe(stdio.stdout), open_pipe(stdio.stderr)
+        told, go = os.pipe()
+        command = ("sh", "-c", WAITING, "sh", str(told), str(root), *process["args"])
+        env = dict(variable.split("=", 1) for variable in process["env"])
+        child = await asyncio.create_subprocess_exec(
+            *command, stdin=given, stdout=out, stderr=err, pass_fds=(told,), env=env, start_new_session=True
+        )
+        for descriptor in (given, out, err, told):
+            os.close(descriptor)
+        self._held[container_id] = Held(bundle, child, go)
+        return child.pid
+
+    async def start(self, container_id: str) -> None:
+        held = self._known(container_id)
+        held.status = OciStatus.RUNNING
+        os.write(held.go, b"go\n")
+
+    async def state(self, container_id: str) -> OciState:
+        held = self._known(container_id)
+        pid = 0 if held.now is OciStatus.STOPPED else held.child.pid
+        return OciState(id=container_id, status=held.now, pid=pid, bundle=str(held.bundle))
+
+    async def kill(self, container_id: str, signal: int, *, everyone: bool = False) -> None:
+        child = self._known(container_id).child
+        if child.returncode is not None:
+            raise NotFound("process", container_id)
+        (os.killpg if everyone else os.kill)(child.pid, signal)
+
+    async def delete(self, container_id: str) -> None:
+        child = self._known(container_id).child
+        if child.returncode is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            await child.wait()
+        os.close(self._held.pop(container_id).go)
+
+    async def wait(self, container_id: str) -> Exit:
+        return Exit.from_returncode(await self._known(container_id).child.wait())
+
+    def _known(self, container_id: str) -> Held:
+        if container_id not in self._held:
+            raise NotFound("container", container_id)
+        return self._held[container_id]
+
+
+def open_pipe(path: str, flags: int = os.O_RDWR) -> int:
+    descriptor = os.open(path, flags | os.O_NONBLOCK) if path else os.open(os.devnull, os.O_RDWR)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+if __name__ == "__main__":
+    crishim.shimv2.run(PlainRuntime, name="io.containerd.plain.v1")

@@ -1,0 +1,202 @@
+"""The exam for OCI runtimes: whoever stands behind `OciRuntime` for a pod backend or for the shim v2 door.
+
+class TestMine(OciRuntimeConformance):
+async def make_runtime(self, folder: Path) -> OciRuntime:
+return MyRuntime(folder)
+
+def write_bundle(self, bundle: Path, argv: tuple[str, ...]) -> None:
+...  # config.json and a root file system with a shell
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import ClassVar, Final
+
+import attrs
+import pytest
+
+from crishim.errors import CrishimError, NotFound
+from crishim.interfaces.oci_runtime import OciRuntime, OciStatus, Stdio
+from crishim.testing.conformance.candidate import Programs, patiently, until
+
+_ENDED: Final = {OciStatus.STOPPED}
+
+
+@attrs.define
+class RuntimeWorld:
+    """A runtime, and a folder for bundles. `write` makes a bundle of a command."""
+
+    runtime: OciRuntime
+    folder: Path
+    write: Callable[[Path, tuple[str, ...]], None]
+    programs: Programs = attrs.Factory(Programs)
+    made: list[str] = attrs.Factory(list)
+
+    async def create(self, argv: tuple[str, ...], stdio: Stdio | None = None) -> str:
+        """A created container; its id."""
+        name = f"exam{os.getpid()}-{len(self.made)}"
+        bundle = self.folder / name
+        bundle.mkdir()
+        self.write(bundle, argv)
+        self.made.append(name)
+        await patiently(self.runtime.create(name, bundle, stdio or Stdio()))
+        return name
+
+    async def is_gone(self, name: str) -> bool:
+        """Whether the runtime does not know a container."""
+        try:
+            await self.runtime.state(name)
+        except NotFound:
+            return True
+        return False
+
+
+async def check_probe(world: RuntimeWorld) -> None:
+    """probe: name and version are told."""
+    info = await world.runtime.probe()
+    assert info.name
+    assert info.version
+
+
+async def check_life(world: RuntimeWorld) -> None:
+    """create, start, wait, delete: the states follow the runtime specification, and the exit code is the process's."""
+    name = await world.create(world.programs.fails(42))
+    created = await world.runtime.state(name)
+    assert (name, OciStatus.CREATED) == (created.id, created.status)
+    assert created.pid > 0
+    await patiently(world.runtime.start(name))
+    assert 42 == (await patiently(world.runtime.wait(name))).code
+    assert (await world.runtime.state(name)).status in _ENDED
+    await patiently(world.runtime.delete(name))
+    assert await world.is_gone(name)
+
+
+async def check_wait_is_sticky(world: RuntimeWorld) -> None:
+    """wait: any number of waiters, before and after the end."""
+    name = await world.create(world.programs.fails(7))
+    early = [asyncio.ensure_future(world.runtime.wait(name)) for _ in range(3)]
+    await patiently(world.runtime.start(name))
+    assert [7] * 3 == [end.code for end in await patiently(asyncio.gather(*early))]
+    assert 7 == (await patiently(world.runtime.wait(name))).code
+
+
+async def check_kill(world: RuntimeWorld) -> None:
+    """kill: the signal reaches the first process; who is killed ends with 128 and the signal's number."""
+    name = await world.create(world.programs.sleeps())
+    await patiently(world.runtime.start(name))
+    await patiently(world.runtime.kill(name, signal.SIGKILL))
+    assert 128 + signal.SIGKILL == (await patiently(world.runtime.wait(name))).code
+
+
+async def check_delete_of_the_running(world: RuntimeWorld) -> None:
+    """delete: what still runs is killed, and whoever waits is told."""
+    name = await world.create(world.programs.sleeps())
+    await patiently(world.runtime.start(name))
+    waiting = asyncio.ensure_future(world.runtime.wait(name))
+    await asyncio.sleep(0)
+    await patiently(world.runtime.delete(name))
+    await patiently(waiting)
+    assert await world.is_gone(name)
+
+
+async def check_delete_of_the_created(world: RuntimeWorld) -> None:
+    """delete: a container that was never started goes, too."""
+    name = await world.create(world.programs.sleeps())
+    await patiently(world.runtime.delete(name))
+    assert await world.is_gone(name)
+
+
+async def check_unknown(world: RuntimeWorld) -> None:
+    """State and delete raise NotFound for what is not there."""
+    assert await world.is_gone("exam-nobody")
+    try:
+        await patiently(world.runtime.delete("exam-nobody"))
+    except NotFound:
+        return
+    raise AssertionError("delete of an unknown container must raise NotFound")
+
+
+async def check_pipes(world: RuntimeWorld) -> None:
+    """create: the named pipes of Stdio become the process's own streams."""
+    paths = {name: str(world.folder / name) for name in ("stdin", "stdout", "stderr")}
+    for path in paths.values():
+        os.mkfifo(path)
+    script = ("sh", "-c", "read line; echo got $line; echo complained >&2")
+    reading = {name: asyncio.ensure_future(_read(paths[name])) for name in ("stdout", "stderr")}
+    name = await world.create(script, Stdio(stdin=paths["stdin"], stdout=paths["stdout"], stderr=paths["stderr"]))
+    descriptor = os.open(paths["stdin"], os.O_RDWR)
+    await patiently(world.runtime.start(name))
+    os.write(descriptor, b"it\n")
+    await patiently(world.runtime.wait(name))
+    os.close(descriptor)
+    assert (b"got it\n", b"complained\n") == (await patiently(reading["stdout"]), await patiently(reading["stderr"]))
+
+
+async def check_log(world: RuntimeWorld) -> None:
+    """create: with a log path the output is written there, in CRI's format."""
+    log = world.folder / "log"
+    name = await world.create(world.programs.prints("said"), Stdio(log_path=str(log)))
+    await patiently(world.runtime.start(name))
+    await patiently(world.runtime.wait(name))
+    await until(log.exists)
+    assert ["stdout F said"] == [line.split(" ", 1)[1] for line in log.read_text(encoding="utf-8").splitlines()]
+
+
+async def _read(path: str) -> bytes:
+    """What is written to a pipe, to its end."""
+    return await asyncio.to_thread(Path(path).read_bytes)
+
+
+Check = Callable[[RuntimeWorld], Awaitable[None]]
+
+RUNTIME_CHECKS: Final[Mapping[str, Check]] = {
+    name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")
+}
+"""All checks by name."""
+
+
+class OciRuntimeConformance:
+    """Inherit, and tell how to make a runtime and a bundle. `leaves_out` names checks for what the runtime does not offer."""
+
+    programs: ClassVar[Programs] = Programs()
+    leaves_out: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    async def make_runtime(self, folder: Path) -> OciRuntime:
+        """A new runtime with its state below `folder`."""
+
+    @abstractmethod
+    def write_bundle(self, bundle: Path, argv: tuple[str, ...]) -> None:
+        """Fill a bundle's folder: config.json for this command, and its root file system."""
+
+    @contextlib.asynccontextmanager
+    async def world(self) -> AsyncIterator[RuntimeWorld]:
+        """A runtime with nothing in it, and nothing left at the end."""
+        folder = Path(tempfile.mkdtemp(prefix="exam"))
+        runtime = await self.make_runtime(folder / "state")
+        world = RuntimeWorld(runtime, folder, self.write_bundle, self.programs)
+        try:
+            yield world
+        finally:
+            for name in world.made:
+                with contextlib.suppress(CrishimError):
+                    await runtime.delete(name)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @pytest.mark.parametrize("check", list(RUNTIME_CHECKS))
+    def test_contract(self, check: str) -> None:
+        """The runtime keeps one sentence of `OciRuntime`'s contract."""
+        assert self.leaves_out <= RUNTIME_CHECKS.keys()
+        asyncio.run(self._examine(check))
+
+    async def _examine(self, check: str) -> None:
+        if check not in self.leaves_out:
+            async with self.world() as world:
+                await RUNTIME_CHECKS[check](world)

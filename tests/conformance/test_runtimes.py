@@ -1,0 +1,103 @@
+"""The exam for OCI runtimes, taken by runc, by crun, and by the runtime of the example."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crishim.backends.runc import RuncRuntime, RuntimeCommand
+from crishim.backends.runc.exec import become_subreaper
+from crishim.interfaces.oci_runtime import OciRuntime
+from crishim.oci.machine import host
+from crishim.testing.conformance.runtimes import OciRuntimeConformance
+from tests.backends.runc.world import APPLETS, needs, without_hybrid
+from tests.shimv2.containerd import PROGRAMS, containerd
+
+SHIM = Path(__file__).parents[2] / "examples" / "plain_shim.py"
+
+
+def busybox(root: Path) -> None:
+    """A root file system of Debian's static busybox."""
+    (root / "bin").mkdir(parents=True)
+    for folder in ("proc", "dev", "sys"):
+        (root / folder).mkdir()
+    shutil.copy2(str(shutil.which("busybox")), root / "bin" / "busybox")
+    for applet in APPLETS:
+        (root / "bin" / applet).hardlink_to(root / "bin" / "busybox")
+
+
+class WithBusybox(OciRuntimeConformance):
+    """Bundles of a busybox."""
+
+    def write_bundle(self, bundle: Path, argv: tuple[str, ...]) -> None:
+        busybox(bundle / "rootfs")
+        subprocess.run(["runc", "spec", "--bundle", str(bundle)], check=True)
+        config: dict[str, Any] = json.loads((bundle / "config.json").read_text())
+        config["process"] |= {"args": list(argv), "terminal": False, "env": ["PATH=/bin"]}
+        config["root"] = {"path": "rootfs"}
+        config["linux"]["cgroupsPath"] = f"/crishim-exam/{bundle.name}"
+        (bundle / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.node
+@needs("runc", "conmon", "busybox")
+class TestRunc(WithBusybox):
+    """runc keeps the contract."""
+
+    runtime = "runc"
+
+    async def make_runtime(self, folder: Path) -> OciRuntime:
+        become_subreaper()
+        return RuncRuntime(RuntimeCommand(self.runtime, folder / "runtime"), folder / "s", host())
+
+
+@pytest.mark.node
+@needs("crun", "runc", "conmon", "busybox")
+class TestCrun(TestRunc):
+    """crun keeps the contract."""
+
+    runtime = "crun"
+
+    @pytest.fixture(autouse=True)
+    def no_hybrid(self) -> None:
+        """The machine is as crun wants it."""
+        without_hybrid()
+
+
+@pytest.mark.node
+@needs("runc", "busybox", "chroot")
+class TestPlain(WithBusybox):
+    """The runtime of the example keeps the contract, but for logs, which a shim has nothing to do with."""
+
+    leaves_out = frozenset({"log"})
+
+    async def make_runtime(self, folder: Path) -> OciRuntime:
+        spec = importlib.util.spec_from_file_location("plain_shim", SHIM)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        runtime: OciRuntime = module.PlainRuntime(folder)
+        return runtime
+
+
+@pytest.mark.node
+@needs(*PROGRAMS)
+def test_the_example_under_containerd(tmp_path: Path) -> None:
+    """A whole shim of under a hundred lines: `ctr run` sees its output and its exit code."""
+    assert len(SHIM.read_text().splitlines()) < 100
+    program = tmp_path / "containerd-shim-plain-v1"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {SHIM} "$@"\n')
+    program.chmod(0o755)
+    with containerd() as node:
+        done = node.ctr(
+            *("run", "--rm", "--rootfs", "--runtime", str(program), "--env", "PATH=/bin"),
+            *(str(node.root), "t1", "sh", "-c", "echo hello; exit 6"),
+        )
+        assert (6, b"hello\n") == (done.returncode, done.stdout)
+        assert {} == node.tasks()
