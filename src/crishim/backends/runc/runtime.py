@@ -166,7 +166,7 @@ class MonitoredRuntime:
         return Features()
 
     def _monitor_cgroups(self, bundle: Path) -> tuple[Path, ...]:
-        return self._cgroups.beside(read_config(bundle)["linux"]["cgroupsPath"])
+        return self._cgroups.beside(read_config(bundle).get("linux", {}).get("cgroupsPath", ""))
 
     def _monitored(self) -> tuple[str, tuple[str, ...]]:
         """The program that conmon runs for the runtime, and what stands before its subcommand."""

@@ -1,0 +1,65 @@
+"""One runtime class, two doors, one process: a pod of the kubelet's, and a task of containerd's."""
+
+import asyncio
+import base64
+import json
+import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from crishim._proto import shim_task_pb2 as pb
+from crishim.backends.runc import RuncRuntime
+from crishim.model.container import ContainerState
+from crishim.shims import runc
+from crishim.shimv2.door import Door
+from crishim.shimv2.launcher import CONTROL, talk
+from crishim.system import SystemClock
+from crishim.ttrpc.client import Client
+from tests.backends.runc.world import needs, node
+from tests.conformance.test_runtimes import busybox
+
+TASK = "containerd.task.v2.Task"
+
+pytestmark = [pytest.mark.node, needs("runc", "conmon", "busybox", "unshare", "catatonit")]
+
+
+def bundle_in(folder: Path) -> Path:
+    """A bundle that ends with 5."""
+    bundle = folder / "bundle"
+    busybox(bundle / "rootfs")
+    subprocess.run(["runc", "spec", "--bundle", str(bundle)], check=True)
+    config = json.loads((bundle / "config.json").read_text())
+    config["process"] |= {"args": ["sh", "-c", "exit 5"], "terminal": False, "env": ["PATH=/bin"]}
+    (bundle / "config.json").write_text(json.dumps(config))
+    return bundle
+
+
+async def task_of_containerd(folder: Path, bundle: Path) -> int:
+    """A whole life of a task, as containerd asks for it; its exit code."""
+    asked = {"do": "start", "id": "t1", "namespace": "ns", "bundle": str(bundle), "events": "", "stdin": ""}
+    told = await asyncio.to_thread(talk, str(folder / CONTROL), asked)
+    client = await Client.connect(base64.b64decode(told["out"]).decode())
+    try:
+        await client.call(TASK, "Create", pb.CreateTaskRequest(id="t1", bundle=str(bundle)).SerializeToString())
+        await client.call(TASK, "Start", pb.StartRequest(id="t1").SerializeToString())
+        answer = await client.call(TASK, "Wait", pb.WaitRequest(id="t1").SerializeToString(), timeout=30)
+        await client.call(TASK, "Delete", pb.DeleteRequest(id="t1").SerializeToString())
+        return pb.WaitResponse.FromString(answer).exit_status
+    finally:
+        await client.close()
+
+
+async def test_one_runtime_two_doors(tmp_path: Path) -> None:
+    """The same class runs the container of a pod and the task, beside one another."""
+    bundle = bundle_in(tmp_path)
+    with TemporaryDirectory(prefix="door") as short:
+        folder = Path(short)
+        make = runc(folder)
+        async with node(tmp_path, runtime="runc") as world, Door(folder, make, SystemClock()).serving():
+            container = await world.run_container(await world.run_sandbox(), "main", "sleep", "600")
+            assert 5 == await task_of_containerd(folder, bundle)
+            assert ContainerState.RUNNING is world.services._core.table.container(container).state
+            pods = world.services._core.backends.get("").backend
+            assert {RuncRuntime} == {type(make("ns", ("", b""))), type(pods._runtime)}  # type: ignore[attr-defined]
