@@ -48,6 +48,8 @@ TOOLS: Final = {
     "root": "run the tests as root",
     "crictl": "releases of kubernetes-sigs/cri-tools have it",
     "runc": "apt-get install runc",
+    "containerd": "apt-get install containerd",
+    "ctr": "apt-get install containerd",
     "conmon": "apt-get install conmon",
     "skopeo": "apt-get install skopeo",
     "docker-registry": "apt-get install docker-registry",
@@ -207,13 +209,19 @@ class Session:
                 self._write(block)
 
     def close(self) -> None:
-        """End the shell and what it started."""
+        """End the shell and what it started, daemons in its own file systems among them."""
+        namespace = _mounts_of(self._shell.pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._shell.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._shell.communicate(timeout=10)
         self._kill()
         self._shell.communicate()
+        if namespace != _mounts_of(os.getpid()):
+            for pid in [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]:
+                if namespace and namespace == _mounts_of(pid):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
 
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -251,6 +259,14 @@ def session(folder: Path, page: Path) -> Iterator[Session]:
 def _reason_before(text: str, position: int) -> str:
     match = re.search(r"<!-- not run: ([\w ]+) -->\s*\Z", text[:position])
     return match[1] if match else ""
+
+
+def _mounts_of(pid: int) -> str:
+    """The mount namespace of a process; empty for one that is gone."""
+    try:
+        return str(Path(f"/proc/{pid}/ns/mnt").readlink())
+    except OSError:
+        return ""
 
 
 def _which(tool: str) -> str | None:
