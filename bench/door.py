@@ -1,0 +1,87 @@
+"""The shim v2 door beside containerd's own shim, in one containerd: `ctr run`, memory of what serves 50 tasks, the launcher.
+
+Prints the figures of one run on one machine; nothing is asserted. Needs root, containerd, runc, conmon and busybox.
+
+    python -m bench.door
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.node.world import processes
+from tests.shimv2.containerd import RUNTIME, Containerd, containerd
+
+RUNS = 20
+TASKS = 50
+GO = "io.containerd.runc.v2"
+
+
+def ctr_run(node: Containerd, runtime: str, name: str, *argv: str, detached: bool = False) -> float:
+    """Milliseconds of a `ctr run`."""
+    options = ["-d"] if detached else ["--rm"]
+    begun = time.perf_counter()
+    done = node.ctr("run", "--rootfs", "--runtime", runtime, "--env", "PATH=/bin", *options, str(node.root), name, *argv)
+    took = (time.perf_counter() - begun) * 1000
+    assert done.returncode == 0, done.stderr
+    return took
+
+
+def pss(pids: list[int]) -> int:
+    """KiB of proportional memory."""
+    total = 0
+    for pid in pids:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+        total += int(text.split("\nPss:")[1].split()[0])
+    return total
+
+
+def servers(node: Containerd, runtime: str) -> list[int]:
+    """What serves the tasks: the daemon and its monitors, or Go's shims."""
+    if runtime == GO:
+        return [
+            pid for pid, line in processes(str(node.folder)) if line.startswith("containerd-shim") or "shim-runc-v2" in line
+        ]
+    return [node.daemon(), *(pid for pid, line in processes(str(node.folder)) if line.startswith("conmon"))]
+
+
+def launcher() -> None:
+    """What one start of the thin program costs, and what it loads."""
+    program = f"{Path(sys.executable).parent}/containerd-shim-crishim-v2"
+    times = []
+    for _ in range(RUNS):
+        begun = time.perf_counter()
+        subprocess.run([program, "-v"], check=True, capture_output=True)
+        times.append((time.perf_counter() - begun) * 1000)
+    code = "import sys; before = set(sys.modules); import crishim.shimv2.launcher; print(len(set(sys.modules) - before))"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+    print(f"launcher: {statistics.median(times):.1f} ms a start, {loaded} modules beyond the interpreter's own")
+
+
+def main() -> None:
+    """Measure both, one after the other."""
+    launcher()
+    found: dict[str, list[float]] = {}
+    with containerd() as node:
+        for runtime in (GO, RUNTIME):
+            ctr_run(node, runtime, "warm", "true")
+            times = sorted(ctr_run(node, runtime, f"r{number}", "true") for number in range(RUNS))
+            names = [f"t{number}" for number in range(TASKS)]
+            for name in names:
+                ctr_run(node, runtime, name, "sleep", "600", detached=True)
+            memory = pss(servers(node, runtime)) / TASKS
+            for name in names:
+                node.ctr("task", "rm", "-f", name)
+                node.ctr("container", "rm", name)
+            found[runtime] = [statistics.median(times), times[int(RUNS * 0.95) - 1], memory]
+    print(f"{'':26}{'Go':>12}{'crishim':>12}{'ratio':>8}")
+    for row, theirs, ours in zip(
+        ("ctr run, ms", "ctr run p95, ms", "KiB per task at 50"), found[GO], found[RUNTIME], strict=True
+    ):
+        print(f"{row:26}{theirs:12.1f}{ours:12.1f}{ours / theirs:8.2f}")
+
+
+if __name__ == "__main__":
+    main()
