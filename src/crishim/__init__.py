@@ -5,12 +5,14 @@ asked for, so importing this package costs next to nothing. Doors that pull in m
 (protobuf), `crishim.server` (gRPC), `crishim.shimv2` (ttrpc), `crishim.testing` (fakes and the exam), `crishim.app`.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False
+"""True for type checkers alone. Importing `typing` for it would double what `import crishim` costs."""
+
 if TYPE_CHECKING:
+    from typing import Any
+
     from crishim.errors import (
         Aborted,
         AlreadyExists,
@@ -191,7 +193,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
+    import importlib
+
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'crishim' has no attribute {name!r}")

@@ -12,7 +12,7 @@ Daemon and launcher speak over a unix socket in the state folder: one line of JS
     whatever goes wrong                                                                          ->  {"error": text}
 """
 
-import base64
+import binascii
 import contextlib
 import fcntl
 import json
@@ -54,7 +54,7 @@ def run(argv: Sequence[str], name: str, daemon: Sequence[str], default: str = ST
         "namespace": options.get("namespace", ""),
         "bundle": options.get("bundle") or os.getcwd(),  # noqa: PTH109 - no pathlib here
         "events": os.environ.get("TTRPC_ADDRESS", ""),
-        "stdin": base64.b64encode(sys.stdin.buffer.read() if command == "start" else b"").decode(),
+        "stdin": binascii.b2a_base64(sys.stdin.buffer.read() if command == "start" else b"", newline=False).decode(),
     }
     try:
         told = ask(state, asked, daemon)
@@ -64,7 +64,7 @@ def run(argv: Sequence[str], name: str, daemon: Sequence[str], default: str = ST
     if "error" in told:
         sys.stderr.write(f"{name}: {told['error']}\n")
         return 1
-    return write(base64.b64decode(told["out"]))
+    return write(binascii.a2b_base64(told["out"]))
 
 
 def parse(argv: Sequence[str]) -> dict[str, str]:
