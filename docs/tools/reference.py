@@ -11,6 +11,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 import attrs
@@ -70,7 +71,7 @@ def contract() -> Iterator[str]:
     for kind in (backend.BackendContext, backend.BackendInfo, backend.NetnsSource):
         yield from _value(kind)
     for title, module, kinds in (
-        ("OciRuntime", oci_runtime, (oci_runtime.OciRuntime,)),
+        ("OciRuntime", oci_runtime, _protocols(oci_runtime)),
         ("ImageService and RootfsProvider", images, (images.ImageService, images.RootfsProvider)),
         ("PodNetwork and its neighbours", network, (network.PodNetwork, network.SandboxNamespaces, network.NetnsDialer)),
         ("RecordStore", store, (store.RecordStore,)),
@@ -81,6 +82,12 @@ def contract() -> Iterator[str]:
             if len(kinds) > 1:
                 yield f"**`{each.__name__}`**: {_line(each.__doc__)}\n"
             yield from _verbs(each)
+
+
+def _protocols(module: ModuleType) -> tuple[type, ...]:
+    return tuple(
+        kind for kind in vars(module).values() if getattr(kind, "_is_protocol", False) and kind.__module__ == module.__name__
+    )
 
 
 def offered() -> Iterator[str]:
