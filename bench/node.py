@@ -4,7 +4,7 @@ Prints one table: milliseconds (median, 95th percentile) of each call for pods o
 second with eight clients, memory, lists, a restart, a cold pull; then the ratios to containerd's. Nothing is asserted.
 Needs root, containerd, runc, crun, conmon, skopeo, docker-registry and busybox.
 
-    python bench/node.py [--pods 30] [--many 100] [--only runc,containerd]
+    python -m bench.node [--pods 30] [--many 100] [--only containerd,runc,crun,docker]
 """
 
 import argparse
@@ -32,6 +32,7 @@ from crishim.mounting import unmount_below
 from crishim.testing.harness import container_config, sandbox_config
 from crishim.testing.kubelet import CriClient, connect
 from tests.node.registry import File, Layout, folder, serving, tar_of
+from tests.suite.engine import engine
 
 T = TypeVar("T")
 
@@ -252,9 +253,9 @@ def push_images(place: Path, registry: Any) -> tuple[str, str]:
     return registry.push(layout, "small", "bench/small:1"), registry.push(layout, "big", "bench/big:1")
 
 
-def crishim(place: Path, runtime: str, small: str, big: str) -> Peer:
-    """Our server."""
-    place.mkdir()
+def crishim(place: Path, small: str, big: str) -> Peer:
+    """Our server over the runtime that its folder is named after."""
+    runtime = place.name
     host = small.partition("/")[0]
     (place / "registries.conf").write_text(f'[[registry]]\nlocation = "{host}"\ninsecure = true\n')
     (place / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
@@ -277,9 +278,26 @@ config = "{place}/net.d"
     return Peer(f"crishim-{runtime}", place, serve, small, big)
 
 
+def docker(place: Path, small: str, big: str) -> Peer:
+    """Our server over an engine whose socket is in the same folder."""
+    (place / "crishim.toml").write_text(f"""
+listen = "{place}/cri.sock"
+state = "{place}/state"
+runtime_state = "{place}/run"
+cgroup_driver = "cgroupfs"
+[handlers]
+"" = "docker"
+[backends.docker]
+socket = "{place}/docker.sock"
+[network]
+config = "{place}/net.d"
+""")
+    serve = (sys.executable, "-m", "crishim", "serve", "--config", f"{place}/crishim.toml")
+    return Peer("crishim-docker", place, serve, small, big)
+
+
 def containerd(place: Path, small: str, big: str) -> Peer:
     """Debian's."""
-    place.mkdir()
     host = small.partition("/")[0]
     cri = 'plugins."io.containerd.grpc.v1.cri"'
     (place / "containerd.toml").write_text(f"""version = 2
@@ -324,10 +342,10 @@ def table(results: dict[str, dict[str, float]]) -> None:
     names = list(results)
     theirs = results.get("containerd", {})
     ours = [name for name in names if name != "containerd"] if theirs else []
-    print(f"{'':28}" + "".join(f"{name:>16}" for name in names) + "".join(f"{f'{name[8:]} ratio':>12}" for name in ours))
+    print(f"{'':28}" + "".join(f"{name:>16}" for name in names) + "".join(f"{f'{name[8:]} ratio':>14}" for name in ours))
     for row in next(iter(results.values())):
         figures = "".join(f"{results[name][row]:16.2f}" for name in names)
-        ratios = "".join(f"{results[name][row] / (theirs[row] or 1e-9):12.2f}" for name in ours)
+        ratios = "".join(f"{results[name][row] / (theirs[row] or 1e-9):14.2f}" for name in ours)
         print(f"{row:28}{figures}{ratios}")
 
 
@@ -340,9 +358,13 @@ async def main(options: argparse.Namespace) -> None:
         results = {}
         for name in options.only.split(","):
             own = place / name
-            peer = containerd(own, small, big) if name == "containerd" else crishim(own, name, small, big)
-            with cleared(peer):
-                results[peer.name] = await measured(peer, options)
+            own.mkdir()
+            beneath = engine(own, registry.port, ()) if name == "docker" else contextlib.nullcontext("")
+            with beneath:
+                made_by = {"containerd": containerd, "docker": docker}.get(name, crishim)
+                peer = made_by(own, small, big)
+                with cleared(peer):
+                    results[peer.name] = await measured(peer, options)
         table(results)
 
 
