@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test examples docs reference pictures package packages proto fuzz coverage-page critest critest-all clean
+.PHONY: demo test examples docs reference pictures package packages proto fuzz soak coverage-page critest critest-all clean
 
 # Plays a pod on the embedded backend: no root, no daemon.
 demo: $(VENV)/.node
@@ -64,6 +64,10 @@ coverage-page: $(VENV)/.dev
 # Broken input for the streaming parsers, a million of each kind.
 fuzz: $(VENV)/.dev
 	$(BIN)/python bench/fuzz/streaming.py
+
+# What takes longer than a test may: the server killed at two hundred moments, and the parsers fed for long.
+soak: packages $(VENV)/.dev fuzz
+	CRISHIM_MOMENTS=200 $(BIN)/python -m pytest tests/node/test_faults.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
