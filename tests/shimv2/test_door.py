@@ -17,7 +17,7 @@ from crishim.model.sandbox import LinuxPodSandboxConfig
 from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
 from crishim.testing.harness import container_config, sandbox_config
 from tests.backends.runc.world import needs
-from tests.node.world import TOOLS, images
+from tests.node.world import TOOLS, images, processes
 from tests.shimv2.containerd import PROGRAMS, Containerd, containerd
 
 pytestmark = [pytest.mark.node, needs(*PROGRAMS)]
@@ -82,6 +82,19 @@ def test_a_terminal(node: Containerd) -> None:
     ]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     assert (5, b"yes") == (done.returncode, done.stdout.strip(b"\x00\x04\b^@D\r\n"))
+
+
+def test_processes_that_outlive_the_first(node: Containerd) -> None:
+    """In a shared process namespace they are ended with the first one, before the task is deleted."""
+    assert 0 == node.run("t0", "sleep", "600", options=("-d",)).returncode
+    options = ("-d", "--with-ns", f"pid:/proc/{node.tasks()['t0'][0]}/ns/pid")
+    assert 0 == node.run("t1", "sh", "-c", "sleep 7654321 & echo ready; exit 3", options=options).returncode
+    assert eventually(lambda: "STOPPED" == node.tasks()["t1"][1])
+    assert [] == [pid for pid, line in processes("7654321") if line.startswith("sleep")]
+    assert b"3" in node.ctr("task", "rm", "t1").stderr
+    assert "RUNNING" == node.tasks()["t0"][1]
+    node.ctr("task", "rm", "-f", "t0")
+    assert eventually(lambda: not node.leftovers())
 
 
 def test_a_program_that_is_not_there(node: Containerd) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, NotFound, Unimplemented
+from crishim.errors import AlreadyExists, FailedPrecondition, NotFound, Unimplemented
 from crishim.interfaces.capabilities import SupportsAttach, SupportsPause
 from crishim.interfaces.oci_runtime import OciRuntime, OciStatus, RunsProcesses, Stdio, UpdatesResources
 from crishim.interfaces.seams import Clock
@@ -25,6 +25,7 @@ from crishim.model.process import Exit, TerminalSize
 from crishim.oci.bundle import read_config
 from crishim.oci.cgroups import Cgroups, folder_of
 from crishim.oci.figures import Figures
+from crishim.shimv2.kept import keep_options, kept_options
 from crishim.shimv2.pipes import IoPaths, Pipes
 from crishim.shimv2.rootfs import RootMount, mount_rootfs, unmount_rootfs
 
@@ -135,6 +136,7 @@ class Tasks:
         try:
             async with task.turn:
                 pipes.hold()
+                await asyncio.to_thread(keep_options, creation.bundle, creation.options)
                 await asyncio.to_thread(mount_rootfs, creation.bundle / "rootfs", creation.mounts)
                 task.main.pid = await task.runtime.create(key[1], creation.bundle, _stdio(pipes.paths))
                 if pipes.paths.terminal and isinstance(task.runtime, SupportsAttach):
@@ -145,6 +147,7 @@ class Tasks:
             raise
         task.main.work = _begin(self._watch(task), f"exit of {key[1]}")
         self._news.created(task, creation)
+        await asyncio.sleep(0)  # the wait for its end is under way before anybody can ask for that
         return task.main.pid
 
     async def start(self, key: Key, exec_id: str) -> int:
@@ -181,7 +184,8 @@ class Tasks:
         """End whatever there is of a task, known or not: `delete` of a shim's binary. Repeatable."""
         task = self._tasks.get(key)
         if task is None:
-            task = Task(key, bundle, self._make(key[0], ("", b"")), Process(Pipes(IoPaths())))
+            options = await asyncio.to_thread(kept_options, bundle)
+            task = Task(key, bundle, self._make(key[0], options), Process(Pipes(IoPaths())))
             await self._free(task)
             return Exit(code=128 + _KILL, at=self._clock.now())
         async with task.turn:
@@ -296,9 +300,10 @@ class Tasks:
     async def _watch(self, task: Task) -> None:
         try:
             end = await task.runtime.wait(task.id)
-        except CrishimError as error:
-            _log.warning("the end of %s is not known: %s", task.id, error)
+        except Exception as error:  # noqa: BLE001 - whatever the runtime says, somebody waits for an end
+            _log.warning("the end of %s is not known: %r", task.id, error)
             end = Exit.unknown()
+        await self._end_others(task)
         if task.copying is not None:
             await asyncio.wait({task.copying}, timeout=_PATIENCE)
         task.main.pipes.close()
@@ -306,21 +311,40 @@ class Tasks:
         task.main.ended.set_result(attrs.evolve(end, at=end.at or self._clock.now()))
         self._news.exited(task, "", task.main.pid, task.main.ended.result())
 
+    async def _end_others(self, task: Task) -> None:
+        """What shares its processes' namespace with others outlives its first process, and holds its pipes: it is ended."""
+        with contextlib.suppress(Exception):  # whatever the runtime says, how the first one ended is told
+            namespaces = read_config(task.bundle).get("linux", {}).get("namespaces", [])
+            if not any(one.get("type") == "pid" and not one.get("path") for one in namespaces):
+                await task.runtime.kill(task.id, _KILL, everyone=True)
+
     async def _free(self, task: Task) -> None:
         """Kill, delete, unmount, forget: as far as each is there."""
         with contextlib.suppress(NotFound):
             await task.runtime.delete(task.id)
         if task.main.work is not None:
             await asyncio.wait({task.main.work}, timeout=_PATIENCE)
-        running = [process.work for process in task.execs.values() if process.work is not None and not process.work.done()]
-        for work in running:
-            work.cancel()
+        await self._end_execs(task)
         if task.copying is not None:
             task.copying.cancel()
         for process in (task.main, *task.execs.values()):
             process.pipes.close()
         await asyncio.to_thread(unmount_rootfs, task.bundle / "rootfs")
         self._tasks.pop(task.key, None)
+
+    async def _end_execs(self, task: Task) -> None:
+        """Whoever waits for an exec of a task that goes learns of an end."""
+        running = {process.work for process in task.execs.values() if process.work is not None and not process.work.done()}
+        for work in running:
+            work.cancel()
+        if running:
+            await asyncio.wait(running, timeout=_PATIENCE)
+        for exec_id, process in task.execs.items():
+            if not process.ended.done():
+                process.ended.set_result(self._end_of(process))
+                process.status = OciStatus.STOPPED
+                if process.pid:
+                    self._news.exited(task, exec_id, process.pid, process.ended.result())
 
     def _end_of(self, process: Process) -> Exit:
         if process.ended.done():
