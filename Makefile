@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test examples docs reference pictures package packages proto fuzz soak coverage-page critest critest-all clean
+.PHONY: demo test examples docs reference pictures package packages proto fuzz soak coverage-page critest critest-all critest-containerd clean
 
 # Plays a pod on the embedded backend: no root, no daemon.
 demo: $(VENV)/.node
@@ -52,6 +52,10 @@ critest: packages $(VENV)/.dev
 # The suite against every runtime there is.
 critest-all: packages $(VENV)/.dev
 	$(BIN)/python -m tests.suite.all
+
+# The suite against containerd, with runc's own shim and with ours: what is worse with ours.
+critest-containerd: packages $(VENV)/.dev
+	$(BIN)/python -m tests.suite.containerd
 
 # Code from the .proto files, after a change to one.
 proto: $(VENV)/.dev

@@ -28,6 +28,21 @@ OF_RUNTIMES: Final[Mapping[str, Mapping[str, str]]] = {
 """The same for what one runtime's program cannot do."""
 
 
+FAILED: Final = frozenset({"failed", "panicked", "timedout", "interrupted", "aborted"})
+"""What Ginkgo calls a spec that did not pass, and was not left out."""
+
+
+def outcomes(xml: str) -> dict[str, str]:
+    """Of each spec by its name: `passed`, `failed`, or `left out`."""
+    found = {}
+    for spec in ET.fromstring(xml).iter("testcase"):
+        name = spec.get("name", "")
+        if name.startswith("[It]"):
+            left_out = spec.find("skipped") is not None
+            found[name] = "left out" if left_out else "failed" if spec.get("status") in FAILED else "passed"
+    return found
+
+
 def report(xml: str, runtime: str) -> tuple[str, int]:
     """A text for people, and how many specs failed or were left out without an excuse."""
     suite = ET.fromstring(xml)
@@ -42,7 +57,7 @@ def report(xml: str, runtime: str) -> tuple[str, int]:
             excuse = skip_excuse(name, reason, runtime)
             bad += not excuse
             left_out[excuse or f"NOT EXCUSED: {name}: {reason}"] += 1
-        elif spec.get("status") in {"failed", "panicked", "timedout", "interrupted", "aborted"}:
+        elif spec.get("status") in FAILED:
             failed += 1
             excuse = next((why for part, why in FAILURES.items() if part in name), "")
             bad += not excuse

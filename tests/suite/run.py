@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -34,11 +34,12 @@ TOOLS: Final = {
     "cc": "gcc libc6-dev",
     "dpkg-source": "dpkg-dev",
 }
+BRIDGE: Final = "crisuite0"
 SUBNET: Final = "10.87.0.0/16"
 NETWORK: Final = """{
   "cniVersion": "1.0.0", "name": "crishim-suite",
   "plugins": [
-    {"type": "bridge", "bridge": "crisuite0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
+    {"type": "bridge", "bridge": "%s", "isGateway": true, "ipMasq": true, "hairpinMode": true,
      "ipam": {"type": "host-local", "ranges": [[{"subnet": "%s"}]], "routes": [{"dst": "0.0.0.0/0"}], "dataDir": "%s"}},
     {"type": "portmap", "capabilities": {"portMappings": true}, "snat": true},
     {"type": "firewall"}
@@ -66,10 +67,10 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def process(*command: str, log: Path) -> Iterator[None]:
-    """A server for as long as it is needed, ended by its pid."""
+def process(*command: str, log: Path, environment: Mapping[str, str] | None = None) -> Iterator[None]:
+    """A server for as long as it is needed, ended by its pid; `environment` is what it has besides ours."""
     with log.open("wb") as output:
-        started = subprocess.Popen(command, stdout=output, stderr=output)
+        started = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **(environment or {})})
         try:
             yield
         finally:
@@ -101,6 +102,42 @@ def backend_of(runtime: str, folder: Path) -> str:
     return f'[backends.{runtime}]\nplugin = "runc"\nruntime = "{runtime}"'
 
 
+def write_network(folder: Path, bridge: str, subnet: str) -> None:
+    """A network of CNI in the folder's `net.d`."""
+    (folder / "net.d").mkdir()
+    (folder / "net.d" / "10-suite.conflist").write_text(NETWORK % (bridge, subnet, folder / "addresses"))
+
+
+@contextlib.contextmanager
+def registry(folder: Path) -> Iterator[int]:
+    """A registry on the loopback with the suite's images; its port."""
+    port = free_port()
+    storage = f"storage: {{filesystem: {{rootdirectory: {folder}/registry}}}}"
+    settings = folder / "registry.yml"
+    settings.write_text(f"version: 0.1\n{storage}\nhttp: {{addr: '127.0.0.1:{port}'}}\nlog: {{level: error}}\n")
+    with process("docker-registry", "serve", str(settings), log=folder / "registry.log"):
+        wait_for("the registry", lambda: answers(port))
+        push_all(f"127.0.0.1:{port}", CACHE)
+        yield port
+
+
+def critest(folder: Path, endpoint: Path, arguments: Sequence[str], kept: Path) -> str:
+    """Run the suite against a socket; its report. The whole output goes to `kept`."""
+    endpoints = [f"--{kind}-endpoint=unix://{endpoint}" for kind in ("runtime", "image")]
+    done = subprocess.run(
+        [CRITEST, *endpoints, "--ginkgo.no-color", f"--ginkgo.junit-report={folder}/report.xml", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        cwd=folder,
+    )
+    kept.write_text(done.stdout)
+    if not (folder / "report.xml").exists():
+        raise SystemExit(done.stdout[-2000:])
+    return (folder / "report.xml").read_text()
+
+
 def write_settings(folder: Path, port: int, runtime: str) -> Path:
     """Crishim's configuration for the suite, and what it refers to."""
     mirrors = "".join(
@@ -109,8 +146,7 @@ def write_settings(folder: Path, port: int, runtime: str) -> Path:
     )
     (folder / "registries.conf").write_text(mirrors)
     (folder / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
-    (folder / "net.d").mkdir()
-    (folder / "net.d" / "10-suite.conflist").write_text(NETWORK % (SUBNET, folder / "addresses"))
+    write_network(folder, BRIDGE, SUBNET)
     config = folder / "crishim.toml"
     config.write_text(f"""
 listen = "{folder}/cri.sock"
@@ -138,35 +174,18 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="suite") as made:
         folder = Path(made)
         folder.chmod(0o711)  # the first process of a user namespace must reach its root in here
-        port = free_port()
-        storage = f"storage: {{filesystem: {{rootdirectory: {folder}/registry}}}}"
-        registry = folder / "registry.yml"
-        registry.write_text(f"version: 0.1\n{storage}\nhttp: {{addr: '127.0.0.1:{port}'}}\nlog: {{level: error}}\n")
-        with process("docker-registry", "serve", str(registry), log=folder / "registry.log"):
-            wait_for("the registry", lambda: answers(port))
-            push_all(f"127.0.0.1:{port}", CACHE)
+        with registry(folder) as port:
             config = write_settings(folder, port, runtime)
             serve = (sys.executable, "-m", "crishim", "serve", "--config", str(config))
             beneath = engine.engine(folder, port, MIRRORED) if runtime == "docker" else contextlib.nullcontext()
             with beneath, process(*serve, log=folder / "serve.log"):
                 wait_for("crishim", (folder / "cri.sock").exists)
-                endpoints = [f"--{kind}-endpoint=unix://{folder}/cri.sock" for kind in ("runtime", "image")]
-                done = subprocess.run(
-                    [CRITEST, *endpoints, "--ginkgo.no-color", f"--ginkgo.junit-report={folder}/report.xml", *sys.argv[2:]],
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                    check=False,
-                    cwd=folder,
-                )
-                (CACHE / f"{runtime}.txt").write_text(done.stdout)
-                if not (folder / "report.xml").exists():
-                    raise SystemExit(done.stdout[-2000:])
-                told, bad = report((folder / "report.xml").read_text(), runtime)
+                xml = critest(folder, folder / "cri.sock", sys.argv[2:], CACHE / f"{runtime}.txt")
+                told, bad = report(xml, runtime)
                 print(told)
             shutil.copy2(folder / "serve.log", CACHE / f"{runtime}.log")
         unmount_below(folder)
-    subprocess.run(["ip", "link", "delete", "crisuite0"], check=False, stderr=subprocess.DEVNULL)
+    subprocess.run(["ip", "link", "delete", BRIDGE], check=False, stderr=subprocess.DEVNULL)
     return 1 if bad else 0
 
 
