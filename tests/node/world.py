@@ -20,7 +20,7 @@ from crishim.model.image import ImageSpec
 from crishim.model.sandbox import LinuxPodSandboxConfig
 from crishim.mounting import unmount_below
 from crishim.testing.harness import container_config, sandbox_config
-from crishim.testing.kubelet import CriClient, connect
+from crishim.testing.kubelet import CallError, CriClient, connect
 from tests.node.registry import File, Layout, folder, serving, tar_of
 
 TOOLS: Final = ("runc", "conmon", "skopeo", "docker-registry", "busybox", "unshare", "nsenter", "iptables", "ip")
@@ -143,10 +143,13 @@ plugins = ["{self.place}/bin", "{PLUGINS}"]
         await client.pull_image(ImageSpec(image=self.image), sandbox_config())
 
     async def empty(self, client: CriClient) -> None:
-        """Remove every pod, as a kubelet would."""
-        for sandbox in await client.list_sandboxes({}):
-            await client.stop_sandbox(sandbox.id)
-            await client.remove_sandbox(sandbox.id)
+        """Remove every pod, as a kubelet would: what fails is tried again."""
+        async with asyncio.timeout(60):
+            while sandboxes := await client.list_sandboxes({}):
+                for sandbox in sandboxes:
+                    with contextlib.suppress(CallError):
+                        await client.stop_sandbox(sandbox.id)
+                        await client.remove_sandbox(sandbox.id)
 
     def held(self) -> set[str]:
         """The ids of all that the runtime holds."""

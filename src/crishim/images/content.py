@@ -19,6 +19,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -33,6 +34,8 @@ from crishim.images.table import Entry, dump, load
 from crishim.model.ids import ImageId
 
 _DAY: Final = 86400
+_TRIES: Final = 20
+_PAUSE: Final = 0.05
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -42,6 +45,19 @@ class LayerSize:
 
     bytes: int
     inodes: int
+
+
+def _lock(descriptor: int) -> None:
+    """Lock a file. Who was killed in the middle of a fork may hold it for a moment longer, in a child that is not yet another.
+
+    Raises `OSError` if somebody else goes on holding it.
+    """
+    for _ in range(_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(_PAUSE)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class Content:
@@ -62,7 +78,7 @@ class Content:
         except OSError as error:
             raise PermissionDenied(f"{error.filename}: {error.strerror}") from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._lock)
         except OSError as error:
             os.close(self._lock)
             raise FailedPrecondition("used by another process", "free", f"the image store {folder}") from error

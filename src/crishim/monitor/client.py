@@ -59,6 +59,9 @@ class Monitor:
         except FileNotFoundError as error:
             os.close(reader)
             raise FailedPrecondition("missing", "installed", self._program) from error
+        except BaseException:
+            os.close(reader)
+            raise
         finally:
             for end in (writer, begin, bid, *streams):
                 os.close(end)
@@ -68,6 +71,10 @@ class Monitor:
                 await process.wait()
         except TimeoutError:
             raise DeadlineExceeded(f"the monitor of {request.container_id} does not answer") from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await asyncio.shield(process.wait())
         if not line:
             raise Unknown(f"the monitor of {request.container_id} ended without a word")
         return conmon.parse_sync(line)

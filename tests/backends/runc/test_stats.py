@@ -1,6 +1,7 @@
 """Figures of real containers, through the service."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import pytest
 
 from crishim.errors import NotFound
 from crishim.model.container import LinuxContainerConfig
+from crishim.model.ids import SandboxId
 from crishim.model.resources import Resources
 from crishim.model.sandbox import LinuxPodSandboxConfig
 from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
-from crishim.model.stats import ContainerStatsFilter
+from crishim.model.stats import ContainerStatsFilter, SandboxUsage
 from crishim.testing import Harness
 from tests.backends.runc.world import needs, node
 from tests.cni.world import run_in
@@ -86,15 +88,25 @@ async def test_an_ended_container_keeps_its_layer(world: Harness) -> None:
         await world.services.stats.container(container)
 
 
-@pytest.mark.parametrize(("parent", "processes"), [("", 3), ("/crishim-test-pod", 6)])
+async def settled(world: Harness, sandbox: SandboxId, processes: int) -> SandboxUsage:
+    """A pod's figures once what was only starting its containers is gone."""
+    async with asyncio.timeout(30):
+        while True:
+            usage = (await world.services.stats.sandbox(sandbox)).usage
+            if usage.process is not None and usage.process.process_count == processes:
+                return usage
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize(("parent", "processes"), [("", 3), (f"/crishim-test-{os.getpid()}", 5)])
 async def test_a_pod_is_all_its_containers(world: Harness, parent: str, processes: int) -> None:
-    """A pod's figures are its cgroup's where it was given one, monitors and all, else the sum over its containers and pause."""
+    """A pod's figures are its cgroup's, with its monitors, where it was given one, else a sum over containers and pause."""
     namespaces = NamespaceOption(network=NamespaceMode.NODE, pid=NamespaceMode.POD)
     security = LinuxSandboxSecurityContext(namespace_options=namespaces)
     sandbox = await world.run_sandbox(linux=LinuxPodSandboxConfig(cgroup_parent=parent, security_context=security))
     for name in ("one", "two"):
         await world.run_container(sandbox, name, "sleep", "600")
-    usage = (await world.services.stats.sandbox(sandbox)).usage
+    usage = await settled(world, sandbox, processes)
     assert usage.process is not None
     assert processes == usage.process.process_count
     assert usage.memory is not None
