@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from crishim.errors import DeadlineExceeded, FailedPrecondition, Unavailable, Unknown
+from crishim.errors import CrishimError, DeadlineExceeded, FailedPrecondition, InvalidArgument, Unavailable, Unknown
+from crishim.interfaces.oci_runtime import Stdio
 from crishim.model.process import Exit, TerminalSize
 from crishim.monitor.client import Monitor
 from crishim.monitor.conmon import MonitorRequest
@@ -21,9 +22,9 @@ def script(folder: Path, text: str) -> Monitor:
     return Monitor(str(program))
 
 
-def request(bundle: Path, *cgroups: Path) -> MonitorRequest:
+def request(bundle: Path, *cgroups: Path, stdio: Stdio = Stdio()) -> MonitorRequest:  # noqa: B008 - a frozen value
     """A container to create."""
-    return MonitorRequest(container_id="c1", bundle=bundle, runtime="runc", sockets=bundle, cgroups=cgroups)
+    return MonitorRequest(container_id="c1", bundle=bundle, runtime="runc", sockets=bundle, cgroups=cgroups, stdio=stdio)
 
 
 async def test_a_monitor_waits_for_its_cgroup(tmp_path: Path) -> None:
@@ -49,11 +50,15 @@ async def test_monitors_that_do_not_answer(tmp_path: Path, text: str, error: typ
         await script(tmp_path, text).create(request(tmp_path), timeout=0.2)
 
 
-async def test_a_missing_monitor(tmp_path: Path) -> None:
-    """Without conmon nothing is created, and no descriptor stays open."""
+@pytest.mark.parametrize(
+    ("program", "stdio", "error"),
+    [("no-such-conmon", Stdio(), FailedPrecondition), ("sh", Stdio(stdout="/no/such/pipe"), InvalidArgument)],
+)
+async def test_a_monitor_that_cannot_begin(tmp_path: Path, program: str, stdio: Stdio, error: type[CrishimError]) -> None:
+    """Without conmon, or without a named pipe for its streams, nothing is created, and no descriptor stays open."""
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counted, not read
-    with pytest.raises(FailedPrecondition, match="conmon-that-is-not-there"):
-        await Monitor("conmon-that-is-not-there").create(request(tmp_path))
+    with pytest.raises(error, match=r"no.such"):
+        await Monitor(program).create(request(tmp_path, stdio=stdio))
     assert before == len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counted, not read
 
 
