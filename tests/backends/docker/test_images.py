@@ -158,6 +158,32 @@ async def test_a_pull_that_does_not_move(engine: Dockerd) -> None:
     images.close()
 
 
+async def test_a_pull_that_was_left(tmp_path: Path) -> None:
+    """Who asks for an image just when the last of a pull's callers leaves gets a pull of their own."""
+    asked: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            if b"/version" not in head:
+                asked.put_nowait(head)
+                await reader.read()
+                break
+            body = b'{"ApiVersion":"1.41","MinAPIVersion":"1.12"}'
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        writer.close()
+
+    images = DockerImages(Engine(str(tmp_path / "s")), SystemClock(), Options(pull_stall=1))
+    async with await asyncio.start_unix_server(talk, tmp_path / "s"):
+        first = asyncio.create_task(images.pull(ImageSpec(image="a:1"), None, None))
+        await asked.get()
+        first.cancel()
+        await asyncio.sleep(0)
+        with pytest.raises(DeadlineExceeded):
+            await images.pull(ImageSpec(image="a:1"), None, None)
+        assert (True, 1, {}) == (first.cancelled(), asked.qsize(), images._pulls)
+        images.close()
+
+
 async def test_an_image_in_use(engine: Dockerd, tmp_path: Path) -> None:
     """The engine cannot remove what a running container uses: that is refused, and nothing is changed."""
     async with Node(tmp_path, engine.socket).running() as node:

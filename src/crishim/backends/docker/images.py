@@ -64,9 +64,9 @@ class DockerImages(ImageService):
         reference, credentials = parse(image.image), registry_auth(auth)
         key = str(reference), credentials
         shared = self._pulls.get(key)
-        if shared is None:
+        if shared is None or shared.task.cancelling():  # one that all have left is not to be joined any more
             shared = self._pulls[key] = _Pull(asyncio.create_task(self._pull(reference, credentials)))
-            shared.task.add_done_callback(lambda _: self._pulls.pop(key, None))
+            shared.task.add_done_callback(lambda task: self._pull_ended(key, task))
         return await shared.joined()
 
     async def remove(self, image: ImageSpec) -> None:
@@ -99,6 +99,10 @@ class DockerImages(ImageService):
     def close(self) -> None:
         """Let go of idle connections."""
         self._engine.close()
+
+    def _pull_ended(self, key: tuple[str, str], task: "asyncio.Task[ImageId]") -> None:
+        if self._pulls[key].task is task:
+            del self._pulls[key]
 
     async def _find(self, text: str) -> dict[str, Any] | None:
         """An image by its name, or by its id or the beginning of it."""
