@@ -170,6 +170,7 @@ async def test_image_volumes(engine: Dockerd, tmp_path: Path) -> None:
             await node.container(sandbox, "other", script, mounts=missing)
         await node.services.containers.remove(container)
         assert [] == list((tmp_path / "state" / "image-volumes").iterdir())
+        assert 0o700 == (tmp_path / "state" / "image-volumes").stat().st_mode & 0o777
         await node.clear()
 
 

@@ -360,6 +360,8 @@ class DockerBackend(
                 continue
             if mount.host_path:
                 raise PullError(PullReason.IMAGE_VOLUME_MOUNT_FAILED, f"config.mounts[{number}] has an image and a host path")
+            # An image may bring setuid programs, which are for no user of this machine.
+            await asyncio.to_thread(self._volumes.mkdir, mode=0o700, parents=True, exist_ok=True)
             target = self._volumes / spec.id / str(number)
             await self._files.unpack(mount.image.image_ref or mount.image.image, target, maker)
             found[mount.container_path] = sources.image_source(target, mount.image_sub_path)

@@ -6,10 +6,11 @@ import io
 import posixpath
 import shutil
 import tarfile
+import tempfile
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import attrs
 
@@ -20,6 +21,9 @@ from crishim.model.ids import ImageId
 
 _LINKS: Final = 5
 _KEPT: Final = 256
+_MOST: Final = 1 << 20
+_HEADS: Final = 1 << 16
+"""Bytes that are read of a file, and of what an archive has before it."""
 
 
 @attrs.frozen
@@ -59,31 +63,43 @@ class ImageFiles:
             return UserFiles(await self._file(helper, "/etc/passwd"), await self._file(helper, "/etc/group"))
 
     async def _file(self, helper: str, path: str) -> bytes:
+        """At most 1 MiB of a file."""
         for _ in range(_LINKS):
             try:
-                async with self._engine.stream(
-                    "GET", f"/containers/{helper}/archive", "file", path, query={"path": path}
-                ) as pieces:
-                    packed = b"".join([piece async for piece in pieces])
+                packed = await self._archive(helper, path)
             except NotFound:
                 return b""
             with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
                 entry = tar.next()
                 file = tar.extractfile(entry) if entry is not None and entry.isreg() else None
                 if file is not None:
-                    return file.read()
+                    return file.read(_MOST)
                 if entry is None or not entry.issym():
                     return b""
                 path = posixpath.join(posixpath.dirname(path), entry.linkname)
         return b""
 
+    async def _archive(self, helper: str, path: str) -> bytes:
+        """The beginning of a path's archive: an image may have anything there, a link to all of itself included."""
+        packed = b""
+        async with self._engine.stream("GET", f"/containers/{helper}/archive", "file", path, query={"path": path}) as pieces:
+            async for piece in pieces:
+                packed += piece
+                if len(packed) > _MOST + _HEADS:
+                    break
+        return packed
+
     async def _export(self, helper: str, target: Path) -> None:
         """GNU tar unpacks: it makes links last, so that nothing is written through one."""
         await asyncio.to_thread(target.mkdir, parents=True)
+        with tempfile.TemporaryFile() as said:  # a pipe would be full before all of an image's oddities were told
+            await self._unpack_into(helper, target, said)
+
+    async def _unpack_into(self, helper: str, target: Path, said: IO[bytes]) -> None:
         tar = await asyncio.create_subprocess_exec(
             *("tar", "--extract", "--numeric-owner", "--same-owner", "--same-permissions", f"--directory={target}"),
             stdin=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            stderr=said,
         )
         assert tar.stdin is not None
         try:
@@ -93,7 +109,7 @@ class ImageFiles:
                         tar.stdin.write(piece)
                         await tar.stdin.drain()
             tar.stdin.close()
-            _, said = await tar.communicate()
+            await tar.wait()
         except BaseException:
             if tar.returncode is None:
                 tar.kill()
@@ -102,7 +118,8 @@ class ImageFiles:
             raise
         if tar.returncode:
             await asyncio.to_thread(shutil.rmtree, target, ignore_errors=True)
-            raise ResourceExhausted(f"an image cannot be unpacked: {said[-200:].decode(errors='replace')}")
+            said.seek(0)
+            raise ResourceExhausted(f"an image cannot be unpacked: {said.read()[-200:].decode(errors='replace')}")
 
     @contextlib.asynccontextmanager
     async def _helper(self, image_id: str, maker: Maker) -> AsyncIterator[str]:
