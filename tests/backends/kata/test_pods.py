@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from crishim.backends.kata import build
-from crishim.backends.kata.pods import left_of, sizes
+from crishim.backends.kata.pods import KataPods, left_of, sizes
 from crishim.errors import InvalidArgument, NotFound, Unavailable
 from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.capabilities import SupportsPortForward, SupportsSandboxWait, SupportsStats
@@ -82,6 +82,13 @@ async def test_annotations_reach_the_machine(machines: ShimWorld) -> None:
         member["io.katacontainers.x"],
     )
     assert "mine" not in member
+
+
+def test_no_pattern_tells_who_is_who(tmp_path: Path) -> None:
+    """Whatever patterns are configured, a pod's annotations never say which pod a container belongs to."""
+    pods = build(context_of(tmp_path, annotations=["*"]))
+    assert isinstance(pods, KataPods)
+    assert {"mine": "yes"} == pods._passed({"io.kubernetes.cri.sandbox-id": "another", "mine": "yes"})
 
 
 @pytest.mark.node

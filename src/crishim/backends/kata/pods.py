@@ -29,6 +29,9 @@ _log = logging.getLogger(__name__)
 
 _FOLDERS: Final = ("run/vc/sbs", "run/vc/vm", "run/kata-containers/shared/sandboxes")
 
+_OURS: Final = "io.kubernetes.cri."
+"""Annotations by which a runtime knows which pod a container belongs to: no pattern lets a pod say that."""
+
 _SIZE: Final = {
     "io.kubernetes.cri.sandbox-cpu-period": "cpu_period",
     "io.kubernetes.cri.sandbox-cpu-quota": "cpu_quota",
@@ -96,7 +99,7 @@ class KataPods(MeasuredPods):
         return {
             name: value
             for name, value in annotations.items()
-            if any(fnmatch.fnmatchcase(name, pattern) for pattern in self._patterns)
+            if not name.startswith(_OURS) and any(fnmatch.fnmatchcase(name, pattern) for pattern in self._patterns)
         }
 
 
