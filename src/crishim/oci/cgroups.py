@@ -85,16 +85,17 @@ class Cgroups:
         return tuple(folder / parent.lstrip("/") / f"monitor-{name}" for folder in sorted(folders))
 
     def remove(self, folder: str) -> None:
-        """Kill what is left in a cgroup, and remove it, of every hierarchy there is. Blocks for a second at most."""
+        """Kill what is left in a cgroup, and remove it, of every hierarchy there is. Blocks for a second at most for each."""
         name = folder.lstrip("/")
         roots = [self._root] if self._v2 else [path for path in self._root.iterdir() if path.is_dir() and not path.is_symlink()]
         for group in (root / name for root in roots if name):
             for _ in range(_TRIES):
                 if not group.is_dir():
                     break
-                for pid in read_text(group / "cgroup.procs").split():
+                for pid in map(int, read_text(group / "cgroup.procs").split()):
                     with contextlib.suppress(OSError):
-                        os.kill(int(pid), signal.SIGKILL)
+                        if pid:  # 0 is a process of another PID namespace; to kill(2), everybody beside us
+                            os.kill(pid, signal.SIGKILL)
                 with contextlib.suppress(OSError):
                     group.rmdir()
                     break
