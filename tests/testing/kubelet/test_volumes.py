@@ -50,6 +50,13 @@ def test_volumes_are_where_containers_look(tmp_path: Path) -> None:
     assert [] == [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+def test_other_users_stay_outside(tmp_path: Path) -> None:
+    """A Secret's file may be read by every user of a container, and by no other user of this machine."""
+    folders, node = folders_of(pod_of([{"name": "d", "emptyDir": {}}]), tmp_path)
+    folders.make()
+    assert 0 == Path(node.root, "pods", "uid-1").stat().st_mode & 0o007
+
+
 @pytest.mark.parametrize("kind", ["Directory", "File", "Socket", "CharDevice", "BlockDevice"])
 def test_a_host_path_must_be_what_it_says(tmp_path: Path, kind: str) -> None:
     """A host path that is not of its type is refused by its path in the manifest."""

@@ -65,7 +65,7 @@ class PodFolders:
     def make(self) -> None:
         """Make the folders and volumes that the sandbox and all containers share."""
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
+            self._root.mkdir(parents=True, exist_ok=True, mode=0o750)  # Secrets lie below, readable by any user of a container
             self._logs.mkdir(parents=True, exist_ok=True)
             for volume in self._pod.volumes:
                 self._make(volume)
