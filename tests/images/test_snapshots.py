@@ -117,6 +117,15 @@ def test_release_is_repeatable(place: Path) -> None:
     snapshots.release(C1)
 
 
+def test_other_users_stay_outside(place: Path) -> None:
+    """Nobody else on the machine reaches what a container has written, where its root is the machine's."""
+    snapshots = made(place)
+    snapshots.hold(C1, (layer(place, "one", "file"),))
+    snapshots.prepare(C1)
+    assert 0o700 == stat.S_IMODE((place / "snapshots" / C1).stat().st_mode)
+    snapshots.release(C1)
+
+
 def test_folders_that_overlayfs_cannot_be_told() -> None:
     """A folder with a colon, a comma or a backslash is refused when the store is made."""
     for name in ("a:b", "a,b", "a\\b"):

@@ -90,7 +90,9 @@ class Snapshots:
             if not (place / _RECORD).exists() or not root.exists():
                 for folder in (upper, work, empty, root):
                     folder.mkdir(parents=True, exist_ok=True)
-                place.chmod(0o711)
+                # Its setuid programs are for no user of the machine; in a user namespace they are nobody's root, and who is
+                # root there must pass.
+                place.chmod(0o711 if userns else 0o700)
                 _copy_root(upper, lowers)
                 self._write(container_id)
             if not os.path.ismount(root):
