@@ -14,10 +14,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from crishim._proto import shim_events_pb2 as pb
 from crishim._proto import shim_types_pb2 as types_pb
-from crishim.errors import CrishimError
+from crishim.errors import Code, CrishimError
 from crishim.interfaces.seams import Clock
 from crishim.shimv2.convert import NAMESPACE_KEY, packed
 from crishim.ttrpc.client import Client
+from crishim.ttrpc.status import Refused
 
 SERVICE: Final = "containerd.services.events.ttrpc.v1.Events"
 
@@ -83,9 +84,12 @@ class Publisher:
                     self._client = await Client.connect(self._address)
                 await self._client.call(SERVICE, "Forward", request, timeout=_PATIENCE, metadata=metadata)
             except CrishimError as error:
+                if isinstance(error, Refused) and error.answer is not Code.UNAVAILABLE:
+                    _log.warning("an event of %s is lost: %s", namespace, error)
+                    return  # it would be refused again, and others wait behind it
                 _log.debug("an event was not taken at %s: %s", self._address, error)
                 await self._drop()
-                await asyncio.sleep(_PAUSE * 2**attempt)
+                await self._clock.sleep(_PAUSE * 2**attempt)
             else:
                 return
         _log.warning("an event of %s is lost: nobody takes events at %s", namespace, self._address)

@@ -1,6 +1,8 @@
 """The mounts that containerd asks for with a task, in the words of mount(8), and their mounting on a bundle's rootfs."""
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -9,13 +11,14 @@ import attrs
 from crishim.errors import InvalidArgument
 from crishim.mounting import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, mount, unmount_below
 
-_FLAGS: Final = {
+_MOUNT: Final = {
     "ro": MS_RDONLY,
     "nosuid": MS_NOSUID,
     "nodev": MS_NODEV,
     "noexec": MS_NOEXEC,
     "sync": 16,
     "remount": 32,
+    "mand": 64,
     "dirsync": 128,
     "noatime": 1024,
     "nodiratime": 2048,
@@ -24,8 +27,25 @@ _FLAGS: Final = {
     "relatime": 1 << 21,
     "strictatime": 1 << 24,
 }
-_NO_FLAGS: Final = {"rw", "suid", "dev", "exec", "async", "atime", "diratime", "defaults"}
+"""Options that set flags of mount(2)."""
+_UNSET: Final = {
+    "rw": "ro",
+    "suid": "nosuid",
+    "dev": "nodev",
+    "exec": "noexec",
+    "async": "sync",
+    "nomand": "mand",
+    "atime": "noatime",
+    "diratime": "nodiratime",
+    "norelatime": "relatime",
+    "nostrictatime": "strictatime",
+}
+"""Options that take the flags of another back."""
 _REMOUNT: Final = 32
+_OF_BINDS: Final = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
+_MOST_DATA: Final = 4095
+"""mount(2) takes a page of options, with a zero at its end."""
+_LOWER: Final = "lowerdir="
 
 
 @attrs.frozen(kw_only=True)
@@ -38,29 +58,53 @@ class RootMount:
     options: tuple[str, ...] = ()
 
 
-def parsed(options: Sequence[str]) -> tuple[int, str]:
-    """Flags of mount(2), and the rest as the file system's own options."""
+def parsed(options: Sequence[str]) -> tuple[int, list[str]]:
+    """Flags of mount(2), of which the last word counts, and the rest: the file system's own options."""
     flags, data = 0, []
     for option in options:
-        if option in _FLAGS:
-            flags |= _FLAGS[option]
-        elif option not in _NO_FLAGS:
+        if option in _MOUNT:
+            flags |= _MOUNT[option]
+        elif option in _UNSET:
+            flags &= ~_MOUNT[_UNSET[option]]
+        elif option != "defaults":
             data.append(option)
-    return flags, ",".join(data)
+    return flags, data
+
+
+@contextlib.contextmanager
+def shortened(data: Sequence[str]) -> Iterator[str]:
+    """A file system's options as one text, which is for use inside the `with`.
+
+    Where many layers make it longer than a page, they go by way of open folders, whose names are short.
+    """
+    whole = ",".join(data)
+    layers = [option.removeprefix(_LOWER).split(":") for option in data if option.startswith(_LOWER)]
+    if len(whole) <= _MOST_DATA or not layers:
+        yield whole
+        return
+    with contextlib.ExitStack() as held:
+        names = []
+        for layer in layers[-1]:
+            descriptor = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            held.callback(os.close, descriptor)
+            names.append(f"/proc/self/fd/{descriptor}")
+        others = [option for option in data if not option.startswith(_LOWER)]
+        yield ",".join([*others, _LOWER + ":".join(names)])
 
 
 def mount_rootfs(rootfs: Path, mounts: Sequence[RootMount]) -> None:
-    """Mount them in order. What was mounted is unmounted again if one fails. Raises as `mount`."""
+    """Mount them in order. What was mounted is unmounted again if one fails. Raises as `mount`, and `OSError`."""
     rootfs.mkdir(exist_ok=True, mode=0o711)
     try:
         for one in mounts:
             target = rootfs / one.target.lstrip("/")
             if ".." in Path(one.target).parts:
                 raise InvalidArgument("rootfs.target", f"{one.target!r} leads out of the root")
-            flags, data = parsed(one.options)
-            mount(one.source, target, one.kind, flags, data)
-            if flags & MS_BIND and flags & MS_RDONLY:  # a bind mount takes no other flags at first
-                mount(one.source, target, one.kind, flags | _REMOUNT, data)
+            flags, own = parsed(one.options)
+            with shortened(own) as data:
+                mount(one.source, target, one.kind, flags, data)
+            if flags & MS_BIND and flags & _OF_BINDS:  # a bind mount takes no other flags at first
+                mount(one.source, target, one.kind, flags | _REMOUNT)
     except BaseException:
         unmount_rootfs(rootfs)
         raise
