@@ -129,5 +129,7 @@ def test_a_cgroup_is_removed_with_what_runs_in_it() -> None:
 def test_processes_of_other_namespaces_have_no_number(tmp_path: Path) -> None:
     """A cgroup shows a process of another PID namespace as 0, which would be everybody beside us: nobody is killed for it."""
     write(tmp_path / "c", cgroup__procs="0\n")
-    program = "import pathlib, sys; from crishim.oci.cgroups import Cgroups as C; C(v2=True, root=pathlib.Path(sys.argv[1])).remove('c')"
+    program = (
+        "import pathlib, sys; from crishim.oci.cgroups import *; Cgroups(root=pathlib.Path(sys.argv[1]), v2=1).remove('c')"
+    )
     assert 0 == subprocess.run([sys.executable, "-c", program, str(tmp_path)], start_new_session=True, check=False).returncode
