@@ -1,21 +1,28 @@
 """The shim v2 door, with a real containerd before it and runc behind it."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from crishim._proto import shim_runc_pb2 as runc_pb
+from crishim._proto import shim_task_pb2 as pb
+from crishim._proto import shim_types_pb2 as types_pb
 from crishim.model.container import ContainerMetadata
 from crishim.model.image import ImageSpec
 from crishim.model.sandbox import LinuxPodSandboxConfig
 from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
+from crishim.shimv2.convert import packed
 from crishim.testing.harness import container_config, sandbox_config
+from crishim.ttrpc.client import Client
 from tests.backends.runc.world import needs
 from tests.node.world import TOOLS, images, processes
 from tests.shimv2.containerd import PROGRAMS, Containerd, containerd
@@ -144,6 +151,44 @@ def test_nonsense_at_the_door(node: Containerd, text: bytes) -> None:
         connection.shutdown(socket.SHUT_WR)
         assert b'{"error"' == connection.recv(1 << 16)[:8]
     assert 0 == node.run("t2", "true", options=("--rm",)).returncode
+
+
+def write_bundle(bundle: Path) -> None:
+    """A bundle of runc's own default, which sleeps."""
+    bundle.mkdir()
+    subprocess.run(["runc", "spec"], cwd=bundle, check=True)
+    config = json.loads((bundle / "config.json").read_text())
+    config["process"] |= {"terminal": False, "args": ["/bin/sleep", "600"]}
+    (bundle / "config.json").write_text(json.dumps(config))
+
+
+def shim(node: Containerd, bundle: Path, command: str) -> bytes:
+    """What our shim's binary answers for a bundle that containerd knows nothing of."""
+    program = f"{sysconfig.get_path('scripts')}/containerd-shim-crishim-v2"
+    argv = [program, "-namespace", "own", "-id", bundle.name, command]
+    environment = {**os.environ, "CRISHIM_SHIM_STATE": str(node.state), "TTRPC_ADDRESS": ""}
+    return subprocess.run(argv, cwd=bundle, env=environment, input=b"", capture_output=True, check=True).stdout
+
+
+async def test_another_daemon_ends_a_task_of_a_root_of_its_own(node: Containerd, tmp_path: Path) -> None:
+    """`delete` after the daemon's death finds the container where its options had put it, and frees it."""
+    root, bundle = tmp_path / "runc", tmp_path / "t1"
+    write_bundle(bundle)
+    client = await Client.connect(shim(node, bundle, "start").decode())
+    request = pb.CreateTaskRequest(
+        id="t1",
+        bundle=str(bundle),
+        rootfs=[types_pb.Mount(type="bind", source=str(node.root), options=["rbind"])],
+        options=packed("containerd.runc.v1.Options", runc_pb.Options(root=str(root))),
+    )
+    await client.call("containerd.task.v2.Task", "Create", request.SerializeToString())
+    assert ["t1"] == [path.name for path in root.glob("own/*")]
+    os.kill(node.daemon(), signal.SIGKILL)
+    await client.ended()
+    await client.close()
+    assert 137 == pb.DeleteResponse.FromString(shim(node, bundle, "delete")).exit_status
+    assert [] == list(root.glob("own/*"))
+    assert [] == list((bundle / "rootfs").iterdir())
 
 
 def test_the_launcher_is_thin() -> None:
