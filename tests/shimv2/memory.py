@@ -65,6 +65,8 @@ class MemoryRuntime:
         self.kills.append((signal, everyone))
         container = self._find(container_id)
         if container.end.done():
+            if everyone:  # others may live on, as with runc
+                return
             raise NotFound("container", container_id)
         container.status = OciStatus.STOPPED
         container.end.set_result(Exit(code=128 + signal, at=7))

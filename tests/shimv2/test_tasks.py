@@ -235,6 +235,20 @@ async def test_processes_that_outlive_the_first(
     assert kills == world.runtime.kills
 
 
+async def test_the_end_is_told_when_all_are_gone(world: World, tmp_path: Path) -> None:
+    """As long as there are processes in the task's cgroup, nobody hears of an end."""
+    folder = tmp_path / "cgroup" / "pods" / "t1"
+    folder.mkdir(parents=True)
+    (folder / "cgroup.procs").write_text("7\n")
+    await world.tasks.create(KEY, world.creation())
+    waiting = asyncio.ensure_future(world.tasks.wait(KEY, ""))
+    await world.tasks.kill(KEY, "", signal.SIGTERM, everyone=False)
+    await settle()
+    assert not waiting.done()
+    (folder / "cgroup.procs").write_text("")
+    assert 143 == (await waiting).code
+
+
 async def test_a_runtime_that_breaks(world: World) -> None:
     """Whoever waits for a task is told of an end, whatever the runtime raises."""
     await world.tasks.create(KEY, world.creation())

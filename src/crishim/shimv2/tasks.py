@@ -32,6 +32,7 @@ from crishim.shimv2.rootfs import RootMount, mount_rootfs, unmount_rootfs
 _KILL: Final = 9
 _PATIENCE: Final = 10.0
 """Seconds in which a process that was killed must be gone."""
+_SOON: Final = 0.005
 
 _log = logging.getLogger(__name__)
 
@@ -317,6 +318,9 @@ class Tasks:
             namespaces = read_config(task.bundle).get("linux", {}).get("namespaces", [])
             if not any(one.get("type") == "pid" and not one.get("path") for one in namespaces):
                 await task.runtime.kill(task.id, _KILL, everyone=True)
+                async with asyncio.timeout(_PATIENCE):
+                    while await self.pids(task.key):  # noqa: ASYNC110 - nobody tells of other people's children
+                        await asyncio.sleep(_SOON)
 
     async def _free(self, task: Task) -> None:
         """Kill, delete, unmount, forget: as far as each is there."""
