@@ -55,7 +55,7 @@ async def probe(target: Target, handler: Handler, timeout: int) -> Answer:
             if handler.kind == "grpc":
                 return await _health(target, handler, timeout)
             status, text = await asyncio.to_thread(_get, handler, target.address, timeout)
-    except (OSError, TimeoutError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: a redirect to no address
         return Answer(ok=False, text=str(error) or type(error).__name__)
     return Answer(ok=200 <= status < 400, text=text if status < 300 else f"status {status} {text}".strip())
 
@@ -67,7 +67,7 @@ async def hook(target: Target, handler: Handler) -> Answer:
         return Answer(ok=bool(answer.ok), text=f"exit code {answer.code}" if answer.code else answer.text, code=answer.code)
     try:
         await asyncio.to_thread(_get, handler, target.address, _HOOK_SECONDS)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return Answer(ok=False, text=str(error) or type(error).__name__)
     return Answer(ok=True)
 
