@@ -95,11 +95,19 @@ class MonitoredRuntime:
         await self._command.run(container_id, "kill", *(("--all",) if everyone else ()), container_id, str(number))
 
     async def delete(self, container_id: str) -> None:
-        """As `OciRuntime.delete`."""
-        bundle = await self._bundle(container_id)
-        await self._command.run(container_id, "delete", "--force", container_id)
-        await self._monitor.leave(bundle, self._monitor_cgroups(bundle))
-        self._bundles.pop(container_id, None)
+        """As `OciRuntime.delete`. Of a creation that was broken off there may be more than the runtime's state tells.
+
+        What it leaves behind becomes ours, and is collected meanwhile: nobody who shares its PID namespace can end before.
+        """
+        with self._orphans.attentive():
+            try:
+                bundle = await self._bundle(container_id)
+            except NotFound:
+                await self._command.run(container_id, "delete", "--force", container_id)
+                raise
+            await self._command.run(container_id, "delete", "--force", container_id)
+            await self._monitor.leave(bundle, self._monitor_cgroups(bundle))
+            self._bundles.pop(container_id, None)
 
     async def wait(self, container_id: str) -> Exit:
         """As `OciRuntime.wait`."""
