@@ -28,8 +28,6 @@ from crishim.interfaces.images import ImageService
 from crishim.interfaces.network import NetnsDialer, SandboxNamespaces
 from crishim.interfaces.observer import Observer
 from crishim.interfaces.seams import Clock
-from crishim.model.ids import ImageId
-from crishim.model.image import ImageSpec
 from crishim.model.runtime import CgroupDriver
 from crishim.model.sandbox import PodSandboxFilter
 from crishim.oci.namespaces import PinnedNamespaces
@@ -123,13 +121,9 @@ async def serve(config: Config) -> None:
             _log.info("ending; containers go on")
 
 
-async def pull(config: Config, image: ImageSpec, progress: Progressed) -> ImageId:
-    """Pull an image into the node's store. Raises `FailedPrecondition` while a server has it, and as `ImageService.pull`."""
-    images = _images(config, SystemClock(), None, progress)
-    try:
-        return await images.pull(image, None, None)
-    finally:
-        await images.close()
+def store(config: Config, progress: Progressed) -> ContentStore:
+    """The node's image store, to be closed. Raises `FailedPrecondition` while a server has it."""
+    return _images(config, SystemClock(), None, progress)
 
 
 def plugins_of(config: Config) -> Mapping[str, Plugin]:

@@ -39,11 +39,16 @@ def pull(reference: str, endpoint: str | None, path: Path | None) -> None:
 
 async def _pull(console: Console, reference: str, endpoint: str | None, config: Config) -> str:
     if endpoint is None:
-        try:
-            with shown(console) as progress:
-                return await app.pull(config, ImageSpec(image=reference), progress)
-        except FailedPrecondition:  # a server has the store: it can pull as well
-            endpoint = config.listen
+        with shown(console) as progress:
+            try:
+                store = app.store(config, progress)
+            except FailedPrecondition:  # a server has it, and can pull as well
+                endpoint = config.listen
+            else:
+                try:
+                    return await store.pull(ImageSpec(image=reference), None, None)
+                finally:
+                    await store.close()
     with console.status(f"pulling {reference}"):
         async with connect(endpoint if ":" in endpoint else f"unix://{endpoint}") as client:
             return await client.pull_image(ImageSpec(image=reference), sandbox_config())
