@@ -249,6 +249,27 @@ async def test_the_end_is_told_when_all_are_gone(world: World, tmp_path: Path) -
     assert 143 == (await waiting).code
 
 
+async def test_a_signal_is_answered_before_the_deletion(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process may be gone before its signal's sender has returned: Delete lets that be answered first."""
+    await world.tasks.create(KEY, world.creation())
+    returns, kill = asyncio.Event(), world.runtime.kill
+
+    async def slow(container_id: str, number: int, *, everyone: bool = False) -> None:
+        await kill(container_id, number, everyone=everyone)
+        if not everyone:
+            await returns.wait()
+
+    monkeypatch.setattr(world.runtime, "kill", slow)
+    killing = asyncio.ensure_future(world.tasks.kill(KEY, "", signal.SIGTERM, everyone=False))
+    assert 143 == (await world.tasks.wait(KEY, "")).code
+    deleting = asyncio.ensure_future(world.tasks.delete(KEY, ""))
+    await settle()
+    assert (False, False) == (killing.done(), deleting.done())
+    returns.set()
+    await deleting
+    assert killing.done()
+
+
 async def test_a_runtime_that_breaks(world: World) -> None:
     """Whoever waits for a task is told of an end, whatever the runtime raises."""
     await world.tasks.create(KEY, world.creation())

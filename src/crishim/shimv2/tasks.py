@@ -72,6 +72,7 @@ class Task:
     main: Process
     execs: dict[str, Process] = attrs.field(factory=dict)
     turn: asyncio.Lock = attrs.field(factory=asyncio.Lock)
+    killing: asyncio.Lock = attrs.field(factory=asyncio.Lock)
     copying: "asyncio.Task[None] | None" = None
 
     @property
@@ -176,7 +177,8 @@ class Tasks:
                 process.pipes.close()
                 del task.execs[exec_id]
                 return process.pid, self._end_of(process)
-            await self._free(task)
+            async with task.killing:  # containerd hangs up after Delete: a signal under way is answered before
+                await self._free(task)
         end = self._end_of(task.main)
         self._news.deleted(task, end)
         return task.main.pid, end
@@ -212,7 +214,8 @@ class Tasks:
         if process.ended.done():
             raise NotFound("process", exec_id or key[1])
         if not exec_id:
-            await task.runtime.kill(key[1], signal, everyone=everyone)
+            async with task.killing:
+                await task.runtime.kill(key[1], signal, everyone=everyone)
         elif process.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal)
