@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import sysconfig
 import tempfile
 import time
@@ -121,10 +120,9 @@ endpoint = ["http://{host}"]
     def close(self) -> None:
         """Leave nothing."""
         self.stop()
-        for pid, line in processes(str(self.folder)):
-            if not line.startswith(sys.executable) or "crishim.shims" in line:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        for pid, _ in processes(str(self.folder)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for state in (self.state / "runc").glob("*/*/state.json"):
             subprocess.run(
                 ["runc", "--root", state.parents[1], "delete", "--force", state.parent.name], check=False, capture_output=True

@@ -47,8 +47,9 @@ _log = logging.getLogger(__name__)
 class Told(News):
     """Tells each task's containerd of it."""
 
-    def __init__(self, publisher_of: Callable[[Task], Publisher | None]) -> None:
+    def __init__(self, publisher_of: Callable[[Task], Publisher | None], forget: Callable[[Task], object]) -> None:
         self._publisher_of = publisher_of
+        self._forget = forget
 
     def created(self, task: Task, creation: Creation) -> None:
         """As `News.created`."""
@@ -88,6 +89,7 @@ class Told(News):
             container_id=task.id, id=task.id, pid=task.main.pid, exit_status=end.code, exited_at=_timestamp(end)
         )
         self._publish(task, "delete", event)
+        self._forget(task)
 
     def paused(self, task: Task, *, paused: bool) -> None:
         """As `News.paused`."""
@@ -110,7 +112,13 @@ class Door:
         self._events: dict[tuple[str, str], str] = {}
         unified = cgroup_v2()
         self._servers: dict[str, tuple[Server, asyncio.Task[None]]] = {}
-        self.tasks = Tasks(make, clock, Told(self._publisher_of), Cgroups(v2=unified), unified=unified)
+        self.tasks = Tasks(
+            make,
+            clock,
+            Told(self._publisher_of, lambda task: self._events.pop(task.key, None)),
+            Cgroups(v2=unified),
+            unified=unified,
+        )
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -163,7 +171,11 @@ class Door:
             server = Server(handlers(self.tasks, namespace, os.getpid()))
             listening = asyncio.get_running_loop().create_task(server.listen(_bound(path)))
             self._servers[namespace] = server, listening
-        await self._servers[namespace][1]
+        try:
+            await asyncio.shield(self._servers[namespace][1])
+        except (OSError, CrishimError):
+            self._servers.pop(namespace, None)  # the next one who asks tries again
+            raise
         return f"unix://{path}"
 
     def _publisher_of(self, task: Task) -> Publisher | None:

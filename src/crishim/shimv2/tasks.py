@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.errors import AlreadyExists, FailedPrecondition, NotFound, Unimplemented
+from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, NotFound, Unimplemented
 from crishim.interfaces.capabilities import SupportsAttach, SupportsPause
 from crishim.interfaces.oci_runtime import OciRuntime, OciStatus, RunsProcesses, Stdio, UpdatesResources
 from crishim.interfaces.seams import Clock
@@ -145,7 +145,12 @@ class Tasks:
                     io = pipes.open()
                     task.copying = _begin(task.runtime.attach(ContainerId(key[1]), io), f"terminal of {key[1]}")
         except BaseException:
-            await self._free(task)
+            try:
+                await self._free(task)
+            except CrishimError as error:
+                _log.warning("what there was of %s is left: %s", key[1], error)
+            finally:
+                self._tasks.pop(key, None)
             raise
         task.main.work = _begin(self._watch(task), f"exit of {key[1]}")
         self._news.created(task, creation)
@@ -170,6 +175,8 @@ class Tasks:
         """Forget a task that does not run, or an exec; answers pid and exit. Raises `FailedPrecondition` while it runs."""
         task = self._task(key)
         async with task.turn:
+            if self._task(key) is not task:
+                raise NotFound("task", key[1])
             process = self._process(task, exec_id)
             if process.status in {OciStatus.RUNNING, OciStatus.PAUSED}:
                 raise FailedPrecondition("running", "stopped", f"task {key[1]}")
@@ -219,6 +226,8 @@ class Tasks:
         elif process.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal)
+        elif process.work is not None:
+            raise FailedPrecondition("starting", "running", f"exec {exec_id}")
         else:
             process.ended.set_result(Exit(code=128 + signal, at=self._clock.now()))
             process.status = OciStatus.STOPPED
@@ -276,17 +285,19 @@ class Tasks:
             raise FailedPrecondition("running", "created", f"exec {exec_id}")
         begun: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         process.work = _begin(self._run_exec(task, exec_id, process, begun), f"exec {exec_id} of {task.id}")
-        process.pid = await begun
-        process.status = OciStatus.RUNNING if not process.ended.done() else OciStatus.STOPPED
-        self._news.exec_started(task, exec_id, process.pid)
-        return process.pid
+        return await asyncio.shield(begun)
 
     async def _run_exec(self, task: Task, exec_id: str, process: Process, begun: "asyncio.Future[int]") -> None:
         runtime = task.runtime
         assert isinstance(runtime, RunsProcesses)
+
+        def started(pid: int) -> None:
+            process.pid, process.status = pid, OciStatus.RUNNING
+            self._news.exec_started(task, exec_id, pid)
+            begun.set_result(pid)
+
         try:
-            io = process.pipes.open()
-            end = await runtime.exec_process(task.id, process.spec, io, begun.set_result)
+            end = await runtime.exec_process(task.id, process.spec, process.pipes.open(), started)
         except Exception as error:  # noqa: BLE001 - whoever starts it is told, or it has ended
             end = Exit.unknown()
             if begun.done():
@@ -297,8 +308,7 @@ class Tasks:
             process.pipes.close()
         process.status = OciStatus.STOPPED
         process.ended.set_result(end)
-        if begun.done() and begun.exception() is None:
-            await asyncio.sleep(0)  # the start is told before the exit
+        if begun.exception() is None:
             self._news.exited(task, exec_id, begun.result(), end)
 
     async def _watch(self, task: Task) -> None:
