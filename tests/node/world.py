@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from tests.node.registry import File, Layout, folder, serving, tar_of
 TOOLS: Final = ("runc", "conmon", "skopeo", "docker-registry", "busybox", "unshare", "nsenter", "iptables", "ip")
 CGROUPS: Final = Path("/sys/fs/cgroup")
 PLUGINS: Final = Path("/usr/lib/cni")
+_PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 def real_plugins() -> pytest.MarkDecorator:
@@ -210,7 +212,12 @@ def processes(mark: str) -> list[tuple[int, str]]:
 
 @contextlib.contextmanager
 def one_node(image: str, **options: Any) -> Iterator[Node]:
-    """A node in a folder with a short name, gone afterwards."""
+    """A node in a folder with a short name, gone afterwards.
+
+    What a killed server leaves must not become ours, as it would if an earlier test has made this process a child subreaper: we
+    do not collect it, and who is dead and not collected keeps its PID namespace from ending.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
     place = Path(tempfile.mkdtemp(prefix="node"))
     place.chmod(0o711)
     node = Node(place, image, **options)
