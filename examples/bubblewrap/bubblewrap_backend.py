@@ -7,6 +7,7 @@ all of it.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -17,17 +18,7 @@ from typing import Any
 from bubblewrap_images import DirectoryImages
 
 import crishim
-from crishim import (
-    ContainerId,
-    ContainerSpec,
-    ContainerState,
-    ContainerStdio,
-    Exit,
-    Honour,
-    InvalidArgument,
-    NotFound,
-    SandboxId,
-)
+from crishim import ContainerId, ContainerSpec, ContainerState, ContainerStdio, Exit, Honour, NotFound
 
 KEPT = (Honour.MOUNTS, Honour.READONLY_MOUNTS, Honour.READONLY_ROOTFS, Honour.NO_NEW_PRIVS, Honour.HOST_NETWORK, Honour.STDIN)
 _RIGHTS = tuple(f"{message}.linux.security_context" for message in ("PodSandboxConfig", "ContainerConfig"))
@@ -73,7 +64,7 @@ def command(spec: ContainerSpec, root: Path, info: int) -> list[str]:
         if reachable(root, mount.container_path):
             words += ["--ro-bind" if mount.readonly else "--bind", mount.host_path, mount.container_path]
         elif mount.container_path != "/etc/hosts":
-            raise InvalidArgument("config.mounts.container_path", f"{mount.container_path} must be there in the image")
+            raise crishim.InvalidArgument("config.mounts.container_path", f"{mount.container_path} must be there in the image")
     for key, value in spec.env.items():
         words += ["--setenv", key, value]
     return [*words, "--chdir", spec.cwd, "--", *spec.argv]
@@ -86,22 +77,22 @@ def reachable(root: Path, path: str) -> bool:
 
 
 def find(root: Path, spec: ContainerSpec) -> None:
-    """Raise `InvalidArgument` for a program that the image has not: bwrap itself would tell too late."""
+    """Raise `crishim.InvalidArgument` for a program that the image has not: bwrap itself would tell too late."""
     program = spec.argv[0]
     folders = [""] if "/" in program else spec.env.get("PATH", "").split(":")
     paths = [root / spec.cwd.lstrip("/") / folder.lstrip("/") / program.lstrip("/") for folder in folders]
     if not any(path.is_symlink() or os.access(path, os.X_OK) for path in paths):
-        raise InvalidArgument("config.command", f"{program}: not found in the image")
+        raise crishim.InvalidArgument("config.command", f"{program}: not found in the image")
 
 
 class BubblewrapBackend(crishim.Backend, crishim.SupportsAttach, crishim.SupportsLogReopen):
     def __init__(self, context: crishim.BackendContext) -> None:
         self._clock = context.clock
         self._images = DirectoryImages(context)
-        self._sandboxes: dict[SandboxId, bool] = {}
+        self._sandboxes: dict[crishim.SandboxId, bool] = {}
         self._specs: dict[ContainerId, ContainerSpec] = {}
         self._stdio: dict[ContainerId, ContainerStdio] = {}
-        self._runs: dict[ContainerId, tuple[int, asyncio.Task[Exit]]] = {}
+        self._runs: dict[ContainerId, tuple[asyncio.Task[int], asyncio.Task[Exit]]] = {}
 
     async def probe(self) -> crishim.BackendInfo:
         if shutil.which("bwrap") is None:
@@ -116,11 +107,11 @@ class BubblewrapBackend(crishim.Backend, crishim.SupportsAttach, crishim.Support
         self._sandboxes[spec.id] = True
         return crishim.SandboxStarted()
 
-    async def stop_sandbox(self, sandbox_id: SandboxId) -> None:
+    async def stop_sandbox(self, sandbox_id: crishim.SandboxId) -> None:
         self._known(self._sandboxes, sandbox_id)
         self._sandboxes[sandbox_id] = False
 
-    async def remove_sandbox(self, sandbox_id: SandboxId) -> None:
+    async def remove_sandbox(self, sandbox_id: crishim.SandboxId) -> None:
         self._known(self._sandboxes, sandbox_id)
         del self._sandboxes[sandbox_id]
 
@@ -148,20 +139,23 @@ class BubblewrapBackend(crishim.Backend, crishim.SupportsAttach, crishim.Support
         stdio.started()
         self._stdio[container_id] = stdio
         watch = asyncio.create_task(self._watch(child, stdio))
-        with os.fdopen(told, "rb") as file:
-            info = await asyncio.to_thread(file.read)  # at its end bwrap has forked, or failed
-        self._runs[container_id] = (json.loads(info)["child-pid"] if info else 0), watch
+        self._runs[container_id] = asyncio.create_task(asyncio.to_thread(first_pid, told)), watch
+        await asyncio.shield(self._runs[container_id][0])
 
     async def kill_container(self, container_id: ContainerId, signal: int) -> None:
-        pid, watch = self._known(self._runs, container_id)
-        if pid and not watch.done():
-            os.kill(pid, signal)
+        first, watch = self._known(self._runs, container_id)
+        if (pid := await first) and not watch.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal)
 
     async def wait_container(self, container_id: ContainerId) -> Exit:
         return await asyncio.shield(self._known(self._runs, container_id)[1])
 
     async def remove_container(self, container_id: ContainerId) -> None:
         self._known(self._specs, container_id)
+        if container_id in self._runs:  # it has ended, unless its start was cancelled
+            await self.kill_container(container_id, 9)
+            await self.wait_container(container_id)
         for held in (self._specs, self._runs, self._stdio):
             held.pop(container_id, None)
 
@@ -188,6 +182,13 @@ class BubblewrapBackend(crishim.Backend, crishim.SupportsAttach, crishim.Support
         if key not in held:
             raise NotFound("sandbox or container", key)
         return held[key]
+
+
+def first_pid(told: int) -> int:
+    """What bwrap says of its child; at the end of its words it has forked, or failed."""
+    with os.fdopen(told, "rb") as file:
+        info = file.read()
+    return int(json.loads(info)["child-pid"]) if info else 0
 
 
 def build(context: crishim.BackendContext) -> BubblewrapBackend:
