@@ -18,7 +18,7 @@ from crishim.cni.network import CniNetwork
 from crishim.config import Config, parse
 from crishim.cri import Dispatcher
 from crishim.cri.dispatch import Call, log_call
-from crishim.daemon import announced, ended_by_signals, start_logging, watch_children_by_pidfd
+from crishim.daemon import announced, ended_by_signals, start_logging
 from crishim.errors import InvalidArgument, PermissionDenied
 from crishim.images.puller import PullProgress
 from crishim.images.skopeo import PullSettings
@@ -30,6 +30,7 @@ from crishim.interfaces.observer import Observer
 from crishim.interfaces.seams import Clock
 from crishim.model.runtime import CgroupDriver
 from crishim.model.sandbox import PodSandboxFilter
+from crishim.monitor.pidfd import watch_children_by_pidfd
 from crishim.oci.namespaces import PinnedNamespaces
 from crishim.plugins import Plugin, load, made
 from crishim.server import serve as serve_cri

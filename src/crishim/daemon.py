@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Final
 
@@ -76,14 +75,6 @@ def watchdog_period(environ: Mapping[str, str] = os.environ) -> float | None:
     if not micros.isdigit() or not int(micros) or (pid and pid != str(os.getpid())):
         return None
     return int(micros) / 2e6
-
-
-def watch_children_by_pidfd() -> None:
-    """Wait for child processes without a thread for each. Python does so by itself from 3.12 on."""
-    if sys.version_info < (3, 12):
-        watcher = asyncio.PidfdChildWatcher()
-        watcher.attach_loop(asyncio.get_running_loop())
-        asyncio.set_child_watcher(watcher)
 
 
 @contextlib.asynccontextmanager

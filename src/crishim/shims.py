@@ -6,7 +6,6 @@ What a handler of containerd's configures for runc's own shim (BinaryName, Root,
 """
 
 import asyncio
-import shutil
 import sys
 from pathlib import Path
 
@@ -33,7 +32,7 @@ def runc(folder: Path) -> Make:
         key = (namespace, wanted.binary_name or "runc", wanted.root, wanted.systemd_cgroup)
         if key not in made:
             program, root = key[1], Path(wanted.root) / namespace if wanted.root else folder / "runc" / namespace
-            command = RuntimeCommand(shutil.which(program) or program, root, systemd_cgroup=key[3])
+            command = RuntimeCommand(program, root, systemd_cgroup=key[3])
             made[key] = RuncRuntime(command, folder / "s", host(systemd_cgroup=key[3]))
         return made[key]
 

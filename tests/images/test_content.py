@@ -6,7 +6,7 @@ import pytest
 
 from crishim.errors import FailedPrecondition, PermissionDenied
 from crishim.images.content import Content, LayerSize
-from tests.node.registry import needs
+from tests.backends.runc.world import needs
 
 pytestmark = [pytest.mark.node, needs()]
 

@@ -9,7 +9,7 @@ from crishim.errors import InvalidArgument
 from crishim.images.snapshots import Snapshots, refuse_marks
 from crishim.model.ids import ContainerId, ImageId
 from crishim.mounting import unmount_below
-from tests.node.registry import needs
+from tests.backends.runc.world import needs
 
 pytestmark = [pytest.mark.node, needs()]
 

@@ -33,7 +33,8 @@ from crishim.mounting import mount, unmount, unmount_below
 from crishim.system import SystemClock
 from crishim.testing import FakeClock
 from crishim.testing.seams import RecordingObserver
-from tests.node.registry import PASSWORD, USER, File, Layout, Registry, digest_of, folder, free_port, needs, tar_of
+from tests.backends.runc.world import needs
+from tests.node.registry import PASSWORD, USER, File, Layout, Registry, digest_of, folder, free_port, tar_of
 
 pytestmark = [pytest.mark.node, needs("skopeo", "docker-registry")]
 

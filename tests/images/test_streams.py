@@ -10,7 +10,7 @@ import pytest
 
 from crishim.errors import DataLoss, Unavailable
 from crishim.images.streams import LayerStream
-from tests.node.registry import needs
+from tests.backends.runc.world import needs
 
 DATA = os.urandom(1_000_000) + bytes(5_000_000)
 

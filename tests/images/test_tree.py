@@ -4,7 +4,7 @@ import pytest
 
 from crishim.errors import DataLoss
 from crishim.images.tree import Metadata, Tree, cleaned, kept_xattr
-from tests.node.registry import needs
+from tests.backends.runc.world import needs
 
 pytestmark = [pytest.mark.node, needs()]
 

@@ -9,8 +9,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -25,7 +23,6 @@ from typing import Any
 import attrs
 import pytest
 
-TOOLS = {"skopeo": "skopeo", "docker-registry": "docker-registry", "busybox": "busybox-static", "zstd": "zstd"}
 USER, PASSWORD = "somebody", "a secret"
 HTPASSWD = "somebody:$2y$05$HWBrzxjeO636BXGaKI72dee.D6afAUxiWUfACh1QfsHV.rX0YR17.\n"
 
@@ -36,15 +33,6 @@ OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-
-
-def needs(*tools: str) -> pytest.MarkDecorator:
-    """A test that runs as root where these programs are; elsewhere it says which are missing and how to get them."""
-    missing = [tool for tool in tools if shutil.which(tool) is None]
-    packages = " ".join(TOOLS.get(tool, tool) for tool in missing)
-    if os.geteuid() != 0:
-        return pytest.mark.skip(reason="needs root: run the tests as root")
-    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}: apt-get install {packages}")
 
 
 def digest_of(data: bytes) -> str:

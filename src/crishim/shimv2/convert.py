@@ -124,6 +124,12 @@ def exit_of(status: int, at: Timestamp) -> Exit:
     return Exit(code=status, at=nanoseconds if nanoseconds > 0 else None)
 
 
+def timestamp_of(end: Exit) -> Timestamp:
+    """When a process ended; the epoch where that is not known."""
+    seconds, nanos = divmod(end.at or 0, _NANO)
+    return Timestamp(seconds=seconds, nanos=nanos)
+
+
 def named(error: Refused, kind: str, name: str) -> CrishimError:
     """A shim's refusal of a call for a container or exec, as an error of ours."""
     message = f"{kind} {name}: {error.message}"

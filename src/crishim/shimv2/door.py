@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from crishim._proto import shim_bootstrap_pb2 as bootstrap_pb
 from crishim._proto import shim_events_pb2 as pb
@@ -29,10 +28,12 @@ from crishim.model.process import Exit
 from crishim.oci.bundle import write_atomically
 from crishim.oci.cgroups import Cgroups
 from crishim.oci.machine import cgroup_v2
+from crishim.shimv2.convert import timestamp_of
 from crishim.shimv2.launcher import CONTROL
 from crishim.shimv2.publisher import Publisher
 from crishim.shimv2.routes import delete_response, handlers
 from crishim.shimv2.tasks import Creation, News, Task, Tasks
+from crishim.ttrpc.address import bound_socket
 from crishim.ttrpc.server import Server
 
 Make = Callable[[str, tuple[str, bytes]], OciRuntime]
@@ -79,14 +80,14 @@ class Told(News):
         if end.oom:
             self._publish(task, "oom", pb.TaskOOM(container_id=task.id))
         event = pb.TaskExit(
-            container_id=task.id, id=exec_id or task.id, pid=pid, exit_status=end.code, exited_at=_timestamp(end)
+            container_id=task.id, id=exec_id or task.id, pid=pid, exit_status=end.code, exited_at=timestamp_of(end)
         )
         self._publish(task, "exit", event)
 
     def deleted(self, task: Task, end: Exit) -> None:
         """As `News.deleted`."""
         event = pb.TaskDelete(
-            container_id=task.id, id=task.id, pid=task.main.pid, exit_status=end.code, exited_at=_timestamp(end)
+            container_id=task.id, id=task.id, pid=task.main.pid, exit_status=end.code, exited_at=timestamp_of(end)
         )
         self._publish(task, "delete", event)
         self._forget(task)
@@ -194,25 +195,8 @@ def _bootstrap(address: str, stdin: bytes) -> bytes:
 
 
 def _bound(path: Path) -> socket.socket:
-    """A socket bound at a path, for its owner only. One that nobody serves is replaced."""
-    made = socket.socket(socket.AF_UNIX)
-    try:
-        if made.connect_ex(str(path)) == 0:
+    """A socket bound at a path. One that nobody serves is replaced; raises `AlreadyExists` where somebody does."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        if probe.connect_ex(str(path)) == 0:
             raise AlreadyExists("daemon", str(path))
-        made.close()
-        path.unlink(missing_ok=True)
-        made = socket.socket(socket.AF_UNIX)
-        before = os.umask(0o177)
-        try:
-            made.bind(str(path))
-        finally:
-            os.umask(before)
-    except BaseException:
-        made.close()
-        raise
-    return made
-
-
-def _timestamp(end: Exit) -> Timestamp:
-    seconds, nanos = divmod(end.at or 0, 10**9)
-    return Timestamp(seconds=seconds, nanos=nanos)
+    return bound_socket(path)

@@ -5,7 +5,6 @@ program starts as itself with the arguments `daemon FOLDER` where none is there.
 """
 
 import asyncio
-import contextlib
 import logging
 import signal
 import sys
@@ -53,14 +52,12 @@ def for_namespaces(make: "Callable[[Path], OciRuntime]", folder: Path) -> "Make"
 
 async def serve(folder: Path, make: "Make") -> None:
     """Be the daemon until SIGTERM or SIGINT; tasks go on."""
+    from crishim.monitor.pidfd import watch_children_by_pidfd
     from crishim.shimv2.door import Door
     from crishim.system import SystemClock
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    with contextlib.suppress(AttributeError, DeprecationWarning):
-        watcher = asyncio.PidfdChildWatcher()
-        watcher.attach_loop(asyncio.get_running_loop())
-        asyncio.set_child_watcher(watcher)
+    watch_children_by_pidfd()
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -11,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from crishim._proto import shim_events_pb2 as pb
 from crishim.errors import InvalidArgument
+from crishim.ttrpc.address import bound_socket
 from crishim.ttrpc.connection import Request
 from crishim.ttrpc.server import Server
 
@@ -41,11 +41,8 @@ class News:
             if self._open or not self.address:
                 return
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._path.unlink(missing_ok=True)
-            bound = socket.socket(socket.AF_UNIX)
+            bound = bound_socket(self._path)
             try:
-                bound.bind(self.address)
-                self._path.chmod(0o600)
                 await self._server.listen(bound)
             except BaseException:
                 bound.close()

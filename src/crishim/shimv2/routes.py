@@ -13,14 +13,13 @@ import attrs
 from google.protobuf.any_pb2 import Any
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError, Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from crishim._proto import shim_task_pb2 as pb
 from crishim._proto import shim_types_pb2 as types_pb
 from crishim.errors import CrishimError, InvalidArgument, Unimplemented
 from crishim.interfaces.oci_runtime import OciStatus
 from crishim.model.process import Exit, TerminalSize
-from crishim.shimv2.convert import SERVICES, STATUSES
+from crishim.shimv2.convert import SERVICES, STATUSES, timestamp_of
 from crishim.shimv2.pipes import IoPaths
 from crishim.shimv2.reports import report
 from crishim.shimv2.rootfs import RootMount
@@ -84,7 +83,7 @@ async def _kill(tasks: Tasks, key: Key, request: pb.KillRequest) -> Message:
 
 async def _wait(tasks: Tasks, key: Key, request: pb.WaitRequest) -> Message:
     end = await tasks.wait(key, request.exec_id)
-    return pb.WaitResponse(exit_status=end.code, exited_at=_timestamp(end))
+    return pb.WaitResponse(exit_status=end.code, exited_at=timestamp_of(end))
 
 
 async def _state(tasks: Tasks, key: Key, request: pb.StateRequest) -> Message:
@@ -101,7 +100,7 @@ async def _state(tasks: Tasks, key: Key, request: pb.StateRequest) -> Message:
         stderr=paths.stderr,
         terminal=paths.terminal,
         exit_status=end.code if end else 0,
-        exited_at=_timestamp(end) if end else None,
+        exited_at=timestamp_of(end) if end else None,
         exec_id=request.exec_id,
     )
 
@@ -140,7 +139,7 @@ async def _shutdown(*_: object) -> Message:
 
 def delete_response(pid: int, end: Exit) -> pb.DeleteResponse:
     """How a task ended."""
-    return pb.DeleteResponse(pid=pid, exit_status=end.code, exited_at=_timestamp(end))
+    return pb.DeleteResponse(pid=pid, exit_status=end.code, exited_at=timestamp_of(end))
 
 
 def table(own_pid: int) -> Mapping[str, Row[AnyValue]]:
@@ -206,8 +205,3 @@ def _json(value: Any, field: str) -> dict[str, AnyValue]:
     if not isinstance(told, dict):
         raise InvalidArgument(field, "must be an object")
     return told
-
-
-def _timestamp(end: Exit) -> Timestamp:
-    seconds, nanos = divmod(end.at or 0, 10**9)
-    return Timestamp(seconds=seconds, nanos=nanos)

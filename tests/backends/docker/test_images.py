@@ -18,10 +18,11 @@ from crishim.model.image import AuthConfig, Image, ImageConfig, ImageSpec
 from crishim.system import SystemClock
 from tests.backends.docker.node import SLEEPS, Node
 from tests.backends.docker.world import Dockerd, needs
+from tests.backends.runc.world import needs as needs_tools
 from tests.node import registry as registries
 from tests.node.registry import Layout, Registry, serving, tar_of
 
-pytestmark = [pytest.mark.node, needs("dockerd", "busybox", "catatonit"), registries.needs("docker-registry", "skopeo")]
+pytestmark = [pytest.mark.node, needs("dockerd", "busybox", "catatonit"), needs_tools("docker-registry", "skopeo")]
 
 CONFIG = {"Entrypoint": ["/app"], "Cmd": ["--x"], "Env": ["A=b"], "User": "1002:5", "WorkingDir": "/w", "StopSignal": "SIGINT"}
 

@@ -31,6 +31,9 @@ TOOLS = {
     "catatonit": "catatonit",
     "ip": "iproute2",
     "iptables": "iptables",
+    "skopeo": "skopeo",
+    "docker-registry": "docker-registry",
+    "zstd": "zstd",
     "containerd-shim-runc-v2": "containerd",
 }
 

@@ -6,7 +6,6 @@ limits by name, each a number or [soft, hard], as `nofile = [1024, 65536]`).
 """
 
 import contextlib
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -48,7 +47,7 @@ def build(context: BackendContext) -> Backend:
     with contextlib.suppress(CrishimError):
         become_subreaper()
     args = [str(argument) for argument in context.options.get("runtime_args", ())]
-    command = RuntimeCommand(shutil.which(program) or program, root, systemd_cgroup=systemd, args=args)
+    command = RuntimeCommand(program, root, systemd_cgroup=systemd, args=args)
     machine = host(systemd_cgroup=systemd, rlimits=_rlimits(context.options.get("ulimits", {})))
     gvisor = bool(context.options.get("gvisor", Path(program).name == "runsc"))
     sockets = context.runtime_state / "s"

@@ -5,6 +5,7 @@ by the few phrases that the runtimes have for it.
 """
 
 import asyncio
+import contextlib
 import json
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from crishim.backends.runc.features import Features, features
 from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, NotFound, Unknown
 from crishim.logs.stdio import ChildEnds
 
@@ -51,6 +53,8 @@ class RuntimeCommand:
 
     def __init__(self, program: str, root: Path, *, systemd_cgroup: bool = False, args: Sequence[str] = ()) -> None:
         self.program = shutil.which(program) or program  # conmon wants a path
+        self.name = Path(program).name
+        self._known: tuple[str, Features] | None = None
         self.systemd_cgroup = systemd_cgroup
         self.line = (self.program, f"--root={root}", *args)
         """What stands before every subcommand, but for the cgroup driver."""
@@ -102,6 +106,15 @@ class RuntimeCommand:
         except ValueError as error:
             raise Unknown(f"{self.program} {args[0]} answered {out[:200]!r}") from error
         return told
+
+    async def features(self, version: str, kernel: tuple[int, int]) -> Features:
+        """What this version of the program can do on this kernel. Asked once for each: it may be replaced while we run."""
+        if self._known is None or self._known[0] != version:
+            told = b""
+            with contextlib.suppress(CrishimError):
+                told = await self.run("", "features")
+            self._known = version, features(self.name, version, told.decode("utf-8", "replace"), kernel)
+        return self._known[1]
 
     async def version(self) -> str:
         """The version that the program tells of itself."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from crishim.backends.runc.command import RuntimeCommand
 from crishim.backends.runc.exec import AdoptedChild, ConsoleSocket
-from crishim.backends.runc.features import Features, features
+from crishim.backends.runc.features import Features
 from crishim.backends.runc.orphans import OrphanReaper
 from crishim.errors import CrishimError, InvalidArgument, NotFound
 from crishim.interfaces.backend import BackendInfo, NetnsSource
@@ -46,14 +46,13 @@ class MonitoredRuntime:
         self._cgroups = Cgroups(v2=host.cgroup_v2)
         self._bundles: dict[str, Path] = {}
         self._orphans = OrphanReaper()
-        self._known: tuple[str, Features] | None = None
 
     async def probe(self) -> BackendInfo:
         """The runtime's name and version. Raises `FailedPrecondition` where it is missing."""
-        name, version = Path(self._command.program).name, await self._command.version()
-        able = await self._features(name, version)
+        version = await self._command.version()
+        able = await self._features(version)
         return BackendInfo(
-            name=name, version=version, netns=NetnsSource.LIBRARY, honours=able.honours, features=able.advertised
+            name=self._command.name, version=version, netns=NetnsSource.LIBRARY, honours=able.honours, features=able.advertised
         )
 
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
@@ -170,7 +169,7 @@ class MonitoredRuntime:
             finally:
                 self._orphans.poke()
 
-    async def _features(self, name: str, version: str) -> Features:  # noqa: ARG002 - a runtime of another kind has none
+    async def _features(self, version: str) -> Features:  # noqa: ARG002 - a runtime of another kind has none
         return Features()
 
     def _monitor_cgroups(self, bundle: Path) -> tuple[Path, ...]:
@@ -208,14 +207,8 @@ class MonitoredRuntime:
 class RuncRuntime(MonitoredRuntime):
     """Runs bundles with runc, crun or youki: beside the rest they freeze containers and change their limits."""
 
-    async def _features(self, name: str, version: str) -> Features:
-        """Asked once for each version: the program may be replaced while we run."""
-        if self._known is None or self._known[0] != version:
-            told = b""
-            with contextlib.suppress(CrishimError):
-                told = await self._command.run("", "features")
-            self._known = version, features(name, version, told.decode("utf-8", "replace"), self._host.kernel)
-        return self._known[1]
+    async def _features(self, version: str) -> Features:
+        return await self._command.features(version, self._host.kernel)
 
     async def pause_container(self, container_id: ContainerId) -> None:
         """As `SupportsPause`."""

@@ -44,7 +44,7 @@ def build(context: BackendContext) -> Backend:
     binary = shim_binary(context, _DEFAULT)
     if "runc" in binary.program and "config_path" not in options:
         program = str(options.get("runtime", "runc"))
-        command = RuntimeCommand(shutil.which(program) or program, context.runtime_state / "runtime", systemd_cgroup=systemd)
+        command = RuntimeCommand(program, context.runtime_state / "runtime", systemd_cgroup=systemd)
         runtime: ShimRuntime = RuncShimRuntime(binary, context.runtime_state, context.clock, machine, command)
     else:
         runtime = ShimRuntime(

@@ -14,7 +14,6 @@ import attrs
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from crishim.backends.runc.command import RuntimeCommand
-from crishim.backends.runc.features import Features, features
 from crishim.errors import CrishimError
 from crishim.interfaces.backend import BackendInfo
 from crishim.interfaces.seams import Clock
@@ -51,23 +50,12 @@ class RuncShimRuntime(ShimRuntime):
         super().__init__(binary, state / "shims", clock, host, self._make_options)
         self._runtime_root = str(state / "runtime")
         self._command = command
-        self._known: tuple[str, Features] | None = None
 
     async def probe(self) -> BackendInfo:
         """As `ShimRuntime.probe`, with what the runtime behind the shim can do."""
         info = await super().probe()
-        able = await self._features()
+        able = await self._command.features(await self._command.version(), self._host.kernel)
         return attrs.evolve(info, honours=able.honours, features=able.advertised)
-
-    async def _features(self) -> Features:
-        version = await self._command.version()
-        if self._known is None or self._known[0] != version:
-            told = b""
-            with contextlib.suppress(CrishimError):
-                told = await self._command.run("", "features")
-            name = Path(self._command.program).name
-            self._known = version, features(name, version, told.decode("utf-8", "replace"), self._host.kernel)
-        return self._known[1]
 
     def _make_options(self, config: Mapping[str, Any]) -> AnyMessage:
         """In a user namespace the streams belong to who is root there."""
