@@ -311,9 +311,12 @@ restrict_oom_score_adj = true
 stream_server_port = "0"
 [{cri}.cni]
 conf_dir = "{place}/cni"
-[{cri}.registry.mirrors."{host}"]
-endpoint = ["http://{host}"]
+[{cri}.registry]
+config_path = "{place}/hosts"
 """)
+    mirror = place / "hosts" / host / "hosts.toml"
+    mirror.parent.mkdir(parents=True)
+    mirror.write_text(f'server = "http://{host}"\n')
     return Peer("containerd", place, ("containerd", "--config", f"{place}/containerd.toml", "--log-level", "warn"), small, big)
 
 

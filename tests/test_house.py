@@ -14,6 +14,7 @@ SRC = Path(__file__).parents[1] / "src" / "crishim"
 
 FLOORS = {
     "errors": 1,
+    "libc": 1,
     "model": 1,
     "interfaces": 2,
     "lifecycle": 2,
@@ -22,8 +23,8 @@ FLOORS = {
     "ttrpc": 2,
     "config": 2,
     "system": 2,
+    "entering": 2,
     "mounting": 2,
-    "netns": 2,
     "tcp": 2,
     "_proto": 2,
     "oci": 3,
@@ -51,6 +52,7 @@ FLOORS = {
 
 SIDEWAYS = {
     ("model", "errors"),
+    ("libc", "errors"),
     ("interfaces", "lifecycle"),
     ("logs", "interfaces"),
     ("monitor", "interfaces"),

@@ -9,8 +9,9 @@ Foreign exceptions are renamed where they enter, with `renaming`. `asyncio.Cance
 
 import contextlib
 import enum
+import errno
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class Code(enum.IntEnum):
@@ -182,6 +183,24 @@ class PullError(CrishimError):
     def __init__(self, reason: PullReason, message: str) -> None:
         super().__init__(f"{reason.value}: {message}")
         self.reason = reason
+
+
+_REFUSALS: Final[Mapping[int, type[CrishimError]]] = {
+    errno.EACCES: PermissionDenied,
+    errno.EPERM: PermissionDenied,
+    errno.EROFS: PermissionDenied,
+    errno.EDQUOT: ResourceExhausted,
+    errno.EFBIG: ResourceExhausted,
+    errno.EMFILE: ResourceExhausted,
+    errno.ENFILE: ResourceExhausted,
+    errno.ENOMEM: ResourceExhausted,
+    errno.ENOSPC: ResourceExhausted,
+}
+
+
+def of_system(error: OSError, what: str) -> CrishimError:
+    """What a refusal of the system means, and `what` was refused: by its number, `Unknown` where that says little."""
+    return _REFUSALS.get(error.errno or 0, Unknown)(f"{what}: {error.strerror or error}")
 
 
 @contextlib.contextmanager

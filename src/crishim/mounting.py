@@ -1,11 +1,10 @@
 """mount(2), umount2(2) and mount_setattr(2): ten times cheaper than the commands."""
 
 import ctypes
-import errno
 import os
 from pathlib import Path
 
-from crishim.errors import CrishimError, PermissionDenied, ResourceExhausted, Unknown
+from crishim.libc import failure, libc
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
@@ -15,16 +14,14 @@ _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
 _OPEN_TREE_CLONE, _AT_EMPTY_PATH, _AT_FDCWD, _MOVE_MOUNT_F_EMPTY_PATH = 1, 0x1000, -100, 4
 _MOUNT_ATTR_IDMAP = 0x100000
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 def mount(source: str, target: Path | str, kind: str = "", flags: int = 0, data: str = "") -> None:
     """Raises `PermissionDenied`, `ResourceExhausted`, or `Unknown` with the kernel's word."""
-    done = _libc.mount(
+    done = libc.mount(
         os.fsencode(source), os.fsencode(target), os.fsencode(kind), ctypes.c_ulong(flags), os.fsencode(data) or None
     )
     if done:
-        raise _failure(f"mounting {kind or source} on {target}")
+        raise failure(f"mounting {kind or source} on {target}")
 
 
 def mount_idmapped(source: Path, target: Path, userns: str) -> None:
@@ -33,33 +30,25 @@ def mount_idmapped(source: Path, target: Path, userns: str) -> None:
     Raises as `mount`; not every file system can do this.
     """
     what = f"mounting {source} on {target} with ids of its own"
-    tree = _libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(source), _OPEN_TREE_CLONE | os.O_CLOEXEC)
+    tree = libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(source), _OPEN_TREE_CLONE | os.O_CLOEXEC)
     if tree < 0:
-        raise _failure(what)
+        raise failure(what)
     try:
         namespace = os.open(userns, os.O_RDONLY | os.O_CLOEXEC)
         try:
             wanted = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_IDMAP, 0, 0, namespace)
-            done = _libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, ctypes.byref(wanted), ctypes.sizeof(wanted))
+            done = libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, ctypes.byref(wanted), ctypes.sizeof(wanted))
         finally:
             os.close(namespace)
-        if done or _libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH):
-            raise _failure(what)
+        if done or libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH):
+            raise failure(what)
     finally:
         os.close(tree)
 
 
-def _failure(what: str) -> CrishimError:
-    number = ctypes.get_errno()
-    text = f"{what}: {os.strerror(number)}"
-    if number in {errno.EPERM, errno.EACCES}:
-        return PermissionDenied(text)
-    return (ResourceExhausted if number in {errno.ENOMEM, errno.ENOSPC} else Unknown)(text)
-
-
 def unmount(target: Path | str) -> bool:
     """Let go of a mount, lazily; whether there was one."""
-    return bool(_libc.umount2(os.fsencode(target), _MNT_DETACH) == 0)
+    return bool(libc.umount2(os.fsencode(target), _MNT_DETACH) == 0)
 
 
 def unmount_below(folder: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from crishim.cni.dialer import SetnsDialer
+from crishim.entering import inside, is_network_namespace, raise_loopback
 from crishim.errors import InvalidArgument, NotFound, Unavailable
-from crishim.netns import inside, is_network_namespace, raise_loopback
 from tests.backends.runc.world import needs
 from tests.cni.world import namespace, run_in
 
@@ -67,7 +67,7 @@ async def test_nobody_there_names_both_failures(netns: str) -> None:
     """When nobody listens, the error tells what came of each address; a gone namespace is told too; 65536 is no port."""
     with pytest.raises(Unavailable, match=r"port 9: 127\.0\.0\.1: .*; ::1: "):
         await SetnsDialer().dial(netns, 9)
-    with pytest.raises(Unavailable, match="network namespace"):
+    with pytest.raises(Unavailable, match="namespace"):
         await SetnsDialer().dial(f"{netns}.gone", 9)
     with pytest.raises(InvalidArgument):
         await SetnsDialer().dial(netns, 1 << 16)

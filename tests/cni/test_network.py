@@ -227,7 +227,7 @@ async def test_what_cannot_be_set_up(node: Node, netns: str) -> None:
         await node.network.set_up(spec)
     with pytest.raises(InvalidArgument, match="egress-bandwidth"):
         await node.network.set_up(sandbox(netns=netns, annotations={"kubernetes.io/egress-bandwidth": "much"}))
-    with pytest.raises(NotFound, match="network namespace"):
+    with pytest.raises(NotFound, match="namespace"):
         await node.network.set_up(attrs.evolve(spec, netns=f"{netns}.gone"))
 
 

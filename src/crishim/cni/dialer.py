@@ -3,9 +3,9 @@
 import functools
 import socket
 
+from crishim.entering import inside
 from crishim.interfaces.capabilities import ByteStream
 from crishim.interfaces.network import NetnsDialer
-from crishim.netns import inside
 from crishim.tcp import dial_loopback, stream_socket
 
 

@@ -19,10 +19,10 @@ from crishim.cni.config import Network
 from crishim.cni.files import ConfigFolder, KeptResults
 from crishim.cni.invoke import Call, Plugins
 from crishim.cni.results import Kept, addresses, means_gone
+from crishim.entering import is_network_namespace, raise_loopback
 from crishim.errors import CrishimError, Unavailable
 from crishim.interfaces.network import NetworkReady, PodNetwork
 from crishim.model.sandbox import SandboxSpec
-from crishim.netns import is_network_namespace, raise_loopback
 
 NOT_READY: Final = "NetworkPluginNotReady"
 """The reason of the NetworkReady condition, as the kubelet knows it."""

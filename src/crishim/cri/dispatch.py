@@ -9,8 +9,9 @@ What is raised is always a `CrishimError` (or `CancelledError`). Until `services
 """
 
 import logging
+import re
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Final
 
 import attrs
 from google.protobuf import message_factory
@@ -21,6 +22,10 @@ from crishim.errors import Code, CrishimError, InvalidArgument, Unavailable, Uni
 from crishim.service.services import Services
 
 _log = logging.getLogger("crishim.rpc")
+
+_EXPECTED: Final = frozenset({Code.OK, Code.NOT_FOUND, Code.UNIMPLEMENTED, Code.CANCELLED})
+_READ: Final = re.compile("(List|Stream).*|.*(Status|Stats)|Version|RuntimeConfig|ImageFsInfo")
+"""What changes nothing. A kubelet asks some 20 of these a second."""
 
 
 @attrs.frozen(kw_only=True)
@@ -35,8 +40,10 @@ class Call:
 
 
 def log_call(call: Call) -> None:
-    """One line per call; errors that a client must not expect are warnings."""
-    level = logging.INFO if call.code in {Code.OK, Code.NOT_FOUND, Code.UNIMPLEMENTED, Code.CANCELLED} else logging.WARNING
+    """One line per call: errors that a client must not expect are warnings, reads that went well are for debugging."""
+    level = logging.INFO if call.code in _EXPECTED else logging.WARNING
+    if call.code is Code.OK and _READ.fullmatch(call.method):
+        level = logging.DEBUG
     if _log.isEnabledFor(level):
         note = f" {call.message}" if call.message else ""
         _log.log(level, "%s %s %s %.1f ms%s", call.method, call.subject or "-", call.code.name, call.seconds * 1e3, note)

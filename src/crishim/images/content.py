@@ -12,7 +12,6 @@ image names stay for a day, since a pull that was interrupted goes on from them.
 """
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import os
@@ -31,12 +30,12 @@ from crishim.images.layers import Unpacked, renamed, settle
 from crishim.images.manifest import Configuration, check, parse_config
 from crishim.images.snapshots import refuse_marks
 from crishim.images.table import Entry, dump, load
+from crishim.libc import libc, refusal
 from crishim.model.ids import ImageId
 
 _DAY: Final = 86400
 _TRIES: Final = 20
 _PAUSE: Final = 0.05
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @attrs.frozen
@@ -201,9 +200,8 @@ class Content:
     def _sync_all(self) -> None:
         descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            if _libc.syncfs(descriptor):
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number))
+            if libc.syncfs(descriptor):
+                raise refusal()
         finally:
             os.close(descriptor)
 

@@ -9,7 +9,6 @@ The diff id, which the caller has to compare, is that of the whole stream, also 
 """
 
 import contextlib
-import errno
 import os
 import posixpath
 import shutil
@@ -21,7 +20,7 @@ from typing import Any, Final, Self
 
 import attrs
 
-from crishim.errors import CrishimError, DataLoss, ResourceExhausted, Unknown
+from crishim.errors import CrishimError, DataLoss, of_system
 from crishim.images.streams import CHUNK, LayerStream
 from crishim.images.tree import OPAQUE, Metadata, Tree, cleaned, is_whiteout, joined, kept_xattr, sane, set_xattrs
 
@@ -106,8 +105,7 @@ def renamed(doing: str) -> Iterator[None]:
     except (CrishimError, InterruptedError):
         raise
     except OSError as error:
-        kind = ResourceExhausted if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE} else Unknown
-        raise kind(f"{doing}: {error.strerror}") from error
+        raise of_system(error, doing) from error
     except (tar.TarError, ValueError, OverflowError) as error:
         raise DataLoss(f"{doing}: the layer's archive is broken: {error}") from error
 

@@ -1,30 +1,19 @@
 """The file that log lines go to."""
 
 import contextlib
-import errno
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from crishim.errors import CrishimError, FailedPrecondition, PermissionDenied, ResourceExhausted, Unknown
+from crishim.errors import FailedPrecondition, of_system
 
 MODE: Final = 0o640
 
 _log = logging.getLogger(__name__)
 
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_ERRORS: Final[Mapping[int, type[CrishimError]]] = {
-    errno.EACCES: PermissionDenied,
-    errno.EPERM: PermissionDenied,
-    errno.EROFS: PermissionDenied,
-    errno.ENOSPC: ResourceExhausted,
-    errno.EDQUOT: ResourceExhausted,
-    errno.EFBIG: ResourceExhausted,
-    errno.EMFILE: ResourceExhausted,
-    errno.ENFILE: ResourceExhausted,
-}
 
 
 class LogFile:
@@ -106,4 +95,4 @@ class LogFile:
         try:
             yield
         except OSError as error:
-            raise _ERRORS.get(error.errno or 0, Unknown)(f"the log {self._path} cannot be opened: {error.strerror}") from error
+            raise of_system(error, f"the log {self._path} cannot be opened") from error

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from crishim.entering import inside
 from crishim.model.stats import MetricSample, NetworkInterfaceUsage, NetworkUsage
-from crishim.netns import inside
 from crishim.oci.figures import Figures, figures_v1, figures_v2
 
 ROOT: Final = Path("/sys/fs/cgroup")

@@ -1,8 +1,8 @@
 """Pinned namespaces: a pod without a pause process.
 
-One `unshare` makes a pod's network, IPC and UTS namespaces and binds each to a file `<folder>/<sandbox id>/<kind>`; hostname
-and sysctls are set inside. A namespace lives as long as its file is mounted. A process namespace cannot be kept so: it dies
-with its first process.
+One unshare(2) in a thread makes a pod's network, IPC and UTS namespaces; each is bound to a file
+`<folder>/<sandbox id>/<kind>`, and hostname and sysctls are set inside. A namespace lives as long as its file is mounted. A
+process namespace cannot be kept so: it dies with its first process.
 
 A pod with a user namespace has that first, and the others are made inside it, since whoever owns a namespace rules in it. From
 inside nothing can be mounted outside, so two processes stay for a moment, and their namespaces are bound from here.
@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Collection, Iterable
 from pathlib import Path
 from typing import Final
 
+from crishim.entering import inside, unshared
 from crishim.errors import CrishimError, FailedPrecondition, InvalidArgument, Unknown
 from crishim.model.ids import SandboxId
 from crishim.model.sandbox import SandboxSpec
@@ -26,14 +27,6 @@ KINDS: Final = ("net", "ipc", "uts", "user")
 _FIELD: Final = "config.linux.security_context.namespace_options"
 _STAY: Final = ("sh", "-c", "echo; read done; :")
 """A process that says when it is there, and leaves when its input ends."""
-_SCRIPT: Final = """
-[ -z "$1" ] || echo "$1" > /proc/sys/kernel/hostname || exit 1
-shift
-for pair; do
-    echo "${pair#*=}" > "/proc/sys/${pair%%=*}" || { echo "sysctl $pair" >&2; exit 1; }
-done
-"""
-
 
 _IPC_SYSCTLS: Final = frozenset(
     {
@@ -100,7 +93,7 @@ class PinnedNamespaces:
             if userns is not None and mapped:
                 await self._unshare_mapped(spec, kinds, userns)
             else:
-                await _finished(await _start("unshare", *(f"--{kind}={pins / kind}" for kind in kinds), *_script(spec, kinds)))
+                await asyncio.to_thread(unshared, kinds, lambda: _pin(pins, spec, kinds))
         except BaseException:
             with contextlib.suppress(CrishimError):
                 await self.remove(spec.id)
@@ -131,12 +124,12 @@ class PinnedNamespaces:
             mount(f"/proc/{first}/ns/user", pins / "user", flags=MS_BIND)
         if not kinds:
             return
-        inside = ("nsenter", f"--user={pins / 'user'}", "--setuid=0", "--setgid=0")
-        async with _staying(*inside, "unshare", *(f"--{kind}" for kind in kinds), *_STAY) as second:
+        inner = ("nsenter", f"--user={pins / 'user'}", "--setuid=0", "--setgid=0")
+        async with _staying(*inner, "unshare", *(f"--{kind}" for kind in kinds), *_STAY) as second:
             for kind in kinds:
                 mount(f"/proc/{second}/ns/{kind}", pins / kind, flags=MS_BIND)
         # the node's root may set what even the owner of the namespaces may not: the hostname, by way of /proc
-        await _finished(await _start("nsenter", *(f"--{kind}={pins / kind}" for kind in kinds), *_script(spec, kinds)))
+        await asyncio.to_thread(inside, [str(pins / kind) for kind in kinds], lambda: _furnish(spec, kinds))
 
     def _make_private(self) -> None:
         """Pins must not travel to other mount namespaces, or nobody could let go of them all."""
@@ -149,11 +142,22 @@ class PinnedNamespaces:
         self._private = True
 
 
-def _script(spec: SandboxSpec, kinds: Collection[str]) -> tuple[str, ...]:
-    """What is done inside the new namespaces."""
-    hostname = spec.config.hostname if "uts" in kinds else ""
-    sysctls = (f"{name.replace('.', '/')}={value}" for name, value in spec.config.linux.sysctls.items())
-    return ("sh", "-c", _SCRIPT, "sh", hostname, *sysctls)
+def _pin(pins: Path, spec: SandboxSpec, kinds: Collection[str]) -> None:
+    """In new namespaces: furnish them, and bind them to their files."""
+    _furnish(spec, kinds)
+    for kind in kinds:
+        mount(f"/proc/thread-self/ns/{kind}", pins / kind, flags=MS_BIND)
+
+
+def _furnish(spec: SandboxSpec, kinds: Collection[str]) -> None:
+    """In a pod's namespaces: set its hostname and sysctls."""
+    if "uts" in kinds and spec.config.hostname:
+        Path("/proc/sys/kernel/hostname").write_text(spec.config.hostname, encoding="utf-8")
+    for name, value in spec.config.linux.sysctls.items():
+        try:
+            Path("/proc/sys", name.replace(".", "/")).write_text(value, encoding="utf-8")
+        except OSError as error:
+            raise InvalidArgument(f"config.linux.sysctls[{name}]", f"{value!r}: {error.strerror}") from error
 
 
 async def _start(*command: str) -> asyncio.subprocess.Process:
@@ -165,13 +169,10 @@ async def _start(*command: str) -> asyncio.subprocess.Process:
 
 
 async def _finished(process: asyncio.subprocess.Process) -> None:
-    """Wait for a process's end. Raises what its words mean."""
+    """Wait for a process's end. Raises `Unknown` with its words."""
     _, told = await process.communicate(b"")
     if process.returncode:
-        text = told.decode("utf-8", "replace").strip()
-        if "sysctl " in text:
-            raise InvalidArgument("config.linux.sysctls", text)
-        raise Unknown(f"unshare: {text}")
+        raise Unknown(f"unshare: {told.decode('utf-8', 'replace').strip()}")
 
 
 @contextlib.asynccontextmanager

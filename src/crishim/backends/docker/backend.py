@@ -43,6 +43,7 @@ from crishim.backends.docker.streams import Streams
 from crishim.backends.docker.usage import Usages, write_unified
 from crishim.backends.docker.watch import Event, Watch
 from crishim.cni.dialer import SetnsDialer
+from crishim.entering import is_network_namespace
 from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, NotFound, PullError, PullReason
 from crishim.interfaces.backend import Backend, BackendContext, BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import (
@@ -67,7 +68,6 @@ from crishim.model.resources import Resources
 from crishim.model.runtime import RuntimeHandlerFeatures
 from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
 from crishim.model.stats import ContainerUsage, SandboxUsage
-from crishim.netns import is_network_namespace
 from crishim.oci import sources
 from crishim.oci.facts import BindSource
 from crishim.oci.machine import host as this_machine

@@ -3,7 +3,6 @@
 import array
 import asyncio
 import contextlib
-import ctypes
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -13,6 +12,7 @@ from typing import Self
 
 from crishim.backends.process import proc
 from crishim.errors import DeadlineExceeded, Unknown
+from crishim.libc import failure, libc
 from crishim.logs.execution import ExecStreams
 from crishim.model.process import Exit
 from crishim.monitor.pidfd import ended
@@ -22,8 +22,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 def become_subreaper() -> None:
     """Let orphans of our children become our children, so that an exec's exit can be collected."""
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-        raise Unknown(f"prctl: {os.strerror(ctypes.get_errno())}")
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise failure("becoming a child subreaper")
 
 
 class AdoptedChild:

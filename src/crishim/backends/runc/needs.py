@@ -12,7 +12,7 @@ _PROGRAMS: Final = (
     ("runc", True, "no container can be made (unless a handler names crun or another)", "runc"),
     ("conmon", True, "no container can be made", "conmon"),
     ("skopeo", True, "no image can be pulled", "skopeo"),
-    ("unshare", True, "no pod can have a network namespace of its own", "util-linux"),
+    ("unshare", False, "no pod can have a user namespace", "util-linux"),
     ("nsenter", False, "no pod can have a user namespace", "util-linux"),
     ("catatonit", False, "no pod can share a process namespace among its containers", "catatonit"),
 )

@@ -1,0 +1,109 @@
+"""setns(2) and unshare(2) for pods' network, IPC and UTS namespaces.
+
+A thread of its own enters the namespaces and ends afterwards, so that no other code ever runs in the wrong ones. What is done
+inside is short: making a socket (which stays in its namespace wherever it is used), reading a counter, setting a hostname.
+User and process namespaces are no thread's to enter: they take a process.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final, TypeVar
+
+from crishim.errors import NotFound
+from crishim.libc import failure, libc
+
+T = TypeVar("T")
+
+_FLAGS: Final = {"net": 0x40000000, "ipc": 0x08000000, "uts": 0x04000000}
+_SIOCGIFFLAGS: Final = 0x8913
+_SIOCSIFFLAGS: Final = 0x8914
+_IFF_UP: Final = 1
+_IFREQ: Final = "16sH22x"
+
+
+def is_network_namespace(path: str) -> bool:
+    """Whether a namespace is pinned at `path`; a pin that was unmounted is an ordinary file."""
+    try:
+        return Path(path).stat().st_dev == Path("/proc/self/ns/net").stat().st_dev
+    except OSError:
+        return False
+
+
+def inside(paths: str | Iterable[str], work: Callable[[], T]) -> T:
+    """What `work` gives or raises in the namespaces at these paths; blocks the caller as long as `work` lasts.
+
+    Raises `NotFound` where there is no such namespace, and `PermissionDenied`.
+    """
+    wanted = [paths] if isinstance(paths, str) else list(paths)
+
+    def enter() -> None:
+        for path in wanted:
+            _enter(path)
+
+    return _apart(enter, work)
+
+
+def unshared(kinds: Iterable[str], work: Callable[[], T]) -> T:
+    """What `work` gives or raises in new namespaces of these kinds, `net`, `ipc`, `uts`; as `inside`.
+
+    They are gone afterwards, unless `work` binds them (from /proc/thread-self/ns) to something that lasts.
+    """
+    flags = sum(_FLAGS[kind] for kind in set(kinds))
+
+    def unshare() -> None:
+        if libc.unshare(flags):
+            raise failure("unshare")
+
+    return _apart(unshare, work)
+
+
+def raise_loopback(path: str) -> None:
+    """Set the `lo` of the namespace at `path` up, which gives it its addresses. Raises as `inside`."""
+
+    def raise_it() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+            told = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, struct.pack(_IFREQ, b"lo", 0))
+            flags = struct.unpack(_IFREQ, told)[1]
+            fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack(_IFREQ, b"lo", flags | _IFF_UP))
+
+    inside(path, raise_it)
+
+
+def _apart(enter: Callable[[], None], work: Callable[[], T]) -> T:
+    answers: list[T] = []
+    failures: list[Exception] = []
+
+    def run() -> None:
+        try:
+            enter()
+            answers.append(work())
+        except Exception as error:  # noqa: BLE001 - raised again in the thread that asked
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="namespaces")
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    return answers[0]
+
+
+def _enter(path: str) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise NotFound("namespace", path) from error
+    try:
+        if libc.setns(fd, 0):
+            if ctypes.get_errno() == errno.EINVAL:
+                raise NotFound("namespace", path)
+            raise failure(f"setns to {path}")
+    finally:
+        os.close(fd)
