@@ -1,4 +1,4 @@
-"""A node of ours beside Debian's containerd: the same image, the same runtime binary, the same client, one after the other.
+"""A node of ours beside containerd (the one on PATH): the same image, runtime binary and client, taking turns.
 
 Prints one table: milliseconds (median, 95th percentile) of each call for pods of one container on the host network, pods a
 second with eight clients, memory, lists, a restart, a cold pull; then the ratios to containerd's. Nothing is asserted.
@@ -13,6 +13,7 @@ import contextlib
 import os
 import random
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -24,24 +25,40 @@ from typing import Any, Final, TypeVar
 
 import attrs
 
-from crishim.model.container import ContainerMetadata
+from crishim.model.container import ContainerMetadata, LinuxContainerConfig
 from crishim.model.image import ImageSpec
 from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxConfig
-from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
+from crishim.model.security import (
+    LinuxContainerSecurityContext,
+    LinuxSandboxSecurityContext,
+    NamespaceMode,
+    NamespaceOption,
+)
 from crishim.mounting import unmount_below
 from crishim.testing.harness import container_config, sandbox_config
 from crishim.testing.kubelet import CriClient, connect
+from crishim.testing.kubelet.configs import MASKED_PATHS, READONLY_PATHS
 from tests.node.registry import File, Layout, folder, serving, tar_of
 from tests.suite.engine import engine
 
 T = TypeVar("T")
 
 CLIENTS: Final = 8
+LISTS: Final = 2000
+BURST: Final = 100
+WARM: Final = 3
+PAUSE: Final = 0.1
+"""Seconds for what goes on after a pod's removal was answered."""
+
 LAYERS: Final = 9
 LAYER_SIZE: Final = 11 << 20
 HOST: Final = LinuxSandboxSecurityContext(
     namespace_options=NamespaceOption(network=NamespaceMode.NODE, pid=NamespaceMode.CONTAINER)
 )
+PLAIN: Final = LinuxContainerSecurityContext(
+    namespace_options=HOST.namespace_options, masked_paths=MASKED_PATHS, readonly_paths=READONLY_PATHS
+)
+"""What a kubelet asks for every container."""
 STEPS: Final = ("RunPodSandbox", "CreateContainer", "StartContainer", "ExecSync", "StopContainer", "StopPodSandbox")
 
 
@@ -73,10 +90,10 @@ class Peer:
             self.process.wait()
 
     def cpu(self) -> float:
-        """Seconds of CPU time that the server has used."""
+        """Seconds of CPU time that the server's threads have used."""
         assert self.process is not None
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        told = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        return sum(int(file.read_text(encoding="ascii").split()[0]) for file in told) / 1e9
 
     def memory(self) -> float:
         """The server's resident memory in MiB."""
@@ -105,13 +122,21 @@ class Peer:
 @contextlib.asynccontextmanager
 async def client_of(peer: Peer) -> AsyncIterator[CriClient]:
     """A client, once the server answers."""
+    while not accepts(peer.place / "cri.sock"):  # gRPC itself would wait for a second after the first refusal
+        await asyncio.sleep(0.005)
     async with connect(f"unix://{peer.place}/cri.sock") as client:
         while True:
             with contextlib.suppress(Exception):
                 await client.version()
                 break
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.005)
         yield client
+
+
+def accepts(path: Path) -> bool:
+    """Whether somebody takes connections at a socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 class Rounds:
@@ -139,7 +164,12 @@ class Rounds:
         """One pod with its container."""
         config = self.config(name)
         wanted = container_config(
-            "", metadata=ContainerMetadata("c"), image=ImageSpec(image=self.peer.image), command=(), log_path="c.log"
+            "",
+            metadata=ContainerMetadata("c"),
+            image=ImageSpec(image=self.peer.image),
+            command=(),
+            log_path="c.log",
+            linux=LinuxContainerConfig(security_context=PLAIN),
         )
         begun = time.perf_counter()
         sandbox = await self.timed("RunPodSandbox", self.client.run_sandbox(config))
@@ -161,29 +191,37 @@ class Rounds:
         await self.end(sandbox, container)
 
 
-async def measured(peer: Peer, options: argparse.Namespace) -> dict[str, float]:
-    """All figures of one peer; lower is better but for what is a second."""
-    found: dict[str, float] = {}
-    peer.start()
-    async with client_of(peer) as client:
+async def measured(peers: list[Peer], options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """All figures of all peers; lower is better but for what is a second. Who is measured pod by pod takes turns."""
+    found: dict[str, dict[str, float]] = {peer.name: {} for peer in peers}
+    async with contextlib.AsyncExitStack() as stack:
+        nodes = []
+        for peer in peers:
+            peer.start()
+            nodes.append(Rounds(peer, await stack.enter_async_context(client_of(peer))))
         for _ in range(3):  # a first pull warms up what is pulled from
-            begun = time.perf_counter()
-            await client.pull_image(ImageSpec(image=peer.big), sandbox_config())
-            found["cold pull, s"] = min(found.get("cold pull, s", 1e9), time.perf_counter() - begun)
-            await remove_image(client, peer.big)
-        await client.pull_image(ImageSpec(image=peer.image), sandbox_config())
-        warm = Rounds(peer, client)
-        for number in range(3):
-            await warm.whole_life(f"warm{number}")
-        rounds = Rounds(peer, client)
-        for number in range(options.pods):
-            await rounds.whole_life(f"pod{number}")
-        found["whole pod start"] = statistics.median(rounds.whole)
-        for step in STEPS:
-            found[step] = statistics.median(rounds.times[step])
-            found[f"{step} p95"] = statistics.quantiles(rounds.times[step], n=20)[-1]
-        found["pods a second, 8 clients"] = await together(rounds, options.pods)
-        found |= await with_many(rounds, options.many)
+            for node in nodes:
+                row, big = found[node.peer.name], ImageSpec(image=node.peer.big)
+                begun = time.perf_counter()
+                await node.client.pull_image(big, sandbox_config())
+                row["cold pull, s"] = min(row.get("cold pull, s", 1e9), time.perf_counter() - begun)
+                await node.client.remove_image(big)
+                await asyncio.sleep(1)  # containerd collects its garbage beside
+        for node in nodes:
+            await node.client.pull_image(ImageSpec(image=node.peer.image), sandbox_config())
+        for number in range(-WARM, options.pods):
+            nodes.append(nodes.pop(0))  # nobody always comes after the same one
+            for node in nodes:
+                await node.whole_life(f"pod{number}")
+                await asyncio.sleep(PAUSE)
+        for node in nodes:
+            row = found[node.peer.name]
+            row["whole pod start"] = statistics.median(node.whole[WARM:])
+            for step in STEPS:
+                row[step] = statistics.median(node.times[step][WARM:])
+                row[f"{step} p95"] = statistics.quantiles(node.times[step][WARM:], n=20)[-1]
+            row["pods a second, 8 clients"] = await together(node, options.pods)
+        await with_many(nodes, options.many, found)
     return found
 
 
@@ -202,33 +240,31 @@ async def together(rounds: Rounds, pods: int) -> float:
     return pods / took
 
 
-async def with_many(rounds: Rounds, pods: int) -> dict[str, float]:
+async def with_many(nodes: list[Rounds], pods: int, found: dict[str, dict[str, float]]) -> None:
     """What a node full of pods costs."""
-    peer, client = rounds.peer, rounds.client
-    made = [await rounds.start(f"many{number}") for number in range(pods)]
-    found = {"helpers per pod, KiB": peer.helpers() / pods, "server, MiB": peer.memory()}
-    before = peer.cpu()
-    for _ in range(300):
-        await client.list_containers({})
-    found["ListContainers, us of CPU"] = (peer.cpu() - before) / 300 * 1e6
-    peer.stop()
-    begun = time.perf_counter()
-    peer.start()
-    async with client_of(peer) as again:
-        while len(await again.list_containers({})) < pods:
-            await asyncio.sleep(0.01)
-        found["restart, s"] = time.perf_counter() - begun
-        for sandbox, container in made:
-            await again.stop_container(container, 0)
-            await again.stop_sandbox(sandbox)
-            await again.remove_sandbox(sandbox)
-    return found
-
-
-async def remove_image(client: CriClient, name: str) -> None:
-    """The image is gone, with what only it held."""
-    await client.remove_image(ImageSpec(image=name))
-    await asyncio.sleep(1)  # containerd collects its garbage beside
+    made = {node.peer.name: [await node.start(f"many{number}") for number in range(pods)] for node in nodes}
+    spent = dict.fromkeys(made, 0.0)
+    for _ in range(LISTS // BURST):
+        for node in nodes:
+            before = node.peer.cpu()
+            for _ in range(BURST):
+                await node.client.list_containers({})
+            spent[node.peer.name] += node.peer.cpu() - before
+    for node in nodes:
+        peer, row = node.peer, found[node.peer.name]
+        row |= {"helpers per pod, KiB": peer.helpers() / pods, "server, MiB": peer.memory()}
+        row["ListContainers, us of CPU"] = spent[peer.name] / LISTS * 1e6
+        peer.stop()
+        begun = time.perf_counter()
+        peer.start()
+        async with client_of(peer) as again:
+            while len(await again.list_containers({})) < pods:
+                await asyncio.sleep(0.01)
+            row["restart, s"] = time.perf_counter() - begun
+            for sandbox, container in made[peer.name]:
+                await again.stop_container(container, 0)
+                await again.stop_sandbox(sandbox)
+                await again.remove_sandbox(sandbox)
 
 
 # --- the two servers ---
@@ -297,7 +333,7 @@ config = "{place}/net.d"
 
 
 def containerd(place: Path, small: str, big: str) -> Peer:
-    """Debian's."""
+    """Whichever is first on PATH, with its shim."""
     host = small.partition("/")[0]
     cri = 'plugins."io.containerd.grpc.v1.cri"'
     (place / "containerd.toml").write_text(f"""version = 2
@@ -342,6 +378,9 @@ def cleared(peer: Peer) -> Iterator[None]:
 
 def table(results: dict[str, dict[str, float]]) -> None:
     """Print the figures, and the ratios to containerd's."""
+    for program in ("containerd", "runc", "crun", "conmon"):
+        told = subprocess.run([program, "--version"], check=False, capture_output=True, text=True)
+        print(told.stdout.partition("\n")[0])
     names = list(results)
     theirs = results.get("containerd", {})
     ours = [name for name in names if name != "containerd"] if theirs else []
@@ -358,16 +397,16 @@ async def main(options: argparse.Namespace) -> None:
         place = Path(made)
         place.chmod(0o711)
         small, big = push_images(place, registry)
-        results = {}
-        for name in options.only.split(","):
-            own = place / name
-            own.mkdir()
-            beneath = engine(own, registry.port, ()) if name == "docker" else contextlib.nullcontext("")
-            with beneath:
-                made_by = {"containerd": containerd, "docker": docker}.get(name, crishim)
-                peer = made_by(own, small, big)
-                with cleared(peer):
-                    results[peer.name] = await measured(peer, options)
+        with contextlib.ExitStack() as stack:
+            peers = []
+            for name in options.only.split(","):
+                own = place / name
+                own.mkdir()
+                if name == "docker":
+                    stack.enter_context(engine(own, registry.port, ()))
+                peers.append({"containerd": containerd, "docker": docker}.get(name, crishim)(own, small, big))
+                stack.enter_context(cleared(peers[-1]))
+            results = await measured(peers, options)
         table(results)
 
 

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from crishim import __version__, cli
+from crishim.commands import check
 from crishim.config import Config, parse
 from crishim.interfaces.checks import Finding
 from crishim.plugins import Plugin, PluginError
@@ -77,8 +78,8 @@ def test_a_machine_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             raise PluginError(name, "is broken")
         return Plugin(name=name, build=fakes.build, check=lambda: checks[name])
 
-    monkeypatch.setattr(cli, "load", load)
-    monkeypatch.setattr(cli, "installed", lambda: ("broken", "other"))
+    monkeypatch.setattr(check, "load", load)
+    monkeypatch.setattr(check, "installed", lambda: ("broken", "other"))
     done = run("check", "--config", str(file))
     assert 0 == done.exit_code, done.output
     for words in (
@@ -189,7 +190,7 @@ def test_a_node_is_served_until_a_signal(tmp_path: Path) -> None:
     listen = tmp_path / "cri.sock"
     file.write_text(
         f'listen = "{listen}"\nstate = "{tmp_path}/state"\nruntime_state = "{tmp_path}/run"\n'
-        f'[handlers]\n"" = "{FAKE}"\n[log]\nformat = "json"\n'
+        f'[handlers]\n"" = "{FAKE}"\n[log]\nformat = "json"\nlevel = "debug"\n'
     )
 
     async def ask() -> str:

@@ -24,8 +24,10 @@ _WIDTH: Final = 100
 def commands(command: Any = main, path: tuple[str, ...] = ("crishim",)) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every command with its words, parents first."""
     yield path, command
-    for name, child in sorted(getattr(command, "commands", {}).items()):
-        yield from commands(child, (*path, name))
+    if isinstance(command, click.Group):
+        context = _context(path, command)
+        for name in command.list_commands(context):
+            yield from commands(command.get_command(context, name), (*path, name))
 
 
 def help_of(path: tuple[str, ...], command: Any) -> str:
@@ -44,7 +46,7 @@ def page() -> str:
         ".SH COMMANDS",
     ]
     for path, command in commands():
-        if len(path) > 1 and not getattr(command, "commands", None):
+        if len(path) > 1 and not isinstance(command, click.Group):
             lines += [".SS " + _escaped(" ".join(path)), *_described(path, command)]
     lines += [
         ".SH EXIT STATUS",

@@ -18,7 +18,7 @@ ROOT: Final = Path(__file__).parents[2]
 PICTURES: Final = ROOT / "docs" / "pictures"
 SCREENS: Final = {
     "play": ("crishim.commands.play.Console", ["play", str(ROOT / "examples" / "hello.yaml")]),
-    "check": ("crishim.cli.Console", ["check"]),
+    "check": ("crishim.commands.check.Console", ["check"]),
 }
 _WIDTH: Final = 110
 

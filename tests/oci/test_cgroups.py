@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crishim.oci.cgroups import Cgroups, folder_of, network_of, open_files, read_text, slice_folder
+from crishim.oci.cgroups import Cgroups, folder_of, network_of, open_files, own_folder, read_text, slice_folder
 from crishim.oci.figures import Figures
 
 DEV = """Inter-|   Receive                                                |  Transmit
@@ -133,3 +133,22 @@ def test_processes_of_other_namespaces_have_no_number(tmp_path: Path) -> None:
         "import pathlib, sys; from crishim.oci.cgroups import *; Cgroups(root=pathlib.Path(sys.argv[1]), v2=1).remove('c')"
     )
     assert 0 == subprocess.run([sys.executable, "-c", program, str(tmp_path)], start_new_session=True, check=False).returncode
+
+
+@pytest.mark.parametrize(("v2", "expected"), [(False, "/user/pids"), (True, "/user/unified")])
+def test_where_a_process_is(v2: bool, expected: str) -> None:
+    """Of a hybrid machine's list the hierarchy counts that is asked for; in none of it, a process has no folder."""
+    text = "12:cpu,cpuacct:/user/cpu\n9:misc,pids:/user/pids\n1:name=systemd:/user\n0::/user/unified\n"
+    assert (expected, "") == (own_folder(text, v2=v2), own_folder("1:name=systemd:/user\n", v2=v2))
+
+
+@pytest.mark.parametrize("v2", [False, True])
+def test_a_process_moves_to_where_it_is(tmp_path: Path, v2: bool) -> None:
+    """A move that moves nobody is asked of this process's own cgroup; without one, or without leave, nothing happens."""
+    cgroups = Cgroups(v2=v2, root=tmp_path)
+    cgroups.stay()
+    own = own_folder(read_text("/proc/self/cgroup"), v2=v2).lstrip("/")
+    folder = (tmp_path if v2 else tmp_path / "pids") / own
+    folder.mkdir(parents=True, exist_ok=True)
+    cgroups.stay()
+    assert "0" == (folder / "cgroup.procs").read_text()

@@ -9,7 +9,7 @@ _SHELLS = ("bash", "zsh", "fish")
 @click.command(name="completion")
 @click.argument("shell", type=click.Choice(_SHELLS))
 @click.pass_context
-def completion_command(context: click.Context, shell: str) -> None:
+def command(context: click.Context, shell: str) -> None:
     """Print the completion script for SHELL.
 
     For bash: `crishim completion bash > /etc/bash_completion.d/crishim`.

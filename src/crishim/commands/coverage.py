@@ -42,7 +42,7 @@ _STYLES: Final = {Verdict.HONOURED: "green", Verdict.REFUSED: "red", Verdict.IGN
     "--only", type=click.Choice([verdict.value for verdict in Verdict]), help="Show the fields with this verdict alone."
 )
 @click.option("--markdown", is_flag=True, help="One table for all the backends, as in the documentation.")
-def coverage_command(backends: tuple[str, ...], only: str | None, *, markdown: bool) -> None:
+def command(backends: tuple[str, ...], only: str | None, *, markdown: bool) -> None:
     """What becomes of each field of CRI: honoured, refused, or ignored and why.
 
     BACKEND is an installed plug-in, or package.module:function. It is built with its default options and asked who it is;

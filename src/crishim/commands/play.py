@@ -25,7 +25,7 @@ from crishim.daemon import start_logging
 from crishim.model.frozen import FrozenDict
 from crishim.mounting import unmount_below
 from crishim.system import SystemClock
-from crishim.testing.kubelet import CriClient, Node, Outcome, Player, Pod, connect, load, parse, take_down
+from crishim.testing.kubelet import CallError, CriClient, Node, Outcome, Player, Pod, connect, load, parse, take_down
 from crishim.testing.kubelet.here import this_node
 from crishim.testing.kubelet.tasks import together
 
@@ -35,7 +35,7 @@ REFUSED: Final = 125
 _PERIOD: Final = 0.25
 
 
-@click.command()
+@click.command(name="play")
 @click.argument("manifest", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
 @click.option("--endpoint", help="A CRI runtime that serves already, as unix:///path/to.sock; without, a server of our own.")
 @click.option("--backend", help="The backend of that server: a plug-in, or package.module:function; process without.")
@@ -46,7 +46,7 @@ _PERIOD: Final = 0.25
     help="HOST:PORT (:PORT is the loopback's, port 0 any free one) for that server's figures at /metrics; none without.",
 )
 @click.option("--down", is_flag=True, help="Stop and remove the file's pods at the endpoint, and play nothing.")
-def play(
+def command(
     manifest: Path, endpoint: str | None, backend: str | None, path: Path | None, metrics_address: str, *, down: bool
 ) -> None:
     """Play the v1 Pods of MANIFEST (- is stdin) to their end, with their logs, and remove them.
@@ -62,7 +62,7 @@ def play(
         raise click.UsageError("--down needs --endpoint: a server of our own leaves nothing behind")
     start_logging("warning", "text")
     logging.getLogger("crishim.rpc").setLevel(logging.ERROR)  # the player tells of calls that fail
-    with told(REFUSED):
+    with told(REFUSED, CallError):
         pods = _pods(sys.stdin.read() if str(manifest) == "-" else manifest.read_text(encoding="utf-8"))
         config = app.read_config(path) if path else Config()
         config = attrs.evolve(config, metrics_address=metrics_address or config.metrics_address)

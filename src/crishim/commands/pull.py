@@ -11,29 +11,29 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from crishim import app
-from crishim.commands.told import told
+from crishim.commands.told import config_option, told
 from crishim.config import Config
 from crishim.errors import FailedPrecondition
 from crishim.images.puller import PullProgress
 from crishim.model.image import ImageSpec
 from crishim.testing.harness import sandbox_config
-from crishim.testing.kubelet import connect
+from crishim.testing.kubelet import CallError, connect
 
 _MIB: Final = 1 << 20
 
 
-@click.command()
+@click.command(name="pull")
 @click.argument("reference")
 @click.option("--endpoint", help="A CRI runtime that serves already, as unix:///path/to.sock; the node's store without.")
-@click.option("--config", "path", type=click.Path(path_type=Path, dir_okay=False), help=f"The file; {app.CONFIG_FILE} without.")
-def pull(reference: str, endpoint: str | None, path: Path | None) -> None:
+@config_option
+def command(reference: str, endpoint: str | None, path: Path | None) -> None:
     """Pull the image REFERENCE and print its id.
 
     It goes to the store that the configuration names, or to the runtime that serves it, if one does; with --endpoint to that
     runtime. Registries, mirrors, the signature policy and credentials are those of the configuration's [images].
     """
     console = Console(highlight=False, soft_wrap=True, stderr=True)
-    with told():
+    with told(1, CallError):
         click.echo(asyncio.run(_pull(console, reference, endpoint, Config() if endpoint else app.read_config(path))))
 
 

@@ -1,24 +1,28 @@
-"""How a command ends where it cannot do what it was asked to."""
+"""What commands have in common: the configuration's option, and how they end where they cannot do what they were asked to."""
 
 import contextlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
 import click
 
+from crishim import app
 from crishim.errors import CrishimError
-from crishim.testing.kubelet import CallError
+
+config_option = click.option(
+    "--config", "path", type=click.Path(path_type=Path, dir_okay=False), help=f"The file; {app.CONFIG_FILE} without."
+)
 
 
 @contextlib.contextmanager
-def told(status: int = 1) -> Iterator[None]:
-    """Errors that have a message for people end the program with it."""
+def told(status: int = 1, *others: type[Exception]) -> Iterator[None]:
+    """Errors that have a message for people, and `others`, end the program with it."""
+    kinds: tuple[type[Exception], ...] = (CrishimError, OSError, *others)
     try:
         yield
-    except CallError as error:
-        fail(f"{error.method}: {error.message} ({error.code.name})", status)
-    except (CrishimError, OSError) as error:
+    except kinds as error:
         fail(str(error), status)
 
 

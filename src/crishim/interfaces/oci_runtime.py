@@ -88,6 +88,15 @@ class OciRuntime(Protocol):
 
 
 @runtime_checkable
+class KnowsBundles(Protocol):
+    """What the lift asks after a restart of ours of a runtime whose bundles tell something: a node may have hundreds."""
+
+    @abstractmethod
+    def alive(self, container_id: str, bundle: Path) -> bool | None:
+        """Whether the first process of a bundle's container lives; None where only `state` can tell. Starts no process."""
+
+
+@runtime_checkable
 class RunsProcesses(Protocol):
     """What the shim v2 door asks of a runtime for execs: the runtime specification's `process`, as containerd writes it."""
 

@@ -38,8 +38,7 @@ class Monitor:
         """
         (request.bundle / "exits").mkdir(exist_ok=True)
         reader, writer = os.pipe()
-        begin, bid = os.pipe()
-        env = {**os.environ, "_OCI_SYNCPIPE": str(writer), "_OCI_STARTPIPE": str(begin)}
+        env = {**os.environ, "_OCI_SYNCPIPE": str(writer)}
         streams: list[int] = []
         try:
             streams = _streams(request.stdio)
@@ -47,15 +46,13 @@ class Monitor:
                 self._program,
                 *conmon.create_argv(request),
                 env=env,
-                pass_fds=(writer, begin),
+                pass_fds=(writer,),
                 cwd=request.bundle,  # where it leaves its second note of an out-of-memory kill
                 stdin=streams[0],
                 stdout=streams[1],
                 stderr=streams[2],
                 start_new_session=True,
             )
-            _join(request.cgroups, process.pid)
-            os.write(bid, b"\n")
         except FileNotFoundError as error:
             os.close(reader)
             raise FailedPrecondition("missing", "installed", self._program) from error
@@ -63,7 +60,7 @@ class Monitor:
             os.close(reader)
             raise
         finally:
-            for end in (writer, begin, bid, *streams):
+            for end in (writer, *streams):
                 os.close(end)
         try:
             async with asyncio.timeout(timeout):
@@ -77,7 +74,9 @@ class Monitor:
                 await asyncio.shield(process.wait())
         if not line:
             raise Unknown(f"the monitor of {request.container_id} ended without a word")
-        return conmon.parse_sync(line)
+        pid = conmon.parse_sync(line)
+        await asyncio.to_thread(_join, request.cgroups, read_pid(request.bundle / "conmon-pidfile"))
+        return pid
 
     def exit_of(self, bundle: Path) -> Exit | None:
         """How the container ended, as conmon has left it; None while it has not."""

@@ -43,6 +43,16 @@ def slice_folder(unit: str) -> str:
     return "/" + "/".join(f"{'-'.join(names[:count])}.slice" for count in range(1, len(names) + 1))
 
 
+def own_folder(text: str, *, v2: bool) -> str:
+    """The cgroup in a process's /proc/<pid>/cgroup: of the one hierarchy, or of v1's that counts processes; empty if in none."""
+    for line in text.splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, folder = rest.partition(":")
+        if number == "0" if v2 else "pids" in controllers.split(","):
+            return folder
+    return ""
+
+
 class Cgroups:
     """The machine's cgroups, of either version."""
 
@@ -83,6 +93,12 @@ class Cgroups:
             return ()
         folders = {self._controller(kind) for kind in ("memory", "cpu", "pids")}
         return tuple(folder / parent.lstrip("/") / f"monitor-{name}" for folder in sorted(folders))
+
+    def stay(self) -> None:
+        """Move this process to the cgroup that it is in. Blocks for as long as the kernel takes to let processes move."""
+        if folder := own_folder(read_text("/proc/self/cgroup"), v2=self._v2):
+            with contextlib.suppress(OSError):
+                (self._controller("pids") / folder.lstrip("/") / "cgroup.procs").write_text("0", encoding="ascii")
 
     def remove(self, folder: str) -> None:
         """Kill what is left in a cgroup, and remove it, of every hierarchy there is. Blocks for a second at most for each."""

@@ -22,7 +22,7 @@ from crishim.errors import FailedPrecondition, Internal, NotFound
 from crishim.interfaces.backend import Backend, BackendContext, BackendInfo
 from crishim.interfaces.capabilities import capabilities
 from crishim.interfaces.images import Rootfs, RootfsProvider
-from crishim.interfaces.oci_runtime import OciRuntime, OciStatus, Stdio
+from crishim.interfaces.oci_runtime import KnowsBundles, OciRuntime, OciStatus, Stdio
 from crishim.model.container import ContainerCreated, ContainerMetadata, ContainerSpec, ContainerState, ObservedContainer
 from crishim.model.frozen import FrozenDict
 from crishim.model.ids import ContainerId, ImageId, SandboxId
@@ -43,6 +43,10 @@ PAUSE: Final = "catatonit"
 
 _EXIT_PATIENCE: Final = 1.0
 """Seconds for which an inventory waits for the exit of what the runtime calls stopped."""
+
+_STARTING: Final = "starting"
+_STARTED: Final = "started-at"
+"""Files of a bundle: when its start was asked for; renamed when the runtime has said that it took place."""
 
 _STATES: Final = {
     OciStatus.CREATING: ContainerState.CREATED,
@@ -105,13 +109,7 @@ class OciPodBackend(Backend):
         userns = self._pod_namespaces(spec.sandbox).user
         rootfs = await self._roots().prepare(spec.id, spec.image_id, userns)
         views = await self._views(spec, userns)
-        place = await asyncio.to_thread(self._place, spec, pod, rootfs, views)
-        config = oci_config(spec, self._host, place)
-        if names := cdi.wanted(spec.cdi_devices, spec.annotations):
-            cdi.inject(config, names, await asyncio.to_thread(sources.cdi_files), device_node)
-        await asyncio.to_thread(write_bundle, bundle, config, spec.log_path)
-        write_atomically(bundle / "sandbox", spec.sandbox.id)
-        write_atomically(bundle / "upper", rootfs.upper)
+        place = await asyncio.to_thread(self._make_bundle, bundle, spec, pod, rootfs, views)
         stdio = Stdio(terminal=spec.tty, log_path=spec.log_path, keep_stdin=spec.stdin, stdin_once=spec.stdin_once)
         await self._runtime.create(spec.id, bundle, stdio)
         return ContainerCreated(user=place.user)
@@ -119,12 +117,13 @@ class OciPodBackend(Backend):
     async def start_container(self, container_id: ContainerId) -> None:
         """The runtime's start."""
         bundle = self._bundle(container_id)
-        write_atomically(bundle / "started-at", str(self._context.clock.now()))
+        write_atomically(bundle / _STARTING, str(self._context.clock.now()))
         try:
             await self._runtime.start(container_id)
         except BaseException:
-            (bundle / "started-at").unlink(missing_ok=True)
+            (bundle / _STARTING).unlink(missing_ok=True)
             raise
+        (bundle / _STARTING).replace(bundle / _STARTED)
 
     async def kill_container(self, container_id: ContainerId, signal: int) -> None:
         """The runtime's kill; SIGKILL reaches every process where the container has no PID namespace of its own."""
@@ -153,11 +152,15 @@ class OciPodBackend(Backend):
     async def _observe(self, bundle: Path) -> ObservedContainer:
         container_id = ContainerId(bundle.name)
         sandbox_id = SandboxId(_read(bundle / "sandbox"))
-        started_at = int(_read(bundle / "started-at") or 0) or None
-        try:
-            state = _STATES[(await self._runtime.state(container_id)).status]
-        except NotFound:
-            state = ContainerState.EXITED if started_at else ContainerState.CREATED
+        starting = _read(bundle / _STARTING)
+        started_at = int(_read(bundle / _STARTED) or starting or 0) or None
+        alive = self._runtime.alive(container_id, bundle) if isinstance(self._runtime, KnowsBundles) else None
+        if alive is None or starting:  # of a start that was broken off only the runtime knows whether it took place
+            state = await self._state(container_id, started_at)
+        elif started_at is None:
+            state = ContainerState.CREATED
+        else:
+            state = ContainerState.RUNNING if alive else ContainerState.EXITED
         end = None
         if state is ContainerState.EXITED and not started_at:
             state = ContainerState.CREATED
@@ -168,6 +171,24 @@ class OciPodBackend(Backend):
             except TimeoutError:
                 state = ContainerState.RUNNING  # its end is not complete yet: whoever waits will be told
         return ObservedContainer(id=container_id, sandbox_id=sandbox_id, state=state, started_at=started_at, exit=end)
+
+    async def _state(self, container_id: ContainerId, started_at: int | None) -> ContainerState:
+        try:
+            return _STATES[(await self._runtime.state(container_id)).status]
+        except NotFound:
+            return ContainerState.EXITED if started_at else ContainerState.CREATED
+
+    def _make_bundle(
+        self, bundle: Path, spec: ContainerSpec, pod: Path, rootfs: Rootfs, views: Mapping[str, BindSource]
+    ) -> Place:
+        place = self._place(spec, pod, rootfs, views)
+        config = oci_config(spec, self._host, place)
+        if names := cdi.wanted(spec.cdi_devices, spec.annotations):
+            cdi.inject(config, names, sources.cdi_files(), device_node)
+        write_bundle(bundle, config, spec.log_path)
+        write_atomically(bundle / "sandbox", spec.sandbox.id)
+        write_atomically(bundle / "upper", rootfs.upper)
+        return place
 
     def _place(self, spec: ContainerSpec, pod: Path, rootfs: Rootfs, views: Mapping[str, BindSource]) -> Place:
         root = Path(rootfs.path)

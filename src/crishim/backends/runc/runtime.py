@@ -15,6 +15,7 @@ from typing import Any
 from crishim.backends.runc.command import RuntimeCommand
 from crishim.backends.runc.exec import AdoptedChild, ConsoleSocket
 from crishim.backends.runc.features import Features
+from crishim.backends.runc.moves import ForeseenMoves
 from crishim.backends.runc.orphans import OrphanReaper
 from crishim.errors import CrishimError, InvalidArgument, NotFound
 from crishim.interfaces.backend import BackendInfo, NetnsSource
@@ -27,7 +28,7 @@ from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
 from crishim.monitor.client import Monitor, follow_sizes
 from crishim.monitor.conmon import MonitorRequest
-from crishim.monitor.pidfd import read_pid
+from crishim.monitor.pidfd import is_running, read_pid
 from crishim.oci.bundle import read_config
 from crishim.oci.cgroups import Cgroups
 from crishim.oci.facts import Host
@@ -46,6 +47,7 @@ class MonitoredRuntime:
         self._cgroups = Cgroups(v2=host.cgroup_v2)
         self._bundles: dict[str, Path] = {}
         self._orphans = OrphanReaper()
+        self._moves = ForeseenMoves(self._cgroups)
 
     async def probe(self) -> BackendInfo:
         """The runtime's name and version. Raises `FailedPrecondition` where it is missing."""
@@ -57,6 +59,7 @@ class MonitoredRuntime:
 
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
         """As `OciRuntime.create`."""
+        self._moves.soon()
         self._sockets.mkdir(parents=True, exist_ok=True)
         if stdio.log_path:
             Path(stdio.log_path).parent.mkdir(parents=True, exist_ok=True)
@@ -114,6 +117,13 @@ class MonitoredRuntime:
         self._orphans.poke()  # the monitor itself, which is nobody else's child
         return end
 
+    def alive(self, container_id: str, bundle: Path) -> bool | None:
+        """As `KnowsBundles.alive`: it lives as long as its monitor does, which ends after having written its exit."""
+        self._bundles[container_id] = bundle
+        if self._monitor.exit_of(bundle) is not None:
+            return False
+        return True if is_running(read_pid(bundle / "conmon-pidfile"), container_id) else None
+
     def exit_of(self, bundle: Path) -> Exit | None:
         """How a container ended, if its monitor has said so."""
         return self._monitor.exit_of(bundle)
@@ -150,6 +160,7 @@ class MonitoredRuntime:
 
         With a terminal the runtime makes it, and hands it over through a socket.
         """
+        self._moves.soon()
         terminal = bool(process.get("terminal"))
         streams = ExecStreams(io, tty=terminal)
         with tempfile.TemporaryDirectory(prefix="exec") as made, contextlib.closing(streams):

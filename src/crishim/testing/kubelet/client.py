@@ -39,7 +39,7 @@ class CallError(Exception):
     """An RPC failed: `method`, `code` and `message` as the runtime gave them."""
 
     def __init__(self, method: str, code: Code, message: str) -> None:
-        super().__init__(f"{method}: {code.name}: {message}")
+        super().__init__(f"{method}: {message} ({code.name})")
         self.method = method
         self.code = code
         self.message = message

@@ -1,0 +1,37 @@
+"""Moves between cgroups, foreseen."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+from crishim.backends.runc.moves import ForeseenMoves
+from crishim.oci.cgroups import Cgroups
+
+
+class SlowCgroups(Cgroups):
+    """Lets nobody move until `leave` is set; `waits` counts who waited."""
+
+    def __init__(self) -> None:
+        super().__init__(v2=True, root=Path("/nowhere"))
+        self.leave = threading.Event()
+        self.waits = 0
+
+    def stay(self) -> None:
+        self.waits += 1
+        self.leave.wait(10)
+
+
+async def test_however_many_moves_are_foreseen_one_thread_waits() -> None:
+    """Whoever foresees a move goes on at once, and has no thread of its own; after a rest there is a wait again."""
+    cgroups = SlowCgroups()
+    moves = ForeseenMoves(cgroups)
+    for _ in range(100):
+        moves.soon()
+        await asyncio.sleep(0)
+    cgroups.leave.set()
+    assert moves._waiting is not None
+    await moves._waiting
+    assert 1 == cgroups.waits
+    moves.soon()
+    await moves._waiting
+    assert 2 == cgroups.waits
