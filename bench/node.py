@@ -209,6 +209,7 @@ async def measured(peers: list[Peer], options: argparse.Namespace) -> dict[str, 
                 await asyncio.sleep(1)  # containerd collects its garbage beside
         for node in nodes:
             await node.client.pull_image(ImageSpec(image=node.peer.image), sandbox_config())
+        os.sync()  # nobody waits for what the pulls have written
         for number in range(-WARM, options.pods):
             nodes.append(nodes.pop(0))  # nobody always comes after the same one
             for node in nodes:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crishim.errors import CrishimError, DeadlineExceeded, FailedPrecondition, InvalidArgument, Unavailable, Unknown
-from crishim.interfaces.oci_runtime import Stdio
+from crishim.errors import DeadlineExceeded, FailedPrecondition, Unavailable, Unknown
 from crishim.model.process import Exit, TerminalSize
 from crishim.monitor.client import Monitor
 from crishim.monitor.conmon import MonitorRequest
@@ -21,21 +20,39 @@ def script(folder: Path, text: str) -> Monitor:
     return Monitor(str(program))
 
 
-def request(bundle: Path, *cgroups: Path, stdio: Stdio = Stdio()) -> MonitorRequest:  # noqa: B008 - a frozen value
+def request(bundle: Path) -> MonitorRequest:
     """A container to create."""
-    return MonitorRequest(container_id="c1", bundle=bundle, runtime="runc", sockets=bundle, cgroups=cgroups, stdio=stdio)
+    return MonitorRequest(container_id="c1", bundle=bundle, runtime="runc", sockets=bundle)
+
+
+async def created(monitor: Monitor, bundle: Path, *cgroups: Path, timeout: float = 10.0) -> int:
+    """Have a monitor create its container."""
+    waiting = await monitor.begin(request(bundle))
+    return await waiting.create(cgroups, timeout=timeout)
 
 
 async def test_a_monitor_is_put_into_its_cgroups(tmp_path: Path) -> None:
     """Once the container is there, its monitor is in its cgroups; these go when it has ended."""
     cgroup = tmp_path / "cgroup"
     monitor = script(tmp_path, """echo 17 > conmon-pidfile; echo '{"data": 18}' > /proc/self/fd/$_OCI_SYNCPIPE""")
-    assert 18 == await monitor.create(request(tmp_path, cgroup))
+    assert 18 == await created(monitor, tmp_path, cgroup)
     assert "17" == (cgroup / "cgroup.procs").read_text()
     (cgroup / "cgroup.procs").unlink()
     (tmp_path / "conmon-pidfile").unlink()
-    await monitor.leave(tmp_path, (cgroup,))
+    await monitor.clear(tmp_path, (cgroup,))
     assert not cgroup.exists()
+
+
+async def test_a_monitor_waits_to_be_told(tmp_path: Path) -> None:
+    """It is there before its bundle is complete, and creates nothing until it is told; without a container it goes."""
+    wait = """read x < /proc/self/fd/$_OCI_STARTPIPE; touch begun; echo '{"data": 18}' > /proc/self/fd/$_OCI_SYNCPIPE"""
+    monitor = script(tmp_path, wait)
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counted, not read
+    waiting = await monitor.begin(request(tmp_path))
+    await waiting.leave()
+    assert not (tmp_path / "begun").exists()
+    assert 18 == await created(monitor, tmp_path)
+    assert (True, before) == ((tmp_path / "begun").exists(), len(os.listdir("/proc/self/fd")))  # noqa: PTH208 - counted
 
 
 @pytest.mark.parametrize(
@@ -45,18 +62,14 @@ async def test_a_monitor_is_put_into_its_cgroups(tmp_path: Path) -> None:
 async def test_monitors_that_do_not_answer(tmp_path: Path, text: str, error: type[Exception]) -> None:
     """One that ends, hangs or says nothing of a pid is an error."""
     with pytest.raises(error):
-        await script(tmp_path, text).create(request(tmp_path), timeout=0.2)
+        await created(script(tmp_path, text), tmp_path, timeout=0.2)
 
 
-@pytest.mark.parametrize(
-    ("program", "stdio", "error"),
-    [("no-such-conmon", Stdio(), FailedPrecondition), ("sh", Stdio(stdout="/no/such/pipe"), InvalidArgument)],
-)
-async def test_a_monitor_that_cannot_begin(tmp_path: Path, program: str, stdio: Stdio, error: type[CrishimError]) -> None:
-    """Without conmon, or without a named pipe for its streams, nothing is created, and no descriptor stays open."""
+async def test_a_monitor_that_cannot_begin(tmp_path: Path) -> None:
+    """Without conmon nothing is created, and no descriptor stays open."""
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counted, not read
-    with pytest.raises(error, match=r"no.such"):
-        await Monitor(program).create(request(tmp_path, stdio=stdio))
+    with pytest.raises(FailedPrecondition, match="no-such"):
+        await Monitor("no-such-conmon").begin(request(tmp_path))
     assert before == len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counted, not read
 
 

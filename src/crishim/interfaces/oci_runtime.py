@@ -41,8 +41,9 @@ class OciState:
 class Stdio:
     """Where a container's streams go.
 
-    `log_path` makes the runtime's monitor write a CRI log file and keep an attach socket; the three paths are named pipes
-    that become the process's own streams. Both empty means nothing is kept. With `terminal` there is no stderr.
+    `log_path` makes the runtime's monitor write a CRI log file and keep an attach socket, whoever goes away meanwhile. The
+    three paths are named pipes that become the process's own streams; with `terminal` the caller copies them, and there is no
+    stderr. `attended` tells that the caller stays for as long as the container does: nobody else need hold anything.
     """
 
     terminal: bool = False
@@ -52,6 +53,7 @@ class Stdio:
     stderr: str = ""
     keep_stdin: bool = False
     stdin_once: bool = False
+    attended: bool = False
 
 
 @runtime_checkable
@@ -94,6 +96,15 @@ class KnowsBundles(Protocol):
     @abstractmethod
     def alive(self, container_id: str, bundle: Path) -> bool | None:
         """Whether the first process of a bundle's container lives; None where only `state` can tell. Starts no process."""
+
+
+@runtime_checkable
+class GetsReady(Protocol):
+    """What the lift asks of a runtime whose creations can begin before a bundle is complete."""
+
+    @abstractmethod
+    async def get_ready(self, container_id: str, bundle: Path, stdio: Stdio) -> None:
+        """A `create` with these follows, or a `delete`. Of the bundle there is only the folder yet."""
 
 
 @runtime_checkable

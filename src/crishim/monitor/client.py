@@ -12,9 +12,8 @@ import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from crishim.errors import CrishimError, DeadlineExceeded, FailedPrecondition, InvalidArgument, Unavailable, Unknown
+from crishim.errors import CrishimError, DeadlineExceeded, FailedPrecondition, Unavailable, Unknown
 from crishim.interfaces.capabilities import ByteReader, ProcessIO
-from crishim.interfaces.oci_runtime import Stdio
 from crishim.logs.attachers import Attacher
 from crishim.model.process import Exit, TerminalSize
 from crishim.monitor import conmon
@@ -31,52 +30,36 @@ class Monitor:
     def __init__(self, program: str = "conmon") -> None:
         self._program = program
 
-    async def create(self, request: MonitorRequest, *, timeout: float = 100.0) -> int:
-        """Have a conmon create the container, and answer the pid of its first process.
+    async def begin(self, request: MonitorRequest) -> "WaitingMonitor":
+        """Start a conmon, which waits to be told to create the container: of the bundle only the folder must be there.
 
-        Raises `Unknown` with the runtime's words, `FailedPrecondition` where conmon is missing.
+        Raises `FailedPrecondition` where conmon is missing.
         """
         (request.bundle / "exits").mkdir(exist_ok=True)
-        reader, writer = os.pipe()
-        env = {**os.environ, "_OCI_SYNCPIPE": str(writer)}
-        streams: list[int] = []
+        told, teller = os.pipe()
+        bidding, bidder = os.pipe()
         try:
-            streams = _streams(request.stdio)
             process = await asyncio.create_subprocess_exec(
                 self._program,
                 *conmon.create_argv(request),
-                env=env,
-                pass_fds=(writer,),
+                env={**os.environ, "_OCI_SYNCPIPE": str(teller), "_OCI_STARTPIPE": str(bidding)},
+                pass_fds=(teller, bidding),
                 cwd=request.bundle,  # where it leaves its second note of an out-of-memory kill
-                stdin=streams[0],
-                stdout=streams[1],
-                stderr=streams[2],
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
                 start_new_session=True,
             )
-        except FileNotFoundError as error:
-            os.close(reader)
-            raise FailedPrecondition("missing", "installed", self._program) from error
-        except BaseException:
-            os.close(reader)
+        except BaseException as error:
+            for end in (told, bidder):
+                os.close(end)
+            if isinstance(error, FileNotFoundError):
+                raise FailedPrecondition("missing", "installed", self._program) from error
             raise
         finally:
-            for end in (writer, *streams):
+            for end in (teller, bidding):
                 os.close(end)
-        try:
-            async with asyncio.timeout(timeout):
-                line = await read_pipe(reader, line=True)
-                await process.wait()
-        except TimeoutError:
-            raise DeadlineExceeded(f"the monitor of {request.container_id} does not answer") from None
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await asyncio.shield(process.wait())
-        if not line:
-            raise Unknown(f"the monitor of {request.container_id} ended without a word")
-        pid = conmon.parse_sync(line)
-        await asyncio.to_thread(_join, request.cgroups, read_pid(request.bundle / "conmon-pidfile"))
-        return pid
+        return WaitingMonitor(request, process, told, bidder)
 
     def exit_of(self, bundle: Path) -> Exit | None:
         """How the container ended, as conmon has left it; None while it has not."""
@@ -99,7 +82,7 @@ class Monitor:
             return self.exit_of(bundle) or Exit.unknown()
         return end
 
-    async def leave(self, bundle: Path, cgroups: tuple[Path, ...], *, patience: float = 2.0) -> None:
+    async def clear(self, bundle: Path, cgroups: tuple[Path, ...], *, patience: float = 2.0) -> None:
         """Remove the cgroups that a container's monitor was in, once it has ended."""
         if not any(folder.exists() for folder in cgroups):
             return
@@ -155,23 +138,47 @@ class Monitor:
             os.close(fd)
 
 
-def _streams(stdio: Stdio) -> list[int]:
-    """The monitor's own streams: the named pipes that are to be the container's, else nothing.
+class WaitingMonitor:
+    """A conmon that has not created its container yet. Either `create` or `leave` is called, once."""
 
-    Outputs are opened for reading too, or the open would wait for somebody who reads; an input without, or it had no end.
-    Raises `InvalidArgument` for a pipe that is not there.
-    """
-    wanted = (stdio.stdin, stdio.stdout, stdio.stderr) if conmon.passed_through(stdio) else ("", "", "")
-    opened: list[int] = []
-    for path, flags in zip(wanted, (os.O_RDONLY | os.O_NONBLOCK, os.O_RDWR, os.O_RDWR), strict=True):
+    def __init__(self, request: MonitorRequest, process: asyncio.subprocess.Process, told: int, bidder: int) -> None:
+        self._request = request
+        self._process = process
+        self._told = told
+        self._bidder = bidder
+
+    async def create(self, cgroups: tuple[Path, ...], *, timeout: float = 100.0) -> int:
+        """Have it create the container, put it into its cgroups, and answer the pid of the container's first process.
+
+        Raises `Unknown` with the runtime's words.
+        """
+        with contextlib.suppress(BrokenPipeError):  # it has ended: what it said is told
+            os.write(self._bidder, b"\n")
+        os.close(self._bidder)
         try:
-            opened.append(os.open(path or os.devnull, (flags if path else os.O_RDWR) | os.O_CLOEXEC))
-        except OSError as error:
-            for descriptor in opened:
-                os.close(descriptor)
-            raise InvalidArgument("stdio", f"{path}: {error.strerror}") from error
-        os.set_blocking(opened[-1], True)
-    return opened
+            async with asyncio.timeout(timeout):
+                line = await read_pipe(self._told, line=True)
+                await self._process.wait()
+        except TimeoutError:
+            raise DeadlineExceeded(f"the monitor of {self._request.container_id} does not answer") from None
+        finally:
+            await self._end()
+        if not line:
+            raise Unknown(f"the monitor of {self._request.container_id} ended without a word")
+        pid = conmon.parse_sync(line)
+        await asyncio.to_thread(_join, cgroups, read_pid(self._request.bundle / "conmon-pidfile"))
+        return pid
+
+    async def leave(self) -> None:
+        """There will be no container."""
+        await self._end()
+        for end in (self._told, self._bidder):
+            os.close(end)
+
+    async def _end(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+            await asyncio.shield(self._process.wait())
 
 
 def _join(cgroups: tuple[Path, ...], pid: int) -> None:

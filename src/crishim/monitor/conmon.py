@@ -22,10 +22,7 @@ PACKET = 32 * 1024
 
 @attrs.frozen(kw_only=True)
 class MonitorRequest:
-    """One container to create. `sockets` is a folder with a short path, since a socket's path has 107 bytes at most.
-
-    `cgroups` are folders that the monitor is put into, so that what it uses is the pod's.
-    """
+    """One container to create. `sockets` is a folder with a short path, since a socket's path has 107 bytes at most."""
 
     container_id: str
     bundle: Path
@@ -34,7 +31,6 @@ class MonitorRequest:
     systemd_cgroup: bool = False
     sockets: Path
     stdio: Stdio = Stdio()
-    cgroups: tuple[Path, ...] = ()
 
 
 def socket_name(container_id: str) -> str:
@@ -63,7 +59,7 @@ def create_argv(request: MonitorRequest) -> list[str]:
     if stdio.log_path:
         argv.extend(["--no-sync-log", f"--log-path=k8s-file:{stdio.log_path}"])
     else:
-        argv.append("--log-path=passthrough" if passed_through(stdio) else "--log-path=none:")
+        argv.append("--log-path=none:")
     if request.systemd_cgroup:
         argv.append("--systemd-cgroup")
     if stdio.terminal:
@@ -73,11 +69,6 @@ def create_argv(request: MonitorRequest) -> list[str]:
         if not stdio.stdin_once:
             argv.append("--leave-stdin-open")
     return argv
-
-
-def passed_through(stdio: Stdio) -> bool:
-    """Whether the container gets the monitor's own streams. A terminal is the monitor's in any case."""
-    return not stdio.terminal and not stdio.log_path and bool(stdio.stdin or stdio.stdout or stdio.stderr)
 
 
 def parse_sync(line: bytes) -> int:

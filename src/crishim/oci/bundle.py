@@ -8,12 +8,13 @@ from typing import Any
 from crishim.errors import DataLoss
 
 
-def write_bundle(folder: Path, config: dict[str, Any], log_path: str) -> None:
-    """Make a bundle. Non-UTF-8 values of the environment stay the bytes they were.
-
-    Others may pass through it, since a user namespace may have its root in there, but not read its secrets.
-    """
+def make_bundle(folder: Path) -> None:
+    """Make a bundle's folder. Others may pass through it, since a user namespace may have its root in there."""
     folder.mkdir(parents=True, mode=0o711)
+
+
+def write_bundle(folder: Path, config: dict[str, Any], log_path: str) -> None:
+    """Fill a bundle, for nobody else's eyes. Non-UTF-8 values of the environment stay the bytes they were."""
     text = json.dumps(config, ensure_ascii=False)
     (folder / "config.json").touch(mode=0o600)
     (folder / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))

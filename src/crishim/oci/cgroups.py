@@ -44,7 +44,7 @@ def slice_folder(unit: str) -> str:
 
 
 def own_folder(text: str, *, v2: bool) -> str:
-    """The cgroup in a process's /proc/<pid>/cgroup: of the one hierarchy, or of v1's that counts processes; empty if in none."""
+    """The cgroup in a process's /proc/<pid>/cgroup, of v2 or of v1's hierarchy for pids; empty if it is in none."""
     for line in text.splitlines():
         number, _, rest = line.partition(":")
         controllers, _, folder = rest.partition(":")
@@ -82,6 +82,12 @@ class Cgroups:
         """The processes of a cgroup itself."""
         text = read_text(self._controller("memory") / folder.lstrip("/") / "cgroup.procs")
         return [int(pid) for pid in text.split()]
+
+    def killed_for_memory(self, folder: str) -> bool:
+        """Whether a process of a cgroup was killed for want of memory."""
+        file = "memory.events" if self._v2 else "memory.oom_control"
+        lines = read_text(self._controller("memory") / folder.lstrip("/") / file).splitlines()
+        return any(line.startswith("oom_kill ") and line != "oom_kill 0" for line in lines)
 
     def beside(self, cgroups_path: str) -> tuple[Path, ...]:
         """Folders for what serves a container, beside its own, in each hierarchy that counts something for the pod.

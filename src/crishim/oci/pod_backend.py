@@ -22,7 +22,7 @@ from crishim.errors import FailedPrecondition, Internal, NotFound
 from crishim.interfaces.backend import Backend, BackendContext, BackendInfo
 from crishim.interfaces.capabilities import capabilities
 from crishim.interfaces.images import Rootfs, RootfsProvider
-from crishim.interfaces.oci_runtime import KnowsBundles, OciRuntime, OciStatus, Stdio
+from crishim.interfaces.oci_runtime import GetsReady, KnowsBundles, OciRuntime, OciStatus, Stdio
 from crishim.model.container import ContainerCreated, ContainerMetadata, ContainerSpec, ContainerState, ObservedContainer
 from crishim.model.frozen import FrozenDict
 from crishim.model.ids import ContainerId, ImageId, SandboxId
@@ -32,7 +32,7 @@ from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
 from crishim.model.security import LinuxContainerUser, NamespaceMode, UserNamespace
 from crishim.mounting import unmount_below
 from crishim.oci import cdi, sandbox_files, sources
-from crishim.oci.bundle import delete_bundle, write_atomically, write_bundle
+from crishim.oci.bundle import delete_bundle, make_bundle, write_atomically, write_bundle
 from crishim.oci.facts import BindSource, Host, NamespacePaths, Place
 from crishim.oci.machine import device_node
 from crishim.oci.resources import cgroups_path
@@ -106,11 +106,14 @@ class OciPodBackend(Backend):
         """Root file system, user, config.json, and the runtime's create."""
         pod = self._pod(spec.sandbox.id)
         bundle = self._bundles / spec.id
+        make_bundle(bundle)
+        stdio = Stdio(terminal=spec.tty, log_path=spec.log_path, keep_stdin=spec.stdin, stdin_once=spec.stdin_once)
+        if isinstance(self._runtime, GetsReady):
+            await self._runtime.get_ready(spec.id, bundle, stdio)
         userns = self._pod_namespaces(spec.sandbox).user
         rootfs = await self._roots().prepare(spec.id, spec.image_id, userns)
         views = await self._views(spec, userns)
-        place = await asyncio.to_thread(self._make_bundle, bundle, spec, pod, rootfs, views)
-        stdio = Stdio(terminal=spec.tty, log_path=spec.log_path, keep_stdin=spec.stdin, stdin_once=spec.stdin_once)
+        place = await asyncio.to_thread(self._fill_bundle, bundle, spec, pod, rootfs, views)
         await self._runtime.create(spec.id, bundle, stdio)
         return ContainerCreated(user=place.user)
 
@@ -178,7 +181,7 @@ class OciPodBackend(Backend):
         except NotFound:
             return ContainerState.EXITED if started_at else ContainerState.CREATED
 
-    def _make_bundle(
+    def _fill_bundle(
         self, bundle: Path, spec: ContainerSpec, pod: Path, rootfs: Rootfs, views: Mapping[str, BindSource]
     ) -> Place:
         place = self._place(spec, pod, rootfs, views)
@@ -270,6 +273,7 @@ class OciPodBackend(Backend):
             cgroups_path=cgroups_path(parent, spec.id, systemd=self._host.systemd_cgroup),
             annotations=FrozenDict({"io.kubernetes.cri.container-type": "sandbox", **self._sandbox_annotations(spec)}),
         )
+        make_bundle(bundle)
         await asyncio.to_thread(write_bundle, bundle, oci_config(pause, self._host, place), "")
         root.mkdir()
         if place.namespaces.user:  # whoever is root inside makes the places for its mounts

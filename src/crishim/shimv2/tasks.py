@@ -389,7 +389,12 @@ class Tasks:
 
 def _stdio(paths: IoPaths) -> Stdio:
     return Stdio(
-        terminal=paths.terminal, stdin=paths.stdin, stdout=paths.stdout, stderr=paths.stderr, keep_stdin=bool(paths.stdin)
+        terminal=paths.terminal,
+        stdin=paths.stdin,
+        stdout=paths.stdout,
+        stderr=paths.stderr,
+        keep_stdin=bool(paths.stdin),
+        attended=True,
     )
 
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from crishim.backends.process import proc
+from crishim.backends.runc.orphans import OrphanReaper
 from crishim.errors import DeadlineExceeded, Unknown
 from crishim.libc import failure, libc
 from crishim.logs.execution import ExecStreams
@@ -29,11 +30,18 @@ def become_subreaper() -> None:
 class AdoptedChild:
     """A process that the runtime started and left to us. `kill` ends it and all that it has started, if signals do not."""
 
-    def __init__(self, pid: int, kill: Callable[[], Awaitable[None]] | None = None) -> None:
+    def __init__(self, pid: int, orphans: OrphanReaper, kill: Callable[[], Awaitable[None]] | None = None) -> None:
         self._pid = pid
+        self._orphans = orphans
         self._kill = kill or self._kill_family
         process = proc.read(pid)
         self._identity = None if process is None else process.identity
+        orphans.spared.add(pid)
+
+    async def exit(self) -> Exit:
+        """Return when it has ended. For one caller."""
+        await self._ended()
+        return self._collect()
 
     async def accompany(self, streams: ExecStreams) -> Exit:
         """Copy its streams until it has ended. Cancelled, everything that it started is killed first."""
@@ -46,8 +54,7 @@ class AdoptedChild:
 
     async def _end(self) -> None:
         await self._kill()
-        await self._ended()
-        self._collect()
+        await self.exit()
 
     async def _kill_family(self) -> None:
         if self._identity is not None:
@@ -57,6 +64,7 @@ class AdoptedChild:
         await ended(self._pid)
 
     def _collect(self) -> Exit:
+        self._orphans.spared.discard(self._pid)
         try:
             told = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG)
         except ChildProcessError:

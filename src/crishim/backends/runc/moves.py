@@ -1,8 +1,8 @@
 """Moves of processes between cgroups, foreseen.
 
 The first one after a rest waits until the kernel has seen all of its processors idle for a moment (RCU's grace period: some
-10 ms); those that follow soon do not. A runtime makes such a move for every container and every exec, after some 10 ms of
-getting ready. So both are to pass at once.
+10 ms), and all that is asked of cgroups meanwhile waits with it; those that follow soon do not. A runtime makes such a move for
+every container and every exec, after some 10 ms of getting ready. So both are to pass at once.
 """
 
 import asyncio

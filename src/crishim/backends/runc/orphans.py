@@ -1,8 +1,8 @@
 """Orphans that became our children, because a runtime has left them to its subreaper.
 
-Whoever is dead and not collected keeps its PID namespace from ending, so they are collected soon. Children that asyncio has
-started must be left to asyncio, which collects each within one turn of its loop: only who is still there at a second look is
-nobody's.
+Whoever is dead and not collected keeps its PID namespace from ending, so they are collected soon. Some have somebody who wants
+their exit, and are spared. Children that asyncio has started must be left to asyncio, which collects each within one turn of
+its loop: only who is still there at a second look is nobody's.
 """
 
 import asyncio
@@ -22,6 +22,8 @@ class OrphanReaper:
         self._task: asyncio.Task[None] | None = None
         self._poked = False
         self._attentive = 0
+        self.spared: set[int] = set()
+        """The pids of those that somebody else collects."""
 
     @contextlib.contextmanager
     def attentive(self) -> Iterator[None]:
@@ -47,7 +49,7 @@ class OrphanReaper:
                 self._poked, looks = False, 0
             await asyncio.sleep(_PAUSE)
             looks += 1
-            dead = dead_children()
+            dead = dead_children() - self.spared
             for pid in dead & before:
                 _collect(pid)
             before = dead

@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from crishim.backends.runc.attended import AttendedContainers
 from crishim.backends.runc.command import RuntimeCommand
 from crishim.backends.runc.exec import AdoptedChild, ConsoleSocket
 from crishim.backends.runc.features import Features
 from crishim.backends.runc.moves import ForeseenMoves
 from crishim.backends.runc.orphans import OrphanReaper
-from crishim.errors import CrishimError, InvalidArgument, NotFound
+from crishim.errors import CrishimError, InvalidArgument, NotFound, Unimplemented
 from crishim.interfaces.backend import BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
@@ -26,7 +27,7 @@ from crishim.logs.stdio import ChildEnds
 from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
-from crishim.monitor.client import Monitor, follow_sizes
+from crishim.monitor.client import Monitor, WaitingMonitor, follow_sizes
 from crishim.monitor.conmon import MonitorRequest
 from crishim.monitor.pidfd import is_running, read_pid
 from crishim.oci.bundle import read_config
@@ -39,13 +40,14 @@ from crishim.oci.spec import process_of
 class MonitoredRuntime:
     """What every such runtime can do. `sockets` is a folder with a short path for conmon's attach sockets."""
 
-    def __init__(self, command: RuntimeCommand, sockets: Path, host: Host, monitor: Monitor | None = None) -> None:
+    def __init__(self, command: RuntimeCommand, sockets: Path, host: Host) -> None:
         self._command = command
         self._sockets = sockets
         self._host = host
-        self._monitor = monitor or Monitor()
+        self._monitor = Monitor()
         self._cgroups = Cgroups(v2=host.cgroup_v2)
         self._bundles: dict[str, Path] = {}
+        self._waiting: dict[str, WaitingMonitor] = {}
         self._orphans = OrphanReaper()
         self._moves = ForeseenMoves(self._cgroups)
 
@@ -57,8 +59,8 @@ class MonitoredRuntime:
             name=self._command.name, version=version, netns=NetnsSource.LIBRARY, honours=able.honours, features=able.advertised
         )
 
-    async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
-        """As `OciRuntime.create`."""
+    async def get_ready(self, container_id: str, bundle: Path, stdio: Stdio) -> None:
+        """As `GetsReady.get_ready`: a monitor is started, which takes some milliseconds."""
         self._moves.soon()
         self._sockets.mkdir(parents=True, exist_ok=True)
         if stdio.log_path:
@@ -72,9 +74,16 @@ class MonitoredRuntime:
             systemd_cgroup=self._command.systemd_cgroup,
             sockets=self._sockets,
             stdio=stdio,
-            cgroups=self._monitor_cgroups(bundle),
         )
-        pid = await self._monitor.create(request)
+        self._waiting[container_id] = await self._monitor.begin(request)
+
+    async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
+        """As `OciRuntime.create`. Who attends to a container is refused: it has a monitor in any case."""
+        if stdio.attended:
+            raise Unimplemented("Create", "containers without a monitor are not this runtime's")
+        if container_id not in self._waiting:
+            await self.get_ready(container_id, bundle, stdio)
+        pid = await self._waiting.pop(container_id).create(self._monitor_cgroups(bundle))
         self._bundles[container_id] = bundle
         return pid
 
@@ -101,6 +110,8 @@ class MonitoredRuntime:
 
         What it leaves behind becomes ours, and is collected meanwhile: nobody who shares its PID namespace can end before.
         """
+        if (waiting := self._waiting.pop(container_id, None)) is not None:
+            await waiting.leave()
         with self._orphans.attentive():
             try:
                 bundle = await self._bundle(container_id)
@@ -108,7 +119,7 @@ class MonitoredRuntime:
                 await self._command.run(container_id, "delete", "--force", container_id)
                 raise
             await self._command.run(container_id, "delete", "--force", container_id)
-            await self._monitor.leave(bundle, self._monitor_cgroups(bundle))
+            await self._monitor.clear(bundle, self._monitor_cgroups(bundle))
             self._bundles.pop(container_id, None)
 
     async def wait(self, container_id: str) -> Exit:
@@ -123,10 +134,6 @@ class MonitoredRuntime:
         if self._monitor.exit_of(bundle) is not None:
             return False
         return True if is_running(read_pid(bundle / "conmon-pidfile"), container_id) else None
-
-    def exit_of(self, bundle: Path) -> Exit | None:
-        """How a container ended, if its monitor has said so."""
-        return self._monitor.exit_of(bundle)
 
     async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
         """As `SupportsAttach.attach`."""
@@ -195,7 +202,7 @@ class MonitoredRuntime:
         return ["exec", "--detach", f"--pid-file={folder / 'pid'}", f"--process={folder / 'process.json'}"]
 
     def _adopted(self, container_id: str, folder: Path) -> AdoptedChild:  # noqa: ARG002 - gVisor needs the container too
-        return AdoptedChild(read_pid(folder / "pid"))
+        return AdoptedChild(read_pid(folder / "pid"), self._orphans)
 
     async def _run_exec(self, container_id: str, args: list[str], ends: ChildEnds | None) -> None:
         try:
@@ -216,7 +223,39 @@ class MonitoredRuntime:
 
 
 class RuncRuntime(MonitoredRuntime):
-    """Runs bundles with runc, crun or youki: beside the rest they freeze containers and change their limits."""
+    """Runs bundles with runc, crun or youki: beside the rest they freeze containers and change their limits.
+
+    A container that is attended to has no monitor.
+    """
+
+    def __init__(self, command: RuntimeCommand, sockets: Path, host: Host) -> None:
+        super().__init__(command, sockets, host)
+        self._attended = AttendedContainers(command, self._cgroups, self._orphans)
+
+    async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
+        """As `OciRuntime.create`."""
+        if not stdio.attended:
+            return await super().create(container_id, bundle, stdio)
+        self._moves.soon()
+        self._bundles[container_id] = bundle
+        return await self._attended.create(container_id, bundle, stdio)
+
+    async def wait(self, container_id: str) -> Exit:
+        """As `OciRuntime.wait`."""
+        end = await self._attended.wait(container_id)
+        return await super().wait(container_id) if end is None else end
+
+    async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
+        """As `SupportsAttach.attach`."""
+        if container_id in self._attended:
+            await self._attended.attach(container_id, io)
+        else:
+            await super().attach(container_id, io)
+
+    async def delete(self, container_id: str) -> None:
+        """As `OciRuntime.delete`."""
+        await super().delete(container_id)
+        self._attended.forget(container_id)
 
     async def _features(self, version: str) -> Features:
         return await self._command.features(version, self._host.kernel)

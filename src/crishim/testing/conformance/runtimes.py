@@ -130,7 +130,8 @@ async def check_pipes(world: RuntimeWorld) -> None:
         os.mkfifo(path)
     script = ("sh", "-c", "read line; echo got $line; echo complained >&2")
     reading = {name: asyncio.ensure_future(_read(paths[name])) for name in ("stdout", "stderr")}
-    name = await world.create(script, Stdio(stdin=paths["stdin"], stdout=paths["stdout"], stderr=paths["stderr"]))
+    stdio = Stdio(stdin=paths["stdin"], stdout=paths["stdout"], stderr=paths["stderr"], attended=True)
+    name = await world.create(script, stdio)
     descriptor = os.open(paths["stdin"], os.O_RDWR)
     await patiently(world.runtime.start(name))
     os.write(descriptor, b"it\n")
