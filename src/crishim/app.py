@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -118,6 +119,7 @@ async def serve(config: Config) -> None:
     watch_children_by_pidfd()
     with ended_by_signals() as ended:
         async with running(config), announced():
+            gc.freeze()  # records and modules are there for long: no look for garbage need go through them
             await ended.wait()
             _log.info("ending; containers go on")
 

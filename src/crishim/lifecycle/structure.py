@@ -7,7 +7,7 @@ records stay short, and a new field with a default needs no new version. What do
 import enum
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -18,14 +18,11 @@ from crishim.model.frozen import FrozenDict
 
 def unstructure(value: object) -> Any:
     """JSON data for a value: attrs classes become objects, enumerations their values, tuples lists."""
-    kind = type(value)
-    if attrs.has(kind):
-        data = {}
-        for field in attrs.fields(kind):
-            item = getattr(value, field.name)
-            if field.default is attrs.NOTHING or item != field.default:
-                data[field.name] = unstructure(item)
-        return data
+    kind: Any = type(value)
+    fields = _fields(kind)
+    if fields is not None:
+        items = ((name, getattr(value, name), default) for name, default in fields)
+        return {name: unstructure(item) for name, item, default in items if item != default}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, tuple):
@@ -37,38 +34,50 @@ def unstructure(value: object) -> Any:
 
 def structure(data: object, kind: Any) -> Any:
     """The value of type `kind` that `data` stands for."""
-    origin = typing.get_origin(kind)
-    if origin in {typing.Union, types.UnionType}:
-        if data is None:
-            return None
-        (kind,) = (arm for arm in typing.get_args(kind) if arm is not types.NoneType)
-        return structure(data, kind)
-    if origin is tuple:
-        _expect(data, list)
-        return tuple(structure(item, typing.get_args(kind)[0]) for item in typing.cast("list[object]", data))
-    if origin is FrozenDict:
-        _expect(data, dict)
-        return FrozenDict({key: structure(item, str) for key, item in typing.cast("dict[str, object]", data).items()})
-    plain = getattr(kind, "__supertype__", kind)
-    if isinstance(plain, type) and issubclass(plain, enum.Enum):
-        return plain(data)
-    if attrs.has(plain):
-        _expect(data, dict)
-        fields = _annotations(plain)
-        given = typing.cast("dict[str, object]", data)
-        if unknown := given.keys() - fields.keys():
-            raise ValueError(f"{plain.__name__} has no {', '.join(sorted(unknown))}")
-        return plain(**{name: structure(item, fields[name]) for name, item in given.items()})
-    _expect(data, plain)
-    return data
+    return _reader(kind)(data)
 
 
 @cache
-def _annotations(kind: type) -> dict[str, Any]:
+def _fields(kind: type) -> tuple[tuple[str, object], ...] | None:
+    """The names and defaults of an attrs class's fields; None for other classes."""
+    return tuple((field.name, field.default) for field in attrs.fields(kind)) if attrs.has(kind) else None
+
+
+@cache
+def _reader(kind: Any) -> Callable[[Any], Any]:
+    """What makes a value of type `kind` of data."""
+    origin, arms = typing.get_origin(kind), typing.get_args(kind)
+    if origin in {typing.Union, types.UnionType}:
+        (read,) = (_reader(arm) for arm in arms if arm is not types.NoneType)
+        return lambda data: None if data is None else read(data)
+    if origin is tuple:
+        item = _reader(arms[0])
+        return lambda data: tuple(item(each) for each in _expected(data, list))
+    if origin is FrozenDict:
+        text = _reader(str)
+        return lambda data: FrozenDict({key: text(value) for key, value in _expected(data, dict).items()})
+    plain = getattr(kind, "__supertype__", kind)
+    if isinstance(plain, type) and issubclass(plain, enum.Enum):
+        return plain
+    if attrs.has(plain):
+        return _reader_of_class(plain)
+    return lambda data: _expected(data, plain)
+
+
+def _reader_of_class(kind: type) -> Callable[[Any], Any]:
     hints = typing.get_type_hints(kind)
-    return {field.name: hints[field.name] for field in attrs.fields(kind)}
+    readers = {field.name: _reader(hints[field.name]) for field in attrs.fields(kind)}
+
+    def read(data: Any) -> Any:
+        given = _expected(data, dict)
+        if unknown := given.keys() - readers.keys():
+            raise ValueError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
+        return kind(**{name: readers[name](item) for name, item in given.items()})
+
+    return read
 
 
-def _expect(data: object, kind: type) -> None:
+def _expected(data: Any, kind: type) -> Any:
     if type(data) is not kind:
         raise ValueError(f"{kind.__name__} expected, not {type(data).__name__}")
+    return data

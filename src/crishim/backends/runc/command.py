@@ -5,7 +5,6 @@ by the few phrases that the runtimes have for it.
 """
 
 import asyncio
-import contextlib
 import json
 import shutil
 import tempfile
@@ -54,7 +53,6 @@ class RuntimeCommand:
     def __init__(self, program: str, root: Path, *, systemd_cgroup: bool = False, args: Sequence[str] = ()) -> None:
         self.program = shutil.which(program) or program  # conmon wants a path
         self.name = Path(program).name
-        self._known: tuple[str, Features] | None = None
         self.systemd_cgroup = systemd_cgroup
         self.line = (self.program, f"--root={root}", *args)
         """What stands before every subcommand, but for the cgroup driver."""
@@ -107,14 +105,16 @@ class RuntimeCommand:
             raise Unknown(f"{self.program} {args[0]} answered {out[:200]!r}") from error
         return told
 
-    async def features(self, version: str, kernel: tuple[int, int]) -> Features:
-        """What this version of the program can do on this kernel. Asked once for each: it may be replaced while we run."""
-        if self._known is None or self._known[0] != version:
-            told = b""
-            with contextlib.suppress(CrishimError):
-                told = await self.run("", "features")
-            self._known = version, features(self.name, version, told.decode("utf-8", "replace"), kernel)
-        return self._known[1]
+    async def features(self, kernel: tuple[int, int]) -> tuple[str, Features]:
+        """The program's version, and what that can do on this kernel."""
+        version, told = await asyncio.gather(self.version(), self._features())
+        return version, features(self.name, version, told.decode("utf-8", "replace"), kernel)
+
+    async def _features(self) -> bytes:
+        try:
+            return await self.run("", "features")
+        except CrishimError:
+            return b""  # older ones know no such word
 
     async def version(self) -> str:
         """The version that the program tells of itself."""

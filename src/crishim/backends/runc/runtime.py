@@ -53,8 +53,7 @@ class MonitoredRuntime:
 
     async def probe(self) -> BackendInfo:
         """The runtime's name and version. Raises `FailedPrecondition` where it is missing."""
-        version = await self._command.version()
-        able = await self._features(version)
+        version, able = await self._ability()
         return BackendInfo(
             name=self._command.name, version=version, netns=NetnsSource.LIBRARY, honours=able.honours, features=able.advertised
         )
@@ -187,8 +186,8 @@ class MonitoredRuntime:
             finally:
                 self._orphans.poke()
 
-    async def _features(self, version: str) -> Features:  # noqa: ARG002 - a runtime of another kind has none
-        return Features()
+    async def _ability(self) -> tuple[str, Features]:
+        return await self._command.version(), Features()
 
     def _monitor_cgroups(self, bundle: Path) -> tuple[Path, ...]:
         return self._cgroups.beside(read_config(bundle).get("linux", {}).get("cgroupsPath", ""))
@@ -257,9 +256,6 @@ class RuncRuntime(MonitoredRuntime):
         await super().delete(container_id)
         self._attended.forget(container_id)
 
-    async def _features(self, version: str) -> Features:
-        return await self._command.features(version, self._host.kernel)
-
     async def pause_container(self, container_id: ContainerId) -> None:
         """As `SupportsPause`."""
         await self._command.run(container_id, "pause", container_id)
@@ -276,3 +272,6 @@ class RuncRuntime(MonitoredRuntime):
         """As `UpdatesResources.update_resources`."""
         wanted = json.dumps(resources).encode()
         await self._command.run(container_id, "update", "--resources", "-", container_id, stdin=wanted)
+
+    async def _ability(self) -> tuple[str, Features]:
+        return await self._command.features(self._host.kernel)

@@ -54,7 +54,7 @@ class RuncShimRuntime(ShimRuntime):
     async def probe(self) -> BackendInfo:
         """As `ShimRuntime.probe`, with what the runtime behind the shim can do."""
         info = await super().probe()
-        able = await self._command.features(await self._command.version(), self._host.kernel)
+        _, able = await self._command.features(self._host.kernel)
         return attrs.evolve(info, honours=able.honours, features=able.advertised)
 
     def _make_options(self, config: Mapping[str, Any]) -> AnyMessage:
