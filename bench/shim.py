@@ -1,8 +1,9 @@
-"""Driving shims: ttrpc calls per second against Go's server and ours, and finding 50 shims again after a restart.
+"""Shims, both sides: ttrpc calls per second against Go's server and ours, finding 50 shims again after a restart, and the door
+beside containerd's own shim (`bench/door.py`).
 
 Prints the figures of one run on one machine; nothing is asserted. Needs root, containerd's shim, runc, busybox and catatonit.
 
-    python bench/shim.py [ttrpc] [reconnect]
+    python -m bench.shim [ttrpc] [reconnect] [door]
 """
 
 import asyncio
@@ -17,6 +18,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import bench.door
 from crishim._proto import shim_task_pb2 as pb
 from crishim._proto import shim_types_pb2 as types_pb
 from crishim.backends.shim import build
@@ -30,6 +32,7 @@ from crishim.testing.conformance.candidate import Candidate, World
 from crishim.ttrpc.client import Client
 from crishim.ttrpc.connection import Request
 from crishim.ttrpc.server import Server
+from tests.backends.runc.world import BusyboxRoots
 
 TASK = "containerd.task.v2.Task"
 METADATA = ((NAMESPACE_KEY, "bench"),)
@@ -120,9 +123,6 @@ async def ttrpc() -> None:
 
 async def reconnect() -> None:
     """Seconds until 50 pods, a container in each, are known again after a restart."""
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from tests.backends.runc.world import BusyboxRoots
-
     with tempfile.TemporaryDirectory(prefix="b") as made, contextlib.closing(PinnedNamespaces(Path(made) / "p")) as pins:
         folder = Path(made)
         context = BackendContext(
@@ -155,7 +155,12 @@ async def reconnect() -> None:
         await world.tidy()
 
 
-PARTS = {"ttrpc": ttrpc, "reconnect": reconnect}
+async def door() -> None:
+    """Being a shim."""
+    await asyncio.to_thread(bench.door.main)
+
+
+PARTS = {"ttrpc": ttrpc, "reconnect": reconnect, "door": door}
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ FLOORS = {
     "system": 2,
     "entering": 2,
     "mounting": 2,
+    "proc": 2,
     "tcp": 2,
     "_proto": 2,
     "oci": 3,

@@ -12,8 +12,9 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from crishim._proto import shim_runc_pb2 as runc_pb
-from crishim.backends.runc import RuncRuntime, RuntimeCommand
+from crishim.backends.runc.command import RuntimeCommand
 from crishim.backends.runc.exec import become_subreaper
+from crishim.backends.runc.runtime import RuncRuntime
 from crishim.errors import InvalidArgument
 from crishim.interfaces.oci_runtime import OciRuntime
 from crishim.oci.machine import host

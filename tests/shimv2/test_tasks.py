@@ -135,6 +135,14 @@ async def test_delete_of_the_binary(world: World) -> None:
     assert ({}, 0) == (world.runtime.containers, len(world.tasks))
 
 
+async def test_nothing_is_asked_for_what_was_deleted(world: World) -> None:
+    """After a clean end the binary's `delete` finds nothing to free, and no runtime is asked."""
+    await world.tasks.create(KEY, world.creation())
+    await world.tasks.delete(KEY, "")
+    world.asked.clear()
+    assert (137, []) == ((await world.tasks.end(KEY, world.bundle)).code, world.asked)
+
+
 async def test_options_outlive_the_daemon(tmp_path: Path) -> None:
     """Another daemon that is asked to end a task drives the runtime that the task was made by."""
     options = ("containerd.runc.v1.Options", b"\x3a\x04/own")

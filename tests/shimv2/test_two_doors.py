@@ -1,7 +1,6 @@
 """One runtime class, two doors, one process: a pod of the kubelet's, and a task of containerd's."""
 
 import asyncio
-import base64
 import json
 import subprocess
 from pathlib import Path
@@ -10,11 +9,11 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from crishim._proto import shim_task_pb2 as pb
-from crishim.backends.runc import RuncRuntime
+from crishim.backends.runc.runtime import RuncRuntime
 from crishim.model.container import ContainerState
 from crishim.shims import runc
 from crishim.shimv2.door import Door
-from crishim.shimv2.launcher import CONTROL, talk
+from crishim.shimv2.launcher import CONTROL, DONE, question, talk
 from crishim.system import SystemClock
 from crishim.ttrpc.client import Client
 from tests.backends.runc.world import needs, node
@@ -38,9 +37,8 @@ def bundle_in(folder: Path) -> Path:
 
 async def task_of_containerd(folder: Path, bundle: Path) -> int:
     """A whole life of a task, as containerd asks for it; its exit code."""
-    asked = {"do": "start", "id": "t1", "namespace": "ns", "bundle": str(bundle), "events": "", "stdin": ""}
-    told = await asyncio.to_thread(talk, str(folder / CONTROL), asked)
-    client = await Client.connect(base64.b64decode(told["out"]).decode())
+    told = await asyncio.to_thread(talk, str(folder / CONTROL), question(("start", "t1", "ns", str(bundle), "")))
+    client = await Client.connect(told.removeprefix(DONE).decode())
     try:
         await client.call(TASK, "Create", pb.CreateTaskRequest(id="t1", bundle=str(bundle)).SerializeToString())
         await client.call(TASK, "Start", pb.StartRequest(id="t1").SerializeToString())

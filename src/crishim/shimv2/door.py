@@ -5,7 +5,6 @@ address for all tasks of a namespace, since every call names its own. What goes 
 """
 
 import asyncio
-import base64
 import contextlib
 import json
 import logging
@@ -29,7 +28,7 @@ from crishim.oci.bundle import write_atomically
 from crishim.oci.cgroups import Cgroups
 from crishim.oci.machine import cgroup_v2
 from crishim.shimv2.convert import timestamp_of
-from crishim.shimv2.launcher import CONTROL
+from crishim.shimv2.launcher import CONTROL, DONE, FAILED
 from crishim.shimv2.publisher import Publisher
 from crishim.shimv2.routes import delete_response, handlers
 from crishim.shimv2.tasks import Creation, News, Task, Tasks
@@ -138,32 +137,33 @@ class Door:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One launcher."""
         try:
-            told = {"out": base64.b64encode(await self._do(json.loads(await reader.readline()))).decode()}
-        except (CrishimError, OSError, ValueError, KeyError) as error:
-            told = {"error": str(error) or repr(error)}
+            told = DONE + await self._do(await _question(reader))
+        except (CrishimError, OSError, ValueError) as error:
+            told = FAILED + (str(error) or repr(error)).encode()
         except Exception as error:  # noqa: BLE001 - one launcher's question must not end the service
             _log.exception("a launcher's question")
-            told = {"error": repr(error)}
+            told = FAILED + repr(error).encode()
         with contextlib.suppress(OSError):
-            writer.write(json.dumps(told).encode())
+            writer.write(told)
             writer.close()
             await writer.wait_closed()
 
-    async def _do(self, asked: dict[str, str]) -> bytes:
-        key = (asked["namespace"], asked["id"])
-        bundle = Path(asked["bundle"])
+    async def _do(self, asked: bytes) -> bytes:
+        *texts, stdin = asked.split(b"\0", 5)
+        command, task, namespace, place, events = map(os.fsdecode, texts)
+        key, bundle = (namespace, task), Path(place)
         if not all(_NAME.fullmatch(name) for name in key):
             raise InvalidArgument("id", f"{key!r} are no names of a namespace and a task")
-        if asked["do"] == "start":
-            self._events[key] = asked["events"]
-            address = await self._address(key[0])
+        if command == "start":
+            self._events[key] = events
+            address = await self._address(namespace)
             write_atomically(bundle / "address", address)
-            return _bootstrap(address, base64.b64decode(asked["stdin"]))
-        if asked["do"] == "delete":
+            return _bootstrap(address, stdin)
+        if command == "delete":
             end = await self.tasks.end(key, bundle)
             self._events.pop(key, None)
             return delete_response(0, end).SerializeToString()
-        raise InvalidArgument("do", f"{asked['do']!r} is not known")
+        raise InvalidArgument("command", f"{command!r} is not known")
 
     async def _address(self, namespace: str) -> str:
         """Where the tasks of a namespace are served, from now on if they were not."""
@@ -184,6 +184,15 @@ class Door:
         if address and address not in self._publishers:
             self._publishers[address] = Publisher(address, self._clock)
         return self._publishers.get(address)
+
+
+async def _question(reader: asyncio.StreamReader) -> bytes:
+    """All that a launcher says. Raises `InvalidArgument` where that has no end."""
+    try:
+        await reader.readexactly(_MOST_ASKED)
+    except asyncio.IncompleteReadError as short:
+        return short.partial
+    raise InvalidArgument("stdin", "is too long")
 
 
 def _bootstrap(address: str, stdin: bytes) -> bytes:

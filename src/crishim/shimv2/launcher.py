@@ -2,40 +2,42 @@
 
 containerd runs a shim's binary in a bundle's folder, at least twice for each task: `start` prints the address that serves it,
 `delete` frees what is left and prints how it ended, `-info` and `-v` tell who it is (containerd, runtime v2's README). All of
-it is done by one daemon per node, which is started when it is not there. Here is only the standard library, and little of that:
-no asyncio, no protobuf.
+it is done by one daemon per node, which is started when it is not there. Here is only the standard library, and of that what
+costs nothing: no asyncio, no protobuf, not even json or the socket module around `_socket`.
 
-Daemon and launcher speak over a unix socket in the state folder: one line of JSON each way, then the end.
+Daemon and launcher speak over a unix socket in the state folder. The launcher says texts, each with a zero byte behind it, then
+what it was given on stdin, then no more; the daemon answers one byte and what belongs to it, then no more.
 
-    {"do": "start", "id": ..., "namespace": ..., "bundle": ..., "events": ..., "stdin": base64}  ->  {"out": base64}
-    {"do": "delete", ...}                                                                        ->  {"out": base64}
-    whatever goes wrong                                                                          ->  {"error": text}
+    start|delete, id, namespace, bundle, address for events  ->  `+` and what is to be printed
+    whatever goes wrong                                      ->  `-` and why
 """
 
-import binascii
-import contextlib
 import fcntl
-import json
 import os
-import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from _socket import AF_UNIX, SHUT_WR
+from _socket import socket as Socket  # noqa: N812 - a class, though its name does not say so
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 NAME = "io.containerd.crishim.v2"
 STATE = "/run/crishim/shim"
 """Where the daemon has its sockets; `CRISHIM_SHIM_STATE` names another folder."""
 
 CONTROL = "control"
+DONE, FAILED = b"+", b"-"
 PATIENCE = 30.0
 
 
-def main() -> None:
-    """The program of the package itself."""
-    sys.exit(run(sys.argv[1:], NAME, [sys.executable, "-m", "crishim.shims"]))
+def main() -> int:
+    """The program of the package itself; answers the exit status."""
+    return run(sys.argv[1:], NAME, [sys.executable, "-m", "crishim.shims"])
 
 
-def run(argv: Sequence[str], name: str, daemon: Sequence[str], default: str = STATE) -> int:
+def run(argv: "Sequence[str]", name: str, daemon: "Sequence[str]", default: str = STATE) -> int:
     """Do what containerd asks of a shim's binary; answers the exit status. `daemon` and the state folder start the daemon."""
     options = parse(argv)
     if "v" in options:
@@ -48,26 +50,25 @@ def run(argv: Sequence[str], name: str, daemon: Sequence[str], default: str = ST
     if command not in {"start", "delete"}:
         sys.stderr.write(f"{name}: start or delete was expected, not {command!r}\n")
         return 1
-    asked = {
-        "do": command,
-        "id": options.get("id", ""),
-        "namespace": options.get("namespace", ""),
-        "bundle": options.get("bundle") or os.getcwd(),  # noqa: PTH109 - no pathlib here
-        "events": os.environ.get("TTRPC_ADDRESS", ""),
-        "stdin": binascii.b2a_base64(sys.stdin.buffer.read() if command == "start" else b"", newline=False).decode(),
-    }
+    texts = (
+        command,
+        options.get("id", ""),
+        options.get("namespace", ""),
+        options.get("bundle") or os.getcwd(),  # noqa: PTH109 - no pathlib here
+        os.environ.get("TTRPC_ADDRESS", ""),
+    )
+    asked = question(texts, sys.stdin.buffer.read() if command == "start" else b"")
     try:
         told = ask(state, asked, daemon)
     except OSError as error:
-        sys.stderr.write(f"{name}: {error}\n")
+        told = FAILED + str(error).encode()
+    if told[:1] != DONE:
+        sys.stderr.write(f"{name}: {told[1:].decode('utf-8', 'replace') or 'the daemon has said nothing'}\n")
         return 1
-    if "error" in told:
-        sys.stderr.write(f"{name}: {told['error']}\n")
-        return 1
-    return write(binascii.a2b_base64(told["out"]))
+    return write(told[1:])
 
 
-def parse(argv: Sequence[str]) -> dict[str, str]:
+def parse(argv: "Sequence[str]") -> dict[str, str]:
     """Go's flags, `-name value`; `-v`, `-info` and `-debug` have no value, and the command is under the empty name."""
     options: dict[str, str] = {}
     words = iter(argv)
@@ -82,43 +83,55 @@ def parse(argv: Sequence[str]) -> dict[str, str]:
     return options
 
 
-def ask(state: str, asked: dict[str, str], daemon: Sequence[str]) -> dict[str, str]:
+def question(texts: "Sequence[str]", stdin: bytes = b"") -> bytes:
+    """What the daemon is asked."""
+    return b"".join(os.fsencode(text) + b"\0" for text in texts) + stdin
+
+
+def ask(state: str, asked: bytes, daemon: "Sequence[str]") -> bytes:
     """Put a question to the daemon, which is started first if it is not there. Raises `OSError`."""
     control = f"{state}/{CONTROL}"
-    with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
+    try:
         return talk(control, asked)
-    os.makedirs(state, mode=0o711, exist_ok=True)  # noqa: PTH103 - no pathlib here
-    with alone(state):
-        end = time.monotonic() + PATIENCE
-        started = 0
-        while time.monotonic() < end:
-            with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
-                return talk(control, asked)
+    except (ConnectionRefusedError, FileNotFoundError):
+        os.makedirs(state, mode=0o711, exist_ok=True)  # noqa: PTH103 - no pathlib here
+    return alone(state, lambda: ask_anew(control, asked, [*daemon, state], f"{state}/log"))
+
+
+def ask_anew(control: str, asked: bytes, daemon: list[str], log: str) -> bytes:
+    """Ask again, and start the daemon if nobody else has done so meanwhile. Raises `OSError`."""
+    end = time.monotonic() + PATIENCE
+    started = 0
+    while time.monotonic() < end:
+        try:
+            return talk(control, asked)
+        except (ConnectionRefusedError, FileNotFoundError):
             if not started:
-                started = spawn([*daemon, state], f"{state}/log")
+                started = spawn(daemon, log)
             elif os.waitpid(started, os.WNOHANG)[0]:
                 break
             time.sleep(0.01)
-    raise OSError(f"the daemon does not start; see {state}/log")
+    raise OSError(f"the daemon does not start; see {log}")
 
 
-def talk(control: str, asked: dict[str, str]) -> dict[str, str]:
-    """One line each way."""
-    with socket.socket(socket.AF_UNIX) as connection:
+def talk(control: str, asked: bytes) -> bytes:
+    """One question, one answer."""
+    connection = Socket(AF_UNIX)
+    try:
         connection.connect(control)
-        connection.sendall(json.dumps(asked).encode() + b"\n")
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
-    told: dict[str, str] = json.loads(answer or b'{"error": "the daemon has said nothing"}')
-    return told
+        connection.sendall(asked)
+        connection.shutdown(SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+    finally:
+        connection.close()
 
 
-@contextlib.contextmanager
-def alone(state: str) -> Iterator[None]:
-    """Nobody else starts a daemon meanwhile."""
+def alone(state: str, work: "Callable[[], bytes]") -> bytes:
+    """What `work` gives, while nobody else starts a daemon."""
     lock = os.open(f"{state}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        return work()
     finally:
         os.close(lock)
 
@@ -162,4 +175,4 @@ def write(answer: bytes) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -25,7 +25,7 @@ from crishim.model.process import Exit, TerminalSize
 from crishim.oci.bundle import read_config
 from crishim.oci.cgroups import Cgroups, folder_of
 from crishim.oci.figures import Figures
-from crishim.shimv2.kept import keep_options, kept_options
+from crishim.shimv2.kept import forget_options, keep_options, kept_options
 from crishim.shimv2.pipes import IoPaths, Pipes
 from crishim.shimv2.rootfs import RootMount, mount_rootfs, unmount_rootfs
 
@@ -195,8 +195,8 @@ class Tasks:
         task = self._tasks.get(key)
         if task is None:
             options = await asyncio.to_thread(kept_options, bundle)
-            task = Task(key, bundle, self._make(key[0], options), Process(Pipes(IoPaths())))
-            await self._free(task)
+            if options is not None:
+                await self._free(Task(key, bundle, self._make(key[0], options), Process(Pipes(IoPaths()))))
             return Exit(code=128 + _KILL, at=self._clock.now())
         async with task.turn:
             await self._free(task)
@@ -347,6 +347,7 @@ class Tasks:
         for process in (task.main, *task.execs.values()):
             process.pipes.close()
         await asyncio.to_thread(unmount_rootfs, task.bundle / "rootfs")
+        await asyncio.to_thread(forget_options, task.bundle)
         self._tasks.pop(task.key, None)
 
     async def _end_execs(self, task: Task) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crishim.backends.process import proc
+from crishim import proc
 from crishim.errors import FailedPrecondition, InvalidArgument
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.model.process import ExecSpec, TerminalSize

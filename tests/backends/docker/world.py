@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
+from crishim import proc
 from crishim.backends.docker import DockerBackend
 from crishim.backends.docker.engine import Engine
 from crishim.backends.docker.options import read_options
-from crishim.backends.process import proc
 from crishim.errors import CrishimError
 from crishim.interfaces.backend import BackendContext
 from crishim.model.frozen import FrozenDict

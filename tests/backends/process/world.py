@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from crishim.backends.process import ProcessBackend
-from crishim.backends.process.proc import read
 from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.logs.lines import parse
@@ -17,6 +16,7 @@ from crishim.model.frozen import FrozenDict
 from crishim.model.ids import ContainerId
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.sandbox import SandboxSpec
+from crishim.proc import read
 from crishim.system import SystemClock
 from crishim.testing.conformance.candidate import Candidate, World
 

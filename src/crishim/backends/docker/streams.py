@@ -6,12 +6,12 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
+from crishim import proc
 from crishim.backends.docker.convert import DETACH_KEYS, exec_body
 from crishim.backends.docker.engine import Conflict, Engine
 from crishim.backends.docker.frames import Frames
 from crishim.backends.docker.http import TakenOver
 from crishim.backends.docker.observed import runs
-from crishim.backends.process import proc
 from crishim.errors import CrishimError, FailedPrecondition, InvalidArgument, NotFound, Unavailable, Unknown
 from crishim.interfaces.capabilities import ByteReader, ByteWriter, ProcessIO
 from crishim.interfaces.seams import Clock

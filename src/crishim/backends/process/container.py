@@ -5,7 +5,6 @@ import contextlib
 import attrs
 
 from crishim.backends.process.keeping import Keeping
-from crishim.backends.process.proc import Identity, kill_family, lives
 from crishim.backends.process.session import Program, Session
 from crishim.backends.process.watched import Watched, gone
 from crishim.errors import CrishimError, FailedPrecondition
@@ -15,6 +14,7 @@ from crishim.logs.execution import ExecStreams
 from crishim.logs.stdio import ContainerStdio
 from crishim.model.container import ContainerSpec
 from crishim.model.process import ExecSpec, Exit
+from crishim.proc import Identity, kill_family, lives
 
 
 class ProcessContainer(Watched):

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import attrs
 
-from crishim.backends.process.proc import Identity, boot_id
 from crishim.errors import ResourceExhausted
 from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.process import Exit
+from crishim.proc import Identity, boot_id
 
 Kept = TypeVar("Kept", "KeptContainer", "KeptSandbox")
 

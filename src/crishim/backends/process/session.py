@@ -12,9 +12,9 @@ from typing import Final
 
 import attrs
 
-from crishim.backends.process.proc import Identity, read
 from crishim.errors import Internal, InvalidArgument, PermissionDenied, ResourceExhausted, Unimplemented
 from crishim.logs.stdio import ChildEnds
+from crishim.proc import Identity, read
 
 UMASK: Final = 0o022
 """What runc gives where nothing is said."""

@@ -3,73 +3,24 @@
 Options: `runtime` (a program, found on PATH; default `runc`), `runtime_args` (a list of its global arguments), `systemd_cgroup`
 (default false), `gvisor` (whether the runtime is gVisor's; by default what is named `runsc` is), `ulimits` (a table of default
 limits by name, each a number or [soft, hard], as `nofile = [1024, 65536]`).
+
+The plug-in is in `plugin`. It is imported when somebody asks for one of its names: whoever wants the runtime alone (`runtime`),
+as the shim daemon does, has no use for pods.
 """
 
-import contextlib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, Final
+TYPE_CHECKING = False
 
-from crishim.backends.runc.command import RuntimeCommand
-from crishim.backends.runc.exec import become_subreaper
-from crishim.backends.runc.needs import findings
-from crishim.backends.runc.runsc import GvisorPods, RunscRuntime
-from crishim.backends.runc.runtime import RuncRuntime
-from crishim.errors import CrishimError, InvalidArgument
-from crishim.interfaces.backend import Backend, BackendContext
-from crishim.interfaces.checks import Finding
-from crishim.oci.ignores import ignores
-from crishim.oci.machine import host
-from crishim.oci.measured import MeasuredPods
+if TYPE_CHECKING:
+    from typing import Any
 
-__all__ = ["RuncRuntime", "RunscRuntime", "RuntimeCommand", "build", "check", "ignores"]
+    from crishim.backends.runc.plugin import build, check, ignores, needs_node
 
-needs_node = True
-
-_OPTIONS: Final = frozenset({"runtime", "runtime_args", "systemd_cgroup", "gvisor", "ulimits"})
-_ULIMITS: Final = (
-    *("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue"),
-    *("nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"),
-)
-"""setrlimit(2), without `RLIMIT_`."""
+__all__ = ["build", "check", "ignores", "needs_node"]
 
 
-def build(context: BackendContext) -> Backend:
-    """The backend. Makes this process a child subreaper, since exec'd processes are left to us by the runtime.
+def __getattr__(name: str) -> "Any":
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from crishim.backends.runc import plugin
 
-    Raises `InvalidArgument` naming an option that it does not know.
-    """
-    if unknown := context.options.keys() - _OPTIONS:
-        raise InvalidArgument(f"options.{min(unknown)}", f"is not known; known: {', '.join(sorted(_OPTIONS))}")
-    program = str(context.options.get("runtime", "runc"))
-    systemd = bool(context.options.get("systemd_cgroup", False))
-    root = context.runtime_state / "runtime"
-    with contextlib.suppress(CrishimError):
-        become_subreaper()
-    args = [str(argument) for argument in context.options.get("runtime_args", ())]
-    command = RuntimeCommand(program, root, systemd_cgroup=systemd, args=args)
-    machine = host(systemd_cgroup=systemd, rlimits=_rlimits(context.options.get("ulimits", {})))
-    gvisor = bool(context.options.get("gvisor", Path(program).name == "runsc"))
-    sockets = context.runtime_state / "s"
-    if gvisor:
-        return GvisorPods(RunscRuntime(command, sockets, machine), context, machine)
-    return MeasuredPods(RuncRuntime(command, sockets, machine), context, machine)
-
-
-def check() -> Iterable[Finding]:
-    """What pods need of this machine."""
-    return findings(Path("/"))
-
-
-def _rlimits(wanted: Any) -> tuple[tuple[str, int, int], ...]:
-    if not isinstance(wanted, Mapping):
-        raise InvalidArgument("options.ulimits", "must be a table of limits by name")
-    made = []
-    for name, value in wanted.items():
-        pair = [value, value] if isinstance(value, int) else list(value) if isinstance(value, list | tuple) else []
-        if name not in _ULIMITS:
-            raise InvalidArgument(f"options.ulimits.{name}", f"is not known; known: {', '.join(sorted(_ULIMITS))}")
-        if len(pair) != 2 or not all(isinstance(number, int) and number >= 0 for number in pair) or pair[0] > pair[1]:
-            raise InvalidArgument(f"options.ulimits.{name}", "must be a number, or [soft, hard] with soft not above hard")
-        made.append((f"RLIMIT_{name.upper()}", pair[0], pair[1]))
-    return tuple(made)
+    return getattr(plugin, name)

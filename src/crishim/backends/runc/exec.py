@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from crishim.backends.process import proc
+from crishim import proc
 from crishim.backends.runc.orphans import OrphanReaper
 from crishim.errors import DeadlineExceeded, Unknown
 from crishim.libc import failure, libc

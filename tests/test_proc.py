@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from crishim.backends.process import proc
-from crishim.backends.process.proc import Identity, Process, family, read
+from crishim import proc
 from crishim.model.stats import CpuUsage, MemoryUsage, ProcessUsage
+from crishim.proc import Identity, Process, family, read
 
 SECOND = os.sysconf("SC_CLK_TCK")
 
