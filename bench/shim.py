@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from crishim.oci.namespaces import PinnedNamespaces
 from crishim.shimv2.convert import NAMESPACE_KEY
 from crishim.system import SystemClock
 from crishim.testing.conformance.candidate import Candidate, World
+from crishim.ttrpc.address import bound_socket
 from crishim.ttrpc.client import Client
 from crishim.ttrpc.connection import Request
 from crishim.ttrpc.server import Server
@@ -76,20 +76,29 @@ async def go_server(folder: Path) -> AsyncIterator[str]:
 
 @contextlib.asynccontextmanager
 async def our_server(folder: Path) -> AsyncIterator[str]:
-    """A server of this process that answers State with what it was asked; its address."""
-
-    async def state(request: Request) -> bytes:
-        asked = pb.StateRequest.FromString(request.payload)
-        return pb.StateResponse(id=asked.id, bundle=str(folder), pid=1, status=types_pb.RUNNING).SerializeToString()
-
-    bound = socket.socket(socket.AF_UNIX)
-    bound.bind(f"{folder}/s")
-    server = Server({(TASK, "State"): state})
-    await server.listen(bound)
+    """A process that answers State with what it was asked; its address."""
+    code = f"import asyncio, bench.shim; asyncio.run(bench.shim.answer({str(folder)!r}))"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    await process.stdout.readline()
     try:
         yield f"unix://{folder}/s"
     finally:
-        await server.close()
+        process.terminate()
+        await process.wait()
+
+
+async def answer(folder: str) -> None:
+    """Be that process."""
+
+    async def state(request: Request) -> bytes:
+        asked = pb.StateRequest.FromString(request.payload)
+        return pb.StateResponse(id=asked.id, bundle=folder, pid=1, status=types_pb.RUNNING).SerializeToString()
+
+    server = Server({(TASK, "State"): state})
+    await server.listen(bound_socket(Path(folder) / "s"))
+    print("ready", flush=True)
+    await asyncio.Event().wait()
 
 
 async def rate(address: str, callers: int) -> float:
@@ -114,7 +123,7 @@ async def rate(address: str, callers: int) -> float:
 
 async def ttrpc() -> None:
     """Calls per second."""
-    for name, server in (("Go's server (containerd's shim)", go_server), ("ours, in the same process", our_server)):
+    for name, server in (("Go's server (containerd's shim)", go_server), ("ours", our_server)):
         with tempfile.TemporaryDirectory(prefix="b") as folder:
             async with server(Path(folder)) as address:
                 for callers in (1, 8):
