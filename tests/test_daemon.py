@@ -18,6 +18,7 @@ from crishim.daemon import (
     ended_by_signals,
     notify,
     start_logging,
+    taken_over,
     watchdog_period,
 )
 
@@ -44,6 +45,13 @@ async def test_readiness_and_signs_of_life(manager: socket.socket) -> None:
         told = {await asyncio.to_thread(manager.recv, 100) for _ in range(2)}
     assert {b"READY=1", b"WATCHDOG=1"} == told
     assert b"STOPPING=1" == manager.recv(100)
+
+
+def test_what_the_manager_says_is_for_nobody_else() -> None:
+    """What a service manager has told this process is in its environment no longer, so no child takes it for its own."""
+    environ = {"NOTIFY_SOCKET": "/n", "WATCHDOG_USEC": "5", "WATCHDOG_PID": "1", "PATH": "/bin"}
+    told = {"NOTIFY_SOCKET": "/n", "WATCHDOG_USEC": "5", "WATCHDOG_PID": "1"}
+    assert (told, {"PATH": "/bin"}) == (taken_over(environ), environ)
 
 
 def test_nobody_is_told_where_nobody_asks(manager: socket.socket) -> None:

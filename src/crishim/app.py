@@ -19,7 +19,7 @@ from crishim.cni.network import CniNetwork
 from crishim.config import Config, parse
 from crishim.cri import Dispatcher
 from crishim.cri.dispatch import Call, log_call
-from crishim.daemon import announced, ended_by_signals, start_logging
+from crishim.daemon import announced, ended_by_signals, start_logging, taken_over
 from crishim.errors import InvalidArgument, PermissionDenied
 from crishim.images.puller import PullProgress
 from crishim.images.skopeo import PullSettings
@@ -117,8 +117,9 @@ async def serve(config: Config) -> None:
     """Run a node's runtime until SIGTERM or SIGINT. Containers go on."""
     start_logging(config.log.level, config.log.format)
     watch_children_by_pidfd()
+    manager = taken_over()
     with ended_by_signals() as ended:
-        async with running(config), announced():
+        async with running(config), announced(manager):
             gc.freeze()  # records and modules are there for long: no look for garbage need go through them
             await ended.wait()
             _log.info("ending; containers go on")
@@ -155,6 +156,7 @@ async def _node(
     images = _images(config, clock, observer, progress)
     plugins = [Path(folder) for folder in config.network.plugins]
     network = CniNetwork(Path(config.network.config), plugins, _make(state / "cni"))
+    await network.begin()
     try:
         yield _Node(images=images, namespaces=PinnedNamespaces(run / "namespaces"), network=network, dialer=SetnsDialer())
     finally:

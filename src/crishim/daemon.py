@@ -12,9 +12,10 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping
 from typing import Final
 
+_OURS_ALONE: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 _PRIORITIES: Final = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 
 
@@ -58,7 +59,15 @@ def start_logging(level: str, form: str, environ: Mapping[str, str] = os.environ
     root.setLevel(level.upper())
 
 
-def notify(state: str, environ: Mapping[str, str] = os.environ) -> None:
+def taken_over(environ: MutableMapping[str, str] = os.environ) -> Mapping[str, str]:
+    """What the service manager has told this process alone, which is in its environment no longer.
+
+    Otherwise whatever is started from here took it for its own: runc hands a NOTIFY_SOCKET on to the container.
+    """
+    return {name: environ.pop(name) for name in _OURS_ALONE if name in environ}
+
+
+def notify(state: str, environ: Mapping[str, str]) -> None:
     """Tell the service manager, if there is one: `READY=1`, `STOPPING=1`, `WATCHDOG=1`, `STATUS=...`."""
     address = environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
@@ -68,7 +77,7 @@ def notify(state: str, environ: Mapping[str, str] = os.environ) -> None:
         sender.send(state.encode())
 
 
-def watchdog_period(environ: Mapping[str, str] = os.environ) -> float | None:
+def watchdog_period(environ: Mapping[str, str]) -> float | None:
     """How often to give a sign of life, in seconds; None where nobody waits for one."""
     pid = environ.get("WATCHDOG_PID", "")
     micros = environ.get("WATCHDOG_USEC", "")
@@ -78,7 +87,7 @@ def watchdog_period(environ: Mapping[str, str] = os.environ) -> float | None:
 
 
 @contextlib.asynccontextmanager
-async def announced(environ: Mapping[str, str] = os.environ) -> AsyncIterator[None]:
+async def announced(environ: Mapping[str, str]) -> AsyncIterator[None]:
     """Ready inside the `async with`, and alive for the watchdog; stopping at its end."""
     period = watchdog_period(environ)
     alive = None if period is None else asyncio.create_task(_signs_of_life(period, environ), name="watchdog")

@@ -12,6 +12,7 @@ import attrs
 
 from crishim.cni.attachment import INTERFACE
 from crishim.cni.results import failure, result_of
+from crishim.cni.strays import Strays
 from crishim.errors import FailedPrecondition, Unknown
 
 
@@ -34,10 +35,11 @@ class Call:
 
 
 class Plugins:
-    """The plugins' programs, in the first of `folders` that has each."""
+    """The plugins' programs, in the first of `folders` that has each. `strays` notes who runs."""
 
-    def __init__(self, folders: Iterable[Path]) -> None:
+    def __init__(self, folders: Iterable[Path], strays: Strays) -> None:
         self.folders = tuple(folders)
+        self._strays = strays
 
     def find(self, kind: str) -> Path | None:
         """The program of a plugin."""
@@ -61,13 +63,14 @@ class Plugins:
             folders = ", ".join(map(str, self.folders))
             raise FailedPrecondition("missing", f"in {folders}", f"the CNI plugin {kind}")
         process = await self._start(program, call)
-        try:
-            out, err = await process.communicate(config)
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-            raise
+        with self._strays.noted(process.pid):
+            try:
+                out, err = await process.communicate(config)
+            except BaseException:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+                raise
         if process.returncode:
             raise failure(kind, call.command, process.returncode, out, err)
         return out

@@ -19,6 +19,7 @@ from crishim.cni.config import Network
 from crishim.cni.files import ConfigFolder, KeptResults
 from crishim.cni.invoke import Call, Plugins
 from crishim.cni.results import Kept, addresses, means_gone
+from crishim.cni.strays import Strays
 from crishim.entering import is_network_namespace, raise_loopback
 from crishim.errors import CrishimError, Unavailable
 from crishim.interfaces.network import NetworkReady, PodNetwork
@@ -48,7 +49,8 @@ class CniNetwork(PodNetwork):
 
     def __init__(self, config_folder: Path, plugin_folders: Collection[Path], cache_folder: Path) -> None:
         self._config = ConfigFolder(config_folder)
-        self._plugins = Plugins(plugin_folders)
+        self._strays = Strays(cache_folder / "running")
+        self._plugins = Plugins(plugin_folders, self._strays)
         self._kept = KeptResults(cache_folder / "results")
         self._status: asyncio.Task[None] | None = None
         self._status_of: Network | None = None
@@ -101,6 +103,10 @@ class CniNetwork(PodNetwork):
             if self._status_of is network and self._trouble:
                 return _not_ready(self._trouble)
         return NetworkReady(ready=True)
+
+    async def begin(self) -> None:
+        """For the start, before anything else: end the plugins that a server of ours left behind when it was killed."""
+        await asyncio.to_thread(self._strays.end)
 
     async def collect(self, valid: Collection[str]) -> None:
         """Free what no sandbox of `valid` explains: kept attachments of others, and, where the version has GC, all the rest.

@@ -29,6 +29,8 @@ STATE = "/run/crishim/shim"
 
 CONTROL = "control"
 DONE, FAILED = b"+", b"-"
+NOT_THE_DAEMONS = {"TTRPC_ADDRESS", "GRPC_ADDRESS", "NAMESPACE", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"}
+"""Variables for one task's shim, and for containerd itself."""
 PATIENCE = 30.0
 
 
@@ -141,7 +143,7 @@ def spawn(command: list[str], log: str) -> int:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     actions = [(os.POSIX_SPAWN_DUP2, old, new) for old, new in ((nothing, 0), (output, 1), (output, 2))]
-    environment = {key: value for key, value in os.environ.items() if key not in {"TTRPC_ADDRESS", "GRPC_ADDRESS", "NAMESPACE"}}
+    environment = {key: value for key, value in os.environ.items() if key not in NOT_THE_DAEMONS}
     try:
         return os.posix_spawn(command[0], command, environment, file_actions=actions, setsid=True)
     finally:
