@@ -76,3 +76,14 @@ async def test_without_its_monitor_a_container_is_asked_for(world: Harness, tmp_
     await ended(monitor)
     assert ContainerState.RUNNING is (await found(world))[running]
     assert [running] == [line.split()[-1] for line in (tmp_path / "asked").read_text().splitlines()]
+
+
+async def test_a_bundle_of_which_there_is_only_the_folder(world: Harness, tmp_path: Path) -> None:
+    """A creation that ended with the server, before config.json was written, is found, and removed like any other."""
+    bundle = tmp_path / "run" / "containers" / ("0" * 64)
+    bundle.mkdir(parents=True)
+    assert isinstance(world.backend, OciPodBackend)
+    again = build(world.backend._context)
+    assert [(bundle.name, ContainerState.CREATED)] == [(held.id, held.state) for held in (await again.inventory()).containers]
+    await again.remove_container(ContainerId(bundle.name))
+    assert not bundle.exists()

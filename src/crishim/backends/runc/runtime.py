@@ -18,7 +18,7 @@ from crishim.backends.runc.exec import AdoptedChild, ConsoleSocket
 from crishim.backends.runc.features import Features
 from crishim.backends.runc.moves import ForeseenMoves
 from crishim.backends.runc.orphans import OrphanReaper
-from crishim.errors import CrishimError, InvalidArgument, NotFound, Unimplemented
+from crishim.errors import CrishimError, DataLoss, InvalidArgument, NotFound, Unimplemented
 from crishim.interfaces.backend import BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
@@ -190,7 +190,11 @@ class MonitoredRuntime:
         return await self._command.version(), Features()
 
     def _monitor_cgroups(self, bundle: Path) -> tuple[Path, ...]:
-        return self._cgroups.beside(read_config(bundle).get("linux", {}).get("cgroupsPath", ""))
+        try:
+            config = read_config(bundle)
+        except DataLoss:  # the creation was broken off before there was one
+            return ()
+        return self._cgroups.beside(config.get("linux", {}).get("cgroupsPath", ""))
 
     def _monitored(self) -> tuple[str, tuple[str, ...]]:
         """The program that conmon runs for the runtime, and what stands before its subcommand."""
