@@ -41,6 +41,7 @@ class WithBusybox(OciRuntimeConformance):
         config: dict[str, Any] = json.loads((bundle / "config.json").read_text())
         config["process"] |= {"args": list(argv), "terminal": False, "env": ["PATH=/bin"]}
         config["root"] = {"path": "rootfs"}
+        config["ociVersion"] = "1.0.2"  # which every runtime here knows, unlike a newer one that runc may have written
         config["linux"]["cgroupsPath"] = f"/crishim-exam/{bundle.name}"
         (bundle / "config.json").write_text(json.dumps(config))
 

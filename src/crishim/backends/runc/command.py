@@ -28,8 +28,11 @@ _GONE = (
 _TAKEN = ("already exists",)
 
 
-def meaning(container_id: str, log: str, stderr: str) -> CrishimError:
-    """The error behind a failed command: its last logged error, else what it wrote."""
+def meaning(container_id: str, log: str, stderr: str, *, creating: bool = False) -> CrishimError:
+    """The error behind a failed command: its last logged error, else what it wrote.
+
+    What is not there when a container is created is something that the container wants.
+    """
     message = ""
     for line in log.splitlines():
         try:
@@ -42,7 +45,7 @@ def meaning(container_id: str, log: str, stderr: str) -> CrishimError:
     low = message.lower()
     if any(phrase in low for phrase in _TAKEN):
         return AlreadyExists("container", container_id)
-    if any(phrase in low for phrase in _GONE):
+    if not creating and any(phrase in low for phrase in _GONE):
         return NotFound("container", container_id)
     return Unknown(message)
 
@@ -93,7 +96,7 @@ class RuntimeCommand:
                 raise
             if process.returncode:
                 told = log.read().decode("utf-8", "replace")
-                raise meaning(container_id, told, (err or b"").decode("utf-8", "replace"))
+                raise meaning(container_id, told, (err or b"").decode("utf-8", "replace"), creating=args[0] == "create")
             return out or b""
 
     async def json(self, container_id: str, *args: str) -> dict[str, Any]:
