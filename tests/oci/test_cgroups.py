@@ -152,3 +152,24 @@ def test_a_process_moves_to_where_it_is(tmp_path: Path, v2: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     cgroups.stay()
     assert "0" == (folder / "cgroup.procs").read_text()
+
+
+def test_a_path_that_a_runtime_took_literally(tmp_path: Path) -> None:
+    """Without systemd `slice:prefix:name` is a folder of that name; where there is none, it is systemd's scope."""
+    cgroups = Cgroups(v2=True, root=tmp_path)
+    assert "/a.slice/crishim-c1.scope" == cgroups.find("a.slice:crishim:c1")
+    (tmp_path / "a.slice:crishim:c1").mkdir()
+    assert "/a.slice:crishim:c1" == cgroups.find("a.slice:crishim:c1")
+
+
+@pytest.mark.parametrize(("v2", "file"), [(True, "memory.events"), (False, "memory.oom_control")])
+def test_kills_for_want_of_memory_are_counted(tmp_path: Path, v2: bool, file: str) -> None:
+    """A cgroup tells whether any of its processes was killed; one that is gone tells nothing."""
+    cgroups = Cgroups(v2=v2, root=tmp_path)
+    folder = (tmp_path if v2 else tmp_path / "memory") / "c1"
+    assert not cgroups.killed_for_memory("/c1")
+    folder.mkdir(parents=True)
+    (folder / file).write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 0\n")
+    assert not cgroups.killed_for_memory("/c1")
+    (folder / file).write_text("oom 3\noom_kill 2\noom_group_kill 0\n")
+    assert cgroups.killed_for_memory("/c1")

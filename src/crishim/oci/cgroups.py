@@ -24,10 +24,10 @@ _TRIES: Final = 50
 _PAUSE: Final = 0.02
 
 
-def folder_of(cgroups_path: str) -> str:
+def folder_of(cgroups_path: str, *, systemd: bool = True) -> str:
     """linux.cgroupsPath below the root: a path as it is, systemd's `slice:prefix:name` as the scope in its slices."""
     parent, colon, rest = cgroups_path.partition(":")
-    if not colon:
+    if not colon or not systemd:
         return posixpath.normpath(f"/{cgroups_path.lstrip('/')}")
     prefix, _, name = rest.partition(":")
     unit = name if name.endswith(".slice") else f"{prefix}-{name}.scope" if prefix else f"{name}.scope"
@@ -63,6 +63,11 @@ class Cgroups:
     def exists(self, folder: str) -> bool:
         """Whether there is such a cgroup."""
         return (self._controller("memory") / folder.lstrip("/")).is_dir()
+
+    def find(self, cgroups_path: str) -> str:
+        """Where the cgroup of somebody else's bundle lies: without systemd a runtime takes even `slice:prefix:name` for a path."""
+        literally = folder_of(cgroups_path, systemd=False)
+        return literally if self.exists(literally) else folder_of(cgroups_path)
 
     def figures(self, folder: str) -> Figures:
         """A cgroup's figures; empty ones when it is not there."""

@@ -75,10 +75,12 @@ async def test_it_has_no_monitor(bundles: Bundles) -> None:
     await bundles.runtime.delete(name)
 
 
-async def test_a_kill_for_want_of_memory_is_told(bundles: Bundles) -> None:
-    """The exit says so, by the cgroup's own count; another exit does not."""
+@pytest.mark.parametrize("cgroup", ["/crishim-attended/greedy", "test.slice:crishim:greedy"])
+async def test_a_kill_for_want_of_memory_is_told(bundles: Bundles, cgroup: str) -> None:
+    """The exit says so, by the cgroup's own count, wherever the runtime has made that."""
 
     def little(config: Any) -> None:
+        config["linux"]["cgroupsPath"] = cgroup
         config["linux"]["resources"]["memory"] = {"limit": 8 * MIB, "swap": 8 * MIB}
 
     name = await bundles.created("greedy", "dd", "if=/dev/zero", "of=/dev/null", f"bs={64 * MIB}", "count=1", change=little)
