@@ -24,10 +24,10 @@ _TRIES: Final = 50
 _PAUSE: Final = 0.02
 
 
-def folder_of(cgroups_path: str, *, systemd: bool = True) -> str:
+def folder_of(cgroups_path: str) -> str:
     """linux.cgroupsPath below the root: a path as it is, systemd's `slice:prefix:name` as the scope in its slices."""
     parent, colon, rest = cgroups_path.partition(":")
-    if not colon or not systemd:
+    if not colon:
         return posixpath.normpath(f"/{cgroups_path.lstrip('/')}")
     prefix, _, name = rest.partition(":")
     unit = name if name.endswith(".slice") else f"{prefix}-{name}.scope" if prefix else f"{name}.scope"
@@ -43,12 +43,12 @@ def slice_folder(unit: str) -> str:
     return "/" + "/".join(f"{'-'.join(names[:count])}.slice" for count in range(1, len(names) + 1))
 
 
-def own_folder(text: str, *, v2: bool) -> str:
-    """The cgroup in a process's /proc/<pid>/cgroup, of v2 or of v1's hierarchy for pids; empty if it is in none."""
+def own_folder(text: str, controller: str, *, v2: bool) -> str:
+    """The cgroup in a process's /proc/<pid>/cgroup, of v2 or of a controller's v1 hierarchy; empty if it is in none."""
     for line in text.splitlines():
         number, _, rest = line.partition(":")
         controllers, _, folder = rest.partition(":")
-        if number == "0" if v2 else "pids" in controllers.split(","):
+        if number == "0" if v2 else controller in controllers.split(","):
             return folder
     return ""
 
@@ -64,10 +64,9 @@ class Cgroups:
         """Whether there is such a cgroup."""
         return (self._controller("memory") / folder.lstrip("/")).is_dir()
 
-    def find(self, cgroups_path: str) -> str:
-        """Where the cgroup of somebody else's bundle lies: without systemd a runtime takes even `slice:prefix:name` for a path."""
-        literally = folder_of(cgroups_path, systemd=False)
-        return literally if self.exists(literally) else folder_of(cgroups_path)
+    def of(self, pid: int | str) -> str:
+        """The cgroup that counts the memory of a process that certainly lives, as of one that was just created."""
+        return own_folder(read_text(f"/proc/{pid}/cgroup"), "memory", v2=self._v2)
 
     def figures(self, folder: str) -> Figures:
         """A cgroup's figures; empty ones when it is not there."""
@@ -107,7 +106,7 @@ class Cgroups:
 
     def stay(self) -> None:
         """Move this process to the cgroup that it is in. Blocks for as long as the kernel takes to let processes move."""
-        if folder := own_folder(read_text("/proc/self/cgroup"), v2=self._v2):
+        if folder := own_folder(read_text("/proc/self/cgroup"), "pids", v2=self._v2):
             with contextlib.suppress(OSError):
                 (self._controller("pids") / folder.lstrip("/") / "cgroup.procs").write_text("0", encoding="ascii")
 

@@ -23,7 +23,7 @@ from crishim.interfaces.seams import Clock
 from crishim.model.ids import ContainerId
 from crishim.model.process import Exit, TerminalSize
 from crishim.oci.bundle import read_config
-from crishim.oci.cgroups import Cgroups
+from crishim.oci.cgroups import Cgroups, folder_of
 from crishim.oci.figures import Figures
 from crishim.shimv2.kept import forget_options, keep_options, kept_options
 from crishim.shimv2.pipes import IoPaths, Pipes
@@ -371,7 +371,7 @@ class Tasks:
 
     def _folder(self, task: Task) -> str:
         path = read_config(task.bundle).get("linux", {}).get("cgroupsPath", "")
-        return self._cgroups.find(path) if path else ""
+        return folder_of(path) if path else ""
 
     def _task(self, key: Key) -> Task:
         try:

@@ -24,7 +24,6 @@ from crishim.logs.execution import ExecStreams
 from crishim.logs.stdio import ChildEnds
 from crishim.model.process import Exit
 from crishim.monitor.pidfd import read_pid
-from crishim.oci.bundle import read_config
 from crishim.oci.cgroups import Cgroups
 
 _PIPES: Final = (("stdin", os.O_RDONLY | os.O_NONBLOCK), ("stdout", os.O_RDWR), ("stderr", os.O_RDWR))
@@ -62,8 +61,8 @@ class AttendedContainers:
                 ends = ChildEnds(*(_opened(getattr(stdio, name), flags, name, stack) for name, flags in _PIPES))
                 await self._command.start_detached(container_id, [*args, container_id], ends)
         pid = read_pid(bundle / "pidfile")
-        cgroup = self._cgroups.find(read_config(bundle).get("linux", {}).get("cgroupsPath", ""))
-        ended = asyncio.get_running_loop().create_task(self._end_of(AdoptedChild(pid, self._orphans), cgroup))
+        work = self._end_of(AdoptedChild(pid, self._orphans), self._cgroups.of(pid))
+        ended = asyncio.get_running_loop().create_task(work)
         self._held[container_id] = Attended(ended, master)
         return pid
 
