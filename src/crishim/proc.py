@@ -1,5 +1,6 @@
 """What /proc tells of processes: who descends from whom, and what they use (proc(5), /proc/pid/stat)."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Collection, Iterable, Mapping
@@ -66,6 +67,17 @@ def everybody() -> Mapping[int, Process]:
     """All processes by number. One look at each: some may have come or gone meanwhile."""
     found = (read(int(name)) for name in os.listdir(_PROC) if name.isdigit())  # noqa: PTH208 - a Path for each is slower
     return {process.pid: process for process in found if process is not None}
+
+
+def with_variable(name: str, value: str) -> list[Identity]:
+    """The processes whose programs were started with this variable in their environment, as far as we may see."""
+    wanted, found = os.fsencode(f"{name}={value}"), []
+    for pid in os.listdir(_PROC):  # noqa: PTH208 - a Path for each is slower
+        if pid.isdigit() and (process := read(int(pid))) is not None:
+            with contextlib.suppress(OSError):
+                if wanted in (_PROC / pid / "environ").read_bytes().split(b"\0"):
+                    found.append(process.identity)
+    return found
 
 
 def family(roots: Iterable[Identity], processes: Mapping[int, Process]) -> list[Process]:

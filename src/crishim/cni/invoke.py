@@ -25,9 +25,9 @@ class Call:
     netns: str = ""
     args: tuple[tuple[str, str], ...] = ()
 
-    def environment(self, folders: Iterable[Path]) -> dict[str, str]:
-        """The plugin's environment: ours, and the protocol's variables."""
-        made = {**os.environ, "CNI_COMMAND": self.command, "CNI_PATH": ":".join(map(str, folders))}
+    def variables(self, folders: Iterable[Path]) -> dict[str, str]:
+        """The protocol's variables of the plugin's environment."""
+        made = {"CNI_COMMAND": self.command, "CNI_PATH": ":".join(map(str, folders))}
         if self.container_id:
             made |= {"CNI_CONTAINERID": self.container_id, "CNI_NETNS": self.netns, "CNI_IFNAME": INTERFACE}
             made["CNI_ARGS"] = ";".join(f"{key}={value}" for key, value in self.args)
@@ -35,7 +35,7 @@ class Call:
 
 
 class Plugins:
-    """The plugins' programs, in the first of `folders` that has each. `strays` notes who runs."""
+    """The plugins' programs, in the first of `folders` that has each. `strays` knows whom a killed server leaves."""
 
     def __init__(self, folders: Iterable[Path], strays: Strays) -> None:
         self.folders = tuple(folders)
@@ -63,14 +63,13 @@ class Plugins:
             folders = ", ".join(map(str, self.folders))
             raise FailedPrecondition("missing", f"in {folders}", f"the CNI plugin {kind}")
         process = await self._start(program, call)
-        with self._strays.noted(process.pid):
-            try:
-                out, err = await process.communicate(config)
-            except BaseException:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
-                raise
+        try:
+            out, err = await process.communicate(config)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+            raise
         if process.returncode:
             raise failure(kind, call.command, process.returncode, out, err)
         return out
@@ -79,7 +78,7 @@ class Plugins:
         try:
             return await asyncio.create_subprocess_exec(
                 program,
-                env=call.environment(self.folders),
+                env=self._strays.environment() | call.variables(self.folders),
                 start_new_session=True,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,

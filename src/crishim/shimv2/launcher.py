@@ -21,7 +21,7 @@ from _socket import socket as Socket  # noqa: N812 - a class, though its name do
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 NAME = "io.containerd.crishim.v2"
 STATE = "/run/crishim/shim"
@@ -91,28 +91,26 @@ def question(texts: "Sequence[str]", stdin: bytes = b"") -> bytes:
 
 
 def ask(state: str, asked: bytes, daemon: "Sequence[str]") -> bytes:
-    """Put a question to the daemon, which is started first if it is not there. Raises `OSError`."""
-    control = f"{state}/{CONTROL}"
-    try:
-        return talk(control, asked)
-    except (ConnectionRefusedError, FileNotFoundError):
-        os.makedirs(state, mode=0o711, exist_ok=True)  # noqa: PTH103 - no pathlib here
-    return alone(state, lambda: ask_anew(control, asked, [*daemon, state], f"{state}/log"))
+    """Put a question to the daemon, which is started if it is not there. Raises `OSError`.
 
-
-def ask_anew(control: str, asked: bytes, daemon: list[str], log: str) -> bytes:
-    """Ask again, and start the daemon if nobody else has done so meanwhile. Raises `OSError`."""
+    Many launchers may find it missing at once. One starts it, and the others only look again and again: containerd has no more
+    than five seconds for each of them, too short a time to stand in a queue.
+    """
+    control, log = f"{state}/{CONTROL}", f"{state}/log"
     end = time.monotonic() + PATIENCE
-    started = 0
+    lock = started = 0
     while time.monotonic() < end:
         try:
             return talk(control, asked)
         except (ConnectionRefusedError, FileNotFoundError):
-            if not started:
-                started = spawn(daemon, log)
-            elif os.waitpid(started, os.WNOHANG)[0]:
-                break
-            time.sleep(0.01)
+            if started:
+                if os.waitpid(started, os.WNOHANG)[0]:
+                    break
+            elif lock:
+                started = spawn([*daemon, state], log)
+            elif lock := locked(state):
+                continue  # whoever had it before us may have started the daemon since we asked
+        time.sleep(0.01)
     raise OSError(f"the daemon does not start; see {log}")
 
 
@@ -128,14 +126,16 @@ def talk(control: str, asked: bytes) -> bytes:
         connection.close()
 
 
-def alone(state: str, work: "Callable[[], bytes]") -> bytes:
-    """What `work` gives, while nobody else starts a daemon."""
+def locked(state: str) -> int:
+    """The lock of those who start a daemon, until this process ends; 0 while somebody else has it."""
+    os.makedirs(state, mode=0o711, exist_ok=True)  # noqa: PTH103 - no pathlib here
     lock = os.open(f"{state}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return work()
-    finally:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         os.close(lock)
+        return 0
+    return lock
 
 
 def spawn(command: list[str], log: str) -> int:

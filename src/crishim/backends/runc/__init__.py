@@ -4,8 +4,8 @@ Options: `runtime` (a program, found on PATH; default `runc`), `runtime_args` (a
 (default false), `gvisor` (whether the runtime is gVisor's; by default what is named `runsc` is), `ulimits` (a table of default
 limits by name, each a number or [soft, hard], as `nofile = [1024, 65536]`).
 
-The plug-in is in `plugin`. It is imported when somebody asks for one of its names: whoever wants the runtime alone (`runtime`),
-as the shim daemon does, has no use for pods.
+The plug-in is in `plugin`, and the OciRuntime in `runtime`. Each is imported when somebody asks for one of its names: whoever
+wants the runtime alone, as the shim daemon does, has no use for pods.
 """
 
 TYPE_CHECKING = False
@@ -13,14 +13,27 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from crishim.backends.runc.command import RuntimeCommand
     from crishim.backends.runc.plugin import build, check, ignores, needs_node
+    from crishim.backends.runc.runsc import RunscRuntime
+    from crishim.backends.runc.runtime import RuncRuntime
 
-__all__ = ["build", "check", "ignores", "needs_node"]
+_MODULES = {
+    "RuncRuntime": "runtime",
+    "RunscRuntime": "runsc",
+    "RuntimeCommand": "command",
+    "build": "plugin",
+    "check": "plugin",
+    "ignores": "plugin",
+    "needs_node": "plugin",
+}
+
+__all__ = ["RuncRuntime", "RunscRuntime", "RuntimeCommand", "build", "check", "ignores", "needs_node"]
 
 
 def __getattr__(name: str) -> "Any":
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from crishim.backends.runc import plugin
+    from importlib import import_module
 
-    return getattr(plugin, name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
