@@ -42,7 +42,10 @@ NETWORKS: Final = {BASELINE: ("crisuite1", "10.88.0.0/16"), OURS: ("crisuite2", 
 def write_config(folder: Path, port: int, runtime: str) -> Path:
     """Containerd's configuration, and the network that it refers to."""
     cri = 'plugins."io.containerd.grpc.v1.cri"'
-    mirrors = "".join(f'[{cri}.registry.mirrors."{host}"]\nendpoint = ["http://127.0.0.1:{port}"]\n' for host in MIRRORED)
+    for host in MIRRORED:
+        mirror = folder / "hosts" / host / "hosts.toml"
+        mirror.parent.mkdir(parents=True)
+        mirror.write_text(f'[host."http://127.0.0.1:{port}"]\ncapabilities = ["pull", "resolve"]\n')
     write_network(folder, *NETWORKS[runtime])
     config = folder / "config.toml"
     config.write_text(f"""version = 2
@@ -64,7 +67,9 @@ Root = "{folder}/runc"
 [{cri}.cni]
 conf_dir = "{folder}/net.d"
 bin_dir = "/usr/lib/cni"
-{mirrors}""")
+[{cri}.registry]
+config_path = "{folder}/hosts"
+""")
     return config
 
 
