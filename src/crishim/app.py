@@ -34,11 +34,12 @@ from crishim.model.sandbox import PodSandboxFilter
 from crishim.monitor.pidfd import watch_children_by_pidfd
 from crishim.oci.namespaces import PinnedNamespaces
 from crishim.plugins import Plugin, load, made
+from crishim.proc import boot_id
 from crishim.server import serve as serve_cri
 from crishim.service.services import Services
 from crishim.service.settings import Deadlines, Settings
 from crishim.store.sqlite import SqliteStore
-from crishim.system import SystemClock, boot_id
+from crishim.system import SystemClock
 
 Progressed = Callable[[PullProgress], None]
 """Takes how a pull goes, on the event loop."""

@@ -5,8 +5,12 @@
 What a handler of containerd's configures for runc's own shim (BinaryName, Root, SystemdCgroup) counts here, too.
 """
 
-import asyncio
+# ruff: noqa: E402 - see below
 import sys
+
+sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]  # asyncio takes it or leaves it; a tenth of our memory is its
+
+import asyncio
 from pathlib import Path
 
 from google.protobuf.message import DecodeError

@@ -1,9 +1,8 @@
 """Time, ids and the boot of the machine we really run on; tests put fakes from `crishim.testing` in their place."""
 
 import asyncio
-import secrets
+import os
 import time
-from pathlib import Path
 
 from crishim.model.ids import ContainerId, SandboxId
 
@@ -29,13 +28,8 @@ class RandomIds:
 
     def sandbox_id(self) -> SandboxId:
         """A new sandbox id."""
-        return SandboxId(secrets.token_hex(32))
+        return SandboxId(os.urandom(32).hex())
 
     def container_id(self) -> ContainerId:
         """A new container id."""
-        return ContainerId(secrets.token_hex(32))
-
-
-def boot_id() -> str:
-    """The kernel's name for this boot; another one after each reboot."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return ContainerId(os.urandom(32).hex())
