@@ -157,8 +157,8 @@ async def _node(
     images = _images(config, clock, observer, progress)
     plugins = [Path(folder) for folder in config.network.plugins]
     network = CniNetwork(Path(config.network.config), plugins, _make(state / "cni"))
-    await network.begin()
     try:
+        await network.begin()
         yield _Node(images=images, namespaces=PinnedNamespaces(run / "namespaces"), network=network, dialer=SetnsDialer())
     finally:
         await network.close()

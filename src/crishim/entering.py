@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from crishim.errors import NotFound
-from crishim.libc import failure, libc
+from crishim.libc import last_error, libc
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ def unshared(kinds: Iterable[str], work: Callable[[], T]) -> T:
 
     def unshare() -> None:
         if libc.unshare(flags):
-            raise failure("unshare")
+            raise last_error("unshare")
 
     return _apart(unshare, work)
 
@@ -104,6 +104,6 @@ def _enter(path: str) -> None:
         if libc.setns(fd, 0):
             if ctypes.get_errno() == errno.EINVAL:
                 raise NotFound("namespace", path)
-            raise failure(f"setns to {path}")
+            raise last_error(f"setns to {path}")
     finally:
         os.close(fd)

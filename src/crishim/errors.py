@@ -198,7 +198,7 @@ _REFUSALS: Final[Mapping[int, type[CrishimError]]] = {
 }
 
 
-def of_system(error: OSError, what: str) -> CrishimError:
+def from_os_error(error: OSError, what: str) -> CrishimError:
     """What a refusal of the system means, and `what` was refused: by its number, `Unknown` where that says little."""
     return _REFUSALS.get(error.errno or 0, Unknown)(f"{what}: {error.strerror or error}")
 

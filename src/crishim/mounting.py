@@ -4,7 +4,7 @@ import ctypes
 import os
 from pathlib import Path
 
-from crishim.libc import failure, libc
+from crishim.libc import last_error, libc
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
@@ -21,7 +21,7 @@ def mount(source: str, target: Path | str, kind: str = "", flags: int = 0, data:
         os.fsencode(source), os.fsencode(target), os.fsencode(kind), ctypes.c_ulong(flags), os.fsencode(data) or None
     )
     if done:
-        raise failure(f"mounting {kind or source} on {target}")
+        raise last_error(f"mounting {kind or source} on {target}")
 
 
 def mount_idmapped(source: Path, target: Path, userns: str) -> None:
@@ -32,7 +32,7 @@ def mount_idmapped(source: Path, target: Path, userns: str) -> None:
     what = f"mounting {source} on {target} with ids of its own"
     tree = libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(source), _OPEN_TREE_CLONE | os.O_CLOEXEC)
     if tree < 0:
-        raise failure(what)
+        raise last_error(what)
     try:
         namespace = os.open(userns, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -41,7 +41,7 @@ def mount_idmapped(source: Path, target: Path, userns: str) -> None:
         finally:
             os.close(namespace)
         if done or libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH):
-            raise failure(what)
+            raise last_error(what)
     finally:
         os.close(tree)
 

@@ -69,14 +69,14 @@ def everybody() -> Mapping[int, Process]:
     return {process.pid: process for process in found if process is not None}
 
 
-def with_variable(name: str, value: str) -> list[Identity]:
+def with_variable(name: str, value: str) -> list[Process]:
     """The processes whose programs were started with this variable in their environment, as far as we may see."""
     wanted, found = os.fsencode(f"{name}={value}"), []
     for pid in os.listdir(_PROC):  # noqa: PTH208 - a Path for each is slower
         if pid.isdigit() and (process := read(int(pid))) is not None:
             with contextlib.suppress(OSError):
                 if wanted in (_PROC / pid / "environ").read_bytes().split(b"\0"):
-                    found.append(process.identity)
+                    found.append(process)
     return found
 
 

@@ -5,10 +5,10 @@
 What a handler of containerd's configures for runc's own shim (BinaryName, Root, SystemdCgroup) counts here, too.
 """
 
-# ruff: noqa: E402 - see below
 import sys
 
-sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]  # asyncio takes it or leaves it; a tenth of our memory is its
+if __name__ == "__main__":
+    sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio takes it or leaves it; a tenth of our memory would be its
 
 import asyncio
 from pathlib import Path

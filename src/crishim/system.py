@@ -1,4 +1,4 @@
-"""Time, ids and the boot of the machine we really run on; tests put fakes from `crishim.testing` in their place."""
+"""Time and ids of the machine we really run on; tests put fakes from `crishim.testing` in their place."""
 
 import asyncio
 import os

@@ -149,11 +149,11 @@ def test_where_a_process_is(controller: str, v2: bool, expected: str) -> None:
 def test_a_process_moves_to_where_it_is(tmp_path: Path, v2: bool) -> None:
     """A move that moves nobody is asked of this process's own cgroup; without one, or without leave, nothing happens."""
     cgroups = Cgroups(v2=v2, root=tmp_path)
-    cgroups.stay()
+    cgroups.move_to_own()
     own = own_folder(read_text("/proc/self/cgroup"), "pids", v2=v2).lstrip("/")
     folder = (tmp_path if v2 else tmp_path / "pids") / own
     folder.mkdir(parents=True, exist_ok=True)
-    cgroups.stay()
+    cgroups.move_to_own()
     assert "0" == (folder / "cgroup.procs").read_text()
 
 

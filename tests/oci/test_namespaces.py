@@ -1,9 +1,13 @@
 """Sysctls of pods."""
 
+from pathlib import Path
+
 import pytest
 
 from crishim.errors import InvalidArgument
+from crishim.model.sandbox import LinuxPodSandboxConfig
 from crishim.oci.namespaces import check_sysctls
+from tests.backends.runc.world import needs, node
 
 OWN = ("net", "uts", "ipc")
 
@@ -30,3 +34,14 @@ def test_names_that_are_none_are_refused(name: str) -> None:
     """A name of a sysctl is words between dots; nothing else comes near a shell or a path."""
     with pytest.raises(InvalidArgument, match="not the name"):
         check_sysctls([name], OWN)
+
+
+@pytest.mark.node
+@needs("runc")
+@pytest.mark.parametrize("value", ["", "x", "99999999999999999999"])
+async def test_values_that_the_kernel_does_not_take_are_refused(tmp_path: Path, value: str) -> None:
+    """The pod does not come up with another value than the one that was asked for, and the error names the field."""
+    linux = LinuxPodSandboxConfig(sysctls={"net.ipv4.ip_unprivileged_port_start": value})
+    async with node(tmp_path) as world:
+        with pytest.raises(InvalidArgument, match="ip_unprivileged_port_start"):
+            await world.run_sandbox(linux=linux)

@@ -1,5 +1,6 @@
 """Bundles that are found again after a restart of ours. Everything else of the lift is in the exam of its backends."""
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -13,12 +14,16 @@ from crishim.model.ids import ContainerId
 from crishim.monitor.pidfd import ended
 from crishim.oci.pod_backend import OciPodBackend
 from crishim.testing import Harness
+from crishim.testing.conformance.candidate import until
 from tests.backends.runc.world import needs, node
 
 pytestmark = [pytest.mark.node, needs("runc", "conmon", "busybox")]
 
 COUNTING = """#!/bin/sh
-case " $* " in *" state "*) echo "$*" >> {folder}/asked;; esac
+case " $* " in
+*" state "*) echo "$*" >> {folder}/asked;;
+*" start "*) [ ! -e {folder}/hang ] || {{ runc "$@"; touch {folder}/hung; exec sleep 600; }};;
+esac
 exec runc "$@"
 """
 
@@ -66,6 +71,18 @@ async def test_a_start_that_was_broken_off_is_asked_for(world: Harness, tmp_path
     states = await found(world)
     assert (ContainerState.CREATED, ContainerState.RUNNING) == (states[created], states[running])
     assert {created, running} == {line.split()[-1] for line in (tmp_path / "asked").read_text().splitlines()}
+
+
+async def test_a_start_that_was_given_up_is_asked_for(world: Harness, tmp_path: Path) -> None:
+    """Whoever gives up a start does not know whether it took place; a later look does."""
+    created = await world.create_container(await world.run_sandbox(), "created", "sleep", "600")
+    (tmp_path / "hang").touch()
+    starting = asyncio.ensure_future(world.backend.start_container(created))
+    await until((tmp_path / "hung").exists)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert ContainerState.RUNNING is (await found(world))[created]
 
 
 async def test_without_its_monitor_a_container_is_asked_for(world: Harness, tmp_path: Path) -> None:

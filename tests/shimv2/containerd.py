@@ -111,6 +111,11 @@ endpoint = ["http://{host}"]
         found |= {f"monitor {pid}" for pid, line in processes(str(self.folder)) if line.startswith("conmon")}
         return found | {f"bundle {path}" for path in (self.folder / "run/io.containerd.runtime.v2.task").glob("*/*")}
 
+    def complaints(self) -> str:
+        """What containerd and our daemon have logged as wrong."""
+        lines = (self.folder / "log").read_text().splitlines() + (self.state / "log").read_text().splitlines()
+        return "\n".join(line for line in lines if "level=error" in line or "ERROR" in line or "Error" in line)
+
     @contextlib.asynccontextmanager
     async def cri(self) -> AsyncIterator[CriClient]:
         """A client of its CRI."""

@@ -140,8 +140,8 @@ def test_the_daemon_is_killed(node: Containerd) -> None:
         assert [0] * 50 == list(done)
     pids = [pid for pid, _ in node.tasks().values()]
     os.kill(node.daemon(), signal.SIGKILL)
-    assert eventually(lambda: not any(Path(f"/proc/{pid}/root").exists() for pid in pids))
-    assert eventually(lambda: not node.leftovers())
+    assert eventually(lambda: not any(Path(f"/proc/{pid}/root").exists() for pid in pids)), node.complaints()
+    assert eventually(lambda: not node.leftovers()), node.complaints()
     assert 0 == node.run("again", "true", options=("--rm",)).returncode
 
 

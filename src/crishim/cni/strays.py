@@ -24,5 +24,8 @@ class Strays:
         return {**os.environ, _VARIABLE: self._folder}
 
     def end(self) -> None:
-        """Kill them and all that they have started. For the start, when nobody of ours runs."""
-        kill_family(with_variable(_VARIABLE, self._folder))
+        """Kill them and all that they have started. For the start, when nobody of ours runs.
+
+        A daemon that a plugin has rightly left goes on: it has the variable, too, but leads no session, as every plugin does.
+        """
+        kill_family([process.identity for process in with_variable(_VARIABLE, self._folder) if process.session == process.pid])

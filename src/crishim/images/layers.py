@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 
 import attrs
 
-from crishim.errors import CrishimError, DataLoss, of_system
+from crishim.errors import CrishimError, DataLoss, from_os_error
 from crishim.images.streams import CHUNK, LayerStream
 from crishim.images.tree import OPAQUE, Metadata, Tree, cleaned, is_whiteout, joined, kept_xattr, sane, set_xattrs
 
@@ -105,7 +105,7 @@ def renamed(doing: str) -> Iterator[None]:
     except (CrishimError, InterruptedError):
         raise
     except OSError as error:
-        raise of_system(error, doing) from error
+        raise from_os_error(error, doing) from error
     except (tar.TarError, ValueError, OverflowError) as error:
         raise DataLoss(f"{doing}: the layer's archive is broken: {error}") from error
 

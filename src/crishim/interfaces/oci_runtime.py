@@ -91,7 +91,7 @@ class OciRuntime(Protocol):
 
 @runtime_checkable
 class KnowsBundles(Protocol):
-    """What the lift asks after a restart of ours of a runtime whose bundles tell something: a node may have hundreds."""
+    """Optional: tells from a bundle's files alone whether its container lives, so that a restart starts no process for each."""
 
     @abstractmethod
     def alive(self, container_id: str, bundle: Path) -> bool | None:
@@ -100,7 +100,7 @@ class KnowsBundles(Protocol):
 
 @runtime_checkable
 class GetsReady(Protocol):
-    """What the lift asks of a runtime whose creations can begin before a bundle is complete."""
+    """Optional: begins a creation while its bundle is still being filled."""
 
     @abstractmethod
     async def get_ready(self, container_id: str, bundle: Path, stdio: Stdio) -> None:

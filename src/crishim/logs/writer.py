@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from crishim.errors import FailedPrecondition, of_system
+from crishim.errors import FailedPrecondition, from_os_error
 
 MODE: Final = 0o640
 
@@ -95,4 +95,4 @@ class LogFile:
         try:
             yield
         except OSError as error:
-            raise of_system(error, f"the log {self._path} cannot be opened") from error
+            raise from_os_error(error, f"the log {self._path} cannot be opened") from error

@@ -1,7 +1,11 @@
 """A conmon per container: start one, and find it again after a restart of ours.
 
-conmon is a child of nobody here: it leaves at once, and holds the container's streams, log and exit while we are away. All that
-is needed to find it lies in the bundle. Where conmon itself is killed, the container goes on and its exit is unknown.
+Once its container is created, conmon is a child of nobody here: it holds the container's streams, log and exit while we are
+away. All that is needed to find it lies in the bundle. Where conmon is killed, the container goes on and its exit is unknown.
+
+conmon waits for its start pipe before it runs the runtime, and takes the pipe's end for the word to go on. So who wants no
+container kills it before closing. Where we die meanwhile it tries: over a bundle that is not complete that fails, and what it
+makes of a complete one is found by the next start of ours.
 """
 
 import asyncio
@@ -19,6 +23,7 @@ from crishim.model.process import Exit, TerminalSize
 from crishim.monitor import conmon
 from crishim.monitor.conmon import MonitorRequest
 from crishim.monitor.pidfd import ended, is_running, read_pid, read_pipe
+from crishim.monitor.pipes import opened
 
 _BACKLOG = 1024 * 1024
 _PACKET_MOST = 8192 + 1
@@ -33,33 +38,34 @@ class Monitor:
     async def begin(self, request: MonitorRequest) -> "WaitingMonitor":
         """Start a conmon, which waits to be told to create the container: of the bundle only the folder must be there.
 
-        Raises `FailedPrecondition` where conmon is missing.
+        Raises `FailedPrecondition` where conmon is missing, and `InvalidArgument` for a pipe that is not there.
         """
         (request.bundle / "exits").mkdir(exist_ok=True)
-        told, teller = os.pipe()
-        bidding, bidder = os.pipe()
+        sync_read, sync_write = os.pipe()
+        start_read, start_write = os.pipe()
         try:
-            process = await asyncio.create_subprocess_exec(
-                self._program,
-                *conmon.create_argv(request),
-                env={**os.environ, "_OCI_SYNCPIPE": str(teller), "_OCI_STARTPIPE": str(bidding)},
-                pass_fds=(teller, bidding),
-                cwd=request.bundle,  # where it leaves its second note of an out-of-memory kill
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            with opened(request.stdio) as ends:
+                process = await asyncio.create_subprocess_exec(
+                    self._program,
+                    *conmon.create_argv(request),
+                    env={**os.environ, "_OCI_SYNCPIPE": str(sync_write), "_OCI_STARTPIPE": str(start_read)},
+                    pass_fds=(sync_write, start_read),
+                    cwd=request.bundle,  # where it leaves its second note of an out-of-memory kill
+                    stdin=ends.stdin,
+                    stdout=ends.stdout,
+                    stderr=ends.stderr,
+                    start_new_session=True,
+                )
         except BaseException as error:
-            for end in (told, bidder):
+            for end in (sync_read, start_write):
                 os.close(end)
             if isinstance(error, FileNotFoundError):
                 raise FailedPrecondition("missing", "installed", self._program) from error
             raise
         finally:
-            for end in (teller, bidding):
+            for end in (sync_write, start_read):
                 os.close(end)
-        return WaitingMonitor(request, process, told, bidder)
+        return WaitingMonitor(request, process, sync_read, start_write)
 
     def exit_of(self, bundle: Path) -> Exit | None:
         """How the container ended, as conmon has left it; None while it has not."""
@@ -141,11 +147,11 @@ class Monitor:
 class WaitingMonitor:
     """A conmon that has not created its container yet. Either `create` or `leave` is called, once."""
 
-    def __init__(self, request: MonitorRequest, process: asyncio.subprocess.Process, told: int, bidder: int) -> None:
+    def __init__(self, request: MonitorRequest, process: asyncio.subprocess.Process, sync: int, start: int) -> None:
         self._request = request
         self._process = process
-        self._told = told
-        self._bidder = bidder
+        self._sync = sync
+        self._start = start
 
     async def create(self, cgroups: tuple[Path, ...], *, timeout: float = 100.0) -> int:
         """Have it create the container, put it into its cgroups, and answer the pid of the container's first process.
@@ -153,11 +159,11 @@ class WaitingMonitor:
         Raises `Unknown` with the runtime's words.
         """
         with contextlib.suppress(BrokenPipeError):  # it has ended: what it said is told
-            os.write(self._bidder, b"\n")
-        os.close(self._bidder)
+            os.write(self._start, b"\n")
+        os.close(self._start)
         try:
             async with asyncio.timeout(timeout):
-                line = await read_pipe(self._told, line=True)
+                line = await read_pipe(self._sync, line=True)
                 await self._process.wait()
         except TimeoutError:
             raise DeadlineExceeded(f"the monitor of {self._request.container_id} does not answer") from None
@@ -171,9 +177,11 @@ class WaitingMonitor:
 
     async def leave(self) -> None:
         """There will be no container."""
-        await self._end()
-        for end in (self._told, self._bidder):
-            os.close(end)
+        try:
+            await self._end()
+        finally:
+            for end in (self._sync, self._start):
+                os.close(end)
 
     async def _end(self) -> None:
         if self._process.returncode is None:
@@ -183,7 +191,7 @@ class WaitingMonitor:
 
 def _join(cgroups: tuple[Path, ...], pid: int) -> None:
     """Put a process into cgroups. It works as well where it was: what cannot be done is left."""
-    for folder in cgroups:
+    for folder in cgroups if pid else ():  # 0 would be ourselves
         with contextlib.suppress(OSError):
             folder.mkdir(exist_ok=True)
             (folder / "cgroup.procs").write_text(str(pid), encoding="ascii")

@@ -12,6 +12,7 @@ import attrs
 from crishim.errors import Unknown
 from crishim.interfaces.oci_runtime import Stdio
 from crishim.model.process import TerminalSize
+from crishim.monitor.pipes import has_pipes
 
 STDOUT, STDERR = 2, 3
 """The first byte of every packet that an attached client reads."""
@@ -39,7 +40,7 @@ def socket_name(container_id: str) -> str:
 
 
 def create_argv(request: MonitorRequest) -> list[str]:
-    """Conmon's arguments for creating a container; the sync pipe's descriptor goes into its environment."""
+    """Conmon's arguments for creating a container; its sync pipe and its start pipe are told by its environment."""
     bundle, stdio = request.bundle, request.stdio
     argv = [
         "--api-version=1",
@@ -59,7 +60,7 @@ def create_argv(request: MonitorRequest) -> list[str]:
     if stdio.log_path:
         argv.extend(["--no-sync-log", f"--log-path=k8s-file:{stdio.log_path}"])
     else:
-        argv.append("--log-path=none:")
+        argv.append("--log-path=passthrough" if has_pipes(stdio) else "--log-path=none:")
     if request.systemd_cgroup:
         argv.append("--systemd-cgroup")
     if stdio.terminal:

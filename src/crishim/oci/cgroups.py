@@ -1,6 +1,6 @@
-"""Where a container's cgroup lies, and reading it: files of /sys/fs/cgroup and of /proc, never a process.
+"""Where a container's cgroup lies, reading it and removing it: files of /sys/fs/cgroup and of /proc, never a process.
 
-The path is the one that the bundle asked for, not /proc/<pid>/cgroup: pids are used again.
+The path is the one that the bundle asked for. /proc/<pid>/cgroup tells it only of who certainly lives: pids are used again.
 """
 
 import contextlib
@@ -88,7 +88,9 @@ class Cgroups:
         return [int(pid) for pid in text.split()]
 
     def killed_for_memory(self, folder: str) -> bool:
-        """Whether a process of a cgroup was killed for want of memory."""
+        """Whether a process of a cgroup was killed for want of memory; not where it is not known which cgroup that was."""
+        if not folder:
+            return False
         file = "memory.events" if self._v2 else "memory.oom_control"
         lines = read_text(self._controller("memory") / folder.lstrip("/") / file).splitlines()
         return any(line.startswith("oom_kill ") and line != "oom_kill 0" for line in lines)
@@ -104,7 +106,7 @@ class Cgroups:
         folders = {self._controller(kind) for kind in ("memory", "cpu", "pids")}
         return tuple(folder / parent.lstrip("/") / f"monitor-{name}" for folder in sorted(folders))
 
-    def stay(self) -> None:
+    def move_to_own(self) -> None:
         """Move this process to the cgroup that it is in. Blocks for as long as the kernel takes to let processes move."""
         if folder := own_folder(read_text("/proc/self/cgroup"), "pids", v2=self._v2):
             with contextlib.suppress(OSError):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from crishim.entering import inside, unshared
-from crishim.errors import CrishimError, FailedPrecondition, InvalidArgument, Unknown
+from crishim.errors import CrishimError, FailedPrecondition, InvalidArgument, Unknown, from_os_error
 from crishim.model.ids import SandboxId
 from crishim.model.sandbox import SandboxSpec
 from crishim.model.security import NamespaceMode, UserNamespace
@@ -152,10 +152,15 @@ def _pin(pins: Path, spec: SandboxSpec, kinds: Collection[str]) -> None:
 def _furnish(spec: SandboxSpec, kinds: Collection[str]) -> None:
     """In a pod's namespaces: set its hostname and sysctls."""
     if "uts" in kinds and spec.config.hostname:
-        Path("/proc/sys/kernel/hostname").write_text(spec.config.hostname, encoding="utf-8")
+        try:
+            Path("/proc/sys/kernel/hostname").write_text(spec.config.hostname, encoding="utf-8")
+        except OSError as error:
+            raise from_os_error(error, "setting the pod's hostname") from error
     for name, value in spec.config.linux.sysctls.items():
         try:
-            Path("/proc/sys", name.replace(".", "/")).write_text(value, encoding="utf-8")
+            Path("/proc/sys", name.replace(".", "/")).write_text(
+                f"{value}\n", encoding="utf-8"
+            )  # an empty value must be written, too
         except OSError as error:
             raise InvalidArgument(f"config.linux.sysctls[{name}]", f"{value!r}: {error.strerror}") from error
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.errors import FailedPrecondition, Internal, NotFound
+from crishim.errors import CrishimError, FailedPrecondition, Internal, NotFound
 from crishim.interfaces.backend import Backend, BackendContext, BackendInfo
 from crishim.interfaces.capabilities import capabilities
 from crishim.interfaces.images import Rootfs, RootfsProvider
@@ -123,7 +123,7 @@ class OciPodBackend(Backend):
         write_atomically(bundle / _STARTING, str(self._context.clock.now()))
         try:
             await self._runtime.start(container_id)
-        except BaseException:
+        except CrishimError:  # a start that is given up may yet take place
             (bundle / _STARTING).unlink(missing_ok=True)
             raise
         (bundle / _STARTING).replace(bundle / _STARTED)

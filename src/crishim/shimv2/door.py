@@ -122,7 +122,7 @@ class Door:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """Serve inside the `async with`. Tasks go on after it. Raises `AlreadyExists` where another daemon serves."""
+        """Serve inside the `async with`. Raises `AlreadyExists` where another daemon serves."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o711)
         control = await asyncio.start_unix_server(self._answer, sock=_bound(self._folder / CONTROL), limit=_MOST_ASKED)
         try:

@@ -36,7 +36,7 @@ PATIENCE = 30.0
 
 def main() -> int:
     """The program of the package itself; answers the exit status."""
-    return run(sys.argv[1:], NAME, [sys.executable, "-m", "crishim.shims"])
+    return run(sys.argv[1:], NAME, [sys.executable, "-P", "-m", "crishim.shims"])
 
 
 def run(argv: "Sequence[str]", name: str, daemon: "Sequence[str]", default: str = STATE) -> int:
@@ -139,7 +139,7 @@ def locked(state: str) -> int:
 
 
 def spawn(command: list[str], log: str) -> int:
-    """Start a daemon that has nothing of ours: a session, a root folder and streams of its own. Answers its pid."""
+    """Start a daemon that has nothing of ours: a session and streams of its own. Answers its pid."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     actions = [(os.POSIX_SPAWN_DUP2, old, new) for old, new in ((nothing, 0), (output, 1), (output, 2))]

@@ -6,6 +6,7 @@ program starts as itself with the arguments `daemon FOLDER` where none is there.
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -51,11 +52,12 @@ def for_namespaces(make: "Callable[[Path], OciRuntime]", folder: Path) -> "Make"
 
 
 async def serve(folder: Path, make: "Make") -> None:
-    """Be the daemon until SIGTERM or SIGINT; tasks go on."""
+    """Be the daemon until SIGTERM or SIGINT, which ends no task: containerd sees to that. `folder` is absolute."""
     from crishim.monitor.pidfd import watch_children_by_pidfd
     from crishim.shimv2.door import Door
     from crishim.system import SystemClock
 
+    os.chdir("/")  # not in a bundle, which will be removed
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     watch_children_by_pidfd()
     ended = asyncio.Event()

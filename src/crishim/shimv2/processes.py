@@ -7,13 +7,13 @@ import signal
 import stat
 from pathlib import Path
 
+from crishim import proc
+
 
 def born(pid: int) -> int:
     """When a process began, in clock ticks after the boot: a pid that is used again has another. 0 if it is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return 0
+    process = proc.read(pid)
+    return 0 if process is None else process.identity.start
 
 
 def end_process(pid: int, since: int) -> bool:

@@ -1,9 +1,9 @@
 """Tasks: the shim v2 service over an OciRuntime, in our own words; `routes` has the wire's.
 
 A task is one bundle, known by containerd's namespace and an id. Its streams are the named pipes that containerd has made: they
-become the process's own, so that nothing is copied and nothing is lost when this process dies; terminals and execs are copied
-here. Exits are kept until the task is deleted, whoever has come or gone meanwhile. Create, Start and Delete of one task take
-turns; everything else runs beside them.
+become the process's own, so that nothing is copied; terminals and execs are copied here. Exits are kept until the task is
+deleted, whoever has come or gone meanwhile; when this process dies, containerd has another one end every task. Create, Start
+and Delete of one task take turns; everything else runs beside them.
 """
 
 import asyncio

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,11 @@ def child(code: int) -> int:
     return pid
 
 
+def sleeper() -> int:
+    """A child that nobody of asyncio's knows, and that lives."""
+    return os.posix_spawn("/bin/sleep", ["sleep", "600"], os.environ)
+
+
 async def test_who_is_nobody_s_is_collected() -> None:
     """A dead child that is still there at a second look is collected."""
     orphans = OrphanReaper()
@@ -31,12 +37,23 @@ async def test_who_is_nobody_s_is_collected() -> None:
 
 
 async def test_an_exit_that_somebody_wants_is_left_to_him() -> None:
-    """However late somebody asks, an adopted child's exit is there; afterwards its pid is anybody's."""
+    """However late somebody asks, an adopted child's exit is there, whichever runtime of this process collects orphans."""
     orphans = OrphanReaper()
     pid, other = child(7), child(0)
-    adopted = AdoptedChild(pid, orphans)
+    adopted = AdoptedChild(pid, OrphanReaper())
     with orphans.attentive():
         while Path(f"/proc/{other}").exists():  # noqa: ASYNC110, ASYNC240 - as above
             await asyncio.sleep(0.01)
     assert 7 == (await adopted.exit()).code
-    assert set() == orphans.spared
+
+
+async def test_orphans_are_collected_as_long_as_an_adopted_child_lives() -> None:
+    """Whoever lives in our own PID namespace may leave us orphans at any time, and nobody pokes then."""
+    living = sleeper()
+    adopted = AdoptedChild(living, OrphanReaper())
+    await asyncio.sleep(0.3)  # the looks after the poke are over
+    pid = child(0)
+    while Path(f"/proc/{pid}").exists():  # noqa: ASYNC110, ASYNC240 - as above
+        await asyncio.sleep(0.01)
+    os.kill(living, signal.SIGKILL)
+    assert 137 == (await adopted.exit()).code

@@ -10,24 +10,20 @@ import contextlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Final
 
 import attrs
 
 from crishim.backends.runc.command import RuntimeCommand
 from crishim.backends.runc.exec import AdoptedChild, ConsoleSocket
 from crishim.backends.runc.orphans import OrphanReaper
-from crishim.errors import InvalidArgument, Unavailable
+from crishim.errors import Unavailable
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import Stdio
 from crishim.logs.execution import ExecStreams
-from crishim.logs.stdio import ChildEnds
 from crishim.model.process import Exit
 from crishim.monitor.pidfd import read_pid
+from crishim.monitor.pipes import opened
 from crishim.oci.cgroups import Cgroups
-
-_PIPES: Final = (("stdin", os.O_RDONLY | os.O_NONBLOCK), ("stdout", os.O_RDWR), ("stderr", os.O_RDWR))
-"""Outputs are opened for reading too, or the open would wait for somebody who reads; an input without, or it had no end."""
 
 
 @attrs.frozen
@@ -57,8 +53,7 @@ class AttendedContainers:
         if stdio.terminal:
             master = await self._create_with_terminal(container_id, args)
         else:
-            with contextlib.ExitStack() as stack:
-                ends = ChildEnds(*(_opened(getattr(stdio, name), flags, name, stack) for name, flags in _PIPES))
+            with opened(stdio) as ends:
                 await self._command.start_detached(container_id, [*args, container_id], ends)
         pid = read_pid(bundle / "pidfile")
         work = self._end_of(AdoptedChild(pid, self._orphans), self._cgroups.of(pid))
@@ -97,16 +92,6 @@ class AttendedContainers:
         end = await child.exit()
         oom = await asyncio.to_thread(self._cgroups.killed_for_memory, cgroup)
         return attrs.evolve(end, oom=oom)
-
-
-def _opened(path: str, flags: int, name: str, stack: contextlib.ExitStack) -> int:
-    try:
-        descriptor = os.open(path or os.devnull, (flags if path else os.O_RDWR) | os.O_CLOEXEC)
-    except OSError as error:
-        raise InvalidArgument(name, f"{path}: {error.strerror}") from error
-    stack.callback(os.close, descriptor)
-    os.set_blocking(descriptor, True)
-    return descriptor
 
 
 async def _until(ended: "asyncio.Task[Exit]") -> None:

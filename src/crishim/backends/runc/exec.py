@@ -13,7 +13,7 @@ from typing import Self
 from crishim import proc
 from crishim.backends.runc.orphans import OrphanReaper
 from crishim.errors import DeadlineExceeded, Unknown
-from crishim.libc import failure, libc
+from crishim.libc import last_error, libc
 from crishim.logs.execution import ExecStreams
 from crishim.model.process import Exit
 from crishim.monitor.pidfd import ended
@@ -24,7 +24,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 def become_subreaper() -> None:
     """Let orphans of our children become our children, so that an exec's exit can be collected."""
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-        raise failure("becoming a child subreaper")
+        raise last_error("becoming a child subreaper")
 
 
 class AdoptedChild:
@@ -36,7 +36,7 @@ class AdoptedChild:
         self._kill = kill or self._kill_family
         process = proc.read(pid)
         self._identity = None if process is None else process.identity
-        orphans.spared.add(pid)
+        orphans.spare(pid)
 
     async def exit(self) -> Exit:
         """Return when it has ended. For one caller."""
@@ -64,7 +64,7 @@ class AdoptedChild:
         await ended(self._pid)
 
     def _collect(self) -> Exit:
-        self._orphans.spared.discard(self._pid)
+        self._orphans.release(self._pid)
         try:
             told = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG)
         except ChildProcessError:

@@ -20,4 +20,4 @@ class ForeseenMoves:
     def soon(self) -> None:
         """A process will be moved soon. Returns at once; however often it is called, one thread waits."""
         if self._waiting is None or self._waiting.done():
-            self._waiting = asyncio.get_running_loop().run_in_executor(None, self._cgroups.stay)
+            self._waiting = asyncio.get_running_loop().run_in_executor(None, self._cgroups.move_to_own)

@@ -10,20 +10,37 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
+
+from crishim import proc
 
 _PAUSE = 0.05
 _LOOKS = 4
+_REST = 1.0
+"""Seconds between two looks while children live whose own orphans come to us whenever they like."""
 
 
 class OrphanReaper:
-    """Collects dead orphans for a moment after each `poke`, and all the while within `attentive`."""
+    """Collects dead orphans: for a moment after each `poke`, within `attentive`, and now and then while any are spared.
+
+    There may be several, one for each runtime; who is spared by one is spared by all, since their children are the process's.
+    """
+
+    _spared: ClassVar[set[int]] = set()
 
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
-        self._poked = False
+        self._poked = asyncio.Event()
         self._attentive = 0
-        self.spared: set[int] = set()
-        """The pids of those that somebody else collects."""
+
+    def spare(self, pid: int) -> None:
+        """Leave a child to somebody else to collect."""
+        self._spared.add(pid)
+        self.poke()
+
+    def release(self, pid: int) -> None:
+        """It is collected."""
+        self._spared.discard(pid)
 
     @contextlib.contextmanager
     def attentive(self) -> Iterator[None]:
@@ -37,19 +54,24 @@ class OrphanReaper:
 
     def poke(self) -> None:
         """Somebody may have been orphaned just now."""
-        self._poked = True
+        self._poked.set()
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._reap())
 
     async def _reap(self) -> None:
         before: set[int] = set()
         looks = 0
-        while looks < _LOOKS or self._attentive:
-            if self._poked:
-                self._poked, looks = False, 0
+        while looks < _LOOKS or self._attentive or self._spared:
+            if looks >= _LOOKS and not self._attentive:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_REST):
+                        await self._poked.wait()
+            if self._poked.is_set():
+                self._poked.clear()
+                looks = 0
             await asyncio.sleep(_PAUSE)
             looks += 1
-            dead = dead_children() - self.spared
+            dead = dead_children() - self._spared
             for pid in dead & before:
                 _collect(pid)
             before = dead
@@ -65,11 +87,7 @@ def dead_children() -> set[int]:
     found = set()
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):
-            for pid in (task / "children").read_text(encoding="ascii").split():
-                with contextlib.suppress(OSError):
-                    state = (
-                        Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
-                    )
-                    if state == "Z":
-                        found.add(int(pid))
+            for pid in map(int, (task / "children").read_text(encoding="ascii").split()):
+                if (child := proc.read(pid)) is not None and child.ended:
+                    found.add(pid)
     return found

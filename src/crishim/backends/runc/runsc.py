@@ -27,7 +27,11 @@ from crishim.oci.measured import MeasuredPods
 
 
 class RunscRuntime(MonitoredRuntime):
-    """Runs bundles with gVisor's `runsc`, each member of a pod behind a holder."""
+    """Runs the bundles of `GvisorPods` with gVisor's `runsc`, each member of a pod behind a holder.
+
+    Of a bundle that is in no pod it tells no exit, since gVisor's sandbox outlives its first process: gVisor's own shim is for
+    those.
+    """
 
     def _monitored(self) -> tuple[str, tuple[str, ...]]:
         return sys.executable, ("-IS", holder.__file__, *self._command.line)

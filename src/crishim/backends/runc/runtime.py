@@ -1,7 +1,7 @@
-"""OciRuntimes over a runc-compatible command line, with a conmon per container.
+"""OciRuntimes over a runc-compatible command line, with a conmon per container, or none for those that are attended to.
 
 The runtime's own state, conmon's files and the bundle are all the state there is; after a restart of ours the runtime itself
-tells where a container's bundle lies.
+tells where a container's bundle lies. Only of attended containers more is in memory: their exits and terminals (`attended`).
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from crishim.backends.runc.exec import AdoptedChild, ConsoleSocket
 from crishim.backends.runc.features import Features
 from crishim.backends.runc.moves import ForeseenMoves
 from crishim.backends.runc.orphans import OrphanReaper
-from crishim.errors import CrishimError, DataLoss, InvalidArgument, NotFound, Unimplemented
+from crishim.errors import CrishimError, DataLoss, InvalidArgument, NotFound
 from crishim.interfaces.backend import BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
@@ -77,9 +77,7 @@ class MonitoredRuntime:
         self._waiting[container_id] = await self._monitor.begin(request)
 
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
-        """As `OciRuntime.create`. Who attends to a container is refused: it has a monitor in any case."""
-        if stdio.attended:
-            raise Unimplemented("Create", "containers without a monitor are not this runtime's")
+        """As `OciRuntime.create`. Also who is attended to has a monitor."""
         if container_id not in self._waiting:
             await self.get_ready(container_id, bundle, stdio)
         pid = await self._waiting.pop(container_id).create(self._monitor_cgroups(bundle))
@@ -257,7 +255,11 @@ class RuncRuntime(MonitoredRuntime):
 
     async def delete(self, container_id: str) -> None:
         """As `OciRuntime.delete`."""
-        await super().delete(container_id)
+        try:
+            await super().delete(container_id)
+        except NotFound:
+            self._attended.forget(container_id)
+            raise
         self._attended.forget(container_id)
 
     async def pause_container(self, container_id: ContainerId) -> None:
