@@ -16,7 +16,7 @@ class SlowCgroups(Cgroups):
         self.leave = threading.Event()
         self.waits = 0
 
-    def stay(self) -> None:
+    def move_to_own(self) -> None:
         self.waits += 1
         self.leave.wait(10)
 
