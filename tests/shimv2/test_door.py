@@ -134,15 +134,33 @@ def test_containerd_comes_back(node: Containerd) -> None:
 
 
 def test_the_daemon_is_killed(node: Containerd) -> None:
-    """Containerd takes that for dead shims and asks for each task: every process and mount goes, and new tasks can be run."""
+    """Containerd takes that for dead shims and asks for each task: every process and mount goes, and new tasks can be run.
+
+    A bundle is containerd's own: where it had not the patience for an answer, it is removed when containerd is started again.
+    """
     with ThreadPoolExecutor(8) as clients:
         done = clients.map(lambda number: node.run(f"t{number}", "sleep", "600", options=("-d",)).returncode, range(50))
         assert [0] * 50 == list(done)
     pids = [pid for pid, _ in node.tasks().values()]
     os.kill(node.daemon(), signal.SIGKILL)
     assert eventually(lambda: not any(Path(f"/proc/{pid}/root").exists() for pid in pids)), node.complaints()
+    assert eventually(lambda: all(left.startswith("bundle ") for left in node.leftovers())), node.complaints()
+    node.stop()
+    node.start()
     assert eventually(lambda: not node.leftovers()), node.complaints()
     assert 0 == node.run("again", "true", options=("--rm",)).returncode
+
+
+def test_the_daemon_is_killed_and_nobody_asks(node: Containerd) -> None:
+    """The next daemon, whatever it is started for, ends what is left: containerd has little patience with `delete`."""
+    assert 0 == node.run("t1", "sleep", "600", options=("-d",)).returncode
+    (pid,) = (pid for pid, _ in node.tasks().values())
+    node.stop()
+    os.kill(node.daemon(), signal.SIGKILL)
+    shim(node, node.folder, "start")
+    assert eventually(lambda: not Path(f"/proc/{pid}/root").exists())
+    node.start()
+    assert eventually(lambda: not node.leftovers()), node.complaints()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from crishim.errors import CrishimError, InvalidArgument, NotFound, Unimplemente
 from crishim.model.process import Exit
 from crishim.oci.cgroups import Cgroups
 from crishim.shimv2.convert import SERVICES
+from crishim.shimv2.kept import KeptTasks
 from crishim.shimv2.routes import delete_response, handlers, table
 from crishim.shimv2.tasks import Tasks
 from crishim.testing.seams import FakeClock, settle
@@ -54,7 +55,7 @@ class Wire:
         self.bundle.mkdir()
         (self.bundle / "config.json").write_text(json.dumps({"linux": {"cgroupsPath": "/pods/t1"}}))
         cgroups = Cgroups(v2=True, root=folder / "cgroup")
-        self.tasks = Tasks(lambda *_: self.runtime, FakeClock(), Heard(), cgroups, unified=True)
+        self.tasks = Tasks(lambda *_: self.runtime, FakeClock(), Heard(), cgroups, KeptTasks(folder / "tasks"), unified=True)
         self.handlers = handlers(self.tasks, "k8s.io", 77)
 
     async def call(self, method: str, request: Any, version: int = 2) -> bytes:

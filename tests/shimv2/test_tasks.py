@@ -15,6 +15,7 @@ from crishim.errors import AlreadyExists, FailedPrecondition, InvalidArgument, N
 from crishim.interfaces.oci_runtime import OciRuntime, OciStatus
 from crishim.model.process import Exit
 from crishim.oci.cgroups import Cgroups
+from crishim.shimv2.kept import KeptTasks
 from crishim.shimv2.pipes import IoPaths
 from crishim.shimv2.rootfs import RootMount
 from crishim.shimv2.tasks import Creation, Tasks
@@ -53,7 +54,9 @@ def over(tmp_path: Path, runtime: MemoryRuntime) -> World:
     bundle.mkdir(exist_ok=True)
     (bundle / "config.json").write_text(json.dumps({"linux": {"cgroupsPath": "/pods/t1"}}))
     heard = Heard()
-    tasks = Tasks(make, FakeClock(), heard, Cgroups(v2=True, root=tmp_path / "cgroup"), unified=True)
+    tasks = Tasks(
+        make, FakeClock(), heard, Cgroups(v2=True, root=tmp_path / "cgroup"), KeptTasks(tmp_path / "tasks"), unified=True
+    )
     return World(tasks, runtime, heard, asked, bundle)
 
 
@@ -152,6 +155,36 @@ async def test_options_outlive_the_daemon(tmp_path: Path) -> None:
     await second.tasks.end(KEY, second.bundle)
     assert [("k8s.io", options)] == second.asked
     assert {} == first.runtime.containers
+
+
+async def test_what_a_daemon_leaves_is_ended_unasked(tmp_path: Path) -> None:
+    """The next daemon knows every task that was not deleted, and ends it once, whoever asks as well; till then it has its id."""
+    first = over(tmp_path, MemoryRuntime())
+    first.bundle.with_name("other").mkdir()
+    await first.tasks.create(KEY, first.creation())
+    await first.tasks.create(("k8s.io", "t2"), first.creation(bundle=first.bundle.with_name("other")))
+    await first.tasks.delete(("k8s.io", "t2"), "")
+    second = over(tmp_path, first.runtime)
+    (left,) = second.tasks.take_over()
+    assert (KEY, second.bundle) == (left.key, left.bundle)
+    with pytest.raises(AlreadyExists):
+        await second.tasks.create(KEY, second.creation())
+    ends = await asyncio.gather(*(second.tasks.end(KEY, second.bundle) for _ in range(3)))
+    assert ([137] * 3, {}) == ([end.code for end in ends], first.runtime.containers)
+    assert ([], []) == (second.tasks.take_over(), over(tmp_path, first.runtime).tasks.take_over())
+
+
+async def test_what_cannot_be_taken_over_is_left(tmp_path: Path) -> None:
+    """Options that no runtime can be made of keep the next daemon from nothing."""
+    first = over(tmp_path, MemoryRuntime())
+    await first.tasks.create(KEY, first.creation())
+
+    def refuse(namespace: str, options: tuple[str, bytes]) -> OciRuntime:
+        raise InvalidArgument("options", "cannot be read")
+
+    second = over(tmp_path, first.runtime)
+    second.tasks._make = refuse
+    assert [] == second.tasks.take_over()
 
 
 async def test_an_exec(world: World, reader: int, tmp_path: Path) -> None:

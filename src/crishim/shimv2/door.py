@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from crishim.oci.bundle import write_atomically
 from crishim.oci.cgroups import Cgroups
 from crishim.oci.machine import cgroup_v2
 from crishim.shimv2.convert import timestamp_of
+from crishim.shimv2.kept import KeptTasks
 from crishim.shimv2.launcher import CONTROL, DONE, FAILED
 from crishim.shimv2.publisher import Publisher
 from crishim.shimv2.routes import delete_response, handlers
@@ -117,6 +118,7 @@ class Door:
             clock,
             Told(self._publisher_of, lambda task: self._events.pop(task.key, None)),
             Cgroups(v2=unified),
+            KeptTasks(folder / "tasks"),
             unified=unified,
         )
 
@@ -124,15 +126,26 @@ class Door:
     async def serving(self) -> AsyncIterator[None]:
         """Serve inside the `async with`. Raises `AlreadyExists` where another daemon serves."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o711)
-        control = await asyncio.start_unix_server(self._answer, sock=_bound(self._folder / CONTROL), limit=_MOST_ASKED)
+        listening = _bound(self._folder / CONTROL)
+        left = self.tasks.take_over()
+        control = await asyncio.start_unix_server(self._answer, sock=listening, limit=_MOST_ASKED)
+        ending = asyncio.get_running_loop().create_task(self._end(left))
         try:
             yield
         finally:
+            ending.cancel()
             control.close()
             for server, _ in self._servers.values():
                 await server.close()
             for publisher in self._publishers.values():
                 await publisher.close()
+
+    async def _end(self, left: Collection[Task]) -> None:
+        """End what the daemon before this one has left. containerd asks for each, but no longer than for five seconds."""
+        ends = (self.tasks.end(task.key, task.bundle) for task in left)
+        for task, outcome in zip(left, await asyncio.gather(*ends, return_exceptions=True), strict=True):
+            if isinstance(outcome, Exception):
+                _log.warning("what there was of %s is left: %s", task.id, outcome)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One launcher."""

@@ -20,10 +20,11 @@ from crishim.errors import CrishimError, InvalidArgument, Unimplemented
 from crishim.interfaces.oci_runtime import OciStatus
 from crishim.model.process import Exit, TerminalSize
 from crishim.shimv2.convert import SERVICES, STATUSES, timestamp_of
+from crishim.shimv2.kept import Key
 from crishim.shimv2.pipes import IoPaths
 from crishim.shimv2.reports import report
 from crishim.shimv2.rootfs import RootMount
-from crishim.shimv2.tasks import Creation, Key, Tasks
+from crishim.shimv2.tasks import Creation, Tasks
 from crishim.ttrpc.connection import Request
 from crishim.ttrpc.server import Handler
 

@@ -25,7 +25,7 @@ from crishim.model.process import Exit, TerminalSize
 from crishim.oci.bundle import read_config
 from crishim.oci.cgroups import Cgroups, folder_of
 from crishim.oci.figures import Figures
-from crishim.shimv2.kept import forget_options, keep_options, kept_options
+from crishim.shimv2.kept import KeptTasks, Key
 from crishim.shimv2.pipes import IoPaths, Pipes
 from crishim.shimv2.rootfs import RootMount, mount_rootfs, unmount_rootfs
 
@@ -35,9 +35,6 @@ _PATIENCE: Final = 10.0
 _SOON: Final = 0.005
 
 _log = logging.getLogger(__name__)
-
-Key = tuple[str, str]
-"""Containerd's namespace, and the task's id."""
 
 
 @attrs.frozen(kw_only=True)
@@ -115,6 +112,7 @@ class Tasks:
         clock: Clock,
         news: News,
         cgroups: Cgroups,
+        kept: KeptTasks,
         *,
         unified: bool,
     ) -> None:
@@ -122,6 +120,7 @@ class Tasks:
         self._clock = clock
         self._news = news
         self._cgroups = cgroups
+        self._kept = kept
         self.unified = unified
         self._tasks: dict[Key, Task] = {}
 
@@ -138,7 +137,7 @@ class Tasks:
         try:
             async with task.turn:
                 pipes.hold()
-                await asyncio.to_thread(keep_options, creation.bundle, creation.options)
+                await asyncio.to_thread(self._kept.keep, key, creation.bundle, creation.options)
                 await asyncio.to_thread(mount_rootfs, creation.bundle / "rootfs", creation.mounts)
                 task.main.pid = await task.runtime.create(key[1], creation.bundle, _stdio(pipes.paths))
                 if pipes.paths.terminal and isinstance(task.runtime, SupportsAttach):
@@ -194,13 +193,27 @@ class Tasks:
         """End whatever there is of a task, known or not: `delete` of a shim's binary. Repeatable."""
         task = self._tasks.get(key)
         if task is None:
-            options = await asyncio.to_thread(kept_options, bundle)
-            if options is not None:
-                await self._free(Task(key, bundle, self._make(key[0], options), Process(Pipes(IoPaths()))))
-            return Exit(code=128 + _KILL, at=self._clock.now())
+            options = await asyncio.to_thread(self._kept.options, bundle)
+            if options is None:
+                return Exit(code=128 + _KILL, at=self._clock.now())
+            task = self._tasks.setdefault(key, self._left(key, bundle, options))
         async with task.turn:
-            await self._free(task)
+            if self._tasks.get(key) is task:
+                await self._free(task)
         return self._end_of(task.main)
+
+    def take_over(self) -> list[Task]:
+        """The tasks that a daemon before us has left: known here from now on, and to be ended. For the start."""
+        for key, bundle in self._kept.left().items():
+            options = self._kept.options(bundle)
+            if options is None:
+                self._kept.forget(key, bundle)
+                continue
+            try:
+                self._tasks[key] = self._left(key, bundle, options)
+            except CrishimError as error:
+                _log.warning("what there was of %s is left: %s", key[1], error)
+        return list(self._tasks.values())
 
     async def add_exec(self, key: Key, exec_id: str, io: IoPaths, spec: Mapping[str, Any]) -> None:
         """Note an exec, which `start` runs. Raises `AlreadyExists`."""
@@ -347,8 +360,12 @@ class Tasks:
         for process in (task.main, *task.execs.values()):
             process.pipes.close()
         await asyncio.to_thread(unmount_rootfs, task.bundle / "rootfs")
-        await asyncio.to_thread(forget_options, task.bundle)
+        await asyncio.to_thread(self._kept.forget, task.key, task.bundle)
         self._tasks.pop(task.key, None)
+
+    def _left(self, key: Key, bundle: Path, options: tuple[str, bytes]) -> Task:
+        """A task that another daemon has made; no more is known of it."""
+        return Task(key, bundle, self._make(key[0], options), Process(Pipes(IoPaths())))
 
     async def _end_execs(self, task: Task) -> None:
         """Whoever waits for an exec of a task that goes learns of an end."""
