@@ -112,9 +112,14 @@ endpoint = ["http://{host}"]
         return found | {f"bundle {path}" for path in (self.folder / "run/io.containerd.runtime.v2.task").glob("*/*")}
 
     def complaints(self) -> str:
-        """What containerd and our daemon have logged as wrong."""
+        """What is left, and what containerd and our daemon have logged as wrong."""
         lines = (self.folder / "log").read_text().splitlines() + (self.state / "log").read_text().splitlines()
-        return "\n".join(line for line in lines if "level=error" in line or "ERROR" in line or "Error" in line)
+        wrong = (
+            line
+            for line in lines
+            if "level=error" in line or "level=warning" in line or " WARNING " in line or "Error:" in line
+        )
+        return "\n".join((*sorted(self.leftovers()), *wrong))
 
     @contextlib.asynccontextmanager
     async def cri(self) -> AsyncIterator[CriClient]:

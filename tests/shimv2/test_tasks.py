@@ -18,7 +18,8 @@ from crishim.oci.cgroups import Cgroups
 from crishim.shimv2.kept import KeptTasks
 from crishim.shimv2.pipes import IoPaths
 from crishim.shimv2.rootfs import RootMount
-from crishim.shimv2.tasks import Creation, Tasks
+from crishim.shimv2.task import Creation
+from crishim.shimv2.tasks import Tasks
 from crishim.testing.seams import FakeClock, settle
 from tests.shimv2.memory import PID, Heard, MemoryRuntime
 
@@ -158,7 +159,7 @@ async def test_options_outlive_the_daemon(tmp_path: Path) -> None:
 
 
 async def test_what_a_daemon_leaves_is_ended_unasked(tmp_path: Path) -> None:
-    """The next daemon knows every task that was not deleted, and ends it once, whoever asks as well; till then it has its id."""
+    """The next daemon knows every task that was not deleted till it has ended it, once, whoever asks as well."""
     first = over(tmp_path, MemoryRuntime())
     first.bundle.with_name("other").mkdir()
     await first.tasks.create(KEY, first.creation())

@@ -32,7 +32,8 @@ from crishim.shimv2.kept import KeptTasks
 from crishim.shimv2.launcher import CONTROL, DONE, FAILED
 from crishim.shimv2.publisher import Publisher
 from crishim.shimv2.routes import delete_response, handlers
-from crishim.shimv2.tasks import Creation, News, Task, Tasks
+from crishim.shimv2.task import Creation, News, Task
+from crishim.shimv2.tasks import Tasks
 from crishim.ttrpc.address import bound_socket
 from crishim.ttrpc.server import Server
 

@@ -24,7 +24,8 @@ from crishim.shimv2.kept import Key
 from crishim.shimv2.pipes import IoPaths
 from crishim.shimv2.reports import report
 from crishim.shimv2.rootfs import RootMount
-from crishim.shimv2.tasks import Creation, Tasks
+from crishim.shimv2.task import Creation
+from crishim.shimv2.tasks import Tasks
 from crishim.ttrpc.connection import Request
 from crishim.ttrpc.server import Handler
 
