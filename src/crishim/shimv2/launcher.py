@@ -65,7 +65,7 @@ def run(argv: "Sequence[str]", name: str, daemon: "Sequence[str]", default: str 
     except OSError as error:
         told = FAILED + str(error).encode()
     if told[:1] != DONE:
-        sys.stderr.write(f"{name}: {told[1:].decode('utf-8', 'replace') or 'the daemon has said nothing'}\n")
+        sys.stderr.write(f"{name}: {told[1:].decode('utf-8', 'replace')}\n")
         return 1
     return write(told[1:])
 
@@ -94,7 +94,9 @@ def ask(state: str, asked: bytes, daemon: "Sequence[str]") -> bytes:
     """Put a question to the daemon, which is started if it is not there. Raises `OSError`.
 
     Many launchers may find it missing at once. One starts it, and the others only look again and again: containerd has no more
-    than five seconds for each of them, too short a time to stand in a queue.
+    than five seconds for each of them, too short a time to stand in a queue. Where it dies over a question, its successor is
+    asked, since every question may be asked twice: a daemon that is being killed still takes connections for a moment, and just
+    then containerd asks what has become of its tasks.
     """
     control, log = f"{state}/{CONTROL}", f"{state}/log"
     end = time.monotonic() + PATIENCE
@@ -102,6 +104,8 @@ def ask(state: str, asked: bytes, daemon: "Sequence[str]") -> bytes:
     while time.monotonic() < end:
         try:
             return talk(control, asked)
+        except (ConnectionResetError, BrokenPipeError):
+            pass
         except (ConnectionRefusedError, FileNotFoundError):
             if started:
                 if os.waitpid(started, os.WNOHANG)[0]:
@@ -115,13 +119,15 @@ def ask(state: str, asked: bytes, daemon: "Sequence[str]") -> bytes:
 
 
 def talk(control: str, asked: bytes) -> bytes:
-    """One question, one answer."""
+    """One question, one answer. Raises `OSError`; `ConnectionResetError` also where there is no answer."""
     connection = Socket(AF_UNIX)
     try:
         connection.connect(control)
         connection.sendall(asked)
         connection.shutdown(SHUT_WR)
-        return b"".join(iter(lambda: connection.recv(65536), b""))
+        if answer := b"".join(iter(lambda: connection.recv(65536), b"")):
+            return answer
+        raise ConnectionResetError("the daemon has said nothing")
     finally:
         connection.close()
 
