@@ -299,6 +299,28 @@ async def test_limits_change_what_they_name() -> None:
         assert expected == (await world.services.containers.status(container_id, verbose=False)).status.resources
 
 
+async def test_a_change_of_limits_outlives_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that gives up in the middle of UpdateContainerResources leaves no limits that the status does not tell."""
+    async with Harness() as world:
+        container_id = await world.run_container(await world.run_sandbox())
+        real, go = world.fake.update_container, asyncio.Event()
+
+        async def slow(updated: ContainerId, resources: Resources) -> None:
+            await real(updated, resources)
+            await go.wait()
+
+        monkeypatch.setattr(world.fake, "update_container", slow)
+        change = Resources(cpu_shares=9)
+        update = asyncio.ensure_future(world.services.containers.update_resources(container_id, change, EMPTY))
+        await settle()
+        update.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await update
+        go.set()
+        await settle()
+        assert 9 == (await world.services.containers.status(container_id, verbose=False)).status.resources.cpu_shares
+
+
 async def test_unclaimed_capability_is_unimplemented_by_name() -> None:
     """What no backend claims answers Unimplemented with the capability's name."""
     world = Harness(FakeBackend(capabilities=frozenset(), logs_to_disk=False))

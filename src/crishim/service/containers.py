@@ -118,15 +118,7 @@ class Containers:
         """Change limits: zero values leave theirs as they are. A failed change changes nothing."""
         del annotations  # hints for runtimes with plug-ins of their own; none of the limits
         entry = self._core.table.container(container_id)
-        async with entry.lane.turn:
-            _require_made(entry)
-            container_after(entry.shown_state, ContainerAct.UPDATE, f"container {container_id}")
-            seat = self._core.seat(entry)
-            backend = seat.require(SupportsUpdate)
-            resources = entry.record.resources.updated(change)
-            if entry.state is not ContainerState.EXITED:
-                await seat.call("update_container", backend.update_container(container_id, resources))
-            await self._core.table.save_container(entry, resources=resources)
+        await self._core.tasks.shielded(self._update(entry, change), f"UpdateContainerResources {container_id}")
 
     async def reopen_log(self, container_id: ContainerId) -> None:
         """The log file was renamed: make the container write to a new one. Only for running containers."""
@@ -144,6 +136,17 @@ class Containers:
         async with entry.lane.turn:
             container_after(entry.shown_state, ContainerAct.CHECKPOINT, f"container {container_id}")
             await seat.call("checkpoint", backend.checkpoint(container_id, location), float(timeout) or None)
+
+    async def _update(self, entry: ContainerEntry, change: Resources) -> None:
+        async with entry.lane.turn:
+            _require_made(entry)
+            container_after(entry.shown_state, ContainerAct.UPDATE, f"container {entry.id}")
+            seat = self._core.seat(entry)
+            backend = seat.require(SupportsUpdate)
+            resources = entry.record.resources.updated(change)
+            if entry.state is not ContainerState.EXITED:
+                await seat.call("update_container", backend.update_container(entry.id, resources))
+            await self._core.table.save_container(entry, resources=resources)
 
     async def end(self, entry: ContainerEntry) -> None:
         """Kill what runs of a container, whatever it is doing; for the stop of its sandbox."""

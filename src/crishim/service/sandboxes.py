@@ -102,10 +102,13 @@ class Sandboxes:
     async def update_resources(self, sandbox_id: SandboxId, overhead: Resources | None, resources: Resources | None) -> None:
         """Take note of the pod's new sums. Raises `NotFound`, or `Unimplemented`."""
         entry = self._core.table.sandbox(sandbox_id)
+        await self._core.tasks.shielded(self._update(entry, overhead, resources), f"UpdatePodSandboxResources {sandbox_id}")
+
+    async def _update(self, entry: SandboxEntry, overhead: Resources | None, resources: Resources | None) -> None:
         seat = self._core.seat(entry)
         backend = seat.require(SupportsSandboxUpdate)
         async with entry.lane.turn:
-            await seat.call("update_sandbox", backend.update_sandbox(sandbox_id, overhead, resources))
+            await seat.call("update_sandbox", backend.update_sandbox(entry.id, overhead, resources))
             await self._core.table.save_sandbox(entry, overhead=overhead, resources=resources)
 
     async def stop_again(self, entry: SandboxEntry) -> None:
