@@ -9,29 +9,32 @@ from crishim.cni.strays import Strays
 from crishim.proc import read
 
 
-async def plugin(script: str, strays: Strays) -> asyncio.subprocess.Process:
+async def plugin(script: str, environment: dict[str, str]) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        "sh", "-c", script, env=strays.environment(), start_new_session=True, stdout=asyncio.subprocess.PIPE
+        "sh", "-c", script, env=environment, start_new_session=True, stdout=asyncio.subprocess.PIPE
     )
 
 
 async def test_who_is_left_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     """A plugin of a server that is dead goes with its whole family, one that has another environment included."""
-    process = await plugin("env -i sleep 600 & echo $!; wait", Strays(tmp_path))
+    left = Strays(tmp_path / "running").noted()
+    process = await plugin("env -i sleep 600 & echo $!; wait", left.__enter__())
     assert process.stdout is not None
     child = int(await process.stdout.readline())
-    Strays(tmp_path).end()
+    Strays(tmp_path / "running").end()
     assert -9 == await process.wait()
-    left = read(child)
-    assert left is None or left.ended
+    orphan = read(child)
+    assert orphan is None or orphan.ended
+    assert [] == list((tmp_path / "running").iterdir())
 
 
-async def test_a_daemon_that_a_plugin_has_left_goes_on(tmp_path: Path) -> None:
-    """It has the plugin's environment, but no session of its own (daemon(7), step 7: the leader has gone)."""
-    process = await plugin("sleep 600 >/dev/null & echo $!", Strays(tmp_path))
-    assert process.stdout is not None
-    daemon = int(await process.stdout.readline())
-    await process.wait()
+async def test_what_a_plugin_has_left_running_goes_on(tmp_path: Path) -> None:
+    """It has the plugin's environment, and maybe a session of its own, but the plugin has said that it is done."""
+    with Strays(tmp_path).noted() as environment:
+        process = await plugin("setsid sleep 600 >/dev/null & echo $!", environment)
+        assert process.stdout is not None
+        daemon = int(await process.stdout.readline())
+        await process.wait()
     Strays(tmp_path).end()
     left = read(daemon)
     assert left is not None
@@ -40,10 +43,13 @@ async def test_a_daemon_that_a_plugin_has_left_goes_on(tmp_path: Path) -> None:
 
 
 async def test_nobody_else_is_ended(tmp_path: Path) -> None:
-    """The plugins of a server with another folder go on, also where one name begins with the other."""
-    process = await plugin("exec sleep 600", Strays(tmp_path / "cni-of-another"))
-    Strays(tmp_path / "cni").end()
-    assert process.returncode is None
-    assert read(process.pid) is not None
-    process.kill()
-    await process.wait()
+    """The plugins of a server with another folder go on; where no note can be written, plugins run all the same."""
+    (tmp_path / "file").touch()
+    with Strays(tmp_path / "other").noted() as environment, Strays(tmp_path / "file" / "x").noted():
+        process = await plugin("exec sleep 600", environment)
+        Strays(tmp_path / "mine").end()
+        left = read(process.pid)
+        assert left is not None
+        assert not left.ended
+        process.kill()
+        await process.wait()

@@ -170,18 +170,19 @@ async def test_what_a_daemon_leaves_is_ended_unasked(tmp_path: Path) -> None:
     assert (KEY, second.bundle) == (left.key, left.bundle)
     with pytest.raises(AlreadyExists):
         await second.tasks.create(KEY, second.creation())
-    ends = await asyncio.gather(*(second.tasks.end(KEY, second.bundle) for _ in range(3)))
-    assert ([137] * 3, {}) == ([end.code for end in ends], first.runtime.containers)
+    waiting = asyncio.ensure_future(second.tasks.wait(KEY, ""))
+    ends = await asyncio.gather(*(second.tasks.end(KEY, second.bundle) for _ in range(3)), waiting)
+    assert ([137] * 4, {}) == ([end.code for end in ends], first.runtime.containers)
     assert ([], []) == (second.tasks.take_over(), over(tmp_path, first.runtime).tasks.take_over())
 
 
 async def test_what_cannot_be_taken_over_is_left(tmp_path: Path) -> None:
-    """Options that no runtime can be made of keep the next daemon from nothing."""
+    """A task whose runtime cannot be made, for whatever reason, keeps the next daemon from nothing."""
     first = over(tmp_path, MemoryRuntime())
     await first.tasks.create(KEY, first.creation())
 
     def refuse(namespace: str, options: tuple[str, bytes]) -> OciRuntime:
-        raise InvalidArgument("options", "cannot be read")
+        raise OSError("an author's")
 
     second = over(tmp_path, first.runtime)
     second.tasks._make = refuse

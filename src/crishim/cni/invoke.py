@@ -62,23 +62,24 @@ class Plugins:
         if program is None:
             folders = ", ".join(map(str, self.folders))
             raise FailedPrecondition("missing", f"in {folders}", f"the CNI plugin {kind}")
-        process = await self._start(program, call)
-        try:
-            out, err = await process.communicate(config)
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-            raise
+        with self._strays.noted() as environment:
+            process = await self._start(program, call, environment)
+            try:
+                out, err = await process.communicate(config)
+            except BaseException:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+                raise
         if process.returncode:
             raise failure(kind, call.command, process.returncode, out, err)
         return out
 
-    async def _start(self, program: Path, call: Call) -> asyncio.subprocess.Process:
+    async def _start(self, program: Path, call: Call, environment: dict[str, str]) -> asyncio.subprocess.Process:
         try:
             return await asyncio.create_subprocess_exec(
                 program,
-                env=self._strays.environment() | call.variables(self.folders),
+                env=environment | call.variables(self.folders),
                 start_new_session=True,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,

@@ -49,7 +49,7 @@ class CniNetwork(PodNetwork):
 
     def __init__(self, config_folder: Path, plugin_folders: Collection[Path], cache_folder: Path) -> None:
         self._config = ConfigFolder(config_folder)
-        self._strays = Strays(cache_folder)
+        self._strays = Strays(cache_folder / "running")
         self._plugins = Plugins(plugin_folders, self._strays)
         self._kept = KeptResults(cache_folder / "results")
         self._status: asyncio.Task[None] | None = None

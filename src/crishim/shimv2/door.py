@@ -128,6 +128,7 @@ class Door:
         """Serve inside the `async with`. Raises `AlreadyExists` where another daemon serves."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o711)
         listening = _bound(self._folder / CONTROL)
+        listening.listen()  # from now on everybody sees that it is served
         left = self.tasks.take_over()
         control = await asyncio.start_unix_server(self._answer, sock=listening, limit=_MOST_ASKED)
         ending = asyncio.get_running_loop().create_task(self._end(left))

@@ -51,4 +51,4 @@ class KeptTasks:
 
     def left(self) -> dict[Key, Path]:
         """The bundles of those that are not forgotten."""
-        return {(link.parent.name, link.name): link.readlink() for link in self._folder.glob("*/*")}
+        return {(link.parent.name, link.name): link.readlink() for link in self._folder.glob("*/*") if link.is_symlink()}

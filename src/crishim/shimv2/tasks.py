@@ -140,14 +140,13 @@ class Tasks:
     def take_over(self) -> list[Task]:
         """The tasks that a daemon before us has left: known here from now on, and to be ended. For the start."""
         for key, bundle in self._kept.left().items():
-            options = self._kept.options(bundle)
-            if options is None:
-                self._kept.forget(key, bundle)
-                continue
             try:
-                self._tasks[key] = self._left(key, bundle, options)
-            except CrishimError as error:
-                _log.warning("what there was of %s is left: %s", key[1], error)
+                if (options := self._kept.options(bundle)) is None:
+                    self._kept.forget(key, bundle)
+                else:
+                    self._tasks[key] = self._left(key, bundle, options)
+            except Exception:  # noqa: BLE001 - one task, and whatever an author's runtime makes of it, must not end all
+                _log.warning("what there was of %s is left", key[1], exc_info=True)
         return list(self._tasks.values())
 
     async def add_exec(self, key: Key, exec_id: str, io: IoPaths, spec: Mapping[str, Any]) -> None:
@@ -296,6 +295,9 @@ class Tasks:
             process.pipes.close()
         await asyncio.to_thread(unmount_rootfs, task.bundle / "rootfs")
         await asyncio.to_thread(self._kept.forget, task.key, task.bundle)
+        if not task.main.ended.done():  # of a task that was taken over nobody else tells it
+            task.main.ended.set_result(self._end_of(task.main))
+            task.main.status = OciStatus.STOPPED
         self._tasks.pop(task.key, None)
 
     def _left(self, key: Key, bundle: Path, options: tuple[str, bytes]) -> Task:

@@ -47,10 +47,12 @@ async def test_an_exit_that_somebody_wants_is_left_to_him() -> None:
     assert 7 == (await adopted.exit()).code
 
 
-async def test_orphans_are_collected_as_long_as_an_adopted_child_lives() -> None:
+async def test_orphans_are_collected_as_long_as_a_watched_child_lives() -> None:
     """Whoever lives in our own PID namespace may leave us orphans at any time, and nobody pokes then."""
     living = sleeper()
-    adopted = AdoptedChild(living, OrphanReaper())
+    orphans = OrphanReaper()
+    adopted = AdoptedChild(living, orphans)
+    orphans.watch(living)
     await asyncio.sleep(0.3)  # the looks after the poke are over
     pid = child(0)
     while Path(f"/proc/{pid}").exists():  # noqa: ASYNC110, ASYNC240 - as above

@@ -57,6 +57,7 @@ class AttendedContainers:
                 await self._command.start_detached(container_id, [*args, container_id], ends)
         pid = read_pid(bundle / "pidfile")
         work = self._end_of(AdoptedChild(pid, self._orphans), self._cgroups.of(pid))
+        self._orphans.watch(pid)  # a container in our PID namespace leaves us its orphans
         ended = asyncio.get_running_loop().create_task(work)
         self._held[container_id] = Attended(ended, master)
         return pid

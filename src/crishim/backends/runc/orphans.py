@@ -21,12 +21,13 @@ _REST = 1.0
 
 
 class OrphanReaper:
-    """Collects dead orphans: for a moment after each `poke`, within `attentive`, and now and then while any are spared.
+    """Collects dead orphans: for a moment after each `poke`, within `attentive`, and now and then while any are `watched`.
 
     There may be several, one for each runtime; who is spared by one is spared by all, since their children are the process's.
     """
 
     _spared: ClassVar[set[int]] = set()
+    _watched: ClassVar[set[int]] = set()
 
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
@@ -36,11 +37,16 @@ class OrphanReaper:
     def spare(self, pid: int) -> None:
         """Leave a child to somebody else to collect."""
         self._spared.add(pid)
+
+    def watch(self, pid: int) -> None:
+        """A child lives whose own orphans come to us, as long as it is spared."""
+        self._watched.add(pid)
         self.poke()
 
     def release(self, pid: int) -> None:
         """It is collected."""
         self._spared.discard(pid)
+        self._watched.discard(pid)
 
     @contextlib.contextmanager
     def attentive(self) -> Iterator[None]:
@@ -61,7 +67,7 @@ class OrphanReaper:
     async def _reap(self) -> None:
         before: set[int] = set()
         looks = 0
-        while looks < _LOOKS or self._attentive or self._spared:
+        while looks < _LOOKS or self._attentive or self._watched:
             if looks >= _LOOKS and not self._attentive:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_REST):
