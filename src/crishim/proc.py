@@ -69,14 +69,13 @@ def everybody() -> Mapping[int, Process]:
     return {process.pid: process for process in found if process is not None}
 
 
-def with_variable(name: str, value: str) -> list[Process]:
+def with_variable(name: str, value: str) -> list[Identity]:
     """The processes whose programs were started with this variable in their environment, as far as we may see."""
     wanted, found = os.fsencode(f"{name}={value}"), []
-    for pid in os.listdir(_PROC):  # noqa: PTH208 - a Path for each is slower
-        if pid.isdigit() and (process := read(int(pid))) is not None:
-            with contextlib.suppress(OSError):
-                if wanted in (_PROC / pid / "environ").read_bytes().split(b"\0"):
-                    found.append(process)
+    for process in everybody().values():
+        with contextlib.suppress(OSError):
+            if wanted in (_PROC / str(process.pid) / "environ").read_bytes().split(b"\0"):
+                found.append(process.identity)
     return found
 
 

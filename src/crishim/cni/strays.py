@@ -38,5 +38,5 @@ class Strays:
     def end(self) -> None:
         """Kill who is noted, and all that they have started. For the start, when nobody of ours runs."""
         for note in self._folder.glob("*"):
-            kill_family([process.identity for process in with_variable(_VARIABLE, str(note))])
+            kill_family(with_variable(_VARIABLE, str(note)))
             note.unlink(missing_ok=True)

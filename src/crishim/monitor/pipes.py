@@ -24,10 +24,9 @@ def opened(stdio: Stdio) -> Iterator[ChildEnds]:
 
     Raises `InvalidArgument` for a pipe that is not there.
     """
+    pipes = stdio if has_pipes(stdio) else Stdio()
     with contextlib.ExitStack() as stack:
-        yield ChildEnds(
-            *(_opened(getattr(stdio, name) if has_pipes(stdio) else "", flags, name, stack) for name, flags in _STREAMS)
-        )
+        yield ChildEnds(*(_opened(getattr(pipes, name), flags, name, stack) for name, flags in _STREAMS))
 
 
 def _opened(path: str, flags: int, name: str, stack: contextlib.ExitStack) -> int:

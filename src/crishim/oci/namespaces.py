@@ -158,9 +158,8 @@ def _furnish(spec: SandboxSpec, kinds: Collection[str]) -> None:
             raise from_os_error(error, "setting the pod's hostname") from error
     for name, value in spec.config.linux.sysctls.items():
         try:
-            Path("/proc/sys", name.replace(".", "/")).write_text(
-                f"{value}\n", encoding="utf-8"
-            )  # an empty value must be written, too
+            # with the line's end, since an empty value would not be written at all
+            Path("/proc/sys", name.replace(".", "/")).write_text(f"{value}\n", encoding="utf-8")
         except OSError as error:
             raise InvalidArgument(f"config.linux.sysctls[{name}]", f"{value!r}: {error.strerror}") from error
 

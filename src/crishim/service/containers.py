@@ -137,17 +137,6 @@ class Containers:
             container_after(entry.shown_state, ContainerAct.CHECKPOINT, f"container {container_id}")
             await seat.call("checkpoint", backend.checkpoint(container_id, location), float(timeout) or None)
 
-    async def _update(self, entry: ContainerEntry, change: Resources) -> None:
-        async with entry.lane.turn:
-            _require_made(entry)
-            container_after(entry.shown_state, ContainerAct.UPDATE, f"container {entry.id}")
-            seat = self._core.seat(entry)
-            backend = seat.require(SupportsUpdate)
-            resources = entry.record.resources.updated(change)
-            if entry.state is not ContainerState.EXITED:
-                await seat.call("update_container", backend.update_container(entry.id, resources))
-            await self._core.table.save_container(entry, resources=resources)
-
     async def end(self, entry: ContainerEntry) -> None:
         """Kill what runs of a container, whatever it is doing; for the stop of its sandbox."""
         async with entry.lane.stop():
@@ -297,6 +286,17 @@ class Containers:
             _log.debug("container %s needed no killing after its failed start: %s", entry.id, refusal)
         message = error.message if isinstance(error, CrishimError) else "the start was overtaken by a stop"
         await self._watcher.ended(entry, Exit(code=128, reason="StartError", message=message))
+
+    async def _update(self, entry: ContainerEntry, change: Resources) -> None:
+        async with entry.lane.turn:
+            _require_made(entry)
+            container_after(entry.shown_state, ContainerAct.UPDATE, f"container {entry.id}")
+            seat = self._core.seat(entry)
+            backend = seat.require(SupportsUpdate)
+            resources = entry.record.resources.updated(change)
+            if entry.state is not ContainerState.EXITED:
+                await seat.call("update_container", backend.update_container(entry.id, resources))
+            await self._core.table.save_container(entry, resources=resources)
 
     async def _stop(self, entry: ContainerEntry, timeout: int) -> None:
         await entry.lane.overtake()

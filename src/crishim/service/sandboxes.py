@@ -104,13 +104,6 @@ class Sandboxes:
         entry = self._core.table.sandbox(sandbox_id)
         await self._core.tasks.shielded(self._update(entry, overhead, resources), f"UpdatePodSandboxResources {sandbox_id}")
 
-    async def _update(self, entry: SandboxEntry, overhead: Resources | None, resources: Resources | None) -> None:
-        seat = self._core.seat(entry)
-        backend = seat.require(SupportsSandboxUpdate)
-        async with entry.lane.turn:
-            await seat.call("update_sandbox", backend.update_sandbox(entry.id, overhead, resources))
-            await self._core.table.save_sandbox(entry, overhead=overhead, resources=resources)
-
     async def stop_again(self, entry: SandboxEntry) -> None:
         """For recovery: carry out a stop that was asked for in an earlier life."""
         async with entry.lane.stop():
@@ -181,6 +174,13 @@ class Sandboxes:
         except Exception:  # noqa: BLE001 - whatever it was, the client must be able to see and remove the rest
             _log.exception("sandbox %s could not be undone; it is listed until it is removed", entry.id)
             self._core.table.show_sandbox(entry, PodSandboxState.NOTREADY)
+
+    async def _update(self, entry: SandboxEntry, overhead: Resources | None, resources: Resources | None) -> None:
+        seat = self._core.seat(entry)
+        backend = seat.require(SupportsSandboxUpdate)
+        async with entry.lane.turn:
+            await seat.call("update_sandbox", backend.update_sandbox(entry.id, overhead, resources))
+            await self._core.table.save_sandbox(entry, overhead=overhead, resources=resources)
 
     async def _stop(self, entry: SandboxEntry) -> None:
         if entry.record.phase is Phase.READY:

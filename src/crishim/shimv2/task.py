@@ -9,7 +9,7 @@ import attrs
 
 from crishim.interfaces.oci_runtime import OciRuntime, OciStatus
 from crishim.model.process import Exit
-from crishim.shimv2.kept import Key
+from crishim.shimv2.kept import NONE, Key
 from crishim.shimv2.pipes import IoPaths, Pipes
 from crishim.shimv2.rootfs import RootMount
 
@@ -21,7 +21,7 @@ class Creation:
     bundle: Path
     mounts: tuple[RootMount, ...] = ()
     io: IoPaths = IoPaths()
-    options: tuple[str, bytes] = ("", b"")
+    options: tuple[str, bytes] = NONE
 
 
 @attrs.define(eq=False)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from crishim.backends.runc.runsc import RunscRuntime
     from crishim.backends.runc.runtime import RuncRuntime
 
-_MODULES = {
+_HOMES = {
     "RuncRuntime": "runtime",
     "RunscRuntime": "runsc",
     "RuntimeCommand": "command",
@@ -32,8 +32,8 @@ __all__ = ["RuncRuntime", "RunscRuntime", "RuntimeCommand", "build", "check", "i
 
 
 def __getattr__(name: str) -> "Any":
-    if name not in _MODULES:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
