@@ -15,6 +15,7 @@ SRC = Path(__file__).parents[1] / "src" / "crishim"
 FLOORS = {
     "errors": 1,
     "libc": 1,
+    "linux": 1,
     "model": 1,
     "interfaces": 2,
     "lifecycle": 2,
@@ -25,7 +26,6 @@ FLOORS = {
     "system": 2,
     "entering": 2,
     "mounting": 2,
-    "proc": 2,
     "tcp": 2,
     "_proto": 2,
     "oci": 3,
@@ -54,6 +54,8 @@ FLOORS = {
 SIDEWAYS = {
     ("model", "errors"),
     ("libc", "errors"),
+    ("linux", "errors"),
+    ("linux", "libc"),
     ("interfaces", "lifecycle"),
     ("logs", "interfaces"),
     ("monitor", "interfaces"),
@@ -243,6 +245,29 @@ def test_no_circle() -> None:
 
     for name in files:
         visit(name, ())
+
+
+STARTS_PROGRAMS = {
+    "linux/children.py",
+    "_proto/generate.py",  # a program of its own
+    "backends/runc/holder.py",  # a program of its own
+    "images/streams.py",  # in a thread, which waits for it
+    "shimv2/launcher.py",  # a program of its own
+    "testing/kubelet/volumes.py",  # waits for it
+}
+WAITS = {"wait", "wait3", "wait4", "waitid", "waitpid"}
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(SRC)))
+def test_children_have_one_owner(path: Path) -> None:
+    """Programs are started, and exits collected, in `linux/children.py` alone."""
+    if str(path.relative_to(SRC)) in STARTS_PROGRAMS:
+        return
+    attributes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)]
+    used = {(node.value.id, node.attr) for node in attributes if isinstance(node.value, ast.Name)}
+    owned = {("os", name) for name in WAITS} | {("subprocess", name) for name in ("Popen", "run", "call", "check_output")}
+    owned |= {("asyncio", "create_subprocess_exec"), ("asyncio", "create_subprocess_shell")}
+    assert set() == used & owned
 
 
 def test_every_room_has_a_floor() -> None:

@@ -29,12 +29,12 @@ from crishim.interfaces.images import ImageService
 from crishim.interfaces.network import NetnsDialer, SandboxNamespaces
 from crishim.interfaces.observer import Observer
 from crishim.interfaces.seams import Clock
+from crishim.linux.children import watch_by_pidfd
+from crishim.linux.processes import boot_id
 from crishim.model.runtime import CgroupDriver
 from crishim.model.sandbox import PodSandboxFilter
-from crishim.monitor.pidfd import watch_children_by_pidfd
 from crishim.oci.namespaces import PinnedNamespaces
 from crishim.plugins import Plugin, load, made
-from crishim.proc import boot_id
 from crishim.server import serve as serve_cri
 from crishim.service.services import Services
 from crishim.service.settings import Deadlines, Settings
@@ -117,7 +117,7 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
 async def serve(config: Config) -> None:
     """Run a node's runtime until SIGTERM or SIGINT. Containers go on."""
     start_logging(config.log.level, config.log.format)
-    watch_children_by_pidfd()
+    watch_by_pidfd()
     manager = taken_over()
     with ended_by_signals() as ended:
         async with running(config), announced(manager):

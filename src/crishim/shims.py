@@ -17,10 +17,10 @@ from google.protobuf.message import DecodeError
 
 from crishim._proto import shim_runc_pb2 as runc_pb
 from crishim.backends.runc.command import RuntimeCommand
-from crishim.backends.runc.exec import become_subreaper
 from crishim.backends.runc.runtime import RuncRuntime
 from crishim.errors import InvalidArgument
 from crishim.interfaces.oci_runtime import OciRuntime
+from crishim.linux.children import become_subreaper
 from crishim.oci.machine import host
 from crishim.shimv2.door import Make
 from crishim.shimv2.main import serve

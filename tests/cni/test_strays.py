@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 from crishim.cni.strays import Strays
-from crishim.proc import read
+from crishim.linux.processes import read
 
 
 async def plugin(script: str, environment: dict[str, str]) -> asyncio.subprocess.Process:

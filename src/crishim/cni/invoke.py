@@ -14,6 +14,7 @@ from crishim.cni.attachment import INTERFACE
 from crishim.cni.results import failure, result_of
 from crishim.cni.strays import Strays
 from crishim.errors import FailedPrecondition, Unknown
+from crishim.linux.children import children
 
 
 @attrs.frozen(kw_only=True)
@@ -77,10 +78,9 @@ class Plugins:
 
     async def _start(self, program: Path, call: Call, environment: dict[str, str]) -> asyncio.subprocess.Process:
         try:
-            return await asyncio.create_subprocess_exec(
+            return await children.start(
                 program,
                 env=environment | call.variables(self.folders),
-                start_new_session=True,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from crishim.proc import kill_family, with_variable
+from crishim.linux.processes import kill_family, with_variable
 
 _VARIABLE: Final = "CRISHIM_CNI_CALL"
 

@@ -34,6 +34,7 @@ from crishim.images.manifest import (
 from crishim.images.reference import Reference
 from crishim.images.skopeo import PullSettings, auth_file, copy_command, credentials, failure, inspect_command
 from crishim.interfaces.seams import Clock
+from crishim.linux.children import children
 from crishim.model.image import AuthConfig
 
 _POLL: Final = 0.1
@@ -249,13 +250,12 @@ async def _process(command: list[str]) -> AsyncIterator["asyncio.Future[tuple[by
     """A process in a group of its own, which outlives neither the block nor us: its output, its error text and its code."""
     leash = shutil.which("setpriv")
     starting = asyncio.create_task(
-        asyncio.create_subprocess_exec(
+        children.start(
             *([leash, "--pdeathsig", "KILL"] if leash else []),
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            process_group=0,
         )
     )
     try:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from crishim.errors import CrishimError, DeadlineExceeded, FailedPrecondition, Unavailable, Unknown
 from crishim.interfaces.capabilities import ByteReader, ProcessIO
+from crishim.linux.children import children
 from crishim.logs.attachers import Attacher
 from crishim.model.process import Exit, TerminalSize
 from crishim.monitor import conmon
@@ -45,7 +46,7 @@ class Monitor:
         start_read, start_write = os.pipe()
         try:
             with opened(request.stdio) as ends:
-                process = await asyncio.create_subprocess_exec(
+                process = await children.start(
                     self._program,
                     *conmon.create_argv(request),
                     env={**os.environ, "_OCI_SYNCPIPE": str(sync_write), "_OCI_STARTPIPE": str(start_read)},
@@ -54,7 +55,6 @@ class Monitor:
                     stdin=ends.stdin,
                     stdout=ends.stdout,
                     stderr=ends.stderr,
-                    start_new_session=True,
                 )
         except BaseException as error:
             for end in (sync_read, start_write):
@@ -172,7 +172,9 @@ class WaitingMonitor:
         if not line:
             raise Unknown(f"the monitor of {self._request.container_id} ended without a word")
         pid = conmon.parse_sync(line)
-        await asyncio.to_thread(_join, cgroups, read_pid(self._request.bundle / "conmon-pidfile"))
+        monitor = read_pid(self._request.bundle / "conmon-pidfile")
+        children.collect_at_end(monitor)
+        await asyncio.to_thread(_join, cgroups, monitor)
         return pid
 
     async def leave(self) -> None:

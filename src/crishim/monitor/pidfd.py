@@ -2,16 +2,7 @@
 
 import asyncio
 import os
-import sys
 from pathlib import Path
-
-
-def watch_children_by_pidfd() -> None:
-    """Wait for child processes without a thread for each. Python does so by itself from 3.12 on."""
-    if sys.version_info < (3, 12):
-        watcher = asyncio.PidfdChildWatcher()
-        watcher.attach_loop(asyncio.get_running_loop())
-        asyncio.set_child_watcher(watcher)
 
 
 async def ended(pid: int) -> None:

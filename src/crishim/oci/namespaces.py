@@ -17,6 +17,7 @@ from typing import Final
 
 from crishim.entering import inside, unshared
 from crishim.errors import CrishimError, FailedPrecondition, InvalidArgument, Unknown, from_os_error
+from crishim.linux.children import children
 from crishim.model.ids import SandboxId
 from crishim.model.sandbox import SandboxSpec
 from crishim.model.security import NamespaceMode, UserNamespace
@@ -167,7 +168,7 @@ def _furnish(spec: SandboxSpec, kinds: Collection[str]) -> None:
 async def _start(*command: str) -> asyncio.subprocess.Process:
     pipe = asyncio.subprocess.PIPE
     try:
-        return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
+        return await children.start(*command, stdin=pipe, stdout=pipe, stderr=pipe)
     except FileNotFoundError as error:
         raise FailedPrecondition("missing", "installed", f"{command[0]} (util-linux)") from error
 

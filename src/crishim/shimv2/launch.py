@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from crishim._proto import shim_task_pb2 as task_pb
 from crishim.errors import DeadlineExceeded, FailedPrecondition, Unknown
+from crishim.linux.children import children
 from crishim.model.process import Exit
 from crishim.shimv2.convert import Bootstrap, bootstrap_params, exit_of, parse_bootstrap
 
@@ -99,8 +100,8 @@ class ShimBinary:
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as given:
             given.write(stdin)
             given.seek(0)
-            process = await asyncio.create_subprocess_exec(
-                program, *common, *args, cwd=folder, env=environment, stdin=given, stdout=out, stderr=err, process_group=0
+            process = await children.start(
+                program, *common, *args, cwd=folder, env=environment, stdin=given, stdout=out, stderr=err
             )
             try:
                 async with asyncio.timeout(self.patience):

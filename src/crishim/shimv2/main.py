@@ -53,13 +53,13 @@ def for_namespaces(make: "Callable[[Path], OciRuntime]", folder: Path) -> "Make"
 
 async def serve(folder: Path, make: "Make") -> None:
     """Be the daemon until SIGTERM or SIGINT, which ends no task: containerd sees to that. `folder` is absolute."""
-    from crishim.monitor.pidfd import watch_children_by_pidfd
+    from crishim.linux.children import watch_by_pidfd
     from crishim.shimv2.door import Door
     from crishim.system import SystemClock
 
     os.chdir("/")  # not in a bundle, which will be removed
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    watch_children_by_pidfd()
+    watch_by_pidfd()
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)

@@ -7,12 +7,12 @@ import signal
 import stat
 from pathlib import Path
 
-from crishim import proc
+from crishim.linux import processes
 
 
 def born(pid: int) -> int:
     """When a process began, in clock ticks after the boot: a pid that is used again has another. 0 if it is gone."""
-    process = proc.read(pid)
+    process = processes.read(pid)
     return 0 if process is None else process.identity.start
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from crishim import proc
 from crishim.errors import FailedPrecondition, InvalidArgument
 from crishim.interfaces.capabilities import ProcessIO
+from crishim.linux import processes
 from crishim.model.process import ExecSpec, TerminalSize
 from crishim.testing.conformance.offers import Sink, Source
 from tests.backends.docker.node import SLEEPS, Node
@@ -104,7 +104,7 @@ async def test_cancelled_execs_leave_nobody(engine: Dockerd, tmp_path: Path) -> 
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        left = [pid for pid, process in proc.everybody().items() if not process.ended and b"4711" in command(pid)]
+        left = [pid for pid, process in processes.everybody().items() if not process.ended and b"4711" in command(pid)]
         assert [] == left
         await node.clear()
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from crishim import proc
 from crishim.backends.docker import DockerBackend
 from crishim.backends.docker.engine import Engine
 from crishim.backends.docker.options import read_options
 from crishim.errors import CrishimError
 from crishim.interfaces.backend import BackendContext
+from crishim.linux import processes
 from crishim.model.frozen import FrozenDict
 from crishim.system import SystemClock
 from tests.backends.runc.world import APPLETS
@@ -107,7 +107,7 @@ class Dockerd:
         noted = self.place / "exec/containerd/containerd.pid"
         pid = int(noted.read_text())
         deadline = time.monotonic() + _PATIENCE
-        while (process := proc.read(pid)) is not None and not process.ended:
+        while (process := processes.read(pid)) is not None and not process.ended:
             assert time.monotonic() < deadline, "containerd outlives its engine"
             time.sleep(0.01)
         noted.unlink()

@@ -15,11 +15,11 @@ from crishim.backends.process import ProcessBackend
 from crishim.backends.process.keeping import Keeping, KeptContainer, KeptSandbox
 from crishim.errors import FailedPrecondition
 from crishim.interfaces.capabilities import ProcessIO
+from crishim.linux.processes import Identity, read
 from crishim.model.container import ContainerState
 from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.stats import ContainerUsage
-from crishim.proc import Identity, read
 from tests.backends.process.world import alive, context, descriptors, until
 
 POD, WEB, JOB, NEW = SandboxId("pod"), ContainerId("web"), ContainerId("job"), ContainerId("new")

@@ -10,13 +10,13 @@ from typing import Any
 from crishim.backends.process import ProcessBackend
 from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.capabilities import ProcessIO
+from crishim.linux.processes import read
 from crishim.logs.lines import parse
 from crishim.model.container import ContainerSpec
 from crishim.model.frozen import FrozenDict
 from crishim.model.ids import ContainerId
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.sandbox import SandboxSpec
-from crishim.proc import read
 from crishim.system import SystemClock
 from crishim.testing.conformance.candidate import Candidate, World
 

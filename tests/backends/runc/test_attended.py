@@ -14,11 +14,11 @@ import attrs
 import pytest
 
 from crishim.backends.runc.command import RuntimeCommand
-from crishim.backends.runc.exec import become_subreaper
 from crishim.backends.runc.runtime import RuncRuntime
 from crishim.errors import CrishimError, InvalidArgument, NotFound, Unavailable
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import Stdio
+from crishim.linux.children import become_subreaper
 from crishim.logs.descriptors import DescriptorReader, DescriptorWriter
 from crishim.model.ids import ContainerId
 from crishim.model.process import TerminalSize

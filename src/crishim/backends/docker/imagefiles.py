@@ -17,6 +17,7 @@ import attrs
 from crishim.backends.docker.convert import Maker, helper_body
 from crishim.backends.docker.engine import Engine
 from crishim.errors import CrishimError, NotFound, PullError, PullReason, ResourceExhausted
+from crishim.linux.children import children
 from crishim.model.ids import ImageId
 
 _LINKS: Final = 5
@@ -96,7 +97,7 @@ class ImageFiles:
             await self._unpack_into(helper, target, said)
 
     async def _unpack_into(self, helper: str, target: Path, said: IO[bytes]) -> None:
-        tar = await asyncio.create_subprocess_exec(
+        tar = await children.start(
             *("tar", "--extract", "--numeric-owner", "--same-owner", "--same-permissions", f"--directory={target}"),
             stdin=asyncio.subprocess.PIPE,
             stderr=said,

@@ -6,7 +6,6 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-from crishim import proc
 from crishim.backends.docker.convert import DETACH_KEYS, exec_body
 from crishim.backends.docker.engine import Conflict, Engine
 from crishim.backends.docker.frames import Frames
@@ -15,6 +14,7 @@ from crishim.backends.docker.observed import runs
 from crishim.errors import CrishimError, FailedPrecondition, InvalidArgument, NotFound, Unavailable, Unknown
 from crishim.interfaces.capabilities import ByteReader, ByteWriter, ProcessIO
 from crishim.interfaces.seams import Clock
+from crishim.linux import processes
 from crishim.logs.attachers import Attacher
 from crishim.logs.stdio import BACKLOG
 from crishim.model.ids import ContainerId
@@ -124,9 +124,9 @@ class Streams:
                     return
                 if not told.get("Running") and now > started_by:
                     return
-                process = proc.read(int(told.get("Pid") or 0)) if told.get("Pid") else None
+                process = processes.read(int(told.get("Pid") or 0)) if told.get("Pid") else None
                 if process is not None:
-                    proc.kill_family((process.identity,))
+                    processes.kill_family((process.identity,))
                 await self._clock.sleep(pause)
 
     async def _inspect(self, exec_id: str) -> dict[str, Any]:

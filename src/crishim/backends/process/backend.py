@@ -8,6 +8,7 @@ import attrs
 from crishim import __version__
 from crishim.backends.process.container import ProcessContainer
 from crishim.backends.process.keeping import Keeping, KeptSandbox
+from crishim.backends.process.usage import usage
 from crishim.backends.process.watched import Survivor, Watched
 from crishim.errors import AlreadyExists, FailedPrecondition, NotFound
 from crishim.interfaces.backend import Backend, BackendContext, BackendInfo, NetnsSource
@@ -20,6 +21,7 @@ from crishim.interfaces.capabilities import (
     SupportsPortForward,
     SupportsStats,
 )
+from crishim.linux.processes import Process, everybody, family
 from crishim.model.container import ContainerSpec
 from crishim.model.honours import PROCESS, Honour
 from crishim.model.ids import ContainerId, SandboxId
@@ -27,7 +29,6 @@ from crishim.model.inventory import Inventory
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
 from crishim.model.stats import ContainerUsage, SandboxUsage
-from crishim.proc import Process, everybody, family, usage
 from crishim.tcp import dial_loopback
 
 CENSUS_AGE: Final = 0.5

@@ -10,11 +10,11 @@ from crishim.backends.process.watched import Watched, gone
 from crishim.errors import CrishimError, FailedPrecondition
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.seams import Clock
+from crishim.linux.processes import Identity, kill_family, lives
 from crishim.logs.execution import ExecStreams
 from crishim.logs.stdio import ContainerStdio
 from crishim.model.container import ContainerSpec
 from crishim.model.process import ExecSpec, Exit
-from crishim.proc import Identity, kill_family, lives
 
 
 class ProcessContainer(Watched):

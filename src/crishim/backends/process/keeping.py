@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import attrs
 
 from crishim.errors import ResourceExhausted
+from crishim.linux.processes import Identity, boot_id
 from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.process import Exit
-from crishim.proc import Identity, boot_id
 
 Kept = TypeVar("Kept", "KeptContainer", "KeptSandbox")
 

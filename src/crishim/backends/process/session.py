@@ -1,20 +1,18 @@
 """A process in a session of its own."""
 
-import asyncio
 import errno
 import os
 import shutil
-import signal
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import attrs
 
-from crishim.errors import Internal, InvalidArgument, PermissionDenied, ResourceExhausted, Unimplemented
+from crishim.errors import InvalidArgument, NotFound, PermissionDenied, ResourceExhausted, Unimplemented
+from crishim.linux.children import Child, children
+from crishim.linux.processes import Identity, read
 from crishim.logs.stdio import ChildEnds
-from crishim.proc import Identity, read
 
 UMASK: Final = 0o022
 """What runc gives where nothing is said."""
@@ -38,10 +36,13 @@ class Session:
     The process is collected by `reap` alone, so its number is nobody else's until then.
     """
 
-    def __init__(self, identity: Identity, pidfd: int, child: subprocess.Popen[bytes] | None) -> None:
-        self.identity = identity
-        self._pidfd = pidfd
+    def __init__(self, child: Child) -> None:
         self._child = child
+
+    @property
+    def identity(self) -> Identity:
+        """The first process."""
+        return self._child.identity
 
     @classmethod
     def spawn(cls, program: Program, ends: ChildEnds) -> "Session":
@@ -58,7 +59,7 @@ class Session:
         if program.tty:
             argv = [_setsid(), "-c", "--", *_found(argv, program.env, cwd)]
         try:
-            child = subprocess.Popen(
+            child = children.spawn(
                 argv,
                 stdin=ends.stdin,
                 stdout=ends.stdout,
@@ -74,64 +75,41 @@ class Session:
             raise _cannot_run(program.argv[0], error.strerror or str(error)) from error
         except ValueError as error:
             raise _cannot_run(program.argv[0], str(error)) from error
-        process = read(child.pid)
-        if process is None:  # pragma: no cover - somebody in this process collects children that are not theirs
-            raise Internal(f"{program.argv[0]!r} was collected by somebody else")
-        return cls(process.identity, os.pidfd_open(child.pid), child)
+        return cls(child)
 
     @classmethod
     def adopt(cls, identity: Identity) -> "Session | None":
         """The session of a process that is nobody's child here; None if it has ended."""
         try:
-            pidfd = os.pidfd_open(identity.pid)
-        except OSError:
+            child = children.adopt(identity.pid)
+        except NotFound:
             return None
         process = read(identity.pid)
-        if process is None or process.identity != identity or process.ended:
-            os.close(pidfd)
+        if child.identity != identity or process is None or process.ended:
+            child.disown()
             return None
-        return cls(identity, pidfd, None)
+        return cls(child)
 
     def send(self, number: int) -> None:
         """Send a signal to the first process. Raises `InvalidArgument` for what is no signal."""
         try:
-            signal.pidfd_send_signal(self._pidfd, number)
-        except ProcessLookupError:
-            return
+            self._child.send(number)
         except PermissionError as error:
             raise PermissionDenied(f"signal {number} cannot be sent to process {self.identity.pid}") from error
         except OSError as error:
             raise InvalidArgument("signal", f"{number} cannot be sent: {error.strerror}") from error
 
     async def ended(self) -> None:
-        """Return when the first process has ended. To be awaited by one at a time; may be cancelled."""
-        loop = asyncio.get_running_loop()
-        end: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(self._pidfd, _set, end)
-        try:
-            await end
-        finally:
-            loop.remove_reader(self._pidfd)
+        """Return when the first process has ended. May be cancelled."""
+        await self._child.ended()
 
     def returncode(self) -> int | None:
         """How the ended process ended, as `subprocess` has it; None where it is not ours to know. Collects nothing."""
-        try:
-            result = os.waitid(os.P_PID, self.identity.pid, os.WEXITED | os.WNOWAIT)
-        except ChildProcessError:
-            return None
-        assert result is not None
-        return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+        return self._child.returncode()
 
     def reap(self) -> None:
         """Collect the ended process, once."""
-        os.close(self._pidfd)
-        if self._child is not None:
-            self._child.wait()
-
-
-def _set(end: asyncio.Future[None]) -> None:
-    if not end.done():
-        end.set_result(None)
+        self._child.collect()
 
 
 def _setsid() -> str:

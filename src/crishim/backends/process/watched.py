@@ -10,10 +10,10 @@ from crishim.backends.process.keeping import Keeping, KeptContainer
 from crishim.backends.process.session import Session
 from crishim.errors import CrishimError, FailedPrecondition, NotFound
 from crishim.interfaces.seams import Clock
+from crishim.linux.processes import Identity, kill_family, lives
 from crishim.model.container import ContainerState, ObservedContainer
 from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.process import Exit
-from crishim.proc import Identity, kill_family, lives
 
 _log = logging.getLogger(__name__)
 

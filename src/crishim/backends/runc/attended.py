@@ -15,10 +15,10 @@ import attrs
 
 from crishim.backends.runc.command import RuntimeCommand
 from crishim.backends.runc.exec import AdoptedChild, ConsoleSocket
-from crishim.backends.runc.orphans import OrphanReaper
 from crishim.errors import Unavailable
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import Stdio
+from crishim.linux.children import children
 from crishim.logs.execution import ExecStreams
 from crishim.model.process import Exit
 from crishim.monitor.pidfd import read_pid
@@ -37,10 +37,9 @@ class Attended:
 class AttendedContainers:
     """All of one runtime. We must be a child subreaper."""
 
-    def __init__(self, command: RuntimeCommand, cgroups: Cgroups, orphans: OrphanReaper) -> None:
+    def __init__(self, command: RuntimeCommand, cgroups: Cgroups) -> None:
         self._command = command
         self._cgroups = cgroups
-        self._orphans = orphans
         self._held: dict[str, Attended] = {}
 
     def __contains__(self, container_id: str) -> bool:
@@ -50,15 +49,15 @@ class AttendedContainers:
         """As `OciRuntime.create`. Raises `InvalidArgument` for a pipe that is not there."""
         args = ("create", f"--bundle={bundle}", f"--pid-file={bundle / 'pidfile'}")
         master = None
-        if stdio.terminal:
-            master = await self._create_with_terminal(container_id, args)
-        else:
-            with opened(stdio) as ends:
-                await self._command.start_detached(container_id, [*args, container_id], ends)
-        pid = read_pid(bundle / "pidfile")
-        work = self._end_of(AdoptedChild(pid, self._orphans), self._cgroups.of(pid))
-        self._orphans.watch(pid)  # a container in our PID namespace leaves us its orphans
-        ended = asyncio.get_running_loop().create_task(work)
+        with children.expecting():
+            if stdio.terminal:
+                master = await self._create_with_terminal(container_id, args)
+            else:
+                with opened(stdio) as ends:
+                    await self._command.start_detached(container_id, [*args, container_id], ends)
+            pid = read_pid(bundle / "pidfile")
+            child = AdoptedChild(pid)
+        ended = asyncio.get_running_loop().create_task(self._end_of(child, self._cgroups.of(pid)))
         self._held[container_id] = Attended(ended, master)
         return pid
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from crishim.backends.runc.features import Features, features
 from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, NotFound, Unknown
+from crishim.linux.children import children
 from crishim.logs.stdio import ChildEnds
 
 _GONE = (
@@ -76,7 +77,7 @@ class RuntimeCommand:
     ) -> bytes:
         with tempfile.NamedTemporaryFile(prefix="runtime", suffix=".log") as log:
             try:
-                process = await asyncio.create_subprocess_exec(
+                process = await children.start(
                     *self.line,
                     *(("--systemd-cgroup",) if self.systemd_cgroup else ()),
                     f"--log={log.name}",

@@ -3,40 +3,30 @@
 import array
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from crishim import proc
-from crishim.backends.runc.orphans import OrphanReaper
-from crishim.errors import DeadlineExceeded, Unknown
-from crishim.libc import last_error, libc
+from crishim.errors import DeadlineExceeded, NotFound, Unknown
+from crishim.linux.children import Child, children
+from crishim.linux.processes import kill_family
 from crishim.logs.execution import ExecStreams
 from crishim.model.process import Exit
-from crishim.monitor.pidfd import ended
-
-_PR_SET_CHILD_SUBREAPER = 36
-
-
-def become_subreaper() -> None:
-    """Let orphans of our children become our children, so that an exec's exit can be collected."""
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-        raise last_error("becoming a child subreaper")
 
 
 class AdoptedChild:
-    """A process that the runtime started and left to us. `kill` ends it and all that it has started, if signals do not."""
+    """A process that the runtime started and left to us, adopted while `children.expecting`.
 
-    def __init__(self, pid: int, orphans: OrphanReaper, kill: Callable[[], Awaitable[None]] | None = None) -> None:
-        self._pid = pid
-        self._orphans = orphans
+    `kill` ends it and all that it has started, if signals do not.
+    """
+
+    def __init__(self, pid: int, kill: Callable[[], Awaitable[None]] | None = None) -> None:
         self._kill = kill or self._kill_family
-        process = proc.read(pid)
-        self._identity = None if process is None else process.identity
-        orphans.spare(pid)
+        self._child: Child | None = None
+        with contextlib.suppress(NotFound):
+            self._child = children.adopt(pid)
 
     async def exit(self) -> Exit:
         """Return when it has ended. For one caller."""
@@ -57,21 +47,16 @@ class AdoptedChild:
         await self.exit()
 
     async def _kill_family(self) -> None:
-        if self._identity is not None:
-            proc.kill_family((self._identity,))
+        if self._child is not None:
+            kill_family((self._child.identity,))
 
     async def _ended(self) -> None:
-        await ended(self._pid)
+        if self._child is not None:
+            await self._child.ended()
 
     def _collect(self) -> Exit:
-        self._orphans.release(self._pid)
-        try:
-            told = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG)
-        except ChildProcessError:
-            return Exit.unknown()
-        if told is None:
-            return Exit.unknown()
-        return Exit(code=told.si_status if told.si_code == os.CLD_EXITED else 128 + told.si_status)
+        code = None if self._child is None else self._child.collect()
+        return Exit.unknown() if code is None else Exit.from_returncode(code)
 
 
 class ConsoleSocket:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from crishim.backends.runc.command import RuntimeCommand
-from crishim.backends.runc.exec import become_subreaper
 from crishim.backends.runc.needs import findings
 from crishim.backends.runc.runsc import GvisorPods, RunscRuntime
 from crishim.backends.runc.runtime import RuncRuntime
 from crishim.errors import CrishimError, InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.checks import Finding
+from crishim.linux.children import become_subreaper
 from crishim.oci.ignores import ignores
 from crishim.oci.machine import host
 from crishim.oci.measured import MeasuredPods

@@ -72,7 +72,7 @@ class RunscRuntime(MonitoredRuntime):
 
     def _adopted(self, container_id: str, folder: Path) -> AdoptedChild:
         inside = read_pid(folder / "inside")
-        return AdoptedChild(read_pid(folder / "pid"), self._orphans, kill=lambda: self._kill_family(container_id, inside))
+        return AdoptedChild(read_pid(folder / "pid"), kill=lambda: self._kill_family(container_id, inside))
 
     async def _kill_family(self, container_id: str, first: int) -> None:
         """Kill a process of the sandbox and all that it has started, as the sandbox numbers them."""

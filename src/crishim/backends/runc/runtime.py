@@ -17,11 +17,11 @@ from crishim.backends.runc.command import RuntimeCommand
 from crishim.backends.runc.exec import AdoptedChild, ConsoleSocket
 from crishim.backends.runc.features import Features
 from crishim.backends.runc.moves import ForeseenMoves
-from crishim.backends.runc.orphans import OrphanReaper
-from crishim.errors import CrishimError, DataLoss, InvalidArgument, NotFound
+from crishim.errors import DataLoss, InvalidArgument, NotFound
 from crishim.interfaces.backend import BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
+from crishim.linux.children import children
 from crishim.logs.execution import ExecStreams
 from crishim.logs.stdio import ChildEnds
 from crishim.model.ids import ContainerId, SandboxId
@@ -48,7 +48,6 @@ class MonitoredRuntime:
         self._cgroups = Cgroups(v2=host.cgroup_v2)
         self._bundles: dict[str, Path] = {}
         self._waiting: dict[str, WaitingMonitor] = {}
-        self._orphans = OrphanReaper()
         self._moves = ForeseenMoves(self._cgroups)
 
     async def probe(self) -> BackendInfo:
@@ -103,27 +102,21 @@ class MonitoredRuntime:
         await self._command.run(container_id, "kill", *(("--all",) if everyone else ()), container_id, str(number))
 
     async def delete(self, container_id: str) -> None:
-        """As `OciRuntime.delete`. Of a creation that was broken off there may be more than the runtime's state tells.
-
-        What it leaves behind becomes ours, and is collected meanwhile: nobody who shares its PID namespace can end before.
-        """
+        """As `OciRuntime.delete`. Of a creation that was broken off there may be more than the runtime's state tells."""
         if (waiting := self._waiting.pop(container_id, None)) is not None:
             await waiting.leave()
-        with self._orphans.attentive():
-            try:
-                bundle = await self._bundle(container_id)
-            except NotFound:
-                await self._command.run(container_id, "delete", "--force", container_id)
-                raise
+        try:
+            bundle = await self._bundle(container_id)
+        except NotFound:
             await self._command.run(container_id, "delete", "--force", container_id)
-            await self._monitor.clear(bundle, self._monitor_cgroups(bundle))
-            self._bundles.pop(container_id, None)
+            raise
+        await self._command.run(container_id, "delete", "--force", container_id)
+        await self._monitor.clear(bundle, self._monitor_cgroups(bundle))
+        self._bundles.pop(container_id, None)
 
     async def wait(self, container_id: str) -> Exit:
         """As `OciRuntime.wait`."""
-        end = await self._monitor.wait(await self._bundle(container_id), container_id)
-        self._orphans.poke()  # the monitor itself, which is nobody else's child
-        return end
+        return await self._monitor.wait(await self._bundle(container_id), container_id)
 
     def alive(self, container_id: str, bundle: Path) -> bool | None:
         """As `KnowsBundles.alive`: it lives as long as its monitor does, which ends after having written its exit."""
@@ -171,18 +164,16 @@ class MonitoredRuntime:
             folder = Path(made)
             (folder / "process.json").write_bytes(json.dumps(process, ensure_ascii=False).encode("utf-8", "surrogateescape"))
             args = self._exec_args(folder)
-            if terminal:
-                async with ConsoleSocket(folder / "console") as console:
-                    await self._run_exec(container_id, [*args, f"--console-socket={console.path}"], None)
-                    streams.adopt_terminal(await console.terminal())
-            else:
-                await self._run_exec(container_id, args, streams.open())
-            child = self._adopted(container_id, folder)
+            with children.expecting():
+                if terminal:
+                    async with ConsoleSocket(folder / "console") as console:
+                        await self._run_exec(container_id, [*args, f"--console-socket={console.path}"], None)
+                        streams.adopt_terminal(await console.terminal())
+                else:
+                    await self._run_exec(container_id, args, streams.open())
+                child = self._adopted(container_id, folder)
             started(read_pid(folder / "pid"))
-            try:
-                return await child.accompany(streams)
-            finally:
-                self._orphans.poke()
+            return await child.accompany(streams)
 
     async def _ability(self) -> tuple[str, Features]:
         return await self._command.version(), Features()
@@ -203,15 +194,12 @@ class MonitoredRuntime:
         return ["exec", "--detach", f"--pid-file={folder / 'pid'}", f"--process={folder / 'process.json'}"]
 
     def _adopted(self, container_id: str, folder: Path) -> AdoptedChild:  # noqa: ARG002 - gVisor needs the container too
-        return AdoptedChild(read_pid(folder / "pid"), self._orphans)
+        return AdoptedChild(read_pid(folder / "pid"))
 
     async def _run_exec(self, container_id: str, args: list[str], ends: ChildEnds | None) -> None:
         try:
             await self._command.start_detached(container_id, [*args, container_id], ends)
-        except CrishimError as error:
-            self._orphans.poke()
-            if not isinstance(error, NotFound):
-                raise
+        except NotFound as error:
             if (await self.state(container_id)).status is OciStatus.RUNNING:
                 raise InvalidArgument("cmd", "there is no such program in the container") from error
             raise
@@ -231,7 +219,7 @@ class RuncRuntime(MonitoredRuntime):
 
     def __init__(self, command: RuntimeCommand, sockets: Path, host: Host) -> None:
         super().__init__(command, sockets, host)
-        self._attended = AttendedContainers(command, self._cgroups, self._orphans)
+        self._attended = AttendedContainers(command, self._cgroups)
 
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
         """As `OciRuntime.create`."""

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from crishim import proc
-from crishim.model.stats import CpuUsage, MemoryUsage, ProcessUsage
-from crishim.proc import Identity, Process, family, read
+from crishim.linux import processes
+from crishim.linux.processes import Identity, Process, family, read
 
 SECOND = os.sysconf("SC_CLK_TCK")
 
@@ -55,16 +54,6 @@ def test_a_family(roots: Collection[Identity], members: set[int]) -> None:
     assert members == {member.pid for member in family(roots, everybody)}
 
 
-def test_figures_of_a_family() -> None:
-    """CPU time and faults count for all, memory and number for those who run; the working set is what is resident."""
-    members = [process(10, 1, 10), process(11, 10, 10), process(12, 10, 10, ended=True)]
-    assert proc.usage(members, 7) == (
-        CpuUsage(timestamp=7, usage_core_nano_seconds=3_000_000_000),
-        MemoryUsage(timestamp=7, working_set_bytes=8192, usage_bytes=8192, rss_bytes=8192, page_faults=12, major_page_faults=3),
-        ProcessUsage(timestamp=7, process_count=2),
-    )
-
-
 def test_a_process_is_read_whatever_its_name(tmp_path: Path) -> None:
     """A name full of brackets and spaces is no obstacle; who has ended and was not waited for is still there."""
     program = tmp_path / "a) R 1 (b"
@@ -73,14 +62,14 @@ def test_a_process_is_read_whatever_its_name(tmp_path: Path) -> None:
         seen = read(child.pid)
         assert seen is not None
         assert (child.pid, os.getpid(), child.pid, False) == (seen.pid, seen.parent, seen.session, seen.ended)
-        assert seen.identity == proc.everybody()[child.pid].identity
-        proc.send(Identity(child.pid, seen.identity.start + 1), 9)
+        assert seen.identity == processes.everybody()[child.pid].identity
+        processes.send(Identity(child.pid, seen.identity.start + 1), 9)
         assert child.poll() is None
-        proc.send(seen.identity, 9)
+        processes.send(seen.identity, 9)
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         ended = read(child.pid)
         assert ended is not None
         assert (seen.identity, True) == (ended.identity, ended.ended)
-        proc.send(seen.identity, 9)
+        processes.send(seen.identity, 9)
     assert None is read(child.pid)
-    proc.send(seen.identity, 9)
+    processes.send(seen.identity, 9)

@@ -1,0 +1,276 @@
+"""The one owner of this process's children.
+
+Whoever starts a program, adopts an orphan or waits for an exit does it here: `start` and `spawn` for programs, `adopt` for
+processes that a program leaves to us as their subreaper. Each such child is waited for by its own pidfd, and collected once, by
+whoever waits for it; nothing here ever waits for "any child", and nothing is looked at for the sake of one child's exit.
+
+Some orphans come to us that nobody has announced: what a dead shim leaves, and descendants of processes that share our PID
+namespace. They are collected as well, since a zombie keeps its PID namespace from ending. They must be told apart from children
+that other code of this program has started (`subprocess` in some thread), whose exits are not ours:
+
+- a child in our own session is never touched: programs started here have sessions of their own, so an orphan cannot be in ours;
+- a child in a session that is neither ours nor led by itself is an orphan: a direct child can only be the leader;
+- the leader of its session is an orphan if it is in another PID namespace, and otherwise may be either: it is collected when it
+  has been a zombie for `GRACE` seconds;
+- a child that has begun after a program that is under way in `expecting` may be what that program leaves: it is not touched.
+
+Linux gives orphans to the first thread of their subreaper, so this works where the event loop runs in the main thread; orphans
+that nobody has announced stay zombies elsewhere.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from crishim.errors import NotFound
+from crishim.libc import last_error, libc
+from crishim.linux.processes import Identity, Process, read
+
+GRACE: Final = 10.0
+"""Seconds for which a zombie that may be a direct child of other code is left to that code."""
+
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_WNOTHREAD: Final = 0x20000000
+_PAUSE: Final = 0.02
+"""Seconds between a child's end and the look for orphans: by then whoever owns the child has collected it."""
+_TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
+
+
+def become_subreaper() -> None:
+    """Let orphans of our descendants become our children, so that their exits can be collected.
+
+    Raises `PermissionDenied` where the kernel refuses.
+    """
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise last_error("becoming a child subreaper")
+
+
+def watch_by_pidfd() -> None:
+    """Have asyncio wait for its programs by pidfd instead of a thread for each. Python does so by itself from 3.12 on."""
+    if sys.version_info < (3, 12):
+        watcher = asyncio.PidfdChildWatcher()
+        watcher.attach_loop(asyncio.get_running_loop())
+        asyncio.set_child_watcher(watcher)
+
+
+class Child:
+    """A child of this process, from its start or adoption until `collect` or `disown`.
+
+    `identity` stays the process's own until it is collected: the kernel does not give its pid to another before.
+    """
+
+    def __init__(self, owner: "Children", identity: Identity, pidfd: int) -> None:
+        self.identity = identity
+        self._owner = owner
+        self._pidfd = pidfd
+        self._ended = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def ended(self) -> None:
+        """Return when it has ended. Any number may wait, also after it was collected; a wait may be cancelled."""
+        if self._loop is None and self._pidfd >= 0:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._pidfd, self._note_end)
+        await self._ended.wait()
+
+    def send(self, number: int) -> None:
+        """Send a signal, if it has not ended. Raises `PermissionError`, and `OSError` for what is no signal."""
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def returncode(self) -> int | None:
+        """How it ended, as `subprocess` has it; None where it has not ended or is not our child. Collects nothing."""
+        return self._wait(os.WNOWAIT)
+
+    def collect(self) -> int | None:
+        """Take its exit, once: its `returncode`, or None where it has not ended or is not our child."""
+        code = self._wait(0)
+        self.disown()
+        return code
+
+    def disown(self) -> None:
+        """Nobody here waits for it any more: when it ends it is collected like any other orphan."""
+        if self._pidfd < 0:
+            return
+        self._note_end()
+        os.close(self._pidfd)
+        self._pidfd = -1
+        self._owner.forget(self)
+
+    def _note_end(self) -> None:
+        if self._loop is not None:
+            self._loop.remove_reader(self._pidfd)
+        self._ended.set()
+
+    def _wait(self, option: int) -> int | None:
+        try:
+            status = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | option) if self._pidfd >= 0 else None
+        except ChildProcessError:
+            return None
+        if status is None:
+            return None
+        return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+
+
+class Children:
+    """All children that are ours to wait for. One per process, `children`, since children are the process's."""
+
+    def __init__(self) -> None:
+        self._owned: dict[int, Child] = {}
+        self._programs: dict[int, asyncio.subprocess.Process] = {}
+        self._expecting: dict[object, float] = {}
+        self._zombies: dict[Identity, float] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._look: asyncio.TimerHandle | None = None
+
+    async def start(self, *argv: str | Path, **options: Any) -> asyncio.subprocess.Process:
+        """Start a program, as `asyncio.create_subprocess_exec` does, in a session of its own.
+
+        asyncio waits for it, by its pid. Raises `OSError` where it cannot be run.
+        """
+        self._attach()
+        process = await asyncio.create_subprocess_exec(*argv, start_new_session=True, **options)
+        self._programs[process.pid] = process
+        return process
+
+    def spawn(self, argv: list[str], **options: Any) -> Child:
+        """Start a program, as `subprocess.Popen` does, that the caller waits for by the answer. Raises as `Popen`."""
+        process = subprocess.Popen(argv, **options)
+        process.returncode = 0  # whatever becomes of it is read by its pidfd: Popen must not wait for it when it is deleted
+        return self.adopt(process.pid)
+
+    def adopt(self, pid: int) -> Child:
+        """Own a process that is left to us, or will be: its exit is the caller's. At most one owner for each.
+
+        Raises `NotFound` where there is no such process.
+        """
+        self._attach()
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            raise NotFound("process", str(pid)) from error
+        process = read(pid)
+        if process is None:
+            os.close(pidfd)
+            raise NotFound("process", str(pid))
+        child = Child(self, process.identity, pidfd)
+        self._owned[pid] = child
+        return child
+
+    def collect_at_end(self, pid: int) -> None:
+        """A process that is left to us, or will be, and whose exit nobody wants, is collected when it ends."""
+        self._attach()
+        try:
+            child = self.adopt(pid)
+        except NotFound:
+            return
+        task = asyncio.get_running_loop().create_task(child.ended())
+        task.add_done_callback(lambda _: child.collect())
+
+    @contextlib.contextmanager
+    def expecting(self) -> Iterator[None]:
+        """A program runs inside that leaves a process to us, whose exit is wanted: it is adopted before the end."""
+        mark = object()
+        self._expecting[mark] = time.clock_gettime(time.CLOCK_BOOTTIME)
+        try:
+            yield
+        finally:
+            del self._expecting[mark]
+            self.wake()
+
+    def wake(self) -> None:
+        """Somebody may have been left to us."""
+        self._look_in(_PAUSE)
+
+    def forget(self, child: Child) -> None:
+        """It is collected, or nobody's: what it has left is ours now."""
+        if self._owned.get(child.identity.pid) is child:
+            del self._owned[child.identity.pid]
+        self.wake()
+
+    def _attach(self) -> None:
+        """Learn of ends on the running loop, where it is the main thread's and nobody else listens."""
+        loop = asyncio.get_running_loop()
+        if loop is self._loop or threading.current_thread() is not threading.main_thread():
+            return
+        self._loop, self._look = loop, None
+        if signal.getsignal(signal.SIGCHLD) in {signal.SIG_DFL, None}:
+            loop.add_signal_handler(signal.SIGCHLD, self.wake)
+
+    def _collect_orphans(self) -> None:
+        self._look = None
+        self._programs = {pid: process for pid, process in self._programs.items() if process.returncode is None}
+        if not _has_zombie():
+            return
+        now, later = time.monotonic(), 0.0
+        zombies = {}
+        for process in _zombie_children(self._owned.keys() | self._programs.keys()):
+            since = self._zombies.get(process.identity, now)
+            wait = self._wait_for(process, since, now)
+            if wait is None:
+                continue
+            if wait > 0:
+                zombies[process.identity] = since
+                later = min(later or wait, wait)
+            else:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG)
+        self._zombies = zombies
+        if later:
+            self._look_in(later)
+
+    def _look_in(self, seconds: float) -> None:
+        if self._loop is None or self._loop.is_closed():
+            return
+        if self._look is not None:
+            if self._look.when() <= self._loop.time() + seconds:
+                return
+            self._look.cancel()
+        self._look = self._loop.call_later(seconds, self._collect_orphans)
+
+    def _wait_for(self, zombie: Process, since: float, now: float) -> float | None:
+        """Seconds until a zombie that nobody owns is collected; None for one that is not an orphan of ours."""
+        if zombie.session == os.getsid(0):
+            return None
+        if self._expecting and (zombie.identity.start + 1) * _TICK >= min(self._expecting.values()):
+            return _PAUSE
+        if zombie.session != zombie.pid or _in_other_pid_namespace(zombie.pid):
+            return 0
+        return max(0.0, since + GRACE - now)
+
+
+def _has_zombie() -> bool:
+    """Whether a child of this thread has ended and was not collected. Collects nothing."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | _WNOTHREAD) is not None
+    except ChildProcessError:
+        return False
+
+
+def _zombie_children(exclude: set[int]) -> Iterator[Process]:
+    """The zombies among the children of this thread, with all their threads ended."""
+    text = Path("/proc/thread-self/children").read_text(encoding="ascii")
+    for pid in map(int, text.split()):
+        if pid not in exclude and (process := read(pid)) is not None and process.ended:
+            yield process
+
+
+def _in_other_pid_namespace(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return any(line.startswith("NSpid:") and len(line.split()) > 2 for line in status.splitlines())
+
+
+children: Final = Children()
+"""The children of this process."""
