@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 from pathlib import Path
 
 from crishim.libc import last_error, libc
@@ -13,6 +14,24 @@ _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
 """The same numbers on every machine, as of all system calls since Linux 5.1."""
 _OPEN_TREE_CLONE, _AT_EMPTY_PATH, _AT_FDCWD, _MOVE_MOUNT_F_EMPTY_PATH = 1, 0x1000, -100, 4
 _MOUNT_ATTR_IDMAP = 0x100000
+_STATX_SIZE, _STATX_ATTRIBUTES, _STATX_ATTRIBUTES_MASK, _STATX_ATTR_MOUNT_ROOT = 256, 8, 56, 0x2000
+"""Linux's `struct statx`: its size, the offsets of two 64-bit fields, and the attribute that Linux has since 5.8."""
+
+
+def is_mount_root(path: Path | str) -> bool:
+    """Whether something is mounted at a path, a folder bound onto itself too; False where there is nothing at all.
+
+    `os.path.ismount` compares devices, and so misses every bind within one file system.
+    """
+    buffer = ctypes.create_string_buffer(_STATX_SIZE)
+    if libc.statx(_AT_FDCWD, os.fsencode(path), 0, 0, buffer):
+        return False
+    attributes, known = (
+        int.from_bytes(buffer[offset : offset + 8], sys.byteorder) for offset in (_STATX_ATTRIBUTES, _STATX_ATTRIBUTES_MASK)
+    )
+    if known & _STATX_ATTR_MOUNT_ROOT:
+        return bool(attributes & _STATX_ATTR_MOUNT_ROOT)
+    return os.path.realpath(path) in _mount_points()
 
 
 def mount(source: str, target: Path | str, kind: str = "", flags: int = 0, data: str = "") -> None:
@@ -53,10 +72,11 @@ def unmount(target: Path | str) -> bool:
 
 def unmount_below(folder: Path) -> None:
     """Let go of every mount at and below a folder, the innermost first."""
-    points = []
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        point = line.split(" ")[4].encode().decode("unicode_escape", "surrogateescape")
-        if point == str(folder) or point.startswith(f"{folder}/"):
-            points.append(point)
+    points = [point for point in _mount_points() if point == str(folder) or point.startswith(f"{folder}/")]
     for point in sorted(points, key=len, reverse=True):
         unmount(point)
+
+
+def _mount_points() -> list[str]:
+    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    return [line.split(" ")[4].encode().decode("unicode_escape", "surrogateescape") for line in lines]

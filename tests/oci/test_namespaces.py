@@ -1,12 +1,16 @@
-"""Sysctls of pods."""
+"""Namespaces of pods: their sysctls, and where they are pinned."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from crishim.entering import inside
 from crishim.errors import InvalidArgument
-from crishim.model.sandbox import LinuxPodSandboxConfig
-from crishim.oci.namespaces import check_sysctls
+from crishim.model.ids import SandboxId
+from crishim.model.sandbox import LinuxPodSandboxConfig, SandboxSpec
+from crishim.oci.namespaces import PinnedNamespaces, check_sysctls
+from crishim.testing.harness import sandbox_config
 from tests.backends.runc.world import needs, node
 
 OWN = ("net", "uts", "ipc")
@@ -45,3 +49,33 @@ async def test_values_that_the_kernel_does_not_take_are_refused(tmp_path: Path, 
     async with node(tmp_path) as world:
         with pytest.raises(InvalidArgument, match="ip_unprivileged_port_start"):
             await world.run_sandbox(linux=linux)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder for pins, whose mounts are gone afterwards."""
+    yield tmp_path / "pins"
+    PinnedNamespaces(tmp_path / "pins").close()
+
+
+async def pinned(pins: PinnedNamespaces, name: str) -> list[str]:
+    """The files of a new pod's namespaces."""
+    sandbox = SandboxId(name * 64)
+    await pins.create(SandboxSpec(id=sandbox, config=sandbox_config(name)))
+    return [pins.path(sandbox, kind) for kind in ("net", "ipc", "uts")]
+
+
+def entered(paths: list[str]) -> list[str]:
+    """Which namespaces a thread is in that enters these."""
+    return inside(paths, lambda: [str(Path(f"/proc/thread-self/ns/{kind}").readlink()) for kind in ("net", "ipc", "uts")])
+
+
+@pytest.mark.node
+@needs()
+async def test_older_pods_after_a_restart(folder: Path) -> None:
+    """The first pod after a restart hides no namespace of the pods before it."""
+    older = await pinned(PinnedNamespaces(folder), "a")
+    before = entered(older)
+    newer = await pinned(PinnedNamespaces(folder), "b")
+    assert before == entered(older)
+    assert not set(before) & set(entered(newer))

@@ -20,7 +20,7 @@ from crishim.errors import CrishimError, FailedPrecondition, InvalidArgument, Un
 from crishim.model.ids import SandboxId
 from crishim.model.sandbox import SandboxSpec
 from crishim.model.security import NamespaceMode, UserNamespace
-from crishim.mounting import MS_BIND, MS_PRIVATE, mount, unmount, unmount_below
+from crishim.mounting import MS_BIND, MS_PRIVATE, is_mount_root, mount, unmount, unmount_below
 
 KINDS: Final = ("net", "ipc", "uts", "user")
 
@@ -136,7 +136,7 @@ class PinnedNamespaces:
         if self._private:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        if not self._folder.is_mount():
+        if not is_mount_root(self._folder):
             mount(str(self._folder), self._folder, flags=MS_BIND)
             mount("", self._folder, flags=MS_PRIVATE)
         self._private = True
