@@ -17,10 +17,10 @@ from typing import Final
 
 from crishim.entering import inside, unshared
 from crishim.errors import CrishimError, FailedPrecondition, InvalidArgument, Unknown, from_os_error
+from crishim.linux.mounts import MS_BIND, MS_PRIVATE, is_mount_root, mount, unmount, unmount_below
 from crishim.model.ids import SandboxId
 from crishim.model.sandbox import SandboxSpec
 from crishim.model.security import NamespaceMode, UserNamespace
-from crishim.mounting import MS_BIND, MS_PRIVATE, is_mount_root, mount, unmount, unmount_below
 
 KINDS: Final = ("net", "ipc", "uts", "user")
 

@@ -13,7 +13,7 @@ from typing import Self
 from crishim import proc
 from crishim.backends.runc.orphans import OrphanReaper
 from crishim.errors import DeadlineExceeded, Unknown
-from crishim.libc import last_error, libc
+from crishim.linux.syscalls import last_error, libc
 from crishim.logs.execution import ExecStreams
 from crishim.model.process import Exit
 from crishim.monitor.pidfd import ended

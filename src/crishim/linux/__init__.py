@@ -1,0 +1,1 @@
+"""What Python lacks of Linux. Nothing of containers is in here."""
