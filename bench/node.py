@@ -25,6 +25,7 @@ from typing import Any, Final, TypeVar
 
 import attrs
 
+from crishim.linux.mounts import unmount_below
 from crishim.model.container import ContainerMetadata, LinuxContainerConfig
 from crishim.model.image import ImageSpec
 from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxConfig
@@ -34,7 +35,6 @@ from crishim.model.security import (
     NamespaceMode,
     NamespaceOption,
 )
-from crishim.mounting import unmount_below
 from crishim.testing.harness import container_config, sandbox_config
 from crishim.testing.kubelet import CriClient, connect
 from crishim.testing.kubelet.configs import MASKED_PATHS, READONLY_PATHS

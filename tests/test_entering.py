@@ -7,7 +7,7 @@ import pytest
 
 from crishim.entering import inside, unshared
 from crishim.errors import NotFound, PermissionDenied
-from crishim.mounting import MS_BIND, mount, unmount
+from crishim.linux.mounts import MS_BIND, mount, unmount
 from tests.backends.runc.world import needs
 
 pytestmark = [pytest.mark.node, needs()]

@@ -14,7 +14,6 @@ SRC = Path(__file__).parents[1] / "src" / "crishim"
 
 FLOORS = {
     "errors": 1,
-    "libc": 1,
     "linux": 1,
     "model": 1,
     "interfaces": 2,
@@ -25,7 +24,6 @@ FLOORS = {
     "config": 2,
     "system": 2,
     "entering": 2,
-    "mounting": 2,
     "tcp": 2,
     "_proto": 2,
     "oci": 3,
@@ -53,9 +51,7 @@ FLOORS = {
 
 SIDEWAYS = {
     ("model", "errors"),
-    ("libc", "errors"),
     ("linux", "errors"),
-    ("linux", "libc"),
     ("interfaces", "lifecycle"),
     ("logs", "interfaces"),
     ("monitor", "interfaces"),

@@ -26,7 +26,7 @@ from crishim.images.skopeo import PullSettings
 from crishim.images.store import ContentStore
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.images import ImageService
-from crishim.interfaces.network import NetnsDialer, SandboxNamespaces
+from crishim.interfaces.network import NetnsDialer
 from crishim.interfaces.observer import Observer
 from crishim.interfaces.seams import Clock
 from crishim.linux.children import watch_by_pidfd
@@ -103,8 +103,11 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
             settings=_settings(config),
         )
         await stack.enter_async_context(services)
+        known = {entry.item.id for entry in await services.sandboxes.list(PodSandboxFilter())}
         if node.network is not None:
-            await node.network.collect({entry.item.id for entry in await services.sandboxes.list(PodSandboxFilter())})
+            await node.network.collect(known)
+        if node.namespaces is not None:
+            await node.namespaces.collect(known)
         if streams is not None:
             await stack.enter_async_context(streams.serving(services.processes))
         if metrics is not None:
@@ -141,7 +144,7 @@ class _Node:
     """The seats of a node that backends share; None where no backend wants them."""
 
     images: ContentStore | None = None
-    namespaces: SandboxNamespaces | None = None
+    namespaces: PinnedNamespaces | None = None
     network: CniNetwork | None = None
     dialer: NetnsDialer | None = None
 

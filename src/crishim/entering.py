@@ -13,15 +13,16 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Final, TypeVar
 
 from crishim.errors import NotFound
-from crishim.libc import last_error, libc
+from crishim.linux.syscalls import last_error, libc
 
 T = TypeVar("T")
 
 _FLAGS: Final = {"net": 0x40000000, "ipc": 0x08000000, "uts": 0x04000000}
+_NS_GET_NSTYPE: Final = 0xB703
+"""ioctl_nsfs(2): the CLONE_NEW flag of a namespace."""
 _SIOCGIFFLAGS: Final = 0x8913
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 1
@@ -29,11 +30,17 @@ _IFREQ: Final = "16sH22x"
 
 
 def is_network_namespace(path: str) -> bool:
-    """Whether a namespace is pinned at `path`; a pin that was unmounted is an ordinary file."""
+    """Whether a network namespace is pinned at `path`; a pin that was unmounted is an ordinary file."""
     try:
-        return Path(path).stat().st_dev == Path("/proc/self/ns/net").stat().st_dev
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
+    try:
+        return bool(fcntl.ioctl(descriptor, _NS_GET_NSTYPE) == _FLAGS["net"])
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def inside(paths: str | Iterable[str], work: Callable[[], T]) -> T:

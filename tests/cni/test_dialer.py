@@ -1,6 +1,7 @@
 """Connections into network namespaces."""
 
 import asyncio
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,9 +85,11 @@ def test_the_caller_stays_where_it_was(netns: str) -> None:
 
 
 def test_what_is_a_namespace(netns: str, tmp_path: Path) -> None:
-    """A pin is a namespace as long as it is mounted; an ordinary file and a missing one are none."""
+    """A pin is a network namespace as long as it is mounted; other kinds, ordinary files, pipes and missing ones are none."""
     (tmp_path / "file").touch()
-    assert [True, False, False] == [is_network_namespace(str(path)) for path in (netns, tmp_path / "file", tmp_path / "none")]
+    os.mkfifo(tmp_path / "pipe")
+    others = ("/proc/self/ns/ipc", "/proc/self/ns/mnt", tmp_path / "file", tmp_path / "pipe", tmp_path / "none", tmp_path)
+    assert [True, *[False for _ in others]] == [is_network_namespace(str(path)) for path in (netns, *others)]
     for path in (tmp_path / "file", tmp_path / "none"):
         with pytest.raises(NotFound):
             inside(str(path), lambda: None)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from crishim.images.store import ContentStore
-from crishim.mounting import unmount_below
+from crishim.linux.mounts import unmount_below
 from crishim.system import SystemClock
 from tests.node.registry import Layout, Registry, serving
 

@@ -9,7 +9,7 @@ import pytest
 
 from crishim.errors import DataLoss, ResourceExhausted
 from crishim.images.layers import Unpacked, found_below, settle, unpack
-from crishim.mounting import mount, unmount
+from crishim.linux.mounts import mount, unmount
 from tests.backends.runc.world import needs
 from tests.node.registry import File, digest_of, folder, hardlink, symlink, tar_of
 

@@ -7,8 +7,8 @@ import pytest
 
 from crishim.errors import InvalidArgument
 from crishim.images.snapshots import Snapshots, refuse_marks
+from crishim.linux.mounts import unmount_below
 from crishim.model.ids import ContainerId, ImageId
-from crishim.mounting import unmount_below
 from tests.backends.runc.world import needs
 
 pytestmark = [pytest.mark.node, needs()]

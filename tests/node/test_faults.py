@@ -11,10 +11,11 @@ import pytest
 
 from crishim.cri import pb
 from crishim.errors import Code
+from crishim.linux.mounts import mount, mounts_below, unmount
+from crishim.model.container import ContainerMetadata
 from crishim.model.image import ImageSpec
-from crishim.mounting import mount, unmount
 from crishim.testing.conformance.candidate import until
-from crishim.testing.harness import sandbox_config
+from crishim.testing.harness import container_config, sandbox_config
 from crishim.testing.kubelet import CallError, CriClient
 from tests.backends.runc.world import needs
 from tests.node.world import TOOLS, Node, images, one_node, real_plugins
@@ -86,6 +87,33 @@ async def test_a_running_pod_survives_the_servers_death(node: Node) -> None:
         assert (pb.CONTAINER_EXITED, 137) == (ended.state, ended.exit_code)
         await node.empty(client)
     assert set() == node.traces()
+
+
+def namespace(file: Path) -> tuple[int, int]:
+    """Which namespace a file is."""
+    status = file.stat()
+    return status.st_dev, status.st_ino
+
+
+async def test_an_older_pod_beside_a_newer_one(node: Node) -> None:
+    """After a restart and a new pod, the pods before it take new containers, and removing all of them leaves nothing."""
+    node.start()
+    async with node.client() as client:
+        await node.pull(client)
+        older, *_ = await node.make_pod(client, "older")
+        before = namespace(node.run / "namespaces" / older / "net")
+    node.kill()
+    node.start()
+    async with node.client() as client:
+        await node.make_pod(client, "newer")
+        config = container_config("", metadata=ContainerMetadata("late"), image=ImageSpec(image=node.image), command=())
+        late = await client.create_container(older, config, node.sandbox("older"))
+        await client.start_container(late)
+        pid = (node.run / "backends" / "runc" / "containers" / late / "pidfile").read_text()
+        assert before == namespace(Path(f"/proc/{pid}/ns/net"))
+        await node.empty(client)
+    assert set() == node.traces()
+    assert 1 == len(mounts_below(node.run / "namespaces"))
 
 
 async def test_a_reboot(node: Node, tmp_path: Path) -> None:

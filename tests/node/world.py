@@ -16,10 +16,11 @@ from typing import Any, Final
 
 import pytest
 
+from crishim.linux.mounts import mounts_below, unmount_below
 from crishim.model.container import ContainerMetadata
 from crishim.model.image import ImageSpec
-from crishim.model.sandbox import LinuxPodSandboxConfig
-from crishim.mounting import unmount_below
+from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxConfig
+from crishim.model.security import LinuxSandboxSecurityContext
 from crishim.testing.harness import container_config, sandbox_config
 from crishim.testing.kubelet import CallError, CriClient, connect
 from tests.node.registry import File, Layout, folder, serving, tar_of
@@ -125,11 +126,14 @@ plugins = ["{self.place}/bin", "{PLUGINS}"]
                     await asyncio.sleep(0.02)
             yield client
 
+    def sandbox(self, name: str, security: LinuxSandboxSecurityContext | None = None) -> PodSandboxConfig:
+        """The configuration of a pod of this node."""
+        linux = LinuxPodSandboxConfig(cgroup_parent=self.cgroup, security_context=security or LinuxSandboxSecurityContext())
+        return sandbox_config(name, log_directory=str(self.place / "logs" / name), linux=linux)
+
     async def make_pod(self, client: CriClient, name: str, containers: int = 2) -> list[str]:
         """A pod of running containers; their ids, behind the pod's."""
-        sandbox = sandbox_config(
-            name, log_directory=str(self.place / "logs" / name), linux=LinuxPodSandboxConfig(cgroup_parent=self.cgroup)
-        )
+        sandbox = self.sandbox(name)
         made = [await client.run_sandbox(sandbox)]
         for number in range(containers):
             metadata = ContainerMetadata(f"c{number}")
@@ -160,9 +164,8 @@ plugins = ["{self.place}/bin", "{PLUGINS}"]
 
     def traces(self) -> set[str]:
         """What is on this machine because of this node's pods: mounts, cgroups, addresses, interfaces, processes, folders."""
-        mounts = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         pins = self.run / "namespaces"
-        found = {f"mount {point}" for point in mounts if point.startswith(f"{self.place}/") and point != str(pins)}
+        found = {f"mount {mount.path}" for mount in mounts_below(self.place) if mount.path != str(pins)}
         found |= {f"cgroup {path}" for path in CGROUPS.glob(f"*{self.cgroup}/*/")}
         found |= {
             f"address {path.name}" for path in self.addresses.glob("node/*") if path.name[0].isdigit() and "." in path.name

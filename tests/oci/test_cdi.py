@@ -56,7 +56,7 @@ def test_the_edits_of_two_devices() -> None:
     ]
     assert [(1, 3), (9, 1)] == [(rule["major"], rule["minor"]) for rule in made["linux"]["resources"]["devices"][1:]]
     assert ["/proc", "/usr/lib/gpu", "/a/b/c/d/e"] == [mount["destination"] for mount in made["mounts"]]
-    assert ["rbind"] == made["mounts"][1]["options"]
+    assert ["rbind", "rprivate"] == made["mounts"][1]["options"]
     assert {"createContainer": [{"path": "/bin/link", "args": ["link", "it"]}]} == made["hooks"]
 
 

@@ -13,17 +13,21 @@ from crishim.model.frozen import FrozenDict
 from crishim.model.ids import ContainerId, ImageId, SandboxId
 from crishim.model.mounts import Mount, MountPropagation
 from crishim.model.resources import HugepageLimit, Resources
-from crishim.model.sandbox import PodSandboxConfig, PodSandboxMetadata, SandboxSpec
+from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, SandboxSpec
 from crishim.model.security import (
     Capability,
     IDMapping,
     LinuxContainerSecurityContext,
     LinuxContainerUser,
+    LinuxSandboxSecurityContext,
+    NamespaceMode,
+    NamespaceOption,
     ProfileType,
     SecurityProfile,
     SELinuxOption,
 )
 from crishim.oci.facts import CAPABILITIES, DEFAULT_CAPABILITIES, BindSource, DeviceNode, Host, NamespacePaths, Place
+from crishim.oci.mounts import PROPAGATIONS
 from crishim.oci.resources import cgroups_path
 from crishim.oci.security import MASKED, READONLY
 from crishim.oci.spec import config, process_of
@@ -33,6 +37,16 @@ SANDBOX = SandboxSpec(
     id=SandboxId("5" * 64),
     config=PodSandboxConfig(metadata=PodSandboxMetadata(name="pod", namespace="ns", uid="uid"), hostname="pod"),
     netns="/pins/net",
+)
+HOST_NETWORK = attrs.evolve(
+    SANDBOX,
+    config=attrs.evolve(
+        SANDBOX.config,
+        linux=LinuxPodSandboxConfig(
+            security_context=LinuxSandboxSecurityContext(namespace_options=NamespaceOption(network=NamespaceMode.NODE))
+        ),
+    ),
+    netns="",
 )
 HOST = Host(kernel=(6, 1))
 PLACE = Place(
@@ -103,6 +117,16 @@ CASES = {
         HOST,
         PLACE,
     ),
+    "mapped-host-network": (
+        spec(sandbox=HOST_NETWORK),
+        HOST,
+        attrs.evolve(
+            PLACE,
+            namespaces=NamespacePaths(
+                ipc="/pins/ipc", user="/pins/user", uids=(IDMapping(100000, 0, 65536),), gids=(IDMapping(100000, 0, 65536),)
+            ),
+        ),
+    ),
 }
 
 
@@ -112,6 +136,16 @@ def test_golden(name: str) -> None:
     made = config(*CASES[name])
     expected = json.loads((GOLDEN / f"{name}.json").read_text())
     assert expected == made
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_propagates_unasked(name: str) -> None:
+    """Every bind, and the cgroups, which runtimes bind, is private with all that is below it; the root is nobody's peer."""
+    made = config(*CASES[name])
+    binds = [mount for mount in made["mounts"] if mount["type"] in {"bind", "cgroup"}]
+    assert {"/etc/hosts", "/dev/shm", "/sys/fs/cgroup"} <= {mount["destination"] for mount in binds}
+    assert [["rprivate"]] * len(binds) == [sorted(PROPAGATIONS & set(mount["options"])) for mount in binds]
+    assert "rootfsPropagation" not in made["linux"]
 
 
 def test_unsaid_security_protects_the_host() -> None:
@@ -183,6 +217,42 @@ def test_propagation(propagation: MountPropagation, source: BindSource, option: 
     made = config(spec(mounts=mounts), HOST, attrs.evolve(PLACE, sources=FrozenDict({"/data": source})))
     assert option in options_of(made, "/data")
     assert rootfs == made["linux"].get("rootfsPropagation")
+
+
+def bidirectional(*paths: str) -> tuple[tuple[Mount, ...], Place]:
+    """Mounts of which the first is bidirectional, and the place of their container."""
+    kinds = [MountPropagation.BIDIRECTIONAL, *(MountPropagation.PRIVATE for _ in paths[1:])]
+    mounts = tuple(
+        Mount(container_path=path, host_path=f"/h{path}", propagation=kind) for path, kind in zip(paths, kinds, strict=True)
+    )
+    sources = FrozenDict({mount.container_path: BindSource(path=mount.host_path) for mount in mounts})
+    return mounts, attrs.evolve(PLACE, sources=sources)
+
+
+@pytest.mark.parametrize(("path", "missing"), [("/etc", "/etc/hosts"), ("/dev/", "/dev/shm")])
+def test_the_pod_s_files_stay_out_of_bidirectional_mounts(path: str, missing: str) -> None:
+    """Where the container sees the node's own folder, and shares its mounts, no file of the pod is mounted over the node's."""
+    mounts, place = bidirectional(path)
+    made = config(spec(mounts=mounts, security=LinuxContainerSecurityContext(privileged=True)), HOST, place)
+    assert missing not in destinations(made)
+
+
+@pytest.mark.parametrize(
+    ("paths", "security", "field"),
+    [
+        (("/data", "/data/inner"), LinuxContainerSecurityContext(privileged=True), r"config\.mounts\[1\]\.container_path"),
+        (("/data/", "/data/a/b"), LinuxContainerSecurityContext(), r"config\.mounts\[1\]\.container_path"),
+        (("/sys",), None, r"config\.mounts\[0\]\.propagation"),
+        (("/proc",), LinuxContainerSecurityContext(readonly_paths=("/proc/sys",)), r"config\.mounts\[0\]\.propagation"),
+    ],
+)
+def test_what_would_be_mounted_on_the_node_is_refused(
+    paths: tuple[str, ...], security: LinuxContainerSecurityContext | None, field: str
+) -> None:
+    """What would be mounted, masked or made read-only below a bidirectional mount, and so on the node, is refused by name."""
+    mounts, place = bidirectional(*paths)
+    with pytest.raises(InvalidArgument, match=field):
+        config(spec(mounts=mounts, security=security), HOST, place)
 
 
 @pytest.mark.parametrize("propagation", [MountPropagation.BIDIRECTIONAL, MountPropagation.HOST_TO_CONTAINER])

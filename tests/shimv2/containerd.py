@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from crishim.mounting import unmount_below
+from crishim.linux.mounts import mounts_below, unmount_below
 from crishim.testing.kubelet import CriClient, connect
 from tests.backends.runc.world import APPLETS
 from tests.node.world import processes
@@ -106,8 +106,7 @@ endpoint = ["http://{host}"]
 
     def leftovers(self) -> set[str]:
         """What tasks have left: monitors, mounts, bundles."""
-        mounts = {line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
-        found = {f"mount {point}" for point in mounts if point.startswith(f"{self.folder}/")}
+        found = {f"mount {mount.path}" for mount in mounts_below(self.folder)}
         found |= {f"monitor {pid}" for pid, line in processes(str(self.folder)) if line.startswith("conmon")}
         return found | {f"bundle {path}" for path in (self.folder / "run/io.containerd.runtime.v2.task").glob("*/*")}
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from crishim.linux.mounts import unmount_below
 from tests.suite.report import outcomes
 from tests.suite.run import (
     CACHE,
@@ -29,7 +30,6 @@ from tests.suite.run import (
     missing,
     process,
     registry,
-    unmount_below,
     wait_for,
     write_network,
 )

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from crishim.linux.mounts import unmount_below
 from tests.suite import engine
 from tests.suite.images import push_all
 from tests.suite.report import report
@@ -187,13 +188,6 @@ def main() -> int:
         unmount_below(folder)
     subprocess.run(["ip", "link", "delete", BRIDGE], check=False, stderr=subprocess.DEVNULL)
     return 1 if bad else 0
-
-
-def unmount_below(folder: Path) -> None:
-    """Let go of what the run left mounted in its folder."""
-    points = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for point in sorted((point for point in points if point.startswith(f"{folder}/")), key=len, reverse=True):
-        subprocess.run(["umount", "--lazy", point], check=False)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from crishim.commands.screen import Screen
 from crishim.commands.told import told
 from crishim.config import Config
 from crishim.daemon import start_logging
+from crishim.linux.mounts import unmount_below
 from crishim.model.frozen import FrozenDict
-from crishim.mounting import unmount_below
 from crishim.system import SystemClock
 from crishim.testing.kubelet import CallError, CriClient, Node, Outcome, Player, Pod, connect, load, parse, take_down
 from crishim.testing.kubelet.here import this_node

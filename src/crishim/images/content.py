@@ -30,7 +30,7 @@ from crishim.images.layers import Unpacked, renamed, settle
 from crishim.images.manifest import Configuration, check, parse_config
 from crishim.images.snapshots import refuse_marks
 from crishim.images.table import Entry, dump, load
-from crishim.libc import last_os_error, libc
+from crishim.linux.syscalls import last_os_error, libc
 from crishim.model.ids import ImageId
 
 _DAY: Final = 86400

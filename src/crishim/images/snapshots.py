@@ -22,8 +22,8 @@ from crishim.errors import InvalidArgument, NotFound, ResourceExhausted
 from crishim.images.layers import found_below, renamed
 from crishim.images.tree import set_xattrs
 from crishim.interfaces.images import Rootfs
+from crishim.linux.mounts import MS_NODEV, MS_NOSUID, MS_RDONLY, is_mount_root, mount, mount_idmapped, unmount, unmount_below
 from crishim.model.ids import ContainerId, ImageId
-from crishim.mounting import MS_NODEV, MS_NOSUID, MS_RDONLY, mount, mount_idmapped, unmount, unmount_below
 
 _PAGE: Final = 4096
 """mount(2) reads one page of options and drops the rest without a word."""
@@ -95,7 +95,7 @@ class Snapshots:
                 place.chmod(0o711 if userns else 0o700)
                 _copy_root(upper, lowers)
                 self._write(container_id)
-            if not os.path.ismount(root):
+            if not is_mount_root(root):
                 _overlay(root, [*lowers, *([] if lowers else [empty])], upper, work)
         return Rootfs(path=str(root), upper=str(upper))
 
@@ -109,7 +109,7 @@ class Snapshots:
             for folder in (target, empty, void):
                 folder.mkdir(parents=True, exist_ok=True)
             self._write(container_id)
-        if not os.path.ismount(target):
+        if not is_mount_root(target):
             with self._mapped(place, layers, userns) as lowers:
                 # overlayfs wants two lower folders where there is no upper one
                 _overlay(target, [*lowers, empty, *([] if layers else [void])], None, None)

@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from crishim.errors import NotFound
-from crishim.libc import last_error, libc
 from crishim.linux.processes import Identity, Process, read
+from crishim.linux.syscalls import last_error, libc
 
 GRACE: Final = 10.0
 """Seconds for which a zombie that may be a direct child of other code is left to that code."""

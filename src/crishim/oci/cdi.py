@@ -13,6 +13,7 @@ import attrs
 
 from crishim.errors import InvalidArgument
 from crishim.oci.facts import DeviceNode
+from crishim.oci.mounts import PROPAGATIONS
 from crishim.oci.resources import device_nodes, device_rules
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_-]*=[A-Za-z0-9][A-Za-z0-9_.:-]*")
@@ -94,6 +95,8 @@ def _edit(config: dict[str, Any], edits: Mapping[str, Any], find: FindNode) -> N
         kind, options = mount.get("type") or "bind", list(mount.get("options") or ())
         if kind == "bind" and not {"bind", "rbind"} & set(options):
             options.insert(0, "rbind")
+        if kind == "bind" and not PROPAGATIONS & set(options):
+            options.append("rprivate")
         config["mounts"].append(
             {"destination": mount["containerPath"], "type": kind, "source": mount["hostPath"], "options": options}
         )

@@ -3,6 +3,7 @@
 Order matters: by the depth of their paths, and nothing usual where the container has asked for the same path.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from crishim.errors import InvalidArgument, PullError, PullReason
@@ -12,6 +13,10 @@ from crishim.model.security import NamespaceMode
 from crishim.oci.facts import Place
 from crishim.oci.security import privileged
 
+PROPAGATIONS: Final = frozenset(
+    f"{recursive}{kind}" for recursive in ("", "r") for kind in ("private", "shared", "slave", "unbindable")
+)
+"""The options of a mount that say how it propagates."""
 _PROPAGATION: Final = {
     MountPropagation.PRIVATE: "rprivate",
     MountPropagation.HOST_TO_CONTAINER: "rslave",
@@ -31,10 +36,39 @@ def mounts(spec: ContainerSpec, place: Place) -> list[dict[str, Any]]:
     files = [
         _bind(path, source, ["rprivate", "ro" if _readonly_rootfs(spec) else "rw"])
         for path, source in place.files.items()
-        if path not in taken
+        if path not in taken and shared_above(path, spec.mounts) is None
     ]
     own = [_own(mount, number, place) for number, mount in enumerate(spec.mounts)]
     return [*usual, *sorted((*files, *own), key=lambda mount: mount["destination"].rstrip("/").count("/"))]
+
+
+def shared_above(path: str, mounts: Sequence[Mount]) -> int | None:
+    """The number of the mount of bidirectional propagation below which a path of the container lies, if any.
+
+    What is mounted there while the container is made would be mounted on the node as well, and stay.
+    """
+    for number, mount in enumerate(mounts):
+        above = mount.container_path.rstrip("/")
+        if mount.propagation is MountPropagation.BIDIRECTIONAL and path.startswith(f"{above}/") and path.rstrip("/") != above:
+            return number
+    return None
+
+
+def check_shared(spec: ContainerSpec, hidden: Iterable[str] = ()) -> None:
+    """Refuse what would be mounted below a mount of bidirectional propagation: other mounts, and paths that are `hidden`.
+
+    `hidden` are masked and read-only paths, which runtimes mount something over. Raises `InvalidArgument`.
+    """
+    for number, mount in enumerate(spec.mounts):
+        if shared_above(mount.container_path, spec.mounts) is not None:
+            raise InvalidArgument(
+                f"config.mounts[{number}].container_path", "is below a bidirectional mount: it would be mounted on the node too"
+            )
+    for path in hidden:
+        if (above := shared_above(path, spec.mounts)) is not None:
+            raise InvalidArgument(
+                f"config.mounts[{above}].propagation", f"is bidirectional: the node's own {path} would be hidden too"
+            )
 
 
 def rootfs_propagation(spec: ContainerSpec) -> str:
@@ -47,10 +81,13 @@ def rootfs_propagation(spec: ContainerSpec) -> str:
 
 def _usual(spec: ContainerSpec, place: Place) -> list[dict[str, Any]]:
     access = "rw" if privileged(spec) else "ro"
-    cgroup = ["nosuid", "noexec", "nodev", "relatime", access]
+    # Runtimes make it of binds of the host's cgroups, in their own mount namespace or before they enter it.
+    cgroup = ["rprivate", "nosuid", "noexec", "nodev", "relatime", access]
     host_network = spec.sandbox.namespaces.network is NamespaceMode.NODE
     if place.namespaces.user and host_network:
-        sys = _bind("/sys", "/sys", ["rro", "nosuid", "noexec", "nodev"])
+        # Sysfs belongs to the network namespace's owner. Whoever binds it for a user namespace clones the node's own mount, and
+        # what is then mounted below it, masks and cgroups, must not travel back.
+        sys = _bind("/sys", "/sys", ["rprivate", "rro", "nosuid", "noexec", "nodev"])
     else:
         sys = _mount("/sys", "sysfs", "sysfs", ["nosuid", "noexec", "nodev", access])
     devpts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]

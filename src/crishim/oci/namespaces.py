@@ -10,6 +10,7 @@ inside nothing can be mounted outside, so two processes stay for a moment, and t
 
 import asyncio
 import contextlib
+import os
 import shutil
 from collections.abc import AsyncIterator, Collection, Iterable
 from pathlib import Path
@@ -18,10 +19,10 @@ from typing import Final
 from crishim.entering import inside, unshared
 from crishim.errors import CrishimError, FailedPrecondition, InvalidArgument, Unknown, from_os_error
 from crishim.linux.children import children
+from crishim.linux.mounts import MS_BIND, MS_PRIVATE, is_mount_root, mount, mounts_below, unmount, unmount_below
 from crishim.model.ids import SandboxId
 from crishim.model.sandbox import SandboxSpec
 from crishim.model.security import NamespaceMode, UserNamespace
-from crishim.mounting import MS_BIND, MS_PRIVATE, mount, unmount, unmount_below
 
 KINDS: Final = ("net", "ipc", "uts", "user")
 
@@ -68,6 +69,7 @@ class PinnedNamespaces:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._private = False
+        _unstack(folder)
 
     def path(self, sandbox_id: SandboxId, kind: str) -> str:
         """The file of a namespace, `net`, `ipc`, `uts` or `user`; empty where the pod uses the host's."""
@@ -108,6 +110,12 @@ class PinnedNamespaces:
             unmount(pins / kind)
         shutil.rmtree(pins, ignore_errors=True)
 
+    async def collect(self, sandbox_ids: Collection[SandboxId]) -> None:
+        """Let go of the namespaces of every sandbox that is none of these."""
+        for pins in sorted(self._folder.glob("*")):
+            if pins.name not in sandbox_ids:
+                await self.remove(SandboxId(pins.name))
+
     def close(self) -> None:
         """Let go of the folder's own mount, and of what is still pinned in it. Namespaces in use live on."""
         unmount_below(self._folder)
@@ -137,10 +145,37 @@ class PinnedNamespaces:
         if self._private:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        if not self._folder.is_mount():
+        if not is_mount_root(self._folder):
             mount(str(self._folder), self._folder, flags=MS_BIND)
-            mount("", self._folder, flags=MS_PRIVATE)
+        mount("", self._folder, flags=MS_PRIVATE)
         self._private = True
+
+
+def _unstack(folder: Path) -> None:
+    """Undo binds of the folder over itself, so that the pins that they hide are there again; the pins above them stay.
+
+    Earlier versions stacked one with each start of a server, and pinned new pods above it.
+    """
+    while True:
+        mounts = mounts_below(folder)
+        here = {mount.id: mount for mount in mounts if mount.path == os.path.realpath(folder)}
+        hidden = {mount.parent for mount in here.values()}
+        top = next((mount for mount in here.values() if mount.id not in hidden), None)
+        below = here.get(top.parent) if top else None
+        if top is None or below is None or (top.device, top.root) != (below.device, below.root):
+            return
+        with contextlib.ExitStack() as stack:
+            pins = []
+            for pin in mounts:
+                if pin.parent == top.id:
+                    descriptor = os.open(pin.path, os.O_RDONLY | os.O_CLOEXEC)
+                    stack.callback(os.close, descriptor)
+                    pins.append((descriptor, pin.path))
+            if not unmount(folder):
+                raise FailedPrecondition("mounted twice", "mounted once", str(folder))
+            for descriptor, path in pins:
+                if not is_mount_root(path):
+                    mount(f"/proc/self/fd/{descriptor}", path, flags=MS_BIND)
 
 
 def _pin(pins: Path, spec: SandboxSpec, kinds: Collection[str]) -> None:

@@ -23,6 +23,7 @@ from crishim.interfaces.backend import Backend, BackendContext, BackendInfo
 from crishim.interfaces.capabilities import capabilities
 from crishim.interfaces.images import Rootfs, RootfsProvider
 from crishim.interfaces.oci_runtime import GetsReady, KnowsBundles, OciRuntime, OciStatus, Stdio
+from crishim.linux.mounts import unmount_below
 from crishim.model.container import ContainerCreated, ContainerMetadata, ContainerSpec, ContainerState, ObservedContainer
 from crishim.model.frozen import FrozenDict
 from crishim.model.ids import ContainerId, ImageId, SandboxId
@@ -30,7 +31,6 @@ from crishim.model.inventory import Inventory
 from crishim.model.process import Exit
 from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
 from crishim.model.security import LinuxContainerUser, NamespaceMode, UserNamespace
-from crishim.mounting import unmount_below
 from crishim.oci import cdi, sandbox_files, sources
 from crishim.oci.bundle import delete_bundle, make_bundle, write_atomically, write_bundle
 from crishim.oci.facts import BindSource, Host, NamespacePaths, Place

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Final
 
+from crishim.linux.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
 from crishim.model.frozen import FrozenDict
 from crishim.model.sandbox import DNSConfig, SandboxSpec
 from crishim.model.security import NamespaceMode
-from crishim.mounting import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
 
 _SHM_SIZE: Final = "size=65536k"
 

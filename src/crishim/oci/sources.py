@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from crishim.errors import InvalidArgument, PermissionDenied, PullError, PullReason
+from crishim.linux.mounts import MountPoint, mount_of, read_mounts
 from crishim.model.container import ContainerSpec
 from crishim.model.frozen import FrozenDict
 from crishim.model.mounts import Device
@@ -25,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 def bind_sources(spec: ContainerSpec) -> FrozenDict[str, BindSource]:
     """Each mount's source with links resolved; a missing one is made as a folder, as everywhere in the field."""
-    mountinfo = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    mounts = read_mounts() if spec.mounts else []
     found = {}
     for number, mount in enumerate(spec.mounts):
         if not mount.host_path:
@@ -36,7 +37,7 @@ def bind_sources(spec: ContainerSpec) -> FrozenDict[str, BindSource]:
                 Path(path).mkdir(parents=True, mode=0o755)
         except OSError as error:
             raise InvalidArgument(f"config.mounts[{number}].host_path", f"{path!r}: {error.strerror}") from error
-        found[mount.container_path] = _source(path, mountinfo)
+        found[mount.container_path] = _source(path, mounts)
     return FrozenDict(found)
 
 
@@ -125,16 +126,7 @@ def read_in_root(root: Path, path: str) -> bytes:
         return b""
 
 
-def _source(path: str, mountinfo: list[str]) -> BindSource:
-    """A path with the propagation of the mount that holds it (proc(5), mountinfo's optional fields)."""
-    best, shared, slave = "", False, False
-    for line in mountinfo:
-        fields = line.split(" ")
-        point = fields[4].replace("\\040", " ")
-        inside = path == point or path.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):
-            optional = fields[6 : fields.index("-")]
-            best = point
-            shared = any(field.startswith("shared:") for field in optional)
-            slave = any(field.startswith("master:") for field in optional)
-    return BindSource(path=path, shared=shared, slave=slave)
+def _source(path: str, mounts: list[MountPoint]) -> BindSource:
+    """A path with the propagation of the mount in which it lies."""
+    own = mount_of(path, mounts)
+    return BindSource(path=path, shared=own is not None and own.shared, slave=own is not None and own.slave)

@@ -8,7 +8,7 @@ from typing import Any
 from crishim.model.container import ContainerSpec
 from crishim.model.frozen import FrozenDict
 from crishim.oci.facts import Host, NamespacePaths, Place
-from crishim.oci.mounts import mounts, rootfs_propagation
+from crishim.oci.mounts import check_shared, mounts, rootfs_propagation
 from crishim.oci.resources import device_nodes, device_rules, oom_score_adj, resources
 from crishim.oci.security import (
     apparmor_profile,
@@ -26,6 +26,7 @@ def config(spec: ContainerSpec, host: Host, place: Place) -> dict[str, Any]:
     """The container's config.json."""
     process_label, mount_label = selinux_labels(spec, host)
     masked, readonly = masked_paths(spec)
+    check_shared(spec, (*masked, *readonly))
     all_devices = (*place.devices, *(host.devices if privileged(spec) else ()))
     linux: dict[str, Any] = {
         "namespaces": namespaces(place.namespaces, host, privileged=privileged(spec)),

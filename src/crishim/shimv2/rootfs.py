@@ -9,7 +9,7 @@ from typing import Final
 import attrs
 
 from crishim.errors import InvalidArgument
-from crishim.mounting import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, mount, unmount_below
+from crishim.linux.mounts import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, mount, unmount_below
 
 _MOUNT: Final = {
     "ro": MS_RDONLY,

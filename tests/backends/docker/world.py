@@ -22,6 +22,7 @@ from crishim.backends.docker.options import read_options
 from crishim.errors import CrishimError
 from crishim.interfaces.backend import BackendContext
 from crishim.linux import processes
+from crishim.linux.mounts import unmount_below
 from crishim.model.frozen import FrozenDict
 from crishim.system import SystemClock
 from tests.backends.runc.world import APPLETS
@@ -182,13 +183,6 @@ def small_disk() -> Iterator[Path]:
             yield Path(folder)
         finally:
             subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-def unmount_below(folder: Path) -> None:
-    """Let go of what an engine left mounted."""
-    points = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for point in sorted((point for point in points if point.startswith(f"{folder}/")), key=len, reverse=True):
-        subprocess.run(["umount", "--lazy", point], check=False)
 
 
 def context(folder: Path, socket: str, **options: Any) -> BackendContext:

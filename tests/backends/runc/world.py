@@ -14,9 +14,9 @@ from crishim.backends.runc import build
 from crishim.errors import NotFound
 from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.images import Rootfs
+from crishim.linux.mounts import is_mount_root, mount_idmapped, unmount
 from crishim.model.frozen import FrozenDict
 from crishim.model.ids import ContainerId, ImageId
-from crishim.mounting import mount_idmapped, unmount
 from crishim.oci.namespaces import PinnedNamespaces
 from crishim.system import SystemClock
 from crishim.testing import Harness
@@ -50,7 +50,7 @@ def needs(*tools: str) -> pytest.MarkDecorator:
 def without_hybrid() -> None:
     """Crun before 1.9 refuses a host whose hugetlb controller is left on cgroup v2; mount it on v1, as the rest is."""
     folder = Path("/sys/fs/cgroup/hugetlb")
-    if Path("/sys/fs/cgroup/unified").exists() and not folder.is_mount():
+    if Path("/sys/fs/cgroup/unified").exists() and not is_mount_root(folder):
         folder.mkdir(exist_ok=True)
         subprocess.run(["mount", "-t", "cgroup", "-o", "hugetlb", "cgroup", str(folder)], check=True)
 

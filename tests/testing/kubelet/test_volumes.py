@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from crishim.errors import CrishimError, InvalidArgument
+from crishim.linux.mounts import MS_BIND, is_mount_root, mount, unmount_below
 from crishim.testing.kubelet.configs import Node, Start, container_config
 from crishim.testing.kubelet.manifest import parse
 from crishim.testing.kubelet.pod import Pod
@@ -118,10 +119,28 @@ def test_memory_and_groups(tmp_path: Path) -> None:
         folders.make()
     except CrishimError as error:
         refused = error
-    seen = volume.is_mount(), volume.stat().st_gid, volume.stat().st_mode & 0o7777
+    seen = is_mount_root(volume), volume.stat().st_gid, volume.stat().st_mode & 0o7777
     folders.remove()
     assert not volume.exists()
     if refused is None:
         assert (True, 3000, 0o2777) == seen
     else:
         assert refused.message.startswith("spec.volumes[0].emptyDir.medium")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_what_is_mounted_in_a_volume_is_not_deleted(tmp_path: Path) -> None:
+    """What a container has mounted in its pod's volume, as bidirectional propagation lets it, loses the mount and no file."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").touch()
+    folders, node = folders_of(pod_of([{"name": "m", "emptyDir": {}}]), tmp_path)
+    folders.make()
+    inner = Path(node.root) / "pods" / "uid-1" / "volumes" / "kubernetes.io~empty-dir" / "m" / "inner"
+    inner.mkdir()
+    mount(str(precious), inner, flags=MS_BIND)
+    try:
+        folders.remove()
+        assert (True, False) == ((precious / "file").exists(), inner.exists())
+    finally:
+        unmount_below(tmp_path)

@@ -35,6 +35,7 @@ from crishim.model.security import (
     SELinuxOption,
 )
 from crishim.oci.facts import CAPABILITIES, BindSource, Host
+from crishim.oci.mounts import check_shared
 from crishim.oci.resources import oom_score_adj
 
 PAUSE_OOM_SCORE_ADJ: Final = -998
@@ -266,6 +267,7 @@ def capabilities(asked: Capability, maker: Maker) -> dict[str, list[str]]:
 
 def mounts(spec: ContainerSpec, maker: Maker, found: Found) -> dict[str, Any]:
     """HostConfig.Mounts; HostConfig.Binds for those that SELinux must relabel, which only that form can ask for."""
+    check_shared(spec)
     made, binds = [], []
     for number, mount in enumerate(spec.mounts):
         field = f"config.mounts[{number}]"

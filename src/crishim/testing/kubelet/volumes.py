@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from crishim.errors import DataLoss, FailedPrecondition, InvalidArgument, PermissionDenied
+from crishim.linux.mounts import mounts_below, unmount_below
 from crishim.logs.lines import parse
 from crishim.testing.kubelet.configs import Node, log_folder, pod_facts, pod_folder, sub_path, volume_path
 from crishim.testing.kubelet.pod import Pod, PodContainer, Volume, VolumeKind
@@ -60,7 +61,6 @@ class PodFolders:
         self._node = node
         self._root = Path(pod_folder(pod, node))
         self._logs = Path(log_folder(pod, node))
-        self._mounted: list[Path] = []
 
     def make(self) -> None:
         """Make the folders and volumes that the sandbox and all containers share."""
@@ -118,9 +118,10 @@ class PodFolders:
 
     def remove(self) -> None:
         """Remove everything of the pod, its logs too; never what a hostPath shows."""
-        while self._mounted:
-            subprocess.run(["umount", str(self._mounted.pop())], check=False, capture_output=True)
-        shutil.rmtree(self._root, ignore_errors=True)
+        # A container may have mounted anything in a volume whose propagation is bidirectional: it is not ours to delete.
+        unmount_below(self._root)
+        if not mounts_below(self._root):
+            shutil.rmtree(self._root, ignore_errors=True)
         shutil.rmtree(self._logs, ignore_errors=True)
 
     def _make(self, volume: Volume) -> None:
@@ -154,7 +155,6 @@ class PodFolders:
             raise FailedPrecondition("missing", "installed", "the program mount (Debian: mount)") from error
         if done.returncode:
             raise PermissionDenied(f"{volume.path}.medium: {done.stderr.decode(errors='replace').strip()}")
-        self._mounted.append(path)
 
     def _inside(self, folder: Path, path: str, field: str) -> Path:
         target = (folder / path).resolve()
