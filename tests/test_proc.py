@@ -84,3 +84,22 @@ def test_a_process_is_read_whatever_its_name(tmp_path: Path) -> None:
         proc.send(seen.identity, 9)
     assert None is read(child.pid)
     proc.send(seen.identity, 9)
+
+
+def test_an_identity_as_text() -> None:
+    """What is written is read again; any other text is no process."""
+    assert Identity(12, 34) == Identity.parse(str(Identity(12, 34)))
+    assert [None, None, None] == [Identity.parse(text) for text in ("", "12", "a b")]
+
+
+def test_only_the_process_that_is_meant_runs() -> None:
+    """A process runs until it ends, waited for or not; one with the same pid and another start is not it."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+        seen = read(child.pid)
+        assert seen is not None
+        assert proc.runs(seen.identity)
+        assert not proc.runs(Identity(child.pid, seen.identity.start + 1))
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert not proc.runs(seen.identity)
+    assert not proc.runs(seen.identity)

@@ -23,6 +23,18 @@ class Identity:
     pid: int
     start: int
 
+    def __str__(self) -> str:
+        return f"{self.pid} {self.start}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Identity | None":
+        """The process that `str` has written; None for any other text."""
+        try:
+            pid, start = map(int, text.split())
+        except ValueError:
+            return None
+        return cls(pid, start)
+
 
 @attrs.frozen(kw_only=True)
 class Process:
@@ -61,6 +73,12 @@ def read(pid: int) -> Process | None:
         major_faults=numbers[8] + numbers[9],
         rss=numbers[20] * _PAGE,
     )
+
+
+def runs(identity: Identity) -> bool:
+    """Whether this very process has not ended."""
+    process = read(identity.pid)
+    return process is not None and process.identity == identity and not process.ended
 
 
 def everybody() -> Mapping[int, Process]:

@@ -1,7 +1,8 @@
 """conmon's command line, files and messages; pure. Versions 2.1.6 and newer.
 
 Below a container's bundle: `pidfile` and `conmon-pidfile` (decimal pids), `exit` (the exit code, decimal; there when it ended),
-`oom` (empty; there when the out-of-memory killer was seen), `ctl` (a fifo for one-line commands).
+`oom` (empty; there when the out-of-memory killer was seen), `ctl` (a fifo for one-line commands). Beside them we write
+`first-process`: the container's first process as `proc.Identity`, since its pid alone may be another process's later.
 """
 
 import json
@@ -13,6 +14,8 @@ from crishim.errors import Unknown
 from crishim.interfaces.oci_runtime import Stdio
 from crishim.model.process import TerminalSize
 from crishim.monitor.pipes import has_pipes
+
+FIRST_PROCESS = "first-process"
 
 STDOUT, STDERR = 2, 3
 """The first byte of every packet that an attached client reads."""
