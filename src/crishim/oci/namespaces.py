@@ -15,12 +15,14 @@ from collections.abc import AsyncIterator, Collection, Iterable
 from pathlib import Path
 from typing import Final
 
+from crishim import proc
 from crishim.entering import inside, unshared
 from crishim.errors import CrishimError, FailedPrecondition, InvalidArgument, Unknown, from_os_error
 from crishim.model.ids import SandboxId
 from crishim.model.sandbox import SandboxSpec
 from crishim.model.security import NamespaceMode, UserNamespace
 from crishim.mounting import MS_BIND, MS_PRIVATE, mount, unmount, unmount_below
+from crishim.oci.pins import pin
 
 KINDS: Final = ("net", "ipc", "uts", "user")
 
@@ -121,13 +123,13 @@ class PinnedNamespaces:
                     Path(f"/proc/{first}/{name}").write_text(text, encoding="ascii")  # noqa: ASYNC240 - no file on any disk
                 except OSError as error:
                     raise InvalidArgument(f"{_FIELD}.userns_options", f"{text.strip()!r}: {error.strerror}") from error
-            mount(f"/proc/{first}/ns/user", pins / "user", flags=MS_BIND)
+            _pin_from(first, "user", pins)
         if not kinds:
             return
         inner = ("nsenter", f"--user={pins / 'user'}", "--setuid=0", "--setgid=0")
         async with _staying(*inner, "unshare", *(f"--{kind}" for kind in kinds), *_STAY) as second:
             for kind in kinds:
-                mount(f"/proc/{second}/ns/{kind}", pins / kind, flags=MS_BIND)
+                _pin_from(second, kind, pins)
         # the node's root may set what even the owner of the namespaces may not: the hostname, by way of /proc
         await asyncio.to_thread(inside, [str(pins / kind) for kind in kinds], lambda: _furnish(spec, kinds))
 
@@ -147,6 +149,12 @@ def _pin(pins: Path, spec: SandboxSpec, kinds: Collection[str]) -> None:
     _furnish(spec, kinds)
     for kind in kinds:
         mount(f"/proc/thread-self/ns/{kind}", pins / kind, flags=MS_BIND)
+
+
+def _pin_from(pid: int, kind: str, pins: Path) -> None:
+    process = proc.read(pid)
+    if process is None or not pin(process.identity, kind, pins / kind):
+        raise Unknown(f"the process with the pod's new {kind} namespace has ended")
 
 
 def _furnish(spec: SandboxSpec, kinds: Collection[str]) -> None:
