@@ -57,6 +57,7 @@ SIDEWAYS = {
     ("monitor", "interfaces"),
     ("tcp", "interfaces"),
     ("monitor", "logs"),
+    ("monitor", "proc"),
     ("ttrpc", "_proto"),
     ("shimv2", "oci"),
     ("testing", "server"),

@@ -54,9 +54,6 @@ def on_processes(folder: Path, message: str, field: Field | None) -> Any:
 
 def _place(folder: Path, spec: ContainerSpec) -> Place:
     backend = OciPodBackend(object(), _context(folder), HOST)  # type: ignore[arg-type]  # nothing is run
-    for owner in ("containers/target", "sandboxes/sandbox/pause"):
-        (folder / owner).mkdir(parents=True, exist_ok=True)
-        (folder / owner / "pidfile").write_text("42")
     config = spec.sandbox.config
     source = BindSource(path="/source", shared=True)
     return Place(

@@ -73,3 +73,33 @@ def test_a_process_is_read_whatever_its_name(tmp_path: Path) -> None:
         processes.send(seen.identity, 9)
     assert None is read(child.pid)
     processes.send(seen.identity, 9)
+
+
+def test_an_identity_as_text() -> None:
+    """What is written is read again; any other text is no process."""
+    assert Identity(12, 34) == Identity.parse(str(Identity(12, 34)))
+    assert [None, None, None] == [Identity.parse(text) for text in ("", "12", "a b")]
+
+
+def test_only_the_process_that_is_meant_runs() -> None:
+    """A process runs until it ends, waited for or not; one with the same pid and another start is not it."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+        seen = read(child.pid)
+        assert seen is not None
+        assert processes.runs(seen.identity)
+        assert not processes.runs(Identity(child.pid, seen.identity.start + 1))
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert not processes.runs(seen.identity)
+    assert not processes.runs(seen.identity)
+
+
+def test_a_recorded_process(tmp_path: Path) -> None:
+    """What was recorded is read again with its start time; of a process that is gone nothing is recorded."""
+    file = tmp_path / "process"
+    assert (None, None) == (processes.recorded(file), processes.record(file, 0))
+    own = read(os.getpid())
+    assert own is not None
+    assert (own.identity, own.identity) == (processes.record(file, os.getpid()), processes.recorded(file))
+    file.write_text("broken")
+    assert None is processes.recorded(file)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,11 @@ def script(folder: Path, text: str) -> Monitor:
     return Monitor(str(program))
 
 
+def waiting_process(*command: str) -> "subprocess.Popen[bytes]":
+    """A process that ends with its input."""
+    return subprocess.Popen(command, stdin=subprocess.PIPE)
+
+
 def request(bundle: Path) -> MonitorRequest:
     """A container to create."""
     return MonitorRequest(container_id="c1", bundle=bundle, runtime="runc", sockets=bundle)
@@ -34,13 +40,44 @@ async def created(monitor: Monitor, bundle: Path, *cgroups: Path, timeout: float
 async def test_a_monitor_is_put_into_its_cgroups(tmp_path: Path) -> None:
     """Once the container is there, its monitor is in its cgroups; these go when it has ended."""
     cgroup = tmp_path / "cgroup"
-    monitor = script(tmp_path, """echo 17 > conmon-pidfile; echo '{"data": 18}' > /proc/self/fd/$_OCI_SYNCPIPE""")
-    assert 18 == await created(monitor, tmp_path, cgroup)
-    assert "17" == (cgroup / "cgroup.procs").read_text()
-    (cgroup / "cgroup.procs").unlink()
-    (tmp_path / "conmon-pidfile").unlink()
-    await monitor.clear(tmp_path, (cgroup,))
+    with waiting_process("sh", "-c", "read x; :", "c1") as conmon:
+        monitor = script(
+            tmp_path, f"""echo {conmon.pid} > conmon-pidfile; echo '{{"data": 18}}' > /proc/self/fd/$_OCI_SYNCPIPE"""
+        )
+        assert 18 == await created(monitor, tmp_path, cgroup)
+        assert str(conmon.pid) == (cgroup / "cgroup.procs").read_text()
+        (cgroup / "cgroup.procs").unlink()
+    await monitor.clear(tmp_path, "c1", (cgroup,))
     assert not cgroup.exists()
+
+
+async def test_whoever_has_a_dead_monitors_pid_stays_where_it_is(tmp_path: Path) -> None:
+    """A process that has the pid of a monitor that has died is moved to no cgroup, and not waited for."""
+    with waiting_process("cat") as other:
+        text = f"""echo {other.pid} > conmon-pidfile; echo '{{"data": 18}}' > /proc/self/fd/$_OCI_SYNCPIPE"""
+        monitor = script(tmp_path, text)
+        await created(monitor, tmp_path, tmp_path / "cgroup")
+        assert not (tmp_path / "cgroup").exists()
+        (tmp_path / "cgroup").mkdir()
+        await asyncio.wait_for(monitor.clear(tmp_path, "c1", (tmp_path / "cgroup",), patience=60), 30)
+
+
+async def test_the_end_of_a_first_process_whose_monitor_is_gone(tmp_path: Path) -> None:
+    """It is waited for as long as that very process runs, and not as long as another one with its pid."""
+    with waiting_process("cat") as first:
+        monitor = script(tmp_path, f"""echo '{{"data": {first.pid}}}' > /proc/self/fd/$_OCI_SYNCPIPE""")
+        await created(monitor, tmp_path)
+        waiting = asyncio.ensure_future(monitor.wait(tmp_path, "c1"))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        assert first.stdin is not None
+        first.stdin.close()
+        assert Exit.unknown() == await asyncio.wait_for(waiting, 30)
+    with waiting_process("cat") as other:
+        (tmp_path / "pidfile").write_text(str(other.pid))
+        (tmp_path / "process").write_text(f"{other.pid} 1")
+        assert Exit.unknown() == await asyncio.wait_for(monitor.wait(tmp_path, "c1"), 30)
 
 
 async def test_a_monitor_waits_to_be_told(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from crishim.errors import ResourceExhausted, Unavailable
 from crishim.lifecycle.records import Record
 from crishim.model.container import ContainerState
+from crishim.model.events import ContainerEventType
 from crishim.model.ids import ContainerId
 from crishim.model.image import ImageDetail, ImageSpec
 from crishim.model.process import Exit
@@ -218,3 +219,22 @@ async def test_full_disk_does_not_keep_a_pod_from_ending() -> None:
         kept = await store.load()
         assert {"other", "newer"} == {record.config.metadata.name for record in kept.sandboxes}
         assert () == kept.containers
+
+
+async def test_a_sandbox_that_ended_while_its_backend_was_away() -> None:
+    """A sandbox that has ended meanwhile is NOTREADY once its backend is back, and an event says so, once."""
+    async with Harness() as world:
+        sandbox_id = await world.run_sandbox()
+        await settle()
+        events = world.services.events.subscribe()
+        first = asyncio.ensure_future(anext(events))
+        world.fake.away = "gone"
+        with pytest.raises(Unavailable):
+            await world.create_container(sandbox_id)
+        world.fake.away = ""
+        world.fake.die(sandbox_id)
+        await world.clock.advance(60)
+        await settle()
+        assert (sandbox_id, ContainerEventType.STOPPED) == ((event := await first).container_id, event.type)
+        status = (await world.services.sandboxes.status(sandbox_id, verbose=False)).status
+        assert PodSandboxState.NOTREADY is status.state

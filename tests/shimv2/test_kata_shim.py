@@ -193,7 +193,7 @@ async def test_the_machine_dies(machines: ShimWorld) -> None:
     pod = await machines.sandbox()
     specs = [await machines.run_ready(pod, machines.programs.sleeps()) for _ in range(2)]
     waits = [asyncio.ensure_future(machines.wait(spec.id)) for spec in specs]
-    life = asyncio.ensure_future(machines.runtime.wait_sandbox(pod.id))
+    life = asyncio.ensure_future(machines.runtime.wait(pod.id))
     await asyncio.sleep(0)
     os.kill(machine_of(machines, pod), signal.SIGKILL)
     assert [255, 255, 255] == [end.code for end in await asyncio.gather(*waits, life)]
@@ -206,7 +206,7 @@ async def test_the_shim_dies(machines: ShimWorld) -> None:
     pod = await machines.sandbox()
     specs = [await machines.run_ready(pod, machines.programs.sleeps()) for _ in range(2)]
     waits = [asyncio.ensure_future(machines.wait(spec.id)) for spec in specs]
-    life = asyncio.ensure_future(machines.runtime.wait_sandbox(pod.id))
+    life = asyncio.ensure_future(machines.runtime.wait(pod.id))
     machine = machine_of(machines, pod)
     (shim,) = machines.shims()
     os.kill(shim, signal.SIGKILL)

@@ -27,13 +27,13 @@ def test_a_shim_without_a_pid_is_who_works_in_the_bundle(tmp_path: Path) -> None
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     with subprocess.Popen(["sleep", "600"], cwd=bundle) as there, subprocess.Popen(["sleep", "600"], cwd=tmp_path) as elsewhere:
-        assert [there.pid] == working_in(bundle)
+        assert [there.pid] == [process.pid for process in working_in(bundle)]
         assert end_shim(0, 0, bundle)
         assert -signal.SIGKILL == there.wait()
         assert elsewhere.poll() is None
         elsewhere.kill()
     assert not end_shim(0, 0, bundle)
-    assert os.getpid() not in working_in(Path.cwd())
+    assert os.getpid() not in [process.pid for process in working_in(Path.cwd())]
 
 
 def test_only_sockets_are_removed(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ async def test_the_shim_dies(containers: ShimWorld) -> None:
     specs = [await containers.run_ready(pod, containers.programs.sleeps()) for _ in range(2)]
     pids = [(await containers.runtime.state(spec.id)).pid for spec in specs]
     waits = [asyncio.ensure_future(containers.wait(spec.id)) for spec in specs]
-    life = asyncio.ensure_future(containers.runtime.wait_sandbox(pod.id))
+    life = asyncio.ensure_future(containers.runtime.wait(pod.id))
     await asyncio.sleep(0)
     record = (await containers.runtime._sandbox(pod.id)).folder.shim()
     assert record is not None

@@ -8,13 +8,16 @@ import enum
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import attrs
 
 from crishim.interfaces.backend import BackendInfo
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.model.process import Exit
+
+FIRST_PROCESS: Final = "process"
+"""The file of a bundle in which the library keeps which process (pid and start time) the runtime has created."""
 
 
 class OciStatus(enum.StrEnum):

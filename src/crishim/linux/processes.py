@@ -20,6 +20,18 @@ class Identity:
     pid: int
     start: int
 
+    def __str__(self) -> str:
+        return f"{self.pid} {self.start}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Identity | None":
+        """The process that `str` has written; None for any other text."""
+        try:
+            pid, start = map(int, text.split())
+        except ValueError:
+            return None
+        return cls(pid, start)
+
 
 @attrs.frozen(kw_only=True)
 class Process:
@@ -58,6 +70,31 @@ def read(pid: int) -> Process | None:
         major_faults=numbers[8] + numbers[9],
         rss=numbers[20] * _PAGE,
     )
+
+
+def runs(identity: Identity) -> bool:
+    """Whether this very process has not ended."""
+    process = read(identity.pid)
+    return process is not None and process.identity == identity and not process.ended
+
+
+def record(file: Path, pid: int) -> Identity | None:
+    """Write down which process has this pid now; None, and nothing written, if it is gone. Raises `OSError`."""
+    process = read(pid)
+    if process is None:
+        return None
+    new = file.with_name(f"{file.name}.new")
+    new.write_text(str(process.identity), encoding="ascii")
+    new.replace(file)
+    return process.identity
+
+
+def recorded(file: Path) -> Identity | None:
+    """The process that was written down in a file; None where there is no such file."""
+    try:
+        return Identity.parse(file.read_text(encoding="ascii"))
+    except OSError:
+        return None
 
 
 def everybody() -> Mapping[int, Process]:

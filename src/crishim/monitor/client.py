@@ -11,6 +11,7 @@ makes of a complete one is found by the next start of ours.
 import asyncio
 import contextlib
 import errno
+import functools
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -18,6 +19,8 @@ from pathlib import Path
 
 from crishim.errors import CrishimError, DeadlineExceeded, FailedPrecondition, Unavailable, Unknown
 from crishim.interfaces.capabilities import ByteReader, ProcessIO
+from crishim.interfaces.oci_runtime import FIRST_PROCESS
+from crishim.linux import processes
 from crishim.linux.children import children
 from crishim.logs.attachers import Attacher
 from crishim.model.process import Exit, TerminalSize
@@ -80,21 +83,20 @@ class Monitor:
     async def wait(self, bundle: Path, container_id: str) -> Exit:
         """Return when the container has ended. Sticky. Unknown if conmon died before it."""
         while (end := self.exit_of(bundle)) is None:
-            pid = read_pid(bundle / "conmon-pidfile")
-            if is_running(pid, container_id):
-                await ended(pid)
+            if await _monitor_ended(bundle, container_id):
                 continue
-            await ended(read_pid(bundle / "pidfile"))
+            if (first := processes.recorded(bundle / FIRST_PROCESS)) is not None:
+                await ended(first.pid, functools.partial(processes.runs, first))
             return self.exit_of(bundle) or Exit.unknown()
         return end
 
-    async def clear(self, bundle: Path, cgroups: tuple[Path, ...], *, patience: float = 2.0) -> None:
+    async def clear(self, bundle: Path, container_id: str, cgroups: tuple[Path, ...], *, patience: float = 2.0) -> None:
         """Remove the cgroups that a container's monitor was in, once it has ended."""
         if not any(folder.exists() for folder in cgroups):
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
-                await ended(read_pid(bundle / "conmon-pidfile"))
+                await _monitor_ended(bundle, container_id)
         for folder in cgroups:
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -172,9 +174,11 @@ class WaitingMonitor:
         if not line:
             raise Unknown(f"the monitor of {self._request.container_id} ended without a word")
         pid = conmon.parse_sync(line)
-        monitor = read_pid(self._request.bundle / "conmon-pidfile")
-        children.collect_at_end(monitor)
-        await asyncio.to_thread(_join, cgroups, monitor)
+        bundle = self._request.bundle
+        monitor = read_pid(bundle / "conmon-pidfile")
+        if is_running(monitor, self._request.container_id):
+            children.collect_at_end(monitor)
+            await asyncio.to_thread(_join, cgroups, monitor)
         return pid
 
     async def leave(self) -> None:
@@ -191,9 +195,18 @@ class WaitingMonitor:
             await asyncio.shield(self._process.wait())
 
 
+async def _monitor_ended(bundle: Path, container_id: str) -> bool:
+    """Wait for the end of a container's monitor; False at once if it does not run."""
+    pid = read_pid(bundle / "conmon-pidfile")
+    if not is_running(pid, container_id):
+        return False
+    await ended(pid, lambda: is_running(pid, container_id))
+    return True
+
+
 def _join(cgroups: tuple[Path, ...], pid: int) -> None:
     """Put a process into cgroups. It works as well where it was: what cannot be done is left."""
-    for folder in cgroups if pid else ():  # 0 would be ourselves
+    for folder in cgroups:
         with contextlib.suppress(OSError):
             folder.mkdir(exist_ok=True)
             (folder / "cgroup.procs").write_text(str(pid), encoding="ascii")

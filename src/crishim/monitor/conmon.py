@@ -1,7 +1,8 @@
 """conmon's command line, files and messages; pure. Versions 2.1.6 and newer.
 
 Below a container's bundle: `pidfile` and `conmon-pidfile` (decimal pids), `exit` (the exit code, decimal; there when it ended),
-`oom` (empty; there when the out-of-memory killer was seen), `ctl` (a fifo for one-line commands).
+`oom` (empty; there when the out-of-memory killer was seen), `ctl` (a fifo for one-line commands). Beside them we write
+`first-process`: the container's first process as `proc.Identity`, since its pid alone may be another process's later.
 """
 
 import json

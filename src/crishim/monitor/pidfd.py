@@ -2,17 +2,30 @@
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 
-async def ended(pid: int) -> None:
-    """Return when the process has ended; at once if there is none, as of pid 0."""
+async def ended(pid: int, expected: Callable[[], bool] = lambda: True) -> None:
+    """Return when the process has ended; at once if there is none, as of pid 0.
+
+    `expected` tells whether the process that has the pid now is the one that is meant. It is called when the process is held
+    open, so that no other can take the pid any more.
+    """
     if not pid:
         return
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
         return
+    try:
+        if expected():
+            await _readable(fd)
+    finally:
+        os.close(fd)
+
+
+async def _readable(fd: int) -> None:
     loop = asyncio.get_running_loop()
     gone = asyncio.Event()
     loop.add_reader(fd, gone.set)
@@ -20,7 +33,6 @@ async def ended(pid: int) -> None:
         await gone.wait()
     finally:
         loop.remove_reader(fd)
-        os.close(fd)
 
 
 def read_pid(path: Path) -> int:

@@ -120,10 +120,7 @@ class Cgroups:
             for _ in range(_TRIES):
                 if not group.is_dir():
                     break
-                for pid in map(int, read_text(group / "cgroup.procs").split()):
-                    with contextlib.suppress(OSError):
-                        if pid:  # 0 is a process of another PID namespace; to kill(2), everybody beside us
-                            os.kill(pid, signal.SIGKILL)
+                _kill_members(group)
                 with contextlib.suppress(OSError):
                     group.rmdir()
                     break
@@ -131,6 +128,20 @@ class Cgroups:
 
     def _controller(self, name: str) -> Path:
         return self._root if self._v2 else self._root / name
+
+
+def _kill_members(group: Path) -> None:
+    """Kill a cgroup's processes, and none that has got the pid of one that has just ended."""
+    with contextlib.ExitStack() as stack:
+        handles = {}
+        for pid in read_text(group / "cgroup.procs").split():
+            with contextlib.suppress(OSError):  # also of 0, a process of another PID namespace
+                handles[pid] = os.pidfd_open(int(pid))
+                stack.callback(os.close, handles[pid])
+        for pid in read_text(group / "cgroup.procs").split():
+            if pid in handles:
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(handles[pid], signal.SIGKILL)
 
 
 def open_files(pids: list[int]) -> Iterator[MetricSample]:

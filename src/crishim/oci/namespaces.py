@@ -18,11 +18,13 @@ from typing import Final
 
 from crishim.entering import inside, unshared
 from crishim.errors import CrishimError, FailedPrecondition, InvalidArgument, Unknown, from_os_error
+from crishim.linux import processes
 from crishim.linux.children import children
 from crishim.linux.mounts import MS_BIND, MS_PRIVATE, is_mount_root, mount, mounts_below, unmount, unmount_below
 from crishim.model.ids import SandboxId
 from crishim.model.sandbox import SandboxSpec
 from crishim.model.security import NamespaceMode, UserNamespace
+from crishim.oci.pins import pin
 
 KINDS: Final = ("net", "ipc", "uts", "user")
 
@@ -130,13 +132,13 @@ class PinnedNamespaces:
                     Path(f"/proc/{first}/{name}").write_text(text, encoding="ascii")  # noqa: ASYNC240 - no file on any disk
                 except OSError as error:
                     raise InvalidArgument(f"{_FIELD}.userns_options", f"{text.strip()!r}: {error.strerror}") from error
-            mount(f"/proc/{first}/ns/user", pins / "user", flags=MS_BIND)
+            _pin_from(first, "user", pins)
         if not kinds:
             return
         inner = ("nsenter", f"--user={pins / 'user'}", "--setuid=0", "--setgid=0")
         async with _staying(*inner, "unshare", *(f"--{kind}" for kind in kinds), *_STAY) as second:
             for kind in kinds:
-                mount(f"/proc/{second}/ns/{kind}", pins / kind, flags=MS_BIND)
+                _pin_from(second, kind, pins)
         # the node's root may set what even the owner of the namespaces may not: the hostname, by way of /proc
         await asyncio.to_thread(inside, [str(pins / kind) for kind in kinds], lambda: _furnish(spec, kinds))
 
@@ -183,6 +185,12 @@ def _pin(pins: Path, spec: SandboxSpec, kinds: Collection[str]) -> None:
     _furnish(spec, kinds)
     for kind in kinds:
         mount(f"/proc/thread-self/ns/{kind}", pins / kind, flags=MS_BIND)
+
+
+def _pin_from(pid: int, kind: str, pins: Path) -> None:
+    process = processes.read(pid)
+    if process is None or not pin(process.identity, kind, pins / kind):
+        raise Unknown(f"the process with the pod's new {kind} namespace has ended")
 
 
 def _furnish(spec: SandboxSpec, kinds: Collection[str]) -> None:

@@ -10,6 +10,7 @@ or where the runtime must be given a container that stands for the pod before an
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -20,9 +21,10 @@ import attrs
 
 from crishim.errors import CrishimError, FailedPrecondition, Internal, NotFound
 from crishim.interfaces.backend import Backend, BackendContext, BackendInfo
-from crishim.interfaces.capabilities import capabilities
+from crishim.interfaces.capabilities import SupportsSandboxWait, capabilities
 from crishim.interfaces.images import Rootfs, RootfsProvider
-from crishim.interfaces.oci_runtime import GetsReady, KnowsBundles, OciRuntime, OciStatus, Stdio
+from crishim.interfaces.oci_runtime import FIRST_PROCESS, GetsReady, KnowsBundles, OciRuntime, OciStatus, Stdio
+from crishim.linux import processes
 from crishim.linux.mounts import unmount_below
 from crishim.model.container import ContainerCreated, ContainerMetadata, ContainerSpec, ContainerState, ObservedContainer
 from crishim.model.frozen import FrozenDict
@@ -31,13 +33,16 @@ from crishim.model.inventory import Inventory
 from crishim.model.process import Exit
 from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
 from crishim.model.security import LinuxContainerUser, NamespaceMode, UserNamespace
-from crishim.oci import cdi, sandbox_files, sources
+from crishim.oci import cdi, pins, sandbox_files, sources
 from crishim.oci.bundle import delete_bundle, make_bundle, write_atomically, write_bundle
 from crishim.oci.facts import BindSource, Host, NamespacePaths, Place
 from crishim.oci.machine import device_node
+from crishim.oci.pid_namespaces import PidNamespaces, pid_options
 from crishim.oci.resources import cgroups_path
 from crishim.oci.spec import config as oci_config
 from crishim.oci.users import resolve_user
+
+_log = logging.getLogger(__name__)
 
 PAUSE: Final = "catatonit"
 
@@ -58,7 +63,7 @@ _STATES: Final = {
 
 
 class OciPodBackend(Backend):
-    """Pods over `runtime`. It claims the capabilities of the runtime, and passes them on."""
+    """Pods over `runtime`. It claims the capabilities of the runtime, and passes them on, beside SupportsSandboxWait."""
 
     def __init__(self, runtime: OciRuntime, context: BackendContext, host: Host, *, sandbox_container: bool = False) -> None:
         self._runtime = runtime
@@ -67,7 +72,9 @@ class OciPodBackend(Backend):
         self._context = context
         self._bundles = context.runtime_state / "containers"
         self._pods = context.runtime_state / "sandboxes"
-        self.capabilities = capabilities(runtime)
+        self._pids = PidNamespaces(self._bundles, self._pods)
+        self._stops: dict[SandboxId, asyncio.Event] = {}
+        self.capabilities = capabilities(runtime) | {SupportsSandboxWait}
 
     def __getattr__(self, name: str) -> Any:
         """The runtime's capabilities, by their verbs."""
@@ -81,10 +88,9 @@ class OciPodBackend(Backend):
 
     async def inventory(self) -> Inventory:
         """Every pod's folder, and every bundle with what the runtime says of it."""
-        pods = [SandboxId(folder.name) for folder in _folders(self._pods)]
-        sandboxes = tuple(ObservedSandbox(id=pod, ready=not (self._pods / pod / "stopped").exists()) for pod in pods)
+        sandboxes = await asyncio.gather(*(self._observe_pod(folder) for folder in _folders(self._pods)))
         found = await asyncio.gather(*(self._observe(folder) for folder in _folders(self._bundles)))
-        return Inventory(sandboxes=sandboxes, containers=tuple(found))
+        return Inventory(sandboxes=tuple(sandboxes), containers=tuple(found))
 
     async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
         """Make the pod's files, and its pause where the PID namespace is shared."""
@@ -97,10 +103,25 @@ class OciPodBackend(Backend):
         """End the pause, and let go of what is mounted for the pod."""
         folder = await self._end_pod(sandbox_id)
         (folder / "stopped").touch()
+        self._tell_stopped(sandbox_id)
 
     async def remove_sandbox(self, sandbox_id: SandboxId) -> None:
         """Forget the pod's files."""
         await asyncio.to_thread(delete_bundle, await self._end_pod(sandbox_id))
+        self._tell_stopped(sandbox_id)
+
+    async def wait_sandbox(self, sandbox_id: SandboxId) -> Exit:
+        """As `SupportsSandboxWait.wait_sandbox`: the end of the pause; of a pod without one, its stop."""
+        folder = self._pod(sandbox_id)
+        if (folder / "stopped").exists():
+            return Exit.unknown()
+        if not (folder / "pause").exists():
+            await self._stops.setdefault(sandbox_id, asyncio.Event()).wait()
+            return Exit.unknown()
+        try:
+            return await self._runtime.wait(sandbox_id)
+        except NotFound:  # a stop has deleted it
+            return Exit.unknown()
 
     async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
         """Root file system, user, config.json, and the runtime's create."""
@@ -114,7 +135,9 @@ class OciPodBackend(Backend):
         rootfs = await self._roots().prepare(spec.id, spec.image_id, userns)
         views = await self._views(spec, userns)
         place = await asyncio.to_thread(self._fill_bundle, bundle, spec, pod, rootfs, views)
-        await self._runtime.create(spec.id, bundle, stdio)
+        with self._pids.joined(spec):
+            pid = await self._runtime.create(spec.id, bundle, stdio)
+        processes.record(bundle / FIRST_PROCESS, pid)
         return ContainerCreated(user=place.user)
 
     async def start_container(self, container_id: ContainerId) -> None:
@@ -150,7 +173,25 @@ class OciPodBackend(Backend):
         with contextlib.suppress(NotFound):
             await self._runtime.delete(container_id)
         await self._release(container_id)
+        self._pids.forget(bundle)
         await asyncio.to_thread(delete_bundle, bundle)
+
+    async def _observe_pod(self, folder: Path) -> ObservedSandbox:
+        pod, pause = SandboxId(folder.name), folder / "pause"
+        ready = not (folder / "stopped").exists()
+        return ObservedSandbox(id=pod, ready=ready and (not pause.exists() or await self._pause_lives(pod, pause)))
+
+    async def _pause_lives(self, pod: SandboxId, pause: Path) -> bool:
+        alive = self._runtime.alive(pod, pause) if isinstance(self._runtime, KnowsBundles) else None
+        if alive is not None:
+            return alive
+        try:
+            return (await self._runtime.state(pod)).status is not OciStatus.STOPPED
+        except NotFound:
+            return False
+        except CrishimError as error:  # whoever waits for it will see its end
+            _log.warning("whether the pause of sandbox %s lives is not known: %s", pod, error)
+            return True
 
     async def _observe(self, bundle: Path) -> ObservedContainer:
         container_id = ContainerId(bundle.name)
@@ -209,17 +250,8 @@ class OciPodBackend(Backend):
         )
 
     def _namespaces(self, spec: ContainerSpec) -> NamespacePaths:
-        sandbox_id = spec.sandbox.id
-        options = spec.security.namespace_options if spec.security else spec.sandbox.namespaces
         paths = self._pod_namespaces(spec.sandbox)
-        match options.pid:
-            case NamespaceMode.NODE:
-                return attrs.evolve(paths, host_pid=True)
-            case NamespaceMode.TARGET:
-                return attrs.evolve(paths, pid=self._pid_namespace(options.target_id))
-            case NamespaceMode.POD if spec.sandbox.namespaces.pid is NamespaceMode.POD:
-                return attrs.evolve(paths, pid=self._pid_namespace(sandbox_id))
-        return paths
+        return attrs.evolve(paths, pid=self._pids.path(spec) or paths.pid, host_pid=pid_options(spec).pid is NamespaceMode.NODE)
 
     def _pod_namespaces(self, spec: SandboxSpec) -> NamespacePaths:
         """What every container of the pod joins."""
@@ -245,12 +277,6 @@ class OciPodBackend(Backend):
             await self._runtime.delete(sandbox_id)
         await asyncio.to_thread(unmount_below, folder)
         return folder
-
-    def _pid_namespace(self, owner: str) -> str:
-        for folder in (self._bundles / owner, self._pods / owner / "pause"):
-            if pid := _read(folder / "pidfile").strip():
-                return f"/proc/{pid}/ns/pid"
-        raise FailedPrecondition("not running", "RUNNING", f"the owner {owner} of the PID namespace")
 
     async def _start_pause(self, spec: SandboxSpec) -> None:
         program = shutil.which(PAUSE)
@@ -279,7 +305,10 @@ class OciPodBackend(Backend):
         if place.namespaces.user:  # whoever is root inside makes the places for its mounts
             os.chown(root, place.namespaces.uids[0].host_id, place.namespaces.gids[0].host_id)
         await asyncio.to_thread(shutil.copy2, program, root / PAUSE)
-        await self._runtime.create(spec.id, bundle, Stdio())
+        pid = await self._runtime.create(spec.id, bundle, Stdio())
+        process = processes.record(bundle / FIRST_PROCESS, pid)
+        if process is not None and spec.namespaces.pid is NamespaceMode.POD and not place.namespaces.pid:
+            await asyncio.to_thread(pins.pin, process, "pid", self._pids.of_pod(spec.id))
         await self._runtime.start(spec.id)
 
     def _roots(self) -> RootfsProvider:
@@ -299,6 +328,10 @@ class OciPodBackend(Backend):
     async def _release(self, container_id: ContainerId) -> None:
         if self._context.rootfs is not None:
             await self._context.rootfs.release(container_id)
+
+    def _tell_stopped(self, sandbox_id: SandboxId) -> None:
+        if (stop := self._stops.pop(sandbox_id, None)) is not None:
+            stop.set()
 
     def _pod(self, sandbox_id: SandboxId) -> Path:
         folder = self._pods / sandbox_id

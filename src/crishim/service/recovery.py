@@ -100,9 +100,11 @@ class Recovery:
             case reconcile.ForgetNetwork():
                 await self._sandboxes.forget_network(entry)
             case reconcile.SandboxIs(_, ready):
-                table.show_sandbox(entry, PodSandboxState.READY if ready else PodSandboxState.NOTREADY)
                 if ready:
+                    table.show_sandbox(entry, PodSandboxState.READY)
                     self._watcher.watch_sandbox(entry)
+                else:
+                    self._watcher.sandbox_ended(entry)
 
     async def _repair_container(self, repair: reconcile.Repair, entry: ContainerEntry, seat: Seat) -> None:
         table = self._core.table

@@ -60,6 +60,13 @@ class Watcher:
         await self._core.table.save_exit(entry, record)
         self._core.events.publish(entry.sandbox, entry.id, ContainerEventType.STOPPED)
 
+    def sandbox_ended(self, entry: SandboxEntry) -> None:
+        """Show that a sandbox is not ready any more, with an event if it was shown as ready."""
+        was_ready = entry.state is PodSandboxState.READY
+        self._core.table.show_sandbox(entry, PodSandboxState.NOTREADY)
+        if was_ready:
+            self._core.events.publish(entry, entry.id, ContainerEventType.STOPPED)
+
     def _begin(self, subject: str, work: Coroutine[Any, Any, None]) -> None:
         task = self._waits[subject] = self._core.tasks.spawn(work, f"wait for {subject}")
 
@@ -81,9 +88,8 @@ class Watcher:
         seat = self._core.seat(entry)
         waiter = seat.require(SupportsSandboxWait)
         end = await self._outcome(lambda: seat.wait("wait_sandbox", waiter.wait_sandbox(entry.id)))
-        if end is not None and entry.state is PodSandboxState.READY:
-            self._core.table.show_sandbox(entry, PodSandboxState.NOTREADY)
-            self._core.events.publish(entry, entry.id, ContainerEventType.STOPPED)
+        if end is not None:
+            self.sandbox_ended(entry)
 
     async def _outcome(self, wait: Callable[[], Awaitable[Exit]]) -> Exit | None:
         """How it ended; None if the backend went away. What is gone ended in a way that nobody can tell."""

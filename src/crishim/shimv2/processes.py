@@ -37,18 +37,21 @@ def end_shim(pid: int, since: int, bundle: Path) -> bool:
     """End a shim; whether there was one. One that has not told its pid is whoever works in its sandbox's bundle. Blocks."""
     if pid:
         return end_process(pid, since)
-    ended = [end_process(found, born(found)) for found in working_in(bundle)]
+    ended = [end_process(found.pid, found.start) for found in working_in(bundle)]
     return any(ended)
 
 
-def working_in(folder: Path) -> list[int]:
+def working_in(folder: Path) -> list[processes.Identity]:
     """The processes whose working folder this is, as a shim's is its first bundle; never this process."""
     wanted = os.path.realpath(folder)
     found = []
-    for process in Path("/proc").glob("[0-9]*"):
+    for (
+        pid,
+        process,
+    ) in processes.everybody().items():  # who has a pid is read before the folder: a later owner of it is not killed
         with contextlib.suppress(OSError):
-            if str((process / "cwd").readlink()) == wanted and int(process.name) != os.getpid():
-                found.append(int(process.name))
+            if os.readlink(f"/proc/{pid}/cwd") == wanted and pid != os.getpid():  # noqa: PTH115 - one look for each process
+                found.append(process.identity)
     return found
 
 

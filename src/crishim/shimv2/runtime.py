@@ -141,10 +141,6 @@ class ShimRuntime:
         """As `OciRuntime.wait`."""
         return await (await self._of(container_id)).wait(container_id)
 
-    async def wait_sandbox(self, sandbox_id: SandboxId) -> Exit:
-        """As `SupportsSandboxWait.wait_sandbox`: the sandbox's own container, and so the shim and a virtual machine."""
-        return await self.wait(sandbox_id)
-
     async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
         """As `SupportsExec.exec`."""
         return await ShimExec(await self._of(container_id), container_id, spec, io).run()

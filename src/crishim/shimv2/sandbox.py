@@ -21,7 +21,6 @@ from crishim.errors import AlreadyExists, CrishimError, DeadlineExceeded, Invali
 from crishim.interfaces.oci_runtime import OciStatus, Stdio
 from crishim.interfaces.seams import Clock
 from crishim.model.process import Exit
-from crishim.oci.bundle import write_atomically
 from crishim.shimv2.convert import STATUSES, Bootstrap
 from crishim.shimv2.freeing import free
 from crishim.shimv2.held import HeldTask
@@ -108,7 +107,6 @@ class SandboxShim:
         task.link = link
         task.make_streams()
         pid = await task.steadily(link.create(task_id, bundle, task.paths, options, terminal=stdio.terminal))
-        write_atomically(bundle / "pidfile", str(pid))
         if (known := self._folder.shim()) is not None and not known.pid:
             await self._ask_pid(link, known)
         self._watch(task)

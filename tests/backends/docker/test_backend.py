@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,29 @@ async def test_a_name_that_is_taken(engine: Dockerd, tmp_path: Path) -> None:
         assert () == (await backend.inventory()).sandboxes
         assert "exam" == (await backend._engine.inspect(name))["Config"]["Image"]
         await backend._engine.delete(f"/containers/{name}")
+
+
+async def test_a_namespace_that_the_engine_pins_out_of_our_sight(engine: Dockerd, tmp_path: Path) -> None:
+    """It is pinned by us as the pause's own, until the sandbox is removed; what is not the pause's process is refused."""
+    async with backend_at(tmp_path, engine.socket) as backend:
+        sandbox = SandboxId("b" * 64)
+        metadata = PodSandboxMetadata("pod", "ns", "uid")
+        await backend.start_sandbox(SandboxSpec(id=sandbox, config=PodSandboxConfig(metadata=metadata, hostname="pod")))
+        told = await backend._engine.inspect(sandbox)
+        hidden = {**told, "NetworkSettings": {}}
+        with pytest.raises(FailedPrecondition):
+            await backend._netns({**hidden, "State": {**told["State"], "Pid": os.getpid()}})
+        path = await backend._netns(hidden)
+        assert is_the_same(path, f"/proc/{told['State']['Pid']}/ns/net")
+        assert path == await backend._netns(hidden)
+        await backend.stop_sandbox(sandbox)
+        await backend.remove_sandbox(sandbox)
+        assert not is_the_same(path, path)
+
+
+def is_the_same(one: str, other: str) -> bool:
+    """Whether both paths are there and lead to the same file."""
+    return Path(one).exists() and Path(one).samefile(other)
 
 
 FAULTS = [

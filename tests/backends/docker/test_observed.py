@@ -99,3 +99,11 @@ def test_addresses() -> None:
         "c": {"IPAddress": "10.0.0.3"},
     }
     assert ("10.0.0.2", "fd::1") == observed.addresses_of({"NetworkSettings": {"Networks": networks}})
+
+
+def test_the_pid_of_a_first_process() -> None:
+    """A container that runs has one; the number that an engine tells of another is nobody's."""
+    running, ended = told("running", running=True, began=BEGAN), told("exited", began=BEGAN)
+    for inspect in (running, ended):
+        inspect["State"]["Pid"] = 42
+    assert (42, 0) == (observed.pid_of(running), observed.pid_of(ended))

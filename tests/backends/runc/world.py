@@ -18,6 +18,7 @@ from crishim.linux.mounts import is_mount_root, mount_idmapped, unmount
 from crishim.model.frozen import FrozenDict
 from crishim.model.ids import ContainerId, ImageId
 from crishim.oci.namespaces import PinnedNamespaces
+from crishim.store.memory import MemoryStore
 from crishim.system import SystemClock
 from crishim.testing import Harness
 
@@ -101,7 +102,7 @@ async def node(folder: Path, **options: Any) -> AsyncIterator[Harness]:
         namespaces=pins,
     )
     with contextlib.closing(pins):
-        async with Harness(build(context), namespaces=pins, clock=SystemClock()) as harness:
+        async with Harness(build(context), namespaces=pins, clock=SystemClock(), store=MemoryStore()) as harness:
             try:
                 yield harness
             finally:

@@ -35,6 +35,7 @@ from crishim.backends.docker.observed import (
     labels_of,
     name_of,
     netns_of,
+    pid_of,
     runs,
 )
 from crishim.backends.docker.options import Options
@@ -59,6 +60,7 @@ from crishim.interfaces.capabilities import (
     SupportsStats,
     SupportsUpdate,
 )
+from crishim.linux import processes
 from crishim.model.container import ContainerCreated, ContainerSpec
 from crishim.model.frozen import FrozenDict
 from crishim.model.ids import ContainerId, SandboxId
@@ -71,6 +73,7 @@ from crishim.model.stats import ContainerUsage, SandboxUsage
 from crishim.oci import sources
 from crishim.oci.facts import BindSource
 from crishim.oci.machine import host as this_machine
+from crishim.oci.pins import pin, unpin
 from crishim.oci.users import resolve_user
 
 _AT_ONCE: Final = 16
@@ -99,6 +102,7 @@ class DockerBackend(
         self._options = options
         self._owner = hashlib.sha256(str(context.state).encode()).hexdigest()[:16]
         self._volumes = context.state / "image-volumes"
+        self._pins = context.runtime_state / "netns"
         self._engine = Engine(options.socket)
         self._facts: EngineFacts | None = None
         self._host = this_machine()
@@ -149,7 +153,7 @@ class DockerBackend(
             return SandboxStarted()
         told = await self._engine.inspect(spec.id, "sandbox")
         self._known[spec.id] = known_of(told)
-        return SandboxStarted(netns=_netns(told)) if self._options.cni else SandboxStarted(ips=addresses_of(told))
+        return SandboxStarted(netns=await self._netns(told)) if self._options.cni else SandboxStarted(ips=addresses_of(told))
 
     async def stop_sandbox(self, sandbox_id: SandboxId) -> None:
         """Kill the pause: it does nothing that a grace could help."""
@@ -159,6 +163,7 @@ class DockerBackend(
 
     async def remove_sandbox(self, sandbox_id: SandboxId) -> None:
         self._known.pop(sandbox_id, None)
+        await asyncio.to_thread(unpin, self._pins / sandbox_id)
         await self._remove(sandbox_id, "sandbox")
 
     async def create_container(self, spec: ContainerSpec) -> ContainerCreated:
@@ -223,7 +228,7 @@ class DockerBackend(
         if not runs(told):
             raise FailedPrecondition("stopped", "ready", f"sandbox {sandbox_id}")
         host_network = told["HostConfig"].get("NetworkMode") == "host"
-        return await self._dialer.dial("" if host_network else _netns(told), port)
+        return await self._dialer.dial("" if host_network else await self._netns(told), port)
 
     async def reopen_log(self, container_id: ContainerId) -> None:
         await self._know(container_id)
@@ -271,6 +276,24 @@ class DockerBackend(
         if self._facts is None:
             self._facts = await self._engine.probe()
         return self._facts
+
+    async def _netns(self, told: dict[str, Any]) -> str:
+        """The engine's own pin of a pause's network namespace; where that is out of our sight, one of ours.
+
+        A pid from an inspect is the pause's for certain if a later inspect has the same one.
+        """
+        name = name_of(told)
+        file = self._pins / name
+        for path in (netns_of(told), str(file)):
+            if is_network_namespace(path):
+                return path
+        process = processes.read(pid_of(told))
+        again = await self._engine.inspect(name, "sandbox")
+        await asyncio.to_thread(file.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
+        same = process is not None and process.pid == pid_of(again)
+        if process is None or not same or not await asyncio.to_thread(pin, process.identity, "net", file):
+            raise FailedPrecondition("stopped", "ready", f"sandbox {name}")
+        return str(file)
 
     async def _know(self, subject: str, kind: str = "container") -> Known:
         """What is needed to know of a container. Raises `NotFound`."""
@@ -366,9 +389,3 @@ class DockerBackend(
             await self._files.unpack(mount.image.image_ref or mount.image.image, target, maker)
             found[mount.container_path] = sources.image_source(target, mount.image_sub_path)
         return FrozenDict(found)
-
-
-def _netns(told: dict[str, Any]) -> str:
-    """The engine's own pin of the namespace, which is nobody else's when the pause has died; else by the pause's number."""
-    pinned, by_number = netns_of(told)
-    return pinned if is_network_namespace(pinned) else by_number

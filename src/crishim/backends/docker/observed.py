@@ -60,13 +60,18 @@ def known_of(told: Mapping[str, Any]) -> Known:
         tty=bool(told["Config"].get("Tty")),
         unified=FrozenDict(json.loads(labels.get(UNIFIED) or "{}")),
         upper=str(driver.get("UpperDir") or ""),
-        netns="" if bare else netns_of(told)[0],
+        netns="" if bare else netns_of(told),
     )
 
 
-def netns_of(told: Mapping[str, Any]) -> tuple[str, str]:
-    """Where the engine pins a running container's network namespace, and the same by its first process."""
-    return str(told["NetworkSettings"].get("SandboxKey") or ""), f"/proc/{told['State'].get('Pid') or 0}/ns/net"
+def netns_of(told: Mapping[str, Any]) -> str:
+    """Where the engine pins a running container's network namespace, in its own mount namespace; empty where it tells none."""
+    return str(told["NetworkSettings"].get("SandboxKey") or "")
+
+
+def pid_of(told: Mapping[str, Any]) -> int:
+    """The pid of a container's first process; 0 when it does not run."""
+    return int(told["State"].get("Pid") or 0) if runs(told) else 0
 
 
 def addresses_of(told: Mapping[str, Any]) -> tuple[str, ...]:

@@ -18,12 +18,14 @@ from crishim.backends.runc.exec import AdoptedChild
 from crishim.backends.runc.runtime import MonitoredRuntime
 from crishim.errors import CrishimError, InvalidArgument, Unavailable
 from crishim.interfaces.backend import BackendContext
+from crishim.model.container import ContainerSpec
 from crishim.model.sandbox import SandboxSpec
 from crishim.model.security import NamespaceMode
 from crishim.monitor.pidfd import read_pid, read_pipe
 from crishim.oci.facts import Host, NamespacePaths
 from crishim.oci.figures import Figures
 from crishim.oci.measured import MeasuredPods
+from crishim.oci.pid_namespaces import pid_options
 
 
 class RunscRuntime(MonitoredRuntime):
@@ -91,12 +93,12 @@ class GvisorPods(MeasuredPods):
 
     def _pod_namespaces(self, spec: SandboxSpec) -> NamespacePaths:
         paths = super()._pod_namespaces(spec)
-        return attrs.evolve(paths, pid=self._pid_namespace(spec.id)) if spec.namespaces.pid is NamespaceMode.POD else paths
+        return attrs.evolve(paths, pid=str(self._pids.of_pod(spec.id))) if spec.namespaces.pid is NamespaceMode.POD else paths
 
-    def _pid_namespace(self, owner: str) -> str:
-        if not (self._pods / owner).exists():
+    def _namespaces(self, spec: ContainerSpec) -> NamespacePaths:
+        if pid_options(spec).pid is NamespaceMode.TARGET:
             raise InvalidArgument("config.linux.security_context.namespace_options.pid", "TARGET is not gVisor's to give")
-        return str(self._pods / owner / "pid")
+        return super()._namespaces(spec)
 
 
 def bid(bundle: Path, word: bytes) -> None:

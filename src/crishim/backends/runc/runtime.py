@@ -111,7 +111,7 @@ class MonitoredRuntime:
             await self._command.run(container_id, "delete", "--force", container_id)
             raise
         await self._command.run(container_id, "delete", "--force", container_id)
-        await self._monitor.clear(bundle, self._monitor_cgroups(bundle))
+        await self._monitor.clear(bundle, container_id, self._monitor_cgroups(bundle))
         self._bundles.pop(container_id, None)
 
     async def wait(self, container_id: str) -> Exit:
