@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from crishim.errors import DeadlineExceeded, FailedPrecondition, Unavailable, Unknown
+from crishim.interfaces.oci_runtime import FIRST_PROCESS
+from crishim.linux.processes import record
 from crishim.model.process import Exit, TerminalSize
 from crishim.monitor.client import Monitor
 from crishim.monitor.conmon import MonitorRequest
@@ -66,7 +68,7 @@ async def test_the_end_of_a_first_process_whose_monitor_is_gone(tmp_path: Path) 
     """It is waited for as long as that very process runs, and not as long as another one with its pid."""
     with waiting_process("cat") as first:
         monitor = script(tmp_path, f"""echo '{{"data": {first.pid}}}' > /proc/self/fd/$_OCI_SYNCPIPE""")
-        await created(monitor, tmp_path)
+        record(tmp_path / FIRST_PROCESS, await created(monitor, tmp_path))
         waiting = asyncio.ensure_future(monitor.wait(tmp_path, "c1"))
         for _ in range(10):
             await asyncio.sleep(0)
@@ -76,7 +78,7 @@ async def test_the_end_of_a_first_process_whose_monitor_is_gone(tmp_path: Path) 
         assert Exit.unknown() == await asyncio.wait_for(waiting, 30)
     with waiting_process("cat") as other:
         (tmp_path / "pidfile").write_text(str(other.pid))
-        (tmp_path / "process").write_text(f"{other.pid} 1")
+        (tmp_path / FIRST_PROCESS).write_text(f"{other.pid} 1")
         assert Exit.unknown() == await asyncio.wait_for(monitor.wait(tmp_path, "c1"), 30)
 
 
