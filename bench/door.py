@@ -59,7 +59,7 @@ def launcher() -> None:
         begun = time.perf_counter()
         subprocess.run([program, "-v"], check=True, capture_output=True)
         times.append((time.perf_counter() - begun) * 1000)
-    code = "import sys; before = set(sys.modules); import crishim.shimv2.launcher; print(len(set(sys.modules) - before))"
+    code = "import sys; before = set(sys.modules); import crishim.shimv2.server.launcher; print(len(set(sys.modules) - before))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
     print(f"launcher: {statistics.median(times):.1f} ms a start, {loaded} modules beyond the interpreter's own")
 

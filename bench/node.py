@@ -35,9 +35,9 @@ from crishim.model.security import (
     NamespaceMode,
     NamespaceOption,
 )
+from crishim.play import CriClient, connect
+from crishim.play.configs import MASKED_PATHS, READONLY_PATHS
 from crishim.testing.harness import container_config, sandbox_config
-from crishim.testing.kubelet import CriClient, connect
-from crishim.testing.kubelet.configs import MASKED_PATHS, READONLY_PATHS
 from tests.node.registry import File, Layout, folder, serving, tar_of
 from tests.suite.engine import engine
 

@@ -23,9 +23,9 @@ from crishim._proto import shim_types_pb2 as types_pb
 from crishim.backends.shim import build
 from crishim.errors import CrishimError
 from crishim.interfaces.backend import BackendContext
-from crishim.oci.measured import MeasuredPods
-from crishim.oci.namespaces import PinnedNamespaces
-from crishim.shimv2.convert import NAMESPACE_KEY
+from crishim.pods.namespaces import PinnedNamespaces
+from crishim.pods.usage import MeasuredPods
+from crishim.shimv2.wire.messages import NAMESPACE_KEY
 from crishim.system import SystemClock
 from crishim.testing.conformance.candidate import Candidate, World
 from crishim.ttrpc.address import bound_socket

@@ -10,9 +10,9 @@ from crishim.cri import pb
 from crishim.errors import FailedPrecondition, InvalidArgument
 from crishim.model.frozen import FrozenDict
 from crishim.model.image import ImageSpec
+from crishim.play import connect
 from crishim.plugins import PluginError
 from crishim.testing.harness import container_config, sandbox_config
-from crishim.testing.kubelet import connect
 
 PROCESS = "crishim.backends.process:build"
 FAKE = "crishim.testing.fakes:build"

@@ -6,7 +6,7 @@ from typing import Any, Final
 import click
 
 from crishim import __version__
-from crishim.cli import main
+from crishim.cli.main import main
 
 STATUS: Final = (
     "| status | of | when |",

@@ -12,13 +12,13 @@ from unittest import mock
 import click
 from rich.console import Console
 
-from crishim.cli import main
+from crishim.cli.main import main
 
 ROOT: Final = Path(__file__).parents[2]
 PICTURES: Final = ROOT / "docs" / "pictures"
 SCREENS: Final = {
-    "play": ("crishim.commands.play.Console", ["play", str(ROOT / "examples" / "hello.yaml")]),
-    "check": ("crishim.commands.check.Console", ["check"]),
+    "play": ("crishim.cli.play.Console", ["play", str(ROOT / "examples" / "hello.yaml")]),
+    "check": ("crishim.cli.check.Console", ["check"]),
 }
 _WIDTH: Final = 110
 

@@ -11,7 +11,7 @@ def main() -> None:
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
     gc.disable()  # what is imported stays, and looking for garbage in it again and again takes a tenth of a start
     try:
-        from crishim.cli import main as command_line
+        from crishim.cli.main import main as command_line
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in {"click", "rich", "yaml"}:
             raise

@@ -1,10 +1,6 @@
-"""The composition root: the only file that knows everybody.
-
-`running(config)` is a whole node's runtime inside an `async with`; `serve(config)` is that until a signal comes.
-"""
+"""The composition root: the only file that knows everybody. `running(config)` is a node's runtime inside an `async with`."""
 
 import contextlib
-import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -19,7 +15,6 @@ from crishim.cni.network import CniNetwork
 from crishim.config import Config, parse
 from crishim.cri import Dispatcher
 from crishim.cri.dispatch import Call, log_call
-from crishim.daemon import announced, ended_by_signals, start_logging, taken_over
 from crishim.errors import InvalidArgument, PermissionDenied
 from crishim.images.puller import PullProgress
 from crishim.images.skopeo import PullSettings
@@ -29,13 +24,12 @@ from crishim.interfaces.images import ImageService
 from crishim.interfaces.network import NetnsDialer
 from crishim.interfaces.observer import Observer
 from crishim.interfaces.seams import Clock
-from crishim.linux.children import watch_by_pidfd
 from crishim.linux.processes import boot_id
 from crishim.model.runtime import CgroupDriver
 from crishim.model.sandbox import PodSandboxFilter
-from crishim.oci.namespaces import PinnedNamespaces
 from crishim.plugins import Plugin, load, made
-from crishim.server import serve as serve_cri
+from crishim.pods.namespaces import PinnedNamespaces
+from crishim.server import serve
 from crishim.service.services import Services
 from crishim.service.settings import Deadlines, Settings
 from crishim.store.sqlite import SqliteStore
@@ -113,20 +107,8 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
         if metrics is not None:
             metrics.attend(services.census, streams.traffic if streams is not None else None)
             await stack.enter_async_context(_scraped(metrics, config.metrics_address))
-        await stack.enter_async_context(serve_cri(Dispatcher(services, _observers(metrics)), config.listen))
+        await stack.enter_async_context(serve(Dispatcher(services, _observers(metrics)), config.listen))
         yield services
-
-
-async def serve(config: Config) -> None:
-    """Run a node's runtime until SIGTERM or SIGINT. Containers go on."""
-    start_logging(config.log.level, config.log.format)
-    watch_by_pidfd()
-    manager = taken_over()
-    with ended_by_signals() as ended:
-        async with running(config), announced(manager):
-            gc.freeze()  # records and modules are there for long: no look for garbage need go through them
-            await ended.wait()
-            _log.info("ending; containers go on")
 
 
 def store(config: Config, progress: Progressed) -> ContentStore:

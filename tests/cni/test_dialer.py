@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from crishim.cni.dialer import SetnsDialer
-from crishim.entering import inside, is_network_namespace, raise_loopback
 from crishim.errors import InvalidArgument, NotFound, Unavailable
+from crishim.linux.namespaces import inside, is_network_namespace, raise_loopback
 from tests.backends.runc.world import needs
 from tests.cni.world import namespace, run_in
 

@@ -9,7 +9,7 @@ import pytest
 
 from crishim.cni.dialer import SetnsDialer
 from crishim.cni.results import PluginFailed
-from crishim.entering import inside
+from crishim.linux.namespaces import inside
 from crishim.model.sandbox import PortMapping
 from tests.backends.runc.world import needs
 from tests.cni.world import REAL, Node, namespace, real_plugins, run_in, sandbox

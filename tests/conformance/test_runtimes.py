@@ -14,7 +14,7 @@ from crishim.backends.runc.command import RuntimeCommand
 from crishim.backends.runc.runtime import RuncRuntime
 from crishim.interfaces.oci_runtime import OciRuntime
 from crishim.linux.children import become_subreaper
-from crishim.oci.machine import host
+from crishim.pods.host import host
 from crishim.testing.conformance.runtimes import OciRuntimeConformance
 from tests.backends.runc.world import APPLETS, needs, without_hybrid
 from tests.shimv2.containerd import PROGRAMS, containerd

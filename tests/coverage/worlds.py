@@ -12,12 +12,13 @@ from crishim.model.container import ContainerSpec
 from crishim.model.frozen import FrozenDict
 from crishim.model.sandbox import DNSConfig
 from crishim.model.security import NamespaceMode
-from crishim.oci import cdi, sandbox_files
+from crishim.oci import cdi
 from crishim.oci.facts import BindSource, DeviceNode, Host, Place
-from crishim.oci.pod_backend import OciPodBackend
 from crishim.oci.resources import cgroups_path
 from crishim.oci.spec import config as oci_config
 from crishim.oci.users import resolve_user
+from crishim.pods import files
+from crishim.pods.backend import OciPodBackend
 from crishim.system import SystemClock
 
 PROFILE = '{"defaultAction": "SCMP_ACT_ALLOW"}'
@@ -34,8 +35,8 @@ def on_runc(folder: Path, message: str, field: Field | None) -> Any:
         spec.log_path,
         (spec.stdin, spec.stdin_once),
         attachment(sandbox),
-        sandbox_files.resolv_conf(config.dns_config or DNSConfig()),
-        sandbox_files.hosts(config.hostname, ("10.0.0.1",)),
+        files.resolv_conf(config.dns_config or DNSConfig()),
+        files.hosts(config.hostname, ("10.0.0.1",)),
         config.linux.sysctls,
         cdi.wanted(spec.cdi_devices, FrozenDict()),
         config.linux.security_context.privileged,
@@ -60,7 +61,7 @@ def _place(folder: Path, spec: ContainerSpec) -> Place:
         rootfs="/root",
         user=resolve_user(spec.user, b"root:x:0:0::/:\ntext:x:7:7::/:\n", b"extra:x:9:root\n"),
         namespaces=backend._namespaces(spec),
-        files=sandbox_files.files_of(folder / "pod", spec.sandbox),
+        files=files.files_of(folder / "pod", spec.sandbox),
         devices=tuple(
             DeviceNode(path=device.container_path, kind="c", major=1, minor=3, access=device.permissions)
             for device in spec.devices

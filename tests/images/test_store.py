@@ -32,7 +32,7 @@ from crishim.model.ids import ContainerId, ImageId
 from crishim.model.image import AuthConfig, ImageDetail, ImageSpec
 from crishim.system import SystemClock
 from crishim.testing import FakeClock
-from crishim.testing.seams import RecordingObserver
+from crishim.testing.doubles import RecordingObserver
 from tests.backends.runc.world import needs
 from tests.node.registry import PASSWORD, USER, File, Layout, Registry, digest_of, folder, free_port, tar_of
 

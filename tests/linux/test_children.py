@@ -32,12 +32,18 @@ def leave(new_session, code):
 async def subreaper() -> AsyncIterator[None]:
     become_subreaper()
     watch_by_pidfd()
+    others.clear()
+    others.update(own_children())  # of other tests, with patience of their own
     yield
-    await until(lambda: [] == own_children())
+    await until(lambda: set() == own_children())
 
 
-def own_children() -> list[int]:
-    return [int(pid) for pid in Path("/proc/thread-self/children").read_text().split()]
+others: set[int] = set()
+
+
+def own_children() -> set[int]:
+    """The pids of the children that this test has."""
+    return {int(pid) for pid in Path("/proc/thread-self/children").read_text().split()} - others
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -106,7 +112,7 @@ async def test_orphans_that_nobody_announced_are_collected(monkeypatch: pytest.M
     """Orphans are collected at once where they cannot be direct children, and the leaders of sessions after the grace."""
     monkeypatch.setattr(room, "GRACE", 0.2)
     assert 0 == await (await children.start(sys.executable, "-c", LEAVES_ORPHANS, "3", "3")).wait()
-    await until(lambda: [] == own_children())
+    await until(lambda: set() == own_children())
 
 
 async def test_others_children_are_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +130,7 @@ async def test_others_children_are_theirs(monkeypatch: pytest.MonkeyPatch) -> No
     own = [subprocess.Popen(["sh", "-c", "exit 7"], start_new_session=new) for new in (False, True)]  # noqa: ASYNC220
     for _ in range(5):
         assert 0 == await (await children.start(sys.executable, "-c", LEAVES_ORPHANS, "2", "0")).wait()
-    await until(lambda: {program.pid for program in own} == set(own_children()))
+    await until(lambda: {program.pid for program in own} == own_children())
     collected.set()
     await work
     assert [7, 7, 7, 7] == [*codes, *(program.wait() for program in own)]
@@ -165,9 +171,9 @@ async def test_one_that_nobody_waits_for() -> None:
     with children.expecting():
         pid = await leave_orphan(0, seconds=600)
         children.collect_at_end(pid)
-    assert [pid] == own_children()
+    assert {pid} == own_children()
     os.kill(pid, signal.SIGKILL)
-    await until(lambda: [] == own_children())
+    await until(lambda: set() == own_children())
 
 
 async def test_a_spawned_program(tmp_path: Path) -> None:

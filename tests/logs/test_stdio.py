@@ -19,7 +19,7 @@ from crishim.model.container import ContainerMetadata, ContainerSpec
 from crishim.model.ids import ContainerId, ImageId, SandboxId
 from crishim.model.process import TerminalSize
 from crishim.model.sandbox import PodSandboxConfig, PodSandboxMetadata, SandboxSpec
-from crishim.testing.seams import FakeClock
+from crishim.testing.doubles import FakeClock
 
 SPEC = ContainerSpec(
     id=ContainerId("c"),

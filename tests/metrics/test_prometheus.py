@@ -6,8 +6,8 @@ from crishim.errors import Code, NotFound, Unknown
 from crishim.metrics.prometheus import Metrics
 from crishim.model.image import ImageSpec
 from crishim.testing import FakeBackend, Harness, failing
+from crishim.testing.doubles import RecordingObserver
 from crishim.testing.fakes import FakeImages
-from crishim.testing.seams import RecordingObserver
 
 
 def values(metrics: Metrics) -> dict[str, float]:

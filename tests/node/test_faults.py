@@ -14,9 +14,9 @@ from crishim.errors import Code
 from crishim.linux.mounts import mount, mounts_below, unmount
 from crishim.model.container import ContainerMetadata
 from crishim.model.image import ImageSpec
+from crishim.play import CallError, CriClient
 from crishim.testing.conformance.candidate import until
 from crishim.testing.harness import container_config, sandbox_config
-from crishim.testing.kubelet import CallError, CriClient
 from tests.backends.runc.world import needs
 from tests.node.world import TOOLS, Node, images, one_node, real_plugins
 

@@ -25,9 +25,9 @@ from crishim.model.security import (
     UserNamespace,
 )
 from crishim.oci.security import MASKED, READONLY
+from crishim.play import CriClient
 from crishim.testing.conformance.candidate import until
 from crishim.testing.harness import container_config
-from crishim.testing.kubelet import CriClient
 from tests.backends.runc.world import needs, without_hybrid
 from tests.node.world import TOOLS, Node, images, one_node, real_plugins
 from tests.own_mounts import run_in_own_mounts

@@ -21,8 +21,8 @@ from crishim.model.container import ContainerMetadata
 from crishim.model.image import ImageSpec
 from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxConfig
 from crishim.model.security import LinuxSandboxSecurityContext
+from crishim.play import CallError, CriClient, connect
 from crishim.testing.harness import container_config, sandbox_config
-from crishim.testing.kubelet import CallError, CriClient, connect
 from tests.node.registry import File, Layout, folder, serving, tar_of
 
 TOOLS: Final = ("runc", "conmon", "skopeo", "docker-registry", "busybox", "unshare", "nsenter", "iptables", "ip")

@@ -8,7 +8,7 @@ import pytest
 from crishim.errors import InvalidArgument
 from crishim.oci.cdi import Described, described, inject, wanted
 from crishim.oci.facts import DeviceNode
-from crishim.oci.sources import cdi_files
+from crishim.pods.sources import cdi_files
 
 GPU = {
     "cdiVersion": "0.6.0",

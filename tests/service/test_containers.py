@@ -24,7 +24,7 @@ from crishim.model.security import LinuxContainerSecurityContext, NamespaceMode,
 from crishim.service.settings import Deadlines
 from crishim.store.memory import MemoryStore
 from crishim.testing import FakeBackend, Harness, failing, hanging
-from crishim.testing.seams import settle
+from crishim.testing.doubles import settle
 
 
 async def state(world: Harness, container_id: ContainerId) -> tuple[ContainerState, int, str]:

@@ -22,8 +22,8 @@ from crishim.service.services import Services
 from crishim.service.settings import Settings
 from crishim.store.memory import MemoryStore
 from crishim.testing import FakeBackend, FakeClock, FakeIds, FakeImages, FakeNamespaces, FakeNetwork
+from crishim.testing.doubles import settle
 from crishim.testing.harness import IMAGE, container_config, sandbox_config
-from crishim.testing.seams import settle
 
 EFFECTS = {
     "backend": {

@@ -11,7 +11,7 @@ from crishim.model.process import ExecSpec
 from crishim.model.streams import AttachRequest, ExecRequest, PortForwardRequest
 from crishim.service.processes import Budget, Buffer
 from crishim.testing import FakeBackend, Harness, hanging
-from crishim.testing.seams import settle
+from crishim.testing.doubles import settle
 
 
 async def test_exec_sync_answers_both_streams_and_the_code() -> None:

@@ -18,7 +18,7 @@ from crishim.model.ids import ContainerId, ImageId
 from crishim.model.image import Image, ImageConfig, ImageDetail
 from crishim.model.runtime import CgroupDriver
 from crishim.testing import Harness
-from crishim.testing.seams import settle
+from crishim.testing.doubles import settle
 
 RECORDING = Path(__file__).parents[1] / "golden" / "kubelet-1.36.jsonl"
 REPLIED_IDS = {"RunPodSandbox": "pod_sandbox_id", "CreateContainer": "container_id"}

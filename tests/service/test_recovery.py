@@ -15,7 +15,7 @@ from crishim.model.process import Exit
 from crishim.model.sandbox import PodSandboxFilter, PodSandboxState
 from crishim.store.memory import MemoryStore
 from crishim.testing import Harness
-from crishim.testing.seams import settle
+from crishim.testing.doubles import settle
 
 
 async def container_state(world: Harness, container_id: ContainerId) -> tuple[ContainerState, int, str]:

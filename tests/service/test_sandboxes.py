@@ -13,8 +13,8 @@ from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxFilter, PodSa
 from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
 from crishim.service.settings import Deadlines
 from crishim.testing import FakeBackend, Harness, failing, hanging
+from crishim.testing.doubles import settle
 from crishim.testing.harness import sandbox_config
-from crishim.testing.seams import settle
 
 HOST = LinuxPodSandboxConfig(
     security_context=LinuxSandboxSecurityContext(namespace_options=NamespaceOption(network=NamespaceMode.NODE))

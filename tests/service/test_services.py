@@ -3,7 +3,7 @@
 from crishim.model.container import ContainerFilter, ContainerState
 from crishim.model.sandbox import PodSandboxFilter, PodSandboxState
 from crishim.testing import Harness
-from crishim.testing.seams import settle
+from crishim.testing.doubles import settle
 
 
 async def test_pod_life() -> None:

@@ -20,7 +20,7 @@ from crishim.model.stats import (
 from crishim.service.events import EventHub
 from crishim.service.metrics import DESCRIPTORS, metric
 from crishim.testing import FakeBackend, FakeClock, Harness, failing
-from crishim.testing.seams import RecordingObserver, settle
+from crishim.testing.doubles import RecordingObserver, settle
 
 
 async def test_nano_cores_come_from_two_samples() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from crishim.errors import CrishimError
-from crishim.oci.namespaces import PinnedNamespaces
+from crishim.pods.namespaces import PinnedNamespaces
 from tests.shimv2.world import ShimWorld, host_leftovers, kata, runc_shim
 
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from crishim.linux.mounts import mounts_below, unmount_below
-from crishim.testing.kubelet import CriClient, connect
+from crishim.play import CriClient, connect
 from tests.backends.runc.world import APPLETS
 from tests.node.world import processes
 
@@ -102,7 +102,7 @@ endpoint = ["http://{host}"]
 
     def daemon(self) -> int:
         """The pid of the daemon behind the shim; 0 where there is none."""
-        return next((pid for pid, line in processes(str(self.state)) if "crishim.shims" in line), 0)
+        return next((pid for pid, line in processes(str(self.state)) if "crishim.backends.runc.shim" in line), 0)
 
     def leftovers(self) -> set[str]:
         """What tasks have left: monitors, mounts, bundles."""

@@ -13,7 +13,7 @@ from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
 from crishim.model.ids import ContainerId
 from crishim.model.process import Exit
-from crishim.shimv2.task import Creation, News, Task
+from crishim.shimv2.server.task import Creation, News, Task
 
 PID = 4_000_000_000
 """No process has it."""

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from crishim.cri import pb
-from crishim.shimv2.layout import SandboxFolder
-from crishim.testing.kubelet import CallError
+from crishim.play import CallError
+from crishim.shimv2.client.files import SandboxFolder
 from tests.backends.runc.world import needs
 from tests.node.world import TOOLS, Node, images, one_node, real_plugins
 from tests.shimv2.world import host_leftovers, stand_in

@@ -10,10 +10,10 @@ import pytest
 
 from crishim._proto import shim_task_pb2 as pb
 from crishim.backends.runc.runtime import RuncRuntime
+from crishim.backends.runc.shim import runc
 from crishim.model.container import ContainerState
-from crishim.shims import runc
-from crishim.shimv2.door import Door
-from crishim.shimv2.launcher import CONTROL, DONE, question, talk
+from crishim.shimv2.server.daemon import Door
+from crishim.shimv2.server.launcher import CONTROL, DONE, question, talk
 from crishim.system import SystemClock
 from crishim.ttrpc.client import Client
 from tests.backends.runc.world import needs, node

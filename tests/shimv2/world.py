@@ -11,9 +11,9 @@ from crishim.backends.kata import build as build_kata
 from crishim.backends.shim import build as build_shim
 from crishim.interfaces.backend import BackendContext
 from crishim.model.frozen import FrozenDict
-from crishim.oci.measured import MeasuredPods
-from crishim.oci.namespaces import PinnedNamespaces
-from crishim.shimv2.runtime import ShimRuntime
+from crishim.pods.namespaces import PinnedNamespaces
+from crishim.pods.usage import MeasuredPods
+from crishim.shimv2.client.runtime import ShimRuntime
 from crishim.system import SystemClock
 from crishim.testing.conformance.candidate import Candidate, World
 from tests.backends.runc.world import BusyboxRoots

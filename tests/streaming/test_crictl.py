@@ -19,7 +19,7 @@ from crishim.interfaces.backend import Backend, BackendContext
 from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.sandbox import LinuxPodSandboxConfig
 from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
-from crishim.oci.namespaces import PinnedNamespaces
+from crishim.pods.namespaces import PinnedNamespaces
 from crishim.server import serve
 from crishim.service.services import Services
 from crishim.streaming.server import StreamServer

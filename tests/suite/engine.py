@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from crishim.oci.facts import CAPABILITIES
-from crishim.oci.machine import host
+from crishim.pods.host import host
 
 
 def runtime_options(folder: Path) -> list[str]:

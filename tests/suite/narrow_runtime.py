@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from crishim.oci.machine import host
+from crishim.pods.host import host
 
 
 def narrow(file: Path) -> None:

@@ -3,10 +3,10 @@
 import functools
 import socket
 
-from crishim.entering import inside
 from crishim.interfaces.capabilities import ByteStream
 from crishim.interfaces.network import NetnsDialer
-from crishim.tcp import dial_loopback, stream_socket
+from crishim.linux.namespaces import inside
+from crishim.linux.tcp import dial_loopback, stream_socket
 
 
 class SetnsDialer(NetnsDialer):

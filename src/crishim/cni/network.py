@@ -20,9 +20,9 @@ from crishim.cni.files import ConfigFolder, KeptResults
 from crishim.cni.invoke import Call, Plugins
 from crishim.cni.results import Kept, addresses, means_gone
 from crishim.cni.strays import Strays
-from crishim.entering import is_network_namespace, raise_loopback
 from crishim.errors import CrishimError, Unavailable
 from crishim.interfaces.network import NetworkReady, PodNetwork
+from crishim.linux.namespaces import is_network_namespace, raise_loopback
 from crishim.model.sandbox import SandboxSpec
 
 NOT_READY: Final = "NetworkPluginNotReady"

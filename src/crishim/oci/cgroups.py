@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from crishim.entering import inside
+from crishim.linux.namespaces import inside
 from crishim.model.stats import MetricSample, NetworkInterfaceUsage, NetworkUsage
 from crishim.oci.figures import Figures, figures_v1, figures_v2
 

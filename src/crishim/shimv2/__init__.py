@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from crishim.shimv2.main import run
+    from crishim.shimv2.server.run import run
 
 __all__ = ["run"]
 
@@ -14,6 +14,6 @@ __all__ = ["run"]
 def __getattr__(name: str) -> "Any":
     if name != "run":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from crishim.shimv2.main import run
+    from crishim.shimv2.server.run import run
 
     return run

@@ -3,10 +3,10 @@
 All of it is product: what the project tests itself with is what it hands to others.
 """
 
+from crishim.testing.doubles import FakeClock, FakeIds, FakeUrls, MemoryStream
 from crishim.testing.fakes import FakeBackend, FakeImages, FakeNamespaces, FakeNetwork
 from crishim.testing.faults import dropping, failing, hanging
 from crishim.testing.harness import Harness
-from crishim.testing.seams import FakeClock, FakeIds, FakeUrls, MemoryStream
 
 __all__ = [
     "FakeBackend",

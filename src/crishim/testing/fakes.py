@@ -41,7 +41,7 @@ from crishim.model.resources import Resources
 from crishim.model.sandbox import ObservedSandbox, PodSandboxConfig, SandboxSpec, SandboxStarted
 from crishim.model.security import LinuxContainerUser
 from crishim.model.stats import ContainerUsage, CpuUsage, MemoryUsage, SandboxUsage
-from crishim.testing.seams import MemoryStream
+from crishim.testing.doubles import MemoryStream
 
 MISSING = "/no/such/program"
 _TERM, _KILL = 15, 9

@@ -15,8 +15,8 @@ from crishim.model.image import ImageSpec
 from crishim.model.sandbox import PodSandboxConfig, PodSandboxMetadata
 from crishim.service.services import Services
 from crishim.service.settings import Settings
+from crishim.testing.doubles import FakeClock, FakeIds, FakeUrls
 from crishim.testing.fakes import FakeBackend, FakeImages, FakeNamespaces, FakeNetwork
-from crishim.testing.seams import FakeClock, FakeIds, FakeUrls
 
 IMAGE = "registry.example/image:1"
 

@@ -7,7 +7,7 @@ from crishim.ttrpc.connection import Status
 class Refused(CrishimError):
     """The other side's answer is a status that is not OK. `status` is it; the class's own code says nothing.
 
-    Whoever calls knows what it called for, and names the error anew where it leaves: see `crishim.shimv2.convert`.
+    Whoever calls knows what it called for, and names the error anew where it leaves: see `crishim.shimv2.wire.messages`.
     """
 
     def __init__(self, status: Status) -> None:

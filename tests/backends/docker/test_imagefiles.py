@@ -14,7 +14,7 @@ from crishim.backends.docker.observed import KIND
 from crishim.backends.docker.options import Options
 from crishim.errors import NotFound, PullError
 from crishim.model.ids import ImageId
-from crishim.oci.machine import host
+from crishim.pods.host import host
 from tests.backends.docker.http_server import Served, serving
 from tests.backends.docker.world import Dockerd, backend_at, needs
 

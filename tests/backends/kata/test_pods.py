@@ -18,7 +18,7 @@ from crishim.model.frozen import FrozenDict
 from crishim.model.honours import Honour
 from crishim.model.ids import SandboxId
 from crishim.model.resources import Resources
-from crishim.oci.namespaces import PinnedNamespaces
+from crishim.pods.namespaces import PinnedNamespaces
 from crishim.system import SystemClock
 from tests.backends.runc.world import needs
 from tests.shimv2.world import ShimWorld, kata, stand_in

@@ -22,7 +22,7 @@ from crishim.linux.children import become_subreaper
 from crishim.logs.descriptors import DescriptorReader, DescriptorWriter
 from crishim.model.ids import ContainerId
 from crishim.model.process import TerminalSize
-from crishim.oci.machine import host
+from crishim.pods.host import host
 from tests.backends.runc.world import needs
 from tests.conformance.test_runtimes import busybox
 from tests.node.world import processes

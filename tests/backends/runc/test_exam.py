@@ -9,7 +9,7 @@ import pytest
 
 from crishim.backends.runc import build
 from crishim.interfaces.backend import Backend, BackendContext
-from crishim.oci.namespaces import PinnedNamespaces
+from crishim.pods.namespaces import PinnedNamespaces
 from crishim.testing.conformance import BackendConformance, Candidate
 from tests.backends.runc.world import BusyboxRoots, needs, without_hybrid
 

@@ -22,7 +22,7 @@ from crishim.model.security import (
     NamespaceOption,
     UserNamespace,
 )
-from crishim.oci.namespaces import PinnedNamespaces
+from crishim.pods.namespaces import PinnedNamespaces
 from crishim.testing import Harness
 from crishim.testing.harness import sandbox_config
 from tests.backends.runc.world import needs, node, without_hybrid

@@ -17,7 +17,7 @@ from crishim.interfaces.images import Rootfs
 from crishim.linux.mounts import is_mount_root, mount_idmapped, unmount
 from crishim.model.frozen import FrozenDict
 from crishim.model.ids import ContainerId, ImageId
-from crishim.oci.namespaces import PinnedNamespaces
+from crishim.pods.namespaces import PinnedNamespaces
 from crishim.store.memory import MemoryStore
 from crishim.system import SystemClock
 from crishim.testing import Harness

@@ -8,8 +8,8 @@ import pytest
 
 from crishim.backends.shim import build
 from crishim.interfaces.backend import Backend, BackendContext
-from crishim.oci.measured import MeasuredPods
-from crishim.oci.namespaces import PinnedNamespaces
+from crishim.pods.namespaces import PinnedNamespaces
+from crishim.pods.usage import MeasuredPods
 from crishim.testing.conformance import BackendConformance, Candidate
 from crishim.testing.conformance.offers import Check
 from tests.backends.runc.world import BusyboxRoots, needs

@@ -44,7 +44,6 @@ from crishim.backends.docker.streams import Streams
 from crishim.backends.docker.usage import Usages, write_unified
 from crishim.backends.docker.watch import Event, Watch
 from crishim.cni.dialer import SetnsDialer
-from crishim.entering import is_network_namespace
 from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, NotFound, PullError, PullReason
 from crishim.interfaces.backend import Backend, BackendContext, BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import (
@@ -61,6 +60,8 @@ from crishim.interfaces.capabilities import (
     SupportsUpdate,
 )
 from crishim.linux import processes
+from crishim.linux.namespaces import is_network_namespace
+from crishim.linux.pins import pin, unpin
 from crishim.model.container import ContainerCreated, ContainerSpec
 from crishim.model.frozen import FrozenDict
 from crishim.model.ids import ContainerId, SandboxId
@@ -70,11 +71,10 @@ from crishim.model.resources import Resources
 from crishim.model.runtime import RuntimeHandlerFeatures
 from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
 from crishim.model.stats import ContainerUsage, SandboxUsage
-from crishim.oci import sources
 from crishim.oci.facts import BindSource
-from crishim.oci.machine import host as this_machine
-from crishim.oci.pins import pin, unpin
 from crishim.oci.users import resolve_user
+from crishim.pods import sources
+from crishim.pods.host import host as this_machine
 
 _AT_ONCE: Final = 16
 """How many inspects an inventory has under way."""

@@ -19,7 +19,7 @@ import h11
 from crishim.backends.docker.chunks import Chunks
 from crishim.errors import Unavailable
 from crishim.interfaces.capabilities import ByteStream
-from crishim.tcp import TcpStream
+from crishim.linux.tcp import TcpStream
 
 _CHUNK: Final = 256 * 1024
 _KEPT: Final = 16

@@ -14,8 +14,8 @@ from crishim.interfaces.seams import Clock
 from crishim.model.stats import ContainerUsage, SandboxUsage
 from crishim.oci.cgroups import ROOT, Cgroups, folder_of, network_usage, slice_folder
 from crishim.oci.figures import Figures, summed, usage
-from crishim.oci.machine import cgroup_v2
-from crishim.oci.measured import Counted, Counts, count
+from crishim.pods.host import cgroup_v2
+from crishim.pods.usage import Counted, Counts, count
 
 
 class Usages:

@@ -19,7 +19,7 @@ from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.checks import Finding
 from crishim.oci.ignores import ignores
-from crishim.oci.machine import host
+from crishim.pods.host import host
 
 __all__ = ["KataPods", "KataRuntime", "build", "check", "ignores"]
 

@@ -12,18 +12,18 @@ from crishim.errors import Unavailable
 from crishim.interfaces.backend import BackendContext, BackendInfo
 from crishim.interfaces.capabilities import ByteStream, SupportsPortForward
 from crishim.interfaces.images import Rootfs
+from crishim.linux.tcp import dial_address
 from crishim.model.container import ContainerSpec
 from crishim.model.frozen import FrozenDict
 from crishim.model.honours import VM, Honour
 from crishim.model.ids import SandboxId
 from crishim.model.resources import Resources
 from crishim.model.sandbox import SandboxSpec, SandboxStarted
-from crishim.oci.bundle import write_atomically
 from crishim.oci.cgroups import read_text
 from crishim.oci.facts import BindSource, Host, Place
-from crishim.oci.measured import MeasuredPods
-from crishim.shimv2.runtime import ShimRuntime
-from crishim.tcp import dial_address
+from crishim.pods.bundle import write_atomically
+from crishim.pods.usage import MeasuredPods
+from crishim.shimv2.client.runtime import ShimRuntime
 
 _log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.checks import Finding
 from crishim.linux.children import become_subreaper
 from crishim.oci.ignores import ignores
-from crishim.oci.machine import host
-from crishim.oci.measured import MeasuredPods
+from crishim.pods.host import host
+from crishim.pods.usage import MeasuredPods
 
 __all__ = ["build", "check", "ignores", "needs_node"]
 

@@ -24,8 +24,8 @@ from crishim.model.security import NamespaceMode
 from crishim.monitor.pidfd import read_pid, read_pipe
 from crishim.oci.facts import Host, NamespacePaths
 from crishim.oci.figures import Figures
-from crishim.oci.measured import MeasuredPods
-from crishim.oci.pid_namespaces import pid_options
+from crishim.pods.pid_namespaces import pid_options
+from crishim.pods.usage import MeasuredPods
 
 
 class RunscRuntime(MonitoredRuntime):

@@ -30,11 +30,11 @@ from crishim.model.resources import Resources
 from crishim.monitor.client import Monitor, WaitingMonitor, follow_sizes
 from crishim.monitor.conmon import MonitorRequest
 from crishim.monitor.pidfd import is_running, read_pid
-from crishim.oci.bundle import read_config
 from crishim.oci.cgroups import Cgroups
 from crishim.oci.facts import Host
 from crishim.oci.resources import resources as limits_of
 from crishim.oci.spec import process_of
+from crishim.pods.bundle import read_config
 
 
 class MonitoredRuntime:

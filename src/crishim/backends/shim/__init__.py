@@ -15,11 +15,11 @@ from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.checks import Finding
 from crishim.oci.ignores import ignores
-from crishim.oci.machine import host
-from crishim.oci.measured import MeasuredPods
-from crishim.shimv2.convert import runtime_options
-from crishim.shimv2.launch import ShimBinary, binary_name
-from crishim.shimv2.runtime import Options, ShimRuntime, no_options
+from crishim.pods.host import host
+from crishim.pods.usage import MeasuredPods
+from crishim.shimv2.client.binary import ShimBinary, binary_name
+from crishim.shimv2.client.runtime import Options, ShimRuntime, no_options
+from crishim.shimv2.wire.messages import runtime_options
 
 __all__ = ["RuncShimRuntime", "build", "check", "ignores", "shim_binary"]
 

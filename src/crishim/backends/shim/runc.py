@@ -18,13 +18,13 @@ from crishim.errors import CrishimError
 from crishim.interfaces.backend import BackendInfo
 from crishim.interfaces.seams import Clock
 from crishim.model.process import Exit
-from crishim.oci.bundle import read_config
 from crishim.oci.cgroups import Cgroups, folder_of
 from crishim.oci.facts import Host
-from crishim.oci.machine import cgroup_v2
-from crishim.shimv2.convert import runc_options
-from crishim.shimv2.launch import ShimBinary
-from crishim.shimv2.runtime import ShimRuntime
+from crishim.pods.bundle import read_config
+from crishim.pods.host import cgroup_v2
+from crishim.shimv2.client.binary import ShimBinary
+from crishim.shimv2.client.runtime import ShimRuntime
+from crishim.shimv2.wire.messages import runc_options
 
 
 @attrs.frozen(kw_only=True)

@@ -1,0 +1,92 @@
+"""`crishim check`: what this machine offers, and what it lacks."""
+
+import platform
+import sys
+import tempfile
+from collections.abc import Iterable
+from importlib import util
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from crishim import __version__, app
+from crishim.cli.options import config_option, told
+from crishim.config import Config
+from crishim.interfaces.checks import Finding
+from crishim.plugins import PluginError, installed, load
+
+_EXTRAS: Final = (
+    ("streaming", ("h11", "wsproto"), "exec, attach and port-forward"),
+    ("metrics", ("prometheus_client", "h11"), "figures for Prometheus"),
+)
+
+
+@click.command(name="check")
+@config_option
+def command(path: Path | None) -> None:
+    """What this machine offers each backend, what is missing, and the command that brings it."""
+    with told():
+        config = app.read_config(path)
+        console = Console(highlight=False, soft_wrap=True)
+        console.print(f"crishim {__version__}, Python {platform.python_version()}, {platform.system()} {platform.release()}")
+        used = {config.plugin_of(name) for name in config.backend_names}
+        whole = _print_findings(console, "crishim", _own_findings(config))
+        for name in sorted({*installed(), *used}):
+            title = f"backend {name}" + ("" if name in used else " (no handler uses it)")
+            try:
+                plugin = load(name)
+                findings = plugin.check() if plugin.check else ()
+            except PluginError as error:
+                findings = (Finding(what="plug-in", ok=False, without=error.message),)
+            complete = _print_findings(console, title, findings)
+            whole = whole and (complete or name not in used)
+        sys.exit(0 if whole else 1)
+
+
+def _own_findings(config: Config) -> list[Finding]:
+    """What crishim itself needs, whatever the backends do."""
+    findings = []
+    for extra, modules, what in _EXTRAS:
+        missing = [module for module in modules if util.find_spec(module) is None]
+        findings.append(
+            Finding(
+                what=f"extra {extra}",
+                ok=not missing,
+                needed=False,
+                found=", ".join(modules) if not missing else "",
+                without=f"no {what}",
+                remedy=f"pip install 'crishim[{extra}]'",
+            )
+        )
+    for folder in (config.state, config.runtime_state):
+        near = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
+        writable = _writable(near)
+        findings.append(
+            Finding(what=folder, ok=writable, found=f"{near} is writable", without="no state is kept", remedy="run as root")
+        )
+    return findings
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _print_findings(console: Console, title: str, findings: Iterable[Finding]) -> bool:
+    """Show them; whether everything that is needed is there."""
+    shown = list(findings) or [Finding(what="needs nothing", ok=True)]
+    width = max(len(finding.what) for finding in shown)
+    console.print(Text.assemble("\n", (title, "bold")))
+    for finding in shown:
+        word, style = ("ok", "green") if finding.ok else ("missing", "red") if finding.needed else ("absent", "yellow")
+        note = finding.found if finding.ok else "; ".join(part for part in (finding.without, finding.remedy) if part)
+        line = Text.assemble("  ", (word.ljust(8), style), finding.what.ljust(width), "  ", note)
+        line.rstrip()
+        console.print(line)
+    return all(finding.ok or not finding.needed for finding in shown)

@@ -1,0 +1,105 @@
+"""`crishim coverage`: what becomes of each field of CRI with a backend."""
+
+import asyncio
+import itertools
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from crishim.cli.options import told
+from crishim.coverage.verdicts import Line, Subject, Verdict, coverage
+from crishim.interfaces.backend import BackendContext
+from crishim.interfaces.capabilities import capabilities
+from crishim.plugins import load, made
+from crishim.system import SystemClock
+
+_HEAD: Final = """\
+# Coverage of CRI
+
+What becomes of each field of each request, backend by backend. This page is printed by `crishim coverage --markdown`; for a
+backend of your own, `crishim coverage package.module:build` prints the same.
+
+- **honoured**: the backend, or crishim itself, does what the field asks for.
+- **refused**: a request that sets it to this ends with INVALID_ARGUMENT naming the field, or with UNIMPLEMENTED naming the
+  capability that the backend lacks. What protects a pod is refused, never passed over.
+- **ignored**: it is taken, and changes nothing, for the reason given.
+
+A backend says what it honours (`BackendInfo.honours`), what it is able to (its capabilities), and what it takes and does not
+use (a table `ignores` beside its `build`). The rest follows from the code that requests go through.
+"""
+
+_STYLES: Final = {Verdict.HONOURED: "green", Verdict.REFUSED: "red", Verdict.IGNORED: "yellow"}
+
+
+@click.command(name="coverage")
+@click.argument("backends", nargs=-1, required=True, metavar="BACKEND...")
+@click.option(
+    "--only", type=click.Choice([verdict.value for verdict in Verdict]), help="Show the fields with this verdict alone."
+)
+@click.option("--markdown", is_flag=True, help="One table for all the backends, as in the documentation.")
+def command(backends: tuple[str, ...], only: str | None, *, markdown: bool) -> None:
+    """What becomes of each field of CRI: honoured, refused, or ignored and why.
+
+    BACKEND is an installed plug-in, or package.module:function. It is built with its default options and asked who it is;
+    nothing is run on it. A refused field ends the call with INVALID_ARGUMENT or UNIMPLEMENTED, an ignored one changes nothing.
+    """
+    with told():
+        tables = [coverage(_subject(name)) for name in backends]
+        if markdown:
+            click.echo("\n".join(_markdown(backends, tables)), nl=False)
+            return
+        for name, lines in zip(backends, tables, strict=True):
+            _print(name, lines, only)
+
+
+def _subject(name: str) -> Subject:
+    """The backend as it is on this machine. Raises what its making and its probe raise."""
+    plugin = load(name)
+    with tempfile.TemporaryDirectory(prefix="crishim-coverage-") as folder:
+        backend = made(plugin, BackendContext(state=Path(folder), runtime_state=Path(folder), clock=SystemClock()), name)
+        info = asyncio.run(backend.probe())
+    return Subject(
+        name=name,
+        honours=info.honours,
+        capabilities=capabilities(backend),
+        dials=plugin.needs_node,
+        ignores=plugin.ignores,
+    )
+
+
+def _print(name: str, lines: Sequence[Line], only: str | None) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    shown = [line for line in lines if only in {None, line.verdict}]
+    width = max((len(line.field) for line in shown), default=0)
+    counts = ", ".join(f"{sum(line.verdict is verdict for line in lines)} {verdict}" for verdict in Verdict)
+    console.print(Text.assemble((name, "bold"), f": {counts}"))
+    for message, rows in itertools.groupby(shown, lambda line: line.message):
+        console.print(Text.assemble("\n", (message, "bold")))
+        for line in rows:
+            verdict = (line.verdict.value.ljust(8), _STYLES[line.verdict])
+            text = Text.assemble("  ", verdict, "  ", line.field.ljust(width), "  ", (line.reason, "dim"))
+            text.rstrip()
+            console.print(text)
+    console.print()
+
+
+def _markdown(names: Sequence[str], tables: Sequence[Sequence[Line]]) -> Iterator[str]:
+    yield _HEAD
+    for message, rows in itertools.groupby(zip(*tables, strict=True), lambda row: row[0].message):
+        yield f"## {message}\n"
+        yield f"| field | {' | '.join(names)} |"
+        yield "|---|" + "---|" * len(names)
+        for row in rows:
+            yield f"| `{row[0].field}` | {' | '.join(_cell(line) for line in row)} |"
+        yield ""
+
+
+def _cell(line: Line) -> str:
+    word = line.verdict.value if line.verdict is Verdict.HONOURED else f"**{line.verdict}**"
+    reason = line.reason.replace("|", "\\|").replace("InvalidArgument names ", "names ")
+    return f"{word}: {reason}" if reason else word

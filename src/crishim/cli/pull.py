@@ -1,0 +1,77 @@
+"""`crishim pull`: an image brought into the node's store, or to a runtime that serves, with its progress."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+from crishim import app
+from crishim.cli.options import config_option, told
+from crishim.config import Config
+from crishim.errors import FailedPrecondition
+from crishim.images.puller import PullProgress
+from crishim.model.image import ImageSpec
+from crishim.play import CallError, connect
+from crishim.testing.harness import sandbox_config
+
+_MIB: Final = 1 << 20
+
+
+@click.command(name="pull")
+@click.argument("reference")
+@click.option("--endpoint", help="A CRI runtime that serves already, as unix:///path/to.sock; the node's store without.")
+@config_option
+def command(reference: str, endpoint: str | None, path: Path | None) -> None:
+    """Pull the image REFERENCE and print its id.
+
+    It goes to the store that the configuration names, or to the runtime that serves it, if one does; with --endpoint to that
+    runtime. Registries, mirrors, the signature policy and credentials are those of the configuration's [images].
+    """
+    console = Console(highlight=False, soft_wrap=True, stderr=True)
+    with told(1, CallError):
+        click.echo(asyncio.run(_pull(console, reference, endpoint, Config() if endpoint else app.read_config(path))))
+
+
+async def _pull(console: Console, reference: str, endpoint: str | None, config: Config) -> str:
+    if endpoint is None:
+        with shown(console) as progress:
+            try:
+                store = app.store(config, progress)
+            except FailedPrecondition:  # a server has it, and can pull as well
+                endpoint = config.listen
+            else:
+                try:
+                    return await store.pull(ImageSpec(image=reference), None, None)
+                finally:
+                    await store.close()
+    with console.status(f"pulling {reference}"):
+        async with connect(endpoint if ":" in endpoint else f"unix://{endpoint}") as client:
+            return await client.pull_image(ImageSpec(image=reference), sandbox_config())
+
+
+@contextlib.contextmanager
+def shown(console: Console) -> "Iterator[app.Progressed]":
+    """Takes how pulls go: bars on a terminal, elsewhere a line for each pull that has all its bytes."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+    bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    seen: dict[str, TaskID] = {}
+    complete: set[str] = set()
+
+    def progress(told: PullProgress) -> None:
+        name = told.reference
+        if name not in seen:
+            seen[name] = bars.add_task(f"pulling {name}", total=told.total)
+        bars.update(seen[name], completed=told.done, total=told.total)
+        if told.done >= told.total and name not in complete:
+            complete.add(name)
+            bars.stop_task(seen[name])
+            console.print(f"pulled {name}, {told.total / _MIB:.1f} MiB")
+            bars.update(seen[name], visible=False)
+
+    with bars:
+        yield progress

@@ -1,0 +1,36 @@
+"""`crishim serve`: a node's runtime until a signal ends it."""
+
+import asyncio
+import gc
+import logging
+from pathlib import Path
+
+import click
+
+from crishim import app
+from crishim.cli.daemon import announced, ended_by_signals, start_logging, taken_over
+from crishim.cli.options import config_option, told
+from crishim.config import Config
+from crishim.linux.children import watch_by_pidfd
+
+_log = logging.getLogger(__name__)
+
+
+@click.command(name="serve")
+@config_option
+def command(path: Path | None) -> None:
+    """Serve CRI until SIGTERM or SIGINT; containers go on."""
+    with told():
+        asyncio.run(serve(app.read_config(path)))
+
+
+async def serve(config: Config) -> None:
+    """Run a node's runtime until SIGTERM or SIGINT. Containers go on."""
+    start_logging(config.log.level, config.log.format)
+    watch_by_pidfd()
+    manager = taken_over()
+    with ended_by_signals() as ended:
+        async with app.running(config), announced(manager):
+            gc.freeze()  # records and modules are there for long: no look for garbage need go through them
+            await ended.wait()
+            _log.info("ending; containers go on")

@@ -1,0 +1,188 @@
+"""Plays one pod: sandbox, init containers in order, sidecars, containers, their ends and restarts, and the whole way back.
+
+What a real kubelet would try for ever ends the play here: a sandbox or a container that cannot be made, an image that cannot be
+pulled. A container that cannot be started has ended with 128, as runtimes report it, and its restart policy applies.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import attrs
+
+from crishim.interfaces.seams import Clock
+from crishim.play.client import CallError, CriClient
+from crishim.play.concurrency import kept, together
+from crishim.play.configs import Node, sandbox_config
+from crishim.play.container_loop import Life, Stage
+from crishim.play.events import Event, EventKind, Outcome, Phase
+from crishim.play.pod import Pod, PodContainer, RestartPolicy
+from crishim.play.relist import Relist
+from crishim.play.stopping import remove_pod, stop_in_order
+from crishim.play.volumes import PodFolders
+
+OUT_OF_TIME: Final = 124
+"""The code of a pod that ran into its activeDeadlineSeconds, as `timeout` has it."""
+
+
+def _nobody(event: Event) -> None:
+    del event
+
+
+class Player:
+    """Plays pods on one CRI endpoint, one pod per player.
+
+    `period` is how often containers are listed, in seconds. `report` is told of everything that happens, `tokens` names the
+    files of termination messages.
+    """
+
+    def __init__(
+        self,
+        client: CriClient,
+        node: Node,
+        clock: Clock,
+        *,
+        report: Callable[[Event], None] = _nobody,
+        period: float = 1.0,
+        tokens: Callable[[], str] = lambda: secrets.token_hex(4),
+    ) -> None:
+        self._client = client
+        self._node = node
+        self._clock = clock
+        self._report = report
+        self._period = period
+        self._tokens = tokens
+        self._lives: list[Life] = []
+        self._beside: list[asyncio.Task[Any]] = []
+        self._pending: frozenset[str] = frozenset()
+        self._grace: int | None = None
+
+    async def play(self, pod: Pod) -> Outcome:
+        """Play the pod to its end, and remove it. Cancelled, it is stopped with its grace and removed all the same.
+
+        Raises `InvalidArgument` for what the manifest wants and this kubelet cannot do, `CallError` for what the runtime
+        refuses.
+        """
+        folders = PodFolders(pod, self._node)
+        self._grace = pod.grace
+        try:
+            folders.make()
+            try:
+                outcome = await self._live(pod, folders)
+            finally:
+                await kept(self._tear_down(pod))
+                self._tell(EventKind.REMOVED)
+        finally:
+            await asyncio.to_thread(folders.remove)
+        return outcome
+
+    async def hurry(self) -> None:
+        """Let a stop that is under way, or comes later, have no grace."""
+        self._grace = 0
+        running = [life for life in self._lives if life.running]
+        await asyncio.gather(*(self._client.stop_container(life.container_id, 0) for life in running))
+
+    async def _live(self, pod: Pod, folders: PodFolders) -> Outcome:
+        self._phase(Phase.PENDING)
+        self._pending = frozenset(one.name for one in pod.containers)
+        config = sandbox_config(pod, self._node)
+        sandbox_id = await kept(self._client.run_sandbox(config, pod.handler))
+        status = await self._client.sandbox_status(sandbox_id)
+        ips = tuple(ip for ip in (status.network.ip, *(other.ip for other in status.network.additional_ips)) if ip)
+        self._tell(EventKind.SANDBOX, " ".join((sandbox_id, *ips)))
+        folders.tell(ips)
+        relist = Relist(self._client, self._clock, _uid_label(pod), period=self._period)
+        stage = Stage(
+            client=self._client,
+            clock=self._clock,
+            node=self._node,
+            pod=pod,
+            sandbox_id=sandbox_id,
+            sandbox=config,
+            ips=ips,
+            folders=folders,
+            relist=relist,
+            tokens=self._tokens,
+            report=self._from_container,
+        )
+        async with together() as group:
+            self._beside.append(group.create_task(relist.run()))
+            work = group.create_task(self._containers(stage, group))
+            self._beside.append(work)
+            ends: set[asyncio.Task[Any]] = {work}
+            if pod.deadline is not None:
+                ends.add(group.create_task(self._clock.sleep(pod.deadline)))
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            outcome = work.result() if work.done() else Outcome(phase=Phase.FAILED, code=OUT_OF_TIME)
+            for task in (*self._beside, *ends):
+                task.cancel()
+        self._phase(outcome.phase)
+        return outcome
+
+    async def _containers(self, stage: Stage, group: asyncio.TaskGroup) -> Outcome:
+        pod = stage.pod
+        for one in pod.inits:
+            life = self._life(stage, one)
+            if one.sidecar:
+                self._beside.append(group.create_task(life.run(RestartPolicy.ALWAYS)))
+                await life.up.wait()
+                continue
+            policy = RestartPolicy.NEVER if pod.restart is RestartPolicy.NEVER else RestartPolicy.ON_FAILURE
+            if code := await life.run(policy):
+                return Outcome(phase=Phase.FAILED, code=code, codes=((one.name, code),))
+        lives = [self._life(stage, one) for one in pod.containers]
+        async with together() as mains:
+            runs = [mains.create_task(life.run(pod.restart)) for life in lives]
+        codes = [run.result() for run in runs]
+        code = next((code for code in codes if code), 0)
+        names = (life.one.name for life in lives)
+        phase = Phase.FAILED if code else Phase.SUCCEEDED
+        return Outcome(phase=phase, code=code, codes=tuple(zip(names, codes, strict=True)))
+
+    async def _tear_down(self, pod: Pod) -> None:
+        """Stop what runs, in order, then the sandbox; remove the containers, then the sandbox."""
+        endings = [_Ending(life) for life in self._lives]
+        await stop_in_order(endings, lambda: pod.grace if self._grace is None else self._grace)
+        await remove_pod(self._client, _uid_label(pod))
+
+    def _life(self, stage: Stage, one: PodContainer) -> Life:
+        life = Life(stage, one)
+        self._lives.append(life)
+        return life
+
+    def _from_container(self, event: Event) -> None:
+        """Pass an event on; the first start of a main container makes the pod Running."""
+        self._report(event)
+        if event.kind is EventKind.STARTED and event.container in self._pending:
+            self._pending = frozenset()
+            self._phase(Phase.RUNNING)
+
+    def _phase(self, phase: Phase) -> None:
+        self._tell(EventKind.PHASE, phase)
+
+    def _tell(self, kind: EventKind, text: str = "") -> None:
+        self._report(Event(kind=kind, text=text))
+
+
+def _uid_label(pod: Pod) -> dict[str, str]:
+    return {"io.kubernetes.pod.uid": pod.uid}
+
+
+@attrs.frozen
+class _Ending:
+    """A life whose end nobody waits for any more."""
+
+    life: Life
+
+    @property
+    def one(self) -> PodContainer:
+        """The container."""
+        return self.life.one
+
+    async def stop(self, grace: int, turn: Callable[[], Awaitable[object]] | None = None) -> None:
+        """See `Stoppable`."""
+        await self.life.stop(grace, turn)
+        with contextlib.suppress(CallError):
+            await self.life.see_end()

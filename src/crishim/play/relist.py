@@ -1,0 +1,72 @@
+"""Watching containers as the kubelet's event generator does: lists, compared with what was seen last."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from crishim.cri import pb
+from crishim.errors import Code
+from crishim.interfaces.seams import Clock
+from crishim.play.client import CallError, CriClient
+
+_log = logging.getLogger(__name__)
+_GONE: Final = 137
+
+
+class Relist:
+    """Lists the pod's containers every `period` seconds, and asks for the status of those that have ended.
+
+    A runtime that cannot be reached is asked again for `patience` seconds: what it runs goes on meanwhile.
+    """
+
+    def __init__(
+        self, client: CriClient, clock: Clock, labels: Mapping[str, str], *, period: float, patience: float = 60.0
+    ) -> None:
+        self._client = client
+        self._clock = clock
+        self._labels = labels
+        self._period = period
+        self._patience = patience
+        self._waiters: dict[str, asyncio.Future[pb.ContainerStatus]] = {}
+
+    async def ended(self, container_id: str) -> pb.ContainerStatus:
+        """The status of a container once it has ended. One that is gone ended with 137, as the kubelet has it."""
+        waiter = self._waiters.setdefault(container_id, asyncio.get_running_loop().create_future())
+        return await asyncio.shield(waiter)
+
+    async def run(self) -> None:
+        """List, again and again. Raises `CallError`."""
+        silent_since: float | None = None
+        while True:
+            try:
+                await self._once()
+                silent_since = None
+            except CallError as error:
+                silent_since = self._clock.monotonic() if silent_since is None else silent_since
+                away = error.code in {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED}
+                if not away or self._clock.monotonic() - silent_since > self._patience:
+                    raise
+                _log.warning("the runtime does not answer: %s", error)
+            await self._clock.sleep(self._period)
+
+    async def _once(self) -> None:
+        waiting = [container_id for container_id, waiter in self._waiters.items() if not waiter.done()]
+        if not waiting:
+            return
+        states = {one.id: one.state for one in await self._client.list_containers(self._labels)}
+        for container_id in waiting:
+            if states.get(container_id) == pb.CONTAINER_RUNNING:
+                continue
+            status = await self._status(container_id)
+            if status.state == pb.CONTAINER_EXITED:
+                self._waiters[container_id].set_result(status)
+
+    async def _status(self, container_id: str) -> pb.ContainerStatus:
+        try:
+            return await self._client.container_status(container_id)
+        except CallError as error:
+            if error.code is Code.NOT_FOUND:
+                state, reason = pb.CONTAINER_EXITED, "ContainerStatusUnknown"
+                return pb.ContainerStatus(id=container_id, state=state, exit_code=_GONE, reason=reason)
+            raise

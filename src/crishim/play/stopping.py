@@ -1,0 +1,91 @@
+"""How containers are stopped and pods removed, as the kubelet does it.
+
+All stop hooks run at once. Then each container waits for its turn: sidecars until every main container and the sidecars behind
+them have ended, in the reverse order of their start. What hooks and waiting took is taken off the grace, of which two seconds
+are always left; with no grace there are neither hooks nor turns.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+from crishim.interfaces.seams import Clock
+from crishim.play.client import CriClient
+from crishim.play.concurrency import within
+from crishim.play.handlers import Target, hook
+from crishim.play.pod import Handler, PodContainer
+
+_MIN_GRACE: Final = 2
+
+
+class Stoppable(Protocol):
+    """A container that may run."""
+
+    @property
+    def one(self) -> PodContainer:
+        """As the manifest has it."""
+
+    async def stop(self, grace: int, turn: Callable[[], Awaitable[object]] | None = None) -> None:
+        """Stop it, and return when it has ended."""
+
+
+async def stop_in_order(containers: Sequence[Stoppable], grace: Callable[[], int]) -> None:
+    """Stop containers of one pod, given in the order of their start. Raises the first `CallError`."""
+    ended = [asyncio.Event() for _ in containers]
+
+    async def stop(number: int) -> None:
+        me = containers[number]
+        others = enumerate(containers)
+        before = [ended[place] for place, other in others if me.one.sidecar and (not other.one.sidecar or place > number)]
+
+        async def turn() -> None:
+            for event in before:
+                await event.wait()
+
+        try:
+            await me.stop(grace(), turn)
+        finally:
+            ended[number].set()
+
+    await asyncio.gather(*(stop(number) for number in range(len(containers))))
+
+
+async def stop_one(
+    target: Target,
+    pre_stop: Handler | None,
+    grace: int,
+    turn: Callable[[], Awaitable[object]] | None,
+    *,
+    clock: Clock,
+    failed: Callable[[str], None],
+    stopping: Callable[[], None],
+) -> None:
+    """Hook, turn, signal. `failed` is told of a hook that did, `stopping` when the signal is next."""
+    begin = clock.monotonic()
+    if grace and pre_stop is not None:
+        if pre_stop.kind == "sleep":
+            await clock.sleep(min(pre_stop.seconds, grace))
+        elif (answer := await within(hook(target, pre_stop), grace, clock)) is None:
+            failed(f"preStop: took longer than the grace of {grace} s")
+        elif not answer.ok:
+            failed(f"preStop: {answer.text}")
+    left = grace - int(clock.monotonic() - begin)
+    if turn is not None and left > 0:
+        await within(turn(), left, clock)
+        left = grace - int(clock.monotonic() - begin)
+    stopping()
+    await target.client.stop_container(target.container_id, max(left, _MIN_GRACE) if grace else 0)
+
+
+async def remove_pod(client: CriClient, label: Mapping[str, str]) -> int:
+    """Stop and remove the sandboxes with these labels, and their containers, in the kubelet's order; how many there were."""
+    sandboxes = [sandbox.id for sandbox in await client.list_sandboxes(label)]
+    for sandbox_id in sandboxes:
+        await client.stop_sandbox(sandbox_id)
+        await client.sandbox_status(sandbox_id)
+    for container in await client.list_containers(label):
+        await client.remove_container(container.id)
+    for sandbox_id in sandboxes:
+        await client.stop_sandbox(sandbox_id)
+        await client.remove_sandbox(sandbox_id)
+    return len(sandboxes)

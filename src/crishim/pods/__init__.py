@@ -1,0 +1,1 @@
+"""Pods out of any OCI runtime on a Linux node."""

@@ -1,0 +1,235 @@
+"""Pinned namespaces: a pod without a pause process.
+
+One unshare(2) in a thread makes a pod's network, IPC and UTS namespaces; each is bound to a file
+`<folder>/<sandbox id>/<kind>`, and hostname and sysctls are set inside. A namespace lives as long as its file is mounted. A
+process namespace cannot be kept so: it dies with its first process.
+
+A pod with a user namespace has that first, and the others are made inside it, since whoever owns a namespace rules in it. From
+inside nothing can be mounted outside, so two processes stay for a moment, and their namespaces are bound from here.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Collection, Iterable
+from pathlib import Path
+from typing import Final
+
+from crishim.errors import CrishimError, FailedPrecondition, InvalidArgument, Unknown, from_os_error
+from crishim.linux import processes
+from crishim.linux.children import children
+from crishim.linux.mounts import MS_BIND, MS_PRIVATE, is_mount_root, mount, mounts_below, unmount, unmount_below
+from crishim.linux.namespaces import inside, unshared
+from crishim.linux.pins import pin
+from crishim.model.ids import SandboxId
+from crishim.model.sandbox import SandboxSpec
+from crishim.model.security import NamespaceMode, UserNamespace
+
+KINDS: Final = ("net", "ipc", "uts", "user")
+
+_FIELD: Final = "config.linux.security_context.namespace_options"
+_STAY: Final = ("sh", "-c", "echo; read done; :")
+"""A process that says when it is there, and leaves when its input ends."""
+
+_IPC_SYSCTLS: Final = frozenset(
+    {
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    }
+)
+
+
+def check_sysctls(names: Iterable[str], kinds: Collection[str]) -> None:
+    """Refuse every sysctl that is not of one of the pod's own namespaces: written from there it would be the node's.
+
+    The lists are runc's (libcontainer's validation of sysctls). Raises `InvalidArgument` naming the sysctl.
+    """
+    for name in names:
+        if not all(part.replace("_", "").replace("-", "").isalnum() for part in name.replace("/", ".").split(".")):
+            raise InvalidArgument(f"config.linux.sysctls[{name}]", "is not the name of a sysctl")
+        dotted = name.replace("/", ".")
+        if dotted in _IPC_SYSCTLS or dotted.startswith("fs.mqueue."):
+            kind = "ipc"
+        elif dotted.startswith("net."):
+            kind = "net"
+        else:
+            kind = "uts" if dotted == "kernel.domainname" else ""
+        if kind not in kinds:
+            raise InvalidArgument(f"config.linux.sysctls[{name}]", "is not of a namespace of the pod's own")
+
+
+class PinnedNamespaces:
+    """Makes, finds and lets go of pods' namespaces below `folder`, which is made a private mount of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._private = False
+        _unstack(folder)
+
+    def path(self, sandbox_id: SandboxId, kind: str) -> str:
+        """The file of a namespace, `net`, `ipc`, `uts` or `user`; empty where the pod uses the host's."""
+        file = self._folder / sandbox_id / kind
+        return str(file) if file.exists() else ""
+
+    async def create(self, spec: SandboxSpec) -> str:
+        """As `SandboxNamespaces.create`."""
+        options = spec.namespaces
+        kinds = ["net", "uts"] if options.network is not NamespaceMode.NODE else []
+        if options.ipc is not NamespaceMode.NODE:
+            kinds.append("ipc")
+        check_sysctls(spec.config.linux.sysctls, kinds)
+        userns = options.userns_options
+        mapped = userns is not None and userns.mode is NamespaceMode.POD
+        if not kinds and not mapped:
+            return ""
+        self._make_private()
+        pins = self._folder / spec.id
+        pins.mkdir(mode=0o700)
+        for kind in [*kinds, *(["user"] if mapped else [])]:
+            (pins / kind).touch()
+        try:
+            if userns is not None and mapped:
+                await self._unshare_mapped(spec, kinds, userns)
+            else:
+                await asyncio.to_thread(unshared, kinds, lambda: _pin(pins, spec, kinds))
+        except BaseException:
+            with contextlib.suppress(CrishimError):
+                await self.remove(spec.id)
+            raise
+        return self.path(spec.id, "net")
+
+    async def remove(self, sandbox_id: SandboxId) -> None:
+        """As `SandboxNamespaces.remove`."""
+        pins = self._folder / sandbox_id
+        for kind in KINDS:
+            unmount(pins / kind)
+        shutil.rmtree(pins, ignore_errors=True)
+
+    async def collect(self, sandbox_ids: Collection[SandboxId]) -> None:
+        """Let go of the namespaces of every sandbox that is none of these."""
+        for pins in sorted(self._folder.glob("*")):
+            if pins.name not in sandbox_ids:
+                await self.remove(SandboxId(pins.name))
+
+    def close(self) -> None:
+        """Let go of the folder's own mount, and of what is still pinned in it. Namespaces in use live on."""
+        unmount_below(self._folder)
+        self._private = False
+
+    async def _unshare_mapped(self, spec: SandboxSpec, kinds: list[str], userns: UserNamespace) -> None:
+        pins = self._folder / spec.id
+        async with _staying("unshare", "--user", *_STAY) as first:
+            for name, lines in (("uid_map", userns.uids), ("gid_map", userns.gids)):
+                text = "".join(f"{line.container_id} {line.host_id} {line.length}\n" for line in lines)
+                try:
+                    Path(f"/proc/{first}/{name}").write_text(text, encoding="ascii")  # noqa: ASYNC240 - no file on any disk
+                except OSError as error:
+                    raise InvalidArgument(f"{_FIELD}.userns_options", f"{text.strip()!r}: {error.strerror}") from error
+            _pin_from(first, "user", pins)
+        if not kinds:
+            return
+        inner = ("nsenter", f"--user={pins / 'user'}", "--setuid=0", "--setgid=0")
+        async with _staying(*inner, "unshare", *(f"--{kind}" for kind in kinds), *_STAY) as second:
+            for kind in kinds:
+                _pin_from(second, kind, pins)
+        # the node's root may set what even the owner of the namespaces may not: the hostname, by way of /proc
+        await asyncio.to_thread(inside, [str(pins / kind) for kind in kinds], lambda: _furnish(spec, kinds))
+
+    def _make_private(self) -> None:
+        """Pins must not travel to other mount namespaces, or nobody could let go of them all."""
+        if self._private:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if not is_mount_root(self._folder):
+            mount(str(self._folder), self._folder, flags=MS_BIND)
+        mount("", self._folder, flags=MS_PRIVATE)
+        self._private = True
+
+
+def _unstack(folder: Path) -> None:
+    """Undo binds of the folder over itself, so that the pins that they hide are there again; the pins above them stay.
+
+    Earlier versions stacked one with each start of a server, and pinned new pods above it.
+    """
+    while True:
+        mounts = mounts_below(folder)
+        here = {mount.id: mount for mount in mounts if mount.path == os.path.realpath(folder)}
+        hidden = {mount.parent for mount in here.values()}
+        top = next((mount for mount in here.values() if mount.id not in hidden), None)
+        below = here.get(top.parent) if top else None
+        if top is None or below is None or (top.device, top.root) != (below.device, below.root):
+            return
+        with contextlib.ExitStack() as stack:
+            pins = []
+            for pin in mounts:
+                if pin.parent == top.id:
+                    descriptor = os.open(pin.path, os.O_RDONLY | os.O_CLOEXEC)
+                    stack.callback(os.close, descriptor)
+                    pins.append((descriptor, pin.path))
+            if not unmount(folder):
+                raise FailedPrecondition("mounted twice", "mounted once", str(folder))
+            for descriptor, path in pins:
+                if not is_mount_root(path):
+                    mount(f"/proc/self/fd/{descriptor}", path, flags=MS_BIND)
+
+
+def _pin(pins: Path, spec: SandboxSpec, kinds: Collection[str]) -> None:
+    """In new namespaces: furnish them, and bind them to their files."""
+    _furnish(spec, kinds)
+    for kind in kinds:
+        mount(f"/proc/thread-self/ns/{kind}", pins / kind, flags=MS_BIND)
+
+
+def _pin_from(pid: int, kind: str, pins: Path) -> None:
+    process = processes.read(pid)
+    if process is None or not pin(process.identity, kind, pins / kind):
+        raise Unknown(f"the process with the pod's new {kind} namespace has ended")
+
+
+def _furnish(spec: SandboxSpec, kinds: Collection[str]) -> None:
+    """In a pod's namespaces: set its hostname and sysctls."""
+    if "uts" in kinds and spec.config.hostname:
+        try:
+            Path("/proc/sys/kernel/hostname").write_text(spec.config.hostname, encoding="utf-8")
+        except OSError as error:
+            raise from_os_error(error, "setting the pod's hostname") from error
+    for name, value in spec.config.linux.sysctls.items():
+        try:
+            # with the line's end, since an empty value would not be written at all
+            Path("/proc/sys", name.replace(".", "/")).write_text(f"{value}\n", encoding="utf-8")
+        except OSError as error:
+            raise InvalidArgument(f"config.linux.sysctls[{name}]", f"{value!r}: {error.strerror}") from error
+
+
+async def _start(*command: str) -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    try:
+        return await children.start(*command, stdin=pipe, stdout=pipe, stderr=pipe)
+    except FileNotFoundError as error:
+        raise FailedPrecondition("missing", "installed", f"{command[0]} (util-linux)") from error
+
+
+async def _finished(process: asyncio.subprocess.Process) -> None:
+    """Wait for a process's end. Raises `Unknown` with its words."""
+    _, told = await process.communicate(b"")
+    if process.returncode:
+        raise Unknown(f"unshare: {told.decode('utf-8', 'replace').strip()}")
+
+
+@contextlib.asynccontextmanager
+async def _staying(*command: str) -> AsyncIterator[int]:
+    """The pid of a process that has done its work and stays until the end of the `async with`. Raises if it could not."""
+    process = await _start(*command)
+    assert process.stdout is not None
+    try:
+        if await process.stdout.readline():
+            yield process.pid
+    finally:
+        await _finished(process)

@@ -1,0 +1,132 @@
+"""Looking up what a container asks of the host: mount sources, devices, profile files, passwd and group."""
+
+import json
+import logging
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from crishim.errors import InvalidArgument, PermissionDenied, PullError, PullReason
+from crishim.linux.mounts import MountPoint, mount_of, read_mounts
+from crishim.model.container import ContainerSpec
+from crishim.model.frozen import FrozenDict
+from crishim.model.mounts import Device
+from crishim.oci.cdi import Described, described
+from crishim.oci.facts import BindSource, DeviceNode
+from crishim.oci.security import is_localhost
+from crishim.pods.host import device_node
+
+CDI_FOLDERS: Final = (Path("/etc/cdi"), Path("/var/run/cdi"))
+"""Where descriptions of devices lie, those of the last folder first (CDI specification, the registry)."""
+
+_log = logging.getLogger(__name__)
+
+
+def bind_sources(spec: ContainerSpec) -> FrozenDict[str, BindSource]:
+    """Each mount's source with links resolved; a missing one is made as a folder, as everywhere in the field."""
+    mounts = read_mounts() if spec.mounts else []
+    found = {}
+    for number, mount in enumerate(spec.mounts):
+        if not mount.host_path:
+            continue
+        path = os.path.realpath(mount.host_path)
+        try:
+            if not os.path.lexists(path):
+                Path(path).mkdir(parents=True, mode=0o755)
+        except OSError as error:
+            raise InvalidArgument(f"config.mounts[{number}].host_path", f"{path!r}: {error.strerror}") from error
+        found[mount.container_path] = _source(path, mounts)
+    return FrozenDict(found)
+
+
+def image_source(root: Path, sub_path: str) -> BindSource:
+    """What an image volume shows of an image. Raises `PullError` with the kubelet's word for a path that is not in it."""
+    inside = Path(os.path.realpath(root / sub_path.lstrip("/")))
+    if not inside.is_relative_to(os.path.realpath(root)) or not inside.exists():
+        raise PullError(PullReason.IMAGE_VOLUME_MOUNT_FAILED, f"the image has no {sub_path!r}")
+    return BindSource(path=str(inside), shared=False, slave=False)
+
+
+def devices(spec: ContainerSpec) -> tuple[DeviceNode, ...]:
+    """The device nodes that were asked for; a folder stands for all nodes below it."""
+    nodes: list[DeviceNode] = []
+    for number, device in enumerate(spec.devices):
+        found = list(_nodes(device))
+        if not found:
+            raise InvalidArgument(f"config.devices[{number}].host_path", f"{device.host_path!r} is no device")
+        nodes.extend(found)
+    return tuple(nodes)
+
+
+def _nodes(device: Device) -> list[DeviceNode]:
+    source = os.path.realpath(device.host_path)
+    target = device.container_path or device.host_path
+    if not Path(source).is_dir():
+        node = device_node(source, target, device.permissions)
+        return [node] if node else []
+    names = sorted(path for path in Path(source).rglob("*"))
+    made = (device_node(str(name), str(Path(target) / name.relative_to(source)), device.permissions) for name in names)
+    return [node for node in made if node is not None]
+
+
+def profiles(spec: ContainerSpec) -> FrozenDict[str, str]:
+    """The text of the Localhost seccomp profile, under its reference."""
+    seccomp = spec.security.seccomp if spec.security else None
+    if seccomp is None or not is_localhost(seccomp):
+        return FrozenDict()
+    path = seccomp.localhost_ref.removeprefix("localhost/")
+    try:
+        return FrozenDict({seccomp.localhost_ref: Path(path).read_text(encoding="utf-8")})
+    except OSError as error:
+        raise InvalidArgument("config.linux.security_context.seccomp.localhost_ref", f"{path}: {error.strerror}") from error
+
+
+def cdi_files(folders: Sequence[Path] = CDI_FOLDERS) -> tuple[Described, ...]:
+    """The descriptions of CDI devices on this machine; a file that cannot be used is logged and left out."""
+    found = []
+    for priority, folder in enumerate(folders):
+        for path in sorted(folder.glob("*")):
+            if path.suffix in {".json", ".yaml", ".yml"}:
+                try:
+                    found.append(described(_parsed(path), priority))
+                except (OSError, ValueError, ImportError) as error:
+                    _log.warning("%s: %s", path, error)
+    return tuple(found)
+
+
+def _parsed(path: Path) -> Any:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        return json.loads(text)
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"is no YAML: {error}") from error
+
+
+def read_in_root(root: Path, path: str) -> bytes:
+    """A file of a root file system, never one outside it; empty where it is not there, or is no file. At most 1 MiB."""
+    current = root
+    for part in Path(path.lstrip("/")).parts:
+        current /= part
+        if current.is_symlink():
+            target = str(current.readlink())
+            current = (root if target.startswith("/") else current.parent) / target.lstrip("/")
+            if not os.path.realpath(current).startswith(f"{os.path.realpath(root)}/"):  # a circle is as it is
+                raise PermissionDenied(f"{path} leads out of the container")
+    try:
+        # An image may have a named pipe there, for whose writer an open would wait for ever.
+        with open(os.open(current, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
+            return file.read(1 << 20) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+    except OSError:
+        return b""
+
+
+def _source(path: str, mounts: list[MountPoint]) -> BindSource:
+    """A path with the propagation of the mount in which it lies."""
+    own = mount_of(path, mounts)
+    return BindSource(path=path, shared=own is not None and own.shared, slave=own is not None and own.slave)

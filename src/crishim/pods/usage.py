@@ -1,0 +1,229 @@
+"""MeasuredPods: an OciPodBackend whose containers' figures are those of the machine's cgroups and namespaces.
+
+Nothing is started for a figure. What has no counter (bytes of the writable layer, open files) is counted beside, in pauses
+that grow with what the counting cost, and told from memory; a first count is waited for, but not for long.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Generic, Protocol, TypeVar, runtime_checkable
+
+import attrs
+
+from crishim.errors import DataLoss, NotFound
+from crishim.interfaces.backend import BackendContext
+from crishim.interfaces.capabilities import SupportsStats
+from crishim.interfaces.oci_runtime import OciRuntime
+from crishim.interfaces.seams import Clock
+from crishim.model.ids import ContainerId, SandboxId
+from crishim.model.image import FilesystemUsage
+from crishim.model.sandbox import SandboxSpec, SandboxStarted
+from crishim.model.stats import ContainerUsage, MetricSample, SandboxUsage
+from crishim.oci.cgroups import Cgroups, folder_of, network_usage, open_files, read_text, slice_folder
+from crishim.oci.facts import Host
+from crishim.oci.figures import Figures, summed, usage
+from crishim.pods.backend import OciPodBackend
+from crishim.pods.bundle import read_config, write_atomically
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+_AGE: Final = 10.0
+"""Seconds for which a count serves at least; the kubelet asks about as often."""
+
+_COST: Final = 50.0
+"""A count that took a second is not repeated for so many."""
+
+_PATIENCE: Final = 0.5
+"""Seconds for which a first count is waited for."""
+
+
+@attrs.frozen(kw_only=True)
+class Counted:
+    """What is counted, not read: the writable layer, and metrics."""
+
+    layer: FilesystemUsage | None = None
+    metrics: tuple[MetricSample, ...] = ()
+
+
+class Counts(Generic[T]):
+    """Values by id that are expensive to have: counted in a thread, renewed beside, and told from memory in between."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._held: dict[str, tuple[T, float]] = {}
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+
+    async def get(self, subject: str, count: Callable[[], T]) -> T | None:
+        """The value as it was counted last; None while the first count lasts."""
+        held = self._held.get(subject)
+        if (held is None or self._clock.monotonic() >= held[1]) and subject not in self._under_way:
+            self._under_way[subject] = asyncio.get_running_loop().create_task(self._count(subject, count))
+        if held is None:
+            await asyncio.wait({self._under_way[subject]}, timeout=_PATIENCE)
+            held = self._held.get(subject)
+        return None if held is None else held[0]
+
+    def forget(self, subject: str) -> None:
+        """Let go of an id."""
+        if (task := self._under_way.pop(subject, None)) is not None:
+            task.cancel()
+        self._held.pop(subject, None)
+
+    async def _count(self, subject: str, count: Callable[[], T]) -> None:
+        begun = self._clock.monotonic()
+        try:
+            value = await asyncio.to_thread(count)
+            now = self._clock.monotonic()
+            self._held[subject] = value, now + _AGE + _COST * (now - begun)
+        except OSError as error:  # what is counted may go away meanwhile
+            _log.debug("no count of %s: %s", subject, error)
+        finally:
+            if self._under_way.get(subject) is asyncio.current_task():
+                del self._under_way[subject]
+
+
+@runtime_checkable
+class TellsFigures(Protocol):
+    """A runtime whose containers have no processes in cgroups of their own, and that is asked instead."""
+
+    async def figures(self, container_id: str) -> Figures:
+        """A running container's figures. Raises `NotFound`."""
+
+
+class MeasuredPods(OciPodBackend):
+    """Pods over `runtime`, with SupportsStats. A pod's figures are its own cgroup's where it was given one, else a sum."""
+
+    def __init__(
+        self,
+        runtime: OciRuntime,
+        context: BackendContext,
+        host: Host,
+        cgroups: Cgroups | None = None,
+        *,
+        sandbox_container: bool = False,
+    ) -> None:
+        super().__init__(runtime, context, host, sandbox_container=sandbox_container)
+        self.capabilities |= {SupportsStats}
+        self._cgroups = cgroups or Cgroups(v2=host.cgroup_v2)
+        self._counts: Counts[Counted] = Counts(context.clock)
+        self._folders: dict[str, str] = {}
+        self._owners: dict[str, str] = {}
+
+    async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
+        """As `Backend.start_sandbox`; what its figures need is written down."""
+        started = await super().start_sandbox(spec)
+        folder = self._pod(spec.id)
+        write_atomically(folder / "cgroup-parent", spec.config.linux.cgroup_parent)
+        write_atomically(folder / "netns", "" if spec.host_network else spec.netns)
+        return started
+
+    async def remove_container(self, container_id: ContainerId) -> None:
+        """As `Backend.remove_container`."""
+        try:
+            await super().remove_container(container_id)
+        finally:
+            self._counts.forget(container_id)
+            for kept in (self._folders, self._owners):
+                kept.pop(container_id, None)
+
+    async def container_usage(self, container_id: ContainerId) -> ContainerUsage:
+        """As `SupportsStats.container_usage`. One that has ended has its last figures, as long as its cgroup is there."""
+        bundle = self._bundle(container_id)
+        folder = self._folder(bundle)
+        now = self._context.clock.now()
+        upper = read_text(bundle / "upper")
+        figures = await self._figures(container_id, folder)
+        counted = await self._counts.get(container_id, lambda: count(self._cgroups, folder, upper, now)) or Counted()
+        measured = usage(figures, now)
+        return attrs.evolve(measured, writable_layer=counted.layer, metrics=(*measured.metrics, *counted.metrics))
+
+    async def sandbox_usage(self, sandbox_id: SandboxId) -> SandboxUsage:
+        """As `SupportsStats.sandbox_usage`."""
+        return await asyncio.to_thread(self._sandbox_usage, sandbox_id, self._pod(sandbox_id))
+
+    async def _figures(self, container_id: ContainerId, folder: str) -> Figures:
+        if isinstance(self._runtime, TellsFigures):
+            try:
+                return await self._runtime.figures(container_id)
+            except NotFound:  # it has ended
+                return Figures()
+        return await asyncio.to_thread(self._cgroups.figures, folder)
+
+    def _sandbox_usage(self, sandbox_id: SandboxId, pod: Path) -> SandboxUsage:
+        now = self._context.clock.now()
+        measured = usage(self._pod_figures(sandbox_id, pod), now)
+        made = SandboxUsage(cpu=measured.cpu, memory=measured.memory, process=measured.process, io=measured.io)
+        if netns := read_text(pod / "netns"):
+            network, samples = network_usage(netns, now)
+            made = attrs.evolve(made, network=network, metrics=samples)
+        return made
+
+    def _pod_figures(self, sandbox_id: SandboxId, pod: Path) -> Figures:
+        if parent := read_text(pod / "cgroup-parent"):
+            folder = slice_folder(parent) if self._host.systemd_cgroup else folder_of(parent)
+            if self._cgroups.exists(folder):
+                return self._cgroups.figures(folder)
+        bundles = [bundle for bundle in self._bundles.glob("*") if self._owner(bundle) == sandbox_id]
+        if (pause := pod / "pause").exists():
+            bundles.append(pause)
+        return summed(self._cgroups.figures(self._folder(bundle)) for bundle in bundles)
+
+    def _folder(self, bundle: Path) -> str:
+        """Where a bundle's cgroup lies; kept, since nobody changes it."""
+        kept = self._folders.get(bundle.name)
+        if kept is None:
+            try:
+                config = read_config(bundle)
+            except DataLoss as error:
+                raise NotFound("container", bundle.name) from error
+            kept = folder_of(config["linux"]["cgroupsPath"])
+            if bundle.parent == self._bundles:
+                self._folders[bundle.name] = kept
+        return kept
+
+    def _owner(self, bundle: Path) -> str:
+        kept = self._owners.get(bundle.name) or read_text(bundle / "sandbox")
+        if kept:
+            self._owners[bundle.name] = kept
+        return kept
+
+
+def count(cgroups: Cgroups, folder: str, upper: str, now: int) -> Counted:
+    """Count open files of a cgroup's processes, and the writable layer at `upper` (empty: none). Blocks."""
+    metrics = list(open_files(cgroups.pids(folder))) if cgroups.exists(folder) else []
+    if not upper:
+        return Counted(metrics=tuple(metrics))
+    used, inodes = folder_size(Path(upper))
+    layer = FilesystemUsage(timestamp=now, mountpoint=upper, used_bytes=used, inodes_used=inodes)
+    told = os.statvfs(upper)
+    for name, value in (
+        ("container_fs_limit_bytes", told.f_blocks * told.f_frsize),
+        ("container_fs_inodes_total", told.f_files),
+        ("container_fs_inodes_free", told.f_ffree),
+    ):
+        metrics.append(MetricSample(name=name, value=value, labels=(upper,)))
+    return Counted(layer=layer, metrics=tuple(metrics))
+
+
+def folder_size(folder: Path) -> tuple[int, int]:
+    """Bytes on the disk and inodes of a folder and all below it; a file with several names counts once."""
+    used = 0
+    seen: set[int] = set()
+    todo = [str(folder)]
+    while todo:
+        try:
+            with os.scandir(todo.pop()) as entries:
+                for entry in entries:
+                    told = entry.stat(follow_symlinks=False)
+                    if told.st_ino not in seen:
+                        seen.add(told.st_ino)
+                        used += told.st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(entry.path)
+        except OSError:
+            continue
+    return used, len(seen) + 1

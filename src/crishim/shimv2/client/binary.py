@@ -1,0 +1,120 @@
+"""Somebody's shim binary: finding it, `start` and `delete`.
+
+Both run in the bundle's folder. `start` leaves a process behind that serves the address it prints; `delete` ends and unmounts
+what a shim that is dead has left, and answers how the task ended (containerd, runtime v2).
+"""
+
+import asyncio
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import attrs
+from google.protobuf.message import DecodeError
+
+from crishim._proto import shim_task_pb2 as task_pb
+from crishim.errors import DeadlineExceeded, FailedPrecondition, Unknown
+from crishim.linux.children import children
+from crishim.model.process import Exit
+from crishim.shimv2.wire.messages import Bootstrap, bootstrap_params, exit_of, parse_bootstrap
+
+_BOOTSTRAP_SINCE: Final = (2, 3)
+_VERSION: Final = re.compile(rb"Version:\s*v?(\d+)\.(\d+)")
+_RUNTIME: Final = re.compile(r"[\w.-]+\.([\w-]+)\.([\w-]+)")
+
+
+def binary_name(runtime: str) -> str:
+    """The program of a runtime's name, `io.containerd.runc.v2` -> `containerd-shim-runc-v2`; a program's name stays."""
+    match = _RUNTIME.fullmatch(runtime)
+    return f"containerd-shim-{match[1]}-{match[2]}" if match and "/" not in runtime else runtime
+
+
+@attrs.frozen(kw_only=True)
+class ShimBinary:
+    """How to run a shim's binary.
+
+    `program` is a name on PATH or a path; `namespace` containerd's word for whose tasks these are; `address` stands for
+    containerd's socket (with namespace and id it makes the shim's own address, so it must be of one's own); `events` is the
+    socket of a ttrpc server that takes events, or empty. `bootstrap`: does `start` read BootstrapParams? None finds out.
+    `leaves_halves`: when the caller of a Create goes away, does the shim break it off, and leave half a container that it does
+    not know? Its `delete` is asked about such tasks.
+    """
+
+    program: str
+    namespace: str
+    address: str
+    events: str = ""
+    bootstrap: bool | None = None
+    leaves_halves: bool = False
+    patience: float = 60.0
+
+    async def start(self, task_id: str, bundle: Path) -> Bootstrap:
+        """Start the shim of a task, or find the one that runs.
+
+        Raises `FailedPrecondition` where the binary is missing, `DeadlineExceeded`, and `Unknown` with what it said.
+        """
+        params = b""
+        if await self._reads_bootstrap():
+            params = bootstrap_params(task_id, self.namespace, self.address, self.events)
+        return parse_bootstrap(await self._run(bundle, params, "-id", task_id, "start"))
+
+    async def delete(self, task_id: str, bundle: Path) -> Exit:
+        """Free what a task of a dead shim holds. Raises as `start`."""
+        out = await self._run(bundle, b"", "-id", task_id, "-bundle", str(bundle), "delete")
+        try:
+            told = task_pb.DeleteResponse.FromString(out)
+        except DecodeError as error:
+            raise Unknown(f"{self.program} delete answered {out[:200]!r}") from error
+        return exit_of(told.exit_status, told.exited_at)
+
+    async def version(self, folder: Path) -> str:
+        """What `-v` says, in one line."""
+        return " ".join((await self._run(folder, b"", "-v")).decode("utf-8", "replace").split())
+
+    async def _reads_bootstrap(self) -> bool:
+        """Only containerd's own shim has learnt it, in 2.3; an older one fails on it, and others do not read at all."""
+        if self.bootstrap is not None:
+            return self.bootstrap
+        if not Path(self.program).name.startswith("containerd-shim-runc-"):
+            return False
+        match = _VERSION.search(await self._run(Path("/"), b"", "-v"))
+        return match is not None and (int(match[1]), int(match[2])) >= _BOOTSTRAP_SINCE
+
+    async def _run(self, folder: Path, stdin: bytes, *args: str) -> bytes:
+        """Run to the end. The outputs are files: who is left behind may hold them, and nobody waits for that."""
+        program = shutil.which(self.program)
+        if program is None:
+            raise FailedPrecondition("missing", "installed", self.program)
+        environment = {
+            **os.environ,
+            "GOMAXPROCS": "2",
+            "MAX_SHIM_VERSION": "2",
+            "TTRPC_ADDRESS": self.events,
+            "GRPC_ADDRESS": self.address,
+            "NAMESPACE": self.namespace,
+        }
+        common = ("-namespace", self.namespace, "-address", self.address, "-publish-binary", "")
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as given:
+            given.write(stdin)
+            given.seek(0)
+            process = await children.start(
+                program, *common, *args, cwd=folder, env=environment, stdin=given, stdout=out, stderr=err
+            )
+            try:
+                async with asyncio.timeout(self.patience):
+                    code = await process.wait()
+            except BaseException as error:
+                process.kill()
+                await process.wait()
+                if isinstance(error, TimeoutError):
+                    raise DeadlineExceeded(f"{self.program} {args[-1]} took longer than {self.patience:g} s") from error
+                raise
+            out.seek(0)
+            err.seek(0)
+            said, complained = out.read(), err.read().decode("utf-8", "replace").strip()
+        if code:
+            raise Unknown(f"{self.program} {args[-1]}: {complained[-1000:] or said[-1000:]!r}")
+        return said

@@ -1,0 +1,146 @@
+"""ShimLink: a connection to a shim, with the task service's calls by their names.
+
+Every call but Wait has a time limit: a shim that never answers is `DeadlineExceeded`, one whose connection ends `Unavailable`.
+Refusals are named after the container or exec that was asked for.
+"""
+
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import DecodeError, Message
+
+from crishim._proto import shim_task_pb2 as pb
+from crishim.errors import Unknown
+from crishim.model.process import Exit, TerminalSize
+from crishim.shimv2.client.fifos import FifoPaths
+from crishim.shimv2.wire.messages import NAMESPACE_KEY, SERVICES, Bootstrap, exit_of, named
+from crishim.ttrpc.client import Client
+from crishim.ttrpc.status import Refused
+
+M = TypeVar("M", bound=Message)
+
+
+class ShimLink:
+    """Calls of the task service. A `name` is a container's id; `exec_id` is empty for its first process."""
+
+    patience: ClassVar[float] = 20.0
+    """Seconds for a call that has nothing to wait for."""
+
+    long_patience: ClassVar[float] = 110.0
+    """Seconds for a call that may boot a virtual machine."""
+
+    def __init__(self, client: Client, version: int, namespace: str) -> None:
+        self._client = client
+        self._service = SERVICES[version]
+        self._metadata = ((NAMESPACE_KEY, namespace),)
+
+    @classmethod
+    async def connect(cls, bootstrap: Bootstrap, namespace: str) -> "ShimLink":
+        """Connect. Raises `Unavailable`."""
+        return cls(await Client.connect(bootstrap.address), bootstrap.version, namespace)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has ended."""
+        return self._client.closed.done()
+
+    async def ended(self) -> None:
+        """Return when the connection has ended."""
+        await self._client.ended()
+
+    async def close(self) -> None:
+        """Let go of the connection; the shim and its tasks go on."""
+        await self._client.close()
+
+    async def create(self, name: str, bundle: Path, fifos: FifoPaths, options: Any | None, *, terminal: bool) -> int:
+        """Create a task whose root is in its bundle already; answers the pid."""
+        request = pb.CreateTaskRequest(
+            id=name, bundle=str(bundle), terminal=terminal, stdin=fifos.stdin, stdout=fifos.stdout, stderr=fifos.stderr
+        )
+        if options is not None:
+            request.options.CopyFrom(options)
+        return (await self._call("Create", request, pb.CreateTaskResponse, timeout=self.long_patience)).pid
+
+    async def start(self, name: str, exec_id: str = "") -> None:
+        """Run what was created."""
+        await self._call("Start", pb.StartRequest(id=name, exec_id=exec_id), pb.StartResponse, timeout=self.long_patience)
+
+    async def exec(self, name: str, exec_id: str, process: Any, fifos: FifoPaths, *, terminal: bool) -> None:
+        """Prepare one more process."""
+        request = pb.ExecProcessRequest(
+            id=name,
+            exec_id=exec_id,
+            terminal=terminal,
+            stdin=fifos.stdin,
+            stdout=fifos.stdout,
+            stderr=fifos.stderr,
+            spec=process,
+        )
+        await self._call("Exec", request, Empty, timeout=self.long_patience)
+
+    async def wait(self, name: str, exec_id: str = "") -> Exit:
+        """Return when a process has ended, however long that takes."""
+        told = await self._call("Wait", pb.WaitRequest(id=name, exec_id=exec_id), pb.WaitResponse, timeout=0)
+        return exit_of(told.exit_status, told.exited_at)
+
+    async def state(self, name: str) -> pb.StateResponse:
+        """What a task does."""
+        return await self._call("State", pb.StateRequest(id=name), pb.StateResponse)
+
+    async def kill(self, name: str, number: int, exec_id: str = "", *, everyone: bool = False) -> None:
+        """Send a signal."""
+        await self._call("Kill", pb.KillRequest(id=name, exec_id=exec_id, signal=number, all=everyone), Empty)
+
+    async def delete(self, name: str, exec_id: str = "") -> None:
+        """Free what has ended, or was never started."""
+        await self._call("Delete", pb.DeleteRequest(id=name, exec_id=exec_id), pb.DeleteResponse)
+
+    async def resize(self, name: str, exec_id: str, size: TerminalSize) -> None:
+        """Give a terminal its size."""
+        await self._call(
+            "ResizePty", pb.ResizePtyRequest(id=name, exec_id=exec_id, width=size.width, height=size.height), Empty
+        )
+
+    async def close_stdin(self, name: str, exec_id: str = "") -> None:
+        """The shim's own end of stdin. Ours must be closed before, or some shims never answer."""
+        await self._call("CloseIO", pb.CloseIORequest(id=name, exec_id=exec_id, stdin=True), Empty)
+
+    async def pause(self, name: str) -> None:
+        """Stop a task where it is."""
+        await self._call("Pause", pb.PauseRequest(id=name), Empty)
+
+    async def resume(self, name: str) -> None:
+        """Let it go on."""
+        await self._call("Resume", pb.ResumeRequest(id=name), Empty)
+
+    async def update(self, name: str, resources: Any) -> None:
+        """Set limits."""
+        await self._call("Update", pb.UpdateTaskRequest(id=name, resources=resources), Empty)
+
+    async def stats(self, name: str) -> Any:
+        """A task's figures."""
+        return (await self._call("Stats", pb.StatsRequest(id=name), pb.StatsResponse)).stats
+
+    async def shim_pid(self, name: str) -> int:
+        """The shim's own pid."""
+        return (await self._call("Connect", pb.ConnectRequest(id=name), pb.ConnectResponse)).shim_pid
+
+    async def shutdown(self, name: str) -> None:
+        """End the shim, if it holds nothing any more; it may answer, or just close the connection."""
+        await self._call("Shutdown", pb.ShutdownRequest(id=name), Empty)
+
+    async def _call(self, method: str, request: Message, response: type[M], timeout: float | None = None) -> M:
+        """A call. `timeout` 0 is for ever, None the usual patience."""
+        payload = request.SerializeToString()
+        limit = (self.patience if timeout is None else timeout) or None
+        try:
+            told = await self._client.call(self._service, method, payload, timeout=limit, metadata=self._metadata)
+            return response.FromString(told)
+        except Refused as error:
+            exec_id = getattr(request, "exec_id", "")
+            name = getattr(request, "id", "")
+            raise named(error, "exec" if exec_id else "container", exec_id or name) from error
+        except DecodeError as error:
+            raise Unknown(f"the shim's answer to {method} cannot be read: {error}") from error

@@ -1,0 +1,102 @@
+"""One more process in a task of a shim, from its streams to its end."""
+
+import asyncio
+import contextlib
+import secrets
+from pathlib import Path
+from typing import Final
+
+from crishim.errors import CrishimError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
+from crishim.interfaces.capabilities import ProcessIO
+from crishim.interfaces.oci_runtime import OciStatus
+from crishim.logs.execution import ExecStreams
+from crishim.model.process import ExecSpec, Exit, TerminalSize
+from crishim.oci.spec import process_of
+from crishim.pods.bundle import read_config
+from crishim.shimv2.client.connection import ShimLink
+from crishim.shimv2.client.fifos import Fifos, paths_in
+from crishim.shimv2.client.sandbox import SandboxShim
+from crishim.shimv2.wire.messages import runtime_spec
+
+_KILL: Final = 9
+_CLEARED_WITHIN: Final = 10.0
+
+
+class ShimExec:
+    """One exec in a container."""
+
+    def __init__(self, sandbox: SandboxShim, container_id: str, spec: ExecSpec, io: ProcessIO) -> None:
+        self._sandbox = sandbox
+        self._container_id = container_id
+        self._spec = spec
+        self._io = io
+        self._exec_id = f"x{secrets.token_hex(8)}"
+        self._starting: asyncio.Future[None] | None = None
+        self._running = False
+        self._end: Exit | None = None
+
+    async def run(self) -> Exit:
+        """As `SupportsExec.exec`."""
+        link = await self._sandbox.link()
+        bundle = Path(self._sandbox.task(self._container_id).record.bundle)
+        config = await asyncio.to_thread(read_config, bundle)
+        process = runtime_spec("Process", process_of(config, self._spec.argv, terminal=self._spec.tty))
+        tty = self._spec.tty
+        # All outputs, wanted or not: runc's shim opens each of them as soon as there is one stream at all.
+        paths = paths_in(self._sandbox.folder.io(self._exec_id), stdin=self._io.stdin is not None, stderr=not tty)
+        fifos = Fifos(paths)
+        streams = ExecStreams(self._io, tty=tty)
+        try:
+            fifos.make()
+            streams.adopt(fifos.open(resize=self._resize, stdin_ended=self._stdin_ended, hold=True))
+            await link.exec(self._container_id, self._exec_id, process, paths, terminal=tty)
+            try:
+                await self._start(link)
+                fifos.release()
+                await streams.copy(lambda: self._wait(link))
+            finally:
+                streams.close()  # some shims tell no end while its output is not read to the end
+                await asyncio.shield(self._clear_away(link))
+        finally:
+            streams.close()
+            fifos.remove()
+        assert self._end is not None
+        return self._end
+
+    async def _start(self, link: ShimLink) -> None:
+        self._running = True
+        # Once begun it goes on, cancelled or not, for a shim cannot be told: only what has started can be killed.
+        self._starting = asyncio.ensure_future(link.start(self._container_id, self._exec_id))
+        try:
+            await asyncio.shield(self._starting)
+        except (Unavailable, DeadlineExceeded):
+            raise
+        except CrishimError as error:
+            self._running = False
+            status, _ = await self._sandbox.status(self._container_id)
+            if status is OciStatus.RUNNING:
+                raise InvalidArgument("cmd", error.message) from error
+            raise
+
+    async def _wait(self, link: ShimLink) -> None:
+        self._end = await link.wait(self._container_id, self._exec_id)
+        self._running = False
+
+    async def _clear_away(self, link: ShimLink) -> None:
+        """Kill what runs, and have the shim forget it."""
+        with contextlib.suppress(CrishimError, TimeoutError):
+            async with asyncio.timeout(_CLEARED_WITHIN):
+                if self._running and self._starting is not None:
+                    await self._starting
+                    with contextlib.suppress(NotFound):
+                        await link.kill(self._container_id, _KILL, self._exec_id)
+                        await link.wait(self._container_id, self._exec_id)
+                await link.delete(self._container_id, self._exec_id)
+
+    async def _resize(self, size: TerminalSize) -> None:
+        with contextlib.suppress(CrishimError):  # it may have ended meanwhile
+            await (await self._sandbox.link()).resize(self._container_id, self._exec_id, size)
+
+    async def _stdin_ended(self) -> None:
+        with contextlib.suppress(CrishimError):
+            await (await self._sandbox.link()).close_stdin(self._container_id, self._exec_id)

@@ -1,0 +1,239 @@
+"""ShimRuntime: an OciRuntime over containerd's shims, one shim process for each sandbox.
+
+The sandbox's own container comes first (annotation `io.kubernetes.cri.container-type: sandbox`) and starts the shim; every
+container that names the sandbox in `io.kubernetes.cri.sandbox-id` is created by the same one. The shim holds the processes; we
+hold the other ends of their named pipes, write the logs, and find everything again after a restart from what `layout` keeps.
+Deleting the sandbox's own container ends every process of the sandbox, and the shim.
+"""
+
+import asyncio
+import contextlib
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, InvalidArgument, NotFound
+from crishim.interfaces.backend import BackendInfo, NetnsSource
+from crishim.interfaces.capabilities import ProcessIO
+from crishim.interfaces.oci_runtime import OciState, Stdio
+from crishim.interfaces.seams import Clock
+from crishim.model.honours import OCI, Honour
+from crishim.model.ids import ContainerId, SandboxId
+from crishim.model.process import ExecSpec, Exit
+from crishim.model.resources import Resources
+from crishim.oci.facts import Host
+from crishim.oci.figures import Figures
+from crishim.oci.resources import resources as limits_of
+from crishim.pods.bundle import read_config
+from crishim.shimv2.client.binary import ShimBinary
+from crishim.shimv2.client.events import News
+from crishim.shimv2.client.exec import ShimExec
+from crishim.shimv2.client.files import SandboxFolder, find_sandbox
+from crishim.shimv2.client.sandbox import SandboxShim
+from crishim.shimv2.client.task import HeldTask
+from crishim.shimv2.wire.messages import runtime_spec
+from crishim.shimv2.wire.usage import figures
+
+Options: TypeAlias = Callable[[Mapping[str, Any]], AnyMessage | None]
+
+_TYPE: Final = "io.kubernetes.cri.container-type"
+_SANDBOX: Final = "io.kubernetes.cri.sandbox-id"
+_KILL: Final = 9
+_VERSION: Final = re.compile(r"[Vv]ersion:?\s*(\S+)")
+
+
+def no_options(_config: Mapping[str, Any]) -> AnyMessage | None:
+    """For shims that need none."""
+    return None
+
+
+class ShimRuntime:
+    """Runs bundles by `binary`. `root` is a folder for what is known of the shims.
+
+    `options` makes the runtime's own options that go into a Create of the container's config.json.
+    """
+
+    name = "shim"
+    honours: frozenset[Honour] = OCI
+
+    def __init__(self, binary: ShimBinary, root: Path, clock: Clock, host: Host, options: Options = no_options) -> None:
+        self._binary = binary
+        self._root = root
+        self._clock = clock
+        self._host = host
+        self._options = options
+        self._sandboxes: dict[str, asyncio.Future[SandboxShim]] = {}
+        self._news = News(Path(binary.events), self._out_of_memory) if binary.events else None
+        self._version = ""
+
+    async def probe(self) -> BackendInfo:
+        """The shim's version. Raises `FailedPrecondition` where its binary is missing."""
+        program = shutil.which(self._binary.program)
+        if program is None:
+            raise FailedPrecondition("missing", "installed", self._binary.program)
+        if not self._version:
+            told = await self._binary.version(Path("/"))
+            match = _VERSION.search(told)
+            self._version = match[1] if match else told[:100] or "0"
+        return BackendInfo(name=self.name, version=self._version, netns=NetnsSource.LIBRARY, honours=self.honours)
+
+    async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
+        """As `OciRuntime.create`; for a sandbox's own container the shim is started before."""
+        config = await asyncio.to_thread(read_config, bundle)
+        annotations, options = config.get("annotations", {}), self._options(config)
+        sandbox_id = annotations.get(_SANDBOX, container_id)
+        if annotations.get(_TYPE, "sandbox") != "sandbox":
+            return await (await self._sandbox(sandbox_id)).create(container_id, bundle, stdio, options)
+        if container_id != sandbox_id:
+            raise InvalidArgument("annotations", f"the sandbox's own container is called {sandbox_id}, not {container_id}")
+        if self._news is not None:
+            await self._news.open()
+        folder = SandboxFolder(self._root / sandbox_id)
+        if folder.shim() is not None:
+            raise AlreadyExists("sandbox", sandbox_id)
+        sandbox = SandboxShim(folder, self._binary, self._clock)
+        self._keep(sandbox)
+        try:
+            await sandbox.launch(bundle)
+            return await sandbox.create(container_id, bundle, stdio, options)
+        except CrishimError:
+            await self._end(sandbox_id, sandbox)
+            raise
+
+    async def start(self, container_id: str) -> None:
+        """As `OciRuntime.start`."""
+        await (await self._of(container_id)).start(container_id)
+
+    async def state(self, container_id: str) -> OciState:
+        """As `OciRuntime.state`."""
+        sandbox = await self._of(container_id)
+        status, pid = await sandbox.status(container_id)
+        return OciState(id=container_id, status=status, pid=pid, bundle=sandbox.task(container_id).record.bundle)
+
+    async def kill(self, container_id: str, number: int, *, everyone: bool = False) -> None:
+        """As `OciRuntime.kill`."""
+        sandbox = await self._of(container_id)
+        task = sandbox.task(container_id)
+        if task.end.done():
+            raise NotFound("process of container", container_id)
+        task.killed = task.killed or number == _KILL
+        await (await sandbox.link()).kill(container_id, number, everyone=everyone)
+
+    async def delete(self, container_id: str) -> None:
+        """As `OciRuntime.delete`. With the sandbox's own container everything of the sandbox ends."""
+        if (self._root / container_id).is_dir():
+            sandbox = await self._sandbox(container_id)
+            known = sandbox.folder.shim() is not None
+            await self._end(container_id, sandbox)
+            if not known:
+                raise NotFound("container", container_id)
+            return
+        sandbox = await self._of(container_id)
+        await sandbox.remove(container_id)
+        if not sandbox.folder.path.exists():
+            self._sandboxes.pop(sandbox.folder.sandbox_id, None)
+
+    async def wait(self, container_id: str) -> Exit:
+        """As `OciRuntime.wait`."""
+        return await (await self._of(container_id)).wait(container_id)
+
+    async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
+        """As `SupportsExec.exec`."""
+        return await ShimExec(await self._of(container_id), container_id, spec, io).run()
+
+    async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
+        """As `SupportsAttach.attach`."""
+        task = await self._task(container_id)
+        if task.stdio is not None:
+            await task.stdio.attach(io)
+
+    async def reopen_log(self, container_id: ContainerId) -> None:
+        """As `SupportsLogReopen.reopen_log`."""
+        task = await self._task(container_id)
+        if task.stdio is not None:
+            task.stdio.reopen()
+
+    async def pause_container(self, container_id: ContainerId) -> None:
+        """As `SupportsPause`."""
+        await (await (await self._of(container_id)).link()).pause(container_id)
+
+    async def resume_container(self, container_id: ContainerId) -> None:
+        """As `SupportsPause`."""
+        await (await (await self._of(container_id)).link()).resume(container_id)
+
+    async def update_container(self, container_id: ContainerId, resources: Resources) -> None:
+        """As `SupportsUpdate.update_container`."""
+        wanted = runtime_spec("LinuxResources", limits_of(resources, self._host))
+        await (await (await self._of(container_id)).link()).update(container_id, wanted)
+
+    async def update_sandbox(self, sandbox_id: SandboxId, overhead: Resources | None, resources: Resources | None) -> None:
+        """As `SupportsSandboxUpdate.update_sandbox`: the kubelet has written the pod's cgroup; nothing else depends on it."""
+
+    async def figures(self, container_id: str) -> Figures:
+        """A running container's figures, from the shim. Raises `NotFound` for one that has ended."""
+        sandbox = await self._of(container_id)
+        if sandbox.task(container_id).end.done():
+            raise NotFound("process of container", container_id)
+        return figures(await (await sandbox.link()).stats(container_id))
+
+    async def let_go(self) -> None:
+        """Hold nothing any more, as if this process had ended: shims and containers go on, and can be found again."""
+        for found in tuple(self._sandboxes.values()):
+            with contextlib.suppress(CrishimError):
+                await (await found).let_go()
+        self._sandboxes.clear()
+        if self._news is not None:
+            await self._news.close()
+
+    async def _task(self, container_id: str) -> HeldTask:
+        return (await self._of(container_id)).task(container_id)
+
+    async def _of(self, container_id: str) -> SandboxShim:
+        """The sandbox that a container belongs to. Raises `NotFound`."""
+        for found in self._sandboxes.values():
+            if found.done() and not found.exception() and found.result().holds(container_id):
+                return found.result()
+        folder = find_sandbox(self._root, container_id)
+        if folder is None:
+            raise NotFound("container", container_id)
+        return await self._sandbox(folder.sandbox_id)
+
+    async def _sandbox(self, sandbox_id: str) -> SandboxShim:
+        """A sandbox, found again if it was begun before a restart of ours. Raises `NotFound`."""
+        found = self._sandboxes.get(sandbox_id)
+        if found is None:
+            folder = SandboxFolder(self._root / sandbox_id)
+            if not folder.path.is_dir():
+                raise NotFound("sandbox", sandbox_id)
+            found = self._sandboxes[sandbox_id] = asyncio.ensure_future(self._resumed(folder))
+        try:
+            return await asyncio.shield(found)
+        except CrishimError:
+            self._sandboxes.pop(sandbox_id, None)
+            raise
+
+    async def _resumed(self, folder: SandboxFolder) -> SandboxShim:
+        if self._news is not None:
+            await self._news.open()
+        sandbox = SandboxShim(folder, self._binary, self._clock)
+        await sandbox.resume()
+        return sandbox
+
+    def _keep(self, sandbox: SandboxShim) -> None:
+        kept: asyncio.Future[SandboxShim] = asyncio.get_running_loop().create_future()
+        kept.set_result(sandbox)
+        self._sandboxes[sandbox.folder.sandbox_id] = kept
+
+    async def _end(self, sandbox_id: str, sandbox: SandboxShim) -> None:
+        await sandbox.end()
+        if not sandbox.folder.path.exists():
+            self._sandboxes.pop(sandbox_id, None)
+
+    def _out_of_memory(self, container_id: str) -> None:
+        for found in self._sandboxes.values():
+            if found.done() and not found.exception() and found.result().holds(container_id):
+                found.result().task(container_id).oom.set()

@@ -1,0 +1,375 @@
+"""SandboxShim: the one shim of a sandbox, with all its tasks, from its start to its end.
+
+A shim can be lost in three ways, and is found or buried: we were started again (its address is in a file), the connection
+broke (it is tried again), or its process is dead, or never answers (it is killed). What a dead shim has left is freed by its
+binary's `delete`, and some free nothing before that was run for every id of the sandbox, members first. Whatever way it ends,
+each task's end is known afterwards, and no process of it is left.
+
+One thing at a time: starting, burying and ending take turns; calls for tasks run beside each other.
+"""
+
+import asyncio
+import contextlib
+import logging
+from pathlib import Path
+from typing import Final
+
+import attrs
+from google.protobuf.any_pb2 import Any
+
+from crishim.errors import AlreadyExists, CrishimError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
+from crishim.interfaces.oci_runtime import OciStatus, Stdio
+from crishim.interfaces.seams import Clock
+from crishim.model.process import Exit
+from crishim.shimv2.client.binary import ShimBinary
+from crishim.shimv2.client.cleanup import free
+from crishim.shimv2.client.connection import ShimLink
+from crishim.shimv2.client.files import SandboxFolder, ShimRecord, TaskRecord
+from crishim.shimv2.client.log import ShimLog
+from crishim.shimv2.client.processes import born, end_shim, remove_socket
+from crishim.shimv2.client.task import HeldTask
+from crishim.shimv2.wire.messages import STATUSES, Bootstrap
+
+_log = logging.getLogger(__name__)
+
+_TRIES: Final = 5
+_PAUSE: Final = 0.1
+"""How often, and after how many seconds, a lost shim is looked for again."""
+
+_FAREWELL: Final = 5.0
+"""Seconds for a shim to leave after Shutdown."""
+
+_KILLED: Final = 128 + 9
+
+_OOM_PATIENCE: Final = 0.2
+"""Seconds for which the news of an out-of-memory kill is awaited: it comes by another way than the exit."""
+
+
+class SandboxShim:
+    """One sandbox."""
+
+    def __init__(self, folder: SandboxFolder, binary: ShimBinary, clock: Clock) -> None:
+        self._folder = folder
+        self._binary = binary
+        self._clock = clock
+        self._tasks: dict[str, HeldTask] = {}
+        self._link: ShimLink | None = None
+        self._shim_log: ShimLog | None = None
+        self._turn = asyncio.Lock()
+        self._launching: asyncio.Task[Bootstrap] | None = None
+
+    @property
+    def folder(self) -> SandboxFolder:
+        """Where its files are."""
+        return self._folder
+
+    # --- beginning
+
+    async def launch(self, bundle: Path) -> None:
+        """Start the shim. When it fails, or is cancelled, `end` frees what was done."""
+        async with self._turn:
+            self._folder.make()
+            record = ShimRecord(bundle=str(bundle))
+            self._folder.write_shim(record)
+            self._open_log(bundle)
+            # It may leave a shim behind at any moment: it is let come to its end, and `end` waits for that.
+            self._launching = asyncio.create_task(self._binary.start(self._folder.sandbox_id, bundle))
+            bootstrap = await asyncio.shield(self._launching)
+            self._folder.write_shim(attrs.evolve(record, address=bootstrap.address, version=bootstrap.version))
+            self._link = await ShimLink.connect(bootstrap, self._binary.namespace)
+
+    async def resume(self) -> None:
+        """After a restart of ours: find the shim again, and hold its tasks."""
+        async with self._turn:
+            record = self._folder.shim()
+            if record is not None:
+                self._open_log(Path(record.bundle))
+            for told in self._folder.tasks():
+                self._tasks[told.id] = HeldTask(told, self._folder, self._clock)
+                if (end := self._folder.exit_of(told.id)) is not None:
+                    self._tasks[told.id].end.set_result(end)
+            await self._recover()
+            for task in self._tasks.values():
+                if not task.end.done():
+                    await self._hold_again(task)
+
+    # --- tasks
+
+    async def create(self, task_id: str, bundle: Path, stdio: Stdio, options: Any | None) -> int:
+        """Create a task with a runtime's own options; its end is watched from now on."""
+        if task_id in self._tasks:
+            raise AlreadyExists("container", task_id)
+        link = await self.link()
+        _named_like(bundle, task_id)
+        record = TaskRecord(id=task_id, bundle=str(bundle), stdio=stdio)
+        self._folder.write_task(record)
+        task = self._tasks[task_id] = HeldTask(record, self._folder, self._clock)
+        task.link = link
+        task.make_streams()
+        pid = await task.steadily(link.create(task_id, bundle, task.paths, options, terminal=stdio.terminal))
+        if (known := self._folder.shim()) is not None and not known.pid:
+            await self._ask_pid(link, known)
+        self._watch(task)
+        return pid
+
+    async def start(self, task_id: str) -> None:
+        """Run it."""
+        task = self.task(task_id)
+        link = await self.link()
+        await task.steadily(link.start(task_id))
+        task.started()
+
+    async def status(self, task_id: str) -> tuple[OciStatus, int]:
+        """What it does, and its pid. Raises `NotFound`."""
+        task = self.task(task_id)
+        if task.end.done():
+            return OciStatus.STOPPED, 0
+        try:
+            told = await (await self.link()).state(task_id)
+        except (Unavailable, DeadlineExceeded):
+            if task.end.done():
+                return OciStatus.STOPPED, 0
+            raise
+        return STATUSES.get(told.status, OciStatus.STOPPED), told.pid
+
+    async def wait(self, task_id: str) -> Exit:
+        """As `OciRuntime.wait`."""
+        return await asyncio.shield(self.task(task_id).end)
+
+    def holds(self, task_id: str) -> bool:
+        """Whether a task is one of this sandbox."""
+        return task_id in self._tasks
+
+    def task(self, task_id: str) -> HeldTask:
+        """A task of this sandbox. Raises `NotFound`."""
+        task = self._tasks.get(task_id)
+        if task is None:
+            raise NotFound("container", task_id)
+        return task
+
+    async def remove(self, task_id: str) -> None:
+        """Free a member, killing what still runs, and forget it."""
+        task = self.task(task_id)
+        await self._free(task)
+        await self._forget(task)
+
+    # --- the end
+
+    async def end(self) -> None:
+        """Free every task, and end the shim. How the members ended stays known until each is removed.
+
+        A shim that refuses, or does not answer, is killed, and what it leaves is cleared away.
+        """
+        await self._settle()
+        with contextlib.suppress(Unavailable):
+            await self.link()  # even a shim without any task must be found, to be ended
+        own = self._folder.sandbox_id
+        members = [task for task in self._tasks.values() if task.id != own]
+        outcomes = await asyncio.gather(*(self._free(task) for task in members), return_exceptions=True)
+        failed = [outcome for outcome in outcomes if outcome is not None]
+        if own in self._tasks and not failed:
+            failed += filter(None, await asyncio.gather(self._free(self._tasks[own]), return_exceptions=True))
+        async with self._turn:
+            if failed:
+                _log.warning("the shim of sandbox %s does not let go: %s", own, failed[0])
+                await self._bury()
+            await self._dismiss()
+        if own in self._tasks:
+            await self._forget(self._tasks[own])
+        self._folder.remove_if_empty()
+
+    async def let_go(self) -> None:
+        """Hold nothing any more; the shim and its tasks go on. What a crash of ours does."""
+        for task in self._tasks.values():
+            await task.close()
+        if self._shim_log is not None:
+            self._shim_log.close()
+        if self._link is not None:
+            await self._link.close()
+
+    # --- the shim itself
+
+    async def link(self) -> ShimLink:
+        """The connection, made anew if it was lost. Raises `Unavailable` where the shim is dead; it is buried then."""
+        if self._link is None or self._link.closed:
+            async with self._turn:
+                await self._recover()
+        if self._link is None:
+            raise Unavailable(f"the shim of sandbox {self._folder.sandbox_id} is gone")
+        return self._link
+
+    async def _recover(self) -> None:
+        """Find a shim that was lost, or bury it. To be called in turn."""
+        if self._link is not None and not self._link.closed:
+            return
+        self._link = None
+        record = self._folder.shim()
+        if record is None:
+            return
+        address = record.address or _left_address(Path(record.bundle))
+        for attempt in range(_TRIES if address else 0):
+            if attempt:
+                await asyncio.sleep(_PAUSE)
+            with contextlib.suppress(Unavailable, InvalidArgument):
+                self._link = await ShimLink.connect(Bootstrap(address, record.version), self._binary.namespace)
+                for task in self._tasks.values():
+                    task.link = self._link
+                return
+        await self._bury()
+
+    async def _settle(self) -> None:
+        """Let a start that was broken off come to its end, and find the shim it has left."""
+        record = self._folder.shim()
+        if self._launching is None or record is None or record.address:
+            return
+        await asyncio.wait({self._launching})
+        if not self._launching.cancelled() and self._launching.exception() is None:
+            told = self._launching.result()
+            self._folder.write_shim(attrs.evolve(record, address=told.address, version=told.version))
+
+    async def _bury(self) -> None:
+        """The shim is dead, or as good as dead: free what it has left, and give every task its end. To be called in turn."""
+        record = self._folder.shim()
+        if record is None:
+            return
+        level = logging.WARNING if self._tasks else logging.DEBUG
+        _log.log(level, "the shim of sandbox %s is lost; what it has left is cleared away", self._folder.sandbox_id)
+        if self._link is not None:
+            await self._link.close()
+            self._link = None
+        await asyncio.to_thread(end_shim, record.pid, record.born, Path(record.bundle))
+        own = self._folder.sandbox_id
+        for task in sorted(self._tasks.values(), key=lambda task: task.id == own):
+            if not self._folder.gone(task.id):
+                await task.finish(await self._clear_away(task))
+                self._folder.write_gone(task.id)
+        self._forget_shim()
+
+    async def _clear_away(self, task: HeldTask) -> Exit:
+        try:
+            return await self._binary.delete(task.id, Path(task.record.bundle))
+        except (CrishimError, OSError) as error:
+            _log.warning("what the shim of %s has left may be still there: %s", task.id, error)
+            return Exit.unknown()
+
+    async def _dismiss(self) -> None:
+        """End the shim: politely, and then its process."""
+        record = self._folder.shim()
+        if record is None:
+            return
+        if self._link is not None:
+            if not record.pid:
+                record = await self._ask_pid(self._link, record)
+            with contextlib.suppress(CrishimError):
+                await self._link.shutdown(self._folder.sandbox_id)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FAREWELL):
+                    await self._link.ended()
+            await self._link.close()
+            self._link = None
+        if await asyncio.to_thread(end_shim, record.pid, record.born, Path(record.bundle)):
+            _log.debug("the shim of sandbox %s had to be killed", self._folder.sandbox_id)
+        self._forget_shim()
+
+    def _forget_shim(self) -> None:
+        record = self._folder.shim()
+        if record is not None:
+            remove_socket(record.address)  # a shim that was killed has not done that
+        self._folder.forget_shim()
+        if self._shim_log is not None:
+            self._shim_log.close()
+            self._shim_log = None
+
+    async def _ask_pid(self, link: ShimLink, record: ShimRecord) -> ShimRecord:
+        """Which process the shim is, for the day on which it must be killed."""
+        with contextlib.suppress(CrishimError):
+            pid = await link.shim_pid(self._folder.sandbox_id)
+            record = attrs.evolve(record, pid=pid, born=born(pid))
+            self._folder.write_shim(record)
+        return record
+
+    def _open_log(self, bundle: Path) -> None:
+        self._shim_log = ShimLog(bundle)
+        self._shim_log.open()
+
+    # --- one task
+
+    async def _hold_again(self, task: HeldTask) -> None:
+        """Streams and end of a task that was begun before a restart of ours."""
+        if self._link is None:
+            return
+        task.link = self._link
+        try:
+            status = STATUSES.get((await self._link.state(task.id)).status)
+        except NotFound:  # its creation was broken off
+            await task.finish(Exit.unknown())
+            return
+        except CrishimError as error:
+            _log.warning("what task %s does is not known: %s", task.id, error)
+            status = None
+        try:
+            task.open_streams(hold=status is OciStatus.CREATED)
+        except CrishimError as error:
+            _log.warning("output of %s is lost: %s", task.id, error)
+        self._watch(task)
+
+    def _watch(self, task: HeldTask) -> None:
+        task.watch = asyncio.create_task(self._follow(task), name=f"end of {task.id}")
+
+    async def _follow(self, task: HeldTask) -> None:
+        """Wait for a task's end, across lost connections."""
+        while not task.end.done():
+            try:
+                end = await (await self.link()).wait(task.id)
+            except Unavailable:
+                if self._folder.shim() is not None:
+                    await asyncio.sleep(_PAUSE)
+                    continue
+                end = Exit.unknown()
+            except CrishimError as error:
+                _log.warning("how %s ended is not known: %s", task.id, error)
+                end = Exit.unknown()
+            if end.code == _KILLED and self._binary.events and not task.killed:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_OOM_PATIENCE):
+                        await task.oom.wait()
+            await task.finish(end)
+
+    async def _free(self, task: HeldTask) -> None:
+        """Have the shim let go of a task, killing what runs; when it is dead, its burial has done that."""
+        while not self._folder.gone(task.id):
+            try:
+                known = await free(await self.link(), task, self._clock)
+                if not known and self._binary.leaves_halves:
+                    await self._clear_away(task)
+            except Unavailable:
+                if self._link is not None and not self._link.closed:
+                    raise  # the shim's own word, and not its loss
+                if self._folder.shim() is not None:
+                    await asyncio.sleep(_PAUSE)
+                    continue
+            self._folder.write_gone(task.id)
+
+    async def _forget(self, task: HeldTask) -> None:
+        if not task.end.done() and task.watch is not None:
+            await asyncio.wait({task.watch}, timeout=_PAUSE)
+        await task.close()
+        self._tasks.pop(task.id, None)
+        self._folder.forget_task(task.id)
+        self._folder.remove_if_empty()
+        task.forget()
+
+
+def _named_like(bundle: Path, task_id: str) -> None:
+    """Where it shall delete, runc's shim looks beside the folder it is in for one that is called like the task."""
+    beside = bundle.with_name(task_id)
+    if not beside.exists():
+        beside.symlink_to(bundle.name)
+
+
+def _left_address(bundle: Path) -> str:
+    """The address that a shim has written into its bundle, where we were ended before we had read it."""
+    try:
+        return (bundle / "address").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""

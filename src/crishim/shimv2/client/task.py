@@ -1,0 +1,159 @@
+"""HeldTask: one task of a shim, as long as we know of it: its streams, and its end."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
+
+import attrs
+
+from crishim.errors import CrishimError, DeadlineExceeded, NotFound
+from crishim.interfaces.oci_runtime import Stdio
+from crishim.interfaces.seams import Clock
+from crishim.logs.stdio import ContainerStdio
+from crishim.model.process import Exit, TerminalSize
+from crishim.shimv2.client.connection import ShimLink
+from crishim.shimv2.client.fifos import FifoPaths, Fifos, paths_in
+from crishim.shimv2.client.files import SandboxFolder, TaskRecord
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_NO_FIFOS: Final = FifoPaths()
+
+
+@attrs.frozen
+class _Wishes:
+    """What `ContainerStdio` asks about a container."""
+
+    id: str
+    log_path: str
+    stdin: bool
+    stdin_once: bool
+    tty: bool
+
+
+class HeldTask:
+    """A task. `end` is done when it has ended, and all its output was written."""
+
+    def __init__(self, record: TaskRecord, folder: SandboxFolder, clock: Clock) -> None:
+        self.record = record
+        self.link: ShimLink | None = None
+        self.end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self.oom = asyncio.Event()
+        self.killed = False
+        """Whether we have killed it: then the kernel has not, for want of memory."""
+        self.stdio: ContainerStdio | None = None
+        self.watch: asyncio.Task[None] | None = None
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._folder = folder
+        self._clock = clock
+        self._fifos = Fifos(_paths(folder, record))
+
+    @property
+    def id(self) -> str:
+        """The container's id."""
+        return self.record.id
+
+    @property
+    def paths(self) -> FifoPaths:
+        """Where its named pipes lie."""
+        return self._fifos.paths
+
+    def make_streams(self) -> None:
+        """Make the pipes, and open our ends and the log. Raises as `Fifos` and `LogFile` do."""
+        if self.paths != _NO_FIFOS:
+            self._fifos.make()
+            self.open_streams(hold=True)
+
+    def open_streams(self, *, hold: bool) -> None:
+        """Open our ends of pipes that are there, and the log; with `hold` for one whose shim may not have opened its ends."""
+        if self.paths == _NO_FIFOS:
+            return
+        wished = self.record.stdio
+        stdio = ContainerStdio(
+            _Wishes(self.id, wished.log_path, wished.keep_stdin, wished.stdin_once, wished.terminal), self._clock
+        )
+        foreign = self._fifos.open(resize=self._resize, stdin_ended=self._stdin_ended, hold=hold)
+        try:
+            stdio.adopt(foreign)
+        except BaseException:
+            self._fifos.release()
+            raise
+        self.stdio = stdio
+
+    async def steadily(self, call: Coroutine[None, None, T]) -> T:
+        """A call that changes the task: when we are cancelled it goes on, since a shim cannot be told, and `settle` waits."""
+        begun = asyncio.create_task(call)
+        self._calls.add(begun)
+        begun.add_done_callback(self._done)
+        return await asyncio.shield(begun)
+
+    def _done(self, call: asyncio.Task[Any]) -> None:
+        self._calls.discard(call)
+        if not call.cancelled():
+            call.exception()  # whoever had asked may have left
+
+    async def settle(self, patience: float) -> None:
+        """Return when no call that was given up is under way any more. Raises `DeadlineExceeded`."""
+        if self._calls:
+            _, late = await asyncio.wait(self._calls, timeout=patience)
+            if late:
+                raise DeadlineExceeded(f"the shim is still busy with {self.id}")
+
+    def started(self) -> None:
+        """The shim has opened its ends."""
+        self._fifos.release()
+
+    async def finish(self, end: Exit) -> None:
+        """It has ended: write what is left of its output, and then how it ended. The first call counts."""
+        if self.end.done():
+            return
+        self._fifos.release()
+        if self.stdio is not None:
+            await self.stdio.drained()
+        if self.end.done():
+            return
+        told = attrs.evolve(end, oom=True) if self.oom.is_set() else end
+        self._folder.write_exit(self.id, told)
+        self.end.set_result(told)
+
+    async def close(self) -> None:
+        """Let go of everything; the task itself goes on. May be called twice."""
+        for call in tuple(self._calls):
+            call.cancel()
+        if self.watch is not None and self.watch is not asyncio.current_task():
+            self.watch.cancel()
+            await asyncio.gather(self.watch, return_exceptions=True)
+        self._fifos.release()
+        if self.stdio is not None:
+            await self.stdio.close()
+
+    def forget(self) -> None:
+        """It was removed: whoever still waits for its end hears that it is gone."""
+        if not self.end.done():
+            self.end.set_exception(NotFound("container", self.id))
+            self.end.exception()
+
+    async def _resize(self, size: TerminalSize) -> None:
+        if self.link is not None:
+            with contextlib.suppress(CrishimError):  # it may have ended meanwhile
+                await self.link.resize(self.id, "", size)
+
+    async def _stdin_ended(self) -> None:
+        if self.link is not None:
+            try:
+                await self.link.close_stdin(self.id)
+            except CrishimError as error:
+                _log.debug("stdin of %s was not closed: %s", self.id, error)
+
+
+def _paths(folder: SandboxFolder, record: TaskRecord) -> FifoPaths:
+    wished = record.stdio
+    if wished == Stdio():
+        return _NO_FIFOS
+    if wished.stdin or wished.stdout or wished.stderr:
+        return FifoPaths(stdin=wished.stdin, stdout=wished.stdout, stderr=wished.stderr)
+    return paths_in(folder.io(record.id), stdin=wished.keep_stdin, stderr=not wished.terminal)

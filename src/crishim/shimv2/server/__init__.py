@@ -1,0 +1,1 @@
+"""Being a shim of containerd's."""

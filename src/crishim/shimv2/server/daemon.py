@@ -1,0 +1,226 @@
+"""The shim v2 door: one daemon that serves the tasks of a whole node to containerd.
+
+In its state folder lie `control`, where launchers ask (see `launcher`), and NAME.sock for each of containerd's namespaces: one
+address for all tasks of a namespace, since every call names its own. What goes wrong is an answer, never the daemon's end.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import re
+import socket
+from collections.abc import AsyncIterator, Callable, Collection
+from pathlib import Path
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+
+from crishim._proto import shim_bootstrap_pb2 as bootstrap_pb
+from crishim._proto import shim_events_pb2 as pb
+from crishim._proto import shim_types_pb2 as types_pb
+from crishim.errors import AlreadyExists, CrishimError, InvalidArgument
+from crishim.interfaces.oci_runtime import OciRuntime
+from crishim.interfaces.seams import Clock
+from crishim.model.process import Exit
+from crishim.oci.cgroups import Cgroups
+from crishim.pods.bundle import write_atomically
+from crishim.pods.host import cgroup_v2
+from crishim.shimv2.server.launcher import CONTROL, DONE, FAILED
+from crishim.shimv2.server.leftovers import KeptTasks
+from crishim.shimv2.server.publisher import Publisher
+from crishim.shimv2.server.routes import delete_response, handlers
+from crishim.shimv2.server.task import Creation, News, Task
+from crishim.shimv2.server.tasks import Tasks
+from crishim.shimv2.wire.messages import timestamp_of
+from crishim.ttrpc.address import bound_socket
+from crishim.ttrpc.server import Server
+
+Make = Callable[[str, tuple[str, bytes]], OciRuntime]
+"""The runtime for containerd's namespace, and a task's options by type and value. Asked for each task; may give the same."""
+
+_MOST_ASKED: Final = 1 << 20
+_NAME: Final = re.compile(r"[A-Za-z0-9]+(?:[._-]+[A-Za-z0-9]+)*")
+
+_log = logging.getLogger(__name__)
+
+
+class Told(News):
+    """Tells each task's containerd of it."""
+
+    def __init__(self, publisher_of: Callable[[Task], Publisher | None], forget: Callable[[Task], object]) -> None:
+        self._publisher_of = publisher_of
+        self._forget = forget
+
+    def created(self, task: Task, creation: Creation) -> None:
+        """As `News.created`."""
+        paths = creation.io
+        mounts = [
+            types_pb.Mount(type=mount.kind, source=mount.source, target=mount.target, options=mount.options)
+            for mount in creation.mounts
+        ]
+        io = pb.TaskIO(stdin=paths.stdin, stdout=paths.stdout, stderr=paths.stderr, terminal=paths.terminal)
+        event = pb.TaskCreate(container_id=task.id, bundle=str(creation.bundle), rootfs=mounts, io=io, pid=task.main.pid)
+        self._publish(task, "create", event)
+
+    def started(self, task: Task) -> None:
+        """As `News.started`."""
+        self._publish(task, "start", pb.TaskStart(container_id=task.id, pid=task.main.pid))
+
+    def exec_added(self, task: Task, exec_id: str) -> None:
+        """As `News.exec_added`."""
+        self._publish(task, "exec-added", pb.TaskExecAdded(container_id=task.id, exec_id=exec_id))
+
+    def exec_started(self, task: Task, exec_id: str, pid: int) -> None:
+        """As `News.exec_started`."""
+        self._publish(task, "exec-started", pb.TaskExecStarted(container_id=task.id, exec_id=exec_id, pid=pid))
+
+    def exited(self, task: Task, exec_id: str, pid: int, end: Exit) -> None:
+        """As `News.exited`; a kill for want of memory is told before the end."""
+        if end.oom:
+            self._publish(task, "oom", pb.TaskOOM(container_id=task.id))
+        event = pb.TaskExit(
+            container_id=task.id, id=exec_id or task.id, pid=pid, exit_status=end.code, exited_at=timestamp_of(end)
+        )
+        self._publish(task, "exit", event)
+
+    def deleted(self, task: Task, end: Exit) -> None:
+        """As `News.deleted`."""
+        event = pb.TaskDelete(
+            container_id=task.id, id=task.id, pid=task.main.pid, exit_status=end.code, exited_at=timestamp_of(end)
+        )
+        self._publish(task, "delete", event)
+        self._forget(task)
+
+    def paused(self, task: Task, *, paused: bool) -> None:
+        """As `News.paused`."""
+        event = pb.TaskPaused(container_id=task.id) if paused else pb.TaskResumed(container_id=task.id)
+        self._publish(task, "paused" if paused else "resumed", event)
+
+    def _publish(self, task: Task, topic: str, event: Any) -> None:
+        publisher = self._publisher_of(task)
+        if publisher is not None:
+            publisher.publish(task.key[0], f"/tasks/{topic}", event)
+
+
+class Door:
+    """Serves tasks whose runtimes `make` gives, on sockets in `folder`."""
+
+    def __init__(self, folder: Path, make: Make, clock: Clock) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._publishers: dict[str, Publisher] = {}
+        self._events: dict[tuple[str, str], str] = {}
+        unified = cgroup_v2()
+        self._servers: dict[str, tuple[Server, asyncio.Task[None]]] = {}
+        self.tasks = Tasks(
+            make,
+            clock,
+            Told(self._publisher_of, lambda task: self._events.pop(task.key, None)),
+            Cgroups(v2=unified),
+            KeptTasks(folder / "tasks"),
+            unified=unified,
+        )
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Serve inside the `async with`. Raises `AlreadyExists` where another daemon serves."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+        listening = _bound(self._folder / CONTROL)
+        listening.listen()  # from now on everybody sees that it is served
+        left = self.tasks.take_over()
+        control = await asyncio.start_unix_server(self._answer, sock=listening, limit=_MOST_ASKED)
+        ending = asyncio.get_running_loop().create_task(self._end(left))
+        try:
+            yield
+        finally:
+            ending.cancel()
+            control.close()
+            for server, _ in self._servers.values():
+                await server.close()
+            for publisher in self._publishers.values():
+                await publisher.close()
+
+    async def _end(self, left: Collection[Task]) -> None:
+        """End what the daemon before this one has left. containerd asks for each, but no longer than for five seconds."""
+        ends = (self.tasks.end(task.key, task.bundle) for task in left)
+        for task, outcome in zip(left, await asyncio.gather(*ends, return_exceptions=True), strict=True):
+            if isinstance(outcome, Exception):
+                _log.warning("what there was of %s is left: %s", task.id, outcome)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One launcher."""
+        try:
+            told = DONE + await self._do(await _question(reader))
+        except (CrishimError, OSError, ValueError) as error:
+            told = FAILED + (str(error) or repr(error)).encode()
+        except Exception as error:  # noqa: BLE001 - one launcher's question must not end the service
+            _log.exception("a launcher's question")
+            told = FAILED + repr(error).encode()
+        with contextlib.suppress(OSError):
+            writer.write(told)
+            writer.close()
+            await writer.wait_closed()
+
+    async def _do(self, asked: bytes) -> bytes:
+        *texts, stdin = asked.split(b"\0", 5)
+        command, task, namespace, place, events = map(os.fsdecode, texts)
+        key, bundle = (namespace, task), Path(place)
+        if not all(_NAME.fullmatch(name) for name in key):
+            raise InvalidArgument("id", f"{key!r} are no names of a namespace and a task")
+        if command == "start":
+            self._events[key] = events
+            address = await self._address(namespace)
+            write_atomically(bundle / "address", address)
+            return _bootstrap(address, stdin)
+        if command == "delete":
+            end = await self.tasks.end(key, bundle)
+            self._events.pop(key, None)
+            return delete_response(0, end).SerializeToString()
+        raise InvalidArgument("command", f"{command!r} is not known")
+
+    async def _address(self, namespace: str) -> str:
+        """Where the tasks of a namespace are served, from now on if they were not."""
+        path = self._folder / f"{namespace}.sock"
+        if namespace not in self._servers:
+            server = Server(handlers(self.tasks, namespace, os.getpid()))
+            listening = asyncio.get_running_loop().create_task(server.listen(_bound(path)))
+            self._servers[namespace] = server, listening
+        try:
+            await asyncio.shield(self._servers[namespace][1])
+        except (OSError, CrishimError):
+            self._servers.pop(namespace, None)  # the next one who asks tries again
+            raise
+        return f"unix://{path}"
+
+    def _publisher_of(self, task: Task) -> Publisher | None:
+        address = self._events.get(task.key, "")
+        if address and address not in self._publishers:
+            self._publishers[address] = Publisher(address, self._clock)
+        return self._publishers.get(address)
+
+
+async def _question(reader: asyncio.StreamReader) -> bytes:
+    """All that a launcher says. Raises `InvalidArgument` where that has no end."""
+    try:
+        await reader.readexactly(_MOST_ASKED)
+    except asyncio.IncompleteReadError as short:
+        return short.partial
+    raise InvalidArgument("stdin", "is too long")
+
+
+def _bootstrap(address: str, stdin: bytes) -> bytes:
+    """The plain address, which every containerd reads as Task v2; who sends BootstrapParams can take JSON and Task v3."""
+    with contextlib.suppress(DecodeError):
+        if bootstrap_pb.BootstrapParams.FromString(stdin).containerd_version:
+            return json.dumps({"version": 3, "address": address, "protocol": "ttrpc"}).encode()
+    return address.encode()
+
+
+def _bound(path: Path) -> socket.socket:
+    """A socket bound at a path. One that nobody serves is replaced; raises `AlreadyExists` where somebody does."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        if probe.connect_ex(str(path)) == 0:
+            raise AlreadyExists("daemon", str(path))
+    return bound_socket(path)

@@ -1,0 +1,100 @@
+"""A task's news for containerd, in order, queued and tried again.
+
+containerd learns of exits by Wait, too; of what is lost here it learns then. For each address that a `start` named there is one
+connection and one queue.
+"""
+
+import asyncio
+import contextlib
+import logging
+from typing import Final
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from crishim._proto import shim_events_pb2 as pb
+from crishim._proto import shim_types_pb2 as types_pb
+from crishim.errors import Code, CrishimError
+from crishim.interfaces.seams import Clock
+from crishim.shimv2.wire.messages import NAMESPACE_KEY, packed
+from crishim.ttrpc.client import Client
+from crishim.ttrpc.status import Refused
+
+SERVICE: Final = "containerd.services.events.ttrpc.v1.Events"
+
+_MOST: Final = 2048
+_TRIES: Final = 5
+_PAUSE: Final = 0.2
+_PATIENCE: Final = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Sends news to the event service at `address`, a path; to nobody if it is empty."""
+
+    def __init__(self, address: str, clock: Clock) -> None:
+        self._address = address if "://" in address or not address else f"unix://{address}"
+        self._clock = clock
+        self._queue: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(_MOST)
+        self._client: Client | None = None
+        self._task = asyncio.create_task(self._send_all()) if address else None
+
+    def publish(self, namespace: str, topic: str, event: Message) -> None:
+        """Have an event sent. With a queue that is full it is lost, with a line in the log."""
+        if self._task is None:
+            return
+        seconds, nanos = divmod(self._clock.now(), 10**9)
+        envelope = types_pb.Envelope(
+            timestamp=Timestamp(seconds=seconds, nanos=nanos),
+            namespace=namespace,
+            topic=topic,
+            event=packed(f"containerd.events.{type(event).__name__}", event),
+        )
+        try:
+            self._queue.put_nowait((namespace, pb.ForwardRequest(envelope=envelope).SerializeToString()))
+        except asyncio.QueueFull:
+            _log.warning("%s of %s is lost: nobody takes events at %s", topic, namespace, self._address)
+
+    async def close(self) -> None:
+        """Send what is queued if that can be done soon, and end."""
+        if self._task is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await self._queue.join()
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        await self._drop()
+
+    async def _send_all(self) -> None:
+        while True:
+            namespace, request = await self._queue.get()
+            try:
+                await self._send(namespace, request)
+            finally:
+                self._queue.task_done()
+
+    async def _send(self, namespace: str, request: bytes) -> None:
+        metadata = ((NAMESPACE_KEY, namespace),)
+        for attempt in range(_TRIES):
+            try:
+                if self._client is None or self._client.closed.done():
+                    self._client = await Client.connect(self._address)
+                await self._client.call(SERVICE, "Forward", request, timeout=_PATIENCE, metadata=metadata)
+            except CrishimError as error:
+                if isinstance(error, Refused) and error.answer is not Code.UNAVAILABLE:
+                    _log.warning("an event of %s is lost: %s", namespace, error)
+                    return  # it would be refused again, and others wait behind it
+                _log.debug("an event was not taken at %s: %s", self._address, error)
+                await self._drop()
+                await self._clock.sleep(_PAUSE * 2**attempt)
+            else:
+                return
+        _log.warning("an event of %s is lost: nobody takes events at %s", namespace, self._address)
+
+    async def _drop(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()

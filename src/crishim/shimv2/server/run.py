@@ -1,0 +1,67 @@
+"""An author's shim: `run` is the whole of its main().
+
+The same program is launcher and daemon. containerd runs it as a shim's binary; what it asks for is done by a daemon, which the
+program starts as itself with the arguments `daemon FOLDER` where none is there.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crishim.shimv2.server import launcher
+
+if TYPE_CHECKING:
+    from crishim.interfaces.oci_runtime import OciRuntime
+    from crishim.shimv2.server.daemon import Make
+
+DAEMON = "daemon"
+
+
+def run(make: "Callable[[Path], OciRuntime]", name: str, argv: Sequence[str] | None = None) -> None:
+    """Be containerd's shim `name` (`io.containerd.mine.v2`) over the runtimes that `make` gives, and exit.
+
+    `make` is called once for each namespace of containerd's, with a folder of the runtime's own, which a reboot clears. The
+    daemon's sockets and its log lie in /run/crishim/NAME; `CRISHIM_SHIM_STATE` names another folder.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == [DAEMON]:
+        folder = Path(words[1])
+        asyncio.run(serve(folder, for_namespaces(make, folder)))
+        sys.exit(0)
+    program = [sys.executable, str(Path(sys.argv[0]).resolve()), DAEMON]
+    sys.exit(launcher.run(words, name, program, default=f"/run/crishim/{name}"))
+
+
+def for_namespaces(make: "Callable[[Path], OciRuntime]", folder: Path) -> "Make":
+    """One runtime for each of containerd's namespaces, whatever options it configures."""
+    made: dict[str, OciRuntime] = {}
+
+    def of(namespace: str, _: tuple[str, bytes]) -> "OciRuntime":
+        if namespace not in made:
+            own = folder / "runtimes" / namespace
+            own.mkdir(parents=True, exist_ok=True, mode=0o711)
+            made[namespace] = make(own)
+        return made[namespace]
+
+    return of
+
+
+async def serve(folder: Path, make: "Make") -> None:
+    """Be the daemon until SIGTERM or SIGINT, which ends no task: containerd sees to that. `folder` is absolute."""
+    from crishim.linux.children import watch_by_pidfd
+    from crishim.shimv2.server.daemon import Door
+    from crishim.system import SystemClock
+
+    os.chdir("/")  # not in a bundle, which will be removed
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    watch_by_pidfd()
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    async with Door(folder, make, SystemClock()).serving():
+        await ended.wait()

@@ -1,0 +1,1 @@
+"""What both sides of shim v2 say: messages, options, addresses, metrics. Pure."""

@@ -1,0 +1,128 @@
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crishim.cli.daemon import (
+    JournalFormat,
+    JsonFormat,
+    TextFormat,
+    announced,
+    ended_by_signals,
+    notify,
+    start_logging,
+    taken_over,
+    watchdog_period,
+)
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[socket.socket]:
+    """The service manager's end of the readiness protocol."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path / "notify"))
+        receiver.settimeout(30)
+        yield receiver
+
+
+def record(message: str, level: int = logging.INFO) -> logging.LogRecord:
+    made = logging.LogRecord("crishim.rpc", level, __file__, 1, message, (), None)
+    made.created = 1_767_225_600.25
+    return made
+
+
+async def test_readiness_and_signs_of_life(manager: socket.socket) -> None:
+    """The manager is told when all is ready, at once that we live, and when we stop."""
+    environ = {"NOTIFY_SOCKET": str(manager.getsockname()), "WATCHDOG_USEC": "20000000"}
+    async with announced(environ):
+        told = {await asyncio.to_thread(manager.recv, 100) for _ in range(2)}
+    assert {b"READY=1", b"WATCHDOG=1"} == told
+    assert b"STOPPING=1" == manager.recv(100)
+
+
+def test_what_the_manager_says_is_for_nobody_else() -> None:
+    """What a service manager has told this process is in its environment no longer, so no child takes it for its own."""
+    environ = {"NOTIFY_SOCKET": "/n", "WATCHDOG_USEC": "5", "WATCHDOG_PID": "1", "PATH": "/bin"}
+    told = {"NOTIFY_SOCKET": "/n", "WATCHDOG_USEC": "5", "WATCHDOG_PID": "1"}
+    assert (told, {"PATH": "/bin"}) == (taken_over(environ), environ)
+
+
+def test_nobody_is_told_where_nobody_asks(manager: socket.socket) -> None:
+    """Without the variable, or with an address that nobody has, nothing is sent and nothing fails."""
+    notify("READY=1", {})
+    notify("READY=1", {"NOTIFY_SOCKET": "relative"})
+    notify("READY=1", {"NOTIFY_SOCKET": str(manager.getsockname()) + ".none"})
+    manager.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        manager.recv(100)
+
+
+def test_an_abstract_socket_is_told() -> None:
+    """An address that begins with @ is an abstract socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind("")
+        name = receiver.getsockname()
+        notify("READY=1", {"NOTIFY_SOCKET": "@" + name[1:].decode()})
+        assert b"READY=1" == receiver.recv(100)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "x"}, None),
+        ({"WATCHDOG_USEC": "30000000"}, 15.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}, 15.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, None),
+    ],
+)
+def test_the_watchdog_is_fed_twice_as_often_as_it_asks(environ: dict[str, str], expected: float | None) -> None:
+    """The period is half of WATCHDOG_USEC, and none where it is for another process or for nobody."""
+    assert expected == watchdog_period(environ)
+
+
+def test_lines_have_their_form() -> None:
+    """A line of text has time, level and logger; journald's has a priority for every line; JSON is an object."""
+    assert "2026-01-01T00:00:00.250Z INFO crishim.rpc: hello" == TextFormat().format(record("hello"))
+    assert "<4>crishim.rpc: one\n<4>two" == JournalFormat().format(record("one\ntwo", logging.WARNING))
+    expected = {"time": "2026-01-01T00:00:00.250Z", "level": "INFO", "logger": "crishim.rpc", "message": "hello"}
+    assert expected == json.loads(JsonFormat().format(record("hello")))
+    failed = record("broken", logging.ERROR)
+    try:
+        raise ValueError("why")
+    except ValueError:
+        failed.exc_info = sys.exc_info()
+    assert json.loads(JsonFormat().format(failed))["error"].endswith("ValueError: why")
+
+
+@pytest.mark.parametrize(
+    ("form", "journal", "expected"), [("auto", "", TextFormat), ("auto", "yes", JournalFormat), ("json", "", JsonFormat)]
+)
+def test_the_form_of_lines_is_chosen(form: str, journal: str, expected: type) -> None:
+    """The form auto is journald's form where stderr is the journal's own stream, and text elsewhere."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    status = os.fstat(2)
+    try:
+        start_logging("warning", form, {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"} if journal else {})
+        assert (expected, logging.WARNING) == (type(root.handlers[0].formatter), root.level)
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_signals_end_it(number: signal.Signals) -> None:
+    """SIGTERM and SIGINT set the event, and end nothing themselves."""
+    with ended_by_signals() as ended:
+        os.kill(os.getpid(), number)
+        await ended.wait()
+    assert ended.is_set()

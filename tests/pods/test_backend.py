@@ -1,0 +1,106 @@
+"""Bundles that are found again after a restart of ours. Everything else of the lift is in the exam of its backends."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from crishim.backends.runc import build
+from crishim.model.container import ContainerState
+from crishim.model.ids import ContainerId
+from crishim.monitor.pidfd import ended
+from crishim.pods.backend import OciPodBackend
+from crishim.testing import Harness
+from crishim.testing.conformance.candidate import until
+from tests.backends.runc.world import needs, node
+
+pytestmark = [pytest.mark.node, needs("runc", "conmon", "busybox")]
+
+COUNTING = """#!/bin/sh
+case " $* " in
+*" state "*) echo "$*" >> {folder}/asked;;
+*" start "*) [ ! -e {folder}/hang ] || {{ runc "$@"; touch {folder}/hung; exec sleep 600; }};;
+esac
+exec runc "$@"
+"""
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[Harness]:
+    program = tmp_path / "runc-that-counts"
+    program.write_text(COUNTING.format(folder=tmp_path))
+    program.chmod(0o755)
+    (tmp_path / "asked").touch()
+    async with node(tmp_path, runtime=str(program)) as world:
+        yield world
+
+
+async def found(world: Harness) -> dict[str, ContainerState]:
+    """What a backend that has just been started finds."""
+    assert isinstance(world.backend, OciPodBackend)
+    inventory = await build(world.backend._context).inventory()
+    return {held.id: held.state for held in inventory.containers}
+
+
+async def three(world: Harness) -> tuple[ContainerId, ContainerId, ContainerId]:
+    """A container that was not started, one that runs, and one that has ended."""
+    sandbox = await world.run_sandbox()
+    created = await world.create_container(sandbox, "created", "sleep", "600")
+    running = await world.run_container(sandbox, "running", "sleep", "600")
+    past = await world.run_container(sandbox, "past", "true")
+    await world.backend.wait_container(past)
+    return created, running, past
+
+
+async def test_a_node_is_found_again_without_a_process_for_each_container(world: Harness, tmp_path: Path) -> None:
+    """The files of bundles tell what their containers do: the runtime is asked for none of them."""
+    created, running, past = await three(world)
+    states = {created: ContainerState.CREATED, running: ContainerState.RUNNING, past: ContainerState.EXITED}
+    assert (states, "") == (await found(world), (tmp_path / "asked").read_text())
+
+
+async def test_a_start_that_was_broken_off_is_asked_for(world: Harness, tmp_path: Path) -> None:
+    """Where a start was begun and no more is known, the runtime tells whether it took place."""
+    created, running, _ = await three(world)
+    bundles = tmp_path / "run" / "containers"
+    (bundles / created / "starting").write_text("1")
+    (bundles / running / "started-at").rename(bundles / running / "starting")
+    states = await found(world)
+    assert (ContainerState.CREATED, ContainerState.RUNNING) == (states[created], states[running])
+    assert {created, running} == {line.split()[-1] for line in (tmp_path / "asked").read_text().splitlines()}
+
+
+async def test_a_start_that_was_given_up_is_asked_for(world: Harness, tmp_path: Path) -> None:
+    """Whoever gives up a start does not know whether it took place; a later look does."""
+    created = await world.create_container(await world.run_sandbox(), "created", "sleep", "600")
+    (tmp_path / "hang").touch()
+    starting = asyncio.ensure_future(world.backend.start_container(created))
+    await until((tmp_path / "hung").exists)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert ContainerState.RUNNING is (await found(world))[created]
+
+
+async def test_without_its_monitor_a_container_is_asked_for(world: Harness, tmp_path: Path) -> None:
+    """A container whose monitor was killed may live on: the runtime is asked."""
+    _, running, _ = await three(world)
+    monitor = int((tmp_path / "run" / "containers" / running / "conmon-pidfile").read_text())
+    os.kill(monitor, signal.SIGKILL)
+    await ended(monitor)
+    assert ContainerState.RUNNING is (await found(world))[running]
+    assert [running] == [line.split()[-1] for line in (tmp_path / "asked").read_text().splitlines()]
+
+
+async def test_a_bundle_of_which_there_is_only_the_folder(world: Harness, tmp_path: Path) -> None:
+    """A creation that ended with the server, before config.json was written, is found, and removed like any other."""
+    bundle = tmp_path / "run" / "containers" / ("0" * 64)
+    bundle.mkdir(parents=True)
+    assert isinstance(world.backend, OciPodBackend)
+    again = build(world.backend._context)
+    assert [(bundle.name, ContainerState.CREATED)] == [(held.id, held.state) for held in (await again.inventory()).containers]
+    await again.remove_container(ContainerId(bundle.name))
+    assert not bundle.exists()

@@ -1,0 +1,130 @@
+# ruff: noqa: ASYNC240 - nothing else runs on these loops, so a blocking look at a small file holds up nobody
+"""Namespaces of pods: their sysctls, and where they are pinned."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crishim.errors import InvalidArgument, NotFound
+from crishim.linux.mounts import MS_BIND, MS_PRIVATE, mount, mounts_below
+from crishim.linux.namespaces import inside
+from crishim.model.ids import SandboxId
+from crishim.model.sandbox import LinuxPodSandboxConfig, SandboxSpec
+from crishim.pods.namespaces import PinnedNamespaces, check_sysctls
+from crishim.testing.harness import sandbox_config
+from tests.backends.runc.world import needs, node
+
+OWN = ("net", "uts", "ipc")
+
+
+@pytest.mark.parametrize(
+    "name", ["net.core.somaxconn", "net/ipv4/ip_forward", "kernel.shmmax", "fs.mqueue.msg_max", "kernel.domainname"]
+)
+def test_sysctls_of_the_pod_s_own_namespaces_are_taken(name: str) -> None:
+    """What a namespace of the pod's own holds may be set; with the node's namespace it is refused (mapping.md 11)."""
+    check_sysctls([name], OWN)
+    with pytest.raises(InvalidArgument, match="own"):
+        check_sysctls([name], ())
+
+
+@pytest.mark.parametrize("name", ["kernel.panic", "vm.swappiness", "kernel.hostname", "fs.file-max"])
+def test_sysctls_of_the_node_are_refused(name: str) -> None:
+    """What no namespace holds is the node's, and no pod may set it (mapping.md 11)."""
+    with pytest.raises(InvalidArgument, match="own"):
+        check_sysctls([name], OWN)
+
+
+@pytest.mark.parametrize("name", ["net.core.a;b", "net..x", "../net.x", "net.$(x)"])
+def test_names_that_are_none_are_refused(name: str) -> None:
+    """A name of a sysctl is words between dots; nothing else comes near a shell or a path."""
+    with pytest.raises(InvalidArgument, match="not the name"):
+        check_sysctls([name], OWN)
+
+
+@pytest.mark.node
+@needs("runc")
+@pytest.mark.parametrize("value", ["", "x", "99999999999999999999"])
+async def test_values_that_the_kernel_does_not_take_are_refused(tmp_path: Path, value: str) -> None:
+    """The pod does not come up with another value than the one that was asked for, and the error names the field."""
+    linux = LinuxPodSandboxConfig(sysctls={"net.ipv4.ip_unprivileged_port_start": value})
+    async with node(tmp_path) as world:
+        with pytest.raises(InvalidArgument, match="ip_unprivileged_port_start"):
+            await world.run_sandbox(linux=linux)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder for pins, whose mounts are gone afterwards."""
+    yield tmp_path / "pins"
+    PinnedNamespaces(tmp_path / "pins").close()
+
+
+async def pinned(pins: PinnedNamespaces, name: str) -> list[str]:
+    """The files of a new pod's namespaces."""
+    sandbox = SandboxId(name * 64)
+    await pins.create(SandboxSpec(id=sandbox, config=sandbox_config(name)))
+    return [pins.path(sandbox, kind) for kind in ("net", "ipc", "uts")]
+
+
+def entered(paths: list[str]) -> list[str]:
+    """Which namespaces a thread is in that enters these."""
+    return inside(paths, lambda: [str(Path(f"/proc/thread-self/ns/{kind}").readlink()) for kind in ("net", "ipc", "uts")])
+
+
+@pytest.mark.node
+@needs()
+async def test_older_pods_after_a_restart(folder: Path) -> None:
+    """The first pod after a restart hides no namespace of the pods before it."""
+    older = await pinned(PinnedNamespaces(folder), "a")
+    before = entered(older)
+    newer = await pinned(PinnedNamespaces(folder), "b")
+    assert before == entered(older)
+    assert not set(before) & set(entered(newer))
+
+
+@pytest.mark.node
+@needs()
+@pytest.mark.parametrize("times", [1, 3])
+async def test_binds_over_the_pins_are_undone(folder: Path, times: int) -> None:
+    """Where the folder was bound over itself, once or more, the next start shows the pins below, and those made above stay."""
+    above = PinnedNamespaces(folder)
+    older = await pinned(above, "a")
+    pods = {"a": (older, entered(older))}
+    for name in "bcd"[:times]:
+        mount(str(folder), folder, flags=MS_BIND)
+        mount("", folder, flags=MS_PRIVATE)
+        with pytest.raises(NotFound):
+            entered(older)
+        newer = await pinned(above, name)
+        pods[name] = (newer, entered(newer))
+    pins = PinnedNamespaces(folder)
+    assert {name: before for name, (_, before) in pods.items()} == {name: entered(paths) for name, (paths, _) in pods.items()}
+    assert 1 == [found.path for found in mounts_below(folder)].count(str(folder))
+    for name in pods:
+        await pins.remove(SandboxId(name * 64))
+    assert ([], [str(folder)]) == (list(folder.iterdir()), [found.path for found in mounts_below(folder)])
+
+
+@pytest.mark.node
+@needs()
+async def test_pins_without_a_sandbox(folder: Path) -> None:
+    """Namespaces of sandboxes that nobody knows are let go of; those that are known stay."""
+    pins = PinnedNamespaces(folder)
+    known = await pinned(pins, "a")
+    await pinned(pins, "b")
+    await pins.collect({SandboxId("a" * 64)})
+    assert ["a" * 64] == [path.name for path in folder.iterdir()]
+    assert set(known) | {str(folder)} == {found.path for found in mounts_below(folder)}
+    entered(known)
+
+
+@pytest.mark.node
+@needs()
+async def test_pins_do_not_travel(folder: Path) -> None:
+    """The folder of the pins becomes private, also where it was mounted before, so that no other namespace gets them."""
+    folder.mkdir()
+    mount("tmpfs", folder, "tmpfs")
+    mount("", folder, flags=1 << 20)  # MS_SHARED
+    await pinned(PinnedNamespaces(folder), "a")
+    assert {False} == {found.shared for found in mounts_below(folder)}

@@ -1,0 +1,46 @@
+import os
+from pathlib import Path
+
+import pytest
+from google.protobuf.any_pb2 import Any
+
+from crishim._proto import shim_events_pb2 as pb
+from crishim.errors import Code
+from crishim.shimv2.client.events import News
+from crishim.ttrpc.client import Client
+from crishim.ttrpc.status import Refused
+
+SERVICE = "containerd.services.events.ttrpc.v1.Events"
+
+
+def event(kind: str, value: bytes) -> bytes:
+    request = pb.ForwardRequest()
+    request.envelope.event.CopyFrom(Any(type_url=kind, value=value))
+    return request.SerializeToString()
+
+
+async def test_who_ran_out_of_memory_is_told(tmp_path: Path) -> None:
+    """Of all events only the one of memory is heard; what is no event is refused."""
+    heard: list[str] = []
+    news = News(tmp_path / "news", heard.append)
+    await news.open()
+    await news.open()
+    client = await Client.connect(f"unix://{news.address}")
+    oom = pb.TaskOOM(container_id="c1").SerializeToString()
+    await client.call(SERVICE, "Forward", event("containerd.events.TaskOOM", oom))
+    await client.call(SERVICE, "Forward", event("containerd.events.TaskExit", pb.TaskExit(id="c2").SerializeToString()))
+    with pytest.raises(Refused) as caught:
+        await client.call(SERVICE, "Forward", event("containerd.events.TaskOOM", b"\xff"))
+    await client.close()
+    await news.close()
+    assert ["c1"] == heard
+    assert Code.INVALID_ARGUMENT is caught.value.answer
+
+
+async def test_a_path_that_is_too_long_has_no_news(tmp_path: Path) -> None:
+    """A path that no socket can have is no address, and nothing is opened."""
+    news = News(tmp_path / ("x" * 120), lambda _: None)
+    await news.open()
+    assert "" == news.address
+    await news.close()
+    assert not os.access(tmp_path / ("x" * 120), os.F_OK)

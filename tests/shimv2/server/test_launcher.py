@@ -1,0 +1,52 @@
+"""The launcher and a daemon that is not as it should be. What it does with a real one is in `test_door`."""
+
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from crishim.shimv2.server.launcher import CONTROL, DONE, ask
+
+NOBODY = ["/bin/false"]
+
+
+def hang_up(connection: socket.socket) -> None:
+    """Without having read: the other side's question is refused, at the latest when it waits for the answer."""
+    connection.close()
+
+
+def say_nothing(connection: socket.socket) -> None:
+    """Having read all."""
+    while connection.recv(65536):
+        pass
+    connection.close()
+
+
+def answer(connection: socket.socket) -> None:
+    connection.sendall(DONE + b"told")
+    say_nothing(connection)
+
+
+@pytest.mark.parametrize("failing", [hang_up, say_nothing])
+def test_a_daemon_that_dies_over_a_question(tmp_path: Path, failing: Callable[[socket.socket], None]) -> None:
+    """Its successor is asked again, as `start` and `delete` may be asked twice."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / CONTROL))
+        listening.listen()
+
+        def serve() -> None:
+            for each in (failing, failing, answer):
+                each(listening.accept()[0])
+
+        daemon = threading.Thread(target=serve)
+        daemon.start()
+        assert DONE + b"told" == ask(str(tmp_path), b"question", NOBODY)
+        daemon.join()
+
+
+def test_a_daemon_that_does_not_start(tmp_path: Path) -> None:
+    """The error names the file that says why."""
+    with pytest.raises(OSError, match=f"see {tmp_path}/log"):
+        ask(str(tmp_path), b"question", NOBODY)

@@ -1,0 +1,143 @@
+"""News for containerd: in order, again where it was away, and no refusal holds up the rest."""
+
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from crishim._proto import shim_events_pb2 as pb
+from crishim.errors import InvalidArgument, Unavailable
+from crishim.shimv2.server.publisher import SERVICE, Publisher
+from crishim.shimv2.wire.messages import NAMESPACE_KEY
+from crishim.testing.doubles import FakeClock
+from crishim.ttrpc.connection import Request
+from crishim.ttrpc.server import Server
+from tests.streaming.worlds import until
+
+
+class Events:
+    """Containerd's event service; it fails as long as `failures` has an error for it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.asked: list[Request] = []
+        self.failures: list[Exception] = []
+        self._server: Server | None = None
+
+    async def forward(self, request: Request) -> bytes:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.asked.append(request)
+        return b""
+
+    async def start(self) -> None:
+        self.path.unlink(missing_ok=True)
+        made = socket.socket(socket.AF_UNIX)
+        made.bind(str(self.path))
+        self._server = Server({(SERVICE, "Forward"): self.forward})
+        await self._server.listen(made)
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.close()
+
+    def envelopes(self) -> list[tuple[str, str]]:
+        """Topic and container of what has come."""
+        found = [pb.ForwardRequest.FromString(request.payload).envelope for request in self.asked]
+        return [(one.topic, pb.TaskStart.FromString(one.event.value).container_id) for one in found]
+
+
+@pytest.fixture
+async def events(tmp_path: Path) -> AsyncIterator[Events]:
+    made = Events(tmp_path / "s")
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+async def publisher(events: Events, clock: FakeClock) -> AsyncIterator[Publisher]:
+    made = Publisher(str(events.path), clock)
+    yield made
+    await made.close()
+
+
+async def test_in_order(events: Events, publisher: Publisher, clock: FakeClock) -> None:
+    """Events arrive as they were told, with namespace, topic, type and time."""
+    await events.start()
+    for number in range(100):
+        publisher.publish("k8s.io", "/tasks/start", pb.TaskStart(container_id=f"t{number}", pid=7))
+    await until(lambda: len(events.asked) == 100)
+    assert [("/tasks/start", f"t{number}") for number in range(100)] == events.envelopes()
+    envelope = pb.ForwardRequest.FromString(events.asked[0].payload).envelope
+    assert ("k8s.io", "containerd.events.TaskStart") == (envelope.namespace, envelope.event.type_url)
+    assert clock.now() == envelope.timestamp.seconds * 10**9 + envelope.timestamp.nanos
+    assert (NAMESPACE_KEY, "k8s.io") in events.asked[0].metadata
+
+
+async def test_containerd_is_away(events: Events, publisher: Publisher, clock: FakeClock) -> None:
+    """What is told while nobody listens arrives, in order, once somebody does."""
+    for name in ("one", "two"):
+        publisher.publish("k8s.io", "/tasks/start", pb.TaskStart(container_id=name))
+    await until(lambda: clock.sleepers == 1)
+    await events.start()
+    await clock.advance(0.2)
+    await until(lambda: len(events.asked) == 2)
+    assert ["one", "two"] == [name for _, name in events.envelopes()]
+
+
+async def test_containerd_comes_back(events: Events, publisher: Publisher, clock: FakeClock) -> None:
+    """A connection that has ended is opened anew."""
+    await events.start()
+    publisher.publish("k8s.io", "/tasks/start", pb.TaskStart(container_id="one"))
+    await until(lambda: len(events.asked) == 1)
+    await events.stop()
+    await events.start()
+    publisher.publish("k8s.io", "/tasks/start", pb.TaskStart(container_id="two"))
+    await until(lambda: bool(clock.sleepers) or len(events.asked) == 2)
+    await clock.advance(0.2)
+    await until(lambda: len(events.asked) == 2)
+    assert ["one", "two"] == [name for _, name in events.envelopes()]
+
+
+@pytest.mark.parametrize(("error", "arrived"), [(InvalidArgument("event", "no"), ["two"]), (Unavailable(""), ["one", "two"])])
+async def test_refused(events: Events, publisher: Publisher, clock: FakeClock, error: Exception, arrived: list[str]) -> None:
+    """What containerd refuses is lost alone, at once; what it cannot take just now is sent again."""
+    await events.start()
+    events.failures.append(error)
+    for name in ("one", "two"):
+        publisher.publish("k8s.io", "/tasks/start", pb.TaskStart(container_id=name))
+    await until(lambda: bool(clock.sleepers) or len(events.asked) == len(arrived))
+    await clock.advance(0.2)
+    await until(lambda: len(events.asked) == len(arrived))
+    assert arrived == [name for _, name in events.envelopes()]
+
+
+async def test_nobody_ever_listens(publisher: Publisher, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+    """After some tries an event is lost with a line in the log, and the next one has its own."""
+    publisher.publish("k8s.io", "/tasks/start", pb.TaskStart(container_id="one"))
+    for seconds in (0.2, 0.4, 0.8, 1.6, 3.2):
+        await until(lambda: clock.sleepers == 1)
+        await clock.advance(seconds)
+    await until(lambda: "is lost" in caplog.text)
+    assert 1 == caplog.text.count("is lost")
+
+
+async def test_more_than_can_wait(publisher: Publisher, caplog: pytest.LogCaptureFixture) -> None:
+    """With a queue that is full events are lost, and memory does not grow."""
+    for _ in range(2050):
+        publisher.publish("k8s.io", "/tasks/start", pb.TaskStart(container_id="one"))
+    assert 2 == caplog.text.count("is lost")
+
+
+async def test_no_address(clock: FakeClock) -> None:
+    """Without an address there is nobody to tell, which is no error."""
+    publisher = Publisher("", clock)
+    publisher.publish("k8s.io", "/tasks/start", pb.TaskStart(container_id="one"))
+    await publisher.close()
+    assert 0 == clock.sleepers
