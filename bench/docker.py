@@ -17,14 +17,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from crishim.backends.docker.convert import Found, container_body, sandbox_body
-from crishim.backends.docker.pause import IMAGE
+from crishim.backends.docker.image_files import IMAGE
 from crishim.cri import Dispatcher, pb
 from crishim.lifecycle.resolve import resolve
 from crishim.model.container import ContainerConfig
-from crishim.model.ids import ContainerId, ImageId, SandboxId
 from crishim.model.image import ImageConfig
 from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, SandboxSpec
 from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
+from crishim.model.values import ContainerId, ImageId, SandboxId
 from tests.backends.docker.node import SLEEPS, Node
 from tests.backends.docker.world import dockerd
 

@@ -15,11 +15,16 @@ import attrs
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from crishim.model.container import ContainerConfig, ContainerMetadata, ContainerStatus, KeyValue
-from crishim.model.frozen import FrozenDict
+from crishim.model.container import (
+    ContainerConfig,
+    ContainerMetadata,
+    ContainerStatus,
+    Device,
+    KeyValue,
+    Mount,
+    MountPropagation,
+)
 from crishim.model.image import FilesystemUsage, Image, ImageSpec
-from crishim.model.listing import Versioned
-from crishim.model.mounts import Device, Mount, MountPropagation
 from crishim.model.process import TerminalSize
 from crishim.model.resources import HugepageLimit, Resources
 from crishim.model.sandbox import PodSandboxConfig, PodSandboxMetadata, PortMapping
@@ -34,6 +39,7 @@ from crishim.model.security import (
     SecurityProfile,
     UserNamespace,
 )
+from crishim.model.values import FrozenDict, Versioned
 
 T = TypeVar("T")
 Drawn = SearchStrategy[Any]

@@ -8,8 +8,8 @@ from crishim import app
 from crishim.config import Config
 from crishim.cri import pb
 from crishim.errors import FailedPrecondition, InvalidArgument
-from crishim.model.frozen import FrozenDict
 from crishim.model.image import ImageSpec
+from crishim.model.values import FrozenDict
 from crishim.play import connect
 from crishim.plugins import PluginError
 from crishim.testing.harness import container_config, sandbox_config

@@ -6,7 +6,8 @@ import sys
 SCRIPT = """
 from crishim import ContainerId, ImageId, SandboxId, SandboxSpec, resolve
 from crishim.cri import pb
-from crishim.cri.convert import container_config, sandbox_config
+from crishim.cri.convert import container
+from crishim.cri.convert import sandbox, sandbox_config
 from crishim.model.image import ImageConfig
 
 wire = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="pod", namespace="ns", uid="u"), log_directory="/logs")
@@ -15,7 +16,7 @@ wish = pb.ContainerConfig(
     metadata=pb.ContainerMetadata(name="c"), image=pb.ImageSpec(image="i"), args=["--flag"], log_path="c/0.log"
 )
 image = ImageConfig(entrypoint=("/app",), cmd=("ignored",), env=("A=1",), working_dir="/srv", stop_signal="SIGINT")
-config = container_config.decode_config(wish, "config")
+config = container.decode_config(wish, "config")
 spec = resolve(config, image, sandbox, container_id=ContainerId("c"), image_id=ImageId("i"))
 print(spec.argv, spec.cwd, spec.env["A"], spec.log_path, spec.stop_signal.name)
 """

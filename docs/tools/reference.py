@@ -22,7 +22,7 @@ import crishim.errors
 from crishim.backends import docker, kata, process, runc, shim
 from crishim.config import Config
 from crishim.errors import CrishimError, Unknown
-from crishim.interfaces import backend, capabilities, images, network, oci_runtime, store
+from crishim.interfaces import backend, capabilities, oci_runtime, seats
 from docs.tools import lifecycle, manual
 
 DOCS: Final = Path(__file__).parents[1]
@@ -72,15 +72,13 @@ def contract() -> Iterator[str]:
         yield from _value(kind)
     for title, module, kinds in (
         ("OciRuntime", oci_runtime, _protocols(oci_runtime)),
-        ("ImageService and RootfsProvider", images, (images.ImageService, images.RootfsProvider)),
-        ("PodNetwork and its neighbours", network, (network.PodNetwork, network.SandboxNamespaces, network.NetnsDialer)),
-        ("RecordStore", store, (store.RecordStore,)),
+        ("Seats beside the backend", seats, _protocols(seats)),
     ):
         yield f"## {title}\n"
         yield _prose(module.__doc__)
         for each in kinds:
-            if len(kinds) > 1:
-                yield f"**`{each.__name__}`**: {_line(each.__doc__)}\n"
+            yield f"### {each.__name__}\n"
+            yield _prose(each.__doc__)
             yield from _verbs(each)
 
 

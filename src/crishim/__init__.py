@@ -49,20 +49,17 @@ if TYPE_CHECKING:
         SupportsUpdate,
         capabilities,
     )
-    from crishim.interfaces.images import ImageService, RootfsProvider
-    from crishim.interfaces.network import PodNetwork
     from crishim.interfaces.oci_runtime import OciRuntime
-    from crishim.interfaces.store import RecordStore
+    from crishim.interfaces.seats import ImageService, PodNetwork, RecordStore, RootfsProvider
     from crishim.lifecycle.resolve import resolve
     from crishim.logs.stdio import ContainerStdio
-    from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, ObservedContainer
-    from crishim.model.honours import Honour
-    from crishim.model.ids import ContainerId, ImageId, SandboxId
-    from crishim.model.inventory import Inventory
+    from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, Inventory, ObservedContainer
+    from crishim.model.features import Honour
     from crishim.model.process import ExecSpec, Exit
     from crishim.model.resources import Resources
     from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
     from crishim.model.stats import ContainerUsage, SandboxUsage
+    from crishim.model.values import ContainerId, ImageId, SandboxId
     from crishim.service.services import Services
 
 _HOMES = {
@@ -101,22 +98,22 @@ _HOMES = {
     "SupportsStats": "interfaces.capabilities",
     "SupportsUpdate": "interfaces.capabilities",
     "capabilities": "interfaces.capabilities",
-    "ImageService": "interfaces.images",
-    "RootfsProvider": "interfaces.images",
-    "PodNetwork": "interfaces.network",
+    "ImageService": "interfaces.seats",
+    "RootfsProvider": "interfaces.seats",
+    "PodNetwork": "interfaces.seats",
     "OciRuntime": "interfaces.oci_runtime",
-    "RecordStore": "interfaces.store",
+    "RecordStore": "interfaces.seats",
     "resolve": "lifecycle.resolve",
     "ContainerStdio": "logs.stdio",
     "ContainerCreated": "model.container",
     "ContainerSpec": "model.container",
     "ContainerState": "model.container",
     "ObservedContainer": "model.container",
-    "Honour": "model.honours",
-    "ContainerId": "model.ids",
-    "ImageId": "model.ids",
-    "SandboxId": "model.ids",
-    "Inventory": "model.inventory",
+    "Honour": "model.features",
+    "ContainerId": "model.values",
+    "ImageId": "model.values",
+    "SandboxId": "model.values",
+    "Inventory": "model.container",
     "ExecSpec": "model.process",
     "Exit": "model.process",
     "Resources": "model.resources",

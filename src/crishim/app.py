@@ -10,8 +10,7 @@ from typing import Any, Final
 import attrs
 
 from crishim import __version__
-from crishim.cni.dialer import SetnsDialer
-from crishim.cni.network import CniNetwork
+from crishim.cni.network import CniNetwork, SetnsDialer
 from crishim.config import Config, parse
 from crishim.cri import Dispatcher
 from crishim.cri.dispatch import Call, log_call
@@ -20,10 +19,7 @@ from crishim.images.puller import PullProgress
 from crishim.images.skopeo import PullSettings
 from crishim.images.store import ContentStore
 from crishim.interfaces.backend import Backend, BackendContext
-from crishim.interfaces.images import ImageService
-from crishim.interfaces.network import NetnsDialer
-from crishim.interfaces.observer import Observer
-from crishim.interfaces.seams import Clock
+from crishim.interfaces.seats import Clock, ImageService, NetnsDialer, Observer
 from crishim.linux.processes import boot_id
 from crishim.model.runtime import CgroupDriver
 from crishim.model.sandbox import PodSandboxFilter

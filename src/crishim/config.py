@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from crishim.errors import InvalidArgument
-from crishim.model.frozen import FrozenDict
+from crishim.model.values import FrozenDict
 
 Check = Callable[[Any, Any], Any]
 """Takes a value from a file and the value so far; gives the new one, or raises `ValueError` with what it must be."""

@@ -22,8 +22,7 @@ import attrs
 
 from crishim.errors import Code, CrishimError
 from crishim.interfaces.backend import Backend, BackendContext
-from crishim.interfaces.checks import Finding
-from crishim.interfaces.images import ImageService
+from crishim.interfaces.seats import Finding, ImageService
 
 GROUP: Final = "crishim.backends"
 

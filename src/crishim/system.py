@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 
-from crishim.model.ids import ContainerId, SandboxId
+from crishim.model.values import ContainerId, SandboxId
 
 
 class SystemClock:

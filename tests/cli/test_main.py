@@ -15,7 +15,7 @@ from crishim import __version__
 from crishim.cli import check
 from crishim.cli.main import main
 from crishim.config import Config, parse
-from crishim.interfaces.checks import Finding
+from crishim.interfaces.seats import Finding
 from crishim.play import connect
 from crishim.plugins import Plugin, PluginError
 from crishim.testing import fakes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crishim.cni.dialer import SetnsDialer
+from crishim.cni.network import SetnsDialer
 from crishim.errors import InvalidArgument, NotFound, Unavailable
 from crishim.linux.namespaces import inside, is_network_namespace, raise_loopback
 from tests.backends.runc.world import needs

@@ -9,7 +9,7 @@ import pytest
 
 from crishim.cni.results import PluginFailed
 from crishim.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable, Unknown
-from crishim.interfaces.network import NetworkReady
+from crishim.interfaces.seats import NetworkReady
 from crishim.model.sandbox import PortMapping
 from tests.backends.runc.world import needs
 from tests.cni.world import Node, namespace, sandbox

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crishim.cni.dialer import SetnsDialer
+from crishim.cni.network import SetnsDialer
 from crishim.cni.results import PluginFailed
 from crishim.linux.namespaces import inside
 from crishim.model.sandbox import PortMapping

@@ -5,7 +5,7 @@ import os
 import signal
 from pathlib import Path
 
-from crishim.cni.strays import Strays
+from crishim.cni.invoke import Strays
 from crishim.linux.processes import read
 
 

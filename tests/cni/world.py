@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from crishim.cni.network import CniNetwork
-from crishim.model.ids import SandboxId
 from crishim.model.sandbox import PodSandboxConfig, PodSandboxMetadata, PortMapping, SandboxSpec
+from crishim.model.values import SandboxId
 
 REAL = Path("/usr/lib/cni")
 

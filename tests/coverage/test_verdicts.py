@@ -21,7 +21,7 @@ from crishim.coverage.verdicts import (
 from crishim.cri import Dispatcher, pb
 from crishim.errors import InvalidArgument, Unimplemented
 from crishim.interfaces.capabilities import ALL
-from crishim.model.honours import OCI, PROCESS, Honour
+from crishim.model.features import OCI, PROCESS, Honour
 from crishim.plugins import load
 from crishim.testing import FakeBackend, Harness
 from tests.coverage.worlds import on_processes, on_runc

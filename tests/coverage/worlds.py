@@ -9,9 +9,9 @@ from crishim.coverage.samples import Field
 from crishim.coverage.verdicts import CONTAINER, container_with, sandbox_with
 from crishim.interfaces.backend import BackendContext
 from crishim.model.container import ContainerSpec
-from crishim.model.frozen import FrozenDict
 from crishim.model.sandbox import DNSConfig
 from crishim.model.security import NamespaceMode
+from crishim.model.values import FrozenDict
 from crishim.oci import cdi
 from crishim.oci.facts import BindSource, DeviceNode, Host, Place
 from crishim.oci.resources import cgroups_path

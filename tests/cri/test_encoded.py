@@ -8,8 +8,7 @@ from crishim.cri import pb
 from crishim.cri.convert import container
 from crishim.cri.encoded import EncodedItems, batches, field_item, item_batches, varint
 from crishim.model.container import Container, ContainerMetadata, ContainerState
-from crishim.model.ids import ContainerId, SandboxId
-from crishim.model.listing import Versioned
+from crishim.model.values import ContainerId, SandboxId, Versioned
 from tests.strategies import of
 
 FIELD = pb.ListContainersResponse.CONTAINERS_FIELD_NUMBER

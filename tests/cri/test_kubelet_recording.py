@@ -8,7 +8,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from crishim.cri import pb
-from crishim.cri.convert import container, container_config, image, process, runtime, sandbox, sandbox_config, scalars, stats
+from crishim.cri.convert import common, container, image, process, runtime, sandbox, sandbox_config, stats
 from crishim.model.container import ContainerState
 from crishim.model.process import Signal
 from crishim.model.security import NamespaceMode
@@ -23,7 +23,7 @@ DECODERS: Mapping[str, tuple[type[Message], Callable[..., object]]] = {
     "CreateContainer": (pb.CreateContainerRequest, container.decode_create),
     "Exec": (pb.ExecRequest, process.decode_exec),
     "ExecSync": (pb.ExecSyncRequest, process.decode_exec_sync),
-    "ImageFsInfo": (pb.ImageFsInfoRequest, scalars.decode_nothing),
+    "ImageFsInfo": (pb.ImageFsInfoRequest, common.decode_nothing),
     "ImageStatus": (pb.ImageStatusRequest, image.decode_status),
     "ListContainerStats": (pb.ListContainerStatsRequest, stats.decode_containers),
     "ListContainers": (pb.ListContainersRequest, container.decode_list),
@@ -34,7 +34,7 @@ DECODERS: Mapping[str, tuple[type[Message], Callable[..., object]]] = {
     "RemoveContainer": (pb.RemoveContainerRequest, container.decode_remove),
     "RemovePodSandbox": (pb.RemovePodSandboxRequest, sandbox.decode_remove),
     "RunPodSandbox": (pb.RunPodSandboxRequest, sandbox.decode_run),
-    "RuntimeConfig": (pb.RuntimeConfigRequest, scalars.decode_nothing),
+    "RuntimeConfig": (pb.RuntimeConfigRequest, common.decode_nothing),
     "StartContainer": (pb.StartContainerRequest, container.decode_start),
     "Status": (pb.StatusRequest, runtime.decode_status),
     "StopContainer": (pb.StopContainerRequest, container.decode_stop),
@@ -83,7 +83,7 @@ def test_a_container_of_the_kubelet_goes_back_as_it_came(call: Call) -> None:
     assert pod is not None
     assert expected == pb.CreateContainerRequest(
         pod_sandbox_id=sandbox_id,
-        config=container_config.encode_config(config),
+        config=container.encode_config(config),
         sandbox_config=sandbox_config.encode_config(pod),
     )
 

@@ -1,10 +1,9 @@
 from hypothesis import HealthCheck, given, settings
 
 from crishim.cri import pb
-from crishim.cri.convert import container_config, image, metadata, mounts, resources, sandbox_config, security
-from crishim.model.container import ContainerConfig, ContainerMetadata
+from crishim.cri.convert import common, container, image, resources, sandbox_config, security
+from crishim.model.container import ContainerConfig, ContainerMetadata, Device, Mount
 from crishim.model.image import ImageSpec
-from crishim.model.mounts import Device, Mount
 from crishim.model.resources import Resources
 from crishim.model.sandbox import PodSandboxConfig, PodSandboxMetadata
 from crishim.model.security import LinuxContainerSecurityContext, LinuxSandboxSecurityContext
@@ -25,8 +24,8 @@ def test_sandbox_configurations(config: PodSandboxConfig) -> None:
 @given(of(ContainerConfig))
 def test_container_configurations(config: ContainerConfig) -> None:
     """A container's configuration is the same after a journey over the wire."""
-    wire = container_config.encode_config(config).SerializeToString()
-    assert config == container_config.decode_config(pb.ContainerConfig.FromString(wire), "config")
+    wire = container.encode_config(config).SerializeToString()
+    assert config == container.decode_config(pb.ContainerConfig.FromString(wire), "config")
 
 
 @given(of(LinuxSandboxSecurityContext))
@@ -53,15 +52,15 @@ def test_limits(limits: Resources) -> None:
 @given(of(Mount))
 def test_mounts(mount: Mount) -> None:
     """A mount is the same after a journey over the wire."""
-    wire = mounts.encode_mount(mount).SerializeToString()
-    assert mount == mounts.decode_mount(pb.Mount.FromString(wire), "m")
+    wire = container.encode_mount(mount).SerializeToString()
+    assert mount == container.decode_mount(pb.Mount.FromString(wire), "m")
 
 
 @given(of(Device))
 def test_devices(device: Device) -> None:
     """A device is the same after a journey over the wire."""
-    wire = mounts.encode_device(device).SerializeToString()
-    assert device == mounts.decode_device(pb.Device.FromString(wire), "d")
+    wire = container.encode_device(device).SerializeToString()
+    assert device == container.decode_device(pb.Device.FromString(wire), "d")
 
 
 @given(of(ImageSpec))
@@ -74,7 +73,7 @@ def test_image_names(spec: ImageSpec) -> None:
 @given(of(PodSandboxMetadata), of(ContainerMetadata))
 def test_names(sandbox: PodSandboxMetadata, container: ContainerMetadata) -> None:
     """The names of sandboxes and containers are the same after a journey over the wire."""
-    sandbox_wire = metadata.encode_sandbox(sandbox).SerializeToString()
-    assert sandbox == metadata.decode_sandbox(pb.PodSandboxMetadata.FromString(sandbox_wire), "m")
-    container_wire = metadata.encode_container(container).SerializeToString()
-    assert container == metadata.decode_container(pb.ContainerMetadata.FromString(container_wire), "m")
+    sandbox_wire = common.encode_sandbox(sandbox).SerializeToString()
+    assert sandbox == common.decode_sandbox(pb.PodSandboxMetadata.FromString(sandbox_wire), "m")
+    container_wire = common.encode_container(container).SerializeToString()
+    assert container == common.decode_container(pb.ContainerMetadata.FromString(container_wire), "m")

@@ -18,8 +18,8 @@ from crishim.images.manifest import (
     parse_manifest,
     this_platform,
 )
-from crishim.model.frozen import FrozenDict
 from crishim.model.image import ImageConfig
+from crishim.model.values import FrozenDict
 
 A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 MANIFEST = {"schemaVersion": 2, "config": {"digest": A, "size": 3}, "layers": [{"digest": B, "size": 4, "mediaType": "x"}]}

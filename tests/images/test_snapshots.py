@@ -8,7 +8,7 @@ import pytest
 from crishim.errors import InvalidArgument
 from crishim.images.snapshots import Snapshots, refuse_marks
 from crishim.linux.mounts import unmount_below
-from crishim.model.ids import ContainerId, ImageId
+from crishim.model.values import ContainerId, ImageId
 from tests.backends.runc.world import needs
 
 pytestmark = [pytest.mark.node, needs()]

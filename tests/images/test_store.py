@@ -28,8 +28,8 @@ from crishim.images.puller import PullProgress
 from crishim.images.skopeo import PullSettings
 from crishim.images.store import ContentStore
 from crishim.linux.mounts import mount, unmount, unmount_below
-from crishim.model.ids import ContainerId, ImageId
 from crishim.model.image import AuthConfig, ImageDetail, ImageSpec
+from crishim.model.values import ContainerId, ImageId
 from crishim.system import SystemClock
 from crishim.testing import FakeClock
 from crishim.testing.doubles import RecordingObserver

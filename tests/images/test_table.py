@@ -4,7 +4,7 @@ import pytest
 from crishim.errors import DataLoss
 from crishim.images.reference import parse
 from crishim.images.table import Entry, dump, find, load, named, pinned, shown
-from crishim.model.ids import ImageId
+from crishim.model.values import ImageId
 
 D1, D2 = "sha256:" + "d1" * 32, "sha256:" + "d2" * 32
 

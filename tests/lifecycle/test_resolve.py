@@ -7,11 +7,11 @@ import pytest
 from crishim.errors import InvalidArgument
 from crishim.lifecycle.resolve import DEFAULT_PATH, argv, environment, log_path, stop_signal, user
 from crishim.model.container import ContainerConfig, ContainerMetadata, KeyValue, UserSpec
-from crishim.model.ids import SandboxId
 from crishim.model.image import ImageConfig
 from crishim.model.process import Signal
 from crishim.model.sandbox import PodSandboxConfig, PodSandboxMetadata, SandboxSpec
 from crishim.model.security import LinuxContainerSecurityContext
+from crishim.model.values import SandboxId
 
 IMAGE = ImageConfig(entrypoint=("/entry",), cmd=("cmd",), env=("PATH=/image", "A=1"), user="1000:2000", stop_signal="INT")
 

@@ -1,3 +1,4 @@
+import asyncio
 import os
 import shutil
 import subprocess
@@ -103,3 +104,26 @@ def test_a_recorded_process(tmp_path: Path) -> None:
     assert (own.identity, own.identity) == (processes.record(file, os.getpid()), processes.recorded(file))
     file.write_text("broken")
     assert None is processes.recorded(file)
+
+
+async def test_an_end_is_seen() -> None:
+    """The wait lasts as long as that very process; for none, or for another with its pid, it is over at once."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:  # noqa: ASYNC220
+        seen = read(process.pid)
+        assert seen is not None
+        await asyncio.wait_for(processes.ended(Identity(process.pid, seen.identity.start + 1)), 30)
+        waiting = asyncio.ensure_future(processes.ended(seen.identity))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        assert process.stdin is not None
+        process.stdin.close()
+        await asyncio.wait_for(waiting, 30)
+        assert 0 == process.wait()
+    await asyncio.wait_for(processes.ended(seen.identity), 30)
+
+
+def test_pid_files(tmp_path: Path) -> None:
+    """A pid file has a number; what is missing or broken is no process."""
+    (tmp_path / "pid").write_text("12\n")
+    (tmp_path / "bad").write_text("x")
+    assert [12, 0, 0] == [processes.read_pid(tmp_path / name) for name in ("pid", "bad", "none")]

@@ -16,9 +16,9 @@ from crishim.interfaces.capabilities import ProcessIO
 from crishim.logs.lines import MAX_CONTENT, parse
 from crishim.logs.stdio import ContainerStdio, ForeignStreams
 from crishim.model.container import ContainerMetadata, ContainerSpec
-from crishim.model.ids import ContainerId, ImageId, SandboxId
 from crishim.model.process import TerminalSize
 from crishim.model.sandbox import PodSandboxConfig, PodSandboxMetadata, SandboxSpec
+from crishim.model.values import ContainerId, ImageId, SandboxId
 from crishim.testing.doubles import FakeClock
 
 SPEC = ContainerSpec(

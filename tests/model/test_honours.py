@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from crishim.errors import InvalidArgument
-from crishim.lifecycle.honours import check_container
+from crishim.lifecycle.features import check_container
 from crishim.model.container import ContainerMetadata, ContainerSpec
-from crishim.model.honours import OCI, PROCESS, VM
-from crishim.model.ids import ContainerId, ImageId, SandboxId
+from crishim.model.features import OCI, PROCESS, VM
 from crishim.model.sandbox import PodSandboxConfig, PodSandboxMetadata, SandboxSpec
+from crishim.model.values import ContainerId, ImageId, SandboxId
 
 
 def spec(**changes: Any) -> ContainerSpec:

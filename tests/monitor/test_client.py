@@ -9,10 +9,10 @@ import pytest
 
 from crishim.errors import DeadlineExceeded, FailedPrecondition, Unavailable, Unknown
 from crishim.interfaces.oci_runtime import FIRST_PROCESS
-from crishim.linux.processes import record
+from crishim.linux.processes import read, record
 from crishim.model.process import Exit, TerminalSize
-from crishim.monitor.client import Monitor
-from crishim.monitor.conmon import MonitorRequest
+from crishim.monitor.client import Monitor, monitor_of, read_pipe
+from crishim.monitor.conmon import MONITOR_PROCESS, MonitorRequest
 
 
 def script(folder: Path, text: str) -> Monitor:
@@ -134,3 +134,23 @@ def test_commands_to_a_monitor_that_is_gone(tmp_path: Path) -> None:
             Monitor().resize(tmp_path, TerminalSize(width=1, height=1))
         if not (tmp_path / "ctl").exists():
             os.mkfifo(tmp_path / "ctl")
+
+
+async def test_what_a_pipe_says() -> None:
+    """A line, or all of it to the end."""
+    for line, expected in ((True, b"one\n"), (False, b"one\ntwo")):
+        reader, writer = os.pipe()
+        os.write(writer, b"one\ntwo")
+        os.close(writer)
+        assert expected == await read_pipe(reader, line=line)
+
+
+def test_whose_monitor_a_process_is(tmp_path: Path) -> None:
+    """A recorded monitor is believed; what a pid file names only with the container's id among its arguments."""
+    assert None is monitor_of(tmp_path, "c1")
+    own = read(os.getpid())
+    assert own is not None
+    (tmp_path / "conmon-pidfile").write_text(str(os.getpid()))
+    assert (None, own.identity) == (monitor_of(tmp_path, "an id that nobody has"), monitor_of(tmp_path, "pytest"))
+    record(tmp_path / MONITOR_PROCESS, os.getpid())
+    assert own.identity == monitor_of(tmp_path, "an id that nobody has")

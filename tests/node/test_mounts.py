@@ -10,12 +10,11 @@ from typing import Final
 import attrs
 import pytest
 
-from crishim.backends.runc.features import version_of
+from crishim.backends.runc.command import version_of
 from crishim.cri import pb
 from crishim.linux.mounts import MountPoint, mounts_below, read_mounts, unmount_below
-from crishim.model.container import ContainerConfig, ContainerMetadata, LinuxContainerConfig
+from crishim.model.container import ContainerConfig, ContainerMetadata, LinuxContainerConfig, Mount, MountPropagation
 from crishim.model.image import ImageSpec
-from crishim.model.mounts import Mount, MountPropagation
 from crishim.model.security import (
     IDMapping,
     LinuxContainerSecurityContext,

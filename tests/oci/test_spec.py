@@ -8,10 +8,7 @@ import attrs
 import pytest
 
 from crishim.errors import InvalidArgument, PullError
-from crishim.model.container import ContainerMetadata, ContainerSpec, UserSpec
-from crishim.model.frozen import FrozenDict
-from crishim.model.ids import ContainerId, ImageId, SandboxId
-from crishim.model.mounts import Mount, MountPropagation
+from crishim.model.container import ContainerMetadata, ContainerSpec, Mount, MountPropagation, UserSpec
 from crishim.model.resources import HugepageLimit, Resources
 from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, SandboxSpec
 from crishim.model.security import (
@@ -26,6 +23,7 @@ from crishim.model.security import (
     SecurityProfile,
     SELinuxOption,
 )
+from crishim.model.values import ContainerId, FrozenDict, ImageId, SandboxId
 from crishim.oci.facts import CAPABILITIES, DEFAULT_CAPABILITIES, BindSource, DeviceNode, Host, NamespacePaths, Place
 from crishim.oci.mounts import PROPAGATIONS
 from crishim.oci.resources import cgroups_path

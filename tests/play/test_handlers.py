@@ -6,8 +6,8 @@ import grpc
 import grpc.aio
 import pytest
 
-from crishim.play.handlers import Answer, Target, hook, probe
 from crishim.play.pod import Handler
+from crishim.play.probes import Answer, Target, hook, probe
 
 PLACE = "spec.containers[0].livenessProbe"
 

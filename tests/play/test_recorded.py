@@ -11,8 +11,8 @@ import pytest
 from google.protobuf import json_format
 
 from crishim.cri import pb
-from crishim.cri.convert import container_config as cri_container
-from crishim.cri.convert import sandbox_config as cri_sandbox
+from crishim.cri.convert import container as cri_container
+from crishim.cri.convert import sandbox_config as cri_sandbox_config
 from crishim.model.sandbox import DNSConfig
 from crishim.play.configs import Node, Start, container_config, image_spec, sandbox_config
 from crishim.play.manifest import parse
@@ -67,7 +67,7 @@ def comparable(request: pb.CreateContainerRequest) -> pb.CreateContainerRequest:
 def test_sandboxes_are_asked_for_as_the_kubelet_does(call: Mapping[str, Any]) -> None:
     """From the same manifest comes the same RunPodSandbox, field by field."""
     expected = json_format.ParseDict(call["request"], pb.RunPodSandboxRequest())
-    config = cri_sandbox.encode_config(sandbox_config(pod_of(call), NODE))
+    config = cri_sandbox_config.encode_config(sandbox_config(pod_of(call), NODE))
     assert expected == pb.RunPodSandboxRequest(config=config)
 
 
@@ -82,7 +82,7 @@ def test_containers_are_asked_for_as_the_kubelet_does(call: Mapping[str, Any]) -
     actual = pb.CreateContainerRequest(
         pod_sandbox_id=expected.pod_sandbox_id,
         config=cri_container.encode_config(container_config(pod, one, NODE, start)),
-        sandbox_config=cri_sandbox.encode_config(sandbox_config(pod, NODE)),
+        sandbox_config=cri_sandbox_config.encode_config(sandbox_config(pod, NODE)),
     )
     assert comparable(expected) == comparable(actual)
 

@@ -5,7 +5,7 @@ import pytest
 
 from crishim.errors import InvalidArgument
 from crishim.model.resources import HugepageLimit
-from crishim.play.backoff import BackOff
+from crishim.play.container_loop import BackOff
 from crishim.play.resources import (
     Demand,
     QosClass,

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from crishim.backends.runc import build
+from crishim.linux.processes import ended, recorded
 from crishim.model.container import ContainerState
-from crishim.model.ids import ContainerId
-from crishim.monitor.pidfd import ended
+from crishim.model.values import ContainerId
+from crishim.monitor.conmon import MONITOR_PROCESS
 from crishim.pods.backend import OciPodBackend
 from crishim.testing import Harness
 from crishim.testing.conformance.candidate import until
@@ -88,8 +89,9 @@ async def test_a_start_that_was_given_up_is_asked_for(world: Harness, tmp_path: 
 async def test_without_its_monitor_a_container_is_asked_for(world: Harness, tmp_path: Path) -> None:
     """A container whose monitor was killed may live on: the runtime is asked."""
     _, running, _ = await three(world)
-    monitor = int((tmp_path / "run" / "containers" / running / "conmon-pidfile").read_text())
-    os.kill(monitor, signal.SIGKILL)
+    monitor = recorded(tmp_path / "run" / "containers" / running / MONITOR_PROCESS)
+    assert monitor is not None
+    os.kill(monitor.pid, signal.SIGKILL)
     await ended(monitor)
     assert ContainerState.RUNNING is (await found(world))[running]
     assert [running] == [line.split()[-1] for line in (tmp_path / "asked").read_text().splitlines()]

@@ -9,8 +9,8 @@ import pytest
 from crishim.errors import InvalidArgument, NotFound
 from crishim.linux.mounts import MS_BIND, MS_PRIVATE, mount, mounts_below
 from crishim.linux.namespaces import inside
-from crishim.model.ids import SandboxId
 from crishim.model.sandbox import LinuxPodSandboxConfig, SandboxSpec
+from crishim.model.values import SandboxId
 from crishim.pods.namespaces import PinnedNamespaces, check_sysctls
 from crishim.testing.harness import sandbox_config
 from tests.backends.runc.world import needs, node

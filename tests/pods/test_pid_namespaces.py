@@ -14,8 +14,7 @@ from crishim.backends.runc import build
 from crishim.errors import FailedPrecondition
 from crishim.interfaces.capabilities import SupportsSandboxWait
 from crishim.model.container import ContainerMetadata, ContainerSpec, LinuxContainerConfig
-from crishim.model.events import ContainerEventType
-from crishim.model.ids import ContainerId, ImageId, SandboxId
+from crishim.model.runtime import ContainerEventType
 from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxState
 from crishim.model.security import (
     LinuxContainerSecurityContext,
@@ -23,6 +22,7 @@ from crishim.model.security import (
     NamespaceMode,
     NamespaceOption,
 )
+from crishim.model.values import ContainerId, ImageId, SandboxId
 from crishim.pods.backend import OciPodBackend
 from crishim.testing import Harness
 from tests.backends.runc.world import needs, node, without_hybrid

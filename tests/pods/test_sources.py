@@ -6,10 +6,9 @@ import pytest
 
 from crishim.errors import PermissionDenied
 from crishim.linux.mounts import MS_PRIVATE, mount, unmount, unmount_below
-from crishim.model.container import ContainerMetadata, ContainerSpec
-from crishim.model.ids import ContainerId, ImageId, SandboxId
-from crishim.model.mounts import Mount
+from crishim.model.container import ContainerMetadata, ContainerSpec, Mount
 from crishim.model.sandbox import SandboxSpec
+from crishim.model.values import ContainerId, ImageId, SandboxId
 from crishim.oci.facts import BindSource
 from crishim.pods.sources import bind_sources, read_in_root
 from crishim.testing.harness import sandbox_config

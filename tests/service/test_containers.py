@@ -15,12 +15,11 @@ from crishim.errors import (
     Unknown,
 )
 from crishim.model.container import ContainerFilter, ContainerState, LinuxContainerConfig
-from crishim.model.frozen import EMPTY
-from crishim.model.ids import ContainerId
 from crishim.model.image import ImageConfig, ImageSpec
 from crishim.model.process import Signal
 from crishim.model.resources import Resources
 from crishim.model.security import LinuxContainerSecurityContext, NamespaceMode, NamespaceOption
+from crishim.model.values import EMPTY, ContainerId
 from crishim.service.settings import Deadlines
 from crishim.store.memory import MemoryStore
 from crishim.testing import FakeBackend, Harness, failing, hanging

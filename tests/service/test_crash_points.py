@@ -14,7 +14,7 @@ import pytest
 
 from crishim.errors import CrishimError
 from crishim.interfaces.capabilities import capabilities
-from crishim.interfaces.store import Records
+from crishim.interfaces.seats import Records
 from crishim.lifecycle.records import Phase
 from crishim.model.container import ContainerFilter, ContainerState
 from crishim.model.sandbox import PodSandboxFilter, PodSandboxState

@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from crishim.model.frozen import EMPTY
+from crishim.model.values import EMPTY
 from crishim.testing import Harness
 
 

@@ -7,8 +7,7 @@ import pytest
 
 from crishim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, Unavailable, Unimplemented
 from crishim.interfaces.capabilities import ProcessIO
-from crishim.model.process import ExecSpec
-from crishim.model.streams import AttachRequest, ExecRequest, PortForwardRequest
+from crishim.model.process import AttachRequest, ExecRequest, ExecSpec, PortForwardRequest
 from crishim.service.processes import Budget, Buffer
 from crishim.testing import FakeBackend, Harness, hanging
 from crishim.testing.doubles import settle

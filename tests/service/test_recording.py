@@ -14,9 +14,9 @@ from google.protobuf import json_format
 
 from crishim.cri import Dispatcher
 from crishim.errors import Code, CrishimError
-from crishim.model.ids import ContainerId, ImageId
 from crishim.model.image import Image, ImageConfig, ImageDetail
 from crishim.model.runtime import CgroupDriver
+from crishim.model.values import ContainerId, ImageId
 from crishim.testing import Harness
 from crishim.testing.doubles import settle
 

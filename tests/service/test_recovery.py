@@ -8,11 +8,11 @@ import pytest
 from crishim.errors import ResourceExhausted, Unavailable
 from crishim.lifecycle.records import Record
 from crishim.model.container import ContainerState
-from crishim.model.events import ContainerEventType
-from crishim.model.ids import ContainerId
 from crishim.model.image import ImageDetail, ImageSpec
 from crishim.model.process import Exit
+from crishim.model.runtime import ContainerEventType
 from crishim.model.sandbox import PodSandboxFilter, PodSandboxState
+from crishim.model.values import ContainerId
 from crishim.store.memory import MemoryStore
 from crishim.testing import Harness
 from crishim.testing.doubles import settle

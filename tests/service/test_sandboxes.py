@@ -7,7 +7,7 @@ import pytest
 
 from crishim.errors import Aborted, AlreadyExists, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, Unknown
 from crishim.interfaces.backend import NetnsSource
-from crishim.model.honours import Honour
+from crishim.model.features import Honour
 from crishim.model.resources import Resources
 from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxFilter, PodSandboxState
 from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption

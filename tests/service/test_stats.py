@@ -6,9 +6,8 @@ import attrs
 import pytest
 
 from crishim.errors import NotFound, ResourceExhausted, Unavailable, Unimplemented
-from crishim.model.events import ContainerEventType
-from crishim.model.ids import ContainerId
 from crishim.model.image import ImageSpec
+from crishim.model.runtime import ContainerEventType
 from crishim.model.stats import (
     ContainerStatsFilter,
     ContainerUsage,
@@ -17,6 +16,7 @@ from crishim.model.stats import (
     MetricSample,
     PodSandboxStatsFilter,
 )
+from crishim.model.values import ContainerId
 from crishim.service.events import EventHub
 from crishim.service.metrics import DESCRIPTORS, metric
 from crishim.testing import FakeBackend, FakeClock, Harness, failing

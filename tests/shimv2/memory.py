@@ -11,8 +11,8 @@ from crishim.errors import NotFound
 from crishim.interfaces.backend import BackendInfo
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
-from crishim.model.ids import ContainerId
 from crishim.model.process import Exit
+from crishim.model.values import ContainerId
 from crishim.shimv2.server.task import Creation, News, Task
 
 PID = 4_000_000_000

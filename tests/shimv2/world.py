@@ -10,7 +10,7 @@ from crishim.backends.kata import KataPods
 from crishim.backends.kata import build as build_kata
 from crishim.backends.shim import build as build_shim
 from crishim.interfaces.backend import BackendContext
-from crishim.model.frozen import FrozenDict
+from crishim.model.values import FrozenDict
 from crishim.pods.namespaces import PinnedNamespaces
 from crishim.pods.usage import MeasuredPods
 from crishim.shimv2.client.runtime import ShimRuntime

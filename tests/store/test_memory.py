@@ -1,8 +1,7 @@
 from pathlib import Path
 
-from crishim.interfaces.store import Records
-from crishim.lifecycle.records import ContainerRecord, SandboxRecord
-from crishim.lifecycle.versions import load_record
+from crishim.interfaces.seats import Records
+from crishim.lifecycle.records import ContainerRecord, SandboxRecord, load_record
 from crishim.store.memory import MemoryStore
 
 RECORDS = Path(__file__).parent.parent / "golden" / "records"

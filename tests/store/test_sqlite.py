@@ -15,10 +15,9 @@ import attrs
 import pytest
 
 from crishim.errors import CrishimError, DataLoss, FailedPrecondition, Internal, ResourceExhausted, Unavailable
-from crishim.interfaces.store import Records
-from crishim.lifecycle.records import ContainerRecord, Phase, SandboxRecord
-from crishim.lifecycle.versions import VERSION, dump_record, load_record
-from crishim.model.ids import ContainerId
+from crishim.interfaces.seats import Records
+from crishim.lifecycle.records import VERSION, ContainerRecord, Phase, SandboxRecord, dump_record, load_record
+from crishim.model.values import ContainerId
 from crishim.store.sqlite import SCHEMA_VERSION, SqliteStore
 
 RECORDS = Path(__file__).parent.parent / "golden" / "records"
@@ -304,7 +303,7 @@ _WRITER = """
 import asyncio, sys
 from pathlib import Path
 import attrs
-from crishim.lifecycle.versions import load_record
+from crishim.lifecycle.records import load_record
 from crishim.store.sqlite import SqliteStore
 
 async def main():

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 
 from crishim.errors import InvalidArgument, Unavailable
 from crishim.interfaces.capabilities import ByteStream, ByteWriter, ProcessIO
-from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.process import ExecSpec, Exit, TerminalSize
+from crishim.model.values import ContainerId, SandboxId
 from crishim.testing import FakeBackend
 
 

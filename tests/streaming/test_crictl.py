@@ -13,12 +13,12 @@ import pytest
 
 from crishim.backends.process import HostImages, ProcessBackend
 from crishim.backends.runc import build
-from crishim.cni.dialer import SetnsDialer
+from crishim.cni.network import SetnsDialer
 from crishim.cri import Dispatcher
 from crishim.interfaces.backend import Backend, BackendContext
-from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.sandbox import LinuxPodSandboxConfig
 from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
+from crishim.model.values import ContainerId, SandboxId
 from crishim.pods.namespaces import PinnedNamespaces
 from crishim.server import serve
 from crishim.service.services import Services

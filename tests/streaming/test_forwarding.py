@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from crishim.interfaces.capabilities import ByteStream
-from crishim.model.ids import SandboxId
+from crishim.model.values import SandboxId
 from crishim.streaming.connection import Timeouts
 from crishim.streaming.flow import Limits
 from crishim.testing import FakeBackend, MemoryStream

@@ -9,8 +9,8 @@ import zlib
 import pytest
 
 from crishim.errors import InvalidArgument, ResourceExhausted, Unavailable
-from crishim.model.ids import ContainerId
-from crishim.model.streams import ExecRequest
+from crishim.model.process import ExecRequest
+from crishim.model.values import ContainerId
 from crishim.streaming.connection import Timeouts
 from crishim.streaming.flow import Limits
 from crishim.streaming.server import StreamConfig, StreamServer, Traffic

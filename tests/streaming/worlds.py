@@ -9,10 +9,9 @@ import attrs
 
 from crishim.interfaces.backend import Backend
 from crishim.interfaces.capabilities import ProcessIO
-from crishim.interfaces.seams import Clock
-from crishim.model.ids import ContainerId, SandboxId
-from crishim.model.process import ExecSpec, Exit
-from crishim.model.streams import AttachRequest, ExecRequest, PortForwardRequest
+from crishim.interfaces.seats import Clock
+from crishim.model.process import AttachRequest, ExecRequest, ExecSpec, Exit, PortForwardRequest
+from crishim.model.values import ContainerId, SandboxId
 from crishim.streaming.connection import StreamConnection
 from crishim.streaming.server import StreamConfig, StreamServer
 from crishim.testing import FakeBackend, Harness

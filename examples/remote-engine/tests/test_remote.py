@@ -15,7 +15,7 @@ from tiny_engine import Engine
 
 from crishim import Backend, BackendContext, Services
 from crishim.cri import Dispatcher, pb
-from crishim.model.frozen import FrozenDict
+from crishim.model.values import FrozenDict
 from crishim.store.sqlite import SqliteStore
 from crishim.system import SystemClock
 from crishim.testing.conformance import BackendConformance

@@ -15,7 +15,7 @@ from rich.text import Text
 from crishim import __version__, app
 from crishim.cli.options import config_option, told
 from crishim.config import Config
-from crishim.interfaces.checks import Finding
+from crishim.interfaces.seats import Finding
 from crishim.plugins import PluginError, installed, load
 
 _EXTRAS: Final = (

@@ -23,7 +23,7 @@ from crishim.cli.pull import shown
 from crishim.cli.screen import Screen
 from crishim.config import Config
 from crishim.linux.mounts import unmount_below
-from crishim.model.frozen import FrozenDict
+from crishim.model.values import FrozenDict
 from crishim.play import CallError, CriClient, Node, Outcome, Player, Pod, connect, load, parse, take_down
 from crishim.play.concurrency import together
 from crishim.play.host import this_node

@@ -1,4 +1,6 @@
-"""CniNetwork: pods' networks by CNI plugins.
+"""SetnsDialer: port-forward's way into a pod.
+
+CniNetwork: pods' networks by CNI plugins.
 
 An attachment is kept before ADD and completed after it, and forgotten once every DEL has succeeded: so whatever died in
 between, `tear_down` knows what to undo, of which configuration, even when the folder's files are others by now.
@@ -6,7 +8,9 @@ between, `tear_down` knows what to undo, of which configuration, even when the f
 
 import asyncio
 import contextlib
+import functools
 import logging
+import socket
 import time
 from collections.abc import Awaitable, Collection, Mapping
 from pathlib import Path
@@ -17,13 +21,27 @@ import attrs
 from crishim.cni.attachment import Attachment, attachment, garbage_input, plugin_input
 from crishim.cni.config import Network
 from crishim.cni.files import ConfigFolder, KeptResults
-from crishim.cni.invoke import Call, Plugins
+from crishim.cni.invoke import Call, Plugins, Strays
 from crishim.cni.results import Kept, addresses, means_gone
-from crishim.cni.strays import Strays
 from crishim.errors import CrishimError, Unavailable
-from crishim.interfaces.network import NetworkReady, PodNetwork
-from crishim.linux.namespaces import is_network_namespace, raise_loopback
+from crishim.interfaces.capabilities import ByteStream
+from crishim.interfaces.seats import NetnsDialer, NetworkReady, PodNetwork
+from crishim.linux.namespaces import inside, is_network_namespace, raise_loopback
+from crishim.linux.tcp import dial_loopback, stream_socket
 from crishim.model.sandbox import SandboxSpec
+
+
+class SetnsDialer(NetnsDialer):
+    """Connects to a loopback inside a network namespace. A socket stays in the namespace in which it was made."""
+
+    async def dial(self, netns: str, port: int) -> ByteStream:
+        """As `NetnsDialer.dial`; a namespace that is gone is `Unavailable` too."""
+
+        def make(family: int) -> socket.socket:
+            return inside(netns, functools.partial(stream_socket, family))
+
+        return await dial_loopback(port, make if netns else stream_socket)
+
 
 NOT_READY: Final = "NetworkPluginNotReady"
 """The reason of the NetworkReady condition, as the kubelet knows it."""

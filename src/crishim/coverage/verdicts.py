@@ -14,7 +14,7 @@ import attrs
 
 from crishim._proto import cri_pb2 as pb
 from crishim.coverage.samples import Field, fields, with_wish
-from crishim.cri.convert import container_config, sandbox_config
+from crishim.cri.convert import container, sandbox_config
 from crishim.cri.routes import Row, routes
 from crishim.errors import InvalidArgument
 from crishim.interfaces.capabilities import (
@@ -28,13 +28,13 @@ from crishim.interfaces.capabilities import (
     SupportsStats,
     SupportsUpdate,
 )
-from crishim.lifecycle.honours import container_wishes, sandbox_wishes
+from crishim.lifecycle.features import container_wishes, sandbox_wishes
 from crishim.lifecycle.resolve import resolve
 from crishim.model.container import ContainerSpec
-from crishim.model.honours import Honour
-from crishim.model.ids import ContainerId, ImageId, SandboxId
+from crishim.model.features import Honour
 from crishim.model.image import ImageConfig
 from crishim.model.sandbox import SandboxSpec
+from crishim.model.values import ContainerId, ImageId, SandboxId
 
 SANDBOX: Final = "PodSandboxConfig"
 CONTAINER: Final = "ContainerConfig"
@@ -164,7 +164,7 @@ def sandbox_with(field: Field | None) -> SandboxSpec:
 def container_with(field: Field | None, sandbox: SandboxSpec) -> ContainerSpec:
     """The plainest container, or one that sets a field. Raises `InvalidArgument`."""
     message = with_wish(_BASE_CONTAINER, field) if field else _BASE_CONTAINER
-    config = container_config.decode_config(message, "config")
+    config = container.decode_config(message, "config")
     return resolve(config, ImageConfig(), sandbox, container_id=ContainerId("container"), image_id=ImageId("image"))
 
 

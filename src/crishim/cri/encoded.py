@@ -12,7 +12,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
-from crishim.model.listing import Versioned
+from crishim.model.values import Versioned
 
 BATCH_BYTES: Final = 1 << 20
 """How large a streamed message grows: far below the 16 MiB that clients take."""

@@ -11,7 +11,7 @@ import attrs
 from google.protobuf.message import Message
 
 from crishim._proto import cri_pb2 as pb
-from crishim.cri.convert import checkpoint, container, events, image, process, runtime, sandbox, scalars, stats
+from crishim.cri.convert import common, container, image, process, runtime, sandbox, stats
 from crishim.cri.encoded import EncodedItems, item_batches
 from crishim.model.container import Container
 from crishim.model.image import Image
@@ -73,20 +73,20 @@ def routes() -> dict[str, Row]:
     rows = (
         Unary(RUNTIME, "Version", pb.VersionRequest, runtime.decode_version, lambda s: s.runtime.version, runtime.encode_version),
         Unary(RUNTIME, "RunPodSandbox", pb.RunPodSandboxRequest, sandbox.decode_run, lambda s: s.sandboxes.run, sandbox.encode_run),
-        Unary(RUNTIME, "StopPodSandbox", pb.StopPodSandboxRequest, sandbox.decode_stop, lambda s: s.sandboxes.stop, scalars.encode_empty),
-        Unary(RUNTIME, "RemovePodSandbox", pb.RemovePodSandboxRequest, sandbox.decode_remove, lambda s: s.sandboxes.remove, scalars.encode_empty),
+        Unary(RUNTIME, "StopPodSandbox", pb.StopPodSandboxRequest, sandbox.decode_stop, lambda s: s.sandboxes.stop, common.encode_empty),
+        Unary(RUNTIME, "RemovePodSandbox", pb.RemovePodSandboxRequest, sandbox.decode_remove, lambda s: s.sandboxes.remove, common.encode_empty),
         Unary(RUNTIME, "PodSandboxStatus", pb.PodSandboxStatusRequest, sandbox.decode_status, lambda s: s.sandboxes.status, sandbox.encode_status),
         Unary(RUNTIME, "ListPodSandbox", pb.ListPodSandboxRequest, sandbox.decode_list, lambda s: s.sandboxes.list, sandboxes.join),
         Streamed(RUNTIME, "StreamPodSandboxes", pb.StreamPodSandboxesRequest, sandbox.decode_list, lambda s: s.sandboxes.list, sandboxes.batches),
         Unary(RUNTIME, "CreateContainer", pb.CreateContainerRequest, container.decode_create, lambda s: s.containers.create, container.encode_create),
-        Unary(RUNTIME, "StartContainer", pb.StartContainerRequest, container.decode_start, lambda s: s.containers.start, scalars.encode_empty),
-        Unary(RUNTIME, "StopContainer", pb.StopContainerRequest, container.decode_stop, lambda s: s.containers.stop, scalars.encode_empty),
-        Unary(RUNTIME, "RemoveContainer", pb.RemoveContainerRequest, container.decode_remove, lambda s: s.containers.remove, scalars.encode_empty),
+        Unary(RUNTIME, "StartContainer", pb.StartContainerRequest, container.decode_start, lambda s: s.containers.start, common.encode_empty),
+        Unary(RUNTIME, "StopContainer", pb.StopContainerRequest, container.decode_stop, lambda s: s.containers.stop, common.encode_empty),
+        Unary(RUNTIME, "RemoveContainer", pb.RemoveContainerRequest, container.decode_remove, lambda s: s.containers.remove, common.encode_empty),
         Unary(RUNTIME, "ListContainers", pb.ListContainersRequest, container.decode_list, lambda s: s.containers.list, containers.join),
         Streamed(RUNTIME, "StreamContainers", pb.StreamContainersRequest, container.decode_list, lambda s: s.containers.list, containers.batches),
         Unary(RUNTIME, "ContainerStatus", pb.ContainerStatusRequest, container.decode_status, lambda s: s.containers.status, container.encode_status),
-        Unary(RUNTIME, "UpdateContainerResources", pb.UpdateContainerResourcesRequest, container.decode_update_resources, lambda s: s.containers.update_resources, scalars.encode_empty),
-        Unary(RUNTIME, "ReopenContainerLog", pb.ReopenContainerLogRequest, container.decode_reopen_log, lambda s: s.containers.reopen_log, scalars.encode_empty),
+        Unary(RUNTIME, "UpdateContainerResources", pb.UpdateContainerResourcesRequest, container.decode_update_resources, lambda s: s.containers.update_resources, common.encode_empty),
+        Unary(RUNTIME, "ReopenContainerLog", pb.ReopenContainerLogRequest, container.decode_reopen_log, lambda s: s.containers.reopen_log, common.encode_empty),
         Unary(RUNTIME, "ExecSync", pb.ExecSyncRequest, process.decode_exec_sync, lambda s: s.processes.exec_sync, process.encode_exec_sync),
         Unary(RUNTIME, "Exec", pb.ExecRequest, process.decode_exec, lambda s: s.processes.exec, process.encode_exec),
         Unary(RUNTIME, "Attach", pb.AttachRequest, process.decode_attach, lambda s: s.processes.attach, process.encode_attach),
@@ -97,23 +97,23 @@ def routes() -> dict[str, Row]:
         Unary(RUNTIME, "PodSandboxStats", pb.PodSandboxStatsRequest, stats.decode_sandbox, lambda s: s.stats.sandbox, stats.encode_sandbox),
         Unary(RUNTIME, "ListPodSandboxStats", pb.ListPodSandboxStatsRequest, stats.decode_sandboxes, lambda s: s.stats.sandboxes, stats.encode_sandboxes),
         Streamed(RUNTIME, "StreamPodSandboxStats", pb.StreamPodSandboxStatsRequest, stats.decode_sandboxes, lambda s: s.stats.sandboxes, _sandboxes_stats),
-        Unary(RUNTIME, "UpdateRuntimeConfig", pb.UpdateRuntimeConfigRequest, runtime.decode_update_config, lambda s: s.runtime.update_config, scalars.encode_empty),
+        Unary(RUNTIME, "UpdateRuntimeConfig", pb.UpdateRuntimeConfigRequest, runtime.decode_update_config, lambda s: s.runtime.update_config, common.encode_empty),
         Unary(RUNTIME, "Status", pb.StatusRequest, runtime.decode_status, lambda s: s.runtime.status, runtime.encode_status),
-        Unary(RUNTIME, "CheckpointContainer", pb.CheckpointContainerRequest, container.decode_checkpoint, lambda s: s.containers.checkpoint, scalars.encode_empty),
-        Unary(RUNTIME, "CheckpointPod", pb.CheckpointPodRequest, checkpoint.decode_checkpoint, lambda s: s.pods.checkpoint, scalars.encode_empty),
-        Unary(RUNTIME, "RestorePod", pb.RestorePodRequest, checkpoint.decode_restore, lambda s: s.pods.restore, checkpoint.encode_restore),
-        Subscription(RUNTIME, "GetContainerEvents", pb.GetEventsRequest, lambda s: s.events.subscribe(), events.encode_event),
-        Unary(RUNTIME, "ListMetricDescriptors", pb.ListMetricDescriptorsRequest, scalars.decode_nothing, lambda s: s.stats.metric_descriptors, stats.encode_metric_descriptors),
-        Unary(RUNTIME, "ListPodSandboxMetrics", pb.ListPodSandboxMetricsRequest, scalars.decode_nothing, lambda s: s.stats.metrics, stats.encode_metrics),
-        Streamed(RUNTIME, "StreamPodSandboxMetrics", pb.StreamPodSandboxMetricsRequest, scalars.decode_nothing, lambda s: s.stats.metrics, _metrics),
-        Unary(RUNTIME, "RuntimeConfig", pb.RuntimeConfigRequest, scalars.decode_nothing, lambda s: s.runtime.config, runtime.encode_config),
-        Unary(RUNTIME, "UpdatePodSandboxResources", pb.UpdatePodSandboxResourcesRequest, sandbox.decode_update_resources, lambda s: s.sandboxes.update_resources, scalars.encode_empty),
+        Unary(RUNTIME, "CheckpointContainer", pb.CheckpointContainerRequest, container.decode_checkpoint, lambda s: s.containers.checkpoint, common.encode_empty),
+        Unary(RUNTIME, "CheckpointPod", pb.CheckpointPodRequest, runtime.decode_checkpoint, lambda s: s.pods.checkpoint, common.encode_empty),
+        Unary(RUNTIME, "RestorePod", pb.RestorePodRequest, runtime.decode_restore, lambda s: s.pods.restore, runtime.encode_restore),
+        Subscription(RUNTIME, "GetContainerEvents", pb.GetEventsRequest, lambda s: s.events.subscribe(), runtime.encode_event),
+        Unary(RUNTIME, "ListMetricDescriptors", pb.ListMetricDescriptorsRequest, common.decode_nothing, lambda s: s.stats.metric_descriptors, stats.encode_metric_descriptors),
+        Unary(RUNTIME, "ListPodSandboxMetrics", pb.ListPodSandboxMetricsRequest, common.decode_nothing, lambda s: s.stats.metrics, stats.encode_metrics),
+        Streamed(RUNTIME, "StreamPodSandboxMetrics", pb.StreamPodSandboxMetricsRequest, common.decode_nothing, lambda s: s.stats.metrics, _metrics),
+        Unary(RUNTIME, "RuntimeConfig", pb.RuntimeConfigRequest, common.decode_nothing, lambda s: s.runtime.config, runtime.encode_config),
+        Unary(RUNTIME, "UpdatePodSandboxResources", pb.UpdatePodSandboxResourcesRequest, sandbox.decode_update_resources, lambda s: s.sandboxes.update_resources, common.encode_empty),
         Unary(IMAGE, "ListImages", pb.ListImagesRequest, image.decode_list, lambda s: s.images.list, image.encode_list),
         Streamed(IMAGE, "StreamImages", pb.StreamImagesRequest, image.decode_list, lambda s: s.images.list, _images),
         Unary(IMAGE, "ImageStatus", pb.ImageStatusRequest, image.decode_status, lambda s: s.images.status, image.encode_status),
         Unary(IMAGE, "PullImage", pb.PullImageRequest, image.decode_pull, lambda s: s.images.pull, image.encode_pull),
-        Unary(IMAGE, "RemoveImage", pb.RemoveImageRequest, image.decode_remove, lambda s: s.images.remove, scalars.encode_empty),
-        Unary(IMAGE, "ImageFsInfo", pb.ImageFsInfoRequest, scalars.decode_nothing, lambda s: s.images.fs_info, image.encode_fs_info),
+        Unary(IMAGE, "RemoveImage", pb.RemoveImageRequest, image.decode_remove, lambda s: s.images.remove, common.encode_empty),
+        Unary(IMAGE, "ImageFsInfo", pb.ImageFsInfoRequest, common.decode_nothing, lambda s: s.images.fs_info, image.encode_fs_info),
     )
     # fmt: on
     return {row.name: row for row in rows}

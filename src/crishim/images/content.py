@@ -31,7 +31,7 @@ from crishim.images.manifest import Configuration, check, parse_config
 from crishim.images.snapshots import refuse_marks
 from crishim.images.table import Entry, dump, load
 from crishim.linux.syscalls import last_os_error, libc
-from crishim.model.ids import ImageId
+from crishim.model.values import ImageId
 
 _DAY: Final = 86400
 _TRIES: Final = 20

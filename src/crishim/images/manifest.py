@@ -15,8 +15,8 @@ import attrs
 
 from crishim.errors import DataLoss, InvalidArgument, NotFound
 from crishim.images.reference import valid_digest
-from crishim.model.frozen import FrozenDict
 from crishim.model.image import ImageConfig
+from crishim.model.values import FrozenDict
 
 _INDEXES: Final = frozenset(
     {"application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"}

@@ -33,7 +33,7 @@ from crishim.images.manifest import (
 )
 from crishim.images.reference import Reference
 from crishim.images.skopeo import PullSettings, auth_file, copy_command, credentials, failure, inspect_command
-from crishim.interfaces.seams import Clock
+from crishim.interfaces.seats import Clock
 from crishim.linux.children import children
 from crishim.model.image import AuthConfig
 

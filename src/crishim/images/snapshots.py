@@ -21,9 +21,9 @@ import attrs
 from crishim.errors import InvalidArgument, NotFound, ResourceExhausted
 from crishim.images.layers import found_below, renamed
 from crishim.images.tree import set_xattrs
-from crishim.interfaces.images import Rootfs
+from crishim.interfaces.seats import Rootfs
 from crishim.linux.mounts import MS_NODEV, MS_NOSUID, MS_RDONLY, is_mount_root, mount, mount_idmapped, unmount, unmount_below
-from crishim.model.ids import ContainerId, ImageId
+from crishim.model.values import ContainerId, ImageId
 
 _PAGE: Final = 4096
 """mount(2) reads one page of options and drops the rest without a word."""

@@ -27,13 +27,10 @@ from crishim.images.reference import Reference, id_prefix, parse
 from crishim.images.skopeo import PullSettings
 from crishim.images.snapshots import Snapshots
 from crishim.images.table import Entry, find, named, pinned, shown
-from crishim.interfaces.images import ImageService, Rootfs, RootfsProvider
-from crishim.interfaces.observer import NoObserver, Observer
-from crishim.interfaces.seams import Clock
-from crishim.model.frozen import FrozenDict
-from crishim.model.ids import ContainerId, ImageId
+from crishim.interfaces.seats import Clock, ImageService, NoObserver, Observer, Rootfs, RootfsProvider
 from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageDetail, ImageFsInfo, ImageSpec
 from crishim.model.sandbox import PodSandboxConfig
+from crishim.model.values import ContainerId, FrozenDict, ImageId
 
 _USAGE_AGE: Final = 10.0
 _USAGE_SHARE: Final = 20.0

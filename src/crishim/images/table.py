@@ -13,8 +13,8 @@ import attrs
 
 from crishim.errors import DataLoss, InvalidArgument
 from crishim.images.reference import Reference, id_prefix, parse
-from crishim.model.ids import ImageId
 from crishim.model.image import Image
+from crishim.model.values import ImageId
 
 VERSION: Final = 1
 

@@ -22,17 +22,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
-from crishim.interfaces.images import RootfsProvider
-from crishim.interfaces.network import SandboxNamespaces
-from crishim.interfaces.seams import Clock
-from crishim.model.container import ContainerCreated, ContainerSpec
-from crishim.model.frozen import FrozenDict
-from crishim.model.honours import PROCESS, Honour
-from crishim.model.ids import ContainerId, SandboxId
-from crishim.model.inventory import Inventory
+from crishim.interfaces.seats import Clock, RootfsProvider, SandboxNamespaces
+from crishim.model.container import ContainerCreated, ContainerSpec, Inventory
+from crishim.model.features import PROCESS, Honour
 from crishim.model.process import Exit
 from crishim.model.runtime import RuntimeHandlerFeatures
 from crishim.model.sandbox import SandboxSpec, SandboxStarted
+from crishim.model.values import ContainerId, FrozenDict, SandboxId
 
 
 class NetnsSource(enum.Enum):

@@ -12,10 +12,10 @@ from typing import Protocol, runtime_checkable
 import attrs
 
 from crishim.model.container import ContainerSpec
-from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.process import ExecSpec, Exit, TerminalSize
 from crishim.model.resources import Resources
 from crishim.model.stats import ContainerUsage, SandboxUsage
+from crishim.model.values import ContainerId, SandboxId
 
 
 class ByteReader(Protocol):
@@ -109,11 +109,11 @@ class SupportsStats(Protocol):
 
     @abstractmethod
     async def container_usage(self, container_id: ContainerId) -> ContainerUsage:
-        """Figures of one container, running or not. Cheap: it is asked for every container each ten seconds."""
+        """CgroupUsage of one container, running or not. Cheap: it is asked for every container each ten seconds."""
 
     @abstractmethod
     async def sandbox_usage(self, sandbox_id: SandboxId) -> SandboxUsage:
-        """Figures of a whole pod."""
+        """CgroupUsage of a whole pod."""
 
 
 @runtime_checkable

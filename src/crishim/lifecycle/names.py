@@ -8,8 +8,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 from crishim.errors import AlreadyExists
 from crishim.model.container import ContainerMetadata
-from crishim.model.ids import SandboxId
 from crishim.model.sandbox import PodSandboxMetadata
+from crishim.model.values import SandboxId
 
 
 class SandboxName(NamedTuple):

@@ -18,11 +18,10 @@ from typing import TypeAlias
 import attrs
 
 from crishim.lifecycle.records import ContainerRecord, Phase, SandboxRecord
-from crishim.model.container import ContainerState, ObservedContainer
-from crishim.model.ids import ContainerId, SandboxId
-from crishim.model.inventory import Inventory
+from crishim.model.container import ContainerState, Inventory, ObservedContainer
 from crishim.model.process import Exit
 from crishim.model.sandbox import ObservedSandbox
+from crishim.model.values import ContainerId, SandboxId
 
 
 @attrs.frozen

@@ -5,20 +5,36 @@ container's user, its limits after an update, and its exit. It is written before
 is the backend's to say; the exit alone is kept here too, since some runtimes forget it.
 
 Records are stored as JSON with a version; `lifecycle.versions` reads older ones.
+
+Frozen attrs values to plain JSON data and back, driven by their annotations.
+
+Only for records, where both ends are the same class: the wire is translated by hand. Fields at their default are left out, so
+records stay short, and a new field with a default needs no new version. What does not fit its annotation raises `ValueError`.
+
+Records to bytes and back, across versions of this library.
+
+Each record is one JSON object: `{"version": 2, "kind": "sandbox" | "container", ...}`. To change a record's shape in a way
+that its defaults do not cover: raise `VERSION`, and add a function to `_STEPS` that takes the data one version up. The golden
+files of the tests hold a record of every version that ever was.
 """
 
 import enum
-from typing import TypeAlias
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Final, TypeAlias
 
 import attrs
 
-from crishim.model.container import ContainerConfig
-from crishim.model.ids import ContainerId, ImageId, SandboxId
-from crishim.model.mounts import Mount
+from crishim.errors import DataLoss, FailedPrecondition
+from crishim.model.container import ContainerConfig, Mount
 from crishim.model.process import Signal
 from crishim.model.resources import Resources
 from crishim.model.sandbox import PodSandboxConfig, SandboxSpec
 from crishim.model.security import LinuxContainerUser
+from crishim.model.values import ContainerId, FrozenDict, ImageId, SandboxId
 
 
 class Phase(enum.StrEnum):
@@ -92,3 +108,117 @@ class ContainerRecord:
 
 
 Record: TypeAlias = SandboxRecord | ContainerRecord
+
+
+def unstructure(value: object) -> Any:
+    """JSON data for a value: attrs classes become objects, enumerations their values, tuples lists."""
+    kind: Any = type(value)
+    fields = _fields(kind)
+    if fields is not None:
+        items = ((name, getattr(value, name), default) for name, default in fields)
+        return {name: unstructure(item) for name, item, default in items if item != default}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, tuple):
+        return [unstructure(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: unstructure(item) for key, item in value.items()}
+    return value
+
+
+def structure(data: object, kind: Any) -> Any:
+    """The value of type `kind` that `data` stands for."""
+    return _reader(kind)(data)
+
+
+@cache
+def _fields(kind: type) -> tuple[tuple[str, object], ...] | None:
+    """The names and defaults of an attrs class's fields; None for other classes."""
+    return tuple((field.name, field.default) for field in attrs.fields(kind)) if attrs.has(kind) else None
+
+
+@cache
+def _reader(kind: Any) -> Callable[[Any], Any]:
+    """What makes a value of type `kind` of data."""
+    origin, arms = typing.get_origin(kind), typing.get_args(kind)
+    if origin in {typing.Union, types.UnionType}:
+        (read,) = (_reader(arm) for arm in arms if arm is not types.NoneType)
+        return lambda data: None if data is None else read(data)
+    if origin is tuple:
+        item = _reader(arms[0])
+        return lambda data: tuple(item(each) for each in _expected(data, list))
+    if origin is FrozenDict:
+        text = _reader(str)
+        return lambda data: FrozenDict({key: text(value) for key, value in _expected(data, dict).items()})
+    plain = getattr(kind, "__supertype__", kind)
+    if isinstance(plain, type) and issubclass(plain, enum.Enum):
+        return plain
+    if attrs.has(plain):
+        return _reader_of_class(plain)
+    return lambda data: _expected(data, plain)
+
+
+def _reader_of_class(kind: type) -> Callable[[Any], Any]:
+    hints = typing.get_type_hints(kind)
+    readers = {field.name: _reader(hints[field.name]) for field in attrs.fields(kind)}
+
+    def read(data: Any) -> Any:
+        given = _expected(data, dict)
+        if unknown := given.keys() - readers.keys():
+            raise ValueError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
+        return kind(**{name: readers[name](item) for name, item in given.items()})
+
+    return read
+
+
+def _expected(data: Any, kind: type) -> Any:
+    if type(data) is not kind:
+        raise ValueError(f"{kind.__name__} expected, not {type(data).__name__}")
+    return data
+
+
+VERSION: Final = 2
+
+_KINDS: Final[Mapping[str, type[SandboxRecord] | type[ContainerRecord]]] = {
+    "sandbox": SandboxRecord,
+    "container": ContainerRecord,
+}
+
+
+def _from_1(data: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 kept a container's limits only in its configuration."""
+    if data["kind"] == "container" and "resources" not in data:
+        limits = (data["config"].get("linux") or {}).get("resources")
+        if limits is not None:
+            data = {**data, "resources": limits}
+    return data
+
+
+_STEPS: Final[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {1: _from_1}
+
+
+def dump_record(record: Record) -> bytes:
+    """A record as the newest version's JSON, in ASCII."""
+    kind = "sandbox" if isinstance(record, SandboxRecord) else "container"
+    data = {"version": VERSION, "kind": kind, **unstructure(record)}
+    return json.dumps(data, separators=(",", ":")).encode("ascii")
+
+
+def load_record(raw: bytes) -> Record:
+    """The record that `raw` holds, whatever known version wrote it.
+
+    Raises `FailedPrecondition` for a newer version and `DataLoss` for anything that is no record.
+    """
+    try:
+        data = json.loads(raw)
+        version = data.pop("version")
+        if not isinstance(version, int):
+            raise TypeError("its version is no number")
+        if version > VERSION:
+            raise FailedPrecondition(f"of version {version}", f"of version {VERSION} or older", "the record")
+        for step in range(version, VERSION):
+            data = _STEPS[step](data)
+        record: Record = structure(data, _KINDS[data.pop("kind")])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataLoss(f"not a record: {error}") from error
+    return record

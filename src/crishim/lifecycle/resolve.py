@@ -18,12 +18,11 @@ from typing import Final
 
 from crishim.errors import InvalidArgument
 from crishim.model.container import ContainerConfig, ContainerSpec, UserSpec
-from crishim.model.frozen import FrozenDict
-from crishim.model.ids import ContainerId, ImageId
 from crishim.model.image import ImageConfig
 from crishim.model.process import Signal, signal_number
 from crishim.model.sandbox import SandboxSpec
 from crishim.model.security import LinuxContainerSecurityContext
+from crishim.model.values import ContainerId, FrozenDict, ImageId
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MAX_ID: Final = 2**31 - 1

@@ -1,5 +1,6 @@
 """What /proc tells of processes: who descends from whom, and what they use (proc(5), /proc/pid/stat)."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -76,6 +77,32 @@ def runs(identity: Identity) -> bool:
     """Whether this very process has not ended."""
     process = read(identity.pid)
     return process is not None and process.identity == identity and not process.ended
+
+
+async def ended(identity: Identity) -> None:
+    """Return when this process has ended, be it our child or not; at once if there is none."""
+    try:
+        fd = os.pidfd_open(identity.pid)
+    except ProcessLookupError:
+        return
+    loop = asyncio.get_running_loop()
+    gone = asyncio.Event()
+    try:
+        process = read(identity.pid)  # held open, so that no other can take the pid any more
+        if process is not None and process.identity == identity:
+            loop.add_reader(fd, gone.set)
+            await gone.wait()
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+
+
+def read_pid(file: Path) -> int:
+    """The pid in a pid file; 0 where there is none."""
+    try:
+        return int(file.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
 
 
 def record(file: Path, pid: int) -> Identity | None:

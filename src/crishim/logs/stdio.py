@@ -22,7 +22,7 @@ import attrs
 
 from crishim.errors import ResourceExhausted
 from crishim.interfaces.capabilities import ByteReader, ProcessIO
-from crishim.interfaces.seams import Clock
+from crishim.interfaces.seats import Clock
 from crishim.logs.attachers import Attacher
 from crishim.logs.descriptors import DescriptorReader, DescriptorWriter
 from crishim.logs.lines import Piece, Splitter, Stream, encode

@@ -1,1 +1,1 @@
-"""Figures for Prometheus: the extra `metrics`."""
+"""CgroupUsage for Prometheus: the extra `metrics`."""

@@ -1,17 +1,52 @@
-"""Containers: asked for (`ContainerConfig`), resolved (`ContainerSpec`), seen (`Observed*`), told (`ContainerStatus`)."""
+"""Containers, with their mounts and devices; and what is seen of pods and containers together."""
 
 import enum
 
 import attrs
 
-from crishim.model.frozen import EMPTY, FrozenDict, frozen
-from crishim.model.ids import ContainerId, ImageId, SandboxId
 from crishim.model.image import ImageConfig, ImageSpec
-from crishim.model.mounts import Device, Mount
 from crishim.model.process import Exit, Signal
 from crishim.model.resources import Resources
-from crishim.model.sandbox import SandboxSpec
-from crishim.model.security import LinuxContainerSecurityContext, LinuxContainerUser, SupplementalGroupsPolicy
+from crishim.model.sandbox import ObservedSandbox, PodSandboxStatus, SandboxSpec
+from crishim.model.security import IDMapping, LinuxContainerSecurityContext, LinuxContainerUser, SupplementalGroupsPolicy
+from crishim.model.values import EMPTY, ContainerId, FrozenDict, ImageId, SandboxId, frozen
+
+
+class MountPropagation(enum.IntEnum):
+    """Which way mounts made later travel. BIDIRECTIONAL also reaches the host."""
+
+    PRIVATE = 0
+    HOST_TO_CONTAINER = 1
+    BIDIRECTIONAL = 2
+
+
+@attrs.frozen(kw_only=True)
+class Mount:
+    """A bind of `host_path`, or a read-only view of `image`, at `container_path`.
+
+    `recursive_read_only` needs `readonly` and PRIVATE propagation.
+    """
+
+    container_path: str
+    host_path: str = ""
+    readonly: bool = False
+    selinux_relabel: bool = False
+    propagation: MountPropagation = MountPropagation.PRIVATE
+    uid_mappings: tuple[IDMapping, ...] = ()
+    gid_mappings: tuple[IDMapping, ...] = ()
+    recursive_read_only: bool = False
+    image: ImageSpec | None = None
+    image_sub_path: str = ""
+    mount_options: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class Device:
+    """A device node of the host. `permissions` are cgroup letters out of `rwm`."""
+
+    container_path: str
+    host_path: str
+    permissions: str = "rwm"
 
 
 class ContainerState(enum.IntEnum):
@@ -184,3 +219,33 @@ class ContainerFilter:
     state: ContainerState | None = None
     pod_sandbox_id: str = ""
     label_selector: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+
+
+@attrs.frozen(kw_only=True)
+class PodSandboxDetail:
+    """The answer to PodSandboxStatus. `info` is filled for verbose requests only.
+
+    `containers_statuses` and `timestamp` (the moment at which all of it was so) are for clients that live by events; empty and
+    0 where the runtime sends none.
+    """
+
+    status: PodSandboxStatus
+    info: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+    containers_statuses: tuple[ContainerStatus, ...] = ()
+    timestamp: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class ContainerDetail:
+    """The answer to ContainerStatus. `info` is filled for verbose requests only."""
+
+    status: ContainerStatus
+    info: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+
+
+@attrs.frozen(kw_only=True)
+class Inventory:
+    """Everything a backend holds, with its state, in any order."""
+
+    sandboxes: tuple[ObservedSandbox, ...] = ()
+    containers: tuple[ObservedContainer, ...] = ()

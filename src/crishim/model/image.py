@@ -2,8 +2,7 @@
 
 import attrs
 
-from crishim.model.frozen import EMPTY, FrozenDict, frozen
-from crishim.model.ids import ImageId
+from crishim.model.values import EMPTY, FrozenDict, ImageId, frozen
 
 
 @attrs.frozen(kw_only=True)

@@ -1,10 +1,12 @@
-"""Processes: signals, how one is asked for, how one ended."""
+"""Processes: signals, execs, exits, and requests for a process's streams."""
 
 import enum
 import re
-from typing import Final
+from typing import Final, TypeAlias
 
 import attrs
+
+from crishim.model.values import ContainerId, SandboxId
 
 _LINUX_NUMBERS: Final = {
     "HUP": 1, "INT": 2, "QUIT": 3, "ILL": 4, "TRAP": 5, "ABRT": 6, "IOT": 6, "BUS": 7, "FPE": 8, "KILL": 9, "USR1": 10,
@@ -161,3 +163,37 @@ class ExecSyncResult:
     stdout: bytes = b""
     stderr: bytes = b""
     exit_code: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class ExecRequest:
+    """A process with streams. With `tty` there is no stderr; at least one stream is wanted."""
+
+    container_id: ContainerId
+    cmd: tuple[str, ...]
+    tty: bool = False
+    stdin: bool = False
+    stdout: bool = False
+    stderr: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class AttachRequest:
+    """The container's own streams. `tty` must be what the container was made with."""
+
+    container_id: ContainerId
+    tty: bool = False
+    stdin: bool = False
+    stdout: bool = False
+    stderr: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class PortForwardRequest:
+    """Ports of a pod. The SPDY protocol names its ports itself; only the WebSocket one uses these."""
+
+    pod_sandbox_id: SandboxId
+    port: tuple[int, ...] = ()
+
+
+StreamRequest: TypeAlias = ExecRequest | AttachRequest | PortForwardRequest

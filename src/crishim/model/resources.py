@@ -2,7 +2,7 @@
 
 import attrs
 
-from crishim.model.frozen import EMPTY, FrozenDict, frozen
+from crishim.model.values import EMPTY, FrozenDict, frozen
 
 
 @attrs.frozen

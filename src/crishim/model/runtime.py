@@ -1,10 +1,12 @@
-"""What the node is told about the runtime as a whole."""
+"""The runtime as a whole: version, status, handlers, events, checkpoints of pods."""
 
 import enum
 
 import attrs
 
-from crishim.model.frozen import EMPTY, FrozenDict, frozen
+from crishim.model.container import ContainerConfig, ContainerStatus
+from crishim.model.sandbox import PodSandboxConfig, PodSandboxStatus
+from crishim.model.values import EMPTY, ContainerId, FrozenDict, SandboxId, frozen
 
 
 class CgroupDriver(enum.IntEnum):
@@ -67,3 +69,45 @@ class RuntimeStatus:
     handlers: tuple[RuntimeHandler, ...] = ()
     features: RuntimeFeatures = RuntimeFeatures()
     info: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+
+
+class ContainerEventType(enum.IntEnum):
+    """What happened."""
+
+    CREATED = 0
+    STARTED = 1
+    STOPPED = 2
+    DELETED = 3
+
+
+@attrs.frozen(kw_only=True)
+class ContainerEvent:
+    """Something happened to a container, or to a sandbox (then `container_id` is the sandbox's id).
+
+    It carries the pod as it was then: the kubelet ignores events without it.
+    """
+
+    container_id: str
+    type: ContainerEventType
+    created_at: int
+    pod_sandbox_status: PodSandboxStatus
+    containers_statuses: tuple[ContainerStatus, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class RestorePod:
+    """A pod to be made from what CheckpointPod wrote below `checkpoint_path`. Unknown `options` are refused."""
+
+    checkpoint_path: str
+    config: PodSandboxConfig
+    handler: str = ""
+    options: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+    container_configs: tuple[ContainerConfig, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class RestoredPod:
+    """The pod that was made, with a pair of name and new id for each of its containers. They wait to be started."""
+
+    sandbox_id: SandboxId
+    containers: tuple[tuple[str, ContainerId], ...] = ()

@@ -4,10 +4,9 @@ import enum
 
 import attrs
 
-from crishim.model.frozen import EMPTY, FrozenDict, frozen
-from crishim.model.ids import SandboxId
 from crishim.model.resources import Resources
 from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
+from crishim.model.values import EMPTY, FrozenDict, SandboxId, frozen
 
 
 class PodSandboxState(enum.IntEnum):

@@ -8,10 +8,9 @@ import enum
 import attrs
 
 from crishim.model.container import ContainerMetadata
-from crishim.model.frozen import EMPTY, FrozenDict, frozen
-from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.image import FilesystemUsage
 from crishim.model.sandbox import PodSandboxMetadata
+from crishim.model.values import EMPTY, ContainerId, FrozenDict, SandboxId, frozen
 
 
 @attrs.frozen(kw_only=True)

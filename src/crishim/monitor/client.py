@@ -11,7 +11,6 @@ makes of a complete one is found by the next start of ours.
 import asyncio
 import contextlib
 import errno
-import functools
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -22,11 +21,11 @@ from crishim.interfaces.capabilities import ByteReader, ProcessIO
 from crishim.interfaces.oci_runtime import FIRST_PROCESS
 from crishim.linux import processes
 from crishim.linux.children import children
+from crishim.linux.processes import Identity
 from crishim.logs.attachers import Attacher
 from crishim.model.process import Exit, TerminalSize
 from crishim.monitor import conmon
 from crishim.monitor.conmon import MonitorRequest
-from crishim.monitor.pidfd import ended, is_running, read_pid, read_pipe
 from crishim.monitor.pipes import opened
 
 _BACKLOG = 1024 * 1024
@@ -82,13 +81,12 @@ class Monitor:
 
     async def wait(self, bundle: Path, container_id: str) -> Exit:
         """Return when the container has ended. Sticky. Unknown if conmon died before it."""
-        while (end := self.exit_of(bundle)) is None:
-            if await _monitor_ended(bundle, container_id):
-                continue
-            if (first := processes.recorded(bundle / FIRST_PROCESS)) is not None:
-                await ended(first.pid, functools.partial(processes.runs, first))
-            return self.exit_of(bundle) or Exit.unknown()
-        return end
+        for process in (monitor_of(bundle, container_id), processes.recorded(bundle / FIRST_PROCESS)):
+            if (end := self.exit_of(bundle)) is not None:
+                return end
+            if process is not None:
+                await processes.ended(process)
+        return self.exit_of(bundle) or Exit.unknown()
 
     async def clear(self, bundle: Path, container_id: str, cgroups: tuple[Path, ...], *, patience: float = 2.0) -> None:
         """Remove the cgroups that a container's monitor was in, once it has ended."""
@@ -96,7 +94,8 @@ class Monitor:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
-                await _monitor_ended(bundle, container_id)
+                if (monitor := monitor_of(bundle, container_id)) is not None:
+                    await processes.ended(monitor)
         for folder in cgroups:
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -175,10 +174,10 @@ class WaitingMonitor:
             raise Unknown(f"the monitor of {self._request.container_id} ended without a word")
         pid = conmon.parse_sync(line)
         bundle = self._request.bundle
-        monitor = read_pid(bundle / "conmon-pidfile")
-        if is_running(monitor, self._request.container_id):
-            children.collect_at_end(monitor)
-            await asyncio.to_thread(_join, cgroups, monitor)
+        if (monitor := monitor_of(bundle, self._request.container_id)) is not None:
+            processes.record(bundle / conmon.MONITOR_PROCESS, monitor.pid)
+            children.collect_at_end(monitor.pid)
+            await asyncio.to_thread(_join, cgroups, monitor.pid)
         return pid
 
     async def leave(self) -> None:
@@ -195,13 +194,19 @@ class WaitingMonitor:
             await asyncio.shield(self._process.wait())
 
 
-async def _monitor_ended(bundle: Path, container_id: str) -> bool:
-    """Wait for the end of a container's monitor; False at once if it does not run."""
-    pid = read_pid(bundle / "conmon-pidfile")
-    if not is_running(pid, container_id):
-        return False
-    await ended(pid, lambda: is_running(pid, container_id))
-    return True
+def monitor_of(bundle: Path, container_id: str) -> Identity | None:
+    """The process of a container's monitor; None where none was started, or it is gone.
+
+    Until `create` has recorded it, what conmon's own pid file names is believed only with the container's id in its arguments.
+    """
+    if (monitor := processes.recorded(bundle / conmon.MONITOR_PROCESS)) is not None:
+        return monitor
+    pid = processes.read_pid(bundle / "conmon-pidfile")
+    with contextlib.suppress(OSError):
+        if pid and container_id.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+            process = processes.read(pid)
+            return None if process is None else process.identity
+    return None
 
 
 def _join(cgroups: tuple[Path, ...], pid: int) -> None:
@@ -237,3 +242,14 @@ async def follow_sizes(monitor: Monitor, bundle: Path, sizes: AsyncIterator[Term
     async for size in sizes:
         with contextlib.suppress(CrishimError):
             monitor.resize(bundle, size)
+
+
+async def read_pipe(fd: int, *, line: bool = False) -> bytes:
+    """Read a pipe to its end, or one line of it, and close it."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", 0))
+    try:
+        return await (reader.readline() if line else reader.read())
+    finally:
+        transport.close()

@@ -15,6 +15,9 @@ from crishim.interfaces.oci_runtime import Stdio
 from crishim.model.process import TerminalSize
 from crishim.monitor.pipes import has_pipes
 
+MONITOR_PROCESS = "monitor"
+"""The file of a bundle in which it is kept which process (pid and start time) the monitor is."""
+
 STDOUT, STDERR = 2, 3
 """The first byte of every packet that an attached client reads."""
 

@@ -2,8 +2,8 @@
 
 import attrs
 
-from crishim.model.frozen import EMPTY, FrozenDict
 from crishim.model.security import IDMapping, LinuxContainerUser
+from crishim.model.values import EMPTY, FrozenDict
 
 DEFAULT_CAPABILITIES: tuple[str, ...] = (
     "CAP_AUDIT_WRITE",

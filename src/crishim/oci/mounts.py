@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from crishim.errors import InvalidArgument, PullError, PullReason
-from crishim.model.container import ContainerSpec
-from crishim.model.mounts import Mount, MountPropagation
+from crishim.model.container import ContainerSpec, Mount, MountPropagation
 from crishim.model.security import NamespaceMode
 from crishim.oci.facts import Place
 from crishim.oci.security import privileged

@@ -6,7 +6,7 @@ Every wish of the spec has its place here; what cannot be granted raises `Invali
 from typing import Any
 
 from crishim.model.container import ContainerSpec
-from crishim.model.frozen import FrozenDict
+from crishim.model.values import FrozenDict
 from crishim.oci.facts import Host, NamespacePaths, Place
 from crishim.oci.mounts import check_shared, mounts, rootfs_propagation
 from crishim.oci.resources import device_nodes, device_rules, oom_score_adj, resources

@@ -18,7 +18,7 @@ from crishim.play.manifest import parse
 from crishim.play.objects import Loaded, Objects, load
 from crishim.play.player import Player
 from crishim.play.pod import Pod
-from crishim.play.tear_down import take_down
+from crishim.play.stopping import take_down
 
 __all__ = [
     "CallError",

@@ -12,9 +12,9 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from crishim.cri import Dispatcher, pb
-from crishim.cri.convert import container_config as cri_container
+from crishim.cri.convert import container as cri_container
 from crishim.cri.convert import image as cri_image
-from crishim.cri.convert import sandbox_config as cri_sandbox
+from crishim.cri.convert import sandbox_config as cri_config
 from crishim.cri.routes import IMAGE, RUNTIME
 from crishim.errors import Code, CrishimError
 from crishim.model.container import ContainerConfig
@@ -109,7 +109,7 @@ class CriClient:
 
     async def pull_image(self, image: ImageSpec, sandbox: PodSandboxConfig) -> str:
         """Bring an image; its reference."""
-        request = pb.PullImageRequest(image=cri_image.encode_spec(image), sandbox_config=cri_sandbox.encode_config(sandbox))
+        request = pb.PullImageRequest(image=cri_image.encode_spec(image), sandbox_config=cri_config.encode_config(sandbox))
         return (await self._ask_within(None, "PullImage", request, pb.PullImageResponse)).image_ref
 
     async def remove_image(self, image: ImageSpec) -> None:
@@ -118,7 +118,7 @@ class CriClient:
 
     async def run_sandbox(self, config: PodSandboxConfig, handler: str = "") -> str:
         """Make a sandbox; its id."""
-        request = pb.RunPodSandboxRequest(config=cri_sandbox.encode_config(config), runtime_handler=handler)
+        request = pb.RunPodSandboxRequest(config=cri_config.encode_config(config), runtime_handler=handler)
         reply = await self._ask_within(2 * self._timeout, "RunPodSandbox", request, pb.RunPodSandboxResponse)
         return reply.pod_sandbox_id
 
@@ -147,7 +147,7 @@ class CriClient:
         request = pb.CreateContainerRequest(
             pod_sandbox_id=sandbox_id,
             config=cri_container.encode_config(config),
-            sandbox_config=cri_sandbox.encode_config(sandbox),
+            sandbox_config=cri_config.encode_config(sandbox),
         )
         return (await self._ask("CreateContainer", request, pb.CreateContainerResponse)).container_id
 

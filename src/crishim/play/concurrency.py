@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Coroutine
 from typing import Any, TypeVar
 
-from crishim.interfaces.seams import Clock
+from crishim.interfaces.seats import Clock
 
 T = TypeVar("T")
 

@@ -10,10 +10,8 @@ from typing import Any, Final
 import attrs
 
 from crishim.errors import InvalidArgument
-from crishim.model.container import ContainerConfig, ContainerMetadata, KeyValue, LinuxContainerConfig
-from crishim.model.frozen import FrozenDict
+from crishim.model.container import ContainerConfig, ContainerMetadata, KeyValue, LinuxContainerConfig, Mount, MountPropagation
 from crishim.model.image import ImageSpec
-from crishim.model.mounts import Mount, MountPropagation
 from crishim.model.resources import Resources
 from crishim.model.sandbox import DNSConfig, LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata
 from crishim.model.security import (
@@ -25,6 +23,7 @@ from crishim.model.security import (
     SecurityProfile,
     UserNamespace,
 )
+from crishim.model.values import FrozenDict
 from crishim.play.environment import PodFacts, expand
 from crishim.play.pod import Handler, Pod, PodContainer, Volume, VolumeKind
 from crishim.play.resources import QosClass, container_resources, limits, pod_demand, qos_class

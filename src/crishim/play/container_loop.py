@@ -1,4 +1,7 @@
-"""The life of one container of a pod: image, create, start, hook, probes, end, and again after a pause."""
+"""How long a container that has ended waits for its next start (pure).
+
+The life of one container of a pod: image, create, start, hook, probes, end, and again after a pause.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,18 +11,38 @@ import attrs
 
 from crishim.cri import pb
 from crishim.errors import Code
-from crishim.interfaces.seams import Clock
+from crishim.interfaces.seats import Clock
 from crishim.model.sandbox import PodSandboxConfig
-from crishim.play.backoff import BackOff
 from crishim.play.client import CallError, CriClient
 from crishim.play.configs import Node, Start, container_config, image_spec, log_folder
 from crishim.play.events import Event, EventKind
-from crishim.play.handlers import Target, hook
 from crishim.play.pod import Handler, Pod, PodContainer, Probe, PullPolicy, RestartPolicy
-from crishim.play.probes import Prober
+from crishim.play.probes import Prober, Target, hook
 from crishim.play.relist import Relist
 from crishim.play.stopping import stop_one
 from crishim.play.volumes import PodFolders
+
+FIRST: Final = 10.0
+MOST: Final = 300.0
+_FORGET: Final = 2 * MOST
+
+
+class BackOff:
+    """No pause at first, then ten seconds, doubled up to five minutes; forgotten after ten minutes without an end."""
+
+    def __init__(self) -> None:
+        self._next = FIRST
+        self._last: float | None = None
+
+    def pause(self, ended: float) -> float:
+        """Seconds to wait after an end at `ended`, in seconds of any clock that never goes back."""
+        if self._last is None or ended - self._last > _FORGET:
+            pause, self._next = 0.0, FIRST
+        else:
+            pause, self._next = self._next, min(2 * self._next, MOST)
+        self._last = ended + pause
+        return pause
+
 
 START_FAILED: Final = 128
 

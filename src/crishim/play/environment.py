@@ -7,7 +7,7 @@ from typing import Final
 import attrs
 
 from crishim.errors import InvalidArgument
-from crishim.model.frozen import FrozenDict
+from crishim.model.values import FrozenDict
 
 _REFERENCE: Final = re.compile(r"\$(?:\$|\(([^)]*)\))")
 _KEYED: Final = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from crishim.errors import InvalidArgument
-from crishim.model.frozen import FrozenDict
+from crishim.model.values import FrozenDict
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from crishim.errors import DataLoss
-from crishim.interfaces.seams import Clock
+from crishim.interfaces.seats import Clock
 from crishim.logs.lines import Stream, parse
 
 _PERIOD: Final = 0.05

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from crishim.errors import InvalidArgument
-from crishim.model.frozen import FrozenDict
 from crishim.model.sandbox import DNSConfig
 from crishim.model.security import SupplementalGroupsPolicy
+from crishim.model.values import FrozenDict
 from crishim.play.containers import apparmor, container, seccomp, selinux
 from crishim.play.fields import Fields
 from crishim.play.objects import Objects, files_of

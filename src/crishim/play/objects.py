@@ -11,7 +11,7 @@ from typing import Any, Final
 import attrs
 
 from crishim.errors import InvalidArgument, Unavailable
-from crishim.model.frozen import EMPTY, FrozenDict
+from crishim.model.values import EMPTY, FrozenDict
 from crishim.play.fields import Fields
 
 _KINDS: Final = ("Pod", "ConfigMap", "Secret", "RuntimeClass", "List")

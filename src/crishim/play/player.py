@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.interfaces.seams import Clock
+from crishim.interfaces.seats import Clock
 from crishim.play.client import CallError, CriClient
 from crishim.play.concurrency import kept, together
 from crishim.play.configs import Node, sandbox_config

@@ -7,9 +7,9 @@ import enum
 
 import attrs
 
-from crishim.model.frozen import EMPTY, FrozenDict
 from crishim.model.sandbox import DNSConfig, PortMapping
 from crishim.model.security import Capability, SecurityProfile, SELinuxOption, SupplementalGroupsPolicy
+from crishim.model.values import EMPTY, FrozenDict
 from crishim.play.resources import Demand
 
 

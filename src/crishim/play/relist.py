@@ -7,7 +7,7 @@ from typing import Final
 
 from crishim.cri import pb
 from crishim.errors import Code
-from crishim.interfaces.seams import Clock
+from crishim.interfaces.seats import Clock
 from crishim.play.client import CallError, CriClient
 
 _log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from typing import Final
 import attrs
 
 from crishim.errors import InvalidArgument
-from crishim.model.frozen import FrozenDict
 from crishim.model.resources import HugepageLimit, Resources
+from crishim.model.values import FrozenDict
 
 _SUFFIXES: Final[Mapping[str, Fraction]] = {
     "n": Fraction(1, 10**9), "u": Fraction(1, 10**6), "m": Fraction(1, 1000), "": Fraction(1),

@@ -22,17 +22,22 @@ import attrs
 from crishim.errors import CrishimError, FailedPrecondition, Internal, NotFound
 from crishim.interfaces.backend import Backend, BackendContext, BackendInfo
 from crishim.interfaces.capabilities import SupportsSandboxWait, capabilities
-from crishim.interfaces.images import Rootfs, RootfsProvider
 from crishim.interfaces.oci_runtime import FIRST_PROCESS, GetsReady, KnowsBundles, OciRuntime, OciStatus, Stdio
+from crishim.interfaces.seats import Rootfs, RootfsProvider
 from crishim.linux import pins, processes
 from crishim.linux.mounts import unmount_below
-from crishim.model.container import ContainerCreated, ContainerMetadata, ContainerSpec, ContainerState, ObservedContainer
-from crishim.model.frozen import FrozenDict
-from crishim.model.ids import ContainerId, ImageId, SandboxId
-from crishim.model.inventory import Inventory
+from crishim.model.container import (
+    ContainerCreated,
+    ContainerMetadata,
+    ContainerSpec,
+    ContainerState,
+    Inventory,
+    ObservedContainer,
+)
 from crishim.model.process import Exit
 from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
 from crishim.model.security import LinuxContainerUser, NamespaceMode, UserNamespace
+from crishim.model.values import ContainerId, FrozenDict, ImageId, SandboxId
 from crishim.oci import cdi
 from crishim.oci.facts import BindSource, Host, NamespacePaths, Place
 from crishim.oci.resources import cgroups_path

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Final
 
 from crishim.linux.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
-from crishim.model.frozen import FrozenDict
 from crishim.model.sandbox import DNSConfig, SandboxSpec
 from crishim.model.security import NamespaceMode
+from crishim.model.values import FrozenDict
 
 _SHM_SIZE: Final = "size=65536k"
 

@@ -22,9 +22,9 @@ from crishim.linux.children import children
 from crishim.linux.mounts import MS_BIND, MS_PRIVATE, is_mount_root, mount, mounts_below, unmount, unmount_below
 from crishim.linux.namespaces import inside, unshared
 from crishim.linux.pins import pin
-from crishim.model.ids import SandboxId
 from crishim.model.sandbox import SandboxSpec
 from crishim.model.security import NamespaceMode, UserNamespace
+from crishim.model.values import SandboxId
 
 KINDS: Final = ("net", "ipc", "uts", "user")
 

@@ -14,8 +14,8 @@ from crishim.errors import CrishimError, FailedPrecondition
 from crishim.interfaces.oci_runtime import FIRST_PROCESS
 from crishim.linux import pins, processes
 from crishim.model.container import ContainerSpec
-from crishim.model.ids import SandboxId
 from crishim.model.security import NamespaceMode, NamespaceOption
+from crishim.model.values import SandboxId
 
 _PIN: Final = "pid"
 

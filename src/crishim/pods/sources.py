@@ -10,9 +10,8 @@ from typing import Any, Final
 
 from crishim.errors import InvalidArgument, PermissionDenied, PullError, PullReason
 from crishim.linux.mounts import MountPoint, mount_of, read_mounts
-from crishim.model.container import ContainerSpec
-from crishim.model.frozen import FrozenDict
-from crishim.model.mounts import Device
+from crishim.model.container import ContainerSpec, Device
+from crishim.model.values import FrozenDict
 from crishim.oci.cdi import Described, described
 from crishim.oci.facts import BindSource, DeviceNode
 from crishim.oci.security import is_localhost

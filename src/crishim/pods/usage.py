@@ -7,7 +7,7 @@ that grow with what the counting cost, and told from memory; a first count is wa
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -17,14 +17,15 @@ from crishim.errors import DataLoss, NotFound
 from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.capabilities import SupportsStats
 from crishim.interfaces.oci_runtime import OciRuntime
-from crishim.interfaces.seams import Clock
-from crishim.model.ids import ContainerId, SandboxId
+from crishim.interfaces.seats import Clock
+from crishim.linux.cgroups import Cgroups, folder_of, read_text, slice_folder
+from crishim.linux.namespaces import inside
 from crishim.model.image import FilesystemUsage
 from crishim.model.sandbox import SandboxSpec, SandboxStarted
-from crishim.model.stats import ContainerUsage, MetricSample, SandboxUsage
-from crishim.oci.cgroups import Cgroups, folder_of, network_usage, open_files, read_text, slice_folder
+from crishim.model.stats import ContainerUsage, MetricSample, NetworkInterfaceUsage, NetworkUsage, SandboxUsage
+from crishim.model.values import ContainerId, SandboxId
 from crishim.oci.facts import Host
-from crishim.oci.figures import Figures, summed, usage
+from crishim.oci.usage import CgroupUsage, container_usage, parse_cgroup_v1, parse_cgroup_v2, sum_usage
 from crishim.pods.backend import OciPodBackend
 from crishim.pods.bundle import read_config, write_atomically
 
@@ -36,6 +37,8 @@ _AGE: Final = 10.0
 
 _COST: Final = 50.0
 """A count that took a second is not repeated for so many."""
+
+_MAIN: Final = "eth0"
 
 _PATIENCE: Final = 0.5
 """Seconds for which a first count is waited for."""
@@ -87,10 +90,10 @@ class Counts(Generic[T]):
 
 
 @runtime_checkable
-class TellsFigures(Protocol):
+class ReportsUsage(Protocol):
     """A runtime whose containers have no processes in cgroups of their own, and that is asked instead."""
 
-    async def figures(self, container_id: str) -> Figures:
+    async def cgroup_usage(self, container_id: str) -> CgroupUsage:
         """A running container's figures. Raises `NotFound`."""
 
 
@@ -136,41 +139,41 @@ class MeasuredPods(OciPodBackend):
         folder = self._folder(bundle)
         now = self._context.clock.now()
         upper = read_text(bundle / "upper")
-        figures = await self._figures(container_id, folder)
+        used = await self._usage_of(container_id, folder)
         counted = await self._counts.get(container_id, lambda: count(self._cgroups, folder, upper, now)) or Counted()
-        measured = usage(figures, now)
+        measured = container_usage(used, now)
         return attrs.evolve(measured, writable_layer=counted.layer, metrics=(*measured.metrics, *counted.metrics))
 
     async def sandbox_usage(self, sandbox_id: SandboxId) -> SandboxUsage:
         """As `SupportsStats.sandbox_usage`."""
         return await asyncio.to_thread(self._sandbox_usage, sandbox_id, self._pod(sandbox_id))
 
-    async def _figures(self, container_id: ContainerId, folder: str) -> Figures:
-        if isinstance(self._runtime, TellsFigures):
+    async def _usage_of(self, container_id: ContainerId, folder: str) -> CgroupUsage:
+        if isinstance(self._runtime, ReportsUsage):
             try:
-                return await self._runtime.figures(container_id)
+                return await self._runtime.cgroup_usage(container_id)
             except NotFound:  # it has ended
-                return Figures()
-        return await asyncio.to_thread(self._cgroups.figures, folder)
+                return CgroupUsage()
+        return await asyncio.to_thread(cgroup_usage, self._cgroups, folder)
 
     def _sandbox_usage(self, sandbox_id: SandboxId, pod: Path) -> SandboxUsage:
         now = self._context.clock.now()
-        measured = usage(self._pod_figures(sandbox_id, pod), now)
+        measured = container_usage(self._pod_usage(sandbox_id, pod), now)
         made = SandboxUsage(cpu=measured.cpu, memory=measured.memory, process=measured.process, io=measured.io)
         if netns := read_text(pod / "netns"):
             network, samples = network_usage(netns, now)
             made = attrs.evolve(made, network=network, metrics=samples)
         return made
 
-    def _pod_figures(self, sandbox_id: SandboxId, pod: Path) -> Figures:
+    def _pod_usage(self, sandbox_id: SandboxId, pod: Path) -> CgroupUsage:
         if parent := read_text(pod / "cgroup-parent"):
             folder = slice_folder(parent) if self._host.systemd_cgroup else folder_of(parent)
             if self._cgroups.exists(folder):
-                return self._cgroups.figures(folder)
+                return cgroup_usage(self._cgroups, folder)
         bundles = [bundle for bundle in self._bundles.glob("*") if self._owner(bundle) == sandbox_id]
         if (pause := pod / "pause").exists():
             bundles.append(pause)
-        return summed(self._cgroups.figures(self._folder(bundle)) for bundle in bundles)
+        return sum_usage(cgroup_usage(self._cgroups, self._folder(bundle)) for bundle in bundles)
 
     def _folder(self, bundle: Path) -> str:
         """Where a bundle's cgroup lies; kept, since nobody changes it."""
@@ -190,6 +193,14 @@ class MeasuredPods(OciPodBackend):
         if kept:
             self._owners[bundle.name] = kept
         return kept
+
+
+def cgroup_usage(cgroups: Cgroups, folder: str) -> CgroupUsage:
+    """What a cgroup uses; nothing where it is not there."""
+    if not cgroups.exists(folder):
+        return CgroupUsage()
+    read = cgroups.reader(folder)
+    return parse_cgroup_v2(read) if cgroups.v2 else parse_cgroup_v1(read)
 
 
 def count(cgroups: Cgroups, folder: str, upper: str, now: int) -> Counted:
@@ -227,3 +238,45 @@ def folder_size(folder: Path) -> tuple[int, int]:
         except OSError:
             continue
     return used, len(seen) + 1
+
+
+def open_files(pids: list[int]) -> Iterator[MetricSample]:
+    """How many descriptors, and sockets among them, processes have open. Looks at each descriptor."""
+    descriptors = sockets = 0
+    for pid in pids:
+        try:
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                descriptors += 1
+                sockets += str(link.readlink()).startswith("socket:")
+        except OSError:
+            continue
+    yield MetricSample(name="container_file_descriptors", value=descriptors)
+    yield MetricSample(name="container_sockets", value=sockets)
+
+
+def network_usage(netns: str, now: int) -> tuple[NetworkUsage, tuple[MetricSample, ...]]:
+    """Counters of a network namespace's interfaces. Raises `NotFound` when it is gone."""
+    return network_of(inside(netns, lambda: read_text(Path("/proc/thread-self/net/dev"))), now)
+
+
+def network_of(text: str, now: int) -> tuple[NetworkUsage, tuple[MetricSample, ...]]:
+    """/proc/net/dev: the interfaces but `lo`, and what CRI's network part has no place for."""
+    interfaces, samples = [], []
+    for line in text.splitlines()[2:]:
+        name, _, rest = line.partition(":")
+        name, values = name.strip(), [int(value) for value in rest.split()]
+        if name == "lo" or len(values) < 12:
+            continue
+        interfaces.append(
+            NetworkInterfaceUsage(name=name, rx_bytes=values[0], rx_errors=values[2], tx_bytes=values[8], tx_errors=values[10])
+        )
+        for metric, value in (
+            ("container_network_receive_packets_total", values[1]),
+            ("container_network_receive_packets_dropped_total", values[3]),
+            ("container_network_transmit_packets_total", values[9]),
+            ("container_network_transmit_packets_dropped_total", values[11]),
+        ):
+            samples.append(MetricSample(name=metric, value=value, labels=(name,)))
+    interfaces.sort(key=lambda interface: interface.name != _MAIN)
+    default = interfaces[0] if interfaces else None
+    return NetworkUsage(timestamp=now, default_interface=default, interfaces=tuple(interfaces)), tuple(samples)

@@ -23,8 +23,7 @@ from crishim.errors import (
 )
 from crishim.interfaces.backend import Backend, BackendInfo
 from crishim.interfaces.capabilities import capabilities
-from crishim.interfaces.observer import NoObserver, Observer
-from crishim.interfaces.seams import Clock
+from crishim.interfaces.seats import Clock, NoObserver, Observer
 from crishim.service.lanes import Tasks
 from crishim.service.settings import Settings
 

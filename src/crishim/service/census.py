@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import attrs
 
 from crishim.model.container import ContainerState
-from crishim.model.frozen import FrozenDict
 from crishim.model.sandbox import PodSandboxState
+from crishim.model.values import FrozenDict
 from crishim.service.core import Core
 
 

@@ -24,25 +24,28 @@ from crishim.errors import (
     Unavailable,
 )
 from crishim.interfaces.capabilities import SupportsCheckpoint, SupportsLogReopen, SupportsUpdate
+from crishim.lifecycle.features import check_container
 from crishim.lifecycle.filters import container_matches
-from crishim.lifecycle.honours import check_container
 from crishim.lifecycle.names import ContainerName
-from crishim.lifecycle.records import ContainerRecord, Phase
+from crishim.lifecycle.records import ContainerRecord, Phase, unstructure
 from crishim.lifecycle.resolve import resolve
 from crishim.lifecycle.states import ContainerAct, SandboxAct, container_after, sandbox_after
-from crishim.lifecycle.structure import unstructure
-from crishim.model.container import Container, ContainerConfig, ContainerFilter, ContainerSpec, ContainerState
-from crishim.model.details import ContainerDetail
-from crishim.model.events import ContainerEventType
-from crishim.model.frozen import EMPTY, FrozenDict
-from crishim.model.ids import ContainerId, ImageId, SandboxId
+from crishim.model.container import (
+    Container,
+    ContainerConfig,
+    ContainerDetail,
+    ContainerFilter,
+    ContainerSpec,
+    ContainerState,
+    Mount,
+)
 from crishim.model.image import Image, ImageDetail
-from crishim.model.listing import Versioned
-from crishim.model.mounts import Mount
 from crishim.model.process import Exit
 from crishim.model.resources import Resources
+from crishim.model.runtime import ContainerEventType
 from crishim.model.sandbox import PodSandboxConfig, PodSandboxState
 from crishim.model.security import NamespaceMode
+from crishim.model.values import EMPTY, ContainerId, FrozenDict, ImageId, SandboxId, Versioned
 from crishim.service.backends import Seat
 from crishim.service.core import Core
 from crishim.service.lanes import join, remember

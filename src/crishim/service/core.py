@@ -5,10 +5,16 @@ from typing import Any, TypeVar
 
 import attrs
 
-from crishim.interfaces.images import ImageService
-from crishim.interfaces.network import NetnsDialer, PodNetwork, SandboxNamespaces
-from crishim.interfaces.observer import Observer
-from crishim.interfaces.seams import Clock, IdSource, StreamUrls
+from crishim.interfaces.seats import (
+    Clock,
+    IdSource,
+    ImageService,
+    NetnsDialer,
+    Observer,
+    PodNetwork,
+    SandboxNamespaces,
+    StreamUrls,
+)
 from crishim.service.backends import Backends, Seat, bounded
 from crishim.service.events import EventHub
 from crishim.service.lanes import Tasks

@@ -9,9 +9,8 @@ import logging
 from collections.abc import AsyncIterator
 
 from crishim.errors import ResourceExhausted
-from crishim.interfaces.observer import NoObserver, Observer
-from crishim.interfaces.seams import Clock
-from crishim.model.events import ContainerEvent, ContainerEventType
+from crishim.interfaces.seats import Clock, NoObserver, Observer
+from crishim.model.runtime import ContainerEvent, ContainerEventType
 from crishim.service.table import SandboxEntry
 
 _log = logging.getLogger(__name__)

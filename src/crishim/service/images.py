@@ -7,11 +7,10 @@ uses the default's.
 import attrs
 
 from crishim.errors import Code, CrishimError, InvalidArgument, Unimplemented
-from crishim.interfaces.images import ImageService
-from crishim.model.frozen import EMPTY
-from crishim.model.ids import ImageId
+from crishim.interfaces.seats import ImageService
 from crishim.model.image import AuthConfig, Image, ImageDetail, ImageFsInfo, ImageSpec
 from crishim.model.sandbox import PodSandboxConfig
+from crishim.model.values import EMPTY, ImageId
 from crishim.service.core import Core
 
 

@@ -6,10 +6,9 @@ import posixpath
 from crishim.errors import InvalidArgument
 from crishim.interfaces.capabilities import SupportsCheckpoint, SupportsPause
 from crishim.lifecycle.states import ContainerAct, container_after
-from crishim.model.checkpoint import RestoredPod, RestorePod
 from crishim.model.container import ContainerState
-from crishim.model.frozen import FrozenDict
-from crishim.model.ids import ContainerId, SandboxId
+from crishim.model.runtime import RestoredPod, RestorePod
+from crishim.model.values import ContainerId, FrozenDict, SandboxId
 from crishim.service.backends import Seat
 from crishim.service.containers import Containers
 from crishim.service.core import Core

@@ -13,9 +13,8 @@ from crishim.interfaces.capabilities import (
     SupportsPortForward,
 )
 from crishim.lifecycle.states import ContainerAct, SandboxAct, container_after, sandbox_after
-from crishim.model.ids import ContainerId, SandboxId
-from crishim.model.process import ExecSpec, ExecSyncResult, Exit
-from crishim.model.streams import AttachRequest, ExecRequest, PortForwardRequest, StreamRequest
+from crishim.model.process import AttachRequest, ExecRequest, ExecSpec, ExecSyncResult, Exit, PortForwardRequest, StreamRequest
+from crishim.model.values import ContainerId, SandboxId
 from crishim.service.backends import Seat
 from crishim.service.core import Core
 from crishim.service.table import ContainerEntry, SandboxEntry

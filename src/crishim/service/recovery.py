@@ -12,8 +12,8 @@ from crishim.lifecycle import reconcile
 from crishim.lifecycle.records import Phase
 from crishim.lifecycle.states import ContainerAct
 from crishim.model.container import ContainerState
-from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.sandbox import PodSandboxState
+from crishim.model.values import ContainerId, SandboxId
 from crishim.service.backends import Seat
 from crishim.service.containers import KILL, Containers
 from crishim.service.core import Core

@@ -3,10 +3,9 @@
 import json
 
 from crishim.errors import CrishimError, Unimplemented
-from crishim.interfaces.network import NetworkReady
-from crishim.lifecycle.structure import unstructure
-from crishim.model.frozen import EMPTY, FrozenDict
-from crishim.model.honours import Honour
+from crishim.interfaces.seats import NetworkReady
+from crishim.lifecycle.records import unstructure
+from crishim.model.features import Honour
 from crishim.model.runtime import (
     CgroupDriver,
     RuntimeCondition,
@@ -16,6 +15,7 @@ from crishim.model.runtime import (
     RuntimeStatus,
     Version,
 )
+from crishim.model.values import EMPTY, FrozenDict
 from crishim.service.core import Core
 
 

@@ -16,18 +16,15 @@ import attrs
 from crishim.errors import AlreadyExists, NotFound
 from crishim.interfaces.backend import NetnsSource
 from crishim.interfaces.capabilities import SupportsSandboxUpdate
+from crishim.lifecycle.features import check_sandbox
 from crishim.lifecycle.filters import sandbox_matches
-from crishim.lifecycle.honours import check_sandbox
 from crishim.lifecycle.names import SandboxName
-from crishim.lifecycle.records import Phase, SandboxRecord
-from crishim.lifecycle.structure import unstructure
-from crishim.model.details import PodSandboxDetail
-from crishim.model.events import ContainerEventType
-from crishim.model.frozen import EMPTY, FrozenDict
-from crishim.model.ids import SandboxId
-from crishim.model.listing import Versioned
+from crishim.lifecycle.records import Phase, SandboxRecord, unstructure
+from crishim.model.container import PodSandboxDetail
 from crishim.model.resources import Resources
+from crishim.model.runtime import ContainerEventType
 from crishim.model.sandbox import PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxState, SandboxSpec
+from crishim.model.values import EMPTY, FrozenDict, SandboxId, Versioned
 from crishim.service.backends import Seat
 from crishim.service.containers import Containers
 from crishim.service.core import Core

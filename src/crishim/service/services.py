@@ -9,11 +9,18 @@ from types import TracebackType
 from typing import Self
 
 from crishim.interfaces.backend import Backend
-from crishim.interfaces.images import ImageService
-from crishim.interfaces.network import NetnsDialer, PodNetwork, SandboxNamespaces
-from crishim.interfaces.observer import NoObserver, Observer
-from crishim.interfaces.seams import Clock, IdSource, StreamUrls
-from crishim.interfaces.store import RecordStore
+from crishim.interfaces.seats import (
+    Clock,
+    IdSource,
+    ImageService,
+    NetnsDialer,
+    NoObserver,
+    Observer,
+    PodNetwork,
+    RecordStore,
+    SandboxNamespaces,
+    StreamUrls,
+)
 from crishim.service.backends import Backends
 from crishim.service.census import Census, take_census
 from crishim.service.containers import Containers

@@ -17,7 +17,6 @@ from crishim.errors import CrishimError, Unavailable, Unimplemented
 from crishim.interfaces.capabilities import SupportsStats
 from crishim.lifecycle.filters import container_stats_match, sandbox_stats_match
 from crishim.model.container import ContainerState
-from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.sandbox import PodSandboxState
 from crishim.model.stats import (
     ContainerMetrics,
@@ -31,6 +30,7 @@ from crishim.model.stats import (
     PodSandboxStats,
     PodSandboxStatsFilter,
 )
+from crishim.model.values import ContainerId, SandboxId
 from crishim.service.core import Core
 from crishim.service.metrics import DESCRIPTORS, container_samples, metric, sandbox_samples
 from crishim.service.table import ContainerEntry, SandboxEntry

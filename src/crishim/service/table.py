@@ -12,14 +12,13 @@ from typing import Any
 import attrs
 
 from crishim.errors import CrishimError, NotFound
-from crishim.interfaces.store import RecordStore
+from crishim.interfaces.seats import RecordStore
 from crishim.lifecycle.names import ContainerName, NameIndex, SandboxName
 from crishim.lifecycle.records import ContainerRecord, ExitRecord, Phase, SandboxRecord
 from crishim.lifecycle.states import ContainerAct, container_after
 from crishim.model.container import Container, ContainerState, ContainerStatus
-from crishim.model.ids import ContainerId, SandboxId
-from crishim.model.listing import Versioned
 from crishim.model.sandbox import PodSandbox, PodSandboxState, PodSandboxStatus
+from crishim.model.values import ContainerId, SandboxId, Versioned
 from crishim.service.lanes import Lane
 
 _log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from crishim.errors import CrishimError, NotFound, Unavailable
 from crishim.interfaces.capabilities import SupportsSandboxWait
 from crishim.lifecycle.records import ExitRecord
 from crishim.lifecycle.states import ContainerAct
-from crishim.model.events import ContainerEventType
 from crishim.model.process import Exit
+from crishim.model.runtime import ContainerEventType
 from crishim.model.sandbox import PodSandboxState
 from crishim.service.core import Core
 from crishim.service.table import ContainerEntry, SandboxEntry

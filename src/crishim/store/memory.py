@@ -2,7 +2,7 @@
 a restart would find.
 """
 
-from crishim.interfaces.store import Records, RecordStore
+from crishim.interfaces.seats import Records, RecordStore
 from crishim.lifecycle.records import ContainerRecord, Record, SandboxRecord
 
 

@@ -35,9 +35,8 @@ from crishim.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from crishim.interfaces.store import Records, RecordStore
-from crishim.lifecycle.records import ContainerRecord, Record, SandboxRecord
-from crishim.lifecycle.versions import dump_record, load_record
+from crishim.interfaces.seats import Records, RecordStore
+from crishim.lifecycle.records import ContainerRecord, Record, SandboxRecord, dump_record, load_record
 
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = int.from_bytes(b"cris")

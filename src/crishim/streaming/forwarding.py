@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 
 from crishim.errors import CrishimError
 from crishim.interfaces.capabilities import ByteStream
-from crishim.model.streams import PortForwardRequest
+from crishim.model.process import PortForwardRequest
 from crishim.streaming.connection import Stream, StreamConnection, Timeouts
 from crishim.streaming.events import ProtocolError, StreamOpened
 from crishim.streaming.portforward import Pairing

@@ -25,8 +25,8 @@ from urllib.parse import urlsplit
 import attrs
 
 from crishim.errors import CrishimError, InvalidArgument, Unavailable
-from crishim.interfaces.seams import Clock
-from crishim.model.streams import AttachRequest, ExecRequest, PortForwardRequest, StreamRequest
+from crishim.interfaces.seats import Clock
+from crishim.model.process import AttachRequest, ExecRequest, PortForwardRequest, StreamRequest
 from crishim.streaming.channels import SPDY_PROTOCOLS, WEBSOCKET_PROTOCOLS, expected_streams
 from crishim.streaming.connection import StreamConnection, Timeouts
 from crishim.streaming.door import Admitted, Door

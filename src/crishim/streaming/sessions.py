@@ -17,9 +17,8 @@ from typing import Any, Protocol
 
 from crishim.errors import CrishimError
 from crishim.interfaces.capabilities import ByteStream, ProcessIO
-from crishim.model.ids import ContainerId, SandboxId
-from crishim.model.process import ExecSpec, Exit, TerminalSize
-from crishim.model.streams import AttachRequest, ExecRequest
+from crishim.model.process import AttachRequest, ExecRequest, ExecSpec, Exit, TerminalSize
+from crishim.model.values import ContainerId, SandboxId
 from crishim.streaming.channels import (
     STREAM_TYPE,
     ChannelProtocol,

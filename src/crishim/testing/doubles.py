@@ -5,9 +5,9 @@ import heapq
 import itertools
 
 from crishim.errors import Code
-from crishim.interfaces.observer import Observer
-from crishim.model.ids import ContainerId, SandboxId
-from crishim.model.streams import StreamRequest
+from crishim.interfaces.seats import Observer
+from crishim.model.process import StreamRequest
+from crishim.model.values import ContainerId, SandboxId
 
 
 class FakeClock:

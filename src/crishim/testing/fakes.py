@@ -29,18 +29,17 @@ from crishim.interfaces.capabilities import (
     SupportsStats,
     SupportsUpdate,
 )
-from crishim.interfaces.network import NetworkReady
+from crishim.interfaces.seats import NetworkReady
 from crishim.lifecycle.states import ContainerAct, container_after
-from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, ObservedContainer
-from crishim.model.honours import Honour
-from crishim.model.ids import ContainerId, ImageId, SandboxId
+from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, Inventory, ObservedContainer
+from crishim.model.features import Honour
 from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageConfig, ImageDetail, ImageFsInfo, ImageSpec
-from crishim.model.inventory import Inventory
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
 from crishim.model.sandbox import ObservedSandbox, PodSandboxConfig, SandboxSpec, SandboxStarted
 from crishim.model.security import LinuxContainerUser
 from crishim.model.stats import ContainerUsage, CpuUsage, MemoryUsage, SandboxUsage
+from crishim.model.values import ContainerId, ImageId, SandboxId
 from crishim.testing.doubles import MemoryStream
 
 MISSING = "/no/such/program"

@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from crishim.model.container import ContainerConfig, ContainerMetadata
-from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.image import ImageSpec
 from crishim.model.sandbox import PodSandboxConfig, PodSandboxMetadata
+from crishim.model.values import ContainerId, SandboxId
 from crishim.service.services import Services
 from crishim.service.settings import Settings
 from crishim.testing.doubles import FakeClock, FakeIds, FakeUrls

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from crishim.backends.docker import DockerBackend, DockerImages
-from crishim.backends.docker.engine import Engine
-from crishim.backends.docker.options import read_options
+from crishim.backends.docker.engine import Engine, read_options
 from crishim.model.container import ContainerConfig, ContainerFilter, ContainerMetadata, ContainerState, LinuxContainerConfig
-from crishim.model.events import ContainerEvent, ContainerEventType
-from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.image import ImageSpec
+from crishim.model.runtime import ContainerEvent, ContainerEventType
 from crishim.model.sandbox import (
     LinuxPodSandboxConfig,
     PodSandboxConfig,
@@ -21,6 +19,7 @@ from crishim.model.sandbox import (
     PodSandboxState,
 )
 from crishim.model.security import LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
+from crishim.model.values import ContainerId, SandboxId
 from crishim.service.services import Services
 from crishim.service.settings import Deadlines, Settings
 from crishim.store.memory import MemoryStore

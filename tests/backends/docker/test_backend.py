@@ -15,14 +15,12 @@ from crishim.backends.docker.images import DockerImages
 from crishim.backends.docker.observed import OWNER
 from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, InvalidArgument, NotFound, Unavailable, Unknown
 from crishim.interfaces.backend import NetnsSource
-from crishim.model.container import LinuxContainerConfig
-from crishim.model.frozen import EMPTY
-from crishim.model.ids import ContainerId, SandboxId
+from crishim.model.container import LinuxContainerConfig, Mount
 from crishim.model.image import ImageSpec
-from crishim.model.mounts import Mount
 from crishim.model.resources import Resources
 from crishim.model.sandbox import DNSConfig, PodSandboxConfig, PodSandboxMetadata, PodSandboxState, SandboxSpec
 from crishim.model.security import LinuxContainerSecurityContext, SupplementalGroupsPolicy
+from crishim.model.values import EMPTY, ContainerId, SandboxId
 from tests.backends.docker.faulty import Fault, faulty
 from tests.backends.docker.node import OPTIONS, SLEEPS, Node
 from tests.backends.docker.world import Dockerd, backend_at, context, dockerd, needs, small_disk

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from crishim.backends.docker.calls import Calls
+from crishim.backends.docker.engine import Calls
 from crishim.errors import Unknown
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crishim.backends.docker.chunks import Chunks
+from crishim.backends.docker.wire import Chunks
 from crishim.errors import Unavailable
 
 

@@ -9,15 +9,11 @@ import pytest
 
 from crishim.backends.docker import convert
 from crishim.backends.docker.convert import Found, Maker
-from crishim.backends.docker.engine import EngineFacts
-from crishim.backends.docker.options import Options
+from crishim.backends.docker.engine import EngineFacts, Options
 from crishim.errors import InvalidArgument, PullError
-from crishim.model.container import ContainerMetadata, ContainerSpec
-from crishim.model.frozen import FrozenDict
-from crishim.model.honours import Honour
-from crishim.model.ids import ContainerId, ImageId, SandboxId
+from crishim.model.container import ContainerMetadata, ContainerSpec, Device, Mount, MountPropagation
+from crishim.model.features import Honour
 from crishim.model.image import ImageSpec
-from crishim.model.mounts import Device, Mount, MountPropagation
 from crishim.model.process import ExecSpec, Signal
 from crishim.model.resources import Resources
 from crishim.model.sandbox import (
@@ -40,6 +36,7 @@ from crishim.model.security import (
     SecurityProfile,
     SELinuxOption,
 )
+from crishim.model.values import ContainerId, FrozenDict, ImageId, SandboxId
 from crishim.oci.facts import CAPABILITIES, BindSource, Host
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "docker"

@@ -7,9 +7,8 @@ import pytest
 
 from crishim.backends.docker import DockerBackend, build
 from crishim.interfaces.backend import Backend, BackendContext
-from crishim.model.frozen import FrozenDict
-from crishim.model.ids import ImageId
 from crishim.model.image import ImageSpec
+from crishim.model.values import FrozenDict, ImageId
 from crishim.testing.conformance import BackendConformance, Candidate
 from tests.backends.docker.world import IMAGE, Dockerd, needs
 

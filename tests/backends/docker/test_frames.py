@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crishim.backends.docker.frames import Entries, Entry, Frames
+from crishim.backends.docker.wire import Entries, Entry, Frames
 from crishim.errors import DataLoss, Unknown
 
 STAMP = b"2026-01-02T03:04:05.000000006Z "

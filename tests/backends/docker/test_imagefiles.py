@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from crishim.backends.docker.convert import Maker
-from crishim.backends.docker.engine import Engine, EngineFacts
-from crishim.backends.docker.imagefiles import ImageFiles
+from crishim.backends.docker.engine import Engine, EngineFacts, Options
+from crishim.backends.docker.image_files import ImageFiles
 from crishim.backends.docker.observed import KIND
-from crishim.backends.docker.options import Options
 from crishim.errors import NotFound, PullError
-from crishim.model.ids import ImageId
+from crishim.model.values import ImageId
 from crishim.pods.host import host
 from tests.backends.docker.http_server import Served, serving
 from tests.backends.docker.world import Dockerd, backend_at, needs

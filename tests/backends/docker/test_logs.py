@@ -8,7 +8,7 @@ import pytest
 
 from crishim.errors import CrishimError
 from crishim.model.container import ContainerState
-from crishim.model.ids import ContainerId
+from crishim.model.values import ContainerId
 from tests.backends.docker.node import SLEEPS, Node, counts
 from tests.backends.docker.world import Dockerd, backend_at, needs
 

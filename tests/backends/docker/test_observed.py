@@ -7,9 +7,8 @@ import pytest
 from crishim.backends.docker import observed
 from crishim.backends.docker.observed import Known
 from crishim.model.container import ContainerState, ObservedContainer
-from crishim.model.frozen import FrozenDict
-from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.process import Exit
+from crishim.model.values import ContainerId, FrozenDict, SandboxId
 
 NEVER = "0001-01-01T00:00:00Z"
 BEGAN = "2026-01-02T03:04:05.5Z"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from crishim.backends.docker.pulls import Progress, failure, registry_auth
+from crishim.backends.docker.wire import Progress, failure, registry_auth
 from crishim.errors import CrishimError, InvalidArgument, NotFound, PermissionDenied, Unknown
 from crishim.model.image import AuthConfig
 

@@ -9,7 +9,7 @@ import pytest
 
 from crishim.errors import CrishimError
 from crishim.model.container import ContainerState
-from crishim.model.events import ContainerEventType
+from crishim.model.runtime import ContainerEventType
 from crishim.model.sandbox import PodSandboxState
 from tests.backends.docker.node import SLEEPS, Node, counts
 from tests.backends.docker.world import Dockerd, dockerd, needs

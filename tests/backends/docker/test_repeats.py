@@ -1,7 +1,6 @@
 """What the engine tells twice."""
 
-from crishim.backends.docker.frames import Entry
-from crishim.backends.docker.repeats import Repeats
+from crishim.backends.docker.wire import Entry, Repeats
 
 
 def told(entries: list[Entry], kept: int = 100) -> list[Entry]:

@@ -1,4 +1,4 @@
-"""Figures of real containers on an engine, and cgroup files that the engine has no word for."""
+"""CgroupUsage of real containers on an engine, and cgroup files that the engine has no word for."""
 
 import asyncio
 from pathlib import Path
@@ -51,7 +51,7 @@ async def test_figures(engine: Dockerd, tmp_path: Path) -> None:
 @pytest.mark.node
 @needs("dockerd", "busybox", "catatonit")
 async def test_figures_of_many_are_quick_to_ask_for(engine: Dockerd, tmp_path: Path) -> None:
-    """Figures of all containers at once ask the engine for each of them once, and never again."""
+    """CgroupUsage of all containers at once ask the engine for each of them once, and never again."""
     async with Node(tmp_path, engine.socket).running() as node:
         sandbox = await node.sandbox()
         containers = [await node.container(sandbox, f"c{number}", BUSY) for number in range(3)]

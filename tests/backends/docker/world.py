@@ -17,13 +17,12 @@ from typing import Any
 import pytest
 
 from crishim.backends.docker import DockerBackend
-from crishim.backends.docker.engine import Engine
-from crishim.backends.docker.options import read_options
+from crishim.backends.docker.engine import Engine, read_options
 from crishim.errors import CrishimError
 from crishim.interfaces.backend import BackendContext
 from crishim.linux import processes
 from crishim.linux.mounts import unmount_below
-from crishim.model.frozen import FrozenDict
+from crishim.model.values import FrozenDict
 from crishim.system import SystemClock
 from tests.backends.runc.world import APPLETS
 
@@ -182,7 +181,7 @@ def small_disk() -> Iterator[Path]:
         try:
             yield Path(folder)
         finally:
-            subprocess.run(["umount", "--lazy", folder], check=True)
+            unmount_below(Path(folder))
 
 
 def context(folder: Path, socket: str, **options: Any) -> BackendContext:

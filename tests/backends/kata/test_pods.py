@@ -14,10 +14,9 @@ from crishim.backends.kata.pods import KataPods, left_of, sizes
 from crishim.errors import InvalidArgument, NotFound, Unavailable
 from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.capabilities import SupportsPortForward, SupportsSandboxWait, SupportsStats
-from crishim.model.frozen import FrozenDict
-from crishim.model.honours import Honour
-from crishim.model.ids import SandboxId
+from crishim.model.features import Honour
 from crishim.model.resources import Resources
+from crishim.model.values import FrozenDict, SandboxId
 from crishim.pods.namespaces import PinnedNamespaces
 from crishim.system import SystemClock
 from tests.backends.runc.world import needs

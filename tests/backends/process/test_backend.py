@@ -31,10 +31,10 @@ from crishim.interfaces.capabilities import (
     capabilities,
 )
 from crishim.model.container import ContainerState
-from crishim.model.frozen import FrozenDict
-from crishim.model.honours import PROCESS, Honour
+from crishim.model.features import PROCESS, Honour
 from crishim.model.process import TerminalSize
 from crishim.model.stats import ContainerUsage
+from crishim.model.values import FrozenDict
 from crishim.testing.conformance import BackendConformance
 from crishim.testing.conformance.offers import Sink, Source
 from tests.backends.process.world import alive, context, log_lines, pod, until

@@ -8,9 +8,8 @@ import pytest
 from crishim.errors import InvalidArgument, NotFound, ResourceExhausted
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.logs import execution
-from crishim.model.frozen import FrozenDict
-from crishim.model.ids import ContainerId
 from crishim.model.process import ExecSpec, TerminalSize
+from crishim.model.values import ContainerId, FrozenDict
 from crishim.testing.conformance.offers import Sink, Source
 from tests.backends.process.world import alive, descriptors, pod, until
 

@@ -17,9 +17,9 @@ from crishim.errors import FailedPrecondition
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.linux.processes import Identity, read
 from crishim.model.container import ContainerState
-from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.stats import ContainerUsage
+from crishim.model.values import ContainerId, SandboxId
 from tests.backends.process.world import alive, context, descriptors, until
 
 POD, WEB, JOB, NEW = SandboxId("pod"), ContainerId("web"), ContainerId("job"), ContainerId("new")

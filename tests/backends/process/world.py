@@ -13,10 +13,9 @@ from crishim.interfaces.capabilities import ProcessIO
 from crishim.linux.processes import read
 from crishim.logs.lines import parse
 from crishim.model.container import ContainerSpec
-from crishim.model.frozen import FrozenDict
-from crishim.model.ids import ContainerId
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.sandbox import SandboxSpec
+from crishim.model.values import ContainerId, FrozenDict
 from crishim.system import SystemClock
 from crishim.testing.conformance.candidate import Candidate, World
 

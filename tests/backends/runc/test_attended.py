@@ -20,8 +20,8 @@ from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import Stdio
 from crishim.linux.children import become_subreaper
 from crishim.logs.descriptors import DescriptorReader, DescriptorWriter
-from crishim.model.ids import ContainerId
 from crishim.model.process import TerminalSize
+from crishim.model.values import ContainerId
 from crishim.pods.host import host
 from tests.backends.runc.world import needs
 from tests.conformance.test_runtimes import busybox

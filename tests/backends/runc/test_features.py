@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from crishim.backends.runc.features import Features, features, version_of
-from crishim.model.honours import Honour
+from crishim.backends.runc.command import Features, features, version_of
+from crishim.model.features import Honour
 from crishim.model.runtime import RuntimeHandlerFeatures
 
 KERNEL = (6, 1)

@@ -4,8 +4,8 @@ import asyncio
 import threading
 from pathlib import Path
 
-from crishim.backends.runc.moves import ForeseenMoves
-from crishim.oci.cgroups import Cgroups
+from crishim.backends.runc.runtime import ForeseenMoves
+from crishim.linux.cgroups import Cgroups
 
 
 class SlowCgroups(Cgroups):

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from crishim.backends.runc import build, check
-from crishim.backends.runc.needs import findings
+from crishim.backends.runc.plugin import findings
 from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import BackendContext
-from crishim.model.frozen import FrozenDict
+from crishim.model.values import FrozenDict
 from crishim.system import SystemClock
 
 

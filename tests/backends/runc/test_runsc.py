@@ -14,7 +14,7 @@ from crishim.backends.runc.runsc import descendants
 from crishim.errors import CrishimError
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.model.container import ContainerState
-from crishim.model.ids import ContainerId
+from crishim.model.values import ContainerId
 from crishim.testing import Harness
 from crishim.testing.conformance.candidate import until
 from crishim.testing.conformance.offers import Sink, Source

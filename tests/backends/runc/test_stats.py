@@ -1,4 +1,4 @@
-"""Figures of real containers, through the service."""
+"""CgroupUsage of real containers, through the service."""
 
 import asyncio
 import os
@@ -9,11 +9,11 @@ import pytest
 
 from crishim.errors import NotFound
 from crishim.model.container import LinuxContainerConfig
-from crishim.model.ids import SandboxId
 from crishim.model.resources import Resources
 from crishim.model.sandbox import LinuxPodSandboxConfig
 from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
 from crishim.model.stats import ContainerStatsFilter, SandboxUsage
+from crishim.model.values import SandboxId
 from crishim.testing import Harness
 from tests.backends.runc.world import needs, node
 from tests.cni.world import run_in

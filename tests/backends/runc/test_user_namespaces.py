@@ -12,7 +12,6 @@ from crishim.errors import InvalidArgument
 from crishim.images.snapshots import Snapshots
 from crishim.linux.mounts import mounts_below
 from crishim.model.container import LinuxContainerConfig
-from crishim.model.ids import ContainerId, ImageId
 from crishim.model.sandbox import LinuxPodSandboxConfig
 from crishim.model.security import (
     IDMapping,
@@ -22,6 +21,7 @@ from crishim.model.security import (
     NamespaceOption,
     UserNamespace,
 )
+from crishim.model.values import ContainerId, ImageId
 from crishim.pods.namespaces import PinnedNamespaces
 from crishim.testing import Harness
 from crishim.testing.harness import sandbox_config

@@ -13,10 +13,9 @@ import pytest
 from crishim.backends.runc import build
 from crishim.errors import NotFound
 from crishim.interfaces.backend import BackendContext
-from crishim.interfaces.images import Rootfs
+from crishim.interfaces.seats import Rootfs
 from crishim.linux.mounts import is_mount_root, mount_idmapped, unmount
-from crishim.model.frozen import FrozenDict
-from crishim.model.ids import ContainerId, ImageId
+from crishim.model.values import ContainerId, FrozenDict, ImageId
 from crishim.pods.namespaces import PinnedNamespaces
 from crishim.store.memory import MemoryStore
 from crishim.system import SystemClock

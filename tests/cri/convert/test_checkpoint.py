@@ -1,12 +1,11 @@
 import pytest
 
 from crishim.cri import pb
-from crishim.cri.convert import checkpoint
-from crishim.model.checkpoint import RestoredPod, RestorePod
+from crishim.cri.convert import runtime
 from crishim.model.container import ContainerConfig, ContainerMetadata
-from crishim.model.frozen import FrozenDict
-from crishim.model.ids import ContainerId, SandboxId
+from crishim.model.runtime import RestoredPod, RestorePod
 from crishim.model.sandbox import PodSandboxConfig, PodSandboxMetadata
+from crishim.model.values import ContainerId, FrozenDict, SandboxId
 from tests.cri.refusals import refused
 
 POD = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="n", namespace="ns", uid="u"))
@@ -17,7 +16,7 @@ def test_a_checkpoint_of_a_pod_has_a_folder_and_containers() -> None:
     """CheckpointPod gives its verb the id, the folder, the containers and the options."""
     request = pb.CheckpointPodRequest(pod_sandbox_id="s", output_path="/out", container_ids=["a", "b"], options={"o": "1"})
     expected = (SandboxId("s"), "/out", (ContainerId("a"), ContainerId("b")), FrozenDict({"o": "1"}))
-    assert expected == checkpoint.decode_checkpoint(request)
+    assert expected == runtime.decode_checkpoint(request)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +30,7 @@ def test_a_checkpoint_of_a_pod_has_a_folder_and_containers() -> None:
 def test_checkpoints_that_make_no_sense_are_refused(request_: pb.CheckpointPodRequest, field: str) -> None:
     """A checkpoint without a pod, a folder, or a container's name is refused."""
     with refused(field):
-        checkpoint.decode_checkpoint(request_)
+        runtime.decode_checkpoint(request_)
 
 
 def test_a_restore_says_what_to_make() -> None:
@@ -46,7 +45,7 @@ def test_a_restore_says_what_to_make() -> None:
         options={"o": "1"},
         container_configs=(ContainerConfig(metadata=ContainerMetadata("main")),),
     )
-    assert (wanted,) == checkpoint.decode_restore(request)
+    assert (wanted,) == runtime.decode_restore(request)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,7 @@ def test_a_restore_says_what_to_make() -> None:
 def test_restores_that_make_no_sense_are_refused(request_: pb.RestorePodRequest, field: str) -> None:
     """A restore from nowhere, or of something without a name, is refused."""
     with refused(field):
-        checkpoint.decode_restore(request_)
+        runtime.decode_restore(request_)
 
 
 def test_a_restored_pod_is_told_by_ids() -> None:
@@ -71,6 +70,4 @@ def test_a_restored_pod_is_told_by_ids() -> None:
     expected = pb.RestorePodResponse(
         pod_sandbox_id="s", restored_containers=[pb.RestoredContainer(name="main", container_id="c")]
     )
-    assert expected == checkpoint.encode_restore(
-        RestoredPod(sandbox_id=SandboxId("s"), containers=(("main", ContainerId("c")),))
-    )
+    assert expected == runtime.encode_restore(RestoredPod(sandbox_id=SandboxId("s"), containers=(("main", ContainerId("c")),)))

@@ -4,21 +4,20 @@ import pytest
 
 from crishim.cri import pb
 from crishim.cri.convert import container
-from crishim.cri.convert.statuses import encode_container_status
+from crishim.cri.convert.container import encode_container_status
 from crishim.model.container import (
     Container,
     ContainerConfig,
+    ContainerDetail,
     ContainerFilter,
     ContainerMetadata,
     ContainerState,
     ContainerStatus,
 )
-from crishim.model.details import ContainerDetail
-from crishim.model.frozen import EMPTY, FrozenDict
-from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.image import ImageSpec
 from crishim.model.resources import Resources
 from crishim.model.sandbox import PodSandboxConfig, PodSandboxMetadata
+from crishim.model.values import EMPTY, ContainerId, FrozenDict, SandboxId
 from tests.cri.refusals import refused
 
 CONFIG = pb.ContainerConfig(metadata=pb.ContainerMetadata(name="main"))

@@ -1,7 +1,7 @@
 import pytest
 
 from crishim.cri import pb
-from crishim.cri.convert.container_config import decode_config, encode_config
+from crishim.cri.convert.container import decode_config, encode_config
 from crishim.model.container import ContainerConfig, ContainerMetadata, KeyValue, LinuxContainerConfig
 from crishim.model.security import LinuxContainerSecurityContext
 from tests.cri.refusals import refused

@@ -1,12 +1,13 @@
 import pytest
 
 from crishim.cri import pb
-from crishim.cri.convert.events import encode_event
-from crishim.cri.convert.statuses import encode_container_status, encode_sandbox_status
+from crishim.cri.convert.container import encode_container_status
+from crishim.cri.convert.runtime import encode_event
+from crishim.cri.convert.sandbox import encode_sandbox_status
 from crishim.model.container import ContainerMetadata, ContainerState, ContainerStatus
-from crishim.model.events import ContainerEvent, ContainerEventType
-from crishim.model.ids import ContainerId, SandboxId
+from crishim.model.runtime import ContainerEvent, ContainerEventType
 from crishim.model.sandbox import PodSandboxMetadata, PodSandboxState, PodSandboxStatus
+from crishim.model.values import ContainerId, SandboxId
 
 
 @pytest.mark.parametrize("kind", ContainerEventType)

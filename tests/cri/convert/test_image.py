@@ -4,9 +4,9 @@ import pytest
 
 from crishim.cri import pb
 from crishim.cri.convert import image
-from crishim.model.ids import ImageId
 from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageDetail, ImageFsInfo, ImageSpec
 from crishim.model.sandbox import PodSandboxConfig, PodSandboxMetadata
+from crishim.model.values import ImageId
 from tests.cri.refusals import refused
 
 BUSYBOX = Image(

@@ -1,9 +1,9 @@
 import pytest
 
 from crishim.cri import pb
-from crishim.cri.convert.mounts import decode_device, decode_mount
+from crishim.cri.convert.container import decode_device, decode_mount
+from crishim.model.container import Device, Mount
 from crishim.model.image import ImageSpec
-from crishim.model.mounts import Device, Mount
 from tests.cri.refusals import refused
 
 TO_CONTAINER = pb.MountPropagation.PROPAGATION_HOST_TO_CONTAINER

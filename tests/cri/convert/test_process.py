@@ -2,9 +2,8 @@ import pytest
 
 from crishim.cri import pb
 from crishim.cri.convert import process
-from crishim.model.ids import ContainerId, SandboxId
-from crishim.model.process import ExecSyncResult
-from crishim.model.streams import AttachRequest, ExecRequest, PortForwardRequest
+from crishim.model.process import AttachRequest, ExecRequest, ExecSyncResult, PortForwardRequest
+from crishim.model.values import ContainerId, SandboxId
 from tests.cri.refusals import refused
 
 

@@ -4,10 +4,9 @@ import pytest
 
 from crishim.cri import pb
 from crishim.cri.convert import sandbox
-from crishim.cri.convert.statuses import encode_container_status, encode_sandbox_status
-from crishim.model.container import ContainerMetadata, ContainerState, ContainerStatus
-from crishim.model.details import PodSandboxDetail
-from crishim.model.ids import ContainerId, SandboxId
+from crishim.cri.convert.container import encode_container_status
+from crishim.cri.convert.sandbox import encode_sandbox_status
+from crishim.model.container import ContainerMetadata, ContainerState, ContainerStatus, PodSandboxDetail
 from crishim.model.resources import Resources
 from crishim.model.sandbox import (
     PodSandbox,
@@ -17,6 +16,7 @@ from crishim.model.sandbox import (
     PodSandboxState,
     PodSandboxStatus,
 )
+from crishim.model.values import ContainerId, SandboxId
 from tests.cri.refusals import refused
 
 METADATA = PodSandboxMetadata("n", "ns", "u")

@@ -5,7 +5,6 @@ import pytest
 from crishim.cri import pb
 from crishim.cri.convert import stats
 from crishim.model.container import ContainerMetadata
-from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.image import FilesystemUsage
 from crishim.model.sandbox import PodSandboxMetadata
 from crishim.model.stats import (
@@ -30,6 +29,7 @@ from crishim.model.stats import (
     SandboxUsage,
     SwapUsage,
 )
+from crishim.model.values import ContainerId, SandboxId
 from tests.cri.refusals import refused
 
 PSI = PsiStats(full=PsiData(total=1, avg10=0.5, avg60=0.25, avg300=0.125), some=PsiData(total=2))

@@ -1,15 +1,15 @@
 import attrs
 
 from crishim.cri import pb
-from crishim.cri.convert.statuses import encode_container_status, encode_sandbox_status
-from crishim.model.container import ContainerMetadata, ContainerState, ContainerStatus
-from crishim.model.ids import ContainerId, SandboxId
+from crishim.cri.convert.container import encode_container_status
+from crishim.cri.convert.sandbox import encode_sandbox_status
+from crishim.model.container import ContainerMetadata, ContainerState, ContainerStatus, Mount
 from crishim.model.image import ImageSpec
-from crishim.model.mounts import Mount
 from crishim.model.process import Signal
 from crishim.model.resources import Resources
 from crishim.model.sandbox import PodSandboxMetadata, PodSandboxState, PodSandboxStatus
 from crishim.model.security import LinuxContainerUser, NamespaceMode, NamespaceOption
+from crishim.model.values import ContainerId, SandboxId
 
 SANDBOX = PodSandboxStatus(
     id=SandboxId("s"),

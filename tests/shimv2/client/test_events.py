@@ -6,7 +6,7 @@ from google.protobuf.any_pb2 import Any
 
 from crishim._proto import shim_events_pb2 as pb
 from crishim.errors import Code
-from crishim.shimv2.client.events import News
+from crishim.shimv2.client.connection import News
 from crishim.ttrpc.client import Client
 from crishim.ttrpc.status import Refused
 

@@ -19,7 +19,7 @@ from crishim.model.sandbox import SandboxSpec
 from crishim.shimv2.client import cleanup, sandbox
 from crishim.shimv2.client.binary import ShimBinary
 from crishim.shimv2.client.connection import ShimLink
-from crishim.shimv2.client.log import ShimLog
+from crishim.shimv2.client.fifos import ShimLog
 from crishim.shimv2.wire.messages import Bootstrap
 from crishim.testing.conformance.candidate import until
 from crishim.testing.conformance.logs import read_log

@@ -4,7 +4,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-from crishim.shimv2.client.processes import born, end_process, end_shim, remove_socket, working_in
+from crishim.shimv2.client.cleanup import born, end_process, end_shim, remove_socket, working_in
 
 
 def test_a_process_is_told_apart_from_its_pids_next_owner() -> None:

@@ -243,7 +243,7 @@ async def test_the_shim_dies_under_load(containers: ShimWorld) -> None:
 async def test_an_unknown_container_is_not_found(containers: ShimWorld) -> None:
     """Whatever is asked of a container that is not there is NotFound."""
     runtime = containers.runtime
-    for work in (runtime.state("x"), runtime.kill("x", 9), runtime.delete("x"), runtime.wait("x"), runtime.figures("x")):
+    for work in (runtime.state("x"), runtime.kill("x", 9), runtime.delete("x"), runtime.wait("x"), runtime.cgroup_usage("x")):
         with pytest.raises(NotFound):
             await work
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crishim.shimv2.server.leftovers import NAME, NONE, KeptTasks
+from crishim.shimv2.server.task import NAME, NONE, KeptTasks
 
 KEY = ("k8s.io", "t1")
 

@@ -8,7 +8,7 @@ import pytest
 
 from crishim._proto import shim_events_pb2 as pb
 from crishim.errors import InvalidArgument, Unavailable
-from crishim.shimv2.server.publisher import SERVICE, Publisher
+from crishim.shimv2.server.events import SERVICE, Publisher
 from crishim.shimv2.wire.messages import NAMESPACE_KEY
 from crishim.testing.doubles import FakeClock
 from crishim.ttrpc.connection import Request

@@ -11,10 +11,10 @@ from crishim._proto import shim_task_pb2 as pb
 from crishim._proto import shim_types_pb2 as types_pb
 from crishim._proto import ttrpc_pb2
 from crishim.errors import CrishimError, InvalidArgument, NotFound, Unimplemented
+from crishim.linux.cgroups import Cgroups
 from crishim.model.process import Exit
-from crishim.oci.cgroups import Cgroups
-from crishim.shimv2.server.leftovers import KeptTasks
 from crishim.shimv2.server.routes import delete_response, handlers, table
+from crishim.shimv2.server.task import KeptTasks
 from crishim.shimv2.server.tasks import Tasks
 from crishim.shimv2.wire.messages import SERVICES
 from crishim.testing.doubles import FakeClock, settle

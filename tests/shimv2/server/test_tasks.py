@@ -13,12 +13,10 @@ import pytest
 
 from crishim.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unknown
 from crishim.interfaces.oci_runtime import OciRuntime, OciStatus
+from crishim.linux.cgroups import Cgroups
 from crishim.model.process import Exit
-from crishim.oci.cgroups import Cgroups
-from crishim.shimv2.server.leftovers import KeptTasks
-from crishim.shimv2.server.pipes import IoPaths
 from crishim.shimv2.server.rootfs import RootMount
-from crishim.shimv2.server.task import Creation
+from crishim.shimv2.server.task import Creation, IoPaths, KeptTasks
 from crishim.shimv2.server.tasks import Tasks
 from crishim.testing.doubles import FakeClock, settle
 from tests.shimv2.memory import PID, Heard, MemoryRuntime

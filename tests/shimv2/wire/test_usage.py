@@ -6,8 +6,8 @@ from crishim._proto import cgroups_v2_pb2 as v2
 from crishim._proto import shim_task_pb2 as task_pb
 from crishim._proto import ttrpc_pb2
 from crishim.model.stats import PsiData, PsiStats
-from crishim.oci.figures import DeviceIo, Figures
-from crishim.shimv2.wire.usage import figures
+from crishim.oci.usage import CgroupUsage, DeviceIo
+from crishim.shimv2.wire.metrics import decode_metrics
 from tests.shimv2.golden import answers
 
 
@@ -24,13 +24,13 @@ def test_version_1() -> None:
     told.blkio.io_serviced_recursive.add(op="Read", major=8, minor=1, value=3)
     told.blkio.io_service_bytes_recursive.add(op="write", major=8, minor=1, value=4096)
     told.blkio.io_service_bytes_recursive.add(op="Total", major=8, minor=1, value=9999)
-    made = figures(Any(type_url="io.containerd.cgroups.v1.Metrics", value=told.SerializeToString()))
+    made = decode_metrics(Any(type_url="io.containerd.cgroups.v1.Metrics", value=told.SerializeToString()))
     assert (90, 60, 30, 5) == (made.cpu, made.cpu_user, made.cpu_system, made.throttled)
     assert (1000, 4000, 200, 2000, 700) == (made.memory, made.memory_limit, made.swap, made.swap_limit, made.working_set)
     assert (500, 4, 2) == (made.anonymous, made.tasks, made.oom_kills)
     assert (DeviceIo("8:1", reads=3, written_bytes=4096),) == made.io
     told.memory.usage.limit = 2**63 - 4096
-    made = figures(Any(type_url="io.containerd.cgroups.v1.Metrics", value=told.SerializeToString()))
+    made = decode_metrics(Any(type_url="io.containerd.cgroups.v1.Metrics", value=told.SerializeToString()))
     assert (None, None) == (made.memory_limit, made.swap_limit)
 
 
@@ -43,7 +43,7 @@ def test_version_2() -> None:
     told.memory_events.oom_kill = 1
     told.pids.current, told.pids.limit = 2, 100
     told.io.usage.add(major=259, minor=0, rbytes=1, wbytes=2, rios=3, wios=4)
-    made = figures(Any(type_url="type.googleapis.com/io.containerd.cgroups.v2.Metrics", value=told.SerializeToString()))
+    made = decode_metrics(Any(type_url="type.googleapis.com/io.containerd.cgroups.v2.Metrics", value=told.SerializeToString()))
     assert (7000, 10, None, 6, 1, 2, 100) == (
         made.cpu,
         made.memory,
@@ -63,7 +63,7 @@ def test_version_2() -> None:
 )
 def test_what_cannot_be_read(stats: Any) -> None:
     """Metrics of a kind that nobody knows, or that cannot be read, are no figures."""
-    assert Figures() == figures(stats)
+    assert CgroupUsage() == decode_metrics(stats)
 
 
 @pytest.mark.parametrize("name", ["containerd-1.6.jsonl", "containerd-2.4.jsonl"])
@@ -71,6 +71,6 @@ def test_recorded_figures(name: str) -> None:
     """What containerd's own shims answered has memory and time."""
     for data in answers(name, "Stats"):
         stats = task_pb.StatsResponse.FromString(ttrpc_pb2.Response.FromString(data).payload).stats
-        made = figures(stats)
+        made = decode_metrics(stats)
         assert (made.cpu or 0) > 0
         assert (made.memory or 0) > 0

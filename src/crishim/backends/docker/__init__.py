@@ -8,13 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from crishim.backends.docker.backend import DockerBackend
-from crishim.backends.docker.engine import Engine
+from crishim.backends.docker.engine import Engine, Options, read_options
+from crishim.backends.docker.image_files import PROGRAM
 from crishim.backends.docker.images import DockerImages
-from crishim.backends.docker.options import Options, read_options
-from crishim.backends.docker.pause import PROGRAM
 from crishim.interfaces.backend import Backend, BackendContext
-from crishim.interfaces.checks import Finding
-from crishim.interfaces.images import ImageService
+from crishim.interfaces.seats import Finding, ImageService
 
 __all__ = ["DockerBackend", "DockerImages", "build", "check", "images"]
 

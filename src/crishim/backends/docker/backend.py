@@ -15,10 +15,9 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.backends.docker.calls import Calls
 from crishim.backends.docker.convert import Found, Maker, container_body, honoured, limits, sandbox_body
-from crishim.backends.docker.engine import Conflict, Engine, EngineFacts
-from crishim.backends.docker.imagefiles import ImageFiles
+from crishim.backends.docker.engine import Calls, Conflict, Engine, EngineFacts, Options
+from crishim.backends.docker.image_files import ImageFiles, PauseImage
 from crishim.backends.docker.logs import Logs
 from crishim.backends.docker.observed import (
     CONTAINER_KIND,
@@ -38,12 +37,10 @@ from crishim.backends.docker.observed import (
     pid_of,
     runs,
 )
-from crishim.backends.docker.options import Options
-from crishim.backends.docker.pause import PauseImage
 from crishim.backends.docker.streams import Streams
 from crishim.backends.docker.usage import Usages, write_unified
 from crishim.backends.docker.watch import Event, Watch
-from crishim.cni.dialer import SetnsDialer
+from crishim.cni.network import SetnsDialer
 from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, NotFound, PullError, PullReason
 from crishim.interfaces.backend import Backend, BackendContext, BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import (
@@ -62,15 +59,13 @@ from crishim.interfaces.capabilities import (
 from crishim.linux import processes
 from crishim.linux.namespaces import is_network_namespace
 from crishim.linux.pins import pin, unpin
-from crishim.model.container import ContainerCreated, ContainerSpec
-from crishim.model.frozen import FrozenDict
-from crishim.model.ids import ContainerId, SandboxId
-from crishim.model.inventory import Inventory
+from crishim.model.container import ContainerCreated, ContainerSpec, Inventory
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
 from crishim.model.runtime import RuntimeHandlerFeatures
 from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
 from crishim.model.stats import ContainerUsage, SandboxUsage
+from crishim.model.values import ContainerId, FrozenDict, SandboxId
 from crishim.oci.facts import BindSource
 from crishim.oci.users import resolve_user
 from crishim.pods import sources

@@ -14,14 +14,11 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.backends.docker.engine import OLDEST, EngineFacts
+from crishim.backends.docker.engine import OLDEST, EngineFacts, Options
 from crishim.backends.docker.observed import CONTAINER_KIND, HELPER_KIND, KIND, LOG, OWNER, SANDBOX, SANDBOX_KIND, UNIFIED
-from crishim.backends.docker.options import Options
 from crishim.errors import InvalidArgument, PullError, PullReason
-from crishim.model.container import ContainerSpec
-from crishim.model.frozen import EMPTY, FrozenDict
-from crishim.model.honours import Honour
-from crishim.model.mounts import Mount, MountPropagation
+from crishim.model.container import ContainerSpec, Mount, MountPropagation
+from crishim.model.features import Honour
 from crishim.model.process import ExecSpec
 from crishim.model.resources import Resources
 from crishim.model.sandbox import Protocol, SandboxSpec
@@ -34,6 +31,7 @@ from crishim.model.security import (
     ProfileType,
     SELinuxOption,
 )
+from crishim.model.values import EMPTY, FrozenDict
 from crishim.oci.facts import CAPABILITIES, BindSource, Host
 from crishim.oci.mounts import check_shared
 from crishim.oci.resources import oom_score_adj

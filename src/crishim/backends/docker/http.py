@@ -16,7 +16,7 @@ from typing import Final
 import attrs
 import h11
 
-from crishim.backends.docker.chunks import Chunks
+from crishim.backends.docker.wire import Chunks
 from crishim.errors import Unavailable
 from crishim.interfaces.capabilities import ByteStream
 from crishim.linux.tcp import TcpStream

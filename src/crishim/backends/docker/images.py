@@ -12,18 +12,15 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.backends.docker.engine import Conflict, Engine
-from crishim.backends.docker.options import Options
-from crishim.backends.docker.pause import IMAGE
-from crishim.backends.docker.pulls import Progress, failure, registry_auth
+from crishim.backends.docker.engine import Conflict, Engine, Options
+from crishim.backends.docker.image_files import IMAGE
+from crishim.backends.docker.wire import Progress, failure, registry_auth
 from crishim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
 from crishim.images.reference import Reference, id_prefix, parse
-from crishim.interfaces.images import ImageService
-from crishim.interfaces.seams import Clock
-from crishim.model.frozen import FrozenDict
-from crishim.model.ids import ImageId
+from crishim.interfaces.seats import Clock, ImageService
 from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageConfig, ImageDetail, ImageFsInfo, ImageSpec
 from crishim.model.sandbox import PodSandboxConfig
+from crishim.model.values import FrozenDict, ImageId
 
 _log = logging.getLogger(__name__)
 

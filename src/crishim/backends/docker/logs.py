@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from crishim.backends.docker.engine import Engine
-from crishim.backends.docker.frames import Entries, Entry
 from crishim.backends.docker.observed import runs
-from crishim.backends.docker.repeats import Repeats
+from crishim.backends.docker.wire import Entries, Entry, Repeats
 from crishim.errors import CrishimError, NotFound, Unavailable
-from crishim.interfaces.seams import Clock
+from crishim.interfaces.seats import Clock
 from crishim.logs.follower import LogFollower
-from crishim.model.ids import ContainerId
+from crishim.model.values import ContainerId
 
 _log = logging.getLogger(__name__)
 

@@ -9,9 +9,8 @@ import attrs
 from crishim.errors import DataLoss
 from crishim.logs.lines import parse_time
 from crishim.model.container import ContainerState, ObservedContainer
-from crishim.model.frozen import EMPTY, FrozenDict
-from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.process import Exit
+from crishim.model.values import EMPTY, ContainerId, FrozenDict, SandboxId
 
 KIND: Final = "io.crishim.kind"
 OWNER: Final = "io.crishim.owner"

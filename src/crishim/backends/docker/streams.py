@@ -8,17 +8,17 @@ from typing import Any, Final
 
 from crishim.backends.docker.convert import DETACH_KEYS, exec_body
 from crishim.backends.docker.engine import Conflict, Engine
-from crishim.backends.docker.frames import Frames
 from crishim.backends.docker.http import TakenOver
 from crishim.backends.docker.observed import runs
+from crishim.backends.docker.wire import Frames
 from crishim.errors import CrishimError, FailedPrecondition, InvalidArgument, NotFound, Unavailable, Unknown
 from crishim.interfaces.capabilities import ByteReader, ByteWriter, ProcessIO
-from crishim.interfaces.seams import Clock
+from crishim.interfaces.seats import Clock
 from crishim.linux import processes
 from crishim.logs.attachers import Attacher
 from crishim.logs.stdio import BACKLOG
-from crishim.model.ids import ContainerId
 from crishim.model.process import ExecSpec, Exit, TerminalSize
+from crishim.model.values import ContainerId
 
 _log = logging.getLogger(__name__)
 

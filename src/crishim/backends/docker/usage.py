@@ -1,4 +1,4 @@
-"""Figures of containers and pods: read from the cgroups that the engine's runtime made, never asked of the engine."""
+"""CgroupUsage of containers and pods: read from the cgroups that the engine's runtime made, never asked of the engine."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -10,16 +10,16 @@ from crishim.backends.docker.convert import cgroups_path
 from crishim.backends.docker.engine import EngineFacts
 from crishim.backends.docker.observed import Known
 from crishim.errors import InvalidArgument, NotFound
-from crishim.interfaces.seams import Clock
+from crishim.interfaces.seats import Clock
+from crishim.linux.cgroups import ROOT, Cgroups, folder_of, slice_folder
 from crishim.model.stats import ContainerUsage, SandboxUsage
-from crishim.oci.cgroups import ROOT, Cgroups, folder_of, network_usage, slice_folder
-from crishim.oci.figures import Figures, summed, usage
+from crishim.oci.usage import CgroupUsage, container_usage, sum_usage
 from crishim.pods.host import cgroup_v2
-from crishim.pods.usage import Counted, Counts, count
+from crishim.pods.usage import Counted, Counts, cgroup_usage, count, network_usage
 
 
 class Usages:
-    """Figures of all containers."""
+    """CgroupUsage of all containers."""
 
     def __init__(self, clock: Clock, cgroups: Cgroups | None = None) -> None:
         self._clock = clock
@@ -29,9 +29,9 @@ class Usages:
     async def container(self, container_id: str, known: Known, facts: EngineFacts) -> ContainerUsage:
         """One container. One that has ended has its writable layer alone."""
         now, folder, upper = self._clock.now(), folder_for(known, facts), known.upper or ""
-        figures = await asyncio.to_thread(self._cgroups.figures, folder)
+        used = await asyncio.to_thread(cgroup_usage, self._cgroups, folder)
         counted = await self._counts.get(container_id, lambda: count(self._cgroups, folder, upper, now)) or Counted()
-        measured = usage(figures, now)
+        measured = container_usage(used, now)
         return attrs.evolve(measured, writable_layer=counted.layer, metrics=(*measured.metrics, *counted.metrics))
 
     async def sandbox(self, pod: Known, members: Iterable[Known], facts: EngineFacts) -> SandboxUsage:
@@ -44,7 +44,7 @@ class Usages:
 
     def _sandbox(self, pod: Known, members: list[Known], facts: EngineFacts) -> SandboxUsage:
         now = self._clock.now()
-        measured = usage(self._figures(pod, members, facts), now)
+        measured = container_usage(self._pod_usage(pod, members, facts), now)
         made = SandboxUsage(cpu=measured.cpu, memory=measured.memory, process=measured.process, io=measured.io)
         if not pod.netns:
             return made
@@ -54,12 +54,12 @@ class Usages:
             return made
         return attrs.evolve(made, network=network, metrics=samples)
 
-    def _figures(self, pod: Known, members: list[Known], facts: EngineFacts) -> Figures:
+    def _pod_usage(self, pod: Known, members: list[Known], facts: EngineFacts) -> CgroupUsage:
         own = pod.parent not in SHARED_PARENTS
         folder = slice_folder(pod.parent) if facts.systemd_cgroup else folder_of(pod.parent)
         if own and self._cgroups.exists(folder):
-            return self._cgroups.figures(folder)
-        return summed(self._cgroups.figures(folder_for(known, facts)) for known in (pod, *members))
+            return cgroup_usage(self._cgroups, folder)
+        return sum_usage(cgroup_usage(self._cgroups, folder_for(known, facts)) for known in (pod, *members))
 
 
 SHARED_PARENTS = frozenset({"", "/crishim", "system.slice"})

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from crishim.backends.docker.engine import Engine
 from crishim.backends.docker.observed import OWNER
 from crishim.errors import CrishimError, Unavailable
-from crishim.interfaces.seams import Clock
+from crishim.interfaces.seats import Clock
 
 T = TypeVar("T")
 Event = Mapping[str, Any]

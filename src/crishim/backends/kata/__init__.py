@@ -17,7 +17,7 @@ from crishim.backends.kata.pods import KataPods, KataRuntime
 from crishim.backends.shim import checked, configured, shim_binary
 from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
-from crishim.interfaces.checks import Finding
+from crishim.interfaces.seats import Finding
 from crishim.oci.ignores import ignores
 from crishim.pods.host import host
 

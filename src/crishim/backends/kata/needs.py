@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from crishim.interfaces.checks import Finding
+from crishim.interfaces.seats import Finding
 
 CONFIGURATIONS: Final = (
     "etc/kata-containers/configuration.toml",

@@ -11,15 +11,14 @@ import attrs
 from crishim.errors import Unavailable
 from crishim.interfaces.backend import BackendContext, BackendInfo
 from crishim.interfaces.capabilities import ByteStream, SupportsPortForward
-from crishim.interfaces.images import Rootfs
+from crishim.interfaces.seats import Rootfs
+from crishim.linux.cgroups import read_text
 from crishim.linux.tcp import dial_address
 from crishim.model.container import ContainerSpec
-from crishim.model.frozen import FrozenDict
-from crishim.model.honours import VM, Honour
-from crishim.model.ids import SandboxId
+from crishim.model.features import VM, Honour
 from crishim.model.resources import Resources
 from crishim.model.sandbox import SandboxSpec, SandboxStarted
-from crishim.oci.cgroups import read_text
+from crishim.model.values import FrozenDict, SandboxId
 from crishim.oci.facts import BindSource, Host, Place
 from crishim.pods.bundle import write_atomically
 from crishim.pods.usage import MeasuredPods

@@ -24,8 +24,8 @@ from crishim.backends.process.ignores import ignores
 from crishim.backends.process.images import HostImages
 from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
-from crishim.interfaces.images import ImageService
-from crishim.model.honours import Honour
+from crishim.interfaces.seats import ImageService
+from crishim.model.features import Honour
 
 __all__ = ["HostImages", "ProcessBackend", "build", "ignores", "images"]
 

@@ -23,13 +23,12 @@ from crishim.interfaces.capabilities import (
 )
 from crishim.linux.processes import Process, everybody, family
 from crishim.linux.tcp import dial_loopback
-from crishim.model.container import ContainerSpec
-from crishim.model.honours import PROCESS, Honour
-from crishim.model.ids import ContainerId, SandboxId
-from crishim.model.inventory import Inventory
+from crishim.model.container import ContainerSpec, Inventory
+from crishim.model.features import PROCESS, Honour
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
 from crishim.model.stats import ContainerUsage, SandboxUsage
+from crishim.model.values import ContainerId, SandboxId
 
 CENSUS_AGE: Final = 0.5
 """Seconds for which one look at all processes serves for figures: they are asked for of all containers at once."""

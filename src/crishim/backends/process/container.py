@@ -9,7 +9,7 @@ from crishim.backends.process.session import Program, Session
 from crishim.backends.process.watched import Watched, gone
 from crishim.errors import CrishimError, FailedPrecondition
 from crishim.interfaces.capabilities import ProcessIO
-from crishim.interfaces.seams import Clock
+from crishim.interfaces.seats import Clock
 from crishim.linux.processes import Identity, kill_family, lives
 from crishim.logs.execution import ExecStreams
 from crishim.logs.stdio import ContainerStdio

@@ -9,11 +9,10 @@ from typing import Final
 from crishim.backends.process.keeping import write_json
 from crishim.errors import InvalidArgument, NotFound
 from crishim.interfaces.backend import BackendContext
-from crishim.interfaces.images import ImageService
-from crishim.model.frozen import FrozenDict
-from crishim.model.ids import ImageId
+from crishim.interfaces.seats import ImageService
 from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageDetail, ImageFsInfo, ImageSpec
 from crishim.model.sandbox import PodSandboxConfig
+from crishim.model.values import FrozenDict, ImageId
 
 _ID: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _ID_PREFIX: Final = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")

@@ -13,8 +13,8 @@ import attrs
 
 from crishim.errors import ResourceExhausted
 from crishim.linux.processes import Identity, boot_id
-from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.process import Exit
+from crishim.model.values import ContainerId, SandboxId
 
 Kept = TypeVar("Kept", "KeptContainer", "KeptSandbox")
 

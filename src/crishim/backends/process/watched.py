@@ -9,11 +9,11 @@ from typing import Final
 from crishim.backends.process.keeping import Keeping, KeptContainer
 from crishim.backends.process.session import Session
 from crishim.errors import CrishimError, FailedPrecondition, NotFound
-from crishim.interfaces.seams import Clock
+from crishim.interfaces.seats import Clock
 from crishim.linux.processes import Identity, kill_family, lives
 from crishim.model.container import ContainerState, ObservedContainer
-from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.process import Exit
+from crishim.model.values import ContainerId, SandboxId
 
 _log = logging.getLogger(__name__)
 

@@ -18,12 +18,13 @@ from crishim.backends.runc.exec import AdoptedChild
 from crishim.backends.runc.runtime import MonitoredRuntime
 from crishim.errors import CrishimError, InvalidArgument, Unavailable
 from crishim.interfaces.backend import BackendContext
+from crishim.linux.processes import read_pid
 from crishim.model.container import ContainerSpec
 from crishim.model.sandbox import SandboxSpec
 from crishim.model.security import NamespaceMode
-from crishim.monitor.pidfd import read_pid, read_pipe
+from crishim.monitor.client import read_pipe
 from crishim.oci.facts import Host, NamespacePaths
-from crishim.oci.figures import Figures
+from crishim.oci.usage import CgroupUsage
 from crishim.pods.pid_namespaces import pid_options
 from crishim.pods.usage import MeasuredPods
 
@@ -60,10 +61,10 @@ class RunscRuntime(MonitoredRuntime):
             bid(await self._bundle(container_id), holder.LEAVE)
         await super().delete(container_id)
 
-    async def figures(self, container_id: str) -> Figures:
+    async def cgroup_usage(self, container_id: str) -> CgroupUsage:
         """What the sandbox counts for one container: memory is the whole sandbox's."""
         told = (await self._command.json(container_id, "events", "--stats", container_id)).get("data", {})
-        return Figures(
+        return CgroupUsage(
             cpu=told.get("cpu", {}).get("usage", {}).get("total", 0),
             memory=told.get("memory", {}).get("usage", {}).get("usage"),
             tasks=told.get("pids", {}).get("current"),

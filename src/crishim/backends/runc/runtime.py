@@ -1,4 +1,10 @@
-"""OciRuntimes over a runc-compatible command line, with a conmon per container, or none for those that are attended to.
+"""Moves of processes between cgroups, foreseen.
+
+The first one after a rest waits until the kernel has seen all of its processors idle for a moment (RCU's grace period: some
+10 ms), and all that is asked of cgroups meanwhile waits with it; those that follow soon do not. A runtime makes such a move for
+every container and every exec, after some 10 ms of getting ready. So both are to pass at once.
+
+OciRuntimes over a runc-compatible command line, with a conmon per container, or none for those that are attended to.
 
 The runtime's own state, conmon's files and the bundle are all the state there is; after a restart of ours the runtime itself
 tells where a container's bundle lies. Only of attended containers more is in memory: their exits and terminals (`attended`).
@@ -12,29 +18,40 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from crishim.backends.runc.attended import AttendedContainers
-from crishim.backends.runc.command import RuntimeCommand
-from crishim.backends.runc.exec import AdoptedChild, ConsoleSocket
-from crishim.backends.runc.features import Features
-from crishim.backends.runc.moves import ForeseenMoves
+from crishim.backends.runc.command import Features, RuntimeCommand
+from crishim.backends.runc.exec import AdoptedChild, AttendedContainers, ConsoleSocket
 from crishim.errors import DataLoss, InvalidArgument, NotFound
 from crishim.interfaces.backend import BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
+from crishim.linux import processes
+from crishim.linux.cgroups import Cgroups
 from crishim.linux.children import children
+from crishim.linux.processes import read_pid
 from crishim.logs.execution import ExecStreams
 from crishim.logs.stdio import ChildEnds
-from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
-from crishim.monitor.client import Monitor, WaitingMonitor, follow_sizes
+from crishim.model.values import ContainerId, SandboxId
+from crishim.monitor.client import Monitor, WaitingMonitor, follow_sizes, monitor_of
 from crishim.monitor.conmon import MonitorRequest
-from crishim.monitor.pidfd import is_running, read_pid
-from crishim.oci.cgroups import Cgroups
 from crishim.oci.facts import Host
 from crishim.oci.resources import resources as limits_of
 from crishim.oci.spec import process_of
 from crishim.pods.bundle import read_config
+
+
+class ForeseenMoves:
+    """Has the wait for the next move begin now."""
+
+    def __init__(self, cgroups: Cgroups) -> None:
+        self._cgroups = cgroups
+        self._waiting: asyncio.Future[None] | None = None
+
+    def soon(self) -> None:
+        """A process will be moved soon. Returns at once; however often it is called, one thread waits."""
+        if self._waiting is None or self._waiting.done():
+            self._waiting = asyncio.get_running_loop().run_in_executor(None, self._cgroups.move_to_own)
 
 
 class MonitoredRuntime:
@@ -123,7 +140,8 @@ class MonitoredRuntime:
         self._bundles[container_id] = bundle
         if self._monitor.exit_of(bundle) is not None:
             return False
-        return True if is_running(read_pid(bundle / "conmon-pidfile"), container_id) else None
+        monitor = monitor_of(bundle, container_id)
+        return True if monitor is not None and processes.runs(monitor) else None
 
     async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
         """As `SupportsAttach.attach`."""

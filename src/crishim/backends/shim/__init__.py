@@ -13,7 +13,7 @@ from crishim.backends.runc.command import RuntimeCommand
 from crishim.backends.shim.runc import RuncShimBinary, RuncShimRuntime
 from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
-from crishim.interfaces.checks import Finding
+from crishim.interfaces.seats import Finding
 from crishim.oci.ignores import ignores
 from crishim.pods.host import host
 from crishim.pods.usage import MeasuredPods

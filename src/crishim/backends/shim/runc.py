@@ -16,9 +16,9 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from crishim.backends.runc.command import RuntimeCommand
 from crishim.errors import CrishimError
 from crishim.interfaces.backend import BackendInfo
-from crishim.interfaces.seams import Clock
+from crishim.interfaces.seats import Clock
+from crishim.linux.cgroups import Cgroups, folder_of
 from crishim.model.process import Exit
-from crishim.oci.cgroups import Cgroups, folder_of
 from crishim.oci.facts import Host
 from crishim.pods.bundle import read_config
 from crishim.pods.host import cgroup_v2

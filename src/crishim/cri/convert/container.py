@@ -1,18 +1,201 @@
-"""Containers: what the verbs ask for and answer."""
+"""Mounts and devices.
+
+ContainerConfig: what is asked of a container.
+
+Containers: what the verbs ask for and answer.
+"""
 
 from crishim._proto import cri_pb2 as pb
-from crishim.cri.convert import container_config, image, metadata, sandbox_config
-from crishim.cri.convert.resources import decode_resources
-from crishim.cri.convert.sandbox import sandbox_id
-from crishim.cri.convert.scalars import absolute, at_least, decode_enum, decode_map, encode_texts, not_empty
-from crishim.cri.convert.statuses import encode_container_status
+from crishim.cri.convert import common, image, sandbox_config
+from crishim.cri.convert.common import (
+    absolute,
+    at_least,
+    decode_bytes,
+    decode_enum,
+    decode_map,
+    decode_signal,
+    encode_bytes,
+    encode_signal,
+    encode_text,
+    encode_texts,
+    not_empty,
+    sandbox_id,
+)
+from crishim.cri.convert.resources import decode_resources, encode_resources
+from crishim.cri.convert.security import (
+    decode_container_context,
+    decode_id_mappings,
+    encode_container_context,
+    encode_id_mappings,
+    encode_user,
+)
 from crishim.errors import InvalidArgument
-from crishim.model.container import Container, ContainerConfig, ContainerFilter, ContainerState
-from crishim.model.details import ContainerDetail
-from crishim.model.frozen import FrozenDict
-from crishim.model.ids import ContainerId, SandboxId
+from crishim.model.container import (
+    Container,
+    ContainerConfig,
+    ContainerDetail,
+    ContainerFilter,
+    ContainerState,
+    ContainerStatus,
+    Device,
+    KeyValue,
+    LinuxContainerConfig,
+    Mount,
+    MountPropagation,
+)
 from crishim.model.resources import Resources
 from crishim.model.sandbox import PodSandboxConfig
+from crishim.model.values import ContainerId, FrozenDict, SandboxId
+
+
+def decode_mount(message: pb.Mount, path: str) -> Mount:
+    """A mount: of a host path, or else of an image, which must be `readonly`.
+
+    `recursive_read_only` is refused unless the mount is `readonly` and PRIVATE (CRI, `Mount`).
+    """
+    propagation = decode_enum(MountPropagation, message.propagation, f"{path}.propagation")
+    source = image.decode_spec(message.image) if message.HasField("image") else None
+    if source is not None and source.image:
+        if message.host_path:
+            raise InvalidArgument(f"{path}.host_path", "is set beside an image")
+        if not message.readonly:
+            raise InvalidArgument(f"{path}.readonly", "must be set with an image: an image volume is never written to")
+    else:
+        not_empty(message.host_path, f"{path}.host_path")
+    if message.recursive_read_only and not (message.readonly and propagation is MountPropagation.PRIVATE):
+        raise InvalidArgument(f"{path}.recursive_read_only", "needs readonly and private propagation")
+    return Mount(
+        container_path=not_empty(message.container_path, f"{path}.container_path"),
+        host_path=message.host_path,
+        readonly=message.readonly,
+        selinux_relabel=message.selinux_relabel,
+        propagation=propagation,
+        uid_mappings=decode_id_mappings(message.uidMappings),
+        gid_mappings=decode_id_mappings(message.gidMappings),
+        recursive_read_only=message.recursive_read_only,
+        image=source,
+        image_sub_path=message.image_sub_path,
+        mount_options=tuple(message.mount_options),
+    )
+
+
+def encode_mount(mount: Mount) -> pb.Mount:
+    """A mount."""
+    return pb.Mount(
+        container_path=mount.container_path,
+        host_path=mount.host_path,
+        readonly=mount.readonly,
+        selinux_relabel=mount.selinux_relabel,
+        propagation=pb.MountPropagation.ValueType(mount.propagation),
+        uidMappings=encode_id_mappings(mount.uid_mappings),
+        gidMappings=encode_id_mappings(mount.gid_mappings),
+        recursive_read_only=mount.recursive_read_only,
+        image=image.encode_spec(mount.image) if mount.image else None,
+        image_sub_path=mount.image_sub_path,
+        mount_options=mount.mount_options,
+    )
+
+
+def decode_device(message: pb.Device, path: str) -> Device:
+    """A device node. Without permissions it has all of them, as container runtimes have it."""
+    if set(message.permissions) - set("rwm"):
+        raise InvalidArgument(f"{path}.permissions", "may hold the letters r, w and m")
+    return Device(
+        container_path=not_empty(message.container_path, f"{path}.container_path"),
+        host_path=not_empty(message.host_path, f"{path}.host_path"),
+        permissions=message.permissions or "rwm",
+    )
+
+
+def encode_device(device: Device) -> pb.Device:
+    """A device node."""
+    return pb.Device(
+        container_path=device.container_path,
+        host_path=device.host_path,
+        permissions=device.permissions,
+    )
+
+
+def decode_config(message: pb.ContainerConfig, path: str) -> ContainerConfig:
+    """A container's configuration.
+
+    The image may be unnamed here, since a backend may need none; programs, users, paths of logs and names of variables are
+    judged when the container is resolved.
+    """
+    if not message.HasField("metadata"):
+        raise InvalidArgument(f"{path}.metadata", "is missing")
+    return ContainerConfig(
+        metadata=common.decode_container(message.metadata, f"{path}.metadata"),
+        image=image.decode_spec(message.image),
+        command=tuple(message.command),
+        args=tuple(message.args),
+        working_dir=message.working_dir,
+        envs=tuple(decode_key_value(env) for env in message.envs),
+        mounts=tuple(decode_mount(mount, f"{path}.mounts[{place}]") for place, mount in enumerate(message.mounts)),
+        devices=tuple(decode_device(device, f"{path}.devices[{place}]") for place, device in enumerate(message.devices)),
+        labels=decode_map(message.labels),
+        annotations=decode_map(message.annotations),
+        log_path=message.log_path,
+        stdin=message.stdin,
+        stdin_once=message.stdin_once,
+        tty=message.tty,
+        linux=decode_linux(message.linux, f"{path}.linux") if message.HasField("linux") else None,
+        cdi_devices=tuple(
+            not_empty(device.name, f"{path}.CDI_devices[{place}].name") for place, device in enumerate(message.CDI_devices)
+        ),
+        stop_signal=decode_signal(message.stop_signal, f"{path}.stop_signal"),
+    )
+
+
+def encode_config(config: ContainerConfig) -> pb.ContainerConfig:
+    """A container's configuration."""
+    return pb.ContainerConfig(
+        metadata=common.encode_container(config.metadata),
+        image=image.encode_spec(config.image),
+        command=config.command,
+        args=config.args,
+        working_dir=config.working_dir,
+        envs=[encode_key_value(env) for env in config.envs],
+        mounts=[encode_mount(mount) for mount in config.mounts],
+        devices=[encode_device(device) for device in config.devices],
+        labels=config.labels,
+        annotations=config.annotations,
+        log_path=config.log_path,
+        stdin=config.stdin,
+        stdin_once=config.stdin_once,
+        tty=config.tty,
+        linux=encode_linux(config.linux) if config.linux else None,
+        CDI_devices=[pb.CDIDevice(name=name) for name in config.cdi_devices],
+        stop_signal=encode_signal(config.stop_signal),
+    )
+
+
+def decode_key_value(message: pb.KeyValue) -> KeyValue:
+    """An environment variable. Its value is bytes since Kubernetes 1.37, text before; on the wire both are the same."""
+    return KeyValue(key=message.key, value=decode_bytes(message.value))
+
+
+def encode_key_value(variable: KeyValue) -> pb.KeyValue:
+    """An environment variable."""
+    return pb.KeyValue(key=variable.key, value=encode_bytes(variable.value))
+
+
+def decode_linux(message: pb.LinuxContainerConfig, path: str) -> LinuxContainerConfig:
+    """The Linux part. An absent security context stays absent: the library's own defaults then protect the container."""
+    return LinuxContainerConfig(
+        resources=decode_resources(message.resources, f"{path}.resources"),
+        security_context=decode_container_context(message.security_context, f"{path}.security_context")
+        if message.HasField("security_context")
+        else None,
+    )
+
+
+def encode_linux(linux: LinuxContainerConfig) -> pb.LinuxContainerConfig:
+    """The Linux part."""
+    return pb.LinuxContainerConfig(
+        resources=encode_resources(linux.resources),
+        security_context=encode_container_context(linux.security_context) if linux.security_context else None,
+    )
 
 
 def container_id(text: str) -> ContainerId:
@@ -26,7 +209,7 @@ def decode_create(request: pb.CreateContainerRequest) -> tuple[SandboxId, Contai
         raise InvalidArgument("config", "is missing")
     return (
         sandbox_id(request.pod_sandbox_id),
-        container_config.decode_config(request.config, "config"),
+        decode_config(request.config, "config"),
         sandbox_config.decode_config(request.sandbox_config, "sandbox_config") if request.HasField("sandbox_config") else None,
     )
 
@@ -79,7 +262,7 @@ def encode_item(item: Container) -> pb.Container:
     return pb.Container(
         id=item.id,
         pod_sandbox_id=item.pod_sandbox_id,
-        metadata=metadata.encode_container(item.metadata),
+        metadata=common.encode_container(item.metadata),
         image=image.encode_spec(item.image),
         image_ref=item.image_ref,
         state=pb.ContainerState.ValueType(item.state),
@@ -112,4 +295,29 @@ def decode_checkpoint(request: pb.CheckpointContainerRequest) -> tuple[Container
         container_id(request.container_id),
         absolute(request.location, "location"),
         at_least(request.timeout, 0, "timeout"),
+    )
+
+
+def encode_container_status(status: ContainerStatus) -> pb.ContainerStatus:
+    """A container."""
+    return pb.ContainerStatus(
+        id=status.id,
+        metadata=common.encode_container(status.metadata),
+        state=pb.ContainerState.ValueType(status.state),
+        created_at=status.created_at,
+        started_at=status.started_at,
+        finished_at=status.finished_at,
+        exit_code=status.exit_code,
+        image=image.encode_spec(status.image),
+        image_ref=status.image_ref,
+        reason=encode_text(status.reason),
+        message=encode_text(status.message),
+        labels=status.labels,
+        annotations=status.annotations,
+        mounts=[encode_mount(mount) for mount in status.mounts],
+        log_path=status.log_path,
+        resources=pb.ContainerResources(linux=encode_resources(status.resources)),
+        image_id=status.image_id,
+        user=pb.ContainerUser(linux=encode_user(status.user)) if status.user else None,
+        stop_signal=encode_signal(status.stop_signal),
     )

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 from crishim._proto import cri_pb2 as pb
 from crishim.cri.convert import sandbox_config
-from crishim.cri.convert.scalars import decode_map, encode_int64, encode_texts, encode_uint64, not_empty
-from crishim.model.ids import ImageId
+from crishim.cri.convert.common import decode_map, encode_int64, encode_texts, encode_uint64, not_empty
 from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageDetail, ImageFsInfo, ImageSpec
 from crishim.model.sandbox import PodSandboxConfig
+from crishim.model.values import ImageId
 
 
 def decode_spec(message: pb.ImageSpec) -> ImageSpec:

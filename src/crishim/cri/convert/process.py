@@ -1,13 +1,11 @@
 """Processes and their streams."""
 
 from crishim._proto import cri_pb2 as pb
+from crishim.cri.convert.common import MAX_PORT, at_least, between, sandbox_id
 from crishim.cri.convert.container import container_id
-from crishim.cri.convert.sandbox import sandbox_id
-from crishim.cri.convert.scalars import MAX_PORT, at_least, between
 from crishim.errors import InvalidArgument
-from crishim.model.ids import ContainerId
-from crishim.model.process import ExecSyncResult
-from crishim.model.streams import AttachRequest, ExecRequest, PortForwardRequest
+from crishim.model.process import AttachRequest, ExecRequest, ExecSyncResult, PortForwardRequest
+from crishim.model.values import ContainerId
 
 
 def decode_exec_sync(request: pb.ExecSyncRequest) -> tuple[ContainerId, tuple[str, ...], int]:

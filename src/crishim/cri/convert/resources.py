@@ -1,7 +1,7 @@
 """Limits."""
 
 from crishim._proto import cri_pb2 as pb
-from crishim.cri.convert.scalars import at_least, between, decode_map, not_empty
+from crishim.cri.convert.common import at_least, between, decode_map, not_empty
 from crishim.model.resources import HugepageLimit, Resources
 
 

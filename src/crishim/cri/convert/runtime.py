@@ -1,8 +1,27 @@
-"""The runtime as a whole."""
+"""The runtime as a whole.
+
+Container events.
+
+Checkpoints of whole pods.
+"""
 
 from crishim._proto import cri_pb2 as pb
-from crishim.cri.convert.scalars import encode_text, encode_texts
-from crishim.model.runtime import CgroupDriver, RuntimeCondition, RuntimeHandler, RuntimeStatus, Version
+from crishim.cri.convert import container, sandbox_config
+from crishim.cri.convert.common import absolute, decode_map, encode_text, encode_texts, not_empty, sandbox_id
+from crishim.cri.convert.container import encode_container_status
+from crishim.cri.convert.sandbox import encode_sandbox_status
+from crishim.errors import InvalidArgument
+from crishim.model.runtime import (
+    CgroupDriver,
+    ContainerEvent,
+    RestoredPod,
+    RestorePod,
+    RuntimeCondition,
+    RuntimeHandler,
+    RuntimeStatus,
+    Version,
+)
+from crishim.model.values import ContainerId, FrozenDict, SandboxId
 
 
 def decode_version(request: pb.VersionRequest) -> tuple[str]:
@@ -69,4 +88,52 @@ def encode_config(driver: CgroupDriver) -> pb.RuntimeConfigResponse:
     """RuntimeConfig: who makes cgroups."""
     return pb.RuntimeConfigResponse(
         linux=pb.LinuxRuntimeConfiguration(cgroup_driver=pb.CgroupDriver.ValueType(driver)),
+    )
+
+
+def encode_event(event: ContainerEvent) -> pb.ContainerEventResponse:
+    """GetContainerEvents: one event, with the pod as it was then."""
+    return pb.ContainerEventResponse(
+        container_id=event.container_id,
+        container_event_type=pb.ContainerEventType.ValueType(event.type),
+        created_at=event.created_at,
+        pod_sandbox_status=encode_sandbox_status(event.pod_sandbox_status),
+        containers_statuses=[encode_container_status(status) for status in event.containers_statuses],
+    )
+
+
+def decode_checkpoint(
+    request: pb.CheckpointPodRequest,
+) -> tuple[SandboxId, str, tuple[ContainerId, ...], FrozenDict[str, str]]:
+    """CheckpointPod: the sandbox's id, the absolute path of the folder to write in, the containers' ids, options."""
+    return (
+        sandbox_id(request.pod_sandbox_id),
+        absolute(request.output_path, "output_path"),
+        tuple(ContainerId(not_empty(wanted, f"container_ids[{place}]")) for place, wanted in enumerate(request.container_ids)),
+        decode_map(request.options),
+    )
+
+
+def decode_restore(request: pb.RestorePodRequest) -> tuple[RestorePod]:
+    """RestorePod: all of it."""
+    if not request.HasField("config"):
+        raise InvalidArgument("config", "is missing")
+    wanted = RestorePod(
+        checkpoint_path=absolute(request.checkpoint_path, "checkpoint_path"),
+        config=sandbox_config.decode_config(request.config, "config"),
+        handler=request.runtime_handler,
+        options=decode_map(request.options),
+        container_configs=tuple(
+            container.decode_config(config, f"container_configs[{place}]")
+            for place, config in enumerate(request.container_configs)
+        ),
+    )
+    return (wanted,)
+
+
+def encode_restore(pod: RestoredPod) -> pb.RestorePodResponse:
+    """RestorePod: the ids of what was made."""
+    return pb.RestorePodResponse(
+        pod_sandbox_id=pod.sandbox_id,
+        restored_containers=[pb.RestoredContainer(name=name, container_id=new_id) for name, new_id in pod.containers],
     )

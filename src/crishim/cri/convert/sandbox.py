@@ -1,21 +1,17 @@
 """Sandboxes: what the verbs ask for and answer."""
 
 from crishim._proto import cri_pb2 as pb
-from crishim.cri.convert import metadata
+from crishim.cri.convert import common
+from crishim.cri.convert.common import decode_enum, decode_map, encode_texts, sandbox_id
+from crishim.cri.convert.container import encode_container_status
 from crishim.cri.convert.resources import decode_resources
 from crishim.cri.convert.sandbox_config import decode_config
-from crishim.cri.convert.scalars import decode_enum, decode_map, encode_texts, not_empty
-from crishim.cri.convert.statuses import encode_container_status, encode_sandbox_status
+from crishim.cri.convert.security import encode_namespaces
 from crishim.errors import InvalidArgument
-from crishim.model.details import PodSandboxDetail
-from crishim.model.ids import SandboxId
+from crishim.model.container import PodSandboxDetail
 from crishim.model.resources import Resources
-from crishim.model.sandbox import PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxState
-
-
-def sandbox_id(text: str) -> SandboxId:
-    """The id in a request's `pod_sandbox_id`."""
-    return SandboxId(not_empty(text, "pod_sandbox_id"))
+from crishim.model.sandbox import PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxState, PodSandboxStatus
+from crishim.model.values import SandboxId
 
 
 def decode_run(request: pb.RunPodSandboxRequest) -> tuple[PodSandboxConfig, str]:
@@ -66,7 +62,7 @@ def encode_item(item: PodSandbox) -> pb.PodSandbox:
     """One item of a list: field 1 of ListPodSandbox's reply and of StreamPodSandboxes' alike."""
     return pb.PodSandbox(
         id=item.id,
-        metadata=metadata.encode_sandbox(item.metadata),
+        metadata=common.encode_sandbox(item.metadata),
         state=pb.PodSandboxState.ValueType(item.state),
         created_at=item.created_at,
         labels=item.labels,
@@ -83,4 +79,22 @@ def decode_update_resources(
         sandbox_id(request.pod_sandbox_id),
         decode_resources(request.overhead, "overhead") if request.HasField("overhead") else None,
         decode_resources(request.resources, "resources") if request.HasField("resources") else None,
+    )
+
+
+def encode_sandbox_status(status: PodSandboxStatus) -> pb.PodSandboxStatus:
+    """A sandbox. The first address stands apart; without any, the network is left unset."""
+    network = None
+    if status.ips:
+        network = pb.PodSandboxNetworkStatus(ip=status.ips[0], additional_ips=[pb.PodIP(ip=ip) for ip in status.ips[1:]])
+    return pb.PodSandboxStatus(
+        id=status.id,
+        metadata=common.encode_sandbox(status.metadata),
+        state=pb.PodSandboxState.ValueType(status.state),
+        created_at=status.created_at,
+        network=network,
+        linux=pb.LinuxPodSandboxStatus(namespaces=pb.Namespace(options=encode_namespaces(status.namespaces))),
+        labels=status.labels,
+        annotations=status.annotations,
+        runtime_handler=status.runtime_handler,
     )

@@ -1,9 +1,9 @@
 """PodSandboxConfig: what is asked of a sandbox."""
 
 from crishim._proto import cri_pb2 as pb
-from crishim.cri.convert import metadata
+from crishim.cri.convert import common
+from crishim.cri.convert.common import MAX_PORT, absolute, between, decode_enum, decode_map
 from crishim.cri.convert.resources import decode_resources, encode_resources
-from crishim.cri.convert.scalars import MAX_PORT, absolute, between, decode_enum, decode_map
 from crishim.cri.convert.security import decode_sandbox_context, encode_sandbox_context
 from crishim.errors import InvalidArgument
 from crishim.model.sandbox import (
@@ -19,7 +19,7 @@ from crishim.model.sandbox import (
 def decode_config(message: pb.PodSandboxConfig, path: str, *, named: bool = True) -> PodSandboxConfig:
     """A sandbox's configuration. Without `named` the metadata may be missing, and its texts are then empty."""
     if message.HasField("metadata"):
-        name = metadata.decode_sandbox(message.metadata, f"{path}.metadata")
+        name = common.decode_sandbox(message.metadata, f"{path}.metadata")
     elif named:
         raise InvalidArgument(f"{path}.metadata", "is missing")
     else:
@@ -43,7 +43,7 @@ def decode_config(message: pb.PodSandboxConfig, path: str, *, named: bool = True
 def encode_config(config: PodSandboxConfig) -> pb.PodSandboxConfig:
     """A sandbox's configuration."""
     return pb.PodSandboxConfig(
-        metadata=metadata.encode_sandbox(config.metadata),
+        metadata=common.encode_sandbox(config.metadata),
         hostname=config.hostname,
         log_directory=config.log_directory,
         dns_config=encode_dns(config.dns_config) if config.dns_config else None,

@@ -8,7 +8,7 @@ empty text says nothing. They are never written.
 from collections.abc import Iterable
 
 from crishim._proto import cri_pb2 as pb
-from crishim.cri.convert.scalars import MAX_ID, between, decode_enum, encode_int64, ids, not_empty
+from crishim.cri.convert.common import MAX_ID, between, decode_enum, encode_int64, ids, not_empty
 from crishim.errors import InvalidArgument
 from crishim.model.security import (
     Capability,

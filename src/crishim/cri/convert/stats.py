@@ -3,12 +3,10 @@
 from collections.abc import Iterable
 
 from crishim._proto import cri_pb2 as pb
-from crishim.cri.convert import metadata
+from crishim.cri.convert import common
+from crishim.cri.convert.common import decode_map, encode_uint64, sandbox_id
 from crishim.cri.convert.container import container_id
 from crishim.cri.convert.image import encode_filesystem
-from crishim.cri.convert.sandbox import sandbox_id
-from crishim.cri.convert.scalars import decode_map, encode_uint64
-from crishim.model.ids import ContainerId, SandboxId
 from crishim.model.stats import (
     ContainerMetrics,
     ContainerStats,
@@ -28,6 +26,7 @@ from crishim.model.stats import (
     PsiStats,
     SwapUsage,
 )
+from crishim.model.values import ContainerId, SandboxId
 
 
 def decode_container(request: pb.ContainerStatsRequest) -> tuple[ContainerId]:
@@ -62,7 +61,7 @@ def encode_container_item(stats: ContainerStats) -> pb.ContainerStats:
     return pb.ContainerStats(
         attributes=pb.ContainerAttributes(
             id=stats.id,
-            metadata=metadata.encode_container(stats.metadata),
+            metadata=common.encode_container(stats.metadata),
             labels=stats.labels,
             annotations=stats.annotations,
         ),
@@ -103,7 +102,7 @@ def encode_sandbox_item(stats: PodSandboxStats) -> pb.PodSandboxStats:
     return pb.PodSandboxStats(
         attributes=pb.PodSandboxAttributes(
             id=stats.id,
-            metadata=metadata.encode_sandbox(stats.metadata),
+            metadata=common.encode_sandbox(stats.metadata),
             labels=stats.labels,
             annotations=stats.annotations,
         ),

@@ -1,10 +1,9 @@
-"""One more process in a task of a shim, from its streams to its end."""
+"""An exec in a task of a shim's."""
 
 import asyncio
 import contextlib
 import secrets
 from pathlib import Path
-from typing import Final
 
 from crishim.errors import CrishimError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from crishim.interfaces.capabilities import ProcessIO
@@ -18,8 +17,9 @@ from crishim.shimv2.client.fifos import Fifos, paths_in
 from crishim.shimv2.client.sandbox import SandboxShim
 from crishim.shimv2.wire.messages import runtime_spec
 
-_KILL: Final = 9
-_CLEARED_WITHIN: Final = 10.0
+_CLEARED_WITHIN = 10.0
+
+_KILL = 9
 
 
 class ShimExec:

@@ -20,23 +20,23 @@ from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, Inva
 from crishim.interfaces.backend import BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import OciState, Stdio
-from crishim.interfaces.seams import Clock
-from crishim.model.honours import OCI, Honour
-from crishim.model.ids import ContainerId, SandboxId
+from crishim.interfaces.seats import Clock
+from crishim.model.features import OCI, Honour
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
+from crishim.model.values import ContainerId, SandboxId
 from crishim.oci.facts import Host
-from crishim.oci.figures import Figures
 from crishim.oci.resources import resources as limits_of
+from crishim.oci.usage import CgroupUsage
 from crishim.pods.bundle import read_config
 from crishim.shimv2.client.binary import ShimBinary
-from crishim.shimv2.client.events import News
+from crishim.shimv2.client.connection import News
 from crishim.shimv2.client.exec import ShimExec
 from crishim.shimv2.client.files import SandboxFolder, find_sandbox
 from crishim.shimv2.client.sandbox import SandboxShim
 from crishim.shimv2.client.task import HeldTask
 from crishim.shimv2.wire.messages import runtime_spec
-from crishim.shimv2.wire.usage import figures
+from crishim.shimv2.wire.metrics import decode_metrics
 
 Options: TypeAlias = Callable[[Mapping[str, Any]], AnyMessage | None]
 
@@ -173,12 +173,12 @@ class ShimRuntime:
     async def update_sandbox(self, sandbox_id: SandboxId, overhead: Resources | None, resources: Resources | None) -> None:
         """As `SupportsSandboxUpdate.update_sandbox`: the kubelet has written the pod's cgroup; nothing else depends on it."""
 
-    async def figures(self, container_id: str) -> Figures:
+    async def cgroup_usage(self, container_id: str) -> CgroupUsage:
         """A running container's figures, from the shim. Raises `NotFound` for one that has ended."""
         sandbox = await self._of(container_id)
         if sandbox.task(container_id).end.done():
             raise NotFound("process of container", container_id)
-        return figures(await (await sandbox.link()).stats(container_id))
+        return decode_metrics(await (await sandbox.link()).stats(container_id))
 
     async def let_go(self) -> None:
         """Hold nothing any more, as if this process had ended: shims and containers go on, and can be found again."""

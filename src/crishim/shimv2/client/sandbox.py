@@ -19,14 +19,13 @@ from google.protobuf.any_pb2 import Any
 
 from crishim.errors import AlreadyExists, CrishimError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from crishim.interfaces.oci_runtime import OciStatus, Stdio
-from crishim.interfaces.seams import Clock
+from crishim.interfaces.seats import Clock
 from crishim.model.process import Exit
 from crishim.shimv2.client.binary import ShimBinary
-from crishim.shimv2.client.cleanup import free
+from crishim.shimv2.client.cleanup import born, end_shim, free, remove_socket
 from crishim.shimv2.client.connection import ShimLink
+from crishim.shimv2.client.fifos import ShimLog
 from crishim.shimv2.client.files import SandboxFolder, ShimRecord, TaskRecord
-from crishim.shimv2.client.log import ShimLog
-from crishim.shimv2.client.processes import born, end_shim, remove_socket
 from crishim.shimv2.client.task import HeldTask
 from crishim.shimv2.wire.messages import STATUSES, Bootstrap
 

@@ -10,7 +10,7 @@ import attrs
 
 from crishim.errors import CrishimError, DeadlineExceeded, NotFound
 from crishim.interfaces.oci_runtime import Stdio
-from crishim.interfaces.seams import Clock
+from crishim.interfaces.seats import Clock
 from crishim.logs.stdio import ContainerStdio
 from crishim.model.process import Exit, TerminalSize
 from crishim.shimv2.client.connection import ShimLink

@@ -22,16 +22,15 @@ from crishim._proto import shim_events_pb2 as pb
 from crishim._proto import shim_types_pb2 as types_pb
 from crishim.errors import AlreadyExists, CrishimError, InvalidArgument
 from crishim.interfaces.oci_runtime import OciRuntime
-from crishim.interfaces.seams import Clock
+from crishim.interfaces.seats import Clock
+from crishim.linux.cgroups import Cgroups
 from crishim.model.process import Exit
-from crishim.oci.cgroups import Cgroups
 from crishim.pods.bundle import write_atomically
 from crishim.pods.host import cgroup_v2
+from crishim.shimv2.server.events import Publisher
 from crishim.shimv2.server.launcher import CONTROL, DONE, FAILED
-from crishim.shimv2.server.leftovers import KeptTasks
-from crishim.shimv2.server.publisher import Publisher
 from crishim.shimv2.server.routes import delete_response, handlers
-from crishim.shimv2.server.task import Creation, News, Task
+from crishim.shimv2.server.task import Creation, KeptTasks, News, Task
 from crishim.shimv2.server.tasks import Tasks
 from crishim.shimv2.wire.messages import timestamp_of
 from crishim.ttrpc.address import bound_socket

@@ -19,13 +19,11 @@ from crishim._proto import shim_types_pb2 as types_pb
 from crishim.errors import CrishimError, InvalidArgument, Unimplemented
 from crishim.interfaces.oci_runtime import OciStatus
 from crishim.model.process import Exit, TerminalSize
-from crishim.shimv2.server.leftovers import Key
-from crishim.shimv2.server.pipes import IoPaths
 from crishim.shimv2.server.rootfs import RootMount
-from crishim.shimv2.server.task import Creation
+from crishim.shimv2.server.task import Creation, IoPaths, Key
 from crishim.shimv2.server.tasks import Tasks
 from crishim.shimv2.wire.messages import SERVICES, STATUSES, timestamp_of
-from crishim.shimv2.wire.metrics import report
+from crishim.shimv2.wire.metrics import encode_metrics
 from crishim.ttrpc.connection import Request
 from crishim.ttrpc.server import Handler
 
@@ -131,7 +129,7 @@ async def _update(tasks: Tasks, key: Key, request: pb.UpdateTaskRequest) -> Mess
 
 
 async def _stats(tasks: Tasks, key: Key, _: pb.StatsRequest) -> Message:
-    return pb.StatsResponse(stats=report(await tasks.figures(key), unified=tasks.unified))
+    return pb.StatsResponse(stats=encode_metrics(await tasks.usage(key), unified=tasks.unified))
 
 
 async def _shutdown(*_: object) -> Message:

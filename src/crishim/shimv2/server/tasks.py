@@ -19,16 +19,15 @@ import attrs
 from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, NotFound, Unimplemented
 from crishim.interfaces.capabilities import SupportsAttach, SupportsPause
 from crishim.interfaces.oci_runtime import OciRuntime, OciStatus, RunsProcesses, Stdio, UpdatesResources
-from crishim.interfaces.seams import Clock
-from crishim.model.ids import ContainerId
+from crishim.interfaces.seats import Clock
+from crishim.linux.cgroups import Cgroups, folder_of
 from crishim.model.process import Exit, TerminalSize
-from crishim.oci.cgroups import Cgroups, folder_of
-from crishim.oci.figures import Figures
+from crishim.model.values import ContainerId
+from crishim.oci.usage import CgroupUsage
 from crishim.pods.bundle import read_config
-from crishim.shimv2.server.leftovers import KeptTasks, Key
-from crishim.shimv2.server.pipes import IoPaths, Pipes
+from crishim.pods.usage import cgroup_usage
 from crishim.shimv2.server.rootfs import mount_rootfs, unmount_rootfs
-from crishim.shimv2.server.task import Creation, News, Process, Task
+from crishim.shimv2.server.task import Creation, IoPaths, KeptTasks, Key, News, Pipes, Process, Task
 
 _KILL: Final = 9
 _PATIENCE: Final = 10.0
@@ -219,10 +218,10 @@ class Tasks:
         folder = self._folder(self._task(key))
         return await asyncio.to_thread(self._cgroups.pids, folder) if folder else []
 
-    async def figures(self, key: Key) -> Figures:
+    async def usage(self, key: Key) -> CgroupUsage:
         """What the task's cgroup counts."""
         folder = self._folder(self._task(key))
-        return await asyncio.to_thread(self._cgroups.figures, folder) if folder else Figures()
+        return await asyncio.to_thread(cgroup_usage, self._cgroups, folder) if folder else CgroupUsage()
 
     async def _start_exec(self, task: Task, exec_id: str) -> int:
         process = self._process(task, exec_id)

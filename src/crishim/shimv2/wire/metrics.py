@@ -1,91 +1,214 @@
-"""Figures of a cgroup -> containerd's metrics of either version, the other way of `metrics` (pure)."""
+"""A task's figures, as shims tell them: cgroup metrics of either version (pure).
 
+Which version comes is the host's matter, even for a virtual machine whose guest has the other one.
+
+CgroupUsage of a cgroup -> containerd's metrics of either version, the other way of `metrics` (pure).
+"""
+
+from collections.abc import Callable
 from typing import Final
 
 from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError
 
 from crishim._proto import cgroups_v1_pb2 as v1
 from crishim._proto import cgroups_v2_pb2 as v2
-from crishim.oci.figures import Figures
+from crishim.model.stats import PsiData, PsiStats
+from crishim.oci.usage import CgroupUsage, DeviceIo
 from crishim.shimv2.wire.messages import packed
 
-_UNLIMITED: Final = (1 << 63) - 4096
-"""What cgroup v1 shows for no limit."""
-_NO_LIMIT: Final = (1 << 64) - 1
+_UNLIMITED: Final = 1 << 62
 _MICRO: Final = 1000
 
 
-def report(figures: Figures, *, unified: bool) -> Any:
+def decode_metrics(stats: Any) -> CgroupUsage:
+    """The figures in an answer to Stats; empty ones for what is not known, or cannot be read."""
+    read = _READERS.get(stats.type_url.rpartition("/")[2])
+    if read is None:
+        return CgroupUsage()
+    try:
+        return read(stats.value)
+    except DecodeError:
+        return CgroupUsage()
+
+
+def _from_v1(value: bytes) -> CgroupUsage:
+    told = v1.Metrics.FromString(value)
+    memory = told.memory
+    used = memory.usage.usage
+    limit, limit_with_swap = _limit(memory.usage.limit), _limit(memory.swap.limit)
+    return CgroupUsage(
+        cpu=told.cpu.usage.total,
+        cpu_user=told.cpu.usage.user,
+        cpu_system=told.cpu.usage.kernel,
+        periods=told.cpu.throttling.periods,
+        throttled_periods=told.cpu.throttling.throttled_periods,
+        throttled=told.cpu.throttling.throttled_time,
+        memory=used,
+        inactive_file=memory.total_inactive_file,
+        anonymous=memory.total_rss,
+        cache=memory.total_cache,
+        mapped_file=memory.total_mapped_file,
+        kernel=memory.kernel.usage,
+        memory_most=memory.usage.max,
+        limit_hits=memory.usage.failcnt,
+        page_faults=memory.total_pg_fault,
+        major_page_faults=memory.total_pg_maj_fault,
+        oom_kills=told.memory_oom_control.oom_kill if told.HasField("memory_oom_control") else None,
+        swap=max(0, memory.swap.usage - used) if memory.HasField("swap") else None,
+        tasks=told.pids.current if told.HasField("pids") else None,
+        memory_limit=limit,
+        swap_limit=None if limit is None or limit_with_swap is None else max(0, limit_with_swap - limit),
+        task_limit=told.pids.limit or None,
+        io=_io_v1(told.blkio),
+    )
+
+
+def _io_v1(blkio: v1.BlkIOStat) -> tuple[DeviceIo, ...]:
+    found: dict[str, dict[str, int]] = {}
+    for entries, read, written in (
+        (blkio.io_serviced_recursive, "reads", "writes"),
+        (blkio.io_service_bytes_recursive, "read_bytes", "written_bytes"),
+    ):
+        for entry in entries:
+            name = {"read": read, "write": written}.get(entry.op.lower())
+            if name is not None:
+                device = found.setdefault(f"{entry.major}:{entry.minor}", {})
+                device[name] = device.get(name, 0) + entry.value
+    return tuple(DeviceIo(device, **counts) for device, counts in sorted(found.items()))
+
+
+def _from_v2(value: bytes) -> CgroupUsage:
+    told = v2.Metrics.FromString(value)
+    cpu, memory = told.cpu, told.memory
+    return CgroupUsage(
+        cpu=cpu.usage_usec * _MICRO,
+        cpu_user=cpu.user_usec * _MICRO,
+        cpu_system=cpu.system_usec * _MICRO,
+        periods=cpu.nr_periods,
+        throttled_periods=cpu.nr_throttled,
+        throttled=cpu.throttled_usec * _MICRO,
+        memory=memory.usage,
+        inactive_file=memory.inactive_file,
+        anonymous=memory.anon,
+        cache=memory.file,
+        mapped_file=memory.file_mapped,
+        kernel=memory.kernel_stack + memory.slab,
+        memory_most=memory.max_usage or None,
+        limit_hits=told.memory_events.max if told.HasField("memory_events") else None,
+        page_faults=memory.pgfault,
+        major_page_faults=memory.pgmajfault,
+        oom_kills=told.memory_events.oom_kill if told.HasField("memory_events") else None,
+        swap=memory.swap_usage,
+        tasks=told.pids.current if told.HasField("pids") else None,
+        memory_limit=_limit(memory.usage_limit),
+        swap_limit=_limit(memory.swap_limit),
+        task_limit=_limit(told.pids.limit),
+        io=tuple(
+            DeviceIo(f"{entry.major}:{entry.minor}", entry.rios, entry.wios, entry.rbytes, entry.wbytes)
+            for entry in told.io.usage
+        ),
+        cpu_psi=_psi(cpu.psi) if cpu.HasField("psi") else None,
+        memory_psi=_psi(memory.psi) if memory.HasField("psi") else None,
+        io_psi=_psi(told.io.psi) if told.io.HasField("psi") else None,
+    )
+
+
+def _psi(told: v2.PSIStats) -> PsiStats:
+    """Beware: here `some` is number 1 and `full` number 2, in CRI's message the other way round. Totals are microseconds."""
+    return PsiStats(full=_psi_data(told.full), some=_psi_data(told.some))
+
+
+def _psi_data(told: v2.PSIData) -> PsiData:
+    return PsiData(total=told.total * _MICRO, avg10=told.avg10, avg60=told.avg60, avg300=told.avg300)
+
+
+def _limit(value: int) -> int | None:
+    return value if 0 < value < _UNLIMITED else None
+
+
+_READERS: Final[dict[str, Callable[[bytes], CgroupUsage]]] = {
+    "io.containerd.cgroups.v1.Metrics": _from_v1,
+    "io.containerd.cgroups.v2.Metrics": _from_v2,
+}
+
+
+_V1_UNLIMITED: Final = (1 << 63) - 4096
+"""What cgroup v1 shows for no limit."""
+_NO_LIMIT: Final = (1 << 64) - 1
+
+
+def encode_metrics(usage: CgroupUsage, *, unified: bool) -> Any:
     """The metrics that a node with this version of cgroups has; what was not measured is 0."""
     if unified:
-        return packed("io.containerd.cgroups.v2.Metrics", _v2(figures))
-    return packed("io.containerd.cgroups.v1.Metrics", _v1(figures))
+        return packed("io.containerd.cgroups.v2.Metrics", _v2(usage))
+    return packed("io.containerd.cgroups.v1.Metrics", _v1(usage))
 
 
-def _v1(figures: Figures) -> v1.Metrics:
+def _v1(usage: CgroupUsage) -> v1.Metrics:
     memory = v1.MemoryStat(
-        cache=figures.cache or 0,
-        rss=figures.anonymous or 0,
-        total_cache=figures.cache or 0,
-        total_rss=figures.anonymous or 0,
-        total_mapped_file=figures.mapped_file or 0,
-        total_inactive_file=figures.inactive_file or 0,
-        total_pg_fault=figures.page_faults or 0,
-        total_pg_maj_fault=figures.major_page_faults or 0,
+        cache=usage.cache or 0,
+        rss=usage.anonymous or 0,
+        total_cache=usage.cache or 0,
+        total_rss=usage.anonymous or 0,
+        total_mapped_file=usage.mapped_file or 0,
+        total_inactive_file=usage.inactive_file or 0,
+        total_pg_fault=usage.page_faults or 0,
+        total_pg_maj_fault=usage.major_page_faults or 0,
         usage=v1.MemoryEntry(
-            limit=figures.memory_limit or _UNLIMITED,
-            usage=figures.memory or 0,
-            max=figures.memory_most or 0,
-            failcnt=figures.limit_hits or 0,
+            limit=usage.memory_limit or _V1_UNLIMITED,
+            usage=usage.memory or 0,
+            max=usage.memory_most or 0,
+            failcnt=usage.limit_hits or 0,
         ),
         swap=v1.MemoryEntry(
-            limit=_UNLIMITED if figures.swap_limit is None else figures.swap_limit + (figures.memory_limit or 0),
-            usage=(figures.memory or 0) + (figures.swap or 0),
+            limit=_V1_UNLIMITED if usage.swap_limit is None else usage.swap_limit + (usage.memory_limit or 0),
+            usage=(usage.memory or 0) + (usage.swap or 0),
         ),
-        kernel=v1.MemoryEntry(usage=figures.kernel or 0),
+        kernel=v1.MemoryEntry(usage=usage.kernel or 0),
     )
     cpu = v1.CPUStat(
-        usage=v1.CPUUsage(total=figures.cpu or 0, user=figures.cpu_user or 0, kernel=figures.cpu_system or 0),
+        usage=v1.CPUUsage(total=usage.cpu or 0, user=usage.cpu_user or 0, kernel=usage.cpu_system or 0),
         throttling=v1.Throttle(
-            periods=figures.periods or 0,
-            throttled_periods=figures.throttled_periods or 0,
-            throttled_time=figures.throttled or 0,
+            periods=usage.periods or 0,
+            throttled_periods=usage.throttled_periods or 0,
+            throttled_time=usage.throttled or 0,
         ),
     )
     return v1.Metrics(
         cpu=cpu,
         memory=memory,
-        pids=v1.PidsStat(current=figures.tasks or 0, limit=figures.task_limit or 0),
-        memory_oom_control=v1.MemoryOomControl(oom_kill=figures.oom_kills or 0),
+        pids=v1.PidsStat(current=usage.tasks or 0, limit=usage.task_limit or 0),
+        memory_oom_control=v1.MemoryOomControl(oom_kill=usage.oom_kills or 0),
     )
 
 
-def _v2(figures: Figures) -> v2.Metrics:
+def _v2(usage: CgroupUsage) -> v2.Metrics:
     cpu = v2.CPUStat(
-        usage_usec=(figures.cpu or 0) // _MICRO,
-        user_usec=(figures.cpu_user or 0) // _MICRO,
-        system_usec=(figures.cpu_system or 0) // _MICRO,
-        nr_periods=figures.periods or 0,
-        nr_throttled=figures.throttled_periods or 0,
-        throttled_usec=(figures.throttled or 0) // _MICRO,
+        usage_usec=(usage.cpu or 0) // _MICRO,
+        user_usec=(usage.cpu_user or 0) // _MICRO,
+        system_usec=(usage.cpu_system or 0) // _MICRO,
+        nr_periods=usage.periods or 0,
+        nr_throttled=usage.throttled_periods or 0,
+        throttled_usec=(usage.throttled or 0) // _MICRO,
     )
     memory = v2.MemoryStat(
-        anon=figures.anonymous or 0,
-        file=figures.cache or 0,
-        file_mapped=figures.mapped_file or 0,
-        inactive_file=figures.inactive_file or 0,
-        kernel_stack=figures.kernel or 0,
-        pgfault=figures.page_faults or 0,
-        pgmajfault=figures.major_page_faults or 0,
-        usage=figures.memory or 0,
-        usage_limit=figures.memory_limit or _NO_LIMIT,
-        swap_usage=figures.swap or 0,
-        swap_limit=_NO_LIMIT if figures.swap_limit is None else figures.swap_limit,
-        max_usage=figures.memory_most or 0,
+        anon=usage.anonymous or 0,
+        file=usage.cache or 0,
+        file_mapped=usage.mapped_file or 0,
+        inactive_file=usage.inactive_file or 0,
+        kernel_stack=usage.kernel or 0,
+        pgfault=usage.page_faults or 0,
+        pgmajfault=usage.major_page_faults or 0,
+        usage=usage.memory or 0,
+        usage_limit=usage.memory_limit or _NO_LIMIT,
+        swap_usage=usage.swap or 0,
+        swap_limit=_NO_LIMIT if usage.swap_limit is None else usage.swap_limit,
+        max_usage=usage.memory_most or 0,
     )
     return v2.Metrics(
         cpu=cpu,
         memory=memory,
-        pids=v2.PidsStat(current=figures.tasks or 0, limit=figures.task_limit or 0),
-        memory_events=v2.MemoryEvents(max=figures.limit_hits or 0, oom_kill=figures.oom_kills or 0),
+        pids=v2.PidsStat(current=usage.tasks or 0, limit=usage.task_limit or 0),
+        memory_events=v2.MemoryEvents(max=usage.limit_hits or 0, oom_kill=usage.oom_kills or 0),
     )

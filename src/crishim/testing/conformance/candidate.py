@@ -14,12 +14,11 @@ from crishim.interfaces.backend import Backend, BackendContext, BackendInfo, Net
 from crishim.interfaces.capabilities import capabilities
 from crishim.lifecycle.resolve import DEFAULT_PATH
 from crishim.model.container import ContainerMetadata, ContainerSpec, ContainerState, ObservedContainer
-from crishim.model.frozen import FrozenDict
-from crishim.model.ids import ContainerId, ImageId, SandboxId
 from crishim.model.image import ImageSpec
 from crishim.model.process import Exit
 from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, SandboxSpec
 from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
+from crishim.model.values import ContainerId, FrozenDict, ImageId, SandboxId
 
 T = TypeVar("T")
 

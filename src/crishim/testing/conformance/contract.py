@@ -5,10 +5,9 @@ import contextlib
 
 from crishim.errors import CrishimError, NotFound
 from crishim.interfaces.backend import NetnsSource
-from crishim.model.container import ContainerState
-from crishim.model.honours import Honour
-from crishim.model.ids import ContainerId, SandboxId
-from crishim.model.inventory import Inventory
+from crishim.model.container import ContainerState, Inventory
+from crishim.model.features import Honour
+from crishim.model.values import ContainerId, SandboxId
 from crishim.testing.conformance.candidate import World, patiently
 
 NOBODY = "f" * 64

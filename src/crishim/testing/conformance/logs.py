@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from crishim.model.container import ContainerSpec
-from crishim.model.frozen import FrozenDict
+from crishim.model.values import FrozenDict
 from crishim.testing.conformance.candidate import World
 
 LINE = re.compile(rb"(\S+) (stdout|stderr) ([PF](?::\S*)?) (.*)\n")

@@ -20,9 +20,9 @@ from crishim.interfaces.capabilities import (
     SupportsUpdate,
 )
 from crishim.model.container import ContainerState
-from crishim.model.ids import ContainerId
 from crishim.model.process import ExecSpec
 from crishim.model.resources import Resources
+from crishim.model.values import ContainerId
 from crishim.testing.conformance.candidate import World, patiently, until
 from crishim.testing.conformance.logs import read_log
 

@@ -5,13 +5,17 @@ import asyncio
 import attrs
 
 from crishim.errors import DeadlineExceeded, InvalidArgument
-from crishim.lifecycle.honours import USUAL_PATHS
-from crishim.model.container import ContainerConfig, ContainerFilter, ContainerMetadata, ContainerState, LinuxContainerConfig
-from crishim.model.frozen import FrozenDict
-from crishim.model.honours import Honour
-from crishim.model.ids import ContainerId
+from crishim.lifecycle.features import USUAL_PATHS
+from crishim.model.container import (
+    ContainerConfig,
+    ContainerFilter,
+    ContainerMetadata,
+    ContainerState,
+    LinuxContainerConfig,
+    Mount,
+)
+from crishim.model.features import Honour
 from crishim.model.image import ImageSpec
-from crishim.model.mounts import Mount
 from crishim.model.resources import HugepageLimit, Resources
 from crishim.model.sandbox import PodSandboxConfig, PodSandboxFilter
 from crishim.model.security import (
@@ -22,6 +26,7 @@ from crishim.model.security import (
     SecurityProfile,
     UserNamespace,
 )
+from crishim.model.values import ContainerId, FrozenDict
 from crishim.service.services import Services
 from crishim.service.settings import Deadlines, Settings
 from crishim.testing.conformance.candidate import World, patiently

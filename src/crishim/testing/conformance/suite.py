@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 
 from crishim.interfaces.backend import Backend, BackendContext
-from crishim.model.frozen import FrozenDict
+from crishim.model.values import FrozenDict
 from crishim.system import SystemClock
 from crishim.testing.conformance import contract, logs, offers, service
 from crishim.testing.conformance.candidate import Candidate, Programs

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from crishim.oci.cgroups import Cgroups, folder_of, network_of, open_files, own_folder, read_text, slice_folder
-from crishim.oci.figures import Figures
+from crishim.linux.cgroups import Cgroups, folder_of, own_folder, read_text, slice_folder
+from crishim.oci.usage import CgroupUsage
+from crishim.pods.usage import cgroup_usage, network_of, open_files
 
 DEV = """Inter-|   Receive                                                |  Transmit
  face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
@@ -58,8 +59,8 @@ def test_v2_is_one_folder(tmp_path: Path) -> None:
     write(tmp_path / "a" / "c1", memory__current="5\n", cgroup__procs="1\n22\n")
     cgroups = Cgroups(v2=True, root=tmp_path)
     assert [True, False] == [cgroups.exists("/a/c1"), cgroups.exists("/a/c2")]
-    assert Figures(memory=5, processes=2) == cgroups.figures("/a/c1")
-    assert Figures() == cgroups.figures("/a/c2")
+    assert CgroupUsage(memory=5, processes=2) == cgroup_usage(cgroups, "/a/c1")
+    assert CgroupUsage() == cgroup_usage(cgroups, "/a/c2")
     assert [1, 22] == cgroups.pids("/a/c1")
 
 
@@ -68,7 +69,7 @@ def test_v1_is_a_folder_per_controller(tmp_path: Path) -> None:
     write(tmp_path / "memory" / "a" / "c1", memory__usage_in_bytes="5\n", cgroup__procs="1\n")
     write(tmp_path / "pids" / "a" / "c1", pids__current="3\n")
     cgroups = Cgroups(v2=False, root=tmp_path)
-    assert Figures(memory=5, processes=1, tasks=3) == cgroups.figures("/a/c1")
+    assert CgroupUsage(memory=5, processes=1, tasks=3) == cgroup_usage(cgroups, "/a/c1")
     assert [1] == cgroups.pids("/a/c1")
 
 
@@ -130,7 +131,7 @@ def test_processes_of_other_namespaces_have_no_number(tmp_path: Path) -> None:
     """A cgroup shows a process of another PID namespace as 0, which would be everybody beside us: nobody is killed for it."""
     write(tmp_path / "c", cgroup__procs="0\n")
     program = (
-        "import pathlib, sys; from crishim.oci.cgroups import *; Cgroups(root=pathlib.Path(sys.argv[1]), v2=1).remove('c')"
+        "import pathlib, sys; from crishim.linux.cgroups import *; Cgroups(root=pathlib.Path(sys.argv[1]), v2=1).remove('c')"
     )
     assert 0 == subprocess.run([sys.executable, "-c", program, str(tmp_path)], start_new_session=True, check=False).returncode
 

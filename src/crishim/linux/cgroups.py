@@ -8,17 +8,12 @@ import os
 import posixpath
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from crishim.linux.namespaces import inside
-from crishim.model.stats import MetricSample, NetworkInterfaceUsage, NetworkUsage
-from crishim.oci.figures import Figures, figures_v1, figures_v2
-
 ROOT: Final = Path("/sys/fs/cgroup")
 
-_MAIN: Final = "eth0"
 _PIECE: Final = 1 << 14
 _TRIES: Final = 50
 _PAUSE: Final = 0.02
@@ -68,19 +63,22 @@ class Cgroups:
         """The cgroup that counts the memory of a process that certainly lives, as of one that was just created."""
         return own_folder(read_text(f"/proc/{pid}/cgroup"), "memory", v2=self._v2)
 
-    def figures(self, folder: str) -> Figures:
-        """A cgroup's figures; empty ones when it is not there."""
-        if not self.exists(folder):
-            return Figures()
+    @property
+    def v2(self) -> bool:
+        """Whether there is one hierarchy for all controllers."""
+        return self._v2
+
+    def reader(self, folder: str) -> Callable[[str], str]:
+        """Gives the text of a cgroup's file, empty where there is none: by its name on v2, `controller/file` on v1."""
         root = str(self._root)
         if self._v2:
-            return figures_v2(lambda name: read_text(f"{root}{folder}/{name}"))
+            return lambda name: read_text(f"{root}{folder}/{name}")
 
         def read(name: str) -> str:
             controller, _, file = name.partition("/")
             return read_text(f"{root}/{controller}{folder}/{file}")
 
-        return figures_v1(read)
+        return read
 
     def pids(self, folder: str) -> list[int]:
         """The processes of a cgroup itself."""
@@ -142,48 +140,6 @@ def _kill_members(group: Path) -> None:
             if pid in handles:
                 with contextlib.suppress(OSError):
                     signal.pidfd_send_signal(handles[pid], signal.SIGKILL)
-
-
-def open_files(pids: list[int]) -> Iterator[MetricSample]:
-    """How many descriptors, and sockets among them, processes have open. Looks at each descriptor."""
-    descriptors = sockets = 0
-    for pid in pids:
-        try:
-            for link in Path(f"/proc/{pid}/fd").iterdir():
-                descriptors += 1
-                sockets += str(link.readlink()).startswith("socket:")
-        except OSError:
-            continue
-    yield MetricSample(name="container_file_descriptors", value=descriptors)
-    yield MetricSample(name="container_sockets", value=sockets)
-
-
-def network_usage(netns: str, now: int) -> tuple[NetworkUsage, tuple[MetricSample, ...]]:
-    """Counters of a network namespace's interfaces. Raises `NotFound` when it is gone."""
-    return network_of(inside(netns, lambda: read_text(Path("/proc/thread-self/net/dev"))), now)
-
-
-def network_of(text: str, now: int) -> tuple[NetworkUsage, tuple[MetricSample, ...]]:
-    """/proc/net/dev: the interfaces but `lo`, and what CRI's network part has no place for."""
-    interfaces, samples = [], []
-    for line in text.splitlines()[2:]:
-        name, _, rest = line.partition(":")
-        name, values = name.strip(), [int(value) for value in rest.split()]
-        if name == "lo" or len(values) < 12:
-            continue
-        interfaces.append(
-            NetworkInterfaceUsage(name=name, rx_bytes=values[0], rx_errors=values[2], tx_bytes=values[8], tx_errors=values[10])
-        )
-        for metric, value in (
-            ("container_network_receive_packets_total", values[1]),
-            ("container_network_receive_packets_dropped_total", values[3]),
-            ("container_network_transmit_packets_total", values[9]),
-            ("container_network_transmit_packets_dropped_total", values[11]),
-        ):
-            samples.append(MetricSample(name=metric, value=value, labels=(name,)))
-    interfaces.sort(key=lambda interface: interface.name != _MAIN)
-    default = interfaces[0] if interfaces else None
-    return NetworkUsage(timestamp=now, default_interface=default, interfaces=tuple(interfaces)), tuple(samples)
 
 
 def read_text(path: str | Path) -> str:

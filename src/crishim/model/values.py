@@ -1,7 +1,14 @@
-"""An immutable, hashable mapping: what labels, annotations and environments are kept in."""
+"""Ids, frozen mappings, and items with a version."""
 
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from typing import Generic, NewType, TypeVar
+
+import attrs
+
+SandboxId = NewType("SandboxId", str)
+ContainerId = NewType("ContainerId", str)
+ImageId = NewType("ImageId", str)
+
 
 K = TypeVar("K")
 V_co = TypeVar("V_co", covariant=True)
@@ -45,3 +52,14 @@ def frozen(items: Mapping[str, str]) -> FrozenDict[str, str]:
 
 
 EMPTY: FrozenDict[str, str] = FrozenDict()
+
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@attrs.frozen
+class Versioned(Generic[T_co]):
+    """An item of a list. For one id, items with the same `version` are equal, and a changed item has a larger version."""
+
+    version: int
+    item: T_co

@@ -41,8 +41,8 @@ class DeviceIo:
 
 
 @attrs.frozen(kw_only=True)
-class Figures:
-    """A cgroup's figures with all below it: times in nanoseconds, sizes in bytes; None is "not measured", a limit's None none.
+class CgroupUsage:
+    """A cgroup's usage with all below it: times in nanoseconds, sizes in bytes; None is "not measured", a limit's None none.
 
     `tasks` are threads; `processes` those of the cgroup itself, for want of a counter.
     """
@@ -81,10 +81,10 @@ class Figures:
         return None if self.memory is None else max(0, self.memory - (self.inactive_file or 0))
 
 
-def figures_v2(read: Read) -> Figures:
+def parse_cgroup_v2(read: Read) -> CgroupUsage:
     """From the files of a folder of the unified hierarchy."""
     cpu, memory, events = (_table(read(name)) for name in ("cpu.stat", "memory.stat", "memory.events"))
-    return Figures(
+    return CgroupUsage(
         cpu=_times(cpu.get("usage_usec"), 1000),
         cpu_user=_times(cpu.get("user_usec"), 1000),
         cpu_system=_times(cpu.get("system_usec"), 1000),
@@ -115,12 +115,12 @@ def figures_v2(read: Read) -> Figures:
     )
 
 
-def figures_v1(read: Read) -> Figures:
+def parse_cgroup_v1(read: Read) -> CgroupUsage:
     """From the folders of the controllers; names are `<controller>/<file>`."""
     cpu, memory = (_table(read(name)) for name in ("cpu/cpu.stat", "memory/memory.stat"))
     used, used_with_swap = (_number(read(f"memory/memory.{kind}usage_in_bytes")) for kind in ("", "memsw."))
     limit, limit_with_swap = (_limit(read(f"memory/memory.{kind}limit_in_bytes")) for kind in ("", "memsw."))
-    return Figures(
+    return CgroupUsage(
         cpu=_number(read("cpuacct/cpuacct.usage")),
         cpu_user=_number(read("cpuacct/cpuacct.usage_user")),
         cpu_system=_number(read("cpuacct/cpuacct.usage_sys")),
@@ -153,63 +153,61 @@ def figures_v1(read: Read) -> Figures:
 _NOT_SUMS: Final = {"memory_limit", "swap_limit", "task_limit", "io", "cpu_psi", "memory_psi", "io_psi"}
 
 
-def summed(parts: Iterable[Figures]) -> Figures:
-    """The sum of several cgroups, of what can be summed: no limits, devices or pressures."""
+def sum_usage(parts: Iterable[CgroupUsage]) -> CgroupUsage:
+    """The sum of several cgroups, of what can be sum_usage: no limits, devices or pressures."""
     made: dict[str, int] = {}
     for part in parts:
-        for field in attrs.fields(Figures):
+        for field in attrs.fields(CgroupUsage):
             value = None if field.name in _NOT_SUMS else getattr(part, field.name)
             if value is not None:
                 made[field.name] = made.get(field.name, 0) + value
-    return Figures(**made)  # type: ignore[arg-type]  # the names are those of integer fields
+    return CgroupUsage(**made)  # type: ignore[arg-type]  # the names are those of integer fields
 
 
-def usage(figures: Figures, now: int) -> ContainerUsage:
-    """The figures as CRI has them, all at the time `now`; without any, nothing is measured."""
-    if figures == Figures():
+def container_usage(usage: CgroupUsage, now: int) -> ContainerUsage:
+    """The usage as CRI has them, all at the time `now`; without any, nothing is measured."""
+    if usage == CgroupUsage():
         return ContainerUsage()
     return ContainerUsage(
-        cpu=CpuUsage(timestamp=now, usage_core_nano_seconds=figures.cpu, psi=figures.cpu_psi),
+        cpu=CpuUsage(timestamp=now, usage_core_nano_seconds=usage.cpu, psi=usage.cpu_psi),
         memory=MemoryUsage(
             timestamp=now,
-            working_set_bytes=figures.working_set,
-            available_bytes=_left(figures.memory_limit, figures.working_set),
-            usage_bytes=figures.memory,
-            rss_bytes=figures.anonymous,
-            page_faults=figures.page_faults,
-            major_page_faults=figures.major_page_faults,
-            psi=figures.memory_psi,
+            working_set_bytes=usage.working_set,
+            available_bytes=_left(usage.memory_limit, usage.working_set),
+            usage_bytes=usage.memory,
+            rss_bytes=usage.anonymous,
+            page_faults=usage.page_faults,
+            major_page_faults=usage.major_page_faults,
+            psi=usage.memory_psi,
         ),
-        swap=SwapUsage(
-            timestamp=now, swap_usage_bytes=figures.swap, swap_available_bytes=_left(figures.swap_limit, figures.swap)
-        ),
-        io=IoUsage(timestamp=now, psi=figures.io_psi),
-        process=ProcessUsage(timestamp=now, process_count=figures.tasks),
-        metrics=tuple(_samples(figures)),
+        swap=SwapUsage(timestamp=now, swap_usage_bytes=usage.swap, swap_available_bytes=_left(usage.swap_limit, usage.swap)),
+        io=IoUsage(timestamp=now, psi=usage.io_psi),
+        process=ProcessUsage(timestamp=now, process_count=usage.tasks),
+        metrics=tuple(_samples(usage)),
     )
 
 
-def _samples(figures: Figures) -> Iterator[MetricSample]:
+def _samples(usage: CgroupUsage) -> Iterator[MetricSample]:
     """The metrics that the parts of a ContainerUsage do not hold."""
     for name, value in (
-        ("container_cpu_user_seconds_total", _whole_seconds(figures.cpu_user)),
-        ("container_cpu_system_seconds_total", _whole_seconds(figures.cpu_system)),
-        ("container_cpu_cfs_periods_total", figures.periods),
-        ("container_cpu_cfs_throttled_periods_total", figures.throttled_periods),
-        ("container_cpu_cfs_throttled_seconds_total", _whole_seconds(figures.throttled)),
-        ("container_memory_cache", figures.cache),
-        ("container_memory_mapped_file", figures.mapped_file),
-        ("container_memory_kernel_usage", figures.kernel),
-        ("container_memory_max_usage_bytes", figures.memory_most),
-        ("container_memory_failcnt", figures.limit_hits),
-        ("container_oom_events_total", figures.oom_kills),
-        ("container_processes", figures.processes),
-        ("container_threads", figures.tasks),
-        ("container_threads_max", figures.task_limit or 0),
+        ("container_cpu_user_seconds_total", _whole_seconds(usage.cpu_user)),
+        ("container_cpu_system_seconds_total", _whole_seconds(usage.cpu_system)),
+        ("container_cpu_cfs_periods_total", usage.periods),
+        ("container_cpu_cfs_throttled_periods_total", usage.throttled_periods),
+        ("container_cpu_cfs_throttled_seconds_total", _whole_seconds(usage.throttled)),
+        ("container_memory_cache", usage.cache),
+        ("container_memory_mapped_file", usage.mapped_file),
+        ("container_memory_kernel_usage", usage.kernel),
+        ("container_memory_max_usage_bytes", usage.memory_most),
+        ("container_memory_failcnt", usage.limit_hits),
+        ("container_oom_events_total", usage.oom_kills),
+        ("container_processes", usage.processes),
+        ("container_threads", usage.tasks),
+        ("container_threads_max", usage.task_limit or 0),
     ):
         if value is not None:
             yield MetricSample(name=name, value=value)
-    for io in figures.io:
+    for io in usage.io:
         for name, value in (
             ("container_fs_reads_total", io.reads),
             ("container_fs_writes_total", io.writes),

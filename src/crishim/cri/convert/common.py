@@ -1,4 +1,7 @@
-"""What every noun needs: texts, numbers that may be absent, maps, enumerations; and the checks that name a field."""
+"""What every noun needs: texts, numbers that may be absent, maps, enumerations; and the checks that name a field.
+
+The names of sandboxes and containers.
+"""
 
 import enum
 import posixpath
@@ -7,8 +10,10 @@ from typing import Final, TypeVar
 
 from crishim._proto import cri_pb2 as pb
 from crishim.errors import InvalidArgument
-from crishim.model.frozen import EMPTY, FrozenDict
+from crishim.model.container import ContainerMetadata
 from crishim.model.process import Signal
+from crishim.model.sandbox import PodSandboxMetadata
+from crishim.model.values import EMPTY, FrozenDict, SandboxId
 
 E = TypeVar("E", bound=enum.IntEnum)
 
@@ -112,3 +117,38 @@ def at_least(number: int, low: int, field: str) -> int:
 def ids(numbers: Iterable[int], field: str) -> tuple[int, ...]:
     """User or group ids, each refused when out of range; they are named by their place in the list."""
     return tuple(between(number, 0, MAX_ID, f"{field}[{place}]") for place, number in enumerate(numbers))
+
+
+def decode_sandbox(message: pb.PodSandboxMetadata, path: str) -> PodSandboxMetadata:
+    """A sandbox's name. All three texts are needed: clients refuse a status that lacks one."""
+    return PodSandboxMetadata(
+        name=not_empty(message.name, f"{path}.name"),
+        namespace=not_empty(message.namespace, f"{path}.namespace"),
+        uid=not_empty(message.uid, f"{path}.uid"),
+        attempt=message.attempt,
+    )
+
+
+def encode_sandbox(metadata: PodSandboxMetadata) -> pb.PodSandboxMetadata:
+    """A sandbox's name."""
+    return pb.PodSandboxMetadata(
+        name=metadata.name,
+        uid=metadata.uid,
+        namespace=metadata.namespace,
+        attempt=metadata.attempt,
+    )
+
+
+def decode_container(message: pb.ContainerMetadata, path: str) -> ContainerMetadata:
+    """A container's name, which is needed."""
+    return ContainerMetadata(name=not_empty(message.name, f"{path}.name"), attempt=message.attempt)
+
+
+def encode_container(metadata: ContainerMetadata) -> pb.ContainerMetadata:
+    """A container's name."""
+    return pb.ContainerMetadata(name=metadata.name, attempt=metadata.attempt)
+
+
+def sandbox_id(text: str) -> SandboxId:
+    """The id in a request's `pod_sandbox_id`."""
+    return SandboxId(not_empty(text, "pod_sandbox_id"))

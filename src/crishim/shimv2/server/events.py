@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from crishim._proto import shim_events_pb2 as pb
 from crishim._proto import shim_types_pb2 as types_pb
 from crishim.errors import Code, CrishimError
-from crishim.interfaces.seams import Clock
+from crishim.interfaces.seats import Clock
 from crishim.shimv2.wire.messages import NAMESPACE_KEY, packed
 from crishim.ttrpc.client import Client
 from crishim.ttrpc.status import Refused

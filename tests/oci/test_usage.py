@@ -1,7 +1,7 @@
 """The files of both versions, as kernels write them."""
 
 from crishim.model.stats import ContainerUsage, PsiData, PsiStats
-from crishim.oci.figures import DeviceIo, Figures, figures_v1, figures_v2, summed, usage
+from crishim.oci.usage import CgroupUsage, DeviceIo, container_usage, parse_cgroup_v1, parse_cgroup_v2, sum_usage
 
 V2 = {
     "cpu.stat": "usage_usec 5000000\nuser_usec 3000000\nsystem_usec 2000000\n"
@@ -42,7 +42,7 @@ V1 = {
     "pids/pids.current": "12\n",
     "pids/pids.max": "max\n",
 }
-SAME = Figures(
+SAME = CgroupUsage(
     cpu=5_000_000_000,
     cpu_user=3_000_000_000,
     cpu_system=2_000_000_000,
@@ -68,16 +68,16 @@ SAME = Figures(
 )
 
 
-def of_v2(**changes: str) -> Figures:
+def of_v2(**changes: str) -> CgroupUsage:
     files = {**V2, **{name.replace("__", "."): text for name, text in changes.items()}}
-    return figures_v2(lambda name: files.get(name, ""))
+    return parse_cgroup_v2(lambda name: files.get(name, ""))
 
 
 def test_both_versions_say_the_same() -> None:
     """The same state of a container gives the same figures from either version's files (rpc.md 8), but for pressure."""
     v2 = of_v2(cpu__pressure="", memory__pressure="")
     assert SAME == v2
-    assert SAME == figures_v1(lambda name: V1.get(name, ""))
+    assert SAME == parse_cgroup_v1(lambda name: V1.get(name, ""))
 
 
 def test_pressure_is_in_nanoseconds() -> None:
@@ -90,22 +90,22 @@ def test_pressure_is_in_nanoseconds() -> None:
 
 def test_the_working_set_is_the_kubelet_s() -> None:
     """The working set is usage less inactive file cache, never below zero; what is left is the limit less that."""
-    measured = usage(SAME, 5)
+    measured = container_usage(SAME, 5)
     assert measured.memory is not None
     assert (5, 900_000, 3_100_000) == (
         measured.memory.timestamp,
         measured.memory.working_set_bytes,
         measured.memory.available_bytes,
     )
-    assert 0 == Figures(memory=5, inactive_file=9).working_set
-    unlimited = usage(Figures(memory=5), 1).memory
+    assert 0 == CgroupUsage(memory=5, inactive_file=9).working_set
+    unlimited = container_usage(CgroupUsage(memory=5), 1).memory
     assert unlimited is not None
     assert None is unlimited.available_bytes
 
 
 def test_usage_carries_every_part() -> None:
     """CPU, swap, tasks and the further metrics are told, each metric once per its labels."""
-    measured = usage(SAME, 5)
+    measured = container_usage(SAME, 5)
     assert measured.cpu is not None
     assert measured.swap is not None
     assert measured.process is not None
@@ -128,21 +128,21 @@ def test_usage_carries_every_part() -> None:
 
 def test_nothing_is_not_zero() -> None:
     """Without a single file nothing is measured: no part says zero."""
-    assert Figures() == figures_v2(lambda _: "")
-    assert Figures() == figures_v1(lambda _: "")
-    assert ContainerUsage() == usage(Figures(), 5)
+    assert CgroupUsage() == parse_cgroup_v2(lambda _: "")
+    assert CgroupUsage() == parse_cgroup_v1(lambda _: "")
+    assert ContainerUsage() == container_usage(CgroupUsage(), 5)
 
 
 def test_old_kernels_lack_some_files() -> None:
     """Without `kernel` in memory.stat its parts are added up; without swap accounting v1's memory.stat tells the swap."""
     assert 15 == of_v2(memory__stat="kernel_stack 10\nslab 5\n").kernel
     without = {name: text for name, text in V1.items() if "memsw" not in name}
-    assert 77 == figures_v1(lambda name: without.get(name, "")).swap
+    assert 77 == parse_cgroup_v1(lambda name: without.get(name, "")).swap
 
 
 def test_a_pod_is_the_sum() -> None:
     """Of several containers what can be added is added; limits and pressures are not."""
-    both = summed([SAME, SAME, Figures(tasks=1)])
+    both = sum_usage([SAME, SAME, CgroupUsage(tasks=1)])
     assert (10_000_000_000, 1_800_000, 25) == (both.cpu, both.working_set, both.tasks)
     assert (None, ()) == (both.memory_limit, both.io)
-    assert Figures() == summed([])
+    assert CgroupUsage() == sum_usage([])

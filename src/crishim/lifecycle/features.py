@@ -10,9 +10,8 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from crishim.errors import InvalidArgument
-from crishim.model.container import ContainerSpec
-from crishim.model.honours import Honour
-from crishim.model.mounts import MountPropagation
+from crishim.model.container import ContainerSpec, MountPropagation
+from crishim.model.features import Honour
 from crishim.model.resources import Resources
 from crishim.model.sandbox import SandboxSpec
 from crishim.model.security import (
