@@ -67,7 +67,7 @@ async def start_pod(dispatch: Dispatcher, pod: int, containers: int = 1) -> list
     sandbox = await timed(pb.RunPodSandboxRequest(config=config))
     for number in range(containers):
         name = f"container-{number}"
-        wish = pb.ContainerConfig(
+        container_config = pb.ContainerConfig(
             metadata=pb.ContainerMetadata(name=name),
             image=pb.ImageSpec(image=IMAGE),
             command=["sleep"],
@@ -75,7 +75,9 @@ async def start_pod(dispatch: Dispatcher, pod: int, containers: int = 1) -> list
             annotations=ANNOTATIONS,
             log_path=f"{name}/0.log",
         )
-        request = pb.CreateContainerRequest(pod_sandbox_id=sandbox.pod_sandbox_id, config=wish, sandbox_config=config)
+        request = pb.CreateContainerRequest(
+            pod_sandbox_id=sandbox.pod_sandbox_id, config=container_config, sandbox_config=config
+        )
         container = await timed(request)
         await timed(pb.StartContainerRequest(container_id=container.container_id))
     return spent

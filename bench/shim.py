@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import bench.door
+import bench.shim_server
 from crishim._proto import shim_task_pb2 as pb
 from crishim._proto import shim_types_pb2 as types_pb
 from crishim.backends.shim import build
@@ -166,7 +166,7 @@ async def reconnect() -> None:
 
 async def door() -> None:
     """Being a shim."""
-    await asyncio.to_thread(bench.door.main)
+    await asyncio.to_thread(bench.shim_server.main)
 
 
 PARTS = {"ttrpc": ttrpc, "reconnect": reconnect, "door": door}

@@ -201,8 +201,8 @@ async def running(folder: Path) -> AsyncIterator[Runtime]:
             linux=pb.LinuxContainerConfig(security_context=pb.LinuxContainerSecurityContext(namespace_options=host)),
         )
         sandbox_id = (await call("RunPodSandbox", pb.RunPodSandboxRequest(config=pod), pb.RunPodSandboxResponse)).pod_sandbox_id
-        wish = pb.CreateContainerRequest(pod_sandbox_id=sandbox_id, config=container, sandbox_config=pod)
-        container_id = (await call("CreateContainer", wish, pb.CreateContainerResponse)).container_id
+        request = pb.CreateContainerRequest(pod_sandbox_id=sandbox_id, config=container, sandbox_config=pod)
+        container_id = (await call("CreateContainer", request, pb.CreateContainerResponse)).container_id
         await call("StartContainer", pb.StartContainerRequest(container_id=container_id), pb.StartContainerResponse)
         try:
             yield Runtime(call, folder, sandbox_id, container_id)

@@ -1,11 +1,9 @@
 import itertools
 
-import attrs
 import pytest
 
-from crishim.config import Config, Deadlines, default_text, parse
+from crishim.config import Config, default_text, parse
 from crishim.errors import InvalidArgument
-from crishim.service import settings
 
 
 def parsed(*texts: str) -> Config:
@@ -75,8 +73,3 @@ def test_what_is_no_toml_is_named(data: bytes) -> None:
     with pytest.raises(InvalidArgument) as refused:
         parse([("broken.toml", data)])
     assert "broken.toml" == refused.value.field
-
-
-def test_deadlines_are_the_services() -> None:
-    """The file knows every deadline of the service, with the same defaults."""
-    assert attrs.asdict(settings.Deadlines()) == attrs.asdict(Deadlines())

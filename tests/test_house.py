@@ -251,6 +251,20 @@ def test_children_have_one_owner(path: Path) -> None:
     assert set() == used & owned
 
 
+WIRE_NAMES = {"Settings"}  # SPDY's frame of that name
+"""Names that another protocol gives, for something else than ours."""
+
+
+def test_one_name_one_meaning() -> None:
+    """No two classes of different files have one name, unless one of them is the wire's."""
+    places: dict[str, list[str]] = {}
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(str(path.relative_to(SRC)))
+    assert {} == {name: files for name, files in places.items() if len(files) > 1 and name not in WIRE_NAMES}
+
+
 def test_every_room_has_a_floor() -> None:
     """The plan and the tree name the same rooms."""
     rooms = {room(path) for path in sources()}

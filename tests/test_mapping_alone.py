@@ -12,11 +12,11 @@ from crishim.model.image import ImageConfig
 
 wire = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="pod", namespace="ns", uid="u"), log_directory="/logs")
 sandbox = SandboxSpec(id=SandboxId("s"), config=sandbox_config.decode_config(wire, "config"))
-wish = pb.ContainerConfig(
+request = pb.ContainerConfig(
     metadata=pb.ContainerMetadata(name="c"), image=pb.ImageSpec(image="i"), args=["--flag"], log_path="c/0.log"
 )
 image = ImageConfig(entrypoint=("/app",), cmd=("ignored",), env=("A=1",), working_dir="/srv", stop_signal="SIGINT")
-config = container.decode_config(wish, "config")
+config = container.decode_config(request, "config")
 spec = resolve(config, image, sandbox, container_id=ContainerId("c"), image_id=ImageId("i"))
 print(spec.argv, spec.cwd, spec.env["A"], spec.log_path, spec.stop_signal.name)
 """

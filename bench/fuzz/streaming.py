@@ -36,7 +36,7 @@ from crishim.streaming.spdy_frames import (
     WindowUpdate,
 )
 from crishim.streaming.spdy_headers import DICTIONARY, HeaderInflater, encode_headers
-from crishim.streaming.upgrade import PORT_FORWARD, REMOTE_COMMAND, Accepted, Refused, choose
+from crishim.streaming.upgrade import PORT_FORWARD, REMOTE_COMMAND, Accepted, UpgradeRefused, choose
 from crishim.streaming.websocket import TunnelSession, remote_command_session
 
 HEADERS = (("streamtype", "stdin"), ("port", "8080"), ("requestid", "0"))
@@ -278,7 +278,7 @@ def http_head(_chance: random.Random, whole: bytes) -> Outcome:
             match choose(request.headers, served):
                 case Accepted(_, _, answer):
                     h11.InformationalResponse(status_code=101, headers=list(answer))
-                case Refused(status, text, answer):
+                case UpgradeRefused(status, text, answer):
                     outcome.clean = False
                     h11.Response(status_code=status, headers=list(answer))
                     assert text

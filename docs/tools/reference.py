@@ -166,7 +166,7 @@ def configuration() -> Iterator[str]:
 
 
 _OPTIONS: Final = {
-    "process": "Options: `unsafe_ignore` (a list of fields, by the names of `crishim.Honour`, that are taken and not kept; default empty).",
+    "process": "Options: `unsafe_ignore` (a list of fields, by the names of `crishim.Feature`, that are taken and not kept; default empty).",
     "docker": "Options: those of [its page](../docker.md).",
 }
 """Those that a module's head does not list in one paragraph."""

@@ -18,9 +18,16 @@ from typing import Any
 from bubblewrap_images import DirectoryImages
 
 import crishim
-from crishim import ContainerId, ContainerSpec, ContainerState, ContainerStdio, Exit, Honour, NotFound
+from crishim import ContainerId, ContainerSpec, ContainerState, ContainerStdio, Exit, Feature, NotFound
 
-KEPT = (Honour.MOUNTS, Honour.READONLY_MOUNTS, Honour.READONLY_ROOTFS, Honour.NO_NEW_PRIVS, Honour.HOST_NETWORK, Honour.STDIN)
+KEPT = (
+    Feature.MOUNTS,
+    Feature.READONLY_MOUNTS,
+    Feature.READONLY_ROOTFS,
+    Feature.NO_NEW_PRIVS,
+    Feature.HOST_NETWORK,
+    Feature.STDIN,
+)
 _RIGHTS = tuple(f"{message}.linux.security_context" for message in ("PodSandboxConfig", "ContainerConfig"))
 ignores = {
     "PodSandboxConfig.dns_config": "the machine's resolver is used",
@@ -97,7 +104,9 @@ class BubblewrapBackend(crishim.Backend, crishim.SupportsAttach, crishim.Support
     async def probe(self) -> crishim.BackendInfo:
         if shutil.which("bwrap") is None:
             raise crishim.Unavailable("bwrap is not on PATH: apt-get install bubblewrap")
-        return crishim.BackendInfo(name="bubblewrap", version="1.0.0", netns=crishim.NetnsSource.NONE, honours=frozenset(KEPT))
+        return crishim.BackendInfo(
+            name="bubblewrap", version="1.0.0", netns=crishim.NetnsSource.NONE, supported=frozenset(KEPT)
+        )
 
     async def inventory(self) -> crishim.Inventory:
         sandboxes = tuple(crishim.ObservedSandbox(id=id, ready=ready) for id, ready in self._sandboxes.items())

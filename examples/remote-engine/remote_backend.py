@@ -98,7 +98,7 @@ class RemoteBackend(Backend, SupportsExec, SupportsLogReopen):
 
     async def probe(self) -> BackendInfo:
         version = (await self._engine.call("GET", "/version"))["version"]
-        return BackendInfo(name="remote", version=version, netns=NetnsSource.NONE, honours=frozenset())
+        return BackendInfo(name="remote", version=version, netns=NetnsSource.NONE, supported=frozenset())
 
     async def inventory(self) -> Inventory:
         held = await self._engine.call("GET", "/machines")
@@ -128,8 +128,8 @@ class RemoteBackend(Backend, SupportsExec, SupportsLogReopen):
     async def create_container(self, spec: ContainerSpec) -> None:
         if spec.log_path:
             (self._notes / f"{spec.id}.log").write_text(spec.log_path)
-        wish = {"label": spec.id, "sandbox": spec.sandbox.id, "argv": spec.argv, "env": dict(spec.env), "cwd": spec.cwd}
-        await self._engine.call("POST", "/tasks", json=wish)
+        request = {"label": spec.id, "sandbox": spec.sandbox.id, "argv": spec.argv, "env": dict(spec.env), "cwd": spec.cwd}
+        await self._engine.call("POST", "/tasks", json=request)
 
     async def start_container(self, container_id: ContainerId) -> None:
         await self._engine.call("POST", f"/tasks/{(await self._find('tasks', container_id))['id']}/start")
@@ -156,7 +156,7 @@ class RemoteBackend(Backend, SupportsExec, SupportsLogReopen):
     async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
         """One more task with the container's environment; it is removed, and so killed, however this ends."""
         beside = await self._find("tasks", container_id)
-        wish = {
+        request = {
             "label": "",
             "argv": spec.argv,
             "env": beside["env"],
@@ -164,7 +164,7 @@ class RemoteBackend(Backend, SupportsExec, SupportsLogReopen):
             "raw": True,
             "stdin": bool(io.stdin),
         }
-        path = f"/tasks/{(await self._engine.call('POST', '/tasks', json=wish))['id']}"
+        path = f"/tasks/{(await self._engine.call('POST', '/tasks', json=request))['id']}"
         feeding: asyncio.Task[None] | None = None
         try:
             await self._engine.call("POST", f"{path}/start")

@@ -17,8 +17,8 @@ from aiohttp import web
 
 
 class Task:
-    def __init__(self, wish: dict[str, Any]) -> None:
-        self.wish = wish
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.request = request
         self.output: list[dict[str, Any]] = []
         self.code: int | None = None
         self.process: asyncio.subprocess.Process | None = None
@@ -30,10 +30,10 @@ class Task:
         """Raises `OSError` for what cannot be run."""
         pipe = asyncio.subprocess.PIPE
         self.process = await asyncio.create_subprocess_exec(
-            *self.wish["argv"],
-            env=self.wish["env"],
-            cwd=self.wish.get("cwd") or "/",
-            stdin=pipe if self.wish.get("stdin") else asyncio.subprocess.DEVNULL,
+            *self.request["argv"],
+            env=self.request["env"],
+            cwd=self.request.get("cwd") or "/",
+            stdin=pipe if self.request.get("stdin") else asyncio.subprocess.DEVNULL,
             stdout=pipe,
             stderr=pipe,
             start_new_session=True,
@@ -49,7 +49,7 @@ class Task:
         self._tell()
 
     async def _read(self, name: str, stream: asyncio.StreamReader) -> None:
-        exec_output = self.wish.get("raw")
+        exec_output = self.request.get("raw")
         while data := await (stream.read(1 << 16) if exec_output else stream.readline()):
             self.output.append({"time": time.time_ns(), "stream": name, "data": base64.b64encode(data).decode()})
             self._tell()
@@ -130,9 +130,9 @@ class Engine:
         label = request.query.get("label")
         machines = [machine for machine in self._machines.values() if label in {None, machine["label"]}]
         tasks = [
-            {"id": id, "started": task.process is not None, "code": task.code, **task.wish}
+            {"id": id, "started": task.process is not None, "code": task.code, **task.request}
             for id, task in self._tasks.items()
-            if label in {None, task.wish["label"]}
+            if label in {None, task.request["label"]}
         ]
         return web.json_response({"machines": machines, "tasks": tasks})
 
@@ -160,7 +160,7 @@ class Engine:
         try:
             await task.start()
         except OSError as error:
-            raise web.HTTPBadRequest(text=f"{task.wish['argv'][0]}: {error.strerror}") from error
+            raise web.HTTPBadRequest(text=f"{task.request['argv'][0]}: {error.strerror}") from error
         return web.json_response({})
 
     async def _kill_task(self, request: web.Request) -> web.Response:

@@ -48,8 +48,8 @@ class Keeper:
                 image=pb.ImageSpec(image=image),
                 command=command,
             )
-            wish = pb.CreateContainerRequest(pod_sandbox_id=sandbox.pod_sandbox_id, config=config, sandbox_config=pod)
-            container_id = (await self._insist(wish)).container_id
+            request = pb.CreateContainerRequest(pod_sandbox_id=sandbox.pod_sandbox_id, config=config, sandbox_config=pod)
+            container_id = (await self._insist(request)).container_id
             await self._insist(pb.StartContainerRequest(container_id=container_id))
             self._tell("started")
             status = await self._end_of(container_id)

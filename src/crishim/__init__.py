@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from crishim.lifecycle.resolve import resolve
     from crishim.logs.stdio import ContainerStdio
     from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, Inventory, ObservedContainer
-    from crishim.model.features import Honour
+    from crishim.model.features import Feature
     from crishim.model.process import ExecSpec, Exit
     from crishim.model.resources import Resources
     from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
@@ -109,7 +109,7 @@ _HOMES = {
     "ContainerSpec": "model.container",
     "ContainerState": "model.container",
     "ObservedContainer": "model.container",
-    "Honour": "model.features",
+    "Feature": "model.features",
     "ContainerId": "model.values",
     "ImageId": "model.values",
     "SandboxId": "model.values",
@@ -147,7 +147,7 @@ __all__ = [
     "ExecSpec",
     "Exit",
     "FailedPrecondition",
-    "Honour",
+    "Feature",
     "ImageId",
     "ImageService",
     "Internal",

@@ -27,7 +27,7 @@ from crishim.plugins import Plugin, load, made
 from crishim.pods.namespaces import PinnedNamespaces
 from crishim.server import serve
 from crishim.service.services import Services
-from crishim.service.settings import Deadlines, Settings
+from crishim.service.settings import Settings
 from crishim.store.sqlite import SqliteStore
 from crishim.system import SystemClock
 
@@ -101,7 +101,7 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
         if streams is not None:
             await stack.enter_async_context(streams.serving(services.processes))
         if metrics is not None:
-            metrics.attend(services.census, streams.traffic if streams is not None else None)
+            metrics.attend(services.gauges, streams.traffic if streams is not None else None)
             await stack.enter_async_context(_scraped(metrics, config.metrics_address))
         await stack.enter_async_context(serve(Dispatcher(services, _observers(metrics)), config.listen))
         yield services
@@ -232,7 +232,7 @@ def _settings(config: Config) -> Settings:
         runtime_version=__version__,
         boot_id=boot_id(),
         cgroup_driver=CgroupDriver[config.cgroup_driver.upper()] if config.cgroup_driver else None,
-        deadlines=Deadlines(**attrs.asdict(config.deadlines)),
+        deadlines=config.deadlines,
     )
 
 

@@ -86,7 +86,7 @@ def key(default: Any, meaning: str, check: Check) -> Any:
 
 
 @attrs.frozen(kw_only=True)
-class Streaming:
+class StreamingConfig:
     """Exec, attach and port-forward: where clients (the kubelet) fetch their streams."""
 
     host: str = key("127.0.0.1", "The address to listen on. Whoever reaches it with a token has the stream.", _text)
@@ -97,7 +97,7 @@ class Streaming:
 
 
 @attrs.frozen(kw_only=True)
-class Log:
+class LogConfig:
     """What is logged, to stderr: a line for each RPC with method, id, code and duration, and what goes wrong."""
 
     level: str = key(
@@ -127,11 +127,11 @@ class Deadlines:
     network: float = key(50.0, "A step of the pod network.", _seconds)
     other: float = key(50.0, "Every other verb.", _seconds)
     closing: float = key(10.0, "Ending what is under way when crishim ends.", _seconds)
-    surrender: float = key(2.0, "How long a cancelled verb may take to let go before it is left behind.", _seconds)
+    cancel_grace: float = key(2.0, "How long a cancelled verb may take to let go before it is left behind.", _seconds)
 
 
 @attrs.frozen(kw_only=True)
-class Images:
+class ImagesConfig:
     """The image store of backends that need one: pulls by skopeo, layers, root file systems."""
 
     registries_conf: str = key("", "A containers-registries.conf(5) with mirrors; empty for skopeo's own.", _text)
@@ -142,7 +142,7 @@ class Images:
 
 
 @attrs.frozen(kw_only=True)
-class Network:
+class NetworkConfig:
     """The network of pods, by CNI plug-ins, for backends that let crishim make it."""
 
     config: str = key("/etc/cni/net.d", "The folder of CNI configurations; the first valid one counts.", _path)
@@ -175,10 +175,10 @@ class Config:
         " installed plug-in, or `package.module:function`, where that is not NAME itself.",
         _backends,
     )
-    streaming: Streaming = key(Streaming(), "", _text)
-    images: Images = key(Images(), "", _text)
-    network: Network = key(Network(), "", _text)
-    log: Log = key(Log(), "", _text)
+    streaming: StreamingConfig = key(StreamingConfig(), "", _text)
+    images: ImagesConfig = key(ImagesConfig(), "", _text)
+    network: NetworkConfig = key(NetworkConfig(), "", _text)
+    log: LogConfig = key(LogConfig(), "", _text)
     deadlines: Deadlines = key(Deadlines(), "", _text)
 
     @property

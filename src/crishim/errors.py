@@ -71,7 +71,7 @@ class Unknown(CrishimError):
 
 
 class InvalidArgument(CrishimError):
-    """The wish makes no sense. `field` is the CRI path of what is wrong, for instance `config.metadata`."""
+    """The request makes no sense. `field` is the CRI path of what is wrong, for instance `config.metadata`."""
 
     code = Code.INVALID_ARGUMENT
 
@@ -132,7 +132,7 @@ class FailedPrecondition(CrishimError):
 
 
 class Aborted(CrishimError):
-    """Lost a race, or was stopped by a later wish; a retry may succeed at once."""
+    """Lost a race, or was stopped by a later request; a retry may succeed at once."""
 
     code = Code.ABORTED
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from crishim.cni.config import Network, choose, parse
+from crishim.cni.config import NetworkList, choose, parse
 from crishim.errors import InvalidArgument
 
 
@@ -61,7 +61,7 @@ def test_bad_files_are_refused_with_their_name(file: str, data: bytes, words: st
 def test_the_first_valid_file_is_the_network() -> None:
     """Files go by their names; one that is not valid is passed over and told of."""
     network, problems = choose([("20.conflist", conflist(name="second")), ("30.conflist", conflist()), ("10.conf", b"")])
-    assert isinstance(network, Network)
+    assert isinstance(network, NetworkList)
     assert "second" == network.name
     assert ["10.conf"] == [problem.split(":")[0] for problem in problems]
     assert (None, ()) == choose([])

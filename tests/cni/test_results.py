@@ -5,7 +5,7 @@ import pytest
 
 from crishim.cni.attachment import attachment
 from crishim.cni.config import parse
-from crishim.cni.results import Kept, PluginFailed, addresses, decode, encode, failure, means_gone, result_of
+from crishim.cni.results import CachedResult, PluginFailed, addresses, decode, encode, failure, means_gone, result_of
 from crishim.errors import DataLoss, Unavailable
 from tests.cni.world import sandbox
 
@@ -84,7 +84,7 @@ def test_a_result_is_an_object(out: bytes) -> None:
 
 def test_a_kept_result_is_libcni_s() -> None:
     """The file has libcni's keys, with the list's JSON in base64, and is read back as it was."""
-    kept = Kept(network=NETWORK, attachment=attachment(sandbox(netns="/n")), result={"ips": []})
+    kept = CachedResult(network=NETWORK, attachment=attachment(sandbox(netns="/n")), result={"ips": []})
     told = json.loads(encode(kept))
     assert ("cniCacheV1", "aaaaaaaa", "eth0", "n", "/n") == tuple(
         told[key] for key in ("kind", "containerId", "ifName", "networkName", "netns")

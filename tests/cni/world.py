@@ -60,7 +60,7 @@ cat > {name}.$CNI_COMMAND.json
         return json.loads((self.folder / f"{plugin}.{command}.json").read_text())
 
     def order(self) -> list[str]:
-        """Plugin and command of every call so far."""
+        """PluginConfig and command of every call so far."""
         path = self.folder / "order"
         return path.read_text().splitlines() if path.exists() else []
 

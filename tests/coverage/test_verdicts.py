@@ -12,7 +12,7 @@ from crishim.coverage.verdicts import (
     SANDBOX,
     SENSELESS,
     UNUSED,
-    Line,
+    FieldVerdict,
     Subject,
     Verdict,
     coverage,
@@ -21,12 +21,12 @@ from crishim.coverage.verdicts import (
 from crishim.cri import Dispatcher, pb
 from crishim.errors import InvalidArgument, Unimplemented
 from crishim.interfaces.capabilities import ALL
-from crishim.model.features import OCI, PROCESS, Honour
+from crishim.model.features import OCI, PROCESS, Feature
 from crishim.plugins import load
 from crishim.testing import FakeBackend, Harness
 from tests.coverage.worlds import on_processes, on_runc
 
-WORLDS: dict[str, tuple[Collection[Honour], Callable[[Path, str, Field | None], Any]]] = {
+WORLDS: dict[str, tuple[Collection[Feature], Callable[[Path, str, Field | None], Any]]] = {
     "process": (PROCESS, on_processes),
     "runc": (OCI, on_runc),
 }
@@ -53,14 +53,14 @@ PLAIN = {
 
 
 def subject(name: str) -> Subject:
-    return Subject(name=name, honours=WORLDS[name][0], capabilities=ALL, ignores=load(name).ignores)
+    return Subject(name=name, supported=WORLDS[name][0], capabilities=ALL, ignores=load(name).ignores)
 
 
 def message_fields(message: str) -> list[Field]:
     return list(fields(pb.DESCRIPTOR.message_types_by_name[message]))
 
 
-def lines_of(name: str) -> dict[str, Line]:
+def lines_of(name: str) -> dict[str, FieldVerdict]:
     return {line.name: line for line in coverage(subject(name))}
 
 
@@ -74,7 +74,7 @@ def beside(field: Field, known: dict[str, Field]) -> Field | None:
 @pytest.mark.parametrize("message", [SANDBOX, CONTAINER])
 @pytest.mark.parametrize("name", WORLDS)
 def test_every_line_is_true(tmp_path: Path, name: str, message: str) -> None:
-    """What is called honoured changes what the backend does, and what is called ignored changes nothing."""
+    """What is called supported changes what the backend does, and what is called ignored changes nothing."""
     effect = WORLDS[name][1]
     lines, known = lines_of(name), {field.name: field for field in message_fields(message)}
     wrong = []
@@ -83,22 +83,22 @@ def test_every_line_is_true(tmp_path: Path, name: str, message: str) -> None:
         if line.verdict is Verdict.REFUSED or field.ignored or found(OURS, line.name) or {field.name, line.name} & PLAIN[name]:
             continue
         changes = effect(tmp_path, message, field) != effect(tmp_path, message, beside(field, known))
-        if changes != (line.verdict is Verdict.HONOURED):
+        if changes != (line.verdict is Verdict.SUPPORTED):
             wrong.append((line.name, line.verdict))
     assert [] == wrong, wrong
 
 
 @pytest.mark.parametrize("message", [SANDBOX, CONTAINER])
-def test_refusals_follow_what_is_honoured(message: str) -> None:
-    """A backend that honours everything refuses only what makes no sense; one that honours nothing, each wish by its name."""
-    everything = coverage(Subject(name="all", honours=frozenset(Honour), capabilities=ALL))
-    nothing = coverage(Subject(name="none", honours=frozenset(), capabilities=()))
+def test_refusals_follow_what_is_supported(message: str) -> None:
+    """A backend that supports everything refuses only what makes no sense; one that supports nothing, each by its name."""
+    everything = coverage(Subject(name="all", supported=frozenset(Feature), capabilities=ALL))
+    nothing = coverage(Subject(name="none", supported=frozenset(), capabilities=()))
     senseless = [line.reason for line in everything if line.message == message and line.verdict is Verdict.REFUSED]
     assert {"must be POD or NODE"} == {reason.rpartition(": ")[2] for reason in senseless} - {
         "must be POD, CONTAINER, NODE or TARGET"
     }
     named = " ".join(line.reason for line in nothing if line.verdict is Verdict.REFUSED)
-    assert [] == [honour.value for honour in Honour if f"config.{honour.value}" not in named]
+    assert [] == [feature.value for feature in Feature if f"config.{feature.value}" not in named]
 
 
 def test_every_field_has_one_line() -> None:
@@ -118,7 +118,7 @@ def test_no_table_is_out_of_date() -> None:
     for key in (*OURS, *UNUSED, *SENSELESS):
         assert any(name == key or name.startswith((f"{key}.", f"{key}=")) for name in names), key
     with pytest.raises(InvalidArgument) as refused:
-        coverage(Subject(name="x", honours=(), capabilities=(), ignores={"ContainerConfig.colour": "no"}))
+        coverage(Subject(name="x", supported=(), capabilities=(), ignores={"ContainerConfig.colour": "no"}))
     assert "ignores[ContainerConfig.colour]" == refused.value.field
 
 
@@ -149,6 +149,6 @@ async def test_what_is_needed_is_needed(rpc: str) -> None:
         request = row.request(**{name: value for name, value in values.items() if name in known})
         with pytest.raises(Unimplemented):
             await Dispatcher(world.services).call(rpc, request.SerializeToString())
-    lines = coverage(Subject(name="bare", honours=(), capabilities=()))
+    lines = coverage(Subject(name="bare", supported=(), capabilities=()))
     verdicts = {line.verdict for line in lines if line.message == row.request.DESCRIPTOR.name and line.field != "windows"}
     assert {Verdict.REFUSED} == verdicts

@@ -58,7 +58,7 @@ TOOLS: Final = {
 }
 """What pages need, and how to get it."""
 
-_PATIENCE: Final = 15.0
+_TIMEOUT: Final = 15.0
 """Seconds after which a command hangs."""
 
 _FENCE: Final = re.compile(r"^( *)```(\w*)(?: title=\"([^\"]+)\")?[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
@@ -178,7 +178,7 @@ class Session:
         self._shell.stdin.write(f"{{ {command}\n}} </dev/null\necho {mark} $?\n")
         self._shell.stdin.flush()
         printed = ""
-        watchdog = threading.Timer(_PATIENCE, self._kill)
+        watchdog = threading.Timer(_TIMEOUT, self._kill)
         watchdog.start()
         try:
             for line in self._shell.stdout:
@@ -188,7 +188,7 @@ class Session:
                     return int(status), printed
         finally:
             watchdog.cancel()
-        raise AssertionError(f"{command}\nthe shell ended, or was ended after {_PATIENCE} s: {printed}")
+        raise AssertionError(f"{command}\nthe shell ended, or was ended after {_TIMEOUT} s: {printed}")
 
     def play(self, block: Block) -> None:
         """Run, write or parse a block. Raises `AssertionError` for what does not hold."""

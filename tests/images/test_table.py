@@ -3,14 +3,14 @@ import pytest
 
 from crishim.errors import DataLoss
 from crishim.images.reference import parse
-from crishim.images.table import Entry, dump, find, load, named, pinned, shown
+from crishim.images.table import ImageEntry, dump, find, load, named, pinned, shown
 from crishim.model.values import ImageId
 
 D1, D2 = "sha256:" + "d1" * 32, "sha256:" + "d2" * 32
 
 
-def entry(digits: str) -> Entry:
-    return Entry(id=ImageId("sha256:" + digits * 32), manifest=D1, blobs=(D1,), layers=(D2,), size=5)
+def entry(digits: str) -> ImageEntry:
+    return ImageEntry(id=ImageId("sha256:" + digits * 32), manifest=D1, blobs=(D1,), layers=(D2,), size=5)
 
 
 ONE, TWO = entry("a1"), entry("a2")

@@ -60,8 +60,8 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, script: str, *, backlog: int = 1 << 20, **wishes: object) -> AsyncIterator[Running]:
-    spec = attrs.evolve(SPEC, **{"log_path": str(folder / "0.log"), **wishes})  # type: ignore[arg-type]
+async def running(folder: Path, script: str, *, backlog: int = 1 << 20, **requested: object) -> AsyncIterator[Running]:
+    spec = attrs.evolve(SPEC, **{"log_path": str(folder / "0.log"), **requested})  # type: ignore[arg-type]
     before = len(list(Path("/proc/self/fd").iterdir()))
     stdio = ContainerStdio(spec, FakeClock(), backlog=backlog)
     run = Running(stdio, spec, script)

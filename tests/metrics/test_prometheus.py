@@ -21,7 +21,7 @@ async def test_calls_verbs_and_states_are_counted() -> None:
     metrics = Metrics("1.2.3")
     world = Harness(observer=metrics)
     async with world:
-        metrics.attend(world.services.census, None)
+        metrics.attend(world.services.gauges, None)
         dispatch = Dispatcher(world.services, metrics.call_ended)
         sandbox_id = await world.run_sandbox()
         await world.run_container(sandbox_id, "main", "sleep")
@@ -72,6 +72,6 @@ async def test_repairs_are_told() -> None:
         await world.run_container(await world.run_sandbox(), "main", "sleep")
     async with world:  # the records were in memory only
         pass
-    assert {("repaired", "RemoveStrayContainer"), ("repaired", "RemoveStraySandbox")} == {
+    assert {("repaired", "RemoveLeftoverContainer"), ("repaired", "RemoveLeftoverSandbox")} == {
         told for told in observer.told if told[0] == "repaired"
     }

@@ -61,7 +61,7 @@ async def test_whoever_has_a_dead_monitors_pid_stays_where_it_is(tmp_path: Path)
         await created(monitor, tmp_path, tmp_path / "cgroup")
         assert not (tmp_path / "cgroup").exists()
         (tmp_path / "cgroup").mkdir()
-        await asyncio.wait_for(monitor.clear(tmp_path, "c1", (tmp_path / "cgroup",), patience=60), 30)
+        await asyncio.wait_for(monitor.clear(tmp_path, "c1", (tmp_path / "cgroup",), timeout=60), 30)
 
 
 async def test_the_end_of_a_first_process_whose_monitor_is_gone(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""config.json, wish by wish."""
+"""config.json, request by request."""
 
 import json
 from pathlib import Path

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from crishim.model.sandbox import DNSConfig
 from crishim.play.host import memory_total, resolver, this_node
-from crishim.play.log_tailer import LogTail
+from crishim.play.log_tailer import PodLogFollower
 from crishim.system import SystemClock
 from crishim.testing import FakeClock
 from crishim.testing.doubles import settle
@@ -30,7 +30,7 @@ async def test_a_log_is_followed_to_its_end(tmp_path: Path) -> None:
     """Lines come as they are written, parts are joined by stream, and what follows the end is still read."""
     path = tmp_path / "0.log"
     clock = FakeClock()
-    tail = LogTail(path, clock)
+    tail = PodLogFollower(path, clock)
     seen: list[tuple[str, str]] = []
 
     async def read() -> None:
@@ -54,7 +54,7 @@ async def test_a_log_that_is_gone_is_still_read(tmp_path: Path) -> None:
     """A log that was there at first may be removed; one that never appears has no lines."""
     path = tmp_path / "0.log"
     write(path, "2026-01-01T00:00:00Z stdout F one\n")
-    there, never = LogTail(path, SystemClock()), LogTail(tmp_path / "1.log", SystemClock())
+    there, never = PodLogFollower(path, SystemClock()), PodLogFollower(tmp_path / "1.log", SystemClock())
     path.unlink()
     for tail, expected in ((there, [("stdout", "one")]), (never, [])):
         tail.end()

@@ -21,8 +21,8 @@ from crishim.play import (
     EventKind,
     Node,
     Outcome,
-    Phase,
     Player,
+    PodPhase,
     direct,
     parse,
 )
@@ -108,7 +108,7 @@ async def test_a_pod_is_played_in_the_kubelets_order(stage: Stage) -> None:
             initContainers=[{"name": "first", "command": ["print", "1"]}, {"name": "second", "command": ["print", "2"]}],
         )
     )
-    expected = Outcome(phase=Phase.SUCCEEDED, code=0, codes=(("one", 0), ("two", 0)))
+    expected = Outcome(phase=PodPhase.SUCCEEDED, code=0, codes=(("one", 0), ("two", 0)))
     assert expected == outcome
     assert [
         "RunPodSandbox",
@@ -125,7 +125,7 @@ async def test_a_pod_is_played_in_the_kubelets_order(stage: Stage) -> None:
         "RemovePodSandbox",
     ] == stage.methods()
     phases = [text for _, _, text in stage.told(EventKind.PHASE)]
-    assert [Phase.PENDING, Phase.RUNNING, Phase.SUCCEEDED] == phases
+    assert [PodPhase.PENDING, PodPhase.RUNNING, PodPhase.SUCCEEDED] == phases
     assert ([], []) == (stage.left(), stage.files())
 
 
@@ -133,7 +133,7 @@ async def test_a_pods_outcome_is_its_first_failure(stage: Stage) -> None:
     """With restartPolicy Never the pod fails with the first code that is not 0, in the manifest's order."""
     names = ("good", ["print", "x"]), ("bad", ["fail", "3"]), ("worse", ["fail", "4"])
     outcome = await stage.play(manifest(*({"name": name, "command": command} for name, command in names)))
-    assert Outcome(phase=Phase.FAILED, code=3, codes=(("good", 0), ("bad", 3), ("worse", 4))) == outcome
+    assert Outcome(phase=PodPhase.FAILED, code=3, codes=(("good", 0), ("bad", 3), ("worse", 4))) == outcome
 
 
 async def test_an_init_container_that_fails_ends_the_pod(stage: Stage) -> None:
@@ -141,7 +141,7 @@ async def test_an_init_container_that_fails_ends_the_pod(stage: Stage) -> None:
     outcome = await stage.play(
         manifest({"name": "main"}, initContainers=[{"name": "first", "command": ["fail", "7"]}, {"name": "second"}])
     )
-    assert Outcome(phase=Phase.FAILED, code=7, codes=(("first", 7),)) == outcome
+    assert Outcome(phase=PodPhase.FAILED, code=7, codes=(("first", 7),)) == outcome
     assert 1 == stage.methods().count("CreateContainer")
 
 
@@ -159,7 +159,7 @@ async def test_restarts_wait_longer_each_time(stage: Stage) -> None:
     attempts = [text for _, _, text in stage.told(EventKind.STARTED)]
     assert ["", "attempt 1", "attempt 2", "attempt 3", "attempt 4", "attempt 5"] == attempts
     stage.world.fake.exits("main", 0)
-    assert Phase.SUCCEEDED is (await stage.finish(task)).phase
+    assert PodPhase.SUCCEEDED is (await stage.finish(task)).phase
     assert [] == stage.left()
 
 
@@ -173,7 +173,7 @@ async def test_liveness_restarts_a_container(stage: Stage) -> None:
     while len(stage.told(EventKind.STARTED)) < 2:
         await stage.world.clock.advance(1)
     stage.world.fake.exits("main", 0)
-    assert Phase.SUCCEEDED is (await stage.finish(task)).phase
+    assert PodPhase.SUCCEEDED is (await stage.finish(task)).phase
     (code,) = {event.code for _, event in stage.events if event.kind is EventKind.EXITED} - {0}
     assert 143 == code
 
@@ -217,7 +217,7 @@ async def test_sidecars_come_first_and_go_last(stage: Stage) -> None:
         ],
     )
     outcome = await stage.play(pod)
-    assert (Phase.SUCCEEDED, 0) == (outcome.phase, outcome.code)
+    assert (PodPhase.SUCCEEDED, 0) == (outcome.phase, outcome.code)
     assert ["a", "b", "main"] == [name for _, name, _ in stage.told(EventKind.STARTED)]
     assert [2.0] == [at for at, name, _ in stage.told(EventKind.STARTED) if name == "b"]
     assert ["b", "a"] == [name for _, name, _ in stage.told(EventKind.STOPPING)]
@@ -272,7 +272,7 @@ async def test_cancelled_it_leaves_nothing(stage: Stage) -> None:
 async def test_a_deadline_ends_the_pod(stage: Stage) -> None:
     """A pod that runs into its activeDeadlineSeconds fails with 124."""
     outcome = await stage.play(manifest({"name": "main", "command": ["sleep"]}, activeDeadlineSeconds=60))
-    assert Outcome(phase=Phase.FAILED, code=124) == outcome
+    assert Outcome(phase=PodPhase.FAILED, code=124) == outcome
     assert [] == stage.left()
 
 
@@ -284,7 +284,7 @@ async def test_what_cannot_be_created_ends_the_play(stage: Stage) -> None:
         await stage.play(pod)
     assert Code.NOT_FOUND is refused.value.code
     assert [] == stage.left()
-    stage.world.fake._info = attrs.evolve(stage.world.fake._info, honours=frozenset())
+    stage.world.fake._info = attrs.evolve(stage.world.fake._info, supported=frozenset())
     async with Harness(stage.world.fake) as world:
         fresh = Stage(world, stage.folder, [], [])
         with pytest.raises(CallError) as unkept:
@@ -300,7 +300,7 @@ async def test_what_cannot_be_started_has_ended(stage: Stage) -> None:
     async with Harness(failing(stage.world.fake, "start_container", at=1)) as world:
         fresh = Stage(world, stage.folder, [], [])
         outcome = await fresh.play(manifest({"name": "main", "command": ["print", "x"]}, restartPolicy="OnFailure"))
-        assert Phase.SUCCEEDED is outcome.phase
+        assert PodPhase.SUCCEEDED is outcome.phase
         assert [128, 0] == [event.code for _, event in fresh.events if event.kind is EventKind.EXITED]
 
 

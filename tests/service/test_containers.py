@@ -5,6 +5,7 @@ import asyncio
 import attrs
 import pytest
 
+from crishim.config import Deadlines
 from crishim.errors import (
     AlreadyExists,
     DeadlineExceeded,
@@ -20,7 +21,6 @@ from crishim.model.process import Signal
 from crishim.model.resources import Resources
 from crishim.model.security import LinuxContainerSecurityContext, NamespaceMode, NamespaceOption
 from crishim.model.values import EMPTY, ContainerId
-from crishim.service.settings import Deadlines
 from crishim.store.memory import MemoryStore
 from crishim.testing import FakeBackend, Harness, failing, hanging
 from crishim.testing.doubles import settle
@@ -217,7 +217,7 @@ async def test_hung_create_is_undone() -> None:
     fake = FakeBackend(logs_to_disk=False)
     world = Harness(hanging(fake, "create_container"))
     world.fake = fake
-    world.settings = attrs.evolve(world.settings, deadlines=Deadlines(create_container=0.05, surrender=0.05))
+    world.settings = attrs.evolve(world.settings, deadlines=Deadlines(create_container=0.05, cancel_grace=0.05))
     async with world:
         sandbox_id = await world.run_sandbox()
         for _ in range(2):

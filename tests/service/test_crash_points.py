@@ -68,7 +68,7 @@ class World:
         return await self.store.load()
 
 
-class Life:
+class ContainerLoop:
     """One process of ours: it dies before or after its nth effect."""
 
     def __init__(self, world: World, die_at: int | None = None) -> None:
@@ -122,7 +122,7 @@ class Life:
 
 
 class Mortal:
-    def __init__(self, life: Life, inner: Any, effects: set[str]) -> None:
+    def __init__(self, life: ContainerLoop, inner: Any, effects: set[str]) -> None:
         self._life = life
         self._inner = inner
         self._effects = effects
@@ -206,14 +206,14 @@ async def explore(reboots: bool) -> int:
         while True:
             second += 1
             world = World()
-            survived = await Life(world, first).live(pod_life)
+            survived = await ContainerLoop(world, first).live(pod_life)
             if survived:
                 return tally
             if reboots:
                 world.reboot()
-            recovered = await Life(world, second).live(nothing)
+            recovered = await ContainerLoop(world, second).live(nothing)
             tally += 1
-            last = Life(world)
+            last = ContainerLoop(world)
             try:
                 await last.live(lambda services, world=world: check(world, services))  # type: ignore[misc]
             except (AssertionError, CrishimError) as error:
@@ -252,7 +252,7 @@ async def test_exploration_finds_a_missing_record() -> None:
     for moment in range(1, 12):
         world = World()
         world.store = Forgetful()
-        await Life(world, moment).live(pod_life)
-        await Life(world).live(nothing)
+        await ContainerLoop(world, moment).live(pod_life)
+        await ContainerLoop(world).live(nothing)
         leaks += bool(world.network.held)
     assert leaks > 0

@@ -1,4 +1,4 @@
-"""Tasks of our own."""
+"""BackgroundTasks of our own."""
 
 import asyncio
 import logging
@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from crishim.errors import Unavailable
-from crishim.service.lanes import Tasks
+from crishim.service.lanes import BackgroundTasks
 
 
 async def test_bug_in_a_task_is_logged_as_one(caplog: pytest.LogCaptureFixture) -> None:
@@ -15,7 +15,7 @@ async def test_bug_in_a_task_is_logged_as_one(caplog: pytest.LogCaptureFixture) 
     async def fail(error: Exception) -> None:
         raise error
 
-    tasks = Tasks()
+    tasks = BackgroundTasks()
     ended = {tasks.spawn(fail(KeyError("x")), "wait for c1"), tasks.spawn(fail(Unavailable("away")), "wait for c2")}
     await asyncio.wait(ended)
     (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]

@@ -5,13 +5,13 @@ import asyncio
 import attrs
 import pytest
 
+from crishim.config import Deadlines
 from crishim.errors import Aborted, AlreadyExists, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, Unknown
 from crishim.interfaces.backend import NetnsSource
-from crishim.model.features import Honour
+from crishim.model.features import Feature
 from crishim.model.resources import Resources
 from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxFilter, PodSandboxState
 from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
-from crishim.service.settings import Deadlines
 from crishim.testing import FakeBackend, Harness, failing, hanging
 from crishim.testing.doubles import settle
 from crishim.testing.harness import sandbox_config
@@ -97,7 +97,7 @@ async def test_hung_verb_ends_at_its_deadline(stubborn: bool) -> None:
     fake = FakeBackend(logs_to_disk=False)
     world = Harness(hanging(fake, "start_sandbox", stubborn=stubborn))
     world.fake = fake
-    world.settings = attrs.evolve(world.settings, deadlines=Deadlines(start_sandbox=0.05, surrender=0.05))
+    world.settings = attrs.evolve(world.settings, deadlines=Deadlines(start_sandbox=0.05, cancel_grace=0.05))
     async with world:
         with pytest.raises(DeadlineExceeded, match="start_sandbox"):
             await world.run_sandbox()
@@ -216,9 +216,9 @@ async def test_filters_are_joined_by_and() -> None:
         assert set() == await ids(id=one, state=PodSandboxState.NOTREADY)
 
 
-async def test_unhonoured_field_is_refused_by_name() -> None:
-    """What a backend cannot honour is refused with InvalidArgument naming the CRI field; nothing is made."""
-    fake = FakeBackend(honours=frozenset(Honour) - {Honour.SYSCTLS}, logs_to_disk=False)
+async def test_unsupported_field_is_refused_by_name() -> None:
+    """What a backend does not support is refused with InvalidArgument naming the CRI field; nothing is made."""
+    fake = FakeBackend(supported=frozenset(Feature) - {Feature.SYSCTLS}, logs_to_disk=False)
     world = Harness(fake)
     world.fake = fake
     async with world:

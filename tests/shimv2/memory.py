@@ -13,7 +13,7 @@ from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
 from crishim.model.process import Exit
 from crishim.model.values import ContainerId
-from crishim.shimv2.server.task import Creation, News, Task
+from crishim.shimv2.server.task import Creation, Task, TaskEvents
 
 PID = 4_000_000_000
 """No process has it."""
@@ -103,8 +103,8 @@ class MemoryRuntime:
         self._find(container_id).status = OciStatus.RUNNING
 
 
-class Heard(News):
-    """News as a list of words."""
+class Heard(TaskEvents):
+    """TaskEvents as a list of words."""
 
     def __init__(self) -> None:
         self.words: list[str] = []

@@ -12,7 +12,7 @@ from crishim._proto import shim_task_pb2 as pb
 from crishim.backends.runc.runtime import RuncRuntime
 from crishim.backends.runc.shim import runc
 from crishim.model.container import ContainerState
-from crishim.shimv2.server.daemon import Door
+from crishim.shimv2.server.daemon import ShimServer
 from crishim.shimv2.server.launcher import CONTROL, DONE, question, talk
 from crishim.system import SystemClock
 from crishim.ttrpc.client import Client
@@ -55,7 +55,7 @@ async def test_one_runtime_two_doors(tmp_path: Path) -> None:
     with TemporaryDirectory(prefix="door") as short:
         folder = Path(short)
         make = runc(folder)
-        async with node(tmp_path, runtime="runc") as world, Door(folder, make, SystemClock()).serving():
+        async with node(tmp_path, runtime="runc") as world, ShimServer(folder, make, SystemClock()).serving():
             container = await world.run_container(await world.run_sandbox(), "main", "sleep", "600")
             assert 5 == await task_of_containerd(folder, bundle)
             assert ContainerState.RUNNING is world.services._core.table.container(container).state

@@ -35,13 +35,13 @@ async def test_urls() -> None:
 async def test_not_serving() -> None:
     """No URL can be had while nothing is served."""
     server = StreamServer()
-    wish = ExecRequest(container_id=ContainerId("c"), cmd=("x",), stdout=True)
+    request = ExecRequest(container_id=ContainerId("c"), cmd=("x",), stdout=True)
     with pytest.raises(Unavailable):
-        server.mint(wish)
+        server.mint(request)
     async with server.serving(None):  # type: ignore[arg-type]  # never reached
         pass
     with pytest.raises(Unavailable):
-        server.mint(wish)
+        server.mint(request)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])

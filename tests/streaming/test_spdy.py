@@ -21,7 +21,7 @@ from crishim.streaming.events import (
     StreamReset,
 )
 from crishim.streaming.flow import Limits
-from crishim.streaming.spdy import TRANSITIONS, Role, Signal, SpdySession, State
+from crishim.streaming.spdy import TRANSITIONS, Role, SpdySession, State, StreamSignal
 from crishim.streaming.spdy_frames import RstStatus
 from crishim.streaming.spdy_headers import DICTIONARY
 
@@ -173,7 +173,7 @@ def test_a_captured_server_is_understood_by_the_client_role(captured: Captured) 
 def test_every_transition_is_in_the_table() -> None:
     """A closed stream is never left, and every other state can be reset."""
     assert {state for state, _ in TRANSITIONS} == set(State) - {State.CLOSED}
-    assert all(TRANSITIONS[state, Signal.RESET] is State.CLOSED for state in State if state is not State.CLOSED)
+    assert all(TRANSITIONS[state, StreamSignal.RESET] is State.CLOSED for state in State if state is not State.CLOSED)
 
 
 def test_a_stream_is_answered_before_the_next_one_comes(session: SpdySession, client: Client) -> None:

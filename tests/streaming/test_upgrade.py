@@ -7,9 +7,9 @@ from crishim.streaming.upgrade import (
     PORT_FORWARD,
     REMOTE_COMMAND,
     Accepted,
-    Refused,
     Served,
     Transport,
+    UpgradeRefused,
     choose,
 )
 
@@ -123,7 +123,7 @@ def test_words_are_found_in_lists_and_in_any_case() -> None:
 def test_other_requests_are_refused(headers: Headers, status: int) -> None:
     """What cannot be served is refused with the status that the common servers give."""
     answer = choose(headers, REMOTE_COMMAND)
-    assert isinstance(answer, Refused)
+    assert isinstance(answer, UpgradeRefused)
     assert status == answer.status
     assert answer.text
 
@@ -131,6 +131,6 @@ def test_other_requests_are_refused(headers: Headers, status: int) -> None:
 def test_a_refused_version_is_told_what_is_served() -> None:
     """The refusal names every version that is served in a header of its own."""
     answer = choose([*SPDY, version("v9.channel.k8s.io")], REMOTE_COMMAND)
-    assert isinstance(answer, Refused)
+    assert isinstance(answer, UpgradeRefused)
     names = [b"v4.channel.k8s.io", b"v3.channel.k8s.io", b"v2.channel.k8s.io", b"channel.k8s.io"]
     assert [(b"X-Accepted-Stream-Protocol-Versions", name) for name in names] == list(answer.headers)

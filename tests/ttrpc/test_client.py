@@ -11,7 +11,7 @@ from crishim.ttrpc.client import Client
 from crishim.ttrpc.connection import Request, Status
 from crishim.ttrpc.frames import MAX_DATA
 from crishim.ttrpc.server import ServerStream
-from crishim.ttrpc.status import Refused
+from crishim.ttrpc.status import TtrpcError
 from tests.ttrpc.world import connected, serving
 
 
@@ -72,11 +72,11 @@ async def test_refusals_are_raised(tmp_path: Path) -> None:
     """A status that is not OK is raised with its code; one that gRPC does not know is UNKNOWN."""
 
     async def refuses(request: Request) -> bytes:
-        raise Refused(Status(int(request.payload), "no"))
+        raise TtrpcError(Status(int(request.payload), "no"))
 
     async with connected(tmp_path, {("s", "M"): refuses}) as client:
         for code, answer in ((5, Code.NOT_FOUND), (77, Code.UNKNOWN)):
-            with pytest.raises(Refused, match="no") as caught:
+            with pytest.raises(TtrpcError, match="no") as caught:
                 await client.call("s", "M", str(code).encode())
             assert answer is caught.value.answer
 
@@ -211,7 +211,7 @@ async def test_a_stream_that_is_refused(tmp_path: Path) -> None:
     async with connected(tmp_path, {}, {("s", "M"): refuses}) as client:
         stream = client.stream("s", "M", more=False)
         assert b"one" == await stream.receive()
-        with pytest.raises(Refused):
+        with pytest.raises(TtrpcError):
             await stream.receive()
         with pytest.raises(ResourceExhausted):
             stream.send(bytes(MAX_DATA + 1))

@@ -17,7 +17,7 @@ from crishim.errors import Code, Unavailable
 from crishim.ttrpc.client import Client
 from crishim.ttrpc.connection import Request
 from crishim.ttrpc.frames import HEADER, MAX_DATA
-from crishim.ttrpc.status import Refused
+from crishim.ttrpc.status import TtrpcError
 from tests.backends.runc.world import needs
 from tests.ttrpc.world import serving
 
@@ -83,9 +83,9 @@ async def test_a_whole_life(bundle: Path, tmp_path: Path) -> None:
                 metadata = (("containerd-namespace-ttrpc", "crishim-test"),)
                 return await client.call(TASK, method, payload, timeout=30, metadata=metadata)
 
-            with pytest.raises(Refused) as unknown:
+            with pytest.raises(TtrpcError) as unknown:
                 await call("State", task.StateRequest(id=name).SerializeToString())
-            with pytest.raises(Refused) as missing:
+            with pytest.raises(TtrpcError) as missing:
                 await call("Nothing", b"")
             await call("Create", task.CreateTaskRequest(id=name, bundle=str(bundle)).SerializeToString())
             waiting = asyncio.create_task(call("Wait", task.WaitRequest(id=name).SerializeToString()))
@@ -114,14 +114,14 @@ async def test_go_skips_a_frame_over_the_limit(bundle: Path) -> None:
     client = await Client.connect(start_shim(bundle, name, ""))
     transport = client._wire._alive()
     stream, answer = client._wire.begin(Request(service=TASK, method="State"))
-    with pytest.raises(Refused):
+    with pytest.raises(TtrpcError):
         await answer
     stream = client._wire._machine.call(Request(service=TASK, method="State"))
     client._wire._machine.to_send()
     answer = asyncio.get_running_loop().create_future()
     client._wire._waiting[stream] = (answer, None)
     transport.write(HEADER.pack(MAX_DATA + 1, stream, 1, 0) + bytes(MAX_DATA + 1))
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(TtrpcError) as caught:
         await asyncio.wait_for(answer, 30)
     assert Code.RESOURCE_EXHAUSTED == caught.value.answer
     await shut_down(client, name)

@@ -12,7 +12,7 @@ from crishim.ttrpc.client import Client
 from crishim.ttrpc.connection import Request
 from crishim.ttrpc.frames import HEADER, MAX_DATA, Frame, FrameDecoder, Kind, encode
 from crishim.ttrpc.server import Server, ServerStream
-from crishim.ttrpc.status import Refused
+from crishim.ttrpc.status import TtrpcError
 from tests.ttrpc.world import connected, serving
 
 
@@ -21,7 +21,7 @@ async def echo(request: Request) -> bytes:
 
 
 async def answer_of(client: Client, method: str, timeout: float | None = None) -> Code:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(TtrpcError) as caught:
         await client.call("s", method, b"", timeout=timeout)
     return caught.value.answer
 

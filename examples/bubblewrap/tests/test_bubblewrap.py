@@ -39,7 +39,7 @@ def test_a_pod_of_two_containers_is_played() -> None:
     assert any("Read-only file system" in line for line in lines)
 
 
-def test_what_it_cannot_honour_is_refused(tmp_path: Path) -> None:
+def test_what_it_does_not_support_is_refused(tmp_path: Path) -> None:
     """A pod with a memory limit is refused by the field's name."""
     text = (FOLDER / "pod.yaml").read_text().replace("image: host", "image: host\n    resources: {limits: {memory: 64Mi}}")
     (tmp_path / "pod.yaml").write_text(text)

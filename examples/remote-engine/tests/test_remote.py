@@ -99,8 +99,8 @@ async def started(dispatch: Dispatcher, folder: Path, script: str) -> tuple[str,
         command=["sh", "-c", script],
         log_path="main.log",
     )
-    wish = pb.CreateContainerRequest(pod_sandbox_id=sandbox_id, config=config, sandbox_config=pod)
-    container_id = (await dispatch(wish)).container_id
+    request = pb.CreateContainerRequest(pod_sandbox_id=sandbox_id, config=config, sandbox_config=pod)
+    container_id = (await dispatch(request)).container_id
     await dispatch(pb.StartContainerRequest(container_id=container_id))
     return sandbox_id, container_id
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from crishim import __version__, app
-from crishim.cli.options import config_option, told
+from crishim.cli.options import config_option, exit_on_error
 from crishim.config import Config
 from crishim.interfaces.seats import Finding
 from crishim.plugins import PluginError, installed, load
@@ -28,7 +28,7 @@ _EXTRAS: Final = (
 @config_option
 def command(path: Path | None) -> None:
     """What this machine offers each backend, what is missing, and the command that brings it."""
-    with told():
+    with exit_on_error():
         config = app.read_config(path)
         console = Console(highlight=False, soft_wrap=True)
         console.print(f"crishim {__version__}, Python {platform.python_version()}, {platform.system()} {platform.release()}")

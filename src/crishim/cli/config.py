@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from crishim import app
-from crishim.cli.options import config_option, told
+from crishim.cli.options import config_option, exit_on_error
 from crishim.config import default_text
 
 
@@ -24,7 +24,7 @@ def config_default() -> None:
 @config_option
 def config_check(path: Path | None) -> None:
     """Read the file and its drop-ins, and load the backends that they name."""
-    with told():
+    with exit_on_error():
         config = app.read_config(path)
         app.plugins_of(config)
         for handler, backend in config.handlers.items():

@@ -11,8 +11,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from crishim.cli.options import told
-from crishim.coverage.verdicts import Line, Subject, Verdict, coverage
+from crishim.cli.options import exit_on_error
+from crishim.coverage.verdicts import FieldVerdict, Subject, Verdict, coverage
 from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.capabilities import capabilities
 from crishim.plugins import load, made
@@ -24,16 +24,16 @@ _HEAD: Final = """\
 What becomes of each field of each request, backend by backend. This page is printed by `crishim coverage --markdown`; for a
 backend of your own, `crishim coverage package.module:build` prints the same.
 
-- **honoured**: the backend, or crishim itself, does what the field asks for.
+- **supported**: the backend, or crishim itself, does what the field asks for.
 - **refused**: a request that sets it to this ends with INVALID_ARGUMENT naming the field, or with UNIMPLEMENTED naming the
   capability that the backend lacks. What protects a pod is refused, never passed over.
 - **ignored**: it is taken, and changes nothing, for the reason given.
 
-A backend says what it honours (`BackendInfo.honours`), what it is able to (its capabilities), and what it takes and does not
+A backend says what it supports (`BackendInfo.supported`), what it is able to (its capabilities), and what it takes and does not
 use (a table `ignores` beside its `build`). The rest follows from the code that requests go through.
 """
 
-_STYLES: Final = {Verdict.HONOURED: "green", Verdict.REFUSED: "red", Verdict.IGNORED: "yellow"}
+_STYLES: Final = {Verdict.SUPPORTED: "green", Verdict.REFUSED: "red", Verdict.IGNORED: "yellow"}
 
 
 @click.command(name="coverage")
@@ -43,12 +43,12 @@ _STYLES: Final = {Verdict.HONOURED: "green", Verdict.REFUSED: "red", Verdict.IGN
 )
 @click.option("--markdown", is_flag=True, help="One table for all the backends, as in the documentation.")
 def command(backends: tuple[str, ...], only: str | None, *, markdown: bool) -> None:
-    """What becomes of each field of CRI: honoured, refused, or ignored and why.
+    """What becomes of each field of CRI: supported, refused, or ignored and why.
 
     BACKEND is an installed plug-in, or package.module:function. It is built with its default options and asked who it is;
     nothing is run on it. A refused field ends the call with INVALID_ARGUMENT or UNIMPLEMENTED, an ignored one changes nothing.
     """
-    with told():
+    with exit_on_error():
         tables = [coverage(_subject(name)) for name in backends]
         if markdown:
             click.echo("\n".join(_markdown(backends, tables)), nl=False)
@@ -65,14 +65,14 @@ def _subject(name: str) -> Subject:
         info = asyncio.run(backend.probe())
     return Subject(
         name=name,
-        honours=info.honours,
+        supported=info.supported,
         capabilities=capabilities(backend),
         dials=plugin.needs_node,
         ignores=plugin.ignores,
     )
 
 
-def _print(name: str, lines: Sequence[Line], only: str | None) -> None:
+def _print(name: str, lines: Sequence[FieldVerdict], only: str | None) -> None:
     console = Console(highlight=False, soft_wrap=True)
     shown = [line for line in lines if only in {None, line.verdict}]
     width = max((len(line.field) for line in shown), default=0)
@@ -88,7 +88,7 @@ def _print(name: str, lines: Sequence[Line], only: str | None) -> None:
     console.print()
 
 
-def _markdown(names: Sequence[str], tables: Sequence[Sequence[Line]]) -> Iterator[str]:
+def _markdown(names: Sequence[str], tables: Sequence[Sequence[FieldVerdict]]) -> Iterator[str]:
     yield _HEAD
     for message, rows in itertools.groupby(zip(*tables, strict=True), lambda row: row[0].message):
         yield f"## {message}\n"
@@ -99,7 +99,7 @@ def _markdown(names: Sequence[str], tables: Sequence[Sequence[Line]]) -> Iterato
         yield ""
 
 
-def _cell(line: Line) -> str:
-    word = line.verdict.value if line.verdict is Verdict.HONOURED else f"**{line.verdict}**"
+def _cell(line: FieldVerdict) -> str:
+    word = line.verdict.value if line.verdict is Verdict.SUPPORTED else f"**{line.verdict}**"
     reason = line.reason.replace("|", "\\|").replace("InvalidArgument names ", "names ")
     return f"{word}: {reason}" if reason else word

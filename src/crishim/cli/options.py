@@ -17,7 +17,7 @@ config_option = click.option(
 
 
 @contextlib.contextmanager
-def told(status: int = 1, *others: type[Exception]) -> Iterator[None]:
+def exit_on_error(status: int = 1, *others: type[Exception]) -> Iterator[None]:
     """Errors that have a message for people, and `others`, end the program with it."""
     kinds: tuple[type[Exception], ...] = (CrishimError, OSError, *others)
     try:

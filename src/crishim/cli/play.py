@@ -18,7 +18,7 @@ from rich.console import Console
 
 from crishim import app
 from crishim.cli.daemon import start_logging
-from crishim.cli.options import told
+from crishim.cli.options import exit_on_error
 from crishim.cli.pull import shown
 from crishim.cli.screen import Screen
 from crishim.config import Config
@@ -62,7 +62,7 @@ def command(
         raise click.UsageError("--down needs --endpoint: a server of our own leaves nothing behind")
     start_logging("warning", "text")
     logging.getLogger("crishim.rpc").setLevel(logging.ERROR)  # the player tells of calls that fail
-    with told(REFUSED, CallError):
+    with exit_on_error(REFUSED, CallError):
         pods = _pods(sys.stdin.read() if str(manifest) == "-" else manifest.read_text(encoding="utf-8"))
         config = app.read_config(path) if path else Config()
         config = attrs.evolve(config, metrics_address=metrics_address or config.metrics_address)

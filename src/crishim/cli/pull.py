@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from crishim import app
-from crishim.cli.options import config_option, told
+from crishim.cli.options import config_option, exit_on_error
 from crishim.config import Config
 from crishim.errors import FailedPrecondition
 from crishim.images.puller import PullProgress
@@ -33,7 +33,7 @@ def command(reference: str, endpoint: str | None, path: Path | None) -> None:
     runtime. Registries, mirrors, the signature policy and credentials are those of the configuration's [images].
     """
     console = Console(highlight=False, soft_wrap=True, stderr=True)
-    with told(1, CallError):
+    with exit_on_error(1, CallError):
         click.echo(asyncio.run(_pull(console, reference, endpoint, Config() if endpoint else app.read_config(path))))
 
 

@@ -10,8 +10,8 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from crishim.play import Event, EventKind, Outcome, Phase, Pod
-from crishim.play.log_tailer import LogTail
+from crishim.play import Event, EventKind, Outcome, Pod, PodPhase
+from crishim.play.log_tailer import PodLogFollower
 from crishim.system import SystemClock
 
 _COLOURS: Final = ("cyan", "magenta", "yellow", "blue", "green", "bright_cyan", "bright_magenta", "bright_yellow")
@@ -22,7 +22,7 @@ _STYLES: Final = {
     EventKind.HOOK_FAILED: "red",
     EventKind.WAITING: "yellow",
 }
-_PHASES: Final = {Phase.SUCCEEDED: "bold green", Phase.FAILED: "bold red"}
+_PHASES: Final = {PodPhase.SUCCEEDED: "bold green", PodPhase.FAILED: "bold red"}
 
 
 class Screen:
@@ -40,7 +40,7 @@ class Screen:
         self._width = max(len(self._label(each, name)) for each in pods for name in ("", *(one.name for one in each.everyone)))
         self._colours = dict(zip(names, itertools.cycle(_COLOURS), strict=False))
         self._clock = SystemClock()
-        self._tails: dict[str, LogTail] = {}
+        self._tails: dict[str, PodLogFollower] = {}
         self._reading: dict[str, asyncio.Task[None]] = {}
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._showing = asyncio.create_task(self._show())
@@ -62,7 +62,7 @@ class Screen:
     def report(self, event: Event) -> None:
         """Take an event; a log is opened at once, since a short pod's may soon be gone."""
         if event.kind is EventKind.STARTED:
-            self._tails[event.container] = LogTail(Path(event.log), self._clock)
+            self._tails[event.container] = PodLogFollower(Path(event.log), self._clock)
         self._events.put_nowait(event)
 
     async def close(self) -> None:
@@ -84,7 +84,7 @@ class Screen:
             await reading
         self._reading.clear()
 
-    async def _follow(self, name: str, tail: LogTail) -> None:
+    async def _follow(self, name: str, tail: PodLogFollower) -> None:
         bar = "│" if self._console.is_terminal else "|"
         async for stream, text in tail.lines():
             line = Text.assemble(
@@ -97,7 +97,7 @@ class Screen:
     def _line(self, event: Event) -> None:
         text = event.text
         if event.kind is EventKind.PHASE:
-            self.say(text, _PHASES.get(Phase(text), "bold"))
+            self.say(text, _PHASES.get(PodPhase(text), "bold"))
             return
         if event.kind in {EventKind.CREATED, EventKind.SANDBOX}:
             first, _, rest = text.partition(" ")

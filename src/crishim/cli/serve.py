@@ -9,7 +9,7 @@ import click
 
 from crishim import app
 from crishim.cli.daemon import announced, ended_by_signals, start_logging, taken_over
-from crishim.cli.options import config_option, told
+from crishim.cli.options import config_option, exit_on_error
 from crishim.config import Config
 from crishim.linux.children import watch_by_pidfd
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 @config_option
 def command(path: Path | None) -> None:
     """Serve CRI until SIGTERM or SIGINT; containers go on."""
-    with told():
+    with exit_on_error():
         asyncio.run(serve(app.read_config(path)))
 
 

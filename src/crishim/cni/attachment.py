@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.cni.config import Network, Plugin
+from crishim.cni.config import NetworkList, PluginConfig
 from crishim.errors import InvalidArgument
 from crishim.model.sandbox import PodSandboxConfig, SandboxSpec
 
@@ -97,7 +97,7 @@ def capability_arguments(config: PodSandboxConfig) -> dict[str, Any]:
 
 
 def plugin_input(
-    network: Network, plugin: Plugin, capabilities: Mapping[str, Any], previous: Mapping[str, Any] | None = None
+    network: NetworkList, plugin: PluginConfig, capabilities: Mapping[str, Any], previous: Mapping[str, Any] | None = None
 ) -> bytes:
     """The object that a plugin reads: its own, with name, version, its capability arguments, and the result before it."""
     told = {key: value for key, value in plugin.config.items() if key != "capabilities"}
@@ -110,7 +110,7 @@ def plugin_input(
     return json.dumps(told, ensure_ascii=False).encode()
 
 
-def garbage_input(network: Network, plugin: Plugin, valid: Sequence[str]) -> bytes:
+def garbage_input(network: NetworkList, plugin: PluginConfig, valid: Sequence[str]) -> bytes:
     """What a plugin reads for GC: its object, and the attachments that are to stay (specification 1.1, GC)."""
     told = json.loads(plugin_input(network, plugin, {}))
     told["cni.dev/valid-attachments"] = [{"containerID": container_id, "ifname": INTERFACE} for container_id in valid]

@@ -21,7 +21,7 @@ _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 
 
 @attrs.frozen(kw_only=True)
-class Plugin:
+class PluginConfig:
     """One plugin of a network: the program's name, its object, and the capability arguments that it wants."""
 
     type: str
@@ -30,12 +30,12 @@ class Plugin:
 
 
 @attrs.frozen(kw_only=True)
-class Network:
+class NetworkList:
     """A network: its plugins in the order of ADD, the version spoken with them, and the list as JSON."""
 
     name: str
     version: str
-    plugins: tuple[Plugin, ...]
+    plugins: tuple[PluginConfig, ...]
     disable_gc: bool = False
     source: bytes
 
@@ -44,7 +44,7 @@ class Network:
         return VERSIONS.index(self.version) >= VERSIONS.index(version)
 
 
-def choose(files: Iterable[tuple[str, bytes]]) -> tuple[Network | None, tuple[str, ...]]:
+def choose(files: Iterable[tuple[str, bytes]]) -> tuple[NetworkList | None, tuple[str, ...]]:
     """The network of a folder's (name, bytes), and what is wrong with the files that would have come before it."""
     problems: list[str] = []
     for name, data in sorted(files):
@@ -55,7 +55,7 @@ def choose(files: Iterable[tuple[str, bytes]]) -> tuple[Network | None, tuple[st
     return None, tuple(problems)
 
 
-def parse(file: str, data: bytes) -> Network:
+def parse(file: str, data: bytes) -> NetworkList:
     """One file. Raises `InvalidArgument` naming the file."""
     try:
         told = json.loads(data)
@@ -70,7 +70,7 @@ def parse(file: str, data: bytes) -> Network:
     return parse_list(file, told)
 
 
-def parse_list(file: str, told: Mapping[str, Any]) -> Network:
+def parse_list(file: str, told: Mapping[str, Any]) -> NetworkList:
     """A list's object. Raises `InvalidArgument` naming `file`."""
     name = told.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -78,7 +78,7 @@ def parse_list(file: str, told: Mapping[str, Any]) -> Network:
     plugins = told.get("plugins")
     if not isinstance(plugins, list) or not plugins:
         raise InvalidArgument(file, "names no plugins")
-    return Network(
+    return NetworkList(
         name=name,
         version=_version(file, told),
         plugins=tuple(_plugin(file, plugin) for plugin in plugins),
@@ -98,7 +98,7 @@ def _version(file: str, told: Mapping[str, Any]) -> str:
     return VERSIONS[0]
 
 
-def _plugin(file: str, told: object) -> Plugin:
+def _plugin(file: str, told: object) -> PluginConfig:
     if not isinstance(told, dict):
         raise InvalidArgument(file, "has a plugin that is no object")
     kind = told.get("type")
@@ -108,7 +108,7 @@ def _plugin(file: str, told: object) -> Plugin:
     if not isinstance(capabilities, dict):
         raise InvalidArgument(file, f"the capabilities of {kind} are no object")
     wanted = frozenset(name for name, value in capabilities.items() if value is True)
-    return Plugin(type=kind, config=told, capabilities=wanted)
+    return PluginConfig(type=kind, config=told, capabilities=wanted)
 
 
 def _flag(file: str, told: Mapping[str, Any], key: str) -> bool:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from crishim.cni.attachment import INTERFACE
-from crishim.cni.config import EXTENSIONS, Network, choose
-from crishim.cni.results import Kept, decode, encode
+from crishim.cni.config import EXTENSIONS, NetworkList, choose
+from crishim.cni.results import CachedResult, decode, encode
 from crishim.errors import DataLoss
 
 
@@ -17,10 +17,10 @@ class ConfigFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._seen: object = None
-        self._network: Network | None = None
+        self._network: NetworkList | None = None
         self._problems: tuple[str, ...] = ()
 
-    def current(self) -> tuple[Network | None, tuple[str, ...]]:
+    def current(self) -> tuple[NetworkList | None, tuple[str, ...]]:
         """The network, and what is wrong with files that would have come before it."""
         stamps = sorted(self._stamps())
         if stamps != self._seen:
@@ -43,13 +43,13 @@ class ConfigFolder:
             return b""
 
 
-class KeptResults:
-    """Kept attachments, one file each, named as libcni names them: `<network>-<container>-<interface>`."""
+class ResultCache:
+    """CachedResult attachments, one file each, named as libcni names them: `<network>-<container>-<interface>`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def put(self, kept: Kept) -> None:
+    def put(self, kept: CachedResult) -> None:
         """Write one, whole or not at all."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self._path(kept.network, kept.attachment.container_id)
@@ -57,16 +57,16 @@ class KeptResults:
         temporary.write_bytes(encode(kept))
         temporary.replace(path)
 
-    def of(self, container_id: str) -> list[Kept | str]:
+    def of(self, container_id: str) -> list[CachedResult | str]:
         """All that is kept of one container; the name of a file for one that cannot be read."""
         return [self._load(path) for path in sorted(self._folder.glob(f"*-{container_id}-{INTERFACE}"))]
 
-    def containers(self, network: Network) -> list[str]:
+    def containers(self, network: NetworkList) -> list[str]:
         """The containers with an attachment to this network, readable or not."""
         start, end = f"{network.name}-", f"-{INTERFACE}"
         return [path.name[len(start) : -len(end)] for path in sorted(self._folder.glob(f"{start}*{end}"))]
 
-    def forget(self, network: Network, container_id: str) -> None:
+    def forget(self, network: NetworkList, container_id: str) -> None:
         """Delete one. Repeatable."""
         self._path(network, container_id).unlink(missing_ok=True)
 
@@ -74,10 +74,10 @@ class KeptResults:
         """Delete a file that cannot be read."""
         (self._folder / name).unlink(missing_ok=True)
 
-    def _path(self, network: Network, container_id: str) -> Path:
+    def _path(self, network: NetworkList, container_id: str) -> Path:
         return self._folder / f"{network.name}-{container_id}-{INTERFACE}"
 
-    def _load(self, path: Path) -> Kept | str:
+    def _load(self, path: Path) -> CachedResult | str:
         try:
             return decode(path.name, path.read_bytes())
         except (DataLoss, OSError):

@@ -26,7 +26,7 @@ from crishim.linux.processes import kill_family, with_variable
 _VARIABLE: Final = "CRISHIM_CNI_CALL"
 
 
-class Strays:
+class LeftoverPlugins:
     """Notes in `folder`, which must survive this process."""
 
     def __init__(self, folder: Path) -> None:
@@ -53,7 +53,7 @@ class Strays:
 
 
 @attrs.frozen(kw_only=True)
-class Call:
+class PluginCall:
     """One call of a plugin: the command and the parameters of its environment. GC and STATUS have no container."""
 
     command: str
@@ -71,11 +71,11 @@ class Call:
 
 
 class Plugins:
-    """The plugins' programs, in the first of `folders` that has each. `strays` knows whom a killed server leaves."""
+    """The plugins' programs, in the first of `folders` that has each. `leftovers` knows whom a killed server leaves."""
 
-    def __init__(self, folders: Iterable[Path], strays: Strays) -> None:
+    def __init__(self, folders: Iterable[Path], leftovers: LeftoverPlugins) -> None:
         self.folders = tuple(folders)
-        self._strays = strays
+        self._strays = leftovers
 
     def find(self, kind: str) -> Path | None:
         """The program of a plugin."""
@@ -84,12 +84,12 @@ class Plugins:
                 return program
         return None
 
-    async def add(self, kind: str, call: Call, config: bytes) -> Mapping[str, Any]:
-        """Call ADD and answer its result. Raises as `run`."""
+    async def add(self, kind: str, call: PluginCall, config: bytes) -> Mapping[str, Any]:
+        """PluginCall ADD and answer its result. Raises as `run`."""
         return result_of(kind, await self.run(kind, call, config))
 
-    async def run(self, kind: str, call: Call, config: bytes) -> bytes:
-        """Call a plugin and answer what it printed.
+    async def run(self, kind: str, call: PluginCall, config: bytes) -> bytes:
+        """PluginCall a plugin and answer what it printed.
 
         Cancelled, the plugin and all it has started are killed first. Raises `FailedPrecondition` where there is no such
         plugin, `Unavailable` for what may pass, and `PluginFailed`.
@@ -111,7 +111,7 @@ class Plugins:
             raise failure(kind, call.command, process.returncode, out, err)
         return out
 
-    async def _start(self, program: Path, call: Call, environment: dict[str, str]) -> asyncio.subprocess.Process:
+    async def _start(self, program: Path, call: PluginCall, environment: dict[str, str]) -> asyncio.subprocess.Process:
         try:
             return await children.start(
                 program,

@@ -19,10 +19,10 @@ from typing import Any, Final
 import attrs
 
 from crishim.cni.attachment import Attachment, attachment, garbage_input, plugin_input
-from crishim.cni.config import Network
-from crishim.cni.files import ConfigFolder, KeptResults
-from crishim.cni.invoke import Call, Plugins, Strays
-from crishim.cni.results import Kept, addresses, means_gone
+from crishim.cni.config import NetworkList
+from crishim.cni.files import ConfigFolder, ResultCache
+from crishim.cni.invoke import LeftoverPlugins, PluginCall, Plugins
+from crishim.cni.results import CachedResult, addresses, means_gone
 from crishim.errors import CrishimError, Unavailable
 from crishim.interfaces.capabilities import ByteStream
 from crishim.interfaces.seats import NetnsDialer, NetworkReady, PodNetwork
@@ -67,11 +67,11 @@ class CniNetwork(PodNetwork):
 
     def __init__(self, config_folder: Path, plugin_folders: Collection[Path], cache_folder: Path) -> None:
         self._config = ConfigFolder(config_folder)
-        self._strays = Strays(cache_folder / "running")
+        self._strays = LeftoverPlugins(cache_folder / "running")
         self._plugins = Plugins(plugin_folders, self._strays)
-        self._kept = KeptResults(cache_folder / "results")
+        self._kept = ResultCache(cache_folder / "results")
         self._status: asyncio.Task[None] | None = None
-        self._status_of: Network | None = None
+        self._status_of: NetworkList | None = None
         self._status_until = 0.0
         self._trouble = ""
 
@@ -84,13 +84,13 @@ class CniNetwork(PodNetwork):
         network = self._network()
         asked = attachment(spec)
         raise_loopback(spec.netns)
-        self._kept.put(Kept(network=network, attachment=asked))
+        self._kept.put(CachedResult(network=network, attachment=asked))
         result: Mapping[str, Any] | None = None
         for plugin in network.plugins:
             config = plugin_input(network, plugin, asked.capabilities, result)
             result = await self._plugins.add(plugin.type, _call("ADD", asked), config)
         assert result is not None
-        self._kept.put(Kept(network=network, attachment=asked, result=result))
+        self._kept.put(CachedResult(network=network, attachment=asked, result=result))
         return addresses(result)
 
     async def tear_down(self, spec: SandboxSpec) -> None:
@@ -141,7 +141,7 @@ class CniNetwork(PodNetwork):
         if network.speaks(_WITH_STATUS) and not network.disable_gc:
             for plugin in network.plugins:
                 config = garbage_input(network, plugin, sorted(valid))
-                await _logged(self._plugins.run(plugin.type, Call(command="GC"), config))
+                await _logged(self._plugins.run(plugin.type, PluginCall(command="GC"), config))
 
     async def close(self) -> None:
         """End what runs beside."""
@@ -151,13 +151,13 @@ class CniNetwork(PodNetwork):
                 await self._status
             self._status = None
 
-    def _network(self) -> Network:
+    def _network(self) -> NetworkList:
         network, problems = self._config.current()
         if network is None:
             raise Unavailable("; ".join((f"no network configuration in {self._config.folder}", *problems)))
         return network
 
-    async def _undo(self, kept: Kept) -> None:
+    async def _undo(self, kept: CachedResult) -> None:
         network, asked = kept.network, kept.attachment
         if not is_network_namespace(asked.netns):
             asked = attrs.evolve(asked, netns="")
@@ -177,7 +177,7 @@ class CniNetwork(PodNetwork):
     async def _undo_unknown(self, spec: SandboxSpec, name: str) -> None:
         """Undo what a kept file that cannot be read stood for, by the configuration of today."""
         _log.warning("the kept network result %s cannot be read; the present network is told to let go of it", name)
-        await self._undo(Kept(network=self._network(), attachment=attachment(spec)))
+        await self._undo(CachedResult(network=self._network(), attachment=attachment(spec)))
         self._kept.drop(name)
 
     async def _collect_one(self, container_id: str) -> None:
@@ -186,17 +186,17 @@ class CniNetwork(PodNetwork):
                 await self._undo(kept)
                 self._kept.forget(kept.network, container_id)
 
-    def _ask_status(self, network: Network) -> None:
+    def _ask_status(self, network: NetworkList) -> None:
         if self._status is not None and not self._status.done():
             return
         if self._status_of is not network or time.monotonic() >= self._status_until:
             self._status = asyncio.get_running_loop().create_task(self._statuses(network))
 
-    async def _statuses(self, network: Network) -> None:
+    async def _statuses(self, network: NetworkList) -> None:
         trouble = ""
         for plugin in network.plugins:
             try:
-                await self._plugins.run(plugin.type, Call(command="STATUS"), plugin_input(network, plugin, {}))
+                await self._plugins.run(plugin.type, PluginCall(command="STATUS"), plugin_input(network, plugin, {}))
             except CrishimError as error:
                 trouble = error.message
                 break
@@ -204,8 +204,8 @@ class CniNetwork(PodNetwork):
         self._status_until = time.monotonic() + _STATUS_AGE
 
 
-def _call(command: str, asked: Attachment) -> Call:
-    return Call(command=command, container_id=asked.container_id, netns=asked.netns, args=asked.args)
+def _call(command: str, asked: Attachment) -> PluginCall:
+    return PluginCall(command=command, container_id=asked.container_id, netns=asked.netns, args=asked.args)
 
 
 def _not_ready(message: str) -> NetworkReady:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import attrs
 
 from crishim.cni.attachment import INTERFACE, Attachment
-from crishim.cni.config import Network, parse_list
+from crishim.cni.config import NetworkList, parse_list
 from crishim.errors import CrishimError, DataLoss, InvalidArgument, Unavailable, Unknown
 
 _KIND: Final = "cniCacheV1"
@@ -32,10 +32,10 @@ class PluginFailed(Unknown):
 
 
 @attrs.frozen(kw_only=True)
-class Kept:
+class CachedResult:
     """One kept attachment: what was asked, of which network, and the result of ADD; None when ADD did not end well."""
 
-    network: Network
+    network: NetworkList
     attachment: Attachment
     result: Mapping[str, Any] | None = None
 
@@ -107,7 +107,7 @@ def _is_the_pod_s(interface: Mapping[str, Any]) -> bool:
     return bool(interface.get("sandbox")) and interface.get("name") == INTERFACE
 
 
-def encode(kept: Kept) -> bytes:
+def encode(kept: CachedResult) -> bytes:
     """The file of a kept attachment."""
     asked = kept.attachment
     told = {
@@ -124,13 +124,13 @@ def encode(kept: Kept) -> bytes:
     return json.dumps(told, ensure_ascii=False).encode()
 
 
-def decode(name: str, data: bytes) -> Kept:
+def decode(name: str, data: bytes) -> CachedResult:
     """What `encode` wrote to the file `name`. Raises `DataLoss`."""
     try:
         told = json.loads(data)
         if told["kind"] != _KIND:
             raise DataLoss(f"{name} is of kind {told['kind']!r}")
-        return Kept(
+        return CachedResult(
             network=parse_list(name, json.loads(base64.b64decode(told["config"]))),
             attachment=Attachment(
                 container_id=told["containerId"],

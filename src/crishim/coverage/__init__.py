@@ -1,1 +1,1 @@
-"""What becomes of each field of CRI's requests with a given backend: honoured, refused, or ignored and why."""
+"""What becomes of each field of CRI's requests with a given backend: supported, refused, or ignored and why."""

@@ -1,8 +1,8 @@
-"""Every field of a request, and a wish that sets it: the questions that `verdicts` answers (pure).
+"""Every field of a request, and a request that sets it: the questions that `verdicts` answers (pure).
 
-A field is named by its path in its message, `linux.resources.cpu_shares`; where its values are wishes of their own there is a
-name for each: `...namespace_options.pid=NODE`. A field that CRI gets tomorrow is here by itself; where a value of its own kind
-makes no sense alone, `WISHES` has the text that does.
+A field is named by its path in its message, `linux.resources.cpu_shares`; where each of its values is a request of its own
+there is a name for each: `...namespace_options.pid=NODE`. A field that CRI gets tomorrow is here by itself; where a value of
+its own kind makes no sense alone, `WISHES` has the text that does.
 """
 
 from collections.abc import Iterator
@@ -68,7 +68,7 @@ WISHES: Final = {
     "mounts.mount_options": f'{_MOUNT} mount_options: "noexec"',
     "devices": 'devices { container_path: "/dev/thing" host_path: "/dev/null" permissions: "r" }',
 }
-"""Wishes by the field, or by what a field begins with: the text of the message that the last word of the name is in."""
+"""StdioOptions by the field, or by what a field begins with: the text of the message that the last word of the name is in."""
 
 
 @attrs.frozen
@@ -97,7 +97,7 @@ def fields(message: Descriptor, path: str = "", *, without: frozenset[str] = fro
             yield Field(name, field)
 
 
-def with_wish(message: M, field: Field) -> M:
+def with_field(message: M, field: Field) -> M:
     """A copy of a message that sets the field."""
     made = type(message)()
     made.CopyFrom(message)

@@ -1,9 +1,9 @@
 """What becomes of each field with a backend (pure).
 
-Nothing here is a copy of what the code does: a wish is decoded, resolved and held against what the backend honours, as requests
-are. Three tables say the rest, and tests hold them against the code: what crishim itself does with a field (`OURS`), what it
-takes and nobody uses (`UNUSED`), and which RPC needs which capability (`NEEDED`). What a backend takes and does not use, it
-tells itself: `ignores` beside its `build`, by the names of the lines here.
+Nothing here is a copy of what the code does: a request is decoded, resolved and held against what the backend supports, as
+requests are. Three tables say the rest, and tests hold them against the code: what crishim itself does with a field (`OURS`),
+what it takes and nobody uses (`UNUSED`), and which RPC needs which capability (`NEEDED`). What a backend takes and does not
+use, it tells itself: `ignores` beside its `build`, by the names of the lines here.
 """
 
 import enum
@@ -13,7 +13,7 @@ from typing import Final
 import attrs
 
 from crishim._proto import cri_pb2 as pb
-from crishim.coverage.samples import Field, fields, with_wish
+from crishim.coverage.samples import Field, fields, with_field
 from crishim.cri.convert import container, sandbox_config
 from crishim.cri.routes import Row, routes
 from crishim.errors import InvalidArgument
@@ -28,10 +28,10 @@ from crishim.interfaces.capabilities import (
     SupportsStats,
     SupportsUpdate,
 )
-from crishim.lifecycle.features import container_wishes, sandbox_wishes
+from crishim.lifecycle.features import container_features, sandbox_features
 from crishim.lifecycle.resolve import resolve
 from crishim.model.container import ContainerSpec
-from crishim.model.features import Honour
+from crishim.model.features import Feature
 from crishim.model.image import ImageConfig
 from crishim.model.sandbox import SandboxSpec
 from crishim.model.values import ContainerId, ImageId, SandboxId
@@ -113,13 +113,13 @@ _BASE_CONTAINER: Final = pb.ContainerConfig(
 class Verdict(enum.StrEnum):
     """What becomes of a field that a request sets."""
 
-    HONOURED = "honoured"
+    SUPPORTED = "supported"
     REFUSED = "refused"
     IGNORED = "ignored"
 
 
 @attrs.frozen
-class Line:
+class FieldVerdict:
     """A field by its message and its path in it, and what becomes of it."""
 
     message: str
@@ -135,17 +135,17 @@ class Line:
 
 @attrs.frozen(kw_only=True)
 class Subject:
-    """A backend, as far as this matters: what it honours, what it is able to, and what it says it ignores."""
+    """A backend, as far as this matters: what it supports, what it is able to, and what it says it ignores."""
 
     name: str
-    honours: Collection[Honour]
+    supported: Collection[Feature]
     capabilities: Collection[type]
     dials: bool = False
     """Whether crishim itself can dial into its pods."""
     ignores: Mapping[str, str] = attrs.field(factory=dict)
 
 
-def coverage(subject: Subject) -> tuple[Line, ...]:
+def coverage(subject: Subject) -> tuple[FieldVerdict, ...]:
     """A line for every field of every request, in CRI's order. Raises `InvalidArgument` for `ignores` that name no field."""
     lines = (*_sandbox_lines(subject), *_container_lines(subject), *_other_lines(subject))
     for name in subject.ignores:
@@ -156,44 +156,44 @@ def coverage(subject: Subject) -> tuple[Line, ...]:
 
 def sandbox_with(field: Field | None) -> SandboxSpec:
     """The plainest sandbox, or one that sets a field. Raises `InvalidArgument`."""
-    message = with_wish(_BASE_SANDBOX, field) if field else _BASE_SANDBOX
+    message = with_field(_BASE_SANDBOX, field) if field else _BASE_SANDBOX
     config = sandbox_config.decode_config(message, "config")
     return SandboxSpec(id=SandboxId("sandbox"), config=config)
 
 
 def container_with(field: Field | None, sandbox: SandboxSpec) -> ContainerSpec:
     """The plainest container, or one that sets a field. Raises `InvalidArgument`."""
-    message = with_wish(_BASE_CONTAINER, field) if field else _BASE_CONTAINER
+    message = with_field(_BASE_CONTAINER, field) if field else _BASE_CONTAINER
     config = container.decode_config(message, "config")
     return resolve(config, ImageConfig(), sandbox, container_id=ContainerId("container"), image_id=ImageId("image"))
 
 
-def _sandbox_lines(subject: Subject) -> Iterator[Line]:
+def _sandbox_lines(subject: Subject) -> Iterator[FieldVerdict]:
     for field in fields(pb.PodSandboxConfig.DESCRIPTOR):
-        yield _line(subject, SANDBOX, field, lambda field: sandbox_wishes(sandbox_with(field)))
+        yield _line(subject, SANDBOX, field, lambda field: sandbox_features(sandbox_with(field)))
 
 
-def _container_lines(subject: Subject) -> Iterator[Line]:
+def _container_lines(subject: Subject) -> Iterator[FieldVerdict]:
     sandbox = sandbox_with(None)
     for field in fields(pb.ContainerConfig.DESCRIPTOR):
-        yield _line(subject, CONTAINER, field, lambda field: container_wishes(container_with(field, sandbox)))
+        yield _line(subject, CONTAINER, field, lambda field: container_features(container_with(field, sandbox)))
 
 
-def _line(subject: Subject, message: str, field: Field, wishes: Callable[[Field], Mapping[Honour, bool]]) -> Line:
+def _line(subject: Subject, message: str, field: Field, requested: Callable[[Field], Mapping[Feature, bool]]) -> FieldVerdict:
     try:
-        wished = [] if field.ignored else [honour for honour, is_set in wishes(field).items() if is_set]
+        features = [] if field.ignored else [feature for feature, is_set in requested(field).items() if is_set]
     except InvalidArgument as error:
-        return Line(message, field.name, Verdict.REFUSED, error.message)
-    return _judged(subject, message, field, wished)
+        return FieldVerdict(message, field.name, Verdict.REFUSED, error.message)
+    return _judged(subject, message, field, features)
 
 
-def _other_lines(subject: Subject) -> Iterator[Line]:
+def _other_lines(subject: Subject) -> Iterator[FieldVerdict]:
     for row in routes().values():
         missing = [needed.__name__ for needed in _missing(subject, row)]
         for field in fields(row.request.DESCRIPTOR, without=frozenset({"config", "sandbox_config", "container_configs"})):
             name = row.request.DESCRIPTOR.name
             if missing and not field.ignored:
-                yield Line(name, field.name, Verdict.REFUSED, f"UNIMPLEMENTED without {missing[0]}")
+                yield FieldVerdict(name, field.name, Verdict.REFUSED, f"UNIMPLEMENTED without {missing[0]}")
             else:
                 yield _judged(subject, name, field, ())
 
@@ -204,19 +204,19 @@ def _missing(subject: Subject, row: Row) -> list[type]:
     return [needed for needed in NEEDED.get(row.name, ()) if needed not in subject.capabilities]
 
 
-def _judged(subject: Subject, message: str, field: Field, wishes: Collection[Honour]) -> Line:
+def _judged(subject: Subject, message: str, field: Field, requested: Collection[Feature]) -> FieldVerdict:
     name = f"{message}.{field.name}"
     if field.ignored:
-        return Line(message, field.name, Verdict.IGNORED, field.ignored)
-    if missing := [honour for honour in wishes if honour not in subject.honours]:
-        nearest = max(missing, key=lambda honour: len(honour.value) if _begins(field.name, honour.value) else 0)
-        return Line(message, field.name, Verdict.REFUSED, f"InvalidArgument names config.{nearest.value}")
+        return FieldVerdict(message, field.name, Verdict.IGNORED, field.ignored)
+    if missing := [feature for feature in requested if feature not in subject.supported]:
+        nearest = max(missing, key=lambda feature: len(feature.value) if _begins(field.name, feature.value) else 0)
+        return FieldVerdict(message, field.name, Verdict.REFUSED, f"InvalidArgument names config.{nearest.value}")
     if (reason := found(SENSELESS, name)) is not None:
-        return Line(message, field.name, Verdict.REFUSED, reason)
+        return FieldVerdict(message, field.name, Verdict.REFUSED, reason)
     for table in (UNUSED, subject.ignores):
         if (reason := found(table, name)) is not None:
-            return Line(message, field.name, Verdict.IGNORED, reason)
-    return Line(message, field.name, Verdict.HONOURED, found(OURS, name) or "")
+            return FieldVerdict(message, field.name, Verdict.IGNORED, reason)
+    return FieldVerdict(message, field.name, Verdict.SUPPORTED, found(OURS, name) or "")
 
 
 def found(table: Mapping[str, str], name: str) -> str | None:

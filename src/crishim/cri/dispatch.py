@@ -76,7 +76,7 @@ class Dispatcher:
         row = self._row(name)
         if not isinstance(row, Unary):
             raise Unimplemented(name, f"{name} streams its reply")
-        watch = _Watch(self._services, row, self._observe)
+        watch = _CallRecord(self._services, row, self._observe)
         with watch:
             arguments = row.decode(watch.parse(data))
             result = await row.call(self._services)(*arguments)
@@ -86,7 +86,7 @@ class Dispatcher:
     async def stream(self, name: str, data: bytes) -> AsyncIterator[bytes]:
         """The encoded replies to the streaming RPC `name`."""
         row = self._row(name)
-        watch = _Watch(self._services, row, self._observe)
+        watch = _CallRecord(self._services, row, self._observe)
         with watch:
             request = watch.parse(data)
             if isinstance(row, Unary):
@@ -118,7 +118,7 @@ class Dispatcher:
         return message_factory.GetMessageClass(file.message_types_by_name[name])
 
 
-class _Watch:
+class _CallRecord:
     """What surrounds every call: readiness before it, errors and the observer after it."""
 
     def __init__(self, services: Services, row: Row, observe: Callable[[Call], None]) -> None:

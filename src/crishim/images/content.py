@@ -29,7 +29,7 @@ from crishim.errors import CrishimError, DataLoss, FailedPrecondition, Permissio
 from crishim.images.layers import Unpacked, renamed, settle
 from crishim.images.manifest import Configuration, check, parse_config
 from crishim.images.snapshots import refuse_marks
-from crishim.images.table import Entry, dump, load
+from crishim.images.table import ImageEntry, dump, load
 from crishim.linux.syscalls import last_os_error, libc
 from crishim.model.values import ImageId
 
@@ -99,7 +99,7 @@ class Content:
         """The folder of an unpacked layer, for overlayfs."""
         return self._layer(chain_id) / "fs"
 
-    def load(self) -> tuple[dict[ImageId, Entry], dict[ImageId, Configuration], list[str]]:
+    def load(self) -> tuple[dict[ImageId, ImageEntry], dict[ImageId, Configuration], list[str]]:
         """The images whose parts are all here, what their configurations say, and complaints about the others.
 
         Raises `DataLoss` for an index that cannot be read.
@@ -114,7 +114,7 @@ class Content:
             table = load(index.read_bytes()) if index.exists() else {}
         except DataLoss as error:
             raise DataLoss(f"{index}: {error}") from error
-        whole: dict[ImageId, Entry] = {}
+        whole: dict[ImageId, ImageEntry] = {}
         configs: dict[ImageId, Configuration] = {}
         complaints = []
         for entry in table.values():
@@ -136,7 +136,7 @@ class Content:
             path.unlink()
             raise
 
-    def save(self, table: Mapping[ImageId, Entry]) -> None:
+    def save(self, table: Mapping[ImageId, ImageEntry]) -> None:
         """Write the index; it is on the disk on return. Raises `ResourceExhausted`."""
         fresh = self.tmp / "index.json"
         with renamed("writing the index of images"):

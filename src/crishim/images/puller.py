@@ -113,7 +113,7 @@ class Puller:
                 layout = place / "layout"
                 command = copy_command(settings, reference, asked.platform, authfile, str(self._blobs), str(layout))
                 missing = self._missing(asked.manifest)
-                watch = _Watch(str(reference), self.blob, asked.manifest, layout, progress, arrived)
+                watch = _CopyProgress(str(reference), self.blob, asked.manifest, layout, progress, arrived)
                 await self._run(command, reference, watch)
                 digest, data = self._copied(layout)
                 copied = parse_manifest(data)
@@ -156,7 +156,7 @@ class Puller:
             file.write(auth_file(base, reference, entry))
         return str(path)
 
-    async def _run(self, command: list[str], reference: Reference, watch: "_Watch | None") -> bytes:
+    async def _run(self, command: list[str], reference: Reference, watch: "_CopyProgress | None") -> bytes:
         """Run skopeo to its end, and give its output. A run that moves nothing for too long is ended."""
         async with _process(command) as talking:
             moved, size = self._clock.monotonic(), 0
@@ -199,7 +199,7 @@ class _Asked:
     manifest: Manifest
 
 
-class _Watch:
+class _CopyProgress:
     """Follows a copy by the sizes of its files, since skopeo says nothing on a pipe."""
 
     def __init__(
@@ -248,10 +248,10 @@ class _Watch:
 @contextlib.asynccontextmanager
 async def _process(command: list[str]) -> AsyncIterator["asyncio.Future[tuple[bytes, bytes, int]]"]:
     """A process in a group of its own, which outlives neither the block nor us: its output, its error text and its code."""
-    leash = shutil.which("setpriv")
+    pdeathsig = shutil.which("setpriv")
     starting = asyncio.create_task(
         children.start(
-            *([leash, "--pdeathsig", "KILL"] if leash else []),
+            *([pdeathsig, "--pdeathsig", "KILL"] if pdeathsig else []),
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,

@@ -31,7 +31,7 @@ _RECORD: Final = "snapshot.json"
 
 
 @attrs.frozen
-class Held:
+class SnapshotUse:
     """What a container needs of the store: the layers of its root, bottom first, and those of each image volume.
 
     Without a root of its own the layers are None.
@@ -48,7 +48,7 @@ class Snapshots:
         self._folder = folder
         self._trash = trash
         self._layer = layer
-        self._held: dict[ContainerId, Held] = {}
+        self._held: dict[ContainerId, SnapshotUse] = {}
         for place in sorted(folder.iterdir()):
             try:
                 self._held[ContainerId(place.name)] = _read(place / _RECORD)
@@ -73,11 +73,11 @@ class Snapshots:
 
     def has_root(self, container_id: ContainerId) -> bool:
         """Whether layers are held for a container's root."""
-        return self._held.get(container_id, Held()).layers is not None
+        return self._held.get(container_id, SnapshotUse()).layers is not None
 
     def hold(self, container_id: ContainerId, layers: tuple[str, ...]) -> None:
         """Keep layers for a container that is about to be prepared."""
-        self._held[container_id] = attrs.evolve(self._held.get(container_id, Held()), layers=layers)
+        self._held[container_id] = attrs.evolve(self._held.get(container_id, SnapshotUse()), layers=layers)
 
     def prepare(self, container_id: ContainerId, userns: str = "") -> Rootfs:
         """The writable root of a container whose layers are held. Raises `ResourceExhausted` and what mounting raises."""
@@ -103,7 +103,7 @@ class Snapshots:
         """A read-only mount of an image, for as long as the container's folder is here. Repeating it gives the same."""
         place = self._folder / container_id
         target, empty, void = place / "views" / image_id.partition(":")[2], place / "empty", place / "void"
-        held = self._held.get(container_id, Held())
+        held = self._held.get(container_id, SnapshotUse())
         self._held[container_id] = attrs.evolve(held, views=tuple({**dict(held.views), image_id: layers}.items()))
         with renamed(f"mounting {image_id}"):
             for folder in (target, empty, void):
@@ -202,10 +202,10 @@ def refuse_marks(folder: Path) -> None:
         raise InvalidArgument("images.folder", f"{folder} has a ':', ',' or '\\' in it, which overlayfs cannot be told")
 
 
-def _read(record: Path) -> Held:
+def _read(record: Path) -> SnapshotUse:
     value: Any = json.loads(record.read_bytes())
     views = tuple((ImageId(image), tuple(layers)) for image, layers in value["views"].items())
-    return Held(None if value["layers"] is None else tuple(value["layers"]), views)
+    return SnapshotUse(None if value["layers"] is None else tuple(value["layers"]), views)
 
 
 def _copy_root(upper: Path, lowers: list[Path]) -> None:

@@ -26,7 +26,7 @@ from crishim.images.puller import Copied, Puller, PullProgress
 from crishim.images.reference import Reference, id_prefix, parse
 from crishim.images.skopeo import PullSettings
 from crishim.images.snapshots import Snapshots
-from crishim.images.table import Entry, find, named, pinned, shown
+from crishim.images.table import ImageEntry, find, named, pinned, shown
 from crishim.interfaces.seats import Clock, ImageService, NoObserver, Observer, Rootfs, RootfsProvider
 from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageDetail, ImageFsInfo, ImageSpec
 from crishim.model.sandbox import PodSandboxConfig
@@ -261,7 +261,7 @@ class ContentStore(ImageService, RootfsProvider):
             self._doomed.difference_update(entry.blobs)
         return entry.id
 
-    async def _unpack(self, copied: Copied, job: "_Unpacking") -> tuple[Entry, Configuration]:
+    async def _unpack(self, copied: Copied, job: "_Unpacking") -> tuple[ImageEntry, Configuration]:
         manifest = copied.manifest
         image_id = ImageId(manifest.config.digest)
         config = await asyncio.to_thread(self._content.config, image_id, len(manifest.layers))
@@ -276,7 +276,9 @@ class ContentStore(ImageService, RootfsProvider):
         if any(layer for _, layer in layers):
             await asyncio.to_thread(self._content.adopt, layers)
         blobs = dict.fromkeys((copied.digest, image_id, *(layer.digest for layer in manifest.layers)))
-        entry = Entry(id=image_id, manifest=copied.digest, blobs=tuple(blobs), layers=chain, size=copied.size + manifest.size)
+        entry = ImageEntry(
+            id=image_id, manifest=copied.digest, blobs=tuple(blobs), layers=chain, size=copied.size + manifest.size
+        )
         return entry, config
 
     async def _sweep(self) -> None:
@@ -300,7 +302,7 @@ class ContentStore(ImageService, RootfsProvider):
             raise NotFound("image", image_id)
         return self._table[image_id].layers
 
-    def _shown(self, entry: Entry) -> Image:
+    def _shown(self, entry: ImageEntry) -> Image:
         user = self._configs[entry.id].config.user
         return shown(entry, user, is_pinned=pinned(entry, self._pinned))
 

@@ -20,7 +20,7 @@ VERSION: Final = 1
 
 
 @attrs.frozen(kw_only=True)
-class Entry:
+class ImageEntry:
     """An image as it is kept. `blobs` are digests of all that was transferred, `manifest` and the configuration, `id`, among
     them; `layers` are chain ids from the bottom to the top; `size` is bytes as transferred.
     """
@@ -34,10 +34,10 @@ class Entry:
     digests: tuple[str, ...] = ()
 
 
-Table = Mapping[ImageId, Entry]
+Table = Mapping[ImageId, ImageEntry]
 
 
-def named(table: Table, entry: Entry, reference: Reference, digest: str) -> dict[ImageId, Entry]:
+def named(table: Table, entry: ImageEntry, reference: Reference, digest: str) -> dict[ImageId, ImageEntry]:
     """The table with an image that was just pulled by `reference`, which stands for `digest` at its registry.
 
     A pull by digest gives no tag. The image keeps the names that it had; others lose a tag that is this one's now.
@@ -57,7 +57,7 @@ def named(table: Table, entry: Entry, reference: Reference, digest: str) -> dict
     return {**others, entry.id: attrs.evolve(entry, tags=tuple(tags), digests=tuple(digests), blobs=tuple(blobs))}
 
 
-def find(table: Table, text: str) -> Entry | None:
+def find(table: Table, text: str) -> ImageEntry | None:
     """The image that a text names: by id, tag, digest reference, or the beginning of exactly one id."""
     if text in table:
         return table[ImageId(text)]
@@ -73,13 +73,13 @@ def find(table: Table, text: str) -> Entry | None:
     return found[0] if len(found) == 1 else None
 
 
-def pinned(entry: Entry, patterns: Iterable[str]) -> bool:
+def pinned(entry: ImageEntry, patterns: Iterable[str]) -> bool:
     """Whether an image is never to be collected: a pattern with `*` and `?` fits one of its names."""
     names = (entry.id, *entry.tags, *entry.digests)
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
-def shown(entry: Entry, user: str, *, is_pinned: bool) -> Image:
+def shown(entry: ImageEntry, user: str, *, is_pinned: bool) -> Image:
     """An image as lists show it. `user` is the configuration's; its number or its name is told, without the group."""
     name = user.partition(":")[0]
     number = int(name) if name.isascii() and name.isdigit() else None
@@ -99,7 +99,7 @@ def dump(table: Table) -> bytes:
     return json.dumps({"version": VERSION, "images": [attrs.asdict(entry) for entry in table.values()]}, indent=1).encode()
 
 
-def load(data: bytes) -> dict[ImageId, Entry]:
+def load(data: bytes) -> dict[ImageId, ImageEntry]:
     """The table out of a file. Raises `DataLoss`."""
     try:
         top = json.loads(data)
@@ -111,8 +111,8 @@ def load(data: bytes) -> dict[ImageId, Entry]:
     return {entry.id: entry for entry in entries}
 
 
-def _entry(item: dict[str, Any]) -> Entry:
-    return Entry(
+def _entry(item: dict[str, Any]) -> ImageEntry:
+    return ImageEntry(
         id=ImageId(item["id"]),
         manifest=item["manifest"],
         blobs=tuple(item["blobs"]),

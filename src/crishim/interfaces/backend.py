@@ -24,7 +24,7 @@ import attrs
 
 from crishim.interfaces.seats import Clock, RootfsProvider, SandboxNamespaces
 from crishim.model.container import ContainerCreated, ContainerSpec, Inventory
-from crishim.model.features import PROCESS, Honour
+from crishim.model.features import PROCESS, Feature
 from crishim.model.process import Exit
 from crishim.model.runtime import RuntimeHandlerFeatures
 from crishim.model.sandbox import SandboxSpec, SandboxStarted
@@ -46,7 +46,7 @@ class BackendInfo:
     name: str
     version: str
     netns: NetnsSource = NetnsSource.NONE
-    honours: frozenset[Honour] = PROCESS
+    supported: frozenset[Feature] = PROCESS
     features: RuntimeHandlerFeatures = RuntimeHandlerFeatures()
 
 
@@ -71,7 +71,7 @@ class Backend(Protocol):
 
     @abstractmethod
     async def probe(self) -> BackendInfo:
-        """Name, version and what is honoured. Called at start and whenever an `Unavailable` engine may be back; cheap.
+        """Name, version and what is supported. Called at start and whenever an `Unavailable` engine may be back; cheap.
 
         Raises `Unavailable`, with a message for people, while the engine cannot be used.
         """

@@ -46,7 +46,7 @@ class Stdio:
 
     `log_path` makes the runtime's monitor write a CRI log file and keep an attach socket, whoever goes away meanwhile. The
     three paths are named pipes that become the process's own streams; with `terminal` the caller copies them, and there is no
-    stderr. `attended` tells that the caller stays for as long as the container does: nobody else need hold anything.
+    stderr. `monitored_by_parent` tells that the caller stays for as long as the container does: nobody else need hold anything.
     """
 
     terminal: bool = False
@@ -56,7 +56,7 @@ class Stdio:
     stderr: str = ""
     keep_stdin: bool = False
     stdin_once: bool = False
-    attended: bool = False
+    monitored_by_parent: bool = False
 
 
 @runtime_checkable

@@ -1,9 +1,9 @@
 """What a request asks for, held against what a backend keeps. Nothing that protects a pod is ever silently ignored.
 
-The two tables below say when a field counts as set. What the kubelet sends for every plain pod is no wish, and the tables know
-it: uid 0, its usual masked and readonly paths and its own mounts, pid mode CONTAINER, user namespace mode NODE, empty hugepage
-limits, and seccomp or AppArmor profiles that are RuntimeDefault or Unconfined. A test plays the kubelet's plainest pod against
-a backend that honours nothing.
+The two tables below say when a field counts as set. What the kubelet sends for every plain pod does not count, and the tables
+know it: uid 0, its usual masked and readonly paths and its own mounts, pid mode CONTAINER, user namespace mode NODE, empty
+hugepage limits, and seccomp or AppArmor profiles that are RuntimeDefault or Unconfined. A test plays the kubelet's plainest
+pod against a backend that supports nothing.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,7 +11,7 @@ from typing import Final
 
 from crishim.errors import InvalidArgument
 from crishim.model.container import ContainerSpec, MountPropagation
-from crishim.model.features import Honour
+from crishim.model.features import Feature
 from crishim.model.resources import Resources
 from crishim.model.sandbox import SandboxSpec
 from crishim.model.security import (
@@ -49,89 +49,89 @@ def _profile_set(profile: SecurityProfile | None) -> bool:
     return profile is not None and profile.profile_type is ProfileType.LOCALHOST
 
 
-def _namespaces_set(options: NamespaceOption) -> Mapping[Honour, bool]:
+def _namespaces_set(options: NamespaceOption) -> Mapping[Feature, bool]:
     userns = options.userns_options
     return {
-        Honour.HOST_NETWORK: options.network is NamespaceMode.NODE,
-        Honour.HOST_PID: options.pid is NamespaceMode.NODE,
-        Honour.TARGET_PID: options.pid is NamespaceMode.TARGET,
-        Honour.HOST_IPC: options.ipc is NamespaceMode.NODE,
-        Honour.USER_NAMESPACE: userns is not None and userns.mode is not NamespaceMode.NODE,
+        Feature.HOST_NETWORK: options.network is NamespaceMode.NODE,
+        Feature.HOST_PID: options.pid is NamespaceMode.NODE,
+        Feature.TARGET_PID: options.pid is NamespaceMode.TARGET,
+        Feature.HOST_IPC: options.ipc is NamespaceMode.NODE,
+        Feature.USER_NAMESPACE: userns is not None and userns.mode is not NamespaceMode.NODE,
     }
 
 
-def _security_set(security: LinuxContainerSecurityContext | LinuxSandboxSecurityContext) -> Mapping[Honour, bool]:
+def _security_set(security: LinuxContainerSecurityContext | LinuxSandboxSecurityContext) -> Mapping[Feature, bool]:
     strict = security.supplemental_groups_policy is SupplementalGroupsPolicy.STRICT
     return {
-        Honour.USER: bool(security.run_as_user) or bool(security.run_as_group),
-        Honour.SUPPLEMENTAL_GROUPS: bool(security.supplemental_groups),
-        Honour.STRICT_GROUPS: strict,
-        Honour.PRIVILEGED: security.privileged,
-        Honour.READONLY_ROOTFS: security.readonly_rootfs,
-        Honour.SECCOMP: _profile_set(security.seccomp),
-        Honour.APPARMOR: _profile_set(security.apparmor),
-        Honour.SELINUX: security.selinux_options not in {None, SELinuxOption()},
+        Feature.USER: bool(security.run_as_user) or bool(security.run_as_group),
+        Feature.SUPPLEMENTAL_GROUPS: bool(security.supplemental_groups),
+        Feature.STRICT_GROUPS: strict,
+        Feature.PRIVILEGED: security.privileged,
+        Feature.READONLY_ROOTFS: security.readonly_rootfs,
+        Feature.SECCOMP: _profile_set(security.seccomp),
+        Feature.APPARMOR: _profile_set(security.apparmor),
+        Feature.SELINUX: security.selinux_options not in {None, SELinuxOption()},
         **_namespaces_set(security.namespace_options),
     }
 
 
-def _limits_set(limits: Resources) -> Mapping[Honour, bool]:
+def _limits_set(limits: Resources) -> Mapping[Feature, bool]:
     return {
-        Honour.MEMORY_LIMIT: limits.memory_limit_in_bytes > 0 or limits.memory_swap_limit_in_bytes > 0,
-        Honour.CPU_QUOTA: limits.cpu_quota > 0,
-        Honour.CPUSET: bool(limits.cpuset_cpus or limits.cpuset_mems),
-        Honour.HUGEPAGES: any(limit.limit for limit in limits.hugepage_limits),
-        Honour.UNIFIED: bool(limits.unified),
+        Feature.MEMORY_LIMIT: limits.memory_limit_in_bytes > 0 or limits.memory_swap_limit_in_bytes > 0,
+        Feature.CPU_QUOTA: limits.cpu_quota > 0,
+        Feature.CPUSET: bool(limits.cpuset_cpus or limits.cpuset_mems),
+        Feature.HUGEPAGES: any(limit.limit for limit in limits.hugepage_limits),
+        Feature.UNIFIED: bool(limits.unified),
     }
 
 
-def sandbox_wishes(spec: SandboxSpec) -> Mapping[Honour, bool]:
-    """Each honour, and whether this sandbox asks for it."""
+def sandbox_features(spec: SandboxSpec) -> Mapping[Feature, bool]:
+    """Each feature, and whether this sandbox asks for it."""
     config = spec.config
     linux = config.linux
     return {
         **_security_set(linux.security_context),
-        Honour.SYSCTLS: bool(linux.sysctls),
-        Honour.HOST_PORTS: any(mapping.host_port for mapping in config.port_mappings),
+        Feature.SYSCTLS: bool(linux.sysctls),
+        Feature.HOST_PORTS: any(mapping.host_port for mapping in config.port_mappings),
     }
 
 
-def container_wishes(spec: ContainerSpec) -> Mapping[Honour, bool]:
-    """Each honour, and whether this container asks for it."""
+def container_features(spec: ContainerSpec) -> Mapping[Feature, bool]:
+    """Each feature, and whether this container asks for it."""
     security = spec.security or _NO_SECURITY
     mounts = spec.mounts
     return {
         **_security_set(security),
-        Honour.USER: spec.user.user not in {"", "0", "root"} or spec.user.group not in {"", "0", "root"},
-        Honour.CAPABILITIES: security.capabilities != Capability(),
-        Honour.NO_NEW_PRIVS: security.no_new_privs,
-        Honour.MASKED_PATHS: bool({*security.masked_paths, *security.readonly_paths} - USUAL_PATHS),
+        Feature.USER: spec.user.user not in {"", "0", "root"} or spec.user.group not in {"", "0", "root"},
+        Feature.CAPABILITIES: security.capabilities != Capability(),
+        Feature.NO_NEW_PRIVS: security.no_new_privs,
+        Feature.MASKED_PATHS: bool({*security.masked_paths, *security.readonly_paths} - USUAL_PATHS),
         **_limits_set(spec.resources),
-        Honour.MOUNTS: any(mount.host_path and mount.container_path not in USUAL_MOUNTS for mount in mounts),
-        Honour.READONLY_MOUNTS: any(mount.readonly and mount.container_path not in USUAL_MOUNTS for mount in mounts),
-        Honour.RECURSIVE_READONLY_MOUNTS: any(mount.recursive_read_only for mount in mounts),
-        Honour.MOUNT_PROPAGATION: any(mount.propagation is not MountPropagation.PRIVATE for mount in mounts),
-        Honour.IDMAP_MOUNTS: any(mount.uid_mappings or mount.gid_mappings for mount in mounts),
-        Honour.IMAGE_MOUNTS: any(mount.image and mount.image.image for mount in mounts),
-        Honour.MOUNT_OPTIONS: any(mount.mount_options for mount in mounts),
-        Honour.DEVICES: bool(spec.devices),
-        Honour.CDI_DEVICES: bool(spec.cdi_devices),
-        Honour.STDIN: spec.stdin,
-        Honour.TTY: spec.tty,
+        Feature.MOUNTS: any(mount.host_path and mount.container_path not in USUAL_MOUNTS for mount in mounts),
+        Feature.READONLY_MOUNTS: any(mount.readonly and mount.container_path not in USUAL_MOUNTS for mount in mounts),
+        Feature.RECURSIVE_READONLY_MOUNTS: any(mount.recursive_read_only for mount in mounts),
+        Feature.MOUNT_PROPAGATION: any(mount.propagation is not MountPropagation.PRIVATE for mount in mounts),
+        Feature.IDMAP_MOUNTS: any(mount.uid_mappings or mount.gid_mappings for mount in mounts),
+        Feature.IMAGE_MOUNTS: any(mount.image and mount.image.image for mount in mounts),
+        Feature.MOUNT_OPTIONS: any(mount.mount_options for mount in mounts),
+        Feature.DEVICES: bool(spec.devices),
+        Feature.CDI_DEVICES: bool(spec.cdi_devices),
+        Feature.STDIN: spec.stdin,
+        Feature.TTY: spec.tty,
     }
 
 
-def check_sandbox(spec: SandboxSpec, honours: Collection[Honour], ignored: Collection[Honour] = ()) -> None:
-    """Refuse a sandbox whose wishes a backend does not keep; `ignored` are what the configuration calls unsafe to ignore."""
-    _check(sandbox_wishes(spec), honours, ignored)
+def check_sandbox(spec: SandboxSpec, supported: Collection[Feature], ignored: Collection[Feature] = ()) -> None:
+    """Refuse a sandbox whose requested a backend does not keep; `ignored` are what the configuration calls unsafe to ignore."""
+    _check(sandbox_features(spec), supported, ignored)
 
 
-def check_container(spec: ContainerSpec, honours: Collection[Honour], ignored: Collection[Honour] = ()) -> None:
-    """Refuse a container whose wishes a backend does not keep."""
-    _check(container_wishes(spec), honours, ignored)
+def check_container(spec: ContainerSpec, supported: Collection[Feature], ignored: Collection[Feature] = ()) -> None:
+    """Refuse a container whose requested a backend does not keep."""
+    _check(container_features(spec), supported, ignored)
 
 
-def _check(wishes: Mapping[Honour, bool], honours: Collection[Honour], ignored: Collection[Honour]) -> None:
-    for honour, wished in wishes.items():
-        if wished and honour not in honours and honour not in ignored:
-            raise InvalidArgument(f"config.{honour.value}", "is set, and this backend cannot honour it")
+def _check(requested: Mapping[Feature, bool], supported: Collection[Feature], ignored: Collection[Feature]) -> None:
+    for feature, asked in requested.items():
+        if asked and feature not in supported and feature not in ignored:
+            raise InvalidArgument(f"config.{feature.value}", "is set, and this backend does not support it")

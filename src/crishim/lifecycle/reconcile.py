@@ -70,7 +70,7 @@ class ContainerIs:
 
 
 @attrs.frozen
-class Watch:
+class WatchContainer:
     """The container runs: wait for its end."""
 
     id: ContainerId
@@ -93,7 +93,7 @@ class KillAgain:
 
 
 @attrs.frozen
-class RemoveStrayContainer:
+class RemoveLeftoverContainer:
     """The backend holds a container of ours that no record knows."""
 
     id: ContainerId
@@ -101,7 +101,7 @@ class RemoveStrayContainer:
 
 
 @attrs.frozen
-class RemoveStraySandbox:
+class RemoveLeftoverSandbox:
     """The backend holds a sandbox of ours that no record knows."""
 
     id: SandboxId
@@ -114,11 +114,11 @@ Repair: TypeAlias = (
     | ForgetNetwork
     | SandboxIs
     | ContainerIs
-    | Watch
+    | WatchContainer
     | TakeExit
     | KillAgain
-    | RemoveStrayContainer
-    | RemoveStraySandbox
+    | RemoveLeftoverContainer
+    | RemoveLeftoverSandbox
 )
 
 
@@ -138,7 +138,7 @@ def plan(
     held_sandboxes = {seen.id: seen for seen in inventory.sandboxes}
     held_containers = {seen.id: seen for seen in inventory.containers}
     repairs: list[Repair] = [
-        RemoveStrayContainer(seen.id, running=seen.state is not ContainerState.CREATED and not seen.exit)
+        RemoveLeftoverContainer(seen.id, running=seen.state is not ContainerState.CREATED and not seen.exit)
         for seen in held_containers.values()
         if seen.ours and seen.id not in wanted_containers
     ]
@@ -148,7 +148,7 @@ def plan(
     for sandbox in wanted_sandboxes.values():
         repairs.extend(_sandbox(sandbox, held_sandboxes.get(sandbox.id), same_boot=sandbox.boot_id == boot_id))
     repairs.extend(
-        RemoveStraySandbox(held.id) for held in held_sandboxes.values() if held.ours and held.id not in wanted_sandboxes
+        RemoveLeftoverSandbox(held.id) for held in held_sandboxes.values() if held.ours and held.id not in wanted_sandboxes
     )
     return repairs
 
@@ -173,7 +173,7 @@ def _container(
     if not same_boot or seen.state is ContainerState.EXITED:
         return TakeExit(record.id, Exit.unknown())
     if runs:
-        return Watch(record.id, seen.started_at)
+        return WatchContainer(record.id, seen.started_at)
     return ContainerIs(record.id, seen.state)
 
 

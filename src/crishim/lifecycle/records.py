@@ -38,7 +38,7 @@ from crishim.model.values import ContainerId, FrozenDict, ImageId, SandboxId
 
 
 class Phase(enum.StrEnum):
-    """How far a wish has come. CREATING and REMOVING are unfinished, and end in removal after a crash.
+    """How far a request has come. CREATING and REMOVING are unfinished, and end in removal after a crash.
 
     STOPPED belongs to sandboxes: a stop was asked for, and is repeated after a crash, since all its steps are repeatable.
     """

@@ -11,7 +11,7 @@ from crishim.errors import CrishimError, InvalidArgument, Unavailable
 LOOPBACK: Final = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 _CHUNK: Final = 256 * 1024
-_PATIENCE: Final = 10.0
+_TIMEOUT: Final = 10.0
 """Seconds for which a loopback may leave a connection unanswered."""
 
 
@@ -93,7 +93,7 @@ async def _dial(hosts: Iterable[tuple[int, str]], port: int, make: Callable[[int
 async def _connect(made: socket.socket, host: str, port: int) -> TcpStream:
     try:
         made.setblocking(False)
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_TIMEOUT):
             await asyncio.get_running_loop().sock_connect(made, (host, port))
         return TcpStream(made)
     except BaseException:

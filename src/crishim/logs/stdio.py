@@ -61,8 +61,8 @@ class ForeignStreams:
     stdin_ended: Callable[[], Awaitable[None]]
 
 
-class Wishes(Protocol):
-    """What is wished of a container's streams; a `ContainerSpec` says it."""
+class StdioOptions(Protocol):
+    """What is requested of a container's streams; a `ContainerSpec` says it."""
 
     @property
     def id(self) -> str: ...  # noqa: D102 - as in ContainerSpec, all five
@@ -81,12 +81,12 @@ class Wishes(Protocol):
 
 
 class ContainerStdio:
-    """The streams of one container, as its spec wishes them: `log_path`, `stdin`, `stdin_once`, `tty`.
+    """The streams of one container, as its spec requested them: `log_path`, `stdin`, `stdin_once`, `tty`.
 
     For use on one event loop. `backlog` bounds what waits for one attached client, in bytes.
     """
 
-    def __init__(self, spec: Wishes, clock: Clock, *, backlog: int = BACKLOG) -> None:
+    def __init__(self, spec: StdioOptions, clock: Clock, *, backlog: int = BACKLOG) -> None:
         self._spec = spec
         self._clock = clock
         self._backlog = backlog

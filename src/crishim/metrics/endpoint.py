@@ -1,6 +1,6 @@
 """`GET /metrics` over HTTP/1.1, for a scraper; on the event loop, so that what is counted does not change meanwhile.
 
-One request at a time on a connection, which may be kept. A client that sends nothing for `_PATIENCE` seconds is let go. Anybody
+One request at a time on a connection, which may be kept. A client that sends nothing for `_TIMEOUT` seconds is let go. Anybody
 who reaches the address may read the figures: it is the loopback's unless somebody says otherwise.
 """
 
@@ -18,7 +18,7 @@ from crishim.errors import InvalidArgument
 
 _log = logging.getLogger(__name__)
 
-_PATIENCE: Final = 60.0
+_TIMEOUT: Final = 60.0
 _CONNECTIONS: Final = 64
 
 
@@ -76,7 +76,7 @@ async def _talk(metrics: Collector, reader: asyncio.StreamReader, writer: asynci
             h11.EndOfMessage(),
         ):
             writer.write(connection.send(event) or b"")
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_TIMEOUT):
             await writer.drain()
         if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
             return
@@ -97,7 +97,7 @@ async def _request(
                 writer.write((connection.send(head) or b"") + (connection.send(h11.EndOfMessage()) or b""))
             return None
         if event is h11.NEED_DATA:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_TIMEOUT):
                 connection.receive_data(await reader.read(1 << 14))
         elif isinstance(event, h11.Request):
             request = event

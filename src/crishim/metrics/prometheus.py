@@ -5,7 +5,7 @@ state, streams) it asks for when it is scraped. Values of labels come from bound
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final, Protocol
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -15,19 +15,11 @@ from prometheus_client.registry import Collector
 from crishim.cri.dispatch import Call
 from crishim.errors import Code
 from crishim.interfaces.seats import Observer
-from crishim.service.census import Census
+from crishim.service.gauges import Gauges
+from crishim.streaming.server import Traffic
 
 _RPC_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _PULL_BUCKETS: Final = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 1800.0)
-
-
-class Traffic(Protocol):
-    """What one kind of stream has moved; `streaming.server.Traffic` is one."""
-
-    sessions: int
-    open: int
-    received: int
-    sent: int
 
 
 class Metrics(Observer, Collector):
@@ -53,12 +45,12 @@ class Metrics(Observer, Collector):
         self._dropped = self._counter(
             "crishim_event_streams_dropped", "Streams of container events that were ended, since their clients were too slow."
         )
-        self._census: Callable[[], Census] | None = None
+        self._census: Callable[[], Gauges] | None = None
         self._traffic: Callable[[], Mapping[str, Traffic]] | None = None
 
-    def attend(self, census: Callable[[], Census], traffic: Callable[[], Mapping[str, Traffic]] | None) -> None:
+    def attend(self, gauges: Callable[[], Gauges], traffic: Callable[[], Mapping[str, Traffic]] | None) -> None:
         """Ask these at every scrape. Without streams there is no traffic."""
-        self._census = census
+        self._census = gauges
         self._traffic = traffic
 
     def call_ended(self, call: Call) -> None:
@@ -104,12 +96,12 @@ class Metrics(Observer, Collector):
         containers = GaugeMetricFamily("crishim_containers", "Containers by state.", labels=["state"])
         backends = GaugeMetricFamily("crishim_backend_up", "1 while the backend can be reached, else 0.", labels=["backend"])
         if self._census is not None:
-            census = self._census()
-            for sandbox_state, count in census.sandboxes.items():
+            gauges = self._census()
+            for sandbox_state, count in gauges.sandboxes.items():
                 sandboxes.add_metric([sandbox_state.name.lower()], count)
-            for state, count in census.containers.items():
+            for state, count in gauges.containers.items():
                 containers.add_metric([state.name.lower()], count)
-            for name, up in census.backends.items():
+            for name, up in gauges.backends.items():
                 backends.add_metric([name], int(up))
         yield from (sandboxes, containers, backends)
 

@@ -1,12 +1,12 @@
-"""Which optional wishes a backend can keep."""
+"""Which optional requested a backend can keep."""
 
 import enum
 
 
-class Honour(enum.StrEnum):
+class Feature(enum.StrEnum):
     """The optional fields of a spec that a backend may keep; each is named by its CRI path.
 
-    A request that sets one which the backend does not honour is refused with `InvalidArgument`, naming the field.
+    A request that sets one which the backend does not support is refused with `InvalidArgument`, naming the field.
     """
 
     USER = "linux.security_context.run_as_user"
@@ -45,25 +45,25 @@ class Honour(enum.StrEnum):
     TTY = "tty"
 
 
-PROCESS: frozenset[Honour] = frozenset({Honour.HOST_NETWORK, Honour.HOST_PID, Honour.HOST_IPC, Honour.STDIN, Honour.TTY})
+PROCESS: frozenset[Feature] = frozenset({Feature.HOST_NETWORK, Feature.HOST_PID, Feature.HOST_IPC, Feature.STDIN, Feature.TTY})
 """What a plain child process can keep."""
 
-OCI: frozenset[Honour] = frozenset(Honour) - {
-    Honour.RECURSIVE_READONLY_MOUNTS,
-    Honour.IDMAP_MOUNTS,
-    Honour.USER_NAMESPACE,
+OCI: frozenset[Feature] = frozenset(Feature) - {
+    Feature.RECURSIVE_READONLY_MOUNTS,
+    Feature.IDMAP_MOUNTS,
+    Feature.USER_NAMESPACE,
 }
 """What a lifted OCI runtime of any version keeps."""
 
-VM: frozenset[Honour] = OCI - {
-    Honour.HOST_NETWORK,
-    Honour.HOST_PID,
-    Honour.HOST_IPC,
-    Honour.TARGET_PID,
-    Honour.APPARMOR,
-    Honour.SELINUX,
-    Honour.MOUNT_PROPAGATION,
-    Honour.HUGEPAGES,
-    Honour.CDI_DEVICES,
+VM: frozenset[Feature] = OCI - {
+    Feature.HOST_NETWORK,
+    Feature.HOST_PID,
+    Feature.HOST_IPC,
+    Feature.TARGET_PID,
+    Feature.APPARMOR,
+    Feature.SELINUX,
+    Feature.MOUNT_PROPAGATION,
+    Feature.HUGEPAGES,
+    Feature.CDI_DEVICES,
 }
 """What a container in a virtual machine can keep."""

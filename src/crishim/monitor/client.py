@@ -38,7 +38,7 @@ class Monitor:
     def __init__(self, program: str = "conmon") -> None:
         self._program = program
 
-    async def begin(self, request: MonitorRequest) -> "WaitingMonitor":
+    async def begin(self, request: MonitorRequest) -> "PreparedMonitor":
         """Start a conmon, which waits to be told to create the container: of the bundle only the folder must be there.
 
         Raises `FailedPrecondition` where conmon is missing, and `InvalidArgument` for a pipe that is not there.
@@ -67,7 +67,7 @@ class Monitor:
         finally:
             for end in (sync_write, start_read):
                 os.close(end)
-        return WaitingMonitor(request, process, sync_read, start_write)
+        return PreparedMonitor(request, process, sync_read, start_write)
 
     def exit_of(self, bundle: Path) -> Exit | None:
         """How the container ended, as conmon has left it; None while it has not."""
@@ -88,12 +88,12 @@ class Monitor:
                 await processes.ended(process)
         return self.exit_of(bundle) or Exit.unknown()
 
-    async def clear(self, bundle: Path, container_id: str, cgroups: tuple[Path, ...], *, patience: float = 2.0) -> None:
+    async def clear(self, bundle: Path, container_id: str, cgroups: tuple[Path, ...], *, timeout: float = 2.0) -> None:
         """Remove the cgroups that a container's monitor was in, once it has ended."""
         if not any(folder.exists() for folder in cgroups):
             return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 if (monitor := monitor_of(bundle, container_id)) is not None:
                     await processes.ended(monitor)
         for folder in cgroups:
@@ -145,7 +145,7 @@ class Monitor:
             os.close(fd)
 
 
-class WaitingMonitor:
+class PreparedMonitor:
     """A conmon that has not created its container yet. Either `create` or `leave` is called, once."""
 
     def __init__(self, request: MonitorRequest, process: asyncio.subprocess.Process, sync: int, start: int) -> None:

@@ -1,6 +1,6 @@
 """ContainerSpec + Host + Place -> config.json, as a plain dictionary (OCI runtime specification 1.0.2).
 
-Every wish of the spec has its place here; what cannot be granted raises `InvalidArgument` naming the CRI field.
+Every request of the spec has its place here; what cannot be granted raises `InvalidArgument` naming the CRI field.
 """
 
 from typing import Any

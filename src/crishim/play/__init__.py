@@ -13,7 +13,7 @@ and termination messages. What it does not know in a manifest it names and refus
 
 from crishim.play.client import CallError, CriClient, connect, direct
 from crishim.play.configs import Node
-from crishim.play.events import Event, EventKind, Outcome, Phase
+from crishim.play.events import Event, EventKind, Outcome, PodPhase
 from crishim.play.manifest import parse
 from crishim.play.objects import Loaded, Objects, load
 from crishim.play.player import Player
@@ -29,9 +29,9 @@ __all__ = [
     "Node",
     "Objects",
     "Outcome",
-    "Phase",
     "Player",
     "Pod",
+    "PodPhase",
     "connect",
     "direct",
     "load",

@@ -69,7 +69,7 @@ class Stage:
         return self.ips[0] if self.ips and not self.pod.host_network else "127.0.0.1"
 
 
-class Life:
+class ContainerLoop:
     """One container. `container_id` is its latest start's; `running` from before its start until its end was seen; `up` is set
     once it counts as started.
     """

@@ -35,7 +35,7 @@ class Event:
     log: str = ""
 
 
-class Phase(enum.StrEnum):
+class PodPhase(enum.StrEnum):
     """A pod's phase, as Kubernetes counts it."""
 
     PENDING = "Pending"
@@ -48,6 +48,6 @@ class Phase(enum.StrEnum):
 class Outcome:
     """How a pod ended. `code` is 0, or the first code of a container that was not; `codes` are the last of each container."""
 
-    phase: Phase
+    phase: PodPhase
     code: int
     codes: tuple[tuple[str, int], ...] = ()

@@ -13,7 +13,7 @@ from crishim.logs.lines import Stream, parse
 _PERIOD: Final = 0.05
 
 
-class LogTail:
+class PodLogFollower:
     """Whole lines of the log at `path`, as they come, until `end` was called and the file has no more.
 
     The file is opened at once if it is there, so it may be removed meanwhile; one that never appears has no lines.

@@ -16,8 +16,8 @@ from crishim.interfaces.seats import Clock
 from crishim.play.client import CallError, CriClient
 from crishim.play.concurrency import kept, together
 from crishim.play.configs import Node, sandbox_config
-from crishim.play.container_loop import Life, Stage
-from crishim.play.events import Event, EventKind, Outcome, Phase
+from crishim.play.container_loop import ContainerLoop, Stage
+from crishim.play.events import Event, EventKind, Outcome, PodPhase
 from crishim.play.pod import Pod, PodContainer, RestartPolicy
 from crishim.play.relist import Relist
 from crishim.play.stopping import remove_pod, stop_in_order
@@ -54,7 +54,7 @@ class Player:
         self._report = report
         self._period = period
         self._tokens = tokens
-        self._lives: list[Life] = []
+        self._lives: list[ContainerLoop] = []
         self._beside: list[asyncio.Task[Any]] = []
         self._pending: frozenset[str] = frozenset()
         self._grace: int | None = None
@@ -85,7 +85,7 @@ class Player:
         await asyncio.gather(*(self._client.stop_container(life.container_id, 0) for life in running))
 
     async def _live(self, pod: Pod, folders: PodFolders) -> Outcome:
-        self._phase(Phase.PENDING)
+        self._phase(PodPhase.PENDING)
         self._pending = frozenset(one.name for one in pod.containers)
         config = sandbox_config(pod, self._node)
         sandbox_id = await kept(self._client.run_sandbox(config, pod.handler))
@@ -115,7 +115,7 @@ class Player:
             if pod.deadline is not None:
                 ends.add(group.create_task(self._clock.sleep(pod.deadline)))
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            outcome = work.result() if work.done() else Outcome(phase=Phase.FAILED, code=OUT_OF_TIME)
+            outcome = work.result() if work.done() else Outcome(phase=PodPhase.FAILED, code=OUT_OF_TIME)
             for task in (*self._beside, *ends):
                 task.cancel()
         self._phase(outcome.phase)
@@ -131,14 +131,14 @@ class Player:
                 continue
             policy = RestartPolicy.NEVER if pod.restart is RestartPolicy.NEVER else RestartPolicy.ON_FAILURE
             if code := await life.run(policy):
-                return Outcome(phase=Phase.FAILED, code=code, codes=((one.name, code),))
+                return Outcome(phase=PodPhase.FAILED, code=code, codes=((one.name, code),))
         lives = [self._life(stage, one) for one in pod.containers]
         async with together() as mains:
             runs = [mains.create_task(life.run(pod.restart)) for life in lives]
         codes = [run.result() for run in runs]
         code = next((code for code in codes if code), 0)
         names = (life.one.name for life in lives)
-        phase = Phase.FAILED if code else Phase.SUCCEEDED
+        phase = PodPhase.FAILED if code else PodPhase.SUCCEEDED
         return Outcome(phase=phase, code=code, codes=tuple(zip(names, codes, strict=True)))
 
     async def _tear_down(self, pod: Pod) -> None:
@@ -147,8 +147,8 @@ class Player:
         await stop_in_order(endings, lambda: pod.grace if self._grace is None else self._grace)
         await remove_pod(self._client, _uid_label(pod))
 
-    def _life(self, stage: Stage, one: PodContainer) -> Life:
-        life = Life(stage, one)
+    def _life(self, stage: Stage, one: PodContainer) -> ContainerLoop:
+        life = ContainerLoop(stage, one)
         self._lives.append(life)
         return life
 
@@ -157,9 +157,9 @@ class Player:
         self._report(event)
         if event.kind is EventKind.STARTED and event.container in self._pending:
             self._pending = frozenset()
-            self._phase(Phase.RUNNING)
+            self._phase(PodPhase.RUNNING)
 
-    def _phase(self, phase: Phase) -> None:
+    def _phase(self, phase: PodPhase) -> None:
         self._tell(EventKind.PHASE, phase)
 
     def _tell(self, kind: EventKind, text: str = "") -> None:
@@ -174,7 +174,7 @@ def _uid_label(pod: Pod) -> dict[str, str]:
 class _Ending:
     """A life whose end nobody waits for any more."""
 
-    life: Life
+    life: ContainerLoop
 
     @property
     def one(self) -> PodContainer:

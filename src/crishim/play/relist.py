@@ -21,13 +21,13 @@ class Relist:
     """
 
     def __init__(
-        self, client: CriClient, clock: Clock, labels: Mapping[str, str], *, period: float, patience: float = 60.0
+        self, client: CriClient, clock: Clock, labels: Mapping[str, str], *, period: float, timeout: float = 60.0
     ) -> None:
         self._client = client
         self._clock = clock
         self._labels = labels
         self._period = period
-        self._patience = patience
+        self._timeout = timeout
         self._waiters: dict[str, asyncio.Future[pb.ContainerStatus]] = {}
 
     async def ended(self, container_id: str) -> pb.ContainerStatus:
@@ -45,7 +45,7 @@ class Relist:
             except CallError as error:
                 silent_since = self._clock.monotonic() if silent_since is None else silent_since
                 away = error.code in {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED}
-                if not away or self._clock.monotonic() - silent_since > self._patience:
+                if not away or self._clock.monotonic() - silent_since > self._timeout:
                     raise
                 _log.warning("the runtime does not answer: %s", error)
             await self._clock.sleep(self._period)

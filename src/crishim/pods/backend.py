@@ -52,7 +52,7 @@ _log = logging.getLogger(__name__)
 
 PAUSE: Final = "catatonit"
 
-_EXIT_PATIENCE: Final = 1.0
+_EXIT_TIMEOUT: Final = 1.0
 """Seconds for which an inventory waits for the exit of what the runtime calls stopped."""
 
 _STARTING: Final = "starting"
@@ -216,7 +216,7 @@ class OciPodBackend(Backend):
             state = ContainerState.CREATED
         elif state is ContainerState.EXITED:
             try:
-                async with asyncio.timeout(_EXIT_PATIENCE):
+                async with asyncio.timeout(_EXIT_TIMEOUT):
                     end = await self._runtime.wait(container_id)
             except TimeoutError:
                 state = ContainerState.RUNNING  # its end is not complete yet: whoever waits will be told

@@ -40,7 +40,7 @@ _COST: Final = 50.0
 
 _MAIN: Final = "eth0"
 
-_PATIENCE: Final = 0.5
+_TIMEOUT: Final = 0.5
 """Seconds for which a first count is waited for."""
 
 
@@ -66,7 +66,7 @@ class Counts(Generic[T]):
         if (held is None or self._clock.monotonic() >= held[1]) and subject not in self._under_way:
             self._under_way[subject] = asyncio.get_running_loop().create_task(self._count(subject, count))
         if held is None:
-            await asyncio.wait({self._under_way[subject]}, timeout=_PATIENCE)
+            await asyncio.wait({self._under_way[subject]}, timeout=_TIMEOUT)
             held = self._held.get(subject)
         return None if held is None else held[0]
 

@@ -24,7 +24,7 @@ from crishim.errors import (
 from crishim.interfaces.backend import Backend, BackendInfo
 from crishim.interfaces.capabilities import capabilities
 from crishim.interfaces.seats import Clock, NoObserver, Observer
-from crishim.service.lanes import Tasks
+from crishim.service.lanes import BackgroundTasks
 from crishim.service.settings import Settings
 
 T = TypeVar("T")
@@ -94,7 +94,7 @@ class Seat:
     async def wait(self, verb: str, work: Coroutine[Any, Any, T], deadline: float | None = None) -> T:
         """Await a verb that may last as long as it likes, or as its client does; recovery does not wait for it."""
         try:
-            return await bounded(verb, work, deadline, self._settings.deadlines.surrender)
+            return await bounded(verb, work, deadline, self._settings.deadlines.cancel_grace)
         except Unavailable as error:
             self.lose(error.message)
             raise
@@ -103,7 +103,7 @@ class Seat:
         """Await a verb whether the backend counts as lost or not."""
         begin, code = self._clock.monotonic(), Code.CANCELLED
         try:
-            answer = await bounded(verb, work, deadline, self._settings.deadlines.surrender)
+            answer = await bounded(verb, work, deadline, self._settings.deadlines.cancel_grace)
             code = Code.OK
         except CrishimError as error:
             code = error.code
@@ -132,19 +132,19 @@ class Seat:
             self.when_lost(self)
 
 
-async def bounded(what: str, work: Coroutine[Any, Any, T], deadline: float | None, surrender: float) -> T:
+async def bounded(what: str, work: Coroutine[Any, Any, T], deadline: float | None, cancel_grace: float) -> T:
     """Await somebody else's work for `deadline` seconds at most. Raises only `CrishimError`s, and `CancelledError`.
 
-    Work that does not let go when it is cancelled gets `surrender` seconds, and is then left behind: no verb may hang a pod.
+    Work that does not let go when it is cancelled gets `cancel_grace` seconds, and is then left behind: no verb may hang a pod.
     """
     task = asyncio.ensure_future(work)
     try:
         done, _ = await asyncio.wait({task}, timeout=deadline)
     except asyncio.CancelledError:
-        await _abandon(what, task, surrender)
+        await _abandon(what, task, cancel_grace)
         raise
     if not done:
-        await _abandon(what, task, surrender)
+        await _abandon(what, task, cancel_grace)
         raise DeadlineExceeded(f"{what} took longer than {deadline:g} s")
     try:
         return task.result()
@@ -163,9 +163,9 @@ async def bounded(what: str, work: Coroutine[Any, Any, T], deadline: float | Non
         raise Unknown(f"{what}: {type(error).__name__}: {error}") from error
 
 
-async def _abandon(what: str, task: asyncio.Future[Any], surrender: float) -> None:
+async def _abandon(what: str, task: asyncio.Future[Any], cancel_grace: float) -> None:
     task.cancel()
-    done, _ = await asyncio.wait({task}, timeout=surrender)
+    done, _ = await asyncio.wait({task}, timeout=cancel_grace)
     if not done:
         _log.error("%s does not let go when cancelled; it is left behind", what)
     elif not task.cancelled() and (error := task.exception()) is not None:
@@ -180,7 +180,7 @@ class Backends:
         backends: Mapping[str, Backend],
         settings: Settings,
         clock: Clock,
-        tasks: Tasks,
+        tasks: BackgroundTasks,
         observer: Observer | None = None,
     ) -> None:
         observer = observer or NoObserver()

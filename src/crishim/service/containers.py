@@ -245,7 +245,7 @@ class Containers:
         return tuple(found)
 
     def _check(self, spec: ContainerSpec, sandbox: SandboxEntry, seat: Seat) -> None:
-        check_container(spec, seat.info.honours)
+        check_container(spec, seat.info.supported)
         security = spec.security
         if security is None:
             return

@@ -17,7 +17,7 @@ from crishim.interfaces.seats import (
 )
 from crishim.service.backends import Backends, Seat, bounded
 from crishim.service.events import EventHub
-from crishim.service.lanes import Tasks
+from crishim.service.lanes import BackgroundTasks
 from crishim.service.settings import Settings
 from crishim.service.table import ContainerEntry, SandboxEntry, Table
 
@@ -32,7 +32,7 @@ class Core:
     clock: Clock
     ids: IdSource
     table: Table
-    tasks: Tasks
+    tasks: BackgroundTasks
     backends: Backends
     events: EventHub
     images: dict[str, ImageService]
@@ -54,8 +54,8 @@ class Core:
     async def image_step(self, what: str, work: Coroutine[Any, Any, T], *, forever: bool = False) -> T:
         """Await a verb of the image service; only pulls may last as long as they move."""
         deadline = None if forever else self.settings.deadlines.other
-        return await bounded(what, work, deadline, self.settings.deadlines.surrender)
+        return await bounded(what, work, deadline, self.settings.deadlines.cancel_grace)
 
     async def network_step(self, what: str, work: Coroutine[Any, Any, T]) -> T:
         """Await a step of the network or of the namespaces, with its deadline."""
-        return await bounded(what, work, self.settings.deadlines.network, self.settings.deadlines.surrender)
+        return await bounded(what, work, self.settings.deadlines.network, self.settings.deadlines.cancel_grace)

@@ -63,7 +63,7 @@ class Lane:
             yield
 
 
-class Tasks:
+class BackgroundTasks:
     """The tasks of one `Services`: kept until they end, and ended with it."""
 
     def __init__(self) -> None:

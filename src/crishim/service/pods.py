@@ -56,15 +56,15 @@ class Pods:
                 path = archive(output_path, entry.record.config.metadata.name)
                 await seat.call("checkpoint", writer.checkpoint(entry.id, path))
 
-    async def restore(self, wish: RestorePod) -> RestoredPod:
+    async def restore(self, request: RestorePod) -> RestoredPod:
         """A pod like the one that was written; its containers are CREATED, and go on where they were when they are started."""
-        _refuse(wish.options)
-        self._core.backends.get(wish.handler).require(SupportsCheckpoint)
-        sandbox_id = await self._sandboxes.run(wish.config, wish.handler)
+        _refuse(request.options)
+        self._core.backends.get(request.handler).require(SupportsCheckpoint)
+        sandbox_id = await self._sandboxes.run(request.config, request.handler)
         made = []
         try:
-            for config in wish.container_configs:
-                path = archive(wish.checkpoint_path, config.metadata.name)
+            for config in request.container_configs:
+                path = archive(request.checkpoint_path, config.metadata.name)
                 made.append((config.metadata.name, await self._containers.restore(sandbox_id, config, path)))
         except BaseException:
             await self._sandboxes.remove(sandbox_id)

@@ -77,7 +77,7 @@ class Processes:
         return self._mint(request)
 
     async def attach(self, request: AttachRequest) -> str:
-        """A URL for an attach. The terminal wish must be what the container was made with."""
+        """A URL for an attach. The terminal request must be what the container was made with."""
         entry, _, _ = self._attach_seat(request.container_id)
         if request.tty != entry.record.config.tty:
             raise InvalidArgument("tty", f"must be {entry.record.config.tty}, as the container was made")

@@ -23,7 +23,7 @@ from crishim.service.watcher import Watcher
 
 _log = logging.getLogger(__name__)
 
-_SHOWN = (reconcile.SandboxIs, reconcile.ContainerIs, reconcile.Watch)
+_SHOWN = (reconcile.SandboxIs, reconcile.ContainerIs, reconcile.WatchContainer)
 """Repairs that ask nobody, and hold only for as long as no call has changed anything: they come before the first call."""
 
 
@@ -77,11 +77,11 @@ class Recovery:
             _log.exception("repair %s failed; it is tried again at the next start", repair)
 
     async def _carry_out(self, repair: reconcile.Repair, seat: Seat) -> None:
-        if isinstance(repair, reconcile.RemoveStrayContainer):
-            await self._remove_stray_container(repair, seat)
+        if isinstance(repair, reconcile.RemoveLeftoverContainer):
+            await self._remove_leftover_container(repair, seat)
             return
-        if isinstance(repair, reconcile.RemoveStraySandbox):
-            await self._remove_stray_sandbox(repair, seat)
+        if isinstance(repair, reconcile.RemoveLeftoverSandbox):
+            await self._remove_leftover_sandbox(repair, seat)
             return
         sandbox = self._core.table.sandboxes.get(SandboxId(repair.id))
         if sandbox is not None and sandbox.state is not None and not sandbox.lane.busy:
@@ -117,7 +117,7 @@ class Recovery:
                 await self._containers.remove_entry(entry)
             case reconcile.ContainerIs(_, state):
                 table.show_container(entry, state)
-            case reconcile.Watch(_, started_at):
+            case reconcile.WatchContainer(_, started_at):
                 entry.started_at = started_at or entry.started_at or entry.record.created_at
                 table.apply(entry, ContainerAct.FIND)
                 self._watcher.watch(entry)
@@ -126,19 +126,19 @@ class Recovery:
             case reconcile.KillAgain():
                 await seat.call("kill_container", seat.backend.kill_container(entry.id, KILL))
 
-    async def _remove_stray_container(self, stray: reconcile.RemoveStrayContainer, seat: Seat) -> None:
+    async def _remove_leftover_container(self, leftover: reconcile.RemoveLeftoverContainer, seat: Seat) -> None:
         backend, deadlines = seat.backend, self._core.settings.deadlines
-        _log.warning("container %s is known to the backend alone; it is removed", stray.id)
+        _log.warning("container %s is known to the backend alone; it is removed", leftover.id)
         with contextlib.suppress(NotFound):
-            if stray.running:
-                await seat.call("kill_container", backend.kill_container(stray.id, KILL), deadlines.kill_container)
-                await seat.call("wait_container", backend.wait_container(stray.id), deadlines.exit_after_kill)
-            await seat.call("remove_container", backend.remove_container(stray.id), deadlines.remove_container)
+            if leftover.running:
+                await seat.call("kill_container", backend.kill_container(leftover.id, KILL), deadlines.kill_container)
+                await seat.call("wait_container", backend.wait_container(leftover.id), deadlines.exit_after_kill)
+            await seat.call("remove_container", backend.remove_container(leftover.id), deadlines.remove_container)
 
-    async def _remove_stray_sandbox(self, stray: reconcile.RemoveStraySandbox, seat: Seat) -> None:
+    async def _remove_leftover_sandbox(self, leftover: reconcile.RemoveLeftoverSandbox, seat: Seat) -> None:
         backend, deadlines = seat.backend, self._core.settings.deadlines
-        _log.warning("sandbox %s is known to the backend alone; it is removed", stray.id)
+        _log.warning("sandbox %s is known to the backend alone; it is removed", leftover.id)
         with contextlib.suppress(NotFound):
-            await seat.call("stop_sandbox", backend.stop_sandbox(stray.id), deadlines.stop_sandbox)
+            await seat.call("stop_sandbox", backend.stop_sandbox(leftover.id), deadlines.stop_sandbox)
         with contextlib.suppress(NotFound):
-            await seat.call("remove_sandbox", backend.remove_sandbox(stray.id), deadlines.remove_sandbox)
+            await seat.call("remove_sandbox", backend.remove_sandbox(leftover.id), deadlines.remove_sandbox)

@@ -5,7 +5,7 @@ import json
 from crishim.errors import CrishimError, Unimplemented
 from crishim.interfaces.seats import NetworkReady
 from crishim.lifecycle.records import unstructure
-from crishim.model.features import Honour
+from crishim.model.features import Feature
 from crishim.model.runtime import (
     CgroupDriver,
     RuntimeCondition,
@@ -78,11 +78,11 @@ class Runtime:
         return tuple(listed)
 
     def _features(self) -> RuntimeFeatures:
-        honours = [seat.known_info.honours for seat in self._core.backends.seats if seat.known_info]
-        everywhere = frozenset.intersection(*honours) if honours else frozenset()
+        supported = [seat.known_info.supported for seat in self._core.backends.seats if seat.known_info]
+        everywhere = frozenset.intersection(*supported) if supported else frozenset()
         return RuntimeFeatures(
-            supplemental_groups_policy=Honour.STRICT_GROUPS in everywhere,
-            mount_options=Honour.MOUNT_OPTIONS in everywhere,
+            supplemental_groups_policy=Feature.STRICT_GROUPS in everywhere,
+            mount_options=Feature.MOUNT_OPTIONS in everywhere,
         )
 
     def _info(self) -> FrozenDict[str, str]:
@@ -92,7 +92,7 @@ class Runtime:
                 "version": seat.known_info.version if seat.known_info else "",
                 "problem": seat.problem,
                 "capabilities": sorted(capability.__name__ for capability in seat.capabilities),
-                "honours": sorted(seat.known_info.honours) if seat.known_info else [],
+                "supported": sorted(seat.known_info.supported) if seat.known_info else [],
             }
             for seat in self._core.backends.seats
         }

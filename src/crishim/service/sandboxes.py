@@ -47,8 +47,8 @@ class Sandboxes:
     async def run(self, config: PodSandboxConfig, handler: str) -> SandboxId:
         """Make a sandbox and answer its id once it is ready; the same request again answers the same id.
 
-        Raises `InvalidArgument` for an unknown handler or a field that the backend cannot honour, `AlreadyExists` when the name
-        belongs to a sandbox that was asked for differently or is no longer ready.
+        Raises `InvalidArgument` for an unknown handler or a field that the backend does not support, `AlreadyExists` when the
+        name belongs to a sandbox that was asked for differently or is no longer ready.
         """
         core = self._core
         seat = core.backends.get(handler)
@@ -63,7 +63,7 @@ class Sandboxes:
             boot_id=core.settings.boot_id,
             created_at=core.clock.now(),
         )
-        check_sandbox(record.spec, seat.info.honours)
+        check_sandbox(record.spec, seat.info.supported)
         entry = core.table.add_sandbox(record)
         task = core.tasks.spawn(entry.lane.start(functools.partial(self._run, entry, seat)), f"RunPodSandbox {record.id}")
         remember(self._runs, name, task)

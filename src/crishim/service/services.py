@@ -22,12 +22,12 @@ from crishim.interfaces.seats import (
     StreamUrls,
 )
 from crishim.service.backends import Backends
-from crishim.service.census import Census, take_census
 from crishim.service.containers import Containers
 from crishim.service.core import Core
 from crishim.service.events import EventHub
+from crishim.service.gauges import Gauges, count_gauges
 from crishim.service.images import Images
-from crishim.service.lanes import Tasks
+from crishim.service.lanes import BackgroundTasks
 from crishim.service.pods import Pods
 from crishim.service.processes import Processes
 from crishim.service.recovery import Recovery
@@ -66,7 +66,7 @@ class Services:
         clock = clock or SystemClock()
         settings = settings or Settings(runtime_version="0.0.0")
         observer = observer or NoObserver()
-        tasks = Tasks()
+        tasks = BackgroundTasks()
         seats: dict[str, ImageService] = dict(images) if isinstance(images, Mapping) else {"": images} if images else {}
         self._core = Core(
             settings=settings,
@@ -101,9 +101,9 @@ class Services:
         """Whether the records are loaded and every backend that could be reached has been recovered."""
         return self._ready
 
-    def census(self) -> Census:
+    def gauges(self) -> Gauges:
         """How many pods and containers are in which state, and which backends can be reached."""
-        return take_census(self._core)
+        return count_gauges(self._core)
 
     async def __aenter__(self) -> Self:
         await self._core.table.load()

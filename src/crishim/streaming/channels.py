@@ -23,6 +23,7 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
+from crishim.model.process import TerminalSize
 from crishim.streaming.events import ProtocolError
 
 STREAM_TYPE = "streamtype"
@@ -146,14 +147,6 @@ def encode_failure(protocol: ChannelProtocol, message: str) -> bytes:
 
 def _encode_status(**fields: object) -> bytes:
     return json.dumps(fields, separators=(",", ":")).encode()
-
-
-@attrs.frozen
-class TerminalSize:
-    """A size of a terminal in characters, 1 to 65535 each."""
-
-    width: int
-    height: int
 
 
 class ResizeDecoder:

@@ -29,15 +29,15 @@ from crishim.interfaces.seats import Clock
 from crishim.model.process import AttachRequest, ExecRequest, PortForwardRequest, StreamRequest
 from crishim.streaming.channels import SPDY_PROTOCOLS, WEBSOCKET_PROTOCOLS, expected_streams
 from crishim.streaming.connection import StreamConnection, Timeouts
-from crishim.streaming.door import Admitted, Door
 from crishim.streaming.events import StreamCodec
 from crishim.streaming.flow import Limits
 from crishim.streaming.forwarding import PortForward
+from crishim.streaming.http_connection import HttpConnection, Upgrade
 from crishim.streaming.portforward import TUNNEL_PROTOCOL, admit_forward
 from crishim.streaming.sessions import RemoteCommand, StreamTarget
 from crishim.streaming.spdy import SpdySession
 from crishim.streaming.tokens import TokenCache
-from crishim.streaming.upgrade import PORT_FORWARD, REMOTE_COMMAND, Accepted, HttpHeaders, Refused, Transport, choose
+from crishim.streaming.upgrade import PORT_FORWARD, REMOTE_COMMAND, Accepted, HttpHeaders, Transport, UpgradeRefused, choose
 from crishim.streaming.websocket import TunnelSession, port_forward_session, remote_command_session
 from crishim.system import SystemClock
 
@@ -92,7 +92,7 @@ class StreamServer:
         self._base_url = ""
         self._prefix = ""
         self._target: StreamTarget | None = None
-        self._doors: set[Door] = set()
+        self._doors: set[HttpConnection] = set()
         self._connections: dict[StreamConnection, str] = {}
         self._traffic = dict.fromkeys(_KINDS.values(), Traffic())
         self._sessions: set[asyncio.Task[None]] = set()
@@ -129,7 +129,7 @@ class StreamServer:
         config = self._config
         self._capacity = min(config.connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         listener = await asyncio.get_running_loop().create_server(
-            lambda: Door(self, config.timeouts),
+            lambda: HttpConnection(self, config.timeouts),
             config.host,
             config.port,
             backlog=_BACKLOG,
@@ -149,36 +149,36 @@ class StreamServer:
             listener.close()
             await self._stop()
 
-    def arrived(self, door: Door) -> Refused | None:
-        """See `door.Desk`."""
+    def arrived(self, door: HttpConnection) -> UpgradeRefused | None:
+        """See `door.UpgradeHandler`."""
         self._doors.add(door)
         self._all_closed.clear()
         if len(self._doors) + len(self._connections) > self._capacity:
-            return Refused(503, f"this server has {self._capacity} connections, and no more")
+            return UpgradeRefused(503, f"this server has {self._capacity} connections, and no more")
         return None
 
-    def left(self, door: Door) -> None:
-        """See `door.Desk`."""
+    def left(self, door: HttpConnection) -> None:
+        """See `door.UpgradeHandler`."""
         self._doors.discard(door)
         self._note_if_all_closed()
 
-    def asked(self, method: str, path: str, headers: HttpHeaders) -> Admitted | Refused:
-        """See `door.Desk`."""
+    def asked(self, method: str, path: str, headers: HttpHeaders) -> Upgrade | UpgradeRefused:
+        """See `door.UpgradeHandler`."""
         kind, slash, token = path.removeprefix(f"{self._prefix}/").partition("/")
         if not path.startswith(f"{self._prefix}/") or kind not in _KINDS.values() or not slash or not token or "/" in token:
-            return Refused(404, "no such path")
+            return UpgradeRefused(404, "no such path")
         if method not in {"GET", "POST"}:
-            return Refused(405, "a stream begins with GET or POST", ((b"Allow", b"GET, POST"),))
+            return UpgradeRefused(405, "a stream begins with GET or POST", ((b"Allow", b"GET, POST"),))
         if self._target is None:
-            return Refused(503, "the streaming server is being stopped")
+            return UpgradeRefused(503, "the streaming server is being stopped")
         try:
             request = self._tokens.consume(token, self._clock.monotonic())
         except CrishimError as error:
-            return Refused(error.http_status, "no such stream; a URL is good once, and for a minute")
+            return UpgradeRefused(error.http_status, "no such stream; a URL is good once, and for a minute")
         if _KINDS[type(request)] != kind:
-            return Refused(404, f"this stream is not for {kind}")
+            return UpgradeRefused(404, f"this stream is not for {kind}")
         accepted = choose(headers, PORT_FORWARD if isinstance(request, PortForwardRequest) else REMOTE_COMMAND)
-        if isinstance(accepted, Refused):
+        if isinstance(accepted, UpgradeRefused):
             return accepted
         if isinstance(request, PortForwardRequest):
             return self._admit_port_forward(request, accepted, self._target)
@@ -186,7 +186,7 @@ class StreamServer:
 
     def _admit_remote_command(
         self, request: ExecRequest | AttachRequest, accepted: Accepted, target: StreamTarget
-    ) -> Admitted | Refused:
+    ) -> Upgrade | UpgradeRefused:
         is_websocket = accepted.transport is Transport.WEBSOCKET
         protocol = (WEBSOCKET_PROTOCOLS if is_websocket else SPDY_PROTOCOLS)[accepted.protocol]
         expected = expected_streams(
@@ -203,7 +203,9 @@ class StreamServer:
         session = RemoteCommand(request, protocol, expected, target, self._config.timeouts)
         return self._admit(accepted, codec, session, _KINDS[type(request)])
 
-    def _admit_port_forward(self, request: PortForwardRequest, accepted: Accepted, target: StreamTarget) -> Admitted | Refused:
+    def _admit_port_forward(
+        self, request: PortForwardRequest, accepted: Accepted, target: StreamTarget
+    ) -> Upgrade | UpgradeRefused:
         channels = accepted.transport is Transport.WEBSOCKET and accepted.protocol != TUNNEL_PROTOCOL
         limits = self._config.limits
         codec: StreamCodec
@@ -213,11 +215,13 @@ class StreamServer:
         elif 0 < len(request.port) <= _MAX_CHANNEL_PORTS:
             codec = port_forward_session(WEBSOCKET_PROTOCOLS[accepted.protocol], request.port, limits=limits)
         else:
-            return Refused(400, f"channels are for 1 to {_MAX_CHANNEL_PORTS} ports, and {len(request.port)} were asked for")
+            return UpgradeRefused(
+                400, f"channels are for 1 to {_MAX_CHANNEL_PORTS} ports, and {len(request.port)} were asked for"
+            )
         session = PortForward(request, target, self._config.timeouts, channels=channels)
         return self._admit(accepted, codec, session, _KINDS[type(request)])
 
-    def _admit(self, accepted: Accepted, codec: StreamCodec, session: RemoteCommand | PortForward, kind: str) -> Admitted:
+    def _admit(self, accepted: Accepted, codec: StreamCodec, session: RemoteCommand | PortForward, kind: str) -> Upgrade:
         def take_over(transport: asyncio.Transport, received: bytes) -> None:
             connection = StreamConnection(codec, session, self._config.timeouts, self._buffer)
             self._connections[connection] = kind
@@ -228,7 +232,7 @@ class StreamServer:
             self._sessions.add(task)
             task.add_done_callback(self._session_ended)
 
-        return Admitted(accepted.headers, take_over)
+        return Upgrade(accepted.headers, take_over)
 
     def _session_ended(self, task: asyncio.Task[None]) -> None:
         self._sessions.discard(task)

@@ -196,7 +196,7 @@ async def _follow_sizes(stream: Stream, sizes: LatestSize) -> None:
     try:
         while data := await stream.read():
             for size in decoder.feed(data):
-                sizes.put(TerminalSize(size.width, size.height))
+                sizes.put(size)
     except ProtocolError as error:
         _log.info("a terminal's size is no longer followed: %s", error.message)
         stream.discard()

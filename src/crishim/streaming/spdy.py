@@ -55,7 +55,7 @@ class State(enum.Enum):
     CLOSED = "both ended, or reset"
 
 
-class Signal(enum.Enum):
+class StreamSignal(enum.Enum):
     """What moves a stream on."""
 
     REPLY_RECEIVED = enum.auto()
@@ -64,16 +64,16 @@ class Signal(enum.Enum):
     RESET = enum.auto()  # in either direction
 
 
-TRANSITIONS: Mapping[tuple[State, Signal], State] = {
-    (State.AWAITING_REPLY, Signal.REPLY_RECEIVED): State.OPEN,
-    (State.AWAITING_REPLY, Signal.RESET): State.CLOSED,
-    (State.OPEN, Signal.FIN_RECEIVED): State.PEER_ENDED,
-    (State.OPEN, Signal.FIN_SENT): State.WE_ENDED,
-    (State.OPEN, Signal.RESET): State.CLOSED,
-    (State.PEER_ENDED, Signal.FIN_SENT): State.CLOSED,
-    (State.PEER_ENDED, Signal.RESET): State.CLOSED,
-    (State.WE_ENDED, Signal.FIN_RECEIVED): State.CLOSED,
-    (State.WE_ENDED, Signal.RESET): State.CLOSED,
+TRANSITIONS: Mapping[tuple[State, StreamSignal], State] = {
+    (State.AWAITING_REPLY, StreamSignal.REPLY_RECEIVED): State.OPEN,
+    (State.AWAITING_REPLY, StreamSignal.RESET): State.CLOSED,
+    (State.OPEN, StreamSignal.FIN_RECEIVED): State.PEER_ENDED,
+    (State.OPEN, StreamSignal.FIN_SENT): State.WE_ENDED,
+    (State.OPEN, StreamSignal.RESET): State.CLOSED,
+    (State.PEER_ENDED, StreamSignal.FIN_SENT): State.CLOSED,
+    (State.PEER_ENDED, StreamSignal.RESET): State.CLOSED,
+    (State.WE_ENDED, StreamSignal.FIN_RECEIVED): State.CLOSED,
+    (State.WE_ENDED, StreamSignal.RESET): State.CLOSED,
 }
 """Everything that may happen; what is not here has no effect."""
 
@@ -183,13 +183,13 @@ class SpdySession:
 
     def end_stream(self, stream_id: int) -> None:
         """See `StreamCodec`."""
-        if not self.ended and self._step(stream_id, Signal.FIN_SENT):
+        if not self.ended and self._step(stream_id, StreamSignal.FIN_SENT):
             self._outbox.put(frames.encode_data_head(stream_id, 0, fin=True))
 
     def reset_stream(self, stream_id: int, status: int = frames.RstStatus.CANCEL) -> None:
         """See `StreamCodec`."""
         self._unread.forget(stream_id)
-        if not self._step(stream_id, Signal.RESET):
+        if not self._step(stream_id, StreamSignal.RESET):
             self._drop_if_done(stream_id)
         elif not self.ended:
             self._outbox.put(self._writer.encode(frames.RstStream(stream_id, status)))
@@ -241,7 +241,7 @@ class SpdySession:
         return events + self._received_fin(stream_id, fin)
 
     def _received_fin(self, stream_id: int, fin: bool) -> list[Event]:
-        if not fin or not self._step(stream_id, Signal.FIN_RECEIVED):
+        if not fin or not self._step(stream_id, StreamSignal.FIN_RECEIVED):
             return []
         return [StreamEnded(stream_id), *self._goodbye_if_done()]
 
@@ -265,7 +265,7 @@ class SpdySession:
         return [opened, *self._received_fin(stream_id, frame.fin)]
 
     def _received_reply(self, stream_id: int, headers: Headers, fin: bool) -> list[Event]:
-        if self._step(stream_id, Signal.REPLY_RECEIVED):
+        if self._step(stream_id, StreamSignal.REPLY_RECEIVED):
             return [StreamAccepted(stream_id, headers), *self._received_fin(stream_id, fin)]
         if self._streams.get(stream_id, State.CLOSED) is State.CLOSED:
             return []
@@ -279,10 +279,10 @@ class SpdySession:
         if self._streams.get(stream_id, State.CLOSED) is State.CLOSED:
             return []
         self._unread.forget(stream_id)
-        self._step(stream_id, Signal.RESET)
+        self._step(stream_id, StreamSignal.RESET)
         return [StreamReset(stream_id, status), *self._goodbye_if_done()]
 
-    def _step(self, stream_id: int, signal: Signal) -> bool:
+    def _step(self, stream_id: int, signal: StreamSignal) -> bool:
         """Move a stream on; False when the signal means nothing to it."""
         state = TRANSITIONS.get((self._streams.get(stream_id, State.CLOSED), signal))
         if state is None:

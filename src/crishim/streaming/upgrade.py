@@ -65,7 +65,7 @@ class Accepted:
 
 
 @attrs.frozen
-class Refused:
+class UpgradeRefused:
     """Answer with this status, headers and text."""
 
     status: int
@@ -73,7 +73,7 @@ class Refused:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-def choose(headers: HttpHeaders, served: Served) -> Accepted | Refused:
+def choose(headers: HttpHeaders, served: Served) -> Accepted | UpgradeRefused:
     """The answer to a request with these headers, to an endpoint that speaks `served`."""
     pairs = tuple(headers)
     upgrades = _folded(pairs, b"upgrade")
@@ -83,16 +83,16 @@ def choose(headers: HttpHeaders, served: Served) -> Accepted | Refused:
     return _choose_spdy(pairs, served.spdy, may_upgrade=asks_upgrade and "spdy/3.1" in upgrades)
 
 
-def _choose_spdy(headers: HttpHeaders, served: Collection[str], *, may_upgrade: bool) -> Accepted | Refused:
+def _choose_spdy(headers: HttpHeaders, served: Collection[str], *, may_upgrade: bool) -> Accepted | UpgradeRefused:
     offered = _words(headers, _VERSIONS)
     if not offered:
-        return Refused(400, "X-Stream-Protocol-Version header is required")
+        return UpgradeRefused(400, "X-Stream-Protocol-Version header is required")
     protocol = negotiate(offered, served)
     if protocol is None:
         accepted = tuple((b"X-Accepted-Stream-Protocol-Versions", name.encode()) for name in served)
-        return Refused(403, f"none of the offered protocols is served: {', '.join(served)} are", accepted)
+        return UpgradeRefused(403, f"none of the offered protocols is served: {', '.join(served)} are", accepted)
     if not may_upgrade:
-        return Refused(400, "unable to upgrade: missing upgrade headers")
+        return UpgradeRefused(400, "unable to upgrade: missing upgrade headers")
     return Accepted(
         Transport.SPDY,
         protocol,
@@ -104,15 +104,15 @@ def _choose_spdy(headers: HttpHeaders, served: Collection[str], *, may_upgrade: 
     )
 
 
-def _choose_websocket(headers: HttpHeaders, served: Collection[str]) -> Accepted | Refused:
+def _choose_websocket(headers: HttpHeaders, served: Collection[str]) -> Accepted | UpgradeRefused:
     if _words(headers, b"sec-websocket-version") != ["13"]:
-        return Refused(426, "WebSocket version 13 is required", ((b"Sec-WebSocket-Version", b"13"),))
+        return UpgradeRefused(426, "WebSocket version 13 is required", ((b"Sec-WebSocket-Version", b"13"),))
     keys = [value.strip() for name, value in headers if name == b"sec-websocket-key"]
     if len(keys) != 1 or not _is_key(keys[0]):
-        return Refused(400, "Sec-WebSocket-Key must be 16 bytes in base64")
+        return UpgradeRefused(400, "Sec-WebSocket-Key must be 16 bytes in base64")
     protocol = negotiate(_words(headers, _SUBPROTOCOL) or [""], served)
     if protocol is None:
-        return Refused(403, "none of the offered WebSocket subprotocols is served")
+        return UpgradeRefused(403, "none of the offered WebSocket subprotocols is served")
     accept = base64.b64encode(hashlib.sha1(keys[0] + _GUID, usedforsecurity=False).digest())
     chosen = ((b"Sec-WebSocket-Protocol", protocol.encode()),) if protocol else ()
     return Accepted(

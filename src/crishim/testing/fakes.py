@@ -32,7 +32,7 @@ from crishim.interfaces.capabilities import (
 from crishim.interfaces.seats import NetworkReady
 from crishim.lifecycle.states import ContainerAct, container_after
 from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, Inventory, ObservedContainer
-from crishim.model.features import Honour
+from crishim.model.features import Feature
 from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageConfig, ImageDetail, ImageFsInfo, ImageSpec
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
@@ -104,11 +104,11 @@ class FakeBackend(
         self,
         *,
         netns: NetnsSource = NetnsSource.LIBRARY,
-        honours: frozenset[Honour] = frozenset(Honour),
+        supported: frozenset[Feature] = frozenset(Feature),
         capabilities: frozenset[type] | None = None,
         logs_to_disk: bool = True,
     ) -> None:
-        self._info = BackendInfo(name="fake", version="1.0.0", netns=netns, honours=honours)
+        self._info = BackendInfo(name="fake", version="1.0.0", netns=netns, supported=supported)
         if capabilities is not None:
             self.capabilities = capabilities
         self._logs_to_disk = logs_to_disk

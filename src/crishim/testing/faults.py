@@ -56,13 +56,13 @@ def hanging(inner: T, verb: str, *, stubborn: bool = False) -> T:
     def wrap(real: Verb) -> Verb:
         @functools.wraps(real)
         async def hang(*_args: Any, **_kwargs: Any) -> Any:
-            patience = 1 if stubborn else 0
+            ignored = 1 if stubborn else 0
             while True:
                 try:
                     await asyncio.Event().wait()
                 except asyncio.CancelledError:
-                    patience -= 1
-                    if patience < 0:
+                    ignored -= 1
+                    if ignored < 0:
                         raise
 
         return hang

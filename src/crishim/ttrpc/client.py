@@ -7,7 +7,7 @@ from typing import Final
 from crishim.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from crishim.ttrpc.address import open_socket
 from crishim.ttrpc.connection import Answered, ClientConnection, DataArrived, Metadata, Request, Status
-from crishim.ttrpc.status import Refused
+from crishim.ttrpc.status import TtrpcError
 
 _CLOSED: Final = "the connection is closed"
 
@@ -59,7 +59,7 @@ class Client:
     ) -> bytes:
         """One request, one response. `timeout` is seconds, told to the server and kept here too.
 
-        Raises `Refused` with the server's status, `DeadlineExceeded`, `Unavailable` when the connection ends, and
+        Raises `TtrpcError` with the server's status, `DeadlineExceeded`, `Unavailable` when the connection ends, and
         `ResourceExhausted` for a request over 4 MiB. A call that is cancelled goes on in the server: ttrpc cannot tell it.
         """
         nanoseconds = 0 if timeout is None else max(1, int(timeout * 1e9))
@@ -201,7 +201,7 @@ class _Wire(asyncio.Protocol):
         if held is None or held[0].done():
             return
         if status.code:
-            held[0].set_exception(Refused(status))
+            held[0].set_exception(TtrpcError(status))
             held[0].exception()
         else:
             held[0].set_result(payload)

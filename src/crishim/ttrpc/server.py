@@ -53,7 +53,7 @@ class Server:
         self._unary = unary
         self._streams = streams or {}
         self._listeners: list[asyncio.Server] = []
-        self._connections: set[_Connection] = set()
+        self._connections: set[_ServerConnection] = set()
         self._closed = False
 
     async def listen(self, bound: socket.socket) -> None:
@@ -80,25 +80,25 @@ class Server:
         while self._connections:
             await asyncio.wait([connection.ended for connection in self._connections])
 
-    def _connection(self) -> "_Connection":
-        return _Connection(self._unary, self._streams, self._came, self._connections.discard)
+    def _connection(self) -> "_ServerConnection":
+        return _ServerConnection(self._unary, self._streams, self._came, self._connections.discard)
 
-    def _came(self, connection: "_Connection") -> None:
+    def _came(self, connection: "_ServerConnection") -> None:
         if self._closed:
             connection.end()
         else:
             self._connections.add(connection)
 
 
-class _Connection(asyncio.Protocol):
+class _ServerConnection(asyncio.Protocol):
     """One client."""
 
     def __init__(
         self,
         unary: Mapping[tuple[str, str], Handler],
         streams: Mapping[tuple[str, str], StreamHandler],
-        came: "Callable[[_Connection], None]",
-        left: "Callable[[_Connection], None]",
+        came: "Callable[[_ServerConnection], None]",
+        left: "Callable[[_ServerConnection], None]",
     ) -> None:
         self._unary = unary
         self._streams = streams

@@ -4,7 +4,7 @@ from crishim.errors import Code, CrishimError, DeadlineExceeded
 from crishim.ttrpc.connection import Status
 
 
-class Refused(CrishimError):
+class TtrpcError(CrishimError):
     """The other side's answer is a status that is not OK. `status` is it; the class's own code says nothing.
 
     Whoever calls knows what it called for, and names the error anew where it leaves: see `crishim.shimv2.wire.messages`.
@@ -22,7 +22,7 @@ class Refused(CrishimError):
 
 def status_of(error: Exception) -> Status:
     """What a caller is told of an error of ours. Whatever is not ours is UNKNOWN with its text."""
-    if isinstance(error, Refused):
+    if isinstance(error, TtrpcError):
         return error.status
     if isinstance(error, CrishimError):
         return Status(error.code, error.message)

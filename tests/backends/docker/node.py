@@ -8,6 +8,7 @@ from typing import Any
 
 from crishim.backends.docker import DockerBackend, DockerImages
 from crishim.backends.docker.engine import Engine, read_options
+from crishim.config import Deadlines
 from crishim.model.container import ContainerConfig, ContainerFilter, ContainerMetadata, ContainerState, LinuxContainerConfig
 from crishim.model.image import ImageSpec
 from crishim.model.runtime import ContainerEvent, ContainerEventType
@@ -21,11 +22,11 @@ from crishim.model.sandbox import (
 from crishim.model.security import LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
 from crishim.model.values import ContainerId, SandboxId
 from crishim.service.services import Services
-from crishim.service.settings import Deadlines, Settings
+from crishim.service.settings import Settings
 from crishim.store.memory import MemoryStore
 from tests.backends.docker.world import IMAGE, context
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 SLEEPS = ("sh", "-c", "trap 'exit 143' TERM; while :; do sleep 0.05; done")
 OPTIONS = NamespaceOption(pid=NamespaceMode.CONTAINER)
@@ -118,26 +119,26 @@ class Node:
 
     async def until_exited(self, container_id: ContainerId) -> tuple[ContainerState, int, str]:
         """Wait until a container is shown EXITED."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while (seen := await self.seen(container_id))[0] is not ContainerState.EXITED:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         return seen
 
     async def until_not_ready(self, sandbox_id: SandboxId) -> None:
         """Wait until a sandbox is shown NOTREADY."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while await self.ready(sandbox_id) is not PodSandboxState.NOTREADY:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
     async def until_back(self) -> None:
         """Wait until the engine counts as reachable."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while not (await self.runtime_ready())[0]:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
     async def until_lost(self) -> None:
         """Wait until the engine counts as lost."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while (await self.runtime_ready())[0]:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
@@ -150,7 +151,7 @@ class Node:
 
     async def until_logged(self, name: str, lines: int) -> None:
         """Wait until a container has said so many lines."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while len(self.log(name)) < lines:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 

@@ -12,7 +12,7 @@ from crishim.backends.docker.convert import Found, Maker
 from crishim.backends.docker.engine import EngineFacts, Options
 from crishim.errors import InvalidArgument, PullError
 from crishim.model.container import ContainerMetadata, ContainerSpec, Device, Mount, MountPropagation
-from crishim.model.features import Honour
+from crishim.model.features import Feature
 from crishim.model.image import ImageSpec
 from crishim.model.process import ExecSpec, Signal
 from crishim.model.resources import Resources
@@ -262,7 +262,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("made", "field"), REFUSED)
 def test_refused(made: ContainerSpec, field: str) -> None:
-    """What the engine cannot honour, or nobody could, is refused by its name."""
+    """What the engine does not support, or nobody could, is refused by its name."""
     with pytest.raises(InvalidArgument) as refused:
         convert.container_body(made, OLD, FOUND)
     assert field == refused.value.field
@@ -292,15 +292,15 @@ def test_a_group_needs_a_user() -> None:
 @pytest.mark.parametrize(
     ("facts", "extra", "missing"),
     [
-        (EngineFacts(), set(), {Honour.UNIFIED, Honour.APPARMOR, Honour.RECURSIVE_READONLY_MOUNTS}),
-        (EngineFacts(cgroup_v2=True, apparmor=True, recursive_readonly=True), {Honour.UNIFIED, Honour.APPARMOR}, set()),
+        (EngineFacts(), set(), {Feature.UNIFIED, Feature.APPARMOR, Feature.RECURSIVE_READONLY_MOUNTS}),
+        (EngineFacts(cgroup_v2=True, apparmor=True, recursive_readonly=True), {Feature.UNIFIED, Feature.APPARMOR}, set()),
     ],
 )
-def test_honours(facts: EngineFacts, extra: set[Honour], missing: set[Honour]) -> None:
-    """What is honoured depends on the engine; what no engine can is never claimed."""
-    kept = convert.honoured(facts)
+def test_supported(facts: EngineFacts, extra: set[Feature], missing: set[Feature]) -> None:
+    """What is supported depends on the engine; what no engine can is never claimed."""
+    kept = convert.supported(facts)
     assert extra <= kept
-    assert kept.isdisjoint(missing | {Honour.USER_NAMESPACE, Honour.IDMAP_MOUNTS, Honour.HUGEPAGES, Honour.CDI_DEVICES})
+    assert kept.isdisjoint(missing | {Feature.USER_NAMESPACE, Feature.IDMAP_MOUNTS, Feature.HUGEPAGES, Feature.CDI_DEVICES})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crishim.backends.docker.wire import Entries, Entry, Frames
+from crishim.backends.docker.wire import Frames, LogEntries, LogEntry
 from crishim.errors import DataLoss, Unknown
 
 STAMP = b"2026-01-02T03:04:05.000000006Z "
@@ -41,21 +41,21 @@ def test_errors_within_a_stream(kind: int) -> None:
 
 def test_entries_have_times() -> None:
     """Each frame of a log is one entry, with its time, its stream and its newline."""
-    entries = Entries(tty=False)
+    entries = LogEntries(tty=False)
     data = frame(1, STAMP + b"one\n") + frame(2, LATER + b"two\n")
-    assert [Entry(TIME, "stdout", b"one\n"), Entry(TIME + 1_000_000_001, "stderr", b"two\n")] == list(entries.feed(data))
+    assert [LogEntry(TIME, "stdout", b"one\n"), LogEntry(TIME + 1_000_000_001, "stderr", b"two\n")] == list(entries.feed(data))
 
 
 def test_last_piece_gets_its_newline() -> None:
     """A long line's last piece has the time of the first one and is shorter: there the line ends, newline or not."""
     pieces = [b"x" * 16384, b"x" * 16384, b"rest"]
-    seen = list(Entries(tty=False).feed(b"".join(frame(1, STAMP + piece) for piece in pieces)))
+    seen = list(LogEntries(tty=False).feed(b"".join(frame(1, STAMP + piece) for piece in pieces)))
     assert [b"x" * 16384, b"x" * 16384, b"rest\n"] == [entry.content for entry in seen]
 
 
 def test_unfinished_output_has_no_newline() -> None:
     """What a container ends with, if that is no newline, is told as it is."""
-    assert [b"end"] == [entry.content for entry in Entries(tty=False).feed(frame(1, STAMP + b"end"))]
+    assert [b"end"] == [entry.content for entry in LogEntries(tty=False).feed(frame(1, STAMP + b"end"))]
 
 
 LONG = b"y" * 16384
@@ -71,7 +71,7 @@ TERMINAL = [
 @pytest.mark.parametrize("step", [1, 7, 1000, 100000])
 def test_a_terminals_log(raw: list[bytes], expected: list[bytes], step: int) -> None:
     """A terminal's log has no frames: entries are told apart by their times and newlines, wherever the bytes are cut."""
-    data, entries = b"".join(raw), Entries(tty=True)
+    data, entries = b"".join(raw), LogEntries(tty=True)
     seen = [entry for start in range(0, len(data), step) for entry in entries.feed(data[start : start + step])]
     seen += entries.finish()
     assert expected == [entry.content for entry in seen]
@@ -82,4 +82,4 @@ def test_no_log(tty: bool) -> None:
     """What has no time is no log."""
     data = b"this is no entry of any log at all, but a line\n"
     with pytest.raises(DataLoss):
-        list(Entries(tty=tty).feed(data if tty else frame(1, data)))
+        list(LogEntries(tty=tty).feed(data if tty else frame(1, data)))

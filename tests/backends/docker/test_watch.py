@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from crishim.backends.docker.engine import Engine
-from crishim.backends.docker.watch import Event, Watch
+from crishim.backends.docker.watch import Event, EventWatch
 from crishim.errors import Unavailable
 from crishim.system import SystemClock
 from tests.backends.docker.http_server import Served, serving
@@ -22,7 +22,7 @@ async def test_a_stream_that_breaks_ends_all_waits() -> None:
     event = b'{"Action":"die","Actor":{"Attributes":{"name":"c"}}}\n'
     chunk = b"%x\r\n%b\r\n" % (len(event), event)
     async with serving(VERSION, Served(raw=HEAD), Served(raw=HEAD + chunk)) as server:
-        watch = Watch(Engine(server.path), SystemClock(), "me")
+        watch = EventWatch(Engine(server.path), SystemClock(), "me")
 
         async def look(event: Event) -> str | None:
             return event.get("Action")
@@ -41,7 +41,7 @@ async def test_nobody_there() -> None:
         return None
 
     with pytest.raises(Unavailable):
-        await Watch(Engine("/no/such/socket"), SystemClock(), "me").until("c", never)
+        await EventWatch(Engine("/no/such/socket"), SystemClock(), "me").until("c", never)
 
 
 @pytest.mark.node

@@ -30,7 +30,7 @@ TOOLS = {"dockerd": "docker.io", "busybox": "busybox-static", "catatonit": "cata
 ELSEWHERE = {"crictl": "the releases of kubernetes-sigs/cri-tools have it"}
 IMAGE = "exam"
 
-_PATIENCE = 60.0
+_TIMEOUT = 60.0
 
 
 def needs(*tools: str) -> pytest.MarkDecorator:
@@ -87,7 +87,7 @@ class Dockerd:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _TIMEOUT
         while time.monotonic() < deadline:
             if asyncio.run(self._answers()):
                 return
@@ -106,7 +106,7 @@ class Dockerd:
         """Where init collects the dead late, the next engine would take a dead containerd for a living one."""
         noted = self.place / "exec/containerd/containerd.pid"
         pid = int(noted.read_text())
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _TIMEOUT
         while (process := processes.read(pid)) is not None and not process.ended:
             assert time.monotonic() < deadline, "containerd outlives its engine"
             time.sleep(0.01)
@@ -116,7 +116,7 @@ class Dockerd:
         """Have it end itself; containers are stopped, unless it was told to leave them."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(_PATIENCE)
+            self._process.wait(_TIMEOUT)
             self._process = None
 
     def load(self, name: str = IMAGE, *changes: str) -> None:

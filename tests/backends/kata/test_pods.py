@@ -14,7 +14,7 @@ from crishim.backends.kata.pods import KataPods, left_of, sizes
 from crishim.errors import InvalidArgument, NotFound, Unavailable
 from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.capabilities import SupportsPortForward, SupportsSandboxWait, SupportsStats
-from crishim.model.features import Honour
+from crishim.model.features import Feature
 from crishim.model.resources import Resources
 from crishim.model.values import FrozenDict, SandboxId
 from crishim.pods.namespaces import PinnedNamespaces
@@ -118,26 +118,26 @@ async def test_ports_are_dialled_at_the_pods_address(machines: ShimWorld) -> Non
 @pytest.mark.node
 @on_node
 async def test_what_a_machine_cannot_keep(machines: ShimWorld) -> None:
-    """The node's PID, IPC and network namespaces, another container's PIDs and host profiles are not honoured."""
+    """The node's PID, IPC and network namespaces, another container's PIDs and host profiles are not supported."""
     lacking = {
-        Honour.HOST_PID,
-        Honour.HOST_IPC,
-        Honour.HOST_NETWORK,
-        Honour.TARGET_PID,
-        Honour.APPARMOR,
-        Honour.SELINUX,
-        Honour.SECCOMP,
-        Honour.MOUNT_PROPAGATION,
+        Feature.HOST_PID,
+        Feature.HOST_IPC,
+        Feature.HOST_NETWORK,
+        Feature.TARGET_PID,
+        Feature.APPARMOR,
+        Feature.SELINUX,
+        Feature.SECCOMP,
+        Feature.MOUNT_PROPAGATION,
     }
-    assert set() == lacking & machines.info.honours
+    assert set() == lacking & machines.info.supported
     assert ("kata", "4.1.0") == (machines.info.name, machines.info.version.rstrip(","))
     assert {SupportsPortForward, SupportsSandboxWait, SupportsStats} <= machines.pods.capabilities
 
 
-async def test_seccomp_in_the_guest_is_honoured_where_it_is_configured(tmp_path: Path) -> None:
-    """With `guest_seccomp` profiles are honoured."""
+async def test_seccomp_in_the_guest_is_supported_where_it_is_configured(tmp_path: Path) -> None:
+    """With `guest_seccomp` profiles are supported."""
     made = build(context_of(tmp_path, shim=stand_in(tmp_path), guest_seccomp=True))
-    assert Honour.SECCOMP in (await made.probe()).honours
+    assert Feature.SECCOMP in (await made.probe()).supported
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from crishim.interfaces.capabilities import (
     capabilities,
 )
 from crishim.model.container import ContainerState
-from crishim.model.features import PROCESS, Honour
+from crishim.model.features import PROCESS, Feature
 from crishim.model.process import TerminalSize
 from crishim.model.stats import ContainerUsage
 from crishim.model.values import FrozenDict
@@ -48,17 +48,17 @@ class TestContract(BackendConformance):
 
 
 async def test_who_it_is(tmp_path: Path) -> None:
-    """The backend has no network of its own, honours what a plain process can, and claims five capabilities."""
+    """The backend has no network of its own, supported what a plain process can, and claims five capabilities."""
     backend = build(context(tmp_path))
-    assert await backend.probe() == BackendInfo(name="process", version=__version__, netns=NetnsSource.NONE, honours=PROCESS)
+    assert await backend.probe() == BackendInfo(name="process", version=__version__, netns=NetnsSource.NONE, supported=PROCESS)
     assert capabilities(backend) == {SupportsExec, SupportsAttach, SupportsPortForward, SupportsStats, SupportsLogReopen}
     assert not list(tmp_path.iterdir())
 
 
 async def test_wishes_to_ignore_are_options(tmp_path: Path) -> None:
-    """What unsafe_ignore names is honoured in name; unknown names, other types and other options are refused by name."""
+    """What unsafe_ignore names is supported in name; unknown names, other types and other options are refused by name."""
     backend = build(context(tmp_path, unsafe_ignore=["mounts", "linux.security_context.run_as_user"]))
-    assert PROCESS | {Honour.MOUNTS, Honour.USER} == (await backend.probe()).honours
+    assert PROCESS | {Feature.MOUNTS, Feature.USER} == (await backend.probe()).supported
     for options, field in (
         ({"unsafe_ignore": ["mount"]}, "options.unsafe_ignore"),
         ({"unsafe_ignore": "mounts"}, "options.unsafe_ignore"),

@@ -19,7 +19,7 @@ from crishim.model.values import ContainerId, FrozenDict
 from crishim.system import SystemClock
 from crishim.testing.conformance.candidate import Candidate, World
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 class Pod(World):
@@ -32,13 +32,13 @@ class Pod(World):
     def folder(self) -> Path:
         return self.candidate.scratch
 
-    async def start(self, script: str, **wishes: Any) -> ContainerSpec:
+    async def start(self, script: str, **requested: Any) -> ContainerSpec:
         """Run a container with a shell script."""
-        return await self.run(self.spec, ("sh", "-c", script), **wishes)
+        return await self.run(self.spec, ("sh", "-c", script), **requested)
 
     async def sh(self, container_id: ContainerId, script: str, io: ProcessIO | None = None, *, tty: bool = False) -> Exit:
         """Run a shell script in a container to its end."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             return await self.backend.exec(container_id, ExecSpec(argv=("sh", "-c", script), tty=tty), io or ProcessIO())
 
 
@@ -90,6 +90,6 @@ def alive(pid: int | bytes) -> bool:
 
 async def until(true: Callable[[], bool]) -> None:
     """Wait for what announces itself by no event."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not true():  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.005)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from crishim.backends.runc.command import Features, features, version_of
-from crishim.model.features import Honour
+from crishim.model.features import Feature
 from crishim.model.runtime import RuntimeHandlerFeatures
 
 KERNEL = (6, 1)
@@ -45,10 +45,10 @@ def test_the_kernel_has_a_say(kernel: tuple[int, int], expected: Features) -> No
 
 
 def test_what_follows_from_them() -> None:
-    """User namespaces and mapped mounts come together, and Status advertises what is honoured."""
-    mapped = {Honour.USER_NAMESPACE, Honour.IDMAP_MOUNTS}
-    assert not Features().honours & (mapped | {Honour.RECURSIVE_READONLY_MOUNTS})
-    assert mapped | {Honour.RECURSIVE_READONLY_MOUNTS} == BOTH.honours - Features().honours
+    """User namespaces and mapped mounts come together, and Status advertises what is supported."""
+    mapped = {Feature.USER_NAMESPACE, Feature.IDMAP_MOUNTS}
+    assert not Features().supported & (mapped | {Feature.RECURSIVE_READONLY_MOUNTS})
+    assert mapped | {Feature.RECURSIVE_READONLY_MOUNTS} == BOTH.supported - Features().supported
     assert RuntimeHandlerFeatures(recursive_read_only_mounts=True, user_namespaces=True) == BOTH.advertised
 
 

@@ -83,7 +83,7 @@ async def test_failures_are_told_with_what_was_said(tmp_path: Path) -> None:
 
 async def test_a_start_that_hangs_is_killed(tmp_path: Path) -> None:
     """A shim that does not come to its end is killed when its time is up."""
-    binary = shim(tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 600", patience=1.0)
+    binary = shim(tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 600", timeout=1.0)
     with pytest.raises(DeadlineExceeded):
         await binary.start("t1", tmp_path)
     with pytest.raises(ProcessLookupError):
@@ -92,6 +92,6 @@ async def test_a_start_that_hangs_is_killed(tmp_path: Path) -> None:
 
 async def test_who_keeps_the_output_open_is_not_waited_for(tmp_path: Path) -> None:
     """A daemon that is left behind with our stdout does not hold the start up."""
-    binary = shim(tmp_path, f"sleep 600 & echo $! > {tmp_path}/pid; echo unix:///s", patience=30.0)
+    binary = shim(tmp_path, f"sleep 600 & echo $! > {tmp_path}/pid; echo unix:///s", timeout=30.0)
     assert "unix:///s" == (await binary.start("t1", tmp_path)).address
     os.kill(int((tmp_path / "pid").read_text()), 9)

@@ -6,9 +6,9 @@ from google.protobuf.any_pb2 import Any
 
 from crishim._proto import shim_events_pb2 as pb
 from crishim.errors import Code
-from crishim.shimv2.client.connection import News
+from crishim.shimv2.client.connection import ShimEvents
 from crishim.ttrpc.client import Client
-from crishim.ttrpc.status import Refused
+from crishim.ttrpc.status import TtrpcError
 
 SERVICE = "containerd.services.events.ttrpc.v1.Events"
 
@@ -22,14 +22,14 @@ def event(kind: str, value: bytes) -> bytes:
 async def test_who_ran_out_of_memory_is_told(tmp_path: Path) -> None:
     """Of all events only the one of memory is heard; what is no event is refused."""
     heard: list[str] = []
-    news = News(tmp_path / "news", heard.append)
+    news = ShimEvents(tmp_path / "news", heard.append)
     await news.open()
     await news.open()
     client = await Client.connect(f"unix://{news.address}")
     oom = pb.TaskOOM(container_id="c1").SerializeToString()
     await client.call(SERVICE, "Forward", event("containerd.events.TaskOOM", oom))
     await client.call(SERVICE, "Forward", event("containerd.events.TaskExit", pb.TaskExit(id="c2").SerializeToString()))
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(TtrpcError) as caught:
         await client.call(SERVICE, "Forward", event("containerd.events.TaskOOM", b"\xff"))
     await client.close()
     await news.close()
@@ -39,7 +39,7 @@ async def test_who_ran_out_of_memory_is_told(tmp_path: Path) -> None:
 
 async def test_a_path_that_is_too_long_has_no_news(tmp_path: Path) -> None:
     """A path that no socket can have is no address, and nothing is opened."""
-    news = News(tmp_path / ("x" * 120), lambda _: None)
+    news = ShimEvents(tmp_path / ("x" * 120), lambda _: None)
     await news.open()
     assert "" == news.address
     await news.close()

@@ -66,8 +66,8 @@ async def test_the_log_must_be_read(machines: ShimWorld, monkeypatch: pytest.Mon
 async def test_a_log_that_is_not_emptied_stops_the_machine(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pipe `log` that is open and not read holds the shim up in the middle of the boot."""
     monkeypatch.setattr(ShimLog, "_read", lambda self: asyncio.get_running_loop().remove_reader(self._fd))
-    monkeypatch.setattr(ShimLink, "long_patience", 0.5)
-    monkeypatch.setattr(ShimLink, "patience", 0.5)
+    monkeypatch.setattr(ShimLink, "long_timeout", 0.5)
+    monkeypatch.setattr(ShimLink, "timeout", 0.5)
     with pytest.raises(DeadlineExceeded):
         await machines.sandbox()
 
@@ -104,7 +104,7 @@ async def test_stdin_is_closed_before_it_is_told(machines: ShimWorld, monkeypatc
     pod = await machines.sandbox()
     spec = await machines.run(pod, machines.programs.copies(), stdin=True, stdin_once=True)
     with monkeypatch.context() as patched:
-        patched.setattr(ShimLink, "patience", 0.3)
+        patched.setattr(ShimLink, "timeout", 0.3)
         with pytest.raises(DeadlineExceeded):
             await (await link_of(machines, pod)).close_stdin(spec.id)
     source, out = Source(), Sink()
@@ -252,7 +252,7 @@ async def test_a_shim_that_never_answers(machines: ShimWorld, monkeypatch: pytes
     """A shim that stands still is killed with the removal of its pod, and what it leaves is cleared away."""
     pod = await machines.sandbox()
     await machines.run_ready(pod, machines.programs.sleeps())
-    monkeypatch.setattr(ShimLink, "patience", 0.3)
+    monkeypatch.setattr(ShimLink, "timeout", 0.3)
     (shim,) = machines.shims()
     os.kill(shim, signal.SIGSTOP)
     await machines.backend.stop_sandbox(pod.id)
@@ -330,9 +330,9 @@ async def test_a_shim_that_wants_parameters_gets_none(machines: ShimWorld) -> No
 
 async def test_nonsense_instead_of_a_shim(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever answers nonsense, or nothing, fails the start within its time, and is forgotten with the pod."""
-    monkeypatch.setattr(ShimLink, "long_patience", 0.3)
-    monkeypatch.setattr(ShimLink, "patience", 0.3)
-    monkeypatch.setattr(sandbox, "_FAREWELL", 0.3)
+    monkeypatch.setattr(ShimLink, "long_timeout", 0.3)
+    monkeypatch.setattr(ShimLink, "timeout", 0.3)
+    monkeypatch.setattr(sandbox, "_SHUTDOWN_TIMEOUT", 0.3)
 
     async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(1000):

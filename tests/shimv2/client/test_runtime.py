@@ -74,7 +74,7 @@ async def test_a_shim_that_stands_still(containers: ShimWorld, monkeypatch: pyte
     pod = await containers.sandbox()
     spec = await containers.run_ready(pod, containers.programs.sleeps())
     pid = (await containers.runtime.state(spec.id)).pid
-    monkeypatch.setattr(ShimLink, "patience", 0.3)
+    monkeypatch.setattr(ShimLink, "timeout", 0.3)
     os.kill(containers.shims()[0], signal.SIGSTOP)
     await containers.backend.stop_sandbox(pod.id)
     assert not running(pid)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crishim.shimv2.server.task import NAME, NONE, KeptTasks
+from crishim.shimv2.server.task import NAME, NONE, TaskRecords
 
 KEY = ("k8s.io", "t1")
 
@@ -12,18 +12,18 @@ KEY = ("k8s.io", "t1")
 @pytest.mark.parametrize("options", [NONE, ("containerd.runc.v1.Options", b"\x3a\x01\xff"), ("a.b", b"")])
 def test_round_trip(tmp_path: Path, options: tuple[str, bytes]) -> None:
     """What is kept is read again, bytes of any value too; nothing is there before, and nothing after it was forgotten."""
-    kept, bundle = KeptTasks(tmp_path / "tasks"), tmp_path / "bundle"
+    kept, bundle = TaskRecords(tmp_path / "tasks"), tmp_path / "bundle"
     bundle.mkdir()
     assert (None, {}) == (kept.options(bundle), kept.left())
     kept.keep(KEY, bundle, options)
-    assert (options, {KEY: bundle}) == (kept.options(bundle), KeptTasks(tmp_path / "tasks").left())
+    assert (options, {KEY: bundle}) == (kept.options(bundle), TaskRecords(tmp_path / "tasks").left())
     kept.forget(KEY, bundle)
     assert (None, {}) == (kept.options(bundle), kept.left())
 
 
 def test_a_name_that_is_used_again(tmp_path: Path) -> None:
     """The link leads to the later bundle, also where the earlier one's was left."""
-    kept = KeptTasks(tmp_path / "tasks")
+    kept = TaskRecords(tmp_path / "tasks")
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         kept.keep(KEY, tmp_path / name, NONE)
@@ -34,11 +34,11 @@ def test_a_name_that_is_used_again(tmp_path: Path) -> None:
 def test_nonsense(tmp_path: Path, text: str) -> None:
     """A file that cannot be read counts as no options: the task is to be freed all the same."""
     (tmp_path / NAME).write_text(text)
-    assert NONE == KeptTasks(tmp_path / "tasks").options(tmp_path)
+    assert NONE == TaskRecords(tmp_path / "tasks").options(tmp_path)
 
 
 def test_no_bundle(tmp_path: Path) -> None:
     """Nor does a bundle that is gone already stop anything."""
-    kept = KeptTasks(tmp_path / "tasks")
+    kept = TaskRecords(tmp_path / "tasks")
     assert NONE == kept.options(tmp_path / "gone")
     kept.forget(KEY, tmp_path / "gone")

@@ -1,4 +1,4 @@
-"""News for containerd: in order, again where it was away, and no refusal holds up the rest."""
+"""TaskEvents for containerd: in order, again where it was away, and no refusal holds up the rest."""
 
 import socket
 from collections.abc import AsyncIterator

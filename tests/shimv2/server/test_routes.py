@@ -14,7 +14,7 @@ from crishim.errors import CrishimError, InvalidArgument, NotFound, Unimplemente
 from crishim.linux.cgroups import Cgroups
 from crishim.model.process import Exit
 from crishim.shimv2.server.routes import delete_response, handlers, table
-from crishim.shimv2.server.task import KeptTasks
+from crishim.shimv2.server.task import TaskRecords
 from crishim.shimv2.server.tasks import Tasks
 from crishim.shimv2.wire.messages import SERVICES
 from crishim.testing.doubles import FakeClock, settle
@@ -55,7 +55,7 @@ class Wire:
         self.bundle.mkdir()
         (self.bundle / "config.json").write_text(json.dumps({"linux": {"cgroupsPath": "/pods/t1"}}))
         cgroups = Cgroups(v2=True, root=folder / "cgroup")
-        self.tasks = Tasks(lambda *_: self.runtime, FakeClock(), Heard(), cgroups, KeptTasks(folder / "tasks"), unified=True)
+        self.tasks = Tasks(lambda *_: self.runtime, FakeClock(), Heard(), cgroups, TaskRecords(folder / "tasks"), unified=True)
         self.handlers = handlers(self.tasks, "k8s.io", 77)
 
     async def call(self, method: str, request: Any, version: int = 2) -> bytes:

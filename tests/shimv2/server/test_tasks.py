@@ -16,7 +16,7 @@ from crishim.interfaces.oci_runtime import OciRuntime, OciStatus
 from crishim.linux.cgroups import Cgroups
 from crishim.model.process import Exit
 from crishim.shimv2.server.rootfs import RootMount
-from crishim.shimv2.server.task import Creation, IoPaths, KeptTasks
+from crishim.shimv2.server.task import Creation, IoPaths, TaskRecords
 from crishim.shimv2.server.tasks import Tasks
 from crishim.testing.doubles import FakeClock, settle
 from tests.shimv2.memory import PID, Heard, MemoryRuntime
@@ -54,7 +54,7 @@ def over(tmp_path: Path, runtime: MemoryRuntime) -> World:
     (bundle / "config.json").write_text(json.dumps({"linux": {"cgroupsPath": "/pods/t1"}}))
     heard = Heard()
     tasks = Tasks(
-        make, FakeClock(), heard, Cgroups(v2=True, root=tmp_path / "cgroup"), KeptTasks(tmp_path / "tasks"), unified=True
+        make, FakeClock(), heard, Cgroups(v2=True, root=tmp_path / "cgroup"), TaskRecords(tmp_path / "tasks"), unified=True
     )
     return World(tasks, runtime, heard, asked, bundle)
 

@@ -27,7 +27,7 @@ from crishim.shimv2.wire.messages import (
     runtime_spec,
 )
 from crishim.ttrpc.connection import Status
-from crishim.ttrpc.status import Refused
+from crishim.ttrpc.status import TtrpcError
 from tests.shimv2.golden import commands
 
 
@@ -135,6 +135,6 @@ def test_times() -> None:
 )
 def test_refusals_are_named(code: int, expected: type[CrishimError]) -> None:
     """A shim's refusal becomes the error of the same condition, and its words are kept where ours do not say it all."""
-    error = named(Refused(Status(code, "so it is")), "container", "c1")
+    error = named(TtrpcError(Status(code, "so it is")), "container", "c1")
     assert type(error) is expected
     assert "c1" in error.message or "so it is" in error.message

@@ -1,6 +1,6 @@
 """Pods on the Docker Engine: its own API, its own images, a pause container for each pod.
 
-Options: see `options.Options`. What the engine cannot honour is refused by name; docs/docker.md has the whole table.
+Options: see `options.Options`. What the engine does not support is refused by name; docs/docker.md has the whole table.
 """
 
 import shutil

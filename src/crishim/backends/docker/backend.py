@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.backends.docker.convert import Found, Maker, container_body, honoured, limits, sandbox_body
+from crishim.backends.docker.convert import Found, Maker, container_body, limits, sandbox_body, supported
 from crishim.backends.docker.engine import Calls, Conflict, Engine, EngineFacts, Options
 from crishim.backends.docker.image_files import ImageFiles, PauseImage
 from crishim.backends.docker.logs import Logs
@@ -39,7 +39,7 @@ from crishim.backends.docker.observed import (
 )
 from crishim.backends.docker.streams import Streams
 from crishim.backends.docker.usage import Usages, write_unified
-from crishim.backends.docker.watch import Event, Watch
+from crishim.backends.docker.watch import Event, EventWatch
 from crishim.cni.network import SetnsDialer
 from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, NotFound, PullError, PullReason
 from crishim.interfaces.backend import Backend, BackendContext, BackendInfo, NetnsSource
@@ -103,7 +103,7 @@ class DockerBackend(
         self._host = this_machine()
         self._pause = PauseImage(self._engine, options)
         self._files = ImageFiles(self._engine)
-        self._watch = Watch(self._engine, self._clock, self._owner)
+        self._watch = EventWatch(self._engine, self._clock, self._owner)
         self._logs = Logs(self._engine, self._clock, context.state / "logged", options.log_bytes)
         self._streams = Streams(self._engine, self._clock)
         self._dialer = SetnsDialer()
@@ -119,7 +119,7 @@ class DockerBackend(
             name="docker",
             version=facts.version,
             netns=NetnsSource.BACKEND if self._options.cni else NetnsSource.NONE,
-            honours=honoured(facts),
+            supported=supported(facts),
             features=RuntimeHandlerFeatures(recursive_read_only_mounts=facts.recursive_readonly),
         )
 

@@ -1,7 +1,7 @@
 """SandboxSpec, ContainerSpec and ExecSpec -> the bodies of the Engine API's create calls (pure).
 
-Which field goes where is docs/docker.md's table. What the engine cannot honour never gets here (see `honoured`), or is refused
-here by name; nothing is dropped in silence but what CRI itself calls a hint.
+Which field goes where is docs/docker.md's table. What the engine does not support never gets here (see `supported`), or is
+refused here by name; nothing is dropped in silence but what CRI itself calls a hint.
 
 A pod's sandbox is its pause container; containers join its network and IPC namespaces. Users are given as numbers, since the
 engine's own look-up knows neither of CRI's two policies for groups: with `UID:GID` it adds none by itself.
@@ -18,7 +18,7 @@ from crishim.backends.docker.engine import OLDEST, EngineFacts, Options
 from crishim.backends.docker.observed import CONTAINER_KIND, HELPER_KIND, KIND, LOG, OWNER, SANDBOX, SANDBOX_KIND, UNIFIED
 from crishim.errors import InvalidArgument, PullError, PullReason
 from crishim.model.container import ContainerSpec, Mount, MountPropagation
-from crishim.model.features import Honour
+from crishim.model.features import Feature
 from crishim.model.process import ExecSpec
 from crishim.model.resources import Resources
 from crishim.model.sandbox import Protocol, SandboxSpec
@@ -73,22 +73,22 @@ class Found:
     profiles: FrozenDict[str, str] = EMPTY
 
 
-def honoured(facts: EngineFacts) -> frozenset[Honour]:
+def supported(facts: EngineFacts) -> frozenset[Feature]:
     """The optional fields that this engine keeps."""
     never = {
-        Honour.USER_NAMESPACE,
-        Honour.IDMAP_MOUNTS,
-        Honour.MOUNT_OPTIONS,
-        Honour.HUGEPAGES,
-        Honour.CDI_DEVICES,
+        Feature.USER_NAMESPACE,
+        Feature.IDMAP_MOUNTS,
+        Feature.MOUNT_OPTIONS,
+        Feature.HUGEPAGES,
+        Feature.CDI_DEVICES,
     }
-    kept = frozenset(Honour) - never
+    kept = frozenset(Feature) - never
     if not facts.recursive_readonly:
-        kept -= {Honour.RECURSIVE_READONLY_MOUNTS}
+        kept -= {Feature.RECURSIVE_READONLY_MOUNTS}
     if not facts.cgroup_v2:
-        kept -= {Honour.UNIFIED}
+        kept -= {Feature.UNIFIED}
     if not facts.apparmor:
-        kept -= {Honour.APPARMOR}
+        kept -= {Feature.APPARMOR}
     return kept
 
 

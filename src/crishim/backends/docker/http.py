@@ -40,7 +40,7 @@ class Pieces:
     Raises `Unavailable` when the connection ends before that.
     """
 
-    def __init__(self, status: int, connection: "_Connection") -> None:
+    def __init__(self, status: int, connection: "_EngineConnection") -> None:
         self.status = status
         self._connection = connection
 
@@ -83,7 +83,7 @@ class HttpClient:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._idle: list[_Connection] = []
+        self._idle: list[_EngineConnection] = []
 
     async def request(
         self, method: str, target: str, body: bytes | None = None, headers: tuple[tuple[str, str], ...] = ()
@@ -131,7 +131,7 @@ class HttpClient:
         for connection in idle:
             connection.close()
 
-    async def _connection(self) -> "_Connection":
+    async def _connection(self) -> "_EngineConnection":
         while self._idle:
             connection = self._idle.pop()
             if connection.alive():
@@ -146,10 +146,10 @@ class HttpClient:
         except BaseException:
             made.close()
             raise
-        return _Connection(made)
+        return _EngineConnection(made)
 
 
-class _Connection:
+class _EngineConnection:
     """One connection, one request at a time."""
 
     def __init__(self, made: socket.socket) -> None:

@@ -139,10 +139,10 @@ class DockerImages(ImageService):
         progress, headers = Progress(), (("X-Registry-Auth", credentials),)
         name = str(reference)
         try:
-            async with asyncio.timeout(self._options.pull_stall) as patience:
+            async with asyncio.timeout(self._options.pull_stall) as timeout:
                 async with self._engine.stream("POST", "/images/create", "image", name, b"", headers, query) as pieces:
                     async for piece in pieces:
-                        patience.reschedule(asyncio.get_running_loop().time() + self._options.pull_stall)
+                        timeout.reschedule(asyncio.get_running_loop().time() + self._options.pull_stall)
                         for message in progress.feed(piece):
                             _log.debug("pull of %s: %s %s", name, message.get("id", ""), message.get("status", ""))
                 for _ in progress.finish():

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from crishim.backends.docker.engine import Engine
 from crishim.backends.docker.observed import runs
-from crishim.backends.docker.wire import Entries, Entry, Repeats
+from crishim.backends.docker.wire import LogEntries, LogEntry, Repeats
 from crishim.errors import CrishimError, NotFound, Unavailable
 from crishim.interfaces.seats import Clock
 from crishim.logs.follower import LogFollower
@@ -28,7 +28,7 @@ from crishim.model.values import ContainerId
 
 _log = logging.getLogger(__name__)
 
-PATIENCE: Final = 10.0
+TIMEOUT: Final = 10.0
 """Seconds for which the end of the engine's stream is awaited after a container's end; its following may miss that end."""
 
 _SILENCE: Final = 2.0
@@ -74,7 +74,7 @@ class Logs:
         """Return when all output of the ended container is in its log. Raises `Unavailable` where the engine went away."""
         log = self._logs.get(container_id)
         if log is not None:
-            await log.finished(PATIENCE, self._complete)
+            await log.finished(TIMEOUT, self._complete)
 
     def reopen(self, container_id: ContainerId) -> None:
         """As `LogFollower.reopen`. Without a log there is nothing to do."""
@@ -130,12 +130,12 @@ class _Log:
                 self._open_again()
             self._task = asyncio.create_task(self._follow(complete), name=f"log of {self._id}")
 
-    async def finished(self, patience: float, complete: Callable[[ContainerId], None]) -> None:
+    async def finished(self, timeout: float, complete: Callable[[ContainerId], None]) -> None:
         """Return when the log is complete; a stream that does not end is left for one that reads what there is."""
         if self._task is None:
             return
         before = -1
-        while not (await asyncio.wait({self._task}, timeout=patience))[0]:
+        while not (await asyncio.wait({self._task}, timeout=timeout))[0]:
             if before == self._entries:
                 _log.warning("the engine does not end the log of container %s; it is read again", self._id)
                 self._task.cancel()
@@ -197,7 +197,7 @@ class _Log:
 
     async def _read(self, *, follow: int) -> None:
         assert self._follower is not None
-        since, entries, repeats = self._follower.since, Entries(tty=self._tty), Repeats()
+        since, entries, repeats = self._follower.since, LogEntries(tty=self._tty), Repeats()
         query: dict[str, Any] = {"stdout": 1, "stderr": 1, "follow": follow, "timestamps": 1}
         if since:
             query["since"] = f"{since // _NANO}.{since % _NANO:09d}"
@@ -206,7 +206,7 @@ class _Log:
                 self._write(entries.feed(piece), since, repeats)
         self._write(entries.finish(), since, repeats)
 
-    def _write(self, entries: Iterable[Entry], since: int, repeats: Repeats) -> None:
+    def _write(self, entries: Iterable[LogEntry], since: int, repeats: Repeats) -> None:
         new = []
         for entry in entries:
             self._entries += 1
@@ -224,7 +224,7 @@ class _Log:
     async def _has_more(self) -> bool:
         """Whether the engine's copy has entries that were not told."""
         query = {"stdout": 1, "stderr": 1, "tail": 1, "timestamps": 1}
-        entries, newest = Entries(tty=self._tty), 0
+        entries, newest = LogEntries(tty=self._tty), 0
         async with self._engine.stream("GET", self._path_of_logs, "container", self._id, query=query) as pieces:
             async for piece in pieces:
                 newest = max([newest, *(entry.time for entry in entries.feed(piece))])

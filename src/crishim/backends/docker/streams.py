@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 _END_OF_INPUT: Final = b"\x04"
 """A terminal's end-of-file character, as every shell has it."""
 
-_PATIENCE: Final = 10.0
+_TIMEOUT: Final = 10.0
 """Seconds for which the engine may take to say how an exec ended whose streams have."""
 
 _START: Final = 0.5
@@ -101,9 +101,9 @@ class Streams:
 
     async def _exit(self, exec_id: str, spec: ExecSpec) -> Exit:
         """How it ended: the streams end a moment before the engine knows."""
-        pause, patience = 0.002, self._clock.monotonic() + _PATIENCE
+        pause, timeout = 0.002, self._clock.monotonic() + _TIMEOUT
         while (told := await self._inspect(exec_id)).get("Running") or told.get("ExitCode") is None:
-            if self._clock.monotonic() > patience:
+            if self._clock.monotonic() > timeout:
                 raise Unknown(f"the engine does not say how the exec of {spec.argv[0]!r} ended")
             await self._clock.sleep(pause)
             pause = min(2 * pause, 0.2)
@@ -115,11 +115,11 @@ class Streams:
     async def _kill(self, exec_id: str) -> None:
         """End every process of an exec, and return when the engine has seen it. One that is just being started is awaited."""
         pause, now = 0.01, self._clock.monotonic()
-        started_by, patience = now + _START, now + _PATIENCE
+        started_by, timeout = now + _START, now + _TIMEOUT
         with contextlib.suppress(NotFound, Unavailable):
             while (told := await self._inspect(exec_id)).get("ExitCode") is None or told.get("Running"):
                 now = self._clock.monotonic()
-                if now > patience:
+                if now > timeout:
                     _log.warning("exec %s is not over after it was killed", exec_id)
                     return
                 if not told.get("Running") and now > started_by:

@@ -25,7 +25,7 @@ _OVERLAP: Final = 2
 _SUBJECTS: Final = ("die", "destroy", "start")
 
 
-class Watch:
+class EventWatch:
     """Waits for changes of the containers of one owner."""
 
     def __init__(self, engine: Engine, clock: Clock, owner: str) -> None:
@@ -53,7 +53,7 @@ class Watch:
                 event = await news.get()
 
     async def close(self) -> None:
-        """Watch no more; who waits is told `Unavailable`."""
+        """EventWatch no more; who waits is told `Unavailable`."""
         pump, self._pump = self._pump, None
         if pump is not None:
             pump.cancel()

@@ -13,7 +13,7 @@ A log adds the time to each entry: `2026-01-02T03:04:05.000000006Z CONTENT`. An 
 one that is longer than 16 KiB, without. The engine of 20.10 leaves out the newline of the last piece, too; such a piece has the
 time of the first one and is shorter.
 
-Entries of a log that the engine tells twice (pure).
+LogEntries of a log that the engine tells twice (pure).
 
 An engine that follows its own log across a rotation may begin again a little before the place where it was. Such a repetition
 goes back in time, to entries that were just told; a clock that was set back does so too, but tells new ones.
@@ -116,7 +116,7 @@ class Frames:
 
 
 @attrs.frozen
-class Entry:
+class LogEntry:
     """One entry of a log: nanoseconds since the epoch, stream, and content as `LogFollower.write` takes it."""
 
     time: int
@@ -124,7 +124,7 @@ class Entry:
     content: bytes
 
 
-class Entries:
+class LogEntries:
     """Cuts a log with times into entries."""
 
     def __init__(self, *, tty: bool) -> None:
@@ -133,7 +133,7 @@ class Entries:
         self._rest = b""
         self._open: dict[Stream, tuple[int, int]] = {}
 
-    def feed(self, data: bytes) -> Iterator[Entry]:
+    def feed(self, data: bytes) -> Iterator[LogEntry]:
         """The entries that are whole. Raises `DataLoss` for what is no log, and `Unknown`."""
         for stream, payload in self._frames.feed(data):
             if not self._tty:
@@ -144,7 +144,7 @@ class Entries:
                 yield self._entry(stream, self._rest[:size])
                 self._rest = self._rest[size:]
 
-    def finish(self) -> Iterator[Entry]:
+    def finish(self) -> Iterator[LogEntry]:
         """The log has ended: what is left."""
         if self._rest:
             yield self._entry("stdout", self._rest)
@@ -162,7 +162,7 @@ class Entries:
             return end
         return most if len(self._rest) >= most + ("stdout" in self._open) * _STAMP_SIZE else 0
 
-    def _entry(self, stream: Stream, raw: bytes) -> Entry:
+    def _entry(self, stream: Stream, raw: bytes) -> LogEntry:
         if not _STAMP.match(raw):
             raise DataLoss(f"no entry of a log: {raw[:60]!r}")
         time, content = _second(raw[:19]) + int(raw[20:29]), raw[_STAMP_SIZE:]
@@ -173,7 +173,7 @@ class Entries:
             content += b"\n"
         else:
             self._open[stream] = time, len(content)
-        return Entry(time, stream, content)
+        return LogEntry(time, stream, content)
 
 
 @functools.lru_cache(maxsize=16)
@@ -194,7 +194,7 @@ class Repeats:
         self._last: dict[Stream, int] = {}
         self._going_back = False
 
-    def again(self, entry: Entry) -> bool:
+    def again(self, entry: LogEntry) -> bool:
         """Whether this entry is a repetition. Pieces of one line share their time, and are none."""
         mark = hash((entry.stream, entry.time, entry.content))
         back = self._going_back or entry.time < self._last.get(entry.stream, 0)

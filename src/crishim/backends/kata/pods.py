@@ -15,7 +15,7 @@ from crishim.interfaces.seats import Rootfs
 from crishim.linux.cgroups import read_text
 from crishim.linux.tcp import dial_address
 from crishim.model.container import ContainerSpec
-from crishim.model.features import VM, Honour
+from crishim.model.features import VM, Feature
 from crishim.model.resources import Resources
 from crishim.model.sandbox import SandboxSpec, SandboxStarted
 from crishim.model.values import FrozenDict, SandboxId
@@ -47,9 +47,9 @@ class KataRuntime(ShimRuntime):
     guest_seccomp = False
 
     async def probe(self) -> BackendInfo:
-        """As `Backend.probe`. Without seccomp in the guest a profile would be dropped in silence: it is not honoured then."""
+        """As `Backend.probe`. Without seccomp in the guest a profile would be dropped in silence: it is not supported then."""
         info = await super().probe()
-        return attrs.evolve(info, honours=VM if self.guest_seccomp else VM - {Honour.SECCOMP})
+        return attrs.evolve(info, supported=VM if self.guest_seccomp else VM - {Feature.SECCOMP})
 
     async def delete(self, container_id: str) -> None:
         """As `ShimRuntime.delete`. Kata is known to say that a machine is gone which is not, so it is looked for."""

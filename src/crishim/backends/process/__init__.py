@@ -2,8 +2,8 @@
 
 What a container is here. Its program is looked for on this machine, in the spec's own PATH, and runs as our own user with
 the spec's environment, exactly, in the spec's folder if this machine has it and else in `/`. The image's files, mounts, users
-and limits are not there; what a spec asks for beyond `model.honours.PROCESS` is refused by the service, unless the option
-`unsafe_ignore = ["linux.security_context.run_as_user", ...]` names it (`model.honours.Honour` has the names). All pods share
+and limits are not there; what a spec asks for beyond `model.supported.PROCESS` is refused by the service, unless the option
+`unsafe_ignore = ["linux.security_context.run_as_user", ...]` names it (`model.supported.Feature` has the names). All pods share
 the machine's network: a port forwarded to any of them is the machine's.
 
 Every container and every exec is a session of its own. When the first process ends, or on SIGKILL, everything in these
@@ -25,7 +25,7 @@ from crishim.backends.process.images import HostImages
 from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.seats import ImageService
-from crishim.model.features import Honour
+from crishim.model.features import Feature
 
 __all__ = ["HostImages", "ProcessBackend", "build", "ignores", "images"]
 
@@ -40,9 +40,9 @@ def build(context: BackendContext) -> Backend:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise InvalidArgument("options.unsafe_ignore", "must be a list of texts")
     try:
-        ignored = [Honour(name) for name in names]
+        ignored = [Feature(name) for name in names]
     except ValueError as error:
-        raise InvalidArgument("options.unsafe_ignore", f"{error}; known: {', '.join(sorted(Honour))}") from error
+        raise InvalidArgument("options.unsafe_ignore", f"{error}; known: {', '.join(sorted(Feature))}") from error
     return ProcessBackend(context, ignored)
 
 

@@ -6,10 +6,10 @@ from typing import Final
 import attrs
 
 from crishim import __version__
+from crishim.backends.process.adopted import AdoptedContainer, ContainerProcess
 from crishim.backends.process.container import ProcessContainer
-from crishim.backends.process.keeping import Keeping, KeptSandbox
+from crishim.backends.process.state import StateFolder, StoredSandbox
 from crishim.backends.process.usage import usage
-from crishim.backends.process.watched import Survivor, Watched
 from crishim.errors import AlreadyExists, FailedPrecondition, NotFound
 from crishim.interfaces.backend import Backend, BackendContext, BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import (
@@ -24,7 +24,7 @@ from crishim.interfaces.capabilities import (
 from crishim.linux.processes import Process, everybody, family
 from crishim.linux.tcp import dial_loopback
 from crishim.model.container import ContainerSpec, Inventory
-from crishim.model.features import PROCESS, Honour
+from crishim.model.features import PROCESS, Feature
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
 from crishim.model.stats import ContainerUsage, SandboxUsage
@@ -37,22 +37,22 @@ CENSUS_AGE: Final = 0.5
 class ProcessBackend(Backend, SupportsExec, SupportsAttach, SupportsPortForward, SupportsStats, SupportsLogReopen):
     """Runs containers as child processes. `close` ends them all; see the package's docstring for what it keeps and what not.
 
-    `ignored` are wishes that this backend cannot keep and is told to accept nevertheless.
+    `ignored` are requested that this backend cannot keep and is told to accept nevertheless.
     """
 
-    def __init__(self, context: BackendContext, ignored: Collection[Honour] = ()) -> None:
+    def __init__(self, context: BackendContext, ignored: Collection[Feature] = ()) -> None:
         self._clock = context.clock
-        self._honours = PROCESS | frozenset(ignored)
-        self._keeping = Keeping(context.runtime_state)
-        self._sandboxes: dict[SandboxId, KeptSandbox] = {}
-        self._containers: dict[ContainerId, Watched] = {}
+        self._supported = PROCESS | frozenset(ignored)
+        self._keeping = StateFolder(context.runtime_state)
+        self._sandboxes: dict[SandboxId, StoredSandbox] = {}
+        self._containers: dict[ContainerId, ContainerProcess] = {}
         self._found = False
         self._census: Mapping[int, Process] = {}
         self._census_at = float("-inf")
 
     async def probe(self) -> BackendInfo:
         """Always answers."""
-        return BackendInfo(name="process", version=__version__, netns=NetnsSource.NONE, honours=self._honours)
+        return BackendInfo(name="process", version=__version__, netns=NetnsSource.NONE, supported=self._supported)
 
     async def inventory(self) -> Inventory:
         """Everything held, with what an earlier crishim left in this boot."""
@@ -67,7 +67,7 @@ class ProcessBackend(Backend, SupportsExec, SupportsAttach, SupportsPortForward,
         self._find()
         if spec.id in self._sandboxes:
             raise AlreadyExists("sandbox", spec.id)
-        self._keep(KeptSandbox(id=spec.id, ready=True))
+        self._keep(StoredSandbox(id=spec.id, ready=True))
         return SandboxStarted()
 
     async def stop_sandbox(self, sandbox_id: SandboxId) -> None:
@@ -145,20 +145,22 @@ class ProcessBackend(Backend, SupportsExec, SupportsAttach, SupportsPortForward,
         if not self._found:
             self._found = True
             self._sandboxes = {kept.id: kept for kept in self._keeping.sandboxes()}
-            self._containers = {kept.id: Survivor(kept, self._clock, self._keeping) for kept in self._keeping.containers()}
+            self._containers = {
+                kept.id: AdoptedContainer(kept, self._clock, self._keeping) for kept in self._keeping.containers()
+            }
 
-    def _keep(self, sandbox: KeptSandbox) -> None:
+    def _keep(self, sandbox: StoredSandbox) -> None:
         self._keeping.put(sandbox)
         self._sandboxes[sandbox.id] = sandbox
 
-    def _sandbox(self, sandbox_id: SandboxId) -> KeptSandbox:
+    def _sandbox(self, sandbox_id: SandboxId) -> StoredSandbox:
         self._find()
         sandbox = self._sandboxes.get(sandbox_id)
         if sandbox is None:
             raise NotFound("sandbox", sandbox_id)
         return sandbox
 
-    def _container(self, container_id: ContainerId) -> Watched:
+    def _container(self, container_id: ContainerId) -> ContainerProcess:
         self._find()
         container = self._containers.get(container_id)
         if container is None:
@@ -171,7 +173,7 @@ class ProcessBackend(Backend, SupportsExec, SupportsAttach, SupportsPortForward,
             raise FailedPrecondition("left over from an earlier crishim", "one of this", f"container {container_id}")
         return container
 
-    def _members(self, containers: Iterable[Watched]) -> list[Process]:
+    def _members(self, containers: Iterable[ContainerProcess]) -> list[Process]:
         leaders = [leader for container in containers if container.runs for leader in container.leaders]
         now = self._clock.monotonic()
         if now - self._census_at > CENSUS_AGE or not all(leader.pid in self._census for leader in leaders):

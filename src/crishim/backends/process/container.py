@@ -4,9 +4,9 @@ import contextlib
 
 import attrs
 
-from crishim.backends.process.keeping import Keeping
+from crishim.backends.process.adopted import ContainerProcess, gone
 from crishim.backends.process.session import Program, Session
-from crishim.backends.process.watched import Watched, gone
+from crishim.backends.process.state import StateFolder
 from crishim.errors import CrishimError, FailedPrecondition
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.seats import Clock
@@ -17,13 +17,13 @@ from crishim.model.container import ContainerSpec
 from crishim.model.process import ExecSpec, Exit
 
 
-class ProcessContainer(Watched):
+class ProcessContainer(ContainerProcess):
     """A container from its creation, when its log is opened and its streams are made, to its removal.
 
     Making one raises as `ContainerStdio.open` does.
     """
 
-    def __init__(self, spec: ContainerSpec, clock: Clock, keeping: Keeping) -> None:
+    def __init__(self, spec: ContainerSpec, clock: Clock, keeping: StateFolder) -> None:
         super().__init__(spec.id, spec.sandbox.id, clock, keeping)
         self._program = Program(argv=spec.argv, env=spec.env, cwd=spec.cwd, tty=spec.tty)
         self._stdio = ContainerStdio(spec, clock)

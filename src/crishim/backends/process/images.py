@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from crishim.backends.process.keeping import write_json
+from crishim.backends.process.state import write_json
 from crishim.errors import InvalidArgument, NotFound
 from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.seats import ImageService

@@ -22,7 +22,7 @@ import attrs
 from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, NotFound, Unknown
 from crishim.linux.children import children
 from crishim.logs.stdio import ChildEnds
-from crishim.model.features import OCI, Honour
+from crishim.model.features import OCI, Feature
 from crishim.model.runtime import RuntimeHandlerFeatures
 
 Version = tuple[int, ...]
@@ -42,13 +42,13 @@ class Features:
     idmap: bool = False
 
     @property
-    def honours(self) -> frozenset[Honour]:
-        """The wishes that can be kept with them."""
+    def supported(self) -> frozenset[Feature]:
+        """The requested that can be kept with them."""
         kept = set(OCI)
         if self.recursive_readonly:
-            kept.add(Honour.RECURSIVE_READONLY_MOUNTS)
+            kept.add(Feature.RECURSIVE_READONLY_MOUNTS)
         if self.idmap:
-            kept |= {Honour.USER_NAMESPACE, Honour.IDMAP_MOUNTS}
+            kept |= {Feature.USER_NAMESPACE, Feature.IDMAP_MOUNTS}
         return frozenset(kept)
 
     @property

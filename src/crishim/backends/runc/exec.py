@@ -111,20 +111,20 @@ class ConsoleSocket:
 
 
 @attrs.frozen
-class Attended:
+class ChildContainer:
     """One container. `ended` is done with its exit; `master` is our side of its terminal, if it has one."""
 
     ended: "asyncio.Task[Exit]"
     master: int | None = None
 
 
-class AttendedContainers:
+class ChildContainers:
     """All of one runtime. We must be a child subreaper."""
 
     def __init__(self, command: RuntimeCommand, cgroups: Cgroups) -> None:
         self._command = command
         self._cgroups = cgroups
-        self._held: dict[str, Attended] = {}
+        self._held: dict[str, ChildContainer] = {}
 
     def __contains__(self, container_id: str) -> bool:
         return container_id in self._held
@@ -142,7 +142,7 @@ class AttendedContainers:
             pid = read_pid(bundle / "pidfile")
             child = AdoptedChild(pid)
         ended = asyncio.get_running_loop().create_task(self._end_of(child, self._cgroups.of(pid)))
-        self._held[container_id] = Attended(ended, master)
+        self._held[container_id] = ChildContainer(ended, master)
         return pid
 
     async def wait(self, container_id: str) -> Exit | None:

@@ -7,7 +7,8 @@ every container and every exec, after some 10 ms of getting ready. So both are t
 OciRuntimes over a runc-compatible command line, with a conmon per container, or none for those that are attended to.
 
 The runtime's own state, conmon's files and the bundle are all the state there is; after a restart of ours the runtime itself
-tells where a container's bundle lies. Only of attended containers more is in memory: their exits and terminals (`attended`).
+tells where a container's bundle lies. Only of attended containers more is in memory: their exits and terminals
+(`monitored_by_parent`).
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from crishim.backends.runc.command import Features, RuntimeCommand
-from crishim.backends.runc.exec import AdoptedChild, AttendedContainers, ConsoleSocket
+from crishim.backends.runc.exec import AdoptedChild, ChildContainers, ConsoleSocket
 from crishim.errors import DataLoss, InvalidArgument, NotFound
 from crishim.interfaces.backend import BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import ProcessIO
@@ -33,7 +34,7 @@ from crishim.logs.stdio import ChildEnds
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
 from crishim.model.values import ContainerId, SandboxId
-from crishim.monitor.client import Monitor, WaitingMonitor, follow_sizes, monitor_of
+from crishim.monitor.client import Monitor, PreparedMonitor, follow_sizes, monitor_of
 from crishim.monitor.conmon import MonitorRequest
 from crishim.oci.facts import Host
 from crishim.oci.resources import resources as limits_of
@@ -41,7 +42,7 @@ from crishim.oci.spec import process_of
 from crishim.pods.bundle import read_config
 
 
-class ForeseenMoves:
+class CgroupWarmup:
     """Has the wait for the next move begin now."""
 
     def __init__(self, cgroups: Cgroups) -> None:
@@ -64,14 +65,18 @@ class MonitoredRuntime:
         self._monitor = Monitor()
         self._cgroups = Cgroups(v2=host.cgroup_v2)
         self._bundles: dict[str, Path] = {}
-        self._waiting: dict[str, WaitingMonitor] = {}
-        self._moves = ForeseenMoves(self._cgroups)
+        self._waiting: dict[str, PreparedMonitor] = {}
+        self._moves = CgroupWarmup(self._cgroups)
 
     async def probe(self) -> BackendInfo:
         """The runtime's name and version. Raises `FailedPrecondition` where it is missing."""
         version, able = await self._ability()
         return BackendInfo(
-            name=self._command.name, version=version, netns=NetnsSource.LIBRARY, honours=able.honours, features=able.advertised
+            name=self._command.name,
+            version=version,
+            netns=NetnsSource.LIBRARY,
+            supported=able.supported,
+            features=able.advertised,
         )
 
     async def get_ready(self, container_id: str, bundle: Path, stdio: Stdio) -> None:
@@ -237,11 +242,11 @@ class RuncRuntime(MonitoredRuntime):
 
     def __init__(self, command: RuntimeCommand, sockets: Path, host: Host) -> None:
         super().__init__(command, sockets, host)
-        self._attended = AttendedContainers(command, self._cgroups)
+        self._attended = ChildContainers(command, self._cgroups)
 
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
         """As `OciRuntime.create`."""
-        if not stdio.attended:
+        if not stdio.monitored_by_parent:
             return await super().create(container_id, bundle, stdio)
         self._moves.soon()
         self._bundles[container_id] = bundle

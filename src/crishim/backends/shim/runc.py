@@ -55,7 +55,7 @@ class RuncShimRuntime(ShimRuntime):
         """As `ShimRuntime.probe`, with what the runtime behind the shim can do."""
         info = await super().probe()
         _, able = await self._command.features(self._host.kernel)
-        return attrs.evolve(info, honours=able.honours, features=able.advertised)
+        return attrs.evolve(info, supported=able.supported, features=able.advertised)
 
     def _make_options(self, config: Mapping[str, Any]) -> AnyMessage:
         """In a user namespace the streams belong to who is root there."""

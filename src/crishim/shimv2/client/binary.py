@@ -49,7 +49,7 @@ class ShimBinary:
     events: str = ""
     bootstrap: bool | None = None
     leaves_halves: bool = False
-    patience: float = 60.0
+    timeout: float = 60.0
 
     async def start(self, task_id: str, bundle: Path) -> Bootstrap:
         """Start the shim of a task, or find the one that runs.
@@ -104,13 +104,13 @@ class ShimBinary:
                 program, *common, *args, cwd=folder, env=environment, stdin=given, stdout=out, stderr=err
             )
             try:
-                async with asyncio.timeout(self.patience):
+                async with asyncio.timeout(self.timeout):
                     code = await process.wait()
             except BaseException as error:
                 process.kill()
                 await process.wait()
                 if isinstance(error, TimeoutError):
-                    raise DeadlineExceeded(f"{self.program} {args[-1]} took longer than {self.patience:g} s") from error
+                    raise DeadlineExceeded(f"{self.program} {args[-1]} took longer than {self.timeout:g} s") from error
                 raise
             out.seek(0)
             err.seek(0)

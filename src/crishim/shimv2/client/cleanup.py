@@ -18,7 +18,7 @@ from crishim.interfaces.oci_runtime import OciStatus
 from crishim.interfaces.seats import Clock
 from crishim.linux import processes
 from crishim.shimv2.client.connection import ShimLink
-from crishim.shimv2.client.task import HeldTask
+from crishim.shimv2.client.task import ShimTask
 from crishim.shimv2.wire.messages import STATUSES
 
 
@@ -85,12 +85,12 @@ _FREED_WITHIN: Final = 5.0
 """Seconds for a killed task to end, the same for one that was never started, and for a Delete that is refused too early."""
 
 
-async def free(link: ShimLink, task: HeldTask, clock: Clock) -> bool:
+async def free(link: ShimLink, task: ShimTask, clock: Clock) -> bool:
     """Kill a task if it runs, and delete it; whether the shim knew it.
 
     Raises `Unavailable` if the shim is lost meanwhile, and what it refuses with.
     """
-    await task.settle(link.patience)
+    await task.settle(link.timeout)
     try:
         status = STATUSES.get((await link.state(task.id)).status)
     except NotFound:
@@ -104,7 +104,7 @@ async def free(link: ShimLink, task: HeldTask, clock: Clock) -> bool:
     return True
 
 
-async def _kill(link: ShimLink, task: HeldTask, *, must_end: bool) -> None:
+async def _kill(link: ShimLink, task: ShimTask, *, must_end: bool) -> None:
     """Kill a task, and wait for its end, or its shim's. One that was never started need not know of any end."""
     task.killed = True
     try:
@@ -118,8 +118,8 @@ async def _kill(link: ShimLink, task: HeldTask, *, must_end: bool) -> None:
         if not must_end:
             return
     either: set[asyncio.Future[Any]] = {task.end, asyncio.ensure_future(link.ended())}
-    patience = _KILLED_WITHIN if must_end else _CREATED_WITHIN
-    done, _ = await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+    timeout = _KILLED_WITHIN if must_end else _CREATED_WITHIN
+    done, _ = await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     for waiting in either - {task.end}:
         waiting.cancel()
     if must_end and not done:

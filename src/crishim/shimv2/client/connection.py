@@ -1,4 +1,4 @@
-"""News: the ttrpc server that shims forward their events to. Ends are learnt by waiting; only who ran out of memory is news.
+"""ShimEvents: the ttrpc server that shims forward their events to. Exits are learnt by waiting; only OOM events are used.
 
 ShimLink: a connection to a shim, with the task service's calls by their names.
 
@@ -26,7 +26,7 @@ from crishim.ttrpc.address import bound_socket
 from crishim.ttrpc.client import Client
 from crishim.ttrpc.connection import Request
 from crishim.ttrpc.server import Server
-from crishim.ttrpc.status import Refused
+from crishim.ttrpc.status import TtrpcError
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ _FORWARD: Final = ("containerd.services.events.ttrpc.v1.Events", "Forward")
 _LONGEST: Final = 107
 
 
-class News:
+class ShimEvents:
     """Serves events on a socket at `path`, mode 0600; `oom` is called with the container's id. For use on one event loop."""
 
     def __init__(self, path: Path, oom: Callable[[str], None]) -> None:
@@ -83,10 +83,10 @@ M = TypeVar("M", bound=Message)
 class ShimLink:
     """Calls of the task service. A `name` is a container's id; `exec_id` is empty for its first process."""
 
-    patience: ClassVar[float] = 20.0
+    timeout: ClassVar[float] = 20.0
     """Seconds for a call that has nothing to wait for."""
 
-    long_patience: ClassVar[float] = 110.0
+    long_timeout: ClassVar[float] = 110.0
     """Seconds for a call that may boot a virtual machine."""
 
     def __init__(self, client: Client, version: int, namespace: str) -> None:
@@ -119,11 +119,11 @@ class ShimLink:
         )
         if options is not None:
             request.options.CopyFrom(options)
-        return (await self._call("Create", request, pb.CreateTaskResponse, timeout=self.long_patience)).pid
+        return (await self._call("Create", request, pb.CreateTaskResponse, timeout=self.long_timeout)).pid
 
     async def start(self, name: str, exec_id: str = "") -> None:
         """Run what was created."""
-        await self._call("Start", pb.StartRequest(id=name, exec_id=exec_id), pb.StartResponse, timeout=self.long_patience)
+        await self._call("Start", pb.StartRequest(id=name, exec_id=exec_id), pb.StartResponse, timeout=self.long_timeout)
 
     async def exec(self, name: str, exec_id: str, process: Any, fifos: FifoPaths, *, terminal: bool) -> None:
         """Prepare one more process."""
@@ -136,7 +136,7 @@ class ShimLink:
             stderr=fifos.stderr,
             spec=process,
         )
-        await self._call("Exec", request, Empty, timeout=self.long_patience)
+        await self._call("Exec", request, Empty, timeout=self.long_timeout)
 
     async def wait(self, name: str, exec_id: str = "") -> Exit:
         """Return when a process has ended, however long that takes."""
@@ -190,13 +190,13 @@ class ShimLink:
         await self._call("Shutdown", pb.ShutdownRequest(id=name), Empty)
 
     async def _call(self, method: str, request: Message, response: type[M], timeout: float | None = None) -> M:
-        """A call. `timeout` 0 is for ever, None the usual patience."""
+        """A call. `timeout` 0 is for ever, None the usual timeout."""
         payload = request.SerializeToString()
-        limit = (self.patience if timeout is None else timeout) or None
+        limit = (self.timeout if timeout is None else timeout) or None
         try:
             told = await self._client.call(self._service, method, payload, timeout=limit, metadata=self._metadata)
             return response.FromString(told)
-        except Refused as error:
+        except TtrpcError as error:
             exec_id = getattr(request, "exec_id", "")
             name = getattr(request, "id", "")
             raise named(error, "exec" if exec_id else "container", exec_id or name) from error

@@ -35,7 +35,7 @@ class FifoPaths:
 
 
 def paths_in(folder: Path, *, stdin: bool, stderr: bool) -> FifoPaths:
-    """The paths of the pipes that are wished for; with a terminal there is no stderr."""
+    """The paths of the pipes that are requested for; with a terminal there is no stderr."""
     return FifoPaths(
         stdin=str(folder / "0") if stdin else "", stdout=str(folder / "1"), stderr=str(folder / "2") if stderr else ""
     )

@@ -21,7 +21,7 @@ from crishim.interfaces.backend import BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import OciState, Stdio
 from crishim.interfaces.seats import Clock
-from crishim.model.features import OCI, Honour
+from crishim.model.features import OCI, Feature
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
 from crishim.model.values import ContainerId, SandboxId
@@ -30,11 +30,11 @@ from crishim.oci.resources import resources as limits_of
 from crishim.oci.usage import CgroupUsage
 from crishim.pods.bundle import read_config
 from crishim.shimv2.client.binary import ShimBinary
-from crishim.shimv2.client.connection import News
+from crishim.shimv2.client.connection import ShimEvents
 from crishim.shimv2.client.exec import ShimExec
 from crishim.shimv2.client.files import SandboxFolder, find_sandbox
 from crishim.shimv2.client.sandbox import SandboxShim
-from crishim.shimv2.client.task import HeldTask
+from crishim.shimv2.client.task import ShimTask
 from crishim.shimv2.wire.messages import runtime_spec
 from crishim.shimv2.wire.metrics import decode_metrics
 
@@ -58,7 +58,7 @@ class ShimRuntime:
     """
 
     name = "shim"
-    honours: frozenset[Honour] = OCI
+    supported: frozenset[Feature] = OCI
 
     def __init__(self, binary: ShimBinary, root: Path, clock: Clock, host: Host, options: Options = no_options) -> None:
         self._binary = binary
@@ -67,7 +67,7 @@ class ShimRuntime:
         self._host = host
         self._options = options
         self._sandboxes: dict[str, asyncio.Future[SandboxShim]] = {}
-        self._news = News(Path(binary.events), self._out_of_memory) if binary.events else None
+        self._news = ShimEvents(Path(binary.events), self._out_of_memory) if binary.events else None
         self._version = ""
 
     async def probe(self) -> BackendInfo:
@@ -79,7 +79,7 @@ class ShimRuntime:
             told = await self._binary.version(Path("/"))
             match = _VERSION.search(told)
             self._version = match[1] if match else told[:100] or "0"
-        return BackendInfo(name=self.name, version=self._version, netns=NetnsSource.LIBRARY, honours=self.honours)
+        return BackendInfo(name=self.name, version=self._version, netns=NetnsSource.LIBRARY, supported=self.supported)
 
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
         """As `OciRuntime.create`; for a sandbox's own container the shim is started before."""
@@ -189,7 +189,7 @@ class ShimRuntime:
         if self._news is not None:
             await self._news.close()
 
-    async def _task(self, container_id: str) -> HeldTask:
+    async def _task(self, container_id: str) -> ShimTask:
         return (await self._of(container_id)).task(container_id)
 
     async def _of(self, container_id: str) -> SandboxShim:

@@ -26,7 +26,7 @@ from crishim.shimv2.client.cleanup import born, end_shim, free, remove_socket
 from crishim.shimv2.client.connection import ShimLink
 from crishim.shimv2.client.fifos import ShimLog
 from crishim.shimv2.client.files import SandboxFolder, ShimRecord, TaskRecord
-from crishim.shimv2.client.task import HeldTask
+from crishim.shimv2.client.task import ShimTask
 from crishim.shimv2.wire.messages import STATUSES, Bootstrap
 
 _log = logging.getLogger(__name__)
@@ -35,12 +35,12 @@ _TRIES: Final = 5
 _PAUSE: Final = 0.1
 """How often, and after how many seconds, a lost shim is looked for again."""
 
-_FAREWELL: Final = 5.0
+_SHUTDOWN_TIMEOUT: Final = 5.0
 """Seconds for a shim to leave after Shutdown."""
 
 _KILLED: Final = 128 + 9
 
-_OOM_PATIENCE: Final = 0.2
+_OOM_TIMEOUT: Final = 0.2
 """Seconds for which the news of an out-of-memory kill is awaited: it comes by another way than the exit."""
 
 
@@ -51,7 +51,7 @@ class SandboxShim:
         self._folder = folder
         self._binary = binary
         self._clock = clock
-        self._tasks: dict[str, HeldTask] = {}
+        self._tasks: dict[str, ShimTask] = {}
         self._link: ShimLink | None = None
         self._shim_log: ShimLog | None = None
         self._turn = asyncio.Lock()
@@ -84,7 +84,7 @@ class SandboxShim:
             if record is not None:
                 self._open_log(Path(record.bundle))
             for told in self._folder.tasks():
-                self._tasks[told.id] = HeldTask(told, self._folder, self._clock)
+                self._tasks[told.id] = ShimTask(told, self._folder, self._clock)
                 if (end := self._folder.exit_of(told.id)) is not None:
                     self._tasks[told.id].end.set_result(end)
             await self._recover()
@@ -102,7 +102,7 @@ class SandboxShim:
         _named_like(bundle, task_id)
         record = TaskRecord(id=task_id, bundle=str(bundle), stdio=stdio)
         self._folder.write_task(record)
-        task = self._tasks[task_id] = HeldTask(record, self._folder, self._clock)
+        task = self._tasks[task_id] = ShimTask(record, self._folder, self._clock)
         task.link = link
         task.make_streams()
         pid = await task.steadily(link.create(task_id, bundle, task.paths, options, terminal=stdio.terminal))
@@ -139,7 +139,7 @@ class SandboxShim:
         """Whether a task is one of this sandbox."""
         return task_id in self._tasks
 
-    def task(self, task_id: str) -> HeldTask:
+    def task(self, task_id: str) -> ShimTask:
         """A task of this sandbox. Raises `NotFound`."""
         task = self._tasks.get(task_id)
         if task is None:
@@ -244,7 +244,7 @@ class SandboxShim:
                 self._folder.write_gone(task.id)
         self._forget_shim()
 
-    async def _clear_away(self, task: HeldTask) -> Exit:
+    async def _clear_away(self, task: ShimTask) -> Exit:
         try:
             return await self._binary.delete(task.id, Path(task.record.bundle))
         except (CrishimError, OSError) as error:
@@ -262,7 +262,7 @@ class SandboxShim:
             with contextlib.suppress(CrishimError):
                 await self._link.shutdown(self._folder.sandbox_id)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_FAREWELL):
+                async with asyncio.timeout(_SHUTDOWN_TIMEOUT):
                     await self._link.ended()
             await self._link.close()
             self._link = None
@@ -293,7 +293,7 @@ class SandboxShim:
 
     # --- one task
 
-    async def _hold_again(self, task: HeldTask) -> None:
+    async def _hold_again(self, task: ShimTask) -> None:
         """Streams and end of a task that was begun before a restart of ours."""
         if self._link is None:
             return
@@ -312,10 +312,10 @@ class SandboxShim:
             _log.warning("output of %s is lost: %s", task.id, error)
         self._watch(task)
 
-    def _watch(self, task: HeldTask) -> None:
+    def _watch(self, task: ShimTask) -> None:
         task.watch = asyncio.create_task(self._follow(task), name=f"end of {task.id}")
 
-    async def _follow(self, task: HeldTask) -> None:
+    async def _follow(self, task: ShimTask) -> None:
         """Wait for a task's end, across lost connections."""
         while not task.end.done():
             try:
@@ -330,11 +330,11 @@ class SandboxShim:
                 end = Exit.unknown()
             if end.code == _KILLED and self._binary.events and not task.killed:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_OOM_PATIENCE):
+                    async with asyncio.timeout(_OOM_TIMEOUT):
                         await task.oom.wait()
             await task.finish(end)
 
-    async def _free(self, task: HeldTask) -> None:
+    async def _free(self, task: ShimTask) -> None:
         """Have the shim let go of a task, killing what runs; when it is dead, its burial has done that."""
         while not self._folder.gone(task.id):
             try:
@@ -349,7 +349,7 @@ class SandboxShim:
                     continue
             self._folder.write_gone(task.id)
 
-    async def _forget(self, task: HeldTask) -> None:
+    async def _forget(self, task: ShimTask) -> None:
         if not task.end.done() and task.watch is not None:
             await asyncio.wait({task.watch}, timeout=_PAUSE)
         await task.close()

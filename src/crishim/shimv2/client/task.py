@@ -1,4 +1,4 @@
-"""HeldTask: one task of a shim, as long as we know of it: its streams, and its end."""
+"""ShimTask: one task of a shim, as long as we know of it: its streams, and its end."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ _NO_FIFOS: Final = FifoPaths()
 
 
 @attrs.frozen
-class _Wishes:
+class _CreateOptions:
     """What `ContainerStdio` asks about a container."""
 
     id: str
@@ -35,7 +35,7 @@ class _Wishes:
     tty: bool
 
 
-class HeldTask:
+class ShimTask:
     """A task. `end` is done when it has ended, and all its output was written."""
 
     def __init__(self, record: TaskRecord, folder: SandboxFolder, clock: Clock) -> None:
@@ -72,9 +72,10 @@ class HeldTask:
         """Open our ends of pipes that are there, and the log; with `hold` for one whose shim may not have opened its ends."""
         if self.paths == _NO_FIFOS:
             return
-        wished = self.record.stdio
+        requested = self.record.stdio
         stdio = ContainerStdio(
-            _Wishes(self.id, wished.log_path, wished.keep_stdin, wished.stdin_once, wished.terminal), self._clock
+            _CreateOptions(self.id, requested.log_path, requested.keep_stdin, requested.stdin_once, requested.terminal),
+            self._clock,
         )
         foreign = self._fifos.open(resize=self._resize, stdin_ended=self._stdin_ended, hold=hold)
         try:
@@ -96,10 +97,10 @@ class HeldTask:
         if not call.cancelled():
             call.exception()  # whoever had asked may have left
 
-    async def settle(self, patience: float) -> None:
+    async def settle(self, timeout: float) -> None:
         """Return when no call that was given up is under way any more. Raises `DeadlineExceeded`."""
         if self._calls:
-            _, late = await asyncio.wait(self._calls, timeout=patience)
+            _, late = await asyncio.wait(self._calls, timeout=timeout)
             if late:
                 raise DeadlineExceeded(f"the shim is still busy with {self.id}")
 
@@ -151,9 +152,9 @@ class HeldTask:
 
 
 def _paths(folder: SandboxFolder, record: TaskRecord) -> FifoPaths:
-    wished = record.stdio
-    if wished == Stdio():
+    requested = record.stdio
+    if requested == Stdio():
         return _NO_FIFOS
-    if wished.stdin or wished.stdout or wished.stderr:
-        return FifoPaths(stdin=wished.stdin, stdout=wished.stdout, stderr=wished.stderr)
-    return paths_in(folder.io(record.id), stdin=wished.keep_stdin, stderr=not wished.terminal)
+    if requested.stdin or requested.stdout or requested.stderr:
+        return FifoPaths(stdin=requested.stdin, stdout=requested.stdout, stderr=requested.stderr)
+    return paths_in(folder.io(record.id), stdin=requested.keep_stdin, stderr=not requested.terminal)

@@ -30,7 +30,7 @@ from crishim.pods.host import cgroup_v2
 from crishim.shimv2.server.events import Publisher
 from crishim.shimv2.server.launcher import CONTROL, DONE, FAILED
 from crishim.shimv2.server.routes import delete_response, handlers
-from crishim.shimv2.server.task import Creation, KeptTasks, News, Task
+from crishim.shimv2.server.task import Creation, Task, TaskEvents, TaskRecords
 from crishim.shimv2.server.tasks import Tasks
 from crishim.shimv2.wire.messages import timestamp_of
 from crishim.ttrpc.address import bound_socket
@@ -45,7 +45,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9]+(?:[._-]+[A-Za-z0-9]+)*")
 _log = logging.getLogger(__name__)
 
 
-class Told(News):
+class EventSink(TaskEvents):
     """Tells each task's containerd of it."""
 
     def __init__(self, publisher_of: Callable[[Task], Publisher | None], forget: Callable[[Task], object]) -> None:
@@ -53,7 +53,7 @@ class Told(News):
         self._forget = forget
 
     def created(self, task: Task, creation: Creation) -> None:
-        """As `News.created`."""
+        """As `TaskEvents.created`."""
         paths = creation.io
         mounts = [
             types_pb.Mount(type=mount.kind, source=mount.source, target=mount.target, options=mount.options)
@@ -64,19 +64,19 @@ class Told(News):
         self._publish(task, "create", event)
 
     def started(self, task: Task) -> None:
-        """As `News.started`."""
+        """As `TaskEvents.started`."""
         self._publish(task, "start", pb.TaskStart(container_id=task.id, pid=task.main.pid))
 
     def exec_added(self, task: Task, exec_id: str) -> None:
-        """As `News.exec_added`."""
+        """As `TaskEvents.exec_added`."""
         self._publish(task, "exec-added", pb.TaskExecAdded(container_id=task.id, exec_id=exec_id))
 
     def exec_started(self, task: Task, exec_id: str, pid: int) -> None:
-        """As `News.exec_started`."""
+        """As `TaskEvents.exec_started`."""
         self._publish(task, "exec-started", pb.TaskExecStarted(container_id=task.id, exec_id=exec_id, pid=pid))
 
     def exited(self, task: Task, exec_id: str, pid: int, end: Exit) -> None:
-        """As `News.exited`; a kill for want of memory is told before the end."""
+        """As `TaskEvents.exited`; a kill for want of memory is told before the end."""
         if end.oom:
             self._publish(task, "oom", pb.TaskOOM(container_id=task.id))
         event = pb.TaskExit(
@@ -85,7 +85,7 @@ class Told(News):
         self._publish(task, "exit", event)
 
     def deleted(self, task: Task, end: Exit) -> None:
-        """As `News.deleted`."""
+        """As `TaskEvents.deleted`."""
         event = pb.TaskDelete(
             container_id=task.id, id=task.id, pid=task.main.pid, exit_status=end.code, exited_at=timestamp_of(end)
         )
@@ -93,7 +93,7 @@ class Told(News):
         self._forget(task)
 
     def paused(self, task: Task, *, paused: bool) -> None:
-        """As `News.paused`."""
+        """As `TaskEvents.paused`."""
         event = pb.TaskPaused(container_id=task.id) if paused else pb.TaskResumed(container_id=task.id)
         self._publish(task, "paused" if paused else "resumed", event)
 
@@ -103,7 +103,7 @@ class Told(News):
             publisher.publish(task.key[0], f"/tasks/{topic}", event)
 
 
-class Door:
+class ShimServer:
     """Serves tasks whose runtimes `make` gives, on sockets in `folder`."""
 
     def __init__(self, folder: Path, make: Make, clock: Clock) -> None:
@@ -116,9 +116,9 @@ class Door:
         self.tasks = Tasks(
             make,
             clock,
-            Told(self._publisher_of, lambda task: self._events.pop(task.key, None)),
+            EventSink(self._publisher_of, lambda task: self._events.pop(task.key, None)),
             Cgroups(v2=unified),
-            KeptTasks(folder / "tasks"),
+            TaskRecords(folder / "tasks"),
             unified=unified,
         )
 

@@ -18,14 +18,14 @@ from crishim.errors import Code, CrishimError
 from crishim.interfaces.seats import Clock
 from crishim.shimv2.wire.messages import NAMESPACE_KEY, packed
 from crishim.ttrpc.client import Client
-from crishim.ttrpc.status import Refused
+from crishim.ttrpc.status import TtrpcError
 
 SERVICE: Final = "containerd.services.events.ttrpc.v1.Events"
 
 _MOST: Final = 2048
 _TRIES: Final = 5
 _PAUSE: Final = 0.2
-_PATIENCE: Final = 5.0
+_TIMEOUT: Final = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -82,9 +82,9 @@ class Publisher:
             try:
                 if self._client is None or self._client.closed.done():
                     self._client = await Client.connect(self._address)
-                await self._client.call(SERVICE, "Forward", request, timeout=_PATIENCE, metadata=metadata)
+                await self._client.call(SERVICE, "Forward", request, timeout=_TIMEOUT, metadata=metadata)
             except CrishimError as error:
-                if isinstance(error, Refused) and error.answer is not Code.UNAVAILABLE:
+                if isinstance(error, TtrpcError) and error.answer is not Code.UNAVAILABLE:
                     _log.warning("an event of %s is lost: %s", namespace, error)
                     return  # it would be refused again, and others wait behind it
                 _log.debug("an event was not taken at %s: %s", self._address, error)

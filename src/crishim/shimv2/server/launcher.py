@@ -31,7 +31,7 @@ CONTROL = "control"
 DONE, FAILED = b"+", b"-"
 NOT_THE_DAEMONS = {"TTRPC_ADDRESS", "GRPC_ADDRESS", "NAMESPACE", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"}
 """Variables for one task's shim, and for containerd itself."""
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 
 def main() -> int:
@@ -99,7 +99,7 @@ def ask(state: str, asked: bytes, daemon: "Sequence[str]") -> bytes:
     then containerd asks what has become of its tasks.
     """
     control, log = f"{state}/{CONTROL}", f"{state}/log"
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     lock = started = 0
     while time.monotonic() < end:
         try:

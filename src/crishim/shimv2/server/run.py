@@ -54,7 +54,7 @@ def for_namespaces(make: "Callable[[Path], OciRuntime]", folder: Path) -> "Make"
 async def serve(folder: Path, make: "Make") -> None:
     """Be the daemon until SIGTERM or SIGINT, which ends no task: containerd sees to that. `folder` is absolute."""
     from crishim.linux.children import watch_by_pidfd
-    from crishim.shimv2.server.daemon import Door
+    from crishim.shimv2.server.daemon import ShimServer
     from crishim.system import SystemClock
 
     os.chdir("/")  # not in a bundle, which will be removed
@@ -63,5 +63,5 @@ async def serve(folder: Path, make: "Make") -> None:
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    async with Door(folder, make, SystemClock()).serving():
+    async with ShimServer(folder, make, SystemClock()).serving():
         await ended.wait()

@@ -130,7 +130,7 @@ class Creation:
 
 
 @attrs.define(eq=False)
-class Process:
+class TaskProcess:
     """A task's first process, or an exec. `ended` is done when its exit is known."""
 
     pipes: Pipes
@@ -148,8 +148,8 @@ class Task:
     key: Key
     bundle: Path
     runtime: OciRuntime
-    main: Process
-    execs: dict[str, Process] = attrs.field(factory=dict)
+    main: TaskProcess
+    execs: dict[str, TaskProcess] = attrs.field(factory=dict)
     turn: asyncio.Lock = attrs.field(factory=asyncio.Lock)
     killing: asyncio.Lock = attrs.field(factory=asyncio.Lock)
     copying: "asyncio.Task[None] | None" = None
@@ -160,7 +160,7 @@ class Task:
         return self.key[1]
 
 
-class News:
+class TaskEvents:
     """What is told of tasks; every method may be called with the loop running, and returns at once."""
 
     def created(self, task: Task, creation: Creation) -> None:
@@ -188,7 +188,7 @@ class News:
 NAME: Final = "crishim-task.json"
 
 
-class KeptTasks:
+class TaskRecords:
     """The tasks of a daemon, below `folder`: NAMESPACE/ID leads to a task's bundle."""
 
     def __init__(self, folder: Path) -> None:

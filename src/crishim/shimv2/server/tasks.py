@@ -27,10 +27,10 @@ from crishim.oci.usage import CgroupUsage
 from crishim.pods.bundle import read_config
 from crishim.pods.usage import cgroup_usage
 from crishim.shimv2.server.rootfs import mount_rootfs, unmount_rootfs
-from crishim.shimv2.server.task import Creation, IoPaths, KeptTasks, Key, News, Pipes, Process, Task
+from crishim.shimv2.server.task import Creation, IoPaths, Key, Pipes, Task, TaskEvents, TaskProcess, TaskRecords
 
 _KILL: Final = 9
-_PATIENCE: Final = 10.0
+_TIMEOUT: Final = 10.0
 """Seconds in which a process that was killed must be gone."""
 _SOON: Final = 0.005
 
@@ -44,9 +44,9 @@ class Tasks:
         self,
         make: Callable[[str, tuple[str, bytes]], OciRuntime],
         clock: Clock,
-        news: News,
+        news: TaskEvents,
         cgroups: Cgroups,
-        kept: KeptTasks,
+        kept: TaskRecords,
         *,
         unified: bool,
     ) -> None:
@@ -66,7 +66,7 @@ class Tasks:
         if key in self._tasks:
             raise AlreadyExists("task", key[1])
         pipes = Pipes(creation.io)
-        task = Task(key, creation.bundle, self._make(key[0], creation.options), Process(pipes))
+        task = Task(key, creation.bundle, self._make(key[0], creation.options), TaskProcess(pipes))
         self._tasks[key] = task
         try:
             async with task.turn:
@@ -155,7 +155,7 @@ class Tasks:
             raise Unimplemented("Exec", "this runtime runs no further processes")
         if exec_id in task.execs:
             raise AlreadyExists("exec", exec_id)
-        process = Process(Pipes(io), spec={**spec, "terminal": io.terminal})
+        process = TaskProcess(Pipes(io), spec={**spec, "terminal": io.terminal})
         process.pipes.hold()
         task.execs[exec_id] = process
         self._news.exec_added(task, exec_id)
@@ -208,7 +208,7 @@ class Tasks:
             raise Unimplemented("Update", "this runtime changes no limits")
         await task.runtime.update_resources(key[1], resources)
 
-    def look(self, key: Key, exec_id: str) -> tuple[Task, Process]:
+    def look(self, key: Key, exec_id: str) -> tuple[Task, TaskProcess]:
         """A task and one of its processes, as they are. Raises `NotFound`."""
         task = self._task(key)
         return task, self._process(task, exec_id)
@@ -233,7 +233,7 @@ class Tasks:
         process.work = _begin(self._run_exec(task, exec_id, process, begun), f"exec {exec_id} of {task.id}")
         return await asyncio.shield(begun)
 
-    async def _run_exec(self, task: Task, exec_id: str, process: Process, begun: "asyncio.Future[int]") -> None:
+    async def _run_exec(self, task: Task, exec_id: str, process: TaskProcess, begun: "asyncio.Future[int]") -> None:
         runtime = task.runtime
         assert isinstance(runtime, RunsProcesses)
 
@@ -265,7 +265,7 @@ class Tasks:
             end = Exit.unknown()
         await self._end_others(task)
         if task.copying is not None:
-            await asyncio.wait({task.copying}, timeout=_PATIENCE)
+            await asyncio.wait({task.copying}, timeout=_TIMEOUT)
         task.main.pipes.close()
         task.main.status = OciStatus.STOPPED
         task.main.ended.set_result(attrs.evolve(end, at=end.at or self._clock.now()))
@@ -277,7 +277,7 @@ class Tasks:
             namespaces = read_config(task.bundle).get("linux", {}).get("namespaces", [])
             if not any(one.get("type") == "pid" and not one.get("path") for one in namespaces):
                 await task.runtime.kill(task.id, _KILL, everyone=True)
-                async with asyncio.timeout(_PATIENCE):
+                async with asyncio.timeout(_TIMEOUT):
                     while await self.pids(task.key):  # noqa: ASYNC110 - nobody tells of other people's children
                         await asyncio.sleep(_SOON)
 
@@ -286,7 +286,7 @@ class Tasks:
         with contextlib.suppress(NotFound):
             await task.runtime.delete(task.id)
         if task.main.work is not None:
-            await asyncio.wait({task.main.work}, timeout=_PATIENCE)
+            await asyncio.wait({task.main.work}, timeout=_TIMEOUT)
         await self._end_execs(task)
         if task.copying is not None:
             task.copying.cancel()
@@ -301,7 +301,7 @@ class Tasks:
 
     def _left(self, key: Key, bundle: Path, options: tuple[str, bytes]) -> Task:
         """A task that another daemon has made; no more is known of it."""
-        return Task(key, bundle, self._make(key[0], options), Process(Pipes(IoPaths())))
+        return Task(key, bundle, self._make(key[0], options), TaskProcess(Pipes(IoPaths())))
 
     async def _end_execs(self, task: Task) -> None:
         """Whoever waits for an exec of a task that goes learns of an end."""
@@ -309,7 +309,7 @@ class Tasks:
         for work in running:
             work.cancel()
         if running:
-            await asyncio.wait(running, timeout=_PATIENCE)
+            await asyncio.wait(running, timeout=_TIMEOUT)
         for exec_id, process in task.execs.items():
             if not process.ended.done():
                 process.ended.set_result(self._end_of(process))
@@ -317,7 +317,7 @@ class Tasks:
                 if process.pid:
                     self._news.exited(task, exec_id, process.pid, process.ended.result())
 
-    def _end_of(self, process: Process) -> Exit:
+    def _end_of(self, process: TaskProcess) -> Exit:
         if process.ended.done():
             return process.ended.result()
         return Exit(code=128 + _KILL, at=self._clock.now())
@@ -332,7 +332,7 @@ class Tasks:
         except KeyError:
             raise NotFound("task", key[1]) from None
 
-    def _process(self, task: Task, exec_id: str) -> Process:
+    def _process(self, task: Task, exec_id: str) -> TaskProcess:
         if not exec_id:
             return task.main
         try:
@@ -348,7 +348,7 @@ def _stdio(paths: IoPaths) -> Stdio:
         stdout=paths.stdout,
         stderr=paths.stderr,
         keep_stdin=bool(paths.stdin),
-        attended=True,
+        monitored_by_parent=True,
     )
 
 

@@ -29,7 +29,7 @@ from crishim.errors import (
 )
 from crishim.interfaces.oci_runtime import OciStatus
 from crishim.model.process import Exit
-from crishim.ttrpc.status import Refused
+from crishim.ttrpc.status import TtrpcError
 
 SERVICES: Final = {2: "containerd.task.v2.Task", 3: "containerd.task.v3.Task"}
 """The task service by the version that a shim answers at its start; the messages are the same."""
@@ -130,7 +130,7 @@ def timestamp_of(end: Exit) -> Timestamp:
     return Timestamp(seconds=seconds, nanos=nanos)
 
 
-def named(error: Refused, kind: str, name: str) -> CrishimError:
+def named(error: TtrpcError, kind: str, name: str) -> CrishimError:
     """A shim's refusal of a call for a container or exec, as an error of ours."""
     message = f"{kind} {name}: {error.message}"
     match error.answer:

@@ -22,7 +22,7 @@ from crishim.model.values import ContainerId, FrozenDict, ImageId, SandboxId
 
 T = TypeVar("T")
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 """Seconds after which the exam gives up on a verb that the contract lets take its time."""
 
 
@@ -235,12 +235,12 @@ class World:
 
 async def patiently(work: Awaitable[T]) -> T:
     """Await a verb that must return by itself."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         return await work
 
 
 async def until(true: Callable[[], bool]) -> None:
     """Wait until something that announces itself by no event, such as a file's content, has come true."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         while not true():  # noqa: ASYNC110
             await asyncio.sleep(0.02)

@@ -6,7 +6,7 @@ import contextlib
 from crishim.errors import CrishimError, NotFound
 from crishim.interfaces.backend import NetnsSource
 from crishim.model.container import ContainerState, Inventory
-from crishim.model.features import Honour
+from crishim.model.features import Feature
 from crishim.model.values import ContainerId, SandboxId
 from crishim.testing.conformance.candidate import World, patiently
 
@@ -15,11 +15,11 @@ TERM, KILL = 15, 9
 
 
 async def check_probe_tells_who_it_is(world: World) -> None:
-    """probe: name, version and what is honoured; name and version are non-empty."""
+    """probe: name, version and what is supported; name and version are non-empty."""
     assert world.info.name
     assert world.info.version
     assert world.info.netns in NetnsSource
-    assert world.info.honours <= frozenset(Honour)
+    assert world.info.supported <= frozenset(Feature)
 
 
 async def check_inventory_begins_empty(world: World) -> None:

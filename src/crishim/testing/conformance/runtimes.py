@@ -125,21 +125,21 @@ async def check_unknown(world: RuntimeWorld) -> None:
 
 async def check_pipes(world: RuntimeWorld) -> None:
     """create: the named pipes of Stdio become the process's own streams."""
-    await _check_pipes(world, attended=False)
+    await _check_pipes(world, monitored_by_parent=False)
 
 
-async def check_pipes_of_the_attended(world: RuntimeWorld) -> None:
+async def check_pipes_without_a_monitor(world: RuntimeWorld) -> None:
     """create: so they do for a caller who stays as long as the container does."""
-    await _check_pipes(world, attended=True)
+    await _check_pipes(world, monitored_by_parent=True)
 
 
-async def _check_pipes(world: RuntimeWorld, *, attended: bool) -> None:
+async def _check_pipes(world: RuntimeWorld, *, monitored_by_parent: bool) -> None:
     paths = {name: str(world.folder / name) for name in ("stdin", "stdout", "stderr")}
     for path in paths.values():
         os.mkfifo(path)
     script = ("sh", "-c", "read line; echo got $line; echo complained >&2")
     reading = {name: asyncio.ensure_future(_read(paths[name])) for name in ("stdout", "stderr")}
-    stdio = Stdio(stdin=paths["stdin"], stdout=paths["stdout"], stderr=paths["stderr"], attended=attended)
+    stdio = Stdio(stdin=paths["stdin"], stdout=paths["stdout"], stderr=paths["stderr"], monitored_by_parent=monitored_by_parent)
     name = await world.create(script, stdio)
     descriptor = os.open(paths["stdin"], os.O_RDWR)
     await patiently(world.runtime.start(name))

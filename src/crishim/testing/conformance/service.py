@@ -4,6 +4,7 @@ import asyncio
 
 import attrs
 
+from crishim.config import Deadlines
 from crishim.errors import DeadlineExceeded, InvalidArgument
 from crishim.lifecycle.features import USUAL_PATHS
 from crishim.model.container import (
@@ -14,7 +15,7 @@ from crishim.model.container import (
     LinuxContainerConfig,
     Mount,
 )
-from crishim.model.features import Honour
+from crishim.model.features import Feature
 from crishim.model.image import ImageSpec
 from crishim.model.resources import HugepageLimit, Resources
 from crishim.model.sandbox import PodSandboxConfig, PodSandboxFilter
@@ -28,7 +29,7 @@ from crishim.model.security import (
 )
 from crishim.model.values import ContainerId, FrozenDict
 from crishim.service.services import Services
-from crishim.service.settings import Deadlines, Settings
+from crishim.service.settings import Settings
 from crishim.testing.conformance.candidate import World, patiently
 from crishim.testing.faults import hanging
 
@@ -49,12 +50,12 @@ async def check_plainest_pod_is_taken(world: World) -> None:
         assert [] == list(await services.containers.list(ContainerFilter()))
 
 
-async def check_what_is_not_honoured_is_refused(world: World) -> None:
-    """A request that sets a field outside `honours` is refused with InvalidArgument naming the field, and leaves nothing."""
+async def check_unsupported_features_are_refused(world: World) -> None:
+    """A request that sets a field outside `supported` is refused with InvalidArgument naming the field, and leaves nothing."""
     async with _services(world) as services:
         sandbox_id = await services.sandboxes.run(_sandbox(world), "")
-        for honour, security in _WISHES.items():
-            if honour in world.info.honours:
+        for feature, security in _WISHES.items():
+            if feature in world.info.supported:
                 continue
             plain = _plain(world, world.programs.sleeps())
             assert plain.linux is not None
@@ -64,7 +65,7 @@ async def check_what_is_not_honoured_is_refused(world: World) -> None:
                 await services.containers.create(sandbox_id, config, None)
             except InvalidArgument as error:
                 refused = error.field
-            assert refused == f"config.{honour.value}"
+            assert refused == f"config.{feature.value}"
         await services.sandboxes.remove(sandbox_id)
 
 
@@ -85,7 +86,7 @@ async def check_stop_has_its_grace(world: World) -> None:
 async def check_hung_verb_does_not_hang_a_pod(world: World) -> None:
     """No verb may hang a pod: a create that never returns ends with DeadlineExceeded, and the pod can be removed."""
     hung = hanging(world.backend, "create_container")
-    deadlines = Deadlines(create_container=0.2, surrender=0.1)
+    deadlines = Deadlines(create_container=0.2, cancel_grace=0.1)
     settings = Settings(runtime_version="0.0.0", deadlines=deadlines)
     namespaces = world.candidate.context.namespaces
     async with Services(backends={"": hung}, namespaces=namespaces, settings=settings) as services:
@@ -99,14 +100,14 @@ async def check_hung_verb_does_not_hang_a_pod(world: World) -> None:
 
 
 _WISHES = {
-    Honour.PRIVILEGED: LinuxContainerSecurityContext(privileged=True),
-    Honour.READONLY_ROOTFS: LinuxContainerSecurityContext(readonly_rootfs=True),
-    Honour.NO_NEW_PRIVS: LinuxContainerSecurityContext(no_new_privs=True),
-    Honour.USER: LinuxContainerSecurityContext(run_as_user=1234),
-    Honour.SECCOMP: LinuxContainerSecurityContext(seccomp=SecurityProfile(ProfileType.LOCALHOST, "/profile.json")),
-    Honour.APPARMOR: LinuxContainerSecurityContext(apparmor=SecurityProfile(ProfileType.LOCALHOST, "profile")),
-    Honour.HOST_PID: LinuxContainerSecurityContext(namespace_options=NamespaceOption(pid=NamespaceMode.NODE)),
-    Honour.HOST_IPC: LinuxContainerSecurityContext(namespace_options=NamespaceOption(ipc=NamespaceMode.NODE)),
+    Feature.PRIVILEGED: LinuxContainerSecurityContext(privileged=True),
+    Feature.READONLY_ROOTFS: LinuxContainerSecurityContext(readonly_rootfs=True),
+    Feature.NO_NEW_PRIVS: LinuxContainerSecurityContext(no_new_privs=True),
+    Feature.USER: LinuxContainerSecurityContext(run_as_user=1234),
+    Feature.SECCOMP: LinuxContainerSecurityContext(seccomp=SecurityProfile(ProfileType.LOCALHOST, "/profile.json")),
+    Feature.APPARMOR: LinuxContainerSecurityContext(apparmor=SecurityProfile(ProfileType.LOCALHOST, "profile")),
+    Feature.HOST_PID: LinuxContainerSecurityContext(namespace_options=NamespaceOption(pid=NamespaceMode.NODE)),
+    Feature.HOST_IPC: LinuxContainerSecurityContext(namespace_options=NamespaceOption(ipc=NamespaceMode.NODE)),
 }
 
 

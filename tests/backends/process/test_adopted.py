@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from crishim.backends.process import ProcessBackend
-from crishim.backends.process.keeping import Keeping, KeptContainer, KeptSandbox
+from crishim.backends.process.state import StateFolder, StoredContainer, StoredSandbox
 from crishim.errors import FailedPrecondition
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.linux.processes import Identity, read
@@ -195,8 +195,8 @@ async def test_nobody_else_s_process_is_touched(tmp_path: Path) -> None:
         process = read(stranger.pid)
         assert process is not None
         earlier = Identity(stranger.pid, process.identity.start - 1)
-        kept = KeptContainer(id=WEB, sandbox_id=POD, started_at=1, leaders=(earlier,))
-        Keeping(tmp_path / "run").put(kept)
+        kept = StoredContainer(id=WEB, sandbox_id=POD, started_at=1, leaders=(earlier,))
+        StateFolder(tmp_path / "run").put(kept)
         async with later(tmp_path) as backend:
             assert {WEB: (ContainerState.EXITED, 255)} == await states(backend)
             await tidy(backend, tmp_path)
@@ -208,9 +208,9 @@ async def test_nothing_of_another_boot_is_believed(tmp_path: Path) -> None:
     """Files of another boot are deleted unread."""
     process = read(os.getpid())
     assert process is not None
-    keeping = Keeping(tmp_path / "run")
-    keeping.put(KeptContainer(id=WEB, sandbox_id=POD, started_at=1, leaders=(process.identity,)))
-    keeping.put(KeptSandbox(id=POD, ready=True))
+    keeping = StateFolder(tmp_path / "run")
+    keeping.put(StoredContainer(id=WEB, sandbox_id=POD, started_at=1, leaders=(process.identity,)))
+    keeping.put(StoredSandbox(id=POD, ready=True))
     for file in (tmp_path / "run").rglob("*.json"):
         file.write_text(json.dumps({**json.loads(file.read_text()), "boot_id": "another"}))
     async with later(tmp_path) as backend:
@@ -220,8 +220,8 @@ async def test_nothing_of_another_boot_is_believed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "[]", "{}", "{", '{"boot_id": 1', "null", '{"boot_id": "BOOT", "id": "x"}'])
 async def test_a_broken_file_is_told_and_left_alone(tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
     """A file that is none of ours is named in the log, and hinders nobody."""
-    keeping = Keeping(tmp_path / "run")
-    keeping.put(KeptSandbox(id=POD, ready=True))
+    keeping = StateFolder(tmp_path / "run")
+    keeping.put(StoredSandbox(id=POD, ready=True))
     file = tmp_path / "run" / "containers" / "c.json"
     file.parent.mkdir()
     file.write_text(content.replace("BOOT", keeping._boot_id))

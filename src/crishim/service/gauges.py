@@ -12,7 +12,7 @@ from crishim.service.core import Core
 
 
 @attrs.frozen(kw_only=True)
-class Census:
+class Gauges:
     """Shown sandboxes and containers by state, every state named; whether the backends of each name can all be reached."""
 
     sandboxes: Mapping[PodSandboxState, int]
@@ -20,14 +20,14 @@ class Census:
     backends: Mapping[str, bool]
 
 
-def take_census(core: Core) -> Census:
+def count_gauges(core: Core) -> Gauges:
     """Count. What is still being made is not shown, and not counted."""
     sandboxes = Counter(entry.state for entry in core.table.sandboxes.values())
     containers = Counter(entry.state for entry in core.table.containers.values())
     problems: dict[str, list[str]] = {}
     for seat in core.backends.seats:
         problems.setdefault(seat.name, []).append(seat.problem)
-    return Census(
+    return Gauges(
         sandboxes=FrozenDict({state: sandboxes[state] for state in PodSandboxState}),
         containers=FrozenDict({state: containers[state] for state in ContainerState}),
         backends=FrozenDict({name: not any(seats) for name, seats in problems.items()}),

@@ -29,7 +29,7 @@ from tests.node.world import processes
 
 pytestmark = [pytest.mark.node, needs("runc", "busybox")]
 
-ATTENDED = Stdio(attended=True)
+MONITORED_BY_PARENT = Stdio(monitored_by_parent=True)
 MIB = 1 << 20
 
 
@@ -41,7 +41,7 @@ class Bundles:
     runtime: RuncRuntime
 
     async def created(
-        self, name: str, *argv: str, stdio: Stdio = ATTENDED, change: Callable[[Any], None] = lambda _: None
+        self, name: str, *argv: str, stdio: Stdio = MONITORED_BY_PARENT, change: Callable[[Any], None] = lambda _: None
     ) -> str:
         """A container that was created; its id."""
         bundle = self.folder / name
@@ -92,7 +92,7 @@ async def test_a_kill_for_want_of_memory_is_told(bundles: Bundles, cgroup: str) 
 async def test_a_terminal_is_here(bundles: Bundles) -> None:
     """Whoever attaches to a container with a terminal has its input, its output and its size, until it ends."""
     script = "while test x$(stty size | head -c 2) != x25; do :; done; stty size; read line; echo got $line; exit 3"
-    name = await bundles.created("term", "sh", "-c", script, stdio=Stdio(terminal=True, attended=True))
+    name = await bundles.created("term", "sh", "-c", script, stdio=Stdio(terminal=True, monitored_by_parent=True))
     sizes: asyncio.Queue[TerminalSize] = asyncio.Queue()
     sizes.put_nowait(TerminalSize(width=80, height=25))
 
@@ -126,7 +126,7 @@ async def test_a_pipe_that_is_not_there(bundles: Bundles) -> None:
     stdin = bundles.folder / "in"
     os.mkfifo(stdin)
     with pytest.raises(InvalidArgument, match="stdout"):
-        await bundles.created("lost", "true", stdio=Stdio(stdin=str(stdin), stdout=f"{stdin}.none", attended=True))
+        await bundles.created("lost", "true", stdio=Stdio(stdin=str(stdin), stdout=f"{stdin}.none", monitored_by_parent=True))
     with pytest.raises(NotFound):
         await bundles.runtime.state("lost")
     with pytest.raises(OSError, match="No such device"):  # nobody has its other end

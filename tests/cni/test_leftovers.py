@@ -5,7 +5,7 @@ import os
 import signal
 from pathlib import Path
 
-from crishim.cni.invoke import Strays
+from crishim.cni.invoke import LeftoverPlugins
 from crishim.linux.processes import read
 
 
@@ -17,11 +17,11 @@ async def plugin(script: str, environment: dict[str, str]) -> asyncio.subprocess
 
 async def test_who_is_left_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     """A plugin of a server that is dead goes with its whole family, one that has another environment included."""
-    left = Strays(tmp_path / "running").noted()
+    left = LeftoverPlugins(tmp_path / "running").noted()
     process = await plugin("env -i sleep 600 & echo $!; wait", left.__enter__())
     assert process.stdout is not None
     child = int(await process.stdout.readline())
-    Strays(tmp_path / "running").end()
+    LeftoverPlugins(tmp_path / "running").end()
     assert -9 == await process.wait()
     orphan = read(child)
     assert orphan is None or orphan.ended
@@ -30,12 +30,12 @@ async def test_who_is_left_is_ended_with_all_that_it_started(tmp_path: Path) -> 
 
 async def test_what_a_plugin_has_left_running_goes_on(tmp_path: Path) -> None:
     """It has the plugin's environment, and maybe a session of its own, but the plugin has said that it is done."""
-    with Strays(tmp_path).noted() as environment:
+    with LeftoverPlugins(tmp_path).noted() as environment:
         process = await plugin("setsid sleep 600 >/dev/null & echo $!", environment)
         assert process.stdout is not None
         daemon = int(await process.stdout.readline())
         await process.wait()
-    Strays(tmp_path).end()
+    LeftoverPlugins(tmp_path).end()
     left = read(daemon)
     assert left is not None
     assert not left.ended
@@ -45,9 +45,9 @@ async def test_what_a_plugin_has_left_running_goes_on(tmp_path: Path) -> None:
 async def test_nobody_else_is_ended(tmp_path: Path) -> None:
     """The plugins of a server with another folder go on; where no note can be written, plugins run all the same."""
     (tmp_path / "file").touch()
-    with Strays(tmp_path / "other").noted() as environment, Strays(tmp_path / "file" / "x").noted():
+    with LeftoverPlugins(tmp_path / "other").noted() as environment, LeftoverPlugins(tmp_path / "file" / "x").noted():
         process = await plugin("exec sleep 600", environment)
-        Strays(tmp_path / "mine").end()
+        LeftoverPlugins(tmp_path / "mine").end()
         left = read(process.pid)
         assert left is not None
         assert not left.ended

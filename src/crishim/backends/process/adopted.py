@@ -6,8 +6,8 @@ import logging
 import signal
 from typing import Final
 
-from crishim.backends.process.keeping import Keeping, KeptContainer
 from crishim.backends.process.session import Session
+from crishim.backends.process.state import StateFolder, StoredContainer
 from crishim.errors import CrishimError, FailedPrecondition, NotFound
 from crishim.interfaces.seats import Clock
 from crishim.linux.processes import Identity, kill_family, lives
@@ -17,17 +17,17 @@ from crishim.model.values import ContainerId, SandboxId
 
 _log = logging.getLogger(__name__)
 
-PATIENCE: Final = 2.0
+TIMEOUT: Final = 2.0
 """Seconds for which killed processes are awaited; only one that the kernel cannot interrupt needs them."""
 
 _PAUSE: Final = 0.005
 """Seconds between two looks at killed processes: others than our children have no event to wait for."""
 
 
-class Watched:
+class ContainerProcess:
     """A container: what it is, whether it runs, how it ended."""
 
-    def __init__(self, container_id: ContainerId, sandbox_id: SandboxId, clock: Clock, keeping: Keeping) -> None:
+    def __init__(self, container_id: ContainerId, sandbox_id: SandboxId, clock: Clock, keeping: StateFolder) -> None:
         self.id = container_id
         self.sandbox_id = sandbox_id
         self._clock = clock
@@ -123,7 +123,7 @@ class Watched:
     def _keep(self) -> None:
         if not self._removed:
             self._keeping.put(
-                KeptContainer(
+                StoredContainer(
                     id=self.id,
                     sandbox_id=self.sandbox_id,
                     started_at=self._started_at,
@@ -133,14 +133,14 @@ class Watched:
             )
 
 
-class Survivor(Watched):
+class AdoptedContainer(ContainerProcess):
     """A container that an earlier crishim started.
 
     It can be watched and killed. Its streams ended with that crishim, and since it is not our child nobody can tell how it
     ends: its exit is unknown, unless it was kept.
     """
 
-    def __init__(self, kept: KeptContainer, clock: Clock, keeping: Keeping) -> None:
+    def __init__(self, kept: StoredContainer, clock: Clock, keeping: StateFolder) -> None:
         super().__init__(kept.id, kept.sandbox_id, clock, keeping)
         self._started_at = kept.started_at
         self._leaders = kept.leaders
@@ -158,9 +158,9 @@ class Survivor(Watched):
 
 
 async def gone(leaders: tuple[Identity, ...]) -> bool:
-    """Wait until nobody of these families runs; false if some still do after `PATIENCE`."""
+    """Wait until nobody of these families runs; false if some still do after `TIMEOUT`."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while leaders and lives(leaders):  # noqa: ASYNC110 - see _PAUSE
                 await asyncio.sleep(_PAUSE)
             return True

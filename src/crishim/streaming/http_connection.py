@@ -13,7 +13,7 @@ import attrs
 import h11
 
 from crishim.streaming.connection import Timeouts
-from crishim.streaming.upgrade import HttpHeaders, Refused
+from crishim.streaming.upgrade import HttpHeaders, UpgradeRefused
 
 _HEAD_LIMIT = 16 * 1024
 
@@ -22,30 +22,30 @@ TakeOver = Callable[[asyncio.Transport, bytes], None]
 
 
 @attrs.frozen
-class Admitted:
+class Upgrade:
     """Answer 101 with these headers; the connection then belongs to `take_over`."""
 
     headers: tuple[tuple[bytes, bytes], ...]
     take_over: TakeOver
 
 
-class Desk(Protocol):
+class UpgradeHandler(Protocol):
     """Who decides. Called from the event loop, once or never each, in this order."""
 
-    def arrived(self, door: "Door") -> Refused | None:
+    def arrived(self, door: "HttpConnection") -> UpgradeRefused | None:
         """A connection is there; a refusal is answered at once."""
 
-    def asked(self, method: str, path: str, headers: HttpHeaders) -> Admitted | Refused:
+    def asked(self, method: str, path: str, headers: HttpHeaders) -> Upgrade | UpgradeRefused:
         """What is the answer to this request? `path` comes without its query."""
 
-    def left(self, door: "Door") -> None:
+    def left(self, door: "HttpConnection") -> None:
         """The connection is gone, or was taken over."""
 
 
-class Door(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """One connection until it is upgraded."""
 
-    def __init__(self, desk: Desk, timeouts: Timeouts) -> None:
+    def __init__(self, desk: UpgradeHandler, timeouts: Timeouts) -> None:
         self._desk = desk
         self._timeouts = timeouts
         self._transport: asyncio.Transport
@@ -81,7 +81,7 @@ class Door(asyncio.Protocol):
             if isinstance(request, h11.Request):
                 self._answer(request, has_body=not isinstance(self._http.next_event(), h11.EndOfMessage))
         except h11.RemoteProtocolError as error:
-            self._refuse(Refused(error.error_status_hint, str(error)))
+            self._refuse(UpgradeRefused(error.error_status_hint, str(error)))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
@@ -94,9 +94,9 @@ class Door(asyncio.Protocol):
         self._has_text = request.method != b"HEAD"
         path = request.target.partition(b"?")[0].decode("latin-1")
         answer = self._desk.asked(request.method.decode("latin-1"), path, request.headers)
-        if isinstance(answer, Admitted) and has_body:
-            answer = Refused(400, "a request for a stream has no body")
-        if isinstance(answer, Refused):
+        if isinstance(answer, Upgrade) and has_body:
+            answer = UpgradeRefused(400, "a request for a stream has no body")
+        if isinstance(answer, UpgradeRefused):
             self._refuse(answer)
             return
         assert self._http is not None
@@ -109,9 +109,9 @@ class Door(asyncio.Protocol):
         self._desk.left(self)
 
     def _too_late(self) -> None:
-        self._refuse(Refused(408, f"no request within {self._timeouts.head:g} s"))
+        self._refuse(UpgradeRefused(408, f"no request within {self._timeouts.head:g} s"))
 
-    def _refuse(self, refusal: Refused) -> None:
+    def _refuse(self, refusal: UpgradeRefused) -> None:
         """Answer, end our direction, and give the client time to read and close."""
         self._answered = True
         answering = self._http or h11.Connection(h11.SERVER)

@@ -16,13 +16,13 @@ from crishim.linux.processes import Identity, boot_id
 from crishim.model.process import Exit
 from crishim.model.values import ContainerId, SandboxId
 
-Kept = TypeVar("Kept", "KeptContainer", "KeptSandbox")
+Kept = TypeVar("Kept", "StoredContainer", "StoredSandbox")
 
 _log = logging.getLogger(__name__)
 
 
 @attrs.frozen(kw_only=True)
-class KeptContainer:
+class StoredContainer:
     """A container that was started: the processes that lead its sessions, the first one its own, and how it ended."""
 
     id: ContainerId
@@ -33,14 +33,14 @@ class KeptContainer:
 
 
 @attrs.frozen(kw_only=True)
-class KeptSandbox:
+class StoredSandbox:
     """A sandbox, and whether it was not stopped yet."""
 
     id: SandboxId
     ready: bool
 
 
-class Keeping:
+class StateFolder:
     """The files. Writing raises `ResourceExhausted`, naming the file; one that cannot be understood is told and left alone."""
 
     def __init__(self, folder: Path) -> None:
@@ -48,17 +48,17 @@ class Keeping:
         self._sandboxes = folder / "sandboxes"
         self._boot_id = boot_id()
 
-    def containers(self) -> list[KeptContainer]:
+    def containers(self) -> list[StoredContainer]:
         """All containers of this boot."""
         return list(self._read(self._containers, _container))
 
-    def sandboxes(self) -> list[KeptSandbox]:
+    def sandboxes(self) -> list[StoredSandbox]:
         """All sandboxes of this boot."""
-        return list(self._read(self._sandboxes, lambda data: KeptSandbox(**data)))
+        return list(self._read(self._sandboxes, lambda data: StoredSandbox(**data)))
 
-    def put(self, kept: KeptContainer | KeptSandbox) -> None:
+    def put(self, kept: StoredContainer | StoredSandbox) -> None:
         """Write or replace one file."""
-        folder = self._containers if isinstance(kept, KeptContainer) else self._sandboxes
+        folder = self._containers if isinstance(kept, StoredContainer) else self._sandboxes
         write_json(folder / f"{kept.id}.json", {"boot_id": self._boot_id, **attrs.asdict(kept)})
 
     def forget_container(self, container_id: ContainerId) -> None:
@@ -81,10 +81,10 @@ class Keeping:
                 _log.exception("%s is not one of our files", file)
 
 
-def _container(data: dict[str, Any]) -> KeptContainer:
+def _container(data: dict[str, Any]) -> StoredContainer:
     leaders = tuple(Identity(**leader) for leader in data.pop("leaders"))
     end = data.pop("exit")
-    return KeptContainer(**data, leaders=leaders, exit=None if end is None else Exit(**end))
+    return StoredContainer(**data, leaders=leaders, exit=None if end is None else Exit(**end))
 
 
 def write_json(path: Path, data: object) -> None:

@@ -19,11 +19,11 @@ def spec(**changes: Any) -> ContainerSpec:
     return ContainerSpec(id=ContainerId("c"), image_id=ImageId("i"), **values)
 
 
-@pytest.mark.parametrize("honours", [PROCESS, VM])
-def test_cdi_devices_need_somebody_who_looks_them_up(honours: frozenset[Any]) -> None:
+@pytest.mark.parametrize("supported", [PROCESS, VM])
+def test_cdi_devices_need_somebody_who_looks_them_up(supported: frozenset[Any]) -> None:
     """CDI devices are refused by name where they are not looked up, and taken by OCI runtimes (mapping.md 6)."""
     asked = spec(cdi_devices=("vendor.example/class=dev",))
     with pytest.raises(InvalidArgument, match="CDI_devices"):
-        check_container(asked, honours)
+        check_container(asked, supported)
     check_container(asked, OCI)
-    check_container(spec(), honours)
+    check_container(spec(), supported)

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from pathlib import Path
 
-from crishim.backends.runc.runtime import ForeseenMoves
+from crishim.backends.runc.runtime import CgroupWarmup
 from crishim.linux.cgroups import Cgroups
 
 
@@ -24,7 +24,7 @@ class SlowCgroups(Cgroups):
 async def test_however_many_moves_are_foreseen_one_thread_waits() -> None:
     """Whoever foresees a move goes on at once, and has no thread of its own; after a rest there is a wait again."""
     cgroups = SlowCgroups()
-    moves = ForeseenMoves(cgroups)
+    moves = CgroupWarmup(cgroups)
     for _ in range(100):
         moves.soon()
         await asyncio.sleep(0)
