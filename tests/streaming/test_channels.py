@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crishim.model.process import TerminalSize
 from crishim.streaming.channels import (
     CHANNELS,
     SPDY_PROTOCOLS,
@@ -18,7 +19,6 @@ from crishim.streaming.channels import (
     ChannelProtocol,
     ResizeDecoder,
     StreamType,
-    TerminalSize,
     encode_exit,
     encode_failure,
     expected_streams,
