@@ -76,7 +76,7 @@ async def starts(node: Node, logs: Path) -> None:
         sandbox = await node.services.sandboxes.run(config, "")
         inner = await node.container(sandbox, f"c{number}", SLEEPS)
         times["service"].append((time.perf_counter() - begun) * 1000)
-        times["exec"].append(await timed(node.services.processes.exec_sync(inner, ("true",), 10)))
+        times["exec"].append(await timed(node.services.streams.exec_sync(inner, ("true",), 10)))
         times["stop"].append(await timed(node.services.sandboxes.stop(sandbox)))
         await node.services.sandboxes.remove(sandbox)
     for name, values in times.items():

@@ -227,7 +227,7 @@ async def serve(folder: Path) -> None:
         stack.push_async_callback(backend.close)
         images = HostImages(context)
         services = await stack.enter_async_context(Services(backends={"": backend}, images=images, urls=streams))
-        await stack.enter_async_context(streams.serving(services.processes))
+        await stack.enter_async_context(streams.serving(services.streams))
         await stack.enter_async_context(serve_cri(Dispatcher(services), folder / "cri.sock"))
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 

@@ -14,7 +14,7 @@ import pytest
 from crishim.cri import Dispatcher, pb
 from crishim.errors import FailedPrecondition
 from crishim.server import serve
-from crishim.service.settings import MESSAGE_LIMIT
+from crishim.service.backends import MESSAGE_LIMIT
 from crishim.testing import Harness
 
 LIMITS = [("grpc.max_receive_message_length", MESSAGE_LIMIT), ("grpc.max_send_message_length", MESSAGE_LIMIT)]

@@ -60,11 +60,12 @@ def _svg(table: Mapping[tuple[Any, Any], Any], drawing: Drawing) -> Iterator[str
     moves: dict[tuple[Any, Any], list[str]] = {}
     for (before, act), after in table.items():
         moves.setdefault((before, after), []).append(act.value)
-    boxes = {state: _inside(state, moves.get((state, state), [])) for state in drawing.places}
+    first = {state: [f"begins: {act}" for act in moves.get((None, state), [])] for state in drawing.places}
+    boxes = {state: _inside(state, [*first[state], *moves.get((state, state), [])]) for state in drawing.places}
     arrows = [
         _arrow(drawing, boxes, before, after, acts, bent=(after, before) in moves)
         for (before, after), acts in moves.items()
-        if before is not after
+        if before is not None and before is not after
     ]
     yield from (line for line, _ in arrows)
     yield from (label for _, label in arrows)

@@ -26,8 +26,8 @@ from crishim.model.sandbox import PodSandboxFilter
 from crishim.plugins import Plugin, load, made
 from crishim.pods.namespaces import PinnedNamespaces
 from crishim.server import serve
+from crishim.service.backends import Settings
 from crishim.service.services import Services
-from crishim.service.settings import Settings
 from crishim.store.sqlite import SqliteStore
 from crishim.system import SystemClock
 
@@ -99,7 +99,7 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
         if node.namespaces is not None:
             await node.namespaces.collect(known)
         if streams is not None:
-            await stack.enter_async_context(streams.serving(services.processes))
+            await stack.enter_async_context(streams.serving(services.streams))
         if metrics is not None:
             metrics.attend(services.gauges, streams.traffic if streams is not None else None)
             await stack.enter_async_context(_scraped(metrics, config.metrics_address))

@@ -19,7 +19,7 @@ import grpc.aio
 from crishim.cri.dispatch import Dispatcher
 from crishim.cri.routes import Unary
 from crishim.errors import CrishimError, FailedPrecondition
-from crishim.service.settings import MESSAGE_LIMIT
+from crishim.service.backends import MESSAGE_LIMIT
 
 _log = logging.getLogger(__name__)
 

@@ -1,9 +1,12 @@
 """The two tables."""
 
+import ast
 import itertools
+from pathlib import Path
 
 import pytest
 
+import crishim
 from crishim.errors import FailedPrecondition
 from crishim.lifecycle.states import CONTAINER, SANDBOX, ContainerAct, SandboxAct, container_after, sandbox_after
 from crishim.model.container import ContainerState
@@ -35,7 +38,25 @@ def test_nothing_leads_back_from_an_end() -> None:
     assert {ContainerState.EXITED} == {after for (state, _), after in CONTAINER.items() if state is ContainerState.EXITED}
 
 
-def test_removal_is_always_allowed() -> None:
-    """Every state allows the removal: it ends first what runs (rpc.md 5, RemoveContainer)."""
-    assert all((state, ContainerAct.REMOVE) in CONTAINER for state in ContainerState)
-    assert all((state, SandboxAct.REMOVE) in SANDBOX for state in PodSandboxState)
+@pytest.mark.parametrize("table", [CONTAINER, SANDBOX])
+def test_everything_is_shown_first(table: dict[tuple[object, object], object]) -> None:
+    """What is being made has no state, and every state can be the first: a restart finds things as they are."""
+    first = {after for (state, _), after in table.items() if state is None}
+    assert {after for after in table.values() if after is not ContainerState.RUNNING} == first
+
+
+def test_states_have_one_writer() -> None:
+    """Only the tables change a state: nothing in the service but the entries' `apply` assigns one."""
+    written = []
+    for path in (Path(crishim.__file__).parent / "service").glob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                targets = [
+                    target
+                    for node in ast.walk(function)
+                    if isinstance(node, ast.Assign | ast.AnnAssign)
+                    for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+                ]
+                names = [target.attr for target in targets if isinstance(target, ast.Attribute)]
+                written += [(path.name, function.name) for name in names if name in {"state", "_state"}]
+    assert {("table.py", "__init__"), ("table.py", "apply")} == set(written)

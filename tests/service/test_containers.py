@@ -7,6 +7,7 @@ import pytest
 
 from crishim.config import Deadlines
 from crishim.errors import (
+    Aborted,
     AlreadyExists,
     DeadlineExceeded,
     FailedPrecondition,
@@ -206,7 +207,7 @@ async def test_creation_at_the_moment_of_a_stop() -> None:
         sandbox_id = await world.run_sandbox()
         stop = asyncio.ensure_future(world.services.sandboxes.stop(sandbox_id))
         creation = asyncio.ensure_future(world.create_container(sandbox_id))
-        with pytest.raises(FailedPrecondition):
+        with pytest.raises(Aborted):
             await creation
         await stop
         assert {} == world.fake.containers
@@ -326,7 +327,7 @@ async def test_unclaimed_capability_is_unimplemented_by_name() -> None:
     async with world:
         container_id = await world.run_container(await world.run_sandbox())
         with pytest.raises(Unimplemented, match="SupportsExec"):
-            await world.services.processes.exec_sync(container_id, ("true",), 0)
+            await world.services.streams.exec_sync(container_id, ("true",), 0)
         with pytest.raises(Unimplemented, match="SupportsUpdate"):
             await world.services.containers.update_resources(container_id, Resources(), EMPTY)
         with pytest.raises(Unimplemented, match="SupportsLogReopen"):

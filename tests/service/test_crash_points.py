@@ -18,8 +18,8 @@ from crishim.interfaces.seats import Records
 from crishim.lifecycle.records import Phase
 from crishim.model.container import ContainerFilter, ContainerState
 from crishim.model.sandbox import PodSandboxFilter, PodSandboxState
+from crishim.service.backends import Settings
 from crishim.service.services import Services
-from crishim.service.settings import Settings
 from crishim.store.memory import MemoryStore
 from crishim.testing import FakeBackend, FakeClock, FakeIds, FakeImages, FakeNamespaces, FakeNetwork
 from crishim.testing.doubles import settle

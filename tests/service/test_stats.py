@@ -17,8 +17,8 @@ from crishim.model.stats import (
     PodSandboxStatsFilter,
 )
 from crishim.model.values import ContainerId
-from crishim.service.events import EventHub
-from crishim.service.metrics import DESCRIPTORS, metric
+from crishim.service.core import EventHub
+from crishim.service.stats import DESCRIPTORS, metric
 from crishim.testing import FakeBackend, FakeClock, Harness, failing
 from crishim.testing.doubles import RecordingObserver, settle
 

@@ -85,7 +85,7 @@ async def crictl(request: pytest.FixtureRequest) -> AsyncIterator[Crictl]:
             stack.push_async_callback(backend.close)
         made = Services(backends={"": backend}, images=HostImages(context), namespaces=pins, dialer=SetnsDialer(), urls=streams)
         services = await stack.enter_async_context(made)
-        await stack.enter_async_context(streams.serving(services.processes))
+        await stack.enter_async_context(streams.serving(services.streams))
         await stack.enter_async_context(serve(Dispatcher(services), folder / "cri.sock"))
         sandbox_id = await services.sandboxes.run(sandbox_config(hostname="", log_directory=str(folder), linux=HOST), "")
         stack.push_async_callback(services.sandboxes.remove, sandbox_id)

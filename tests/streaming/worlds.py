@@ -73,17 +73,17 @@ class World:
     async def exec(self, *cmd: str, tty: bool = False, stdin: bool = False, stdout: bool = True, stderr: bool = False) -> str:
         """The URL of an exec."""
         request = ExecRequest(container_id=self.container_id, cmd=cmd, tty=tty, stdin=stdin, stdout=stdout, stderr=stderr)
-        return await self.harness.services.processes.exec(request)
+        return await self.harness.services.streams.exec(request)
 
     async def attach(self, *, stdin: bool = False, stdout: bool = True) -> str:
         """The URL of an attachment."""
         request = AttachRequest(container_id=self.container_id, stdin=stdin, stdout=stdout)
-        return await self.harness.services.processes.attach(request)
+        return await self.harness.services.streams.attach(request)
 
     async def forward(self, *ports: int) -> str:
         """The URL of a port-forward."""
         request = PortForwardRequest(pod_sandbox_id=self.sandbox_id, port=ports)
-        return await self.harness.services.processes.port_forward(request)
+        return await self.harness.services.streams.port_forward(request)
 
     @property
     def address(self) -> str:
@@ -109,7 +109,7 @@ async def world(
     """Serve. `cmd` is the container's command, `config` goes to `StreamConfig`."""
     server = StreamServer(StreamConfig(**config), clock=clock)
     async with Harness(backend or FakeBackend(logs_to_disk=False), urls=server) as harness:
-        async with server.serving(harness.services.processes) as base_url:
+        async with server.serving(harness.services.streams) as base_url:
             sandbox_id = await harness.run_sandbox()
             container_id = await harness.run_container(sandbox_id, "main", *cmd, **(container or {}))
             yield World(harness, server, base_url, sandbox_id, container_id)

@@ -53,7 +53,7 @@ class ExecStreams:
     async def copy(self, ended: Callable[[], Awaitable[None]]) -> None:
         """Copy until `ended` returns and all output was handed over.
 
-        Processes that were left behind with the pipes are awaited for `GRACE` seconds, as with a container.
+        Streams that were left behind with the pipes are awaited for `GRACE` seconds, as with a container.
         """
         self._close_ends()
         outputs = [asyncio.create_task(_copy_out(reader, writer)) for reader, writer in self._outputs]

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from crishim.cri.dispatch import Call
 from crishim.errors import Code
 from crishim.interfaces.seats import Observer
-from crishim.service.gauges import Gauges
+from crishim.service.node import Gauges
 from crishim.streaming.server import Traffic
 
 _RPC_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)

@@ -1,4 +1,4 @@
-"""Processes: signals, execs, exits, and requests for a process's streams."""
+"""Streams: signals, execs, exits, and requests for a process's streams."""
 
 import enum
 import re

@@ -20,7 +20,7 @@ from crishim.errors import Code, CrishimError
 from crishim.model.container import ContainerConfig
 from crishim.model.image import ImageSpec
 from crishim.model.sandbox import PodSandboxConfig
-from crishim.service.settings import MESSAGE_LIMIT
+from crishim.service.backends import MESSAGE_LIMIT
 
 R = TypeVar("R", bound=Message)
 

@@ -1,8 +1,10 @@
-"""Runtime handler -> backend, what it claims, and whether it can be reached.
+"""Runtime handler -> backend, what it supports, and whether it can be reached.
 
-Every call of a backend verb goes through `Seat.call`: it has a deadline, foreign exceptions are renamed here, and `Unavailable`
-marks the backend as lost. A lost backend is asked again, with growing pauses; when it is back, recovery compares its inventory
-with the records before any new call reaches it.
+Every call of a backend's verb goes through a `BackendHandle`, which gives it a deadline and renames foreign exceptions. A call
+has three outcomes: an answer; an error, `NotFound` among them, which concerns what was asked about and nothing else; or the
+backend is lost. `Unavailable` alone does not tell the last two apart, so the backend is probed then, and is lost if the probe
+fails. A lost backend is asked again, with growing pauses; when it is back, recovery compares its inventory with the records
+before any new call reaches it.
 """
 
 import asyncio
@@ -10,6 +12,9 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
+import attrs
+
+from crishim.config import Deadlines
 from crishim.errors import (
     Code,
     CrishimError,
@@ -24,19 +29,45 @@ from crishim.errors import (
 from crishim.interfaces.backend import Backend, BackendInfo
 from crishim.interfaces.capabilities import capabilities
 from crishim.interfaces.seats import Clock, NoObserver, Observer
-from crishim.service.lanes import BackgroundTasks
-from crishim.service.settings import Settings
+from crishim.model.runtime import CgroupDriver
+from crishim.service.locks import BackgroundTasks, join
 
 T = TypeVar("T")
 C = TypeVar("C")
 _log = logging.getLogger(__name__)
 
+MESSAGE_LIMIT = 16 * 1024 * 1024
+"""What CRI's clients accept in one message, in bytes."""
 
-class Seat:
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """The service's settings. `runtime_version` must be a semantic version; `cgroup_driver` None leaves RuntimeConfig
+    unimplemented, so that the kubelet uses its own flag. Sizes are bytes, times seconds.
+    """
+
+    runtime_name: str = "crishim"
+    runtime_version: str
+    boot_id: str = ""
+    cgroup_driver: CgroupDriver | None = None
+    deadlines: Deadlines = Deadlines()
+    exec_sync_limit: int = MESSAGE_LIMIT - 64 * 1024
+    event_queue: int = 1000
+    retry_first: float = 0.2
+    retry_most: float = 30.0
+
+
+class BackendHandle:
     """One backend in the service: the handlers it serves, its claims, and its health."""
 
     def __init__(
-        self, backend: Backend, handlers: tuple[str, ...], settings: Settings, clock: Clock, observer: Observer
+        self,
+        backend: Backend,
+        handlers: tuple[str, ...],
+        settings: Settings,
+        clock: Clock,
+        tasks: BackgroundTasks,
+        observer: Observer,
     ) -> None:
         self.backend = backend
         self.handlers = handlers
@@ -44,12 +75,14 @@ class Seat:
         self.problem = "not asked yet"
         self._settings = settings
         self._clock = clock
+        self._tasks = tasks
         self._observer = observer
         self._info: BackendInfo | None = None
+        self._probing: asyncio.Task[None] | None = None
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self.when_lost: Callable[[Seat], None] = lambda _: None
+        self.when_lost: Callable[[BackendHandle], None] = lambda _: None
 
     @property
     def info(self) -> BackendInfo:
@@ -83,8 +116,8 @@ class Seat:
         self._idle.clear()
         try:
             return await self.ask(verb, work, self._settings.deadlines.other if deadline is None else deadline)
-        except Unavailable as error:
-            self.lose(error.message)
+        except Unavailable:
+            await self._lose_unless_probed()
             raise
         finally:
             self._under_way -= 1
@@ -95,8 +128,8 @@ class Seat:
         """Await a verb that may last as long as it likes, or as its client does; recovery does not wait for it."""
         try:
             return await bounded(verb, work, deadline, self._settings.deadlines.cancel_grace)
-        except Unavailable as error:
-            self.lose(error.message)
+        except Unavailable:
+            await self._lose_unless_probed()
             raise
 
     async def ask(self, verb: str, work: Coroutine[Any, Any, T], deadline: float | None) -> T:
@@ -119,6 +152,20 @@ class Seat:
     async def idle(self) -> None:
         """Return when no lifecycle verb is under way."""
         await self._idle.wait()
+
+    async def _lose_unless_probed(self) -> None:
+        """After an `Unavailable`: find out whether it is the backend that cannot be reached. One probe for many calls."""
+        if self.problem:
+            return
+        if self._probing is None or self._probing.done():
+            self._probing = self._tasks.spawn(self._probe_or_lose(), f"probe of {self.name}")
+        await join(self._probing)
+
+    async def _probe_or_lose(self) -> None:
+        try:
+            await self.probe()
+        except CrishimError as error:
+            self.lose(error.message)
 
     def open(self) -> None:
         """Let calls through again."""
@@ -173,7 +220,7 @@ async def _abandon(what: str, task: asyncio.Future[Any], cancel_grace: float) ->
 
 
 class Backends:
-    """All seats. `recover` is given by the recovery room: it reconciles and opens a seat that has just answered its probe."""
+    """All handles. `recover`, given by the recovery room, reconciles and opens a handle that has just answered its probe."""
 
     def __init__(
         self,
@@ -187,67 +234,72 @@ class Backends:
         handlers: dict[int, list[str]] = {}
         for handler, backend in backends.items():
             handlers.setdefault(id(backend), []).append(handler)
-        self._by_handler: dict[str, Seat] = {}
+        self._by_handler: dict[str, BackendHandle] = {}
         for names in handlers.values():
-            seat = Seat(backends[names[0]], tuple(names), settings, clock, observer)
-            seat.when_lost = self._lost
-            self._by_handler.update(dict.fromkeys(names, seat))
+            handle = BackendHandle(backends[names[0]], tuple(names), settings, clock, tasks, observer)
+            handle.when_lost = self._lost
+            self._by_handler.update(dict.fromkeys(names, handle))
         self._settings = settings
         self._clock = clock
         self._tasks = tasks
-        self._recover: Callable[[Seat], Awaitable[None]] | None = None
+        self._recover: Callable[[BackendHandle], Awaitable[None]] | None = None
 
     @property
-    def seats(self) -> tuple[Seat, ...]:
+    def handles(self) -> tuple[BackendHandle, ...]:
         """Every backend once."""
         return tuple(dict.fromkeys(self._by_handler.values()))
 
     @property
-    def handlers(self) -> Mapping[str, Seat]:
-        """Every handler's seat."""
+    def handlers(self) -> Mapping[str, BackendHandle]:
+        """Every handler's handle."""
         return self._by_handler
 
-    def get(self, handler: str) -> Seat:
-        """The seat of a handler. An unknown one must be rejected (CRI, RunPodSandboxRequest.runtime_handler)."""
-        seat = self._by_handler.get(handler)
-        if seat is None:
+    def get(self, handler: str) -> BackendHandle:
+        """The handle of a handler. An unknown one must be rejected (CRI, RunPodSandboxRequest.runtime_handler)."""
+        handle = self._by_handler.get(handler)
+        if handle is None:
             known = ", ".join(sorted(name for name in self._by_handler if name)) or "none but the default"
             raise InvalidArgument("runtime_handler", f"{handler!r} is not known; known: {known}")
-        return seat
+        return handle
 
-    async def start(self, recover: Callable[[Seat], Awaitable[None]]) -> None:
-        """Ask every backend who it is and recover it; those that are away are asked again until they answer."""
+    async def start(self, recover: Callable[[BackendHandle], Awaitable[None]]) -> None:
+        """Ask every backend who it is and recover it; those that are away are asked again until they answer.
+
+        Returns after `deadlines.probe` seconds at the latest: a backend that is slow to answer does not keep the others from
+        serving.
+        """
         self._recover = recover
-        await asyncio.gather(*(self._start(seat) for seat in self.seats))
+        tasks = [self._tasks.spawn(self._start(handle), f"start of backend {handle.handlers!r}") for handle in self.handles]
+        await asyncio.wait(tasks, timeout=self._settings.deadlines.probe)
 
-    async def _start(self, seat: Seat) -> None:
-        if not await self._try(seat):
-            self._lost(seat)
+    async def _start(self, handle: BackendHandle) -> None:
+        if not await self._try(handle):
+            self._lost(handle)
 
-    async def _try(self, seat: Seat) -> bool:
+    async def _try(self, handle: BackendHandle) -> bool:
         assert self._recover is not None
         try:
-            await seat.probe()
-            await self._recover(seat)
+            await handle.probe()
+            await self._recover(handle)
         except CrishimError as error:
-            if seat.problem != error.message:
-                _log.warning("backend for %r is not ready: %s", seat.handlers, error)
-            seat.problem = error.message or "the backend cannot be reached"
+            if handle.problem != error.message:
+                _log.warning("backend for %r is not ready: %s", handle.handlers, error)
+            handle.problem = error.message or "the backend cannot be reached"
             return False
         except Exception as error:  # noqa: BLE001 - whatever it is, the backend must be asked again
-            _log.error("backend for %r cannot be recovered", seat.handlers, exc_info=error)
-            seat.problem = f"{type(error).__name__}: {error}"
+            _log.error("backend for %r cannot be recovered", handle.handlers, exc_info=error)
+            handle.problem = f"{type(error).__name__}: {error}"
             return False
         return True
 
-    def _lost(self, seat: Seat) -> None:
-        self._tasks.spawn(self._until_back(seat), f"return of {seat.handlers!r}")
+    def _lost(self, handle: BackendHandle) -> None:
+        self._tasks.spawn(self._until_back(handle), f"return of {handle.handlers!r}")
 
-    async def _until_back(self, seat: Seat) -> None:
+    async def _until_back(self, handle: BackendHandle) -> None:
         pause = self._settings.retry_first
         while True:
             await self._clock.sleep(pause)
-            if await self._try(seat):
-                _log.info("backend for %r is back", seat.handlers)
+            if await self._try(handle):
+                _log.info("backend for %r is back", handle.handlers)
                 return
             pause = min(2 * pause, self._settings.retry_most)

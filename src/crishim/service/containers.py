@@ -19,9 +19,6 @@ from crishim.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
-    PullError,
-    PullReason,
-    Unavailable,
 )
 from crishim.interfaces.capabilities import SupportsCheckpoint, SupportsLogReopen, SupportsUpdate
 from crishim.lifecycle.features import check_container
@@ -37,24 +34,23 @@ from crishim.model.container import (
     ContainerFilter,
     ContainerSpec,
     ContainerState,
-    Mount,
 )
-from crishim.model.image import Image, ImageDetail
 from crishim.model.process import Exit
 from crishim.model.resources import Resources
 from crishim.model.runtime import ContainerEventType
 from crishim.model.sandbox import PodSandboxConfig, PodSandboxState
 from crishim.model.security import NamespaceMode
-from crishim.model.values import EMPTY, ContainerId, FrozenDict, ImageId, SandboxId, Versioned
-from crishim.service.backends import Seat
+from crishim.model.values import EMPTY, ContainerId, FrozenDict, SandboxId, Versioned
+from crishim.service.backends import BackendHandle
 from crishim.service.core import Core
-from crishim.service.lanes import join, remember
+from crishim.service.locks import join
 from crishim.service.table import ContainerEntry, SandboxEntry, is_usable
 from crishim.service.watcher import Watcher
 
 _log = logging.getLogger(__name__)
 
 KILL = 9
+_START = "start"
 
 
 class Containers:
@@ -63,9 +59,6 @@ class Containers:
     def __init__(self, core: Core, watcher: Watcher) -> None:
         self._core = core
         self._watcher = watcher
-        self._creates: dict[ContainerName, asyncio.Task[ContainerId]] = {}
-        self._wishes: dict[tuple[ContainerName, ContainerConfig], asyncio.Task[ContainerId]] = {}
-        self._starts: dict[ContainerId, asyncio.Task[None]] = {}
 
     async def create(
         self, sandbox_id: SandboxId, config: ContainerConfig, sandbox_config: PodSandboxConfig | None
@@ -76,21 +69,24 @@ class Containers:
         `FailedPrecondition` (sandbox not ready), `InvalidArgument`, `AlreadyExists`.
         """
         del sandbox_config
-        return await self._made(sandbox_id, config, "")
+        return await self._create_or_join(sandbox_id, config, "")
 
     async def restore(self, sandbox_id: SandboxId, config: ContainerConfig, archive: str) -> ContainerId:
         """As `create`, from a checkpoint archive."""
-        return await self._made(sandbox_id, config, archive)
+        return await self._create_or_join(sandbox_id, config, archive)
 
     async def start(self, container_id: ContainerId) -> None:
         """Run a created container. Raises `NotFound`, `FailedPrecondition`; a failed start leaves it EXITED, StartError."""
         entry = self._core.table.container(container_id)
-        task = self._starts.get(container_id)
-        if task is None:
-            work = entry.lane.start(functools.partial(self._start, entry))
-            task = self._core.tasks.spawn(work, f"StartContainer {container_id}")
-            remember(self._starts, container_id, task)
-        await join(task)
+        start = entry.operations.under_way(_START) or entry.operations.start(
+            _START,
+            None,
+            functools.partial(self._start, entry),
+            functools.partial(self._failed_start, entry),
+            tasks=self._core.tasks,
+            name=f"StartContainer {container_id}",
+        )
+        await join(start.task)
 
     async def stop(self, container_id: ContainerId, timeout: int) -> None:
         """Stop signal, `timeout` seconds of grace (none from 0 down), SIGKILL; returns when the exit was seen.
@@ -98,12 +94,12 @@ class Containers:
         What is unknown, was never started or has ended is no error (CRI, StopContainer).
         """
         if (entry := self._core.table.containers.get(container_id)) is not None:
-            await self._core.tasks.shielded(self._stop(entry, timeout), f"StopContainer {container_id}")
+            await self._core.tasks.run_to_end(self._stop(entry, timeout), f"StopContainer {container_id}")
 
     async def remove(self, container_id: ContainerId) -> None:
         """Kill and remove. Unknown ids are no error (CRI, RemoveContainer); the log file stays, it is the kubelet's."""
         if (entry := self._core.table.containers.get(container_id)) is not None:
-            await self._core.tasks.shielded(self.remove_entry(entry), f"RemoveContainer {container_id}")
+            await self._core.tasks.run_to_end(self.remove_entry(entry), f"RemoveContainer {container_id}")
 
     async def status(self, container_id: ContainerId, verbose: bool) -> ContainerDetail:
         """What is known of a container. Raises `NotFound`, which the kubelet takes for "gone"."""
@@ -121,65 +117,72 @@ class Containers:
         """Change limits: zero values leave theirs as they are. A failed change changes nothing."""
         del annotations  # hints for runtimes with plug-ins of their own; none of the limits
         entry = self._core.table.container(container_id)
-        await self._core.tasks.shielded(self._update(entry, change), f"UpdateContainerResources {container_id}")
+        await self._core.tasks.run_to_end(self._update(entry, change), f"UpdateContainerResources {container_id}")
 
     async def reopen_log(self, container_id: ContainerId) -> None:
         """The log file was renamed: make the container write to a new one. Only for running containers."""
         entry = self._core.table.container(container_id)
-        container_after(entry.shown_state, ContainerAct.REOPEN_LOG, f"container {container_id}")
-        seat = self._core.seat(entry)
-        backend = seat.require(SupportsLogReopen)
-        await seat.call("reopen_log", backend.reopen_log(container_id))
+        container_after(entry.state, ContainerAct.REOPEN_LOG, f"container {container_id}")
+        handle = self._core.handle(entry)
+        backend = handle.require(SupportsLogReopen)
+        await handle.call("reopen_log", backend.reopen_log(container_id))
 
     async def checkpoint(self, container_id: ContainerId, location: str, timeout: int) -> None:
         """Write a checkpoint archive to the absolute path `location`; the container goes on. `timeout` 0 is the usual one."""
         entry = self._core.table.container(container_id)
-        seat = self._core.seat(entry)
-        backend = seat.require(SupportsCheckpoint)
-        async with entry.lane.turn:
-            container_after(entry.shown_state, ContainerAct.CHECKPOINT, f"container {container_id}")
-            await seat.call("checkpoint", backend.checkpoint(container_id, location), float(timeout) or None)
+        handle = self._core.handle(entry)
+        backend = handle.require(SupportsCheckpoint)
+        async with entry.operations.lock:
+            container_after(entry.state, ContainerAct.CHECKPOINT, f"container {container_id}")
+            await handle.call("checkpoint", backend.checkpoint(container_id, location), float(timeout) or None)
 
     async def end(self, entry: ContainerEntry) -> None:
         """Kill what runs of a container, whatever it is doing; for the stop of its sandbox."""
-        async with entry.lane.stop():
-            await self._end_in_turn(entry)
+        async with entry.operations.preempting():
+            await self._end_locked(entry)
 
     async def remove_entry(self, entry: ContainerEntry) -> None:
         """Kill and remove; also the end of every undo and recovery."""
-        async with entry.lane.stop():
+        async with entry.operations.preempting():
             if entry.id in self._core.table.containers:
-                await self._end_in_turn(entry)
+                await self._end_locked(entry)
                 await self._finish_removal(entry)
 
-    async def _made(self, sandbox_id: SandboxId, config: ContainerConfig, archive: str) -> ContainerId:
+    async def _create_or_join(self, sandbox_id: SandboxId, config: ContainerConfig, archive: str) -> ContainerId:
         core = self._core
         sandbox = core.table.sandbox(sandbox_id)
         _require_usable(sandbox)
         name = ContainerName.of(sandbox_id, config.metadata)
-        making = self._creates.get(name)
-        if making is None:
+        start = sandbox.operations.under_way(name)
+        if start is None:
             holder = core.table.container_names.get(name)
             if holder is not None:
-                return self._made_before(core.table.container(holder), name, config)
-            work = sandbox.lane.start(functools.partial(self._create, sandbox, config, archive), alone=False)
-            making = core.tasks.spawn(work, f"CreateContainer {config.metadata.name} in {sandbox_id}")
-            remember(self._creates, name, making)
-            remember(self._wishes, (name, config), making)
-        elif (name, config) not in self._wishes:
+                return self._created_before(core.table.container(holder), name, config)
+            creation = _Creation(config, archive)
+            start = sandbox.operations.start(
+                name,
+                creation,
+                functools.partial(self._create, sandbox, creation),
+                functools.partial(self._undo, creation),
+                tasks=core.tasks,
+                name=f"CreateContainer {config.metadata.name} in {sandbox_id}",
+                alone=False,
+            )
+        elif start.request != _Creation(config, archive):
             raise AlreadyExists("container name", "_".join(map(str, name)))
-        return await join(making)
+        return ContainerId(await join(start.task))
 
-    def _made_before(self, entry: ContainerEntry, name: ContainerName, config: ContainerConfig) -> ContainerId:
+    def _created_before(self, entry: ContainerEntry, name: ContainerName, config: ContainerConfig) -> ContainerId:
         if entry.record.config == config and entry.state is ContainerState.CREATED:
             return entry.id
         raise AlreadyExists("container name", "_".join(map(str, name)))
 
-    async def _create(self, sandbox: SandboxEntry, config: ContainerConfig, archive: str) -> ContainerId:
+    async def _create(self, sandbox: SandboxEntry, creation: "_Creation") -> ContainerId:
         _require_usable(sandbox)  # a stop may have come between the request and this task
-        core, seat = self._core, self._core.seat(sandbox)
-        detail = await self._image(config, sandbox.record.handler)
-        mounts = await self._image_mounts(config.mounts, sandbox.record.handler)
+        config = creation.config
+        core, handle = self._core, self._core.handle(sandbox)
+        detail = await core.image_of(config, sandbox.record.handler)
+        mounts = await core.image_mounts(config.mounts, sandbox.record.handler)
         spec = resolve(
             attrs.evolve(config, mounts=mounts),
             detail.config,
@@ -187,7 +190,7 @@ class Containers:
             container_id=core.ids.container_id(),
             image_id=detail.image.id,
         )
-        self._check(spec, sandbox, seat)
+        self._check(spec, sandbox, handle)
         record = ContainerRecord(
             id=spec.id,
             sandbox_id=sandbox.id,
@@ -201,51 +204,23 @@ class Containers:
             stop_signal=spec.stop_signal,
             resources=spec.resources,
         )
-        entry = core.table.add_container(record)
-        try:
-            await core.table.save_container(entry)
-            deadline = core.settings.deadlines.create_container
-            if archive:
-                await seat.call("restore", seat.require(SupportsCheckpoint).restore(spec, archive), deadline)
-                created = None
-            else:
-                created = await seat.call("create_container", seat.backend.create_container(spec), deadline)
-            await core.table.save_container(entry, phase=Phase.READY, user=created.user if created else None)
-        except BaseException:
-            await self._undo(entry)
-            raise
-        core.table.show_container(entry, ContainerState.CREATED)
+        entry = creation.entry = core.table.add_container(record)
+        await core.table.save_container(entry)
+        deadline = core.settings.deadlines.create_container
+        created = None
+        if creation.archive:
+            await handle.call("restore", handle.require(SupportsCheckpoint).restore(spec, creation.archive), deadline)
+        else:
+            created = await handle.call("create_container", handle.backend.create_container(spec), deadline)
+        await core.table.save_container(
+            entry, attrs.evolve(entry.record, phase=Phase.READY, user=created.user if created else None)
+        )
+        core.table.apply(entry, ContainerAct.CREATE)
         core.events.publish(sandbox, entry.id, ContainerEventType.CREATED)
         return entry.id
 
-    async def _image(self, config: ContainerConfig, handler: str) -> ImageDetail:
-        if not config.image.image:
-            raise InvalidArgument("config.image.image", "is empty")
-        images = self._core.image_service(handler)
-        if images is None:
-            return ImageDetail(image=Image(id=ImageId(config.image.image), size=1))
-        detail = await self._core.image_step("image status", images.status(config.image))
-        if detail is None:
-            raise NotFound("image", config.image.image)
-        return detail
-
-    async def _image_mounts(self, mounts: tuple[Mount, ...], handler: str) -> tuple[Mount, ...]:
-        """The mounts with the id of each image volume's image. It must be here already (CRI, Mount.image)."""
-        found = []
-        for mount in mounts:
-            image = mount.image
-            if image is None or not image.image:
-                found.append(mount)
-                continue
-            images = self._core.image_service(handler)
-            detail = None if images is None else await self._core.image_step("image status", images.status(image))
-            if detail is None:
-                raise PullError(PullReason.IMAGE_VOLUME_MOUNT_FAILED, f"image {image.image!r} is not here")
-            found.append(attrs.evolve(mount, image=attrs.evolve(image, image_ref=detail.image.id)))
-        return tuple(found)
-
-    def _check(self, spec: ContainerSpec, sandbox: SandboxEntry, seat: Seat) -> None:
-        check_container(spec, seat.info.supported)
+    def _check(self, spec: ContainerSpec, sandbox: SandboxEntry, handle: BackendHandle) -> None:
+        check_container(spec, handle.info.supported)
         security = spec.security
         if security is None:
             return
@@ -261,65 +236,79 @@ class Containers:
                 raise FailedPrecondition(target.shown_state.name, "RUNNING", f"target container {target.id}")
 
     async def _start(self, entry: ContainerEntry) -> None:
-        core, seat = self._core, self._core.seat(entry)
-        container_after(entry.shown_state, ContainerAct.START, f"container {entry.id}")
-        _require_made(entry)
+        core, handle = self._core, self._core.handle(entry)
+        container_after(entry.state, ContainerAct.START, f"container {entry.id}")
+        _require_created(entry)
         if not is_usable(entry.sandbox):
             raise FailedPrecondition(PodSandboxState.NOTREADY.name, PodSandboxState.READY.name, f"sandbox {entry.sandbox.id}")
         entry.started_at = core.clock.now()
-        try:
-            deadline = core.settings.deadlines.start_container
-            await seat.call("start_container", seat.backend.start_container(entry.id), deadline)
-        except Unavailable:
-            core.table.apply(entry, ContainerAct.LOSE)
-            raise
-        except BaseException as error:
-            entry.started_at = 0
-            await self._failed_start(entry, seat, error)
-            raise
+        deadline = core.settings.deadlines.start_container
+        await handle.call("start_container", handle.backend.start_container(entry.id), deadline)
         core.table.apply(entry, ContainerAct.START)
         core.events.publish(entry.sandbox, entry.id, ContainerEventType.STARTED)
         self._watcher.watch(entry)
 
-    async def _failed_start(self, entry: ContainerEntry, seat: Seat, error: BaseException) -> None:
-        """Code 128, reason StartError: how the field tells of a container that never ran."""
+    async def _failed_start(self, entry: ContainerEntry, error: BaseException) -> None:
+        """Code 128, reason StartError: how the field tells of a container that never ran.
+
+        Where the backend is lost nobody knows whether it runs: the container is UNKNOWN until recovery asks.
+        """
+        if not entry.started_at or entry.state is not ContainerState.CREATED:
+            return  # the backend was not asked, or the start has succeeded
+        handle = self._core.handle(entry)
+        if handle.problem:
+            self._core.table.apply(entry, ContainerAct.LOSE)
+            return
+        entry.started_at = 0
         try:
-            await seat.call("kill_container", seat.backend.kill_container(entry.id, KILL))
+            deadline = self._core.settings.deadlines.kill_container
+            await handle.call("kill_container", handle.backend.kill_container(entry.id, KILL), deadline)
         except CrishimError as refusal:
             _log.debug("container %s needed no killing after its failed start: %s", entry.id, refusal)
-        message = error.message if isinstance(error, CrishimError) else "the start was overtaken by a stop"
+        message = error.message if isinstance(error, CrishimError) else "the start was cancelled by a stop"
         await self._watcher.ended(entry, Exit(code=128, reason="StartError", message=message))
 
     async def _update(self, entry: ContainerEntry, change: Resources) -> None:
-        async with entry.lane.turn:
-            _require_made(entry)
-            container_after(entry.shown_state, ContainerAct.UPDATE, f"container {entry.id}")
-            seat = self._core.seat(entry)
-            backend = seat.require(SupportsUpdate)
+        async with entry.operations.lock:
+            _require_created(entry)
+            container_after(entry.state, ContainerAct.UPDATE, f"container {entry.id}")
+            handle = self._core.handle(entry)
+            backend = handle.require(SupportsUpdate)
             resources = entry.record.resources.updated(change)
             if entry.state is not ContainerState.EXITED:
-                await seat.call("update_container", backend.update_container(entry.id, resources))
-            await self._core.table.save_container(entry, resources=resources)
+                try:
+                    await handle.call("update_container", backend.update_container(entry.id, resources))
+                except CrishimError:
+                    await self._restore_limits(entry, handle, backend)
+                    raise
+            await self._core.table.save_container(entry, attrs.evolve(entry.record, resources=resources))
+
+    async def _restore_limits(self, entry: ContainerEntry, handle: BackendHandle, backend: SupportsUpdate) -> None:
+        """Some of a failed change may have been made: set the limits of before again."""
+        try:
+            await handle.call("update_container", backend.update_container(entry.id, entry.record.resources))
+        except CrishimError as error:
+            _log.warning("the limits of container %s could not be restored after a failed change: %s", entry.id, error)
 
     async def _stop(self, entry: ContainerEntry, timeout: int) -> None:
-        await entry.lane.overtake()
+        await entry.operations.cancel_starts()
         if not entry.may_run:
             return
         if timeout > 0:
             if not entry.stop_sent:
                 entry.stop_sent = True
                 try:
-                    async with entry.lane.turn:
+                    async with entry.operations.lock:
                         await self._signal(entry, entry.record.stop_signal.number)
                 except BaseException:
                     entry.stop_sent = False
                     raise
             if await self._ended_within(entry, timeout):
                 return
-        async with entry.lane.turn:
-            await self._end_in_turn(entry)
+        async with entry.operations.lock:
+            await self._end_locked(entry)
 
-    async def _end_in_turn(self, entry: ContainerEntry) -> None:
+    async def _end_locked(self, entry: ContainerEntry) -> None:
         if not entry.may_run:
             return
         self._watcher.watch(entry)
@@ -328,10 +317,10 @@ class Containers:
             raise DeadlineExceeded(f"container {entry.id} has not ended after SIGKILL")
 
     async def _signal(self, entry: ContainerEntry, number: int) -> None:
-        seat = self._core.seat(entry)
+        handle = self._core.handle(entry)
         try:
             deadline = self._core.settings.deadlines.kill_container
-            await seat.call("kill_container", seat.backend.kill_container(entry.id, number), deadline)
+            await handle.call("kill_container", handle.backend.kill_container(entry.id, number), deadline)
         except NotFound:
             _log.debug("container %s was gone before signal %d", entry.id, number)
 
@@ -345,21 +334,24 @@ class Containers:
             ended.cancel()
         return entry.ended.is_set()
 
-    async def _undo(self, entry: ContainerEntry) -> None:
+    async def _undo(self, creation: "_Creation", _: BaseException) -> None:
+        entry = creation.entry
+        if entry is None or entry.state is not None:
+            return
         try:
             await self._finish_removal(entry)
         except Exception:  # noqa: BLE001 - whatever it was, the client must be able to see and remove the rest
             _log.exception("container %s could not be undone; it is listed until it is removed", entry.id)
-            self._core.table.show_container(entry, ContainerState.CREATED)
+            self._core.table.apply(entry, ContainerAct.CREATE)
 
     async def _finish_removal(self, entry: ContainerEntry) -> None:
-        core, seat = self._core, self._core.seat(entry)
+        core, handle = self._core, self._core.handle(entry)
         self._watcher.forget(entry)
         if entry.record.phase is Phase.READY:
-            await core.table.save_container(entry, must=False, phase=Phase.REMOVING)
+            await core.table.save_container(entry, attrs.evolve(entry.record, phase=Phase.REMOVING), must=False)
         try:
             deadline = core.settings.deadlines.remove_container
-            await seat.call("remove_container", seat.backend.remove_container(entry.id), deadline)
+            await handle.call("remove_container", handle.backend.remove_container(entry.id), deadline)
         except NotFound:
             _log.debug("container %s was not there to remove", entry.id)
         shown = entry.state is not None
@@ -368,12 +360,27 @@ class Containers:
             core.events.publish(entry.sandbox, entry.id, ContainerEventType.DELETED)
 
 
+@attrs.define(eq=False)
+class _Creation:
+    """A CreateContainer under way: what was asked for, and the entry once there is one."""
+
+    config: ContainerConfig
+    archive: str
+    entry: ContainerEntry | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Creation) and (self.config, self.archive) == (other.config, other.archive)
+
+    def __hash__(self) -> int:
+        return hash((self.config, self.archive))
+
+
 def _require_usable(sandbox: SandboxEntry) -> None:
     if not is_usable(sandbox):
         sandbox_after(PodSandboxState.NOTREADY, SandboxAct.CREATE_CONTAINER, f"sandbox {sandbox.id}")
 
 
-def _require_made(entry: ContainerEntry) -> None:
+def _require_created(entry: ContainerEntry) -> None:
     """Not one that is being removed, or has been removed while the caller waited for its turn."""
     if entry.record.phase is not Phase.READY:
         raise FailedPrecondition(entry.record.phase.value, Phase.READY.value, f"container {entry.id}")

@@ -1,25 +1,78 @@
-"""What the rooms of this floor share."""
+"""What the files of this room share: settings, the event hub, and the core that they are given."""
 
-from collections.abc import Coroutine
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
 import attrs
 
+from crishim.errors import InvalidArgument, NotFound, PullError, PullReason, ResourceExhausted
 from crishim.interfaces.seats import (
     Clock,
     IdSource,
     ImageService,
     NetnsDialer,
+    NoObserver,
     Observer,
     PodNetwork,
     SandboxNamespaces,
     StreamUrls,
 )
-from crishim.service.backends import Backends, Seat, bounded
-from crishim.service.events import EventHub
-from crishim.service.lanes import BackgroundTasks
-from crishim.service.settings import Settings
+from crishim.model.container import ContainerConfig, Mount
+from crishim.model.image import Image, ImageDetail
+from crishim.model.runtime import ContainerEvent, ContainerEventType
+from crishim.model.values import ImageId
+from crishim.service.backends import BackendHandle, Backends, Settings, bounded
+from crishim.service.locks import BackgroundTasks
 from crishim.service.table import ContainerEntry, SandboxEntry, Table
+
+_log = logging.getLogger(__name__)
+
+
+class EventHub:
+    """Takes events from the rooms, and hands them to the streams of GetContainerEvents."""
+
+    def __init__(self, clock: Clock, queue: int, observer: Observer | None = None) -> None:
+        self._clock = clock
+        self._size = queue
+        self._queues: set[asyncio.Queue[ContainerEvent | None]] = set()
+        self._observer = observer or NoObserver()
+
+    def publish(self, sandbox: SandboxEntry, subject: str, kind: ContainerEventType) -> None:
+        """Tell every subscriber that something happened to `subject`, a container's id or the sandbox's own.
+
+        The event carries the pod as it is now. With nobody listening it costs nothing.
+        """
+        if not self._queues:
+            return
+        event = ContainerEvent(
+            container_id=subject,
+            type=kind,
+            created_at=self._clock.now(),
+            pod_sandbox_status=sandbox.status(),
+            containers_statuses=sandbox.container_statuses(),
+        )
+        for queue in tuple(self._queues):
+            if queue.qsize() >= self._size:
+                self._queues.discard(queue)
+                self._observer.subscriber_dropped()
+                _log.warning("a subscriber of container events does not keep up; its stream is ended")
+                queue.put_nowait(None)
+            else:
+                queue.put_nowait(event)
+
+    async def subscribe(self) -> AsyncIterator[ContainerEvent]:
+        """Every event from the first step on. Raises `ResourceExhausted` when the subscriber was too slow."""
+        queue: asyncio.Queue[ContainerEvent | None] = asyncio.Queue()
+        self._queues.add(queue)
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+        finally:
+            self._queues.discard(queue)
+        raise ResourceExhausted("events came faster than they were read; list everything anew and subscribe again")
+
 
 T = TypeVar("T")
 
@@ -42,7 +95,7 @@ class Core:
     dialer: NetnsDialer | None = None
     urls: StreamUrls | None = None
 
-    def seat(self, entry: SandboxEntry | ContainerEntry) -> Seat:
+    def handle(self, entry: SandboxEntry | ContainerEntry) -> BackendHandle:
         """The backend that holds a sandbox or container."""
         sandbox = entry.sandbox if isinstance(entry, ContainerEntry) else entry
         return self.backends.get(sandbox.record.handler)
@@ -59,3 +112,30 @@ class Core:
     async def network_step(self, what: str, work: Coroutine[Any, Any, T]) -> T:
         """Await a step of the network or of the namespaces, with its deadline."""
         return await bounded(what, work, self.settings.deadlines.network, self.settings.deadlines.cancel_grace)
+
+    async def image_of(self, config: ContainerConfig, handler: str) -> ImageDetail:
+        """The image that a container asks for. Raises `NotFound`; without an image service it is taken as it is named."""
+        if not config.image.image:
+            raise InvalidArgument("config.image.image", "is empty")
+        images = self.image_service(handler)
+        if images is None:
+            return ImageDetail(image=Image(id=ImageId(config.image.image), size=1))
+        detail = await self.image_step("image status", images.status(config.image))
+        if detail is None:
+            raise NotFound("image", config.image.image)
+        return detail
+
+    async def image_mounts(self, mounts: tuple[Mount, ...], handler: str) -> tuple[Mount, ...]:
+        """The mounts with the id of each image volume's image. It must be here already (CRI, Mount.image)."""
+        found = []
+        for mount in mounts:
+            image = mount.image
+            if image is None or not image.image:
+                found.append(mount)
+                continue
+            images = self.image_service(handler)
+            detail = None if images is None else await self.image_step("image status", images.status(image))
+            if detail is None:
+                raise PullError(PullReason.IMAGE_VOLUME_MOUNT_FAILED, f"image {image.image!r} is not here")
+            found.append(attrs.evolve(mount, image=attrs.evolve(image, image_ref=detail.image.id)))
+        return tuple(found)

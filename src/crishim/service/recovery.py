@@ -4,17 +4,18 @@ The plan is `lifecycle.reconcile`'s; here it is carried out. What is just being 
 call. A repair that fails is logged, and leaves its record to the next recovery or to the client's own retries.
 """
 
+import asyncio
 import contextlib
 import logging
+from collections.abc import Iterable, Mapping
 
 from crishim.errors import CrishimError, NotFound, Unavailable
 from crishim.lifecycle import reconcile
-from crishim.lifecycle.records import Phase
-from crishim.lifecycle.states import ContainerAct
-from crishim.model.container import ContainerState
-from crishim.model.sandbox import PodSandboxState
+from crishim.lifecycle.records import ContainerRecord, Phase
+from crishim.lifecycle.states import ContainerAct, SandboxAct
+from crishim.model.container import ContainerState, ObservedContainer
 from crishim.model.values import ContainerId, SandboxId
-from crishim.service.backends import Seat
+from crishim.service.backends import BackendHandle
 from crishim.service.containers import KILL, Containers
 from crishim.service.core import Core
 from crishim.service.sandboxes import Sandboxes
@@ -27,6 +28,10 @@ _SHOWN = (reconcile.SandboxIs, reconcile.ContainerIs, reconcile.WatchContainer)
 """Repairs that ask nobody, and hold only for as long as no call has changed anything: they come before the first call."""
 
 
+_AT_ONCE = 8
+"""Pods that are repaired beside one another."""
+
+
 class Recovery:
     """Makes records and reality agree."""
 
@@ -35,6 +40,7 @@ class Recovery:
         self._watcher = watcher
         self._sandboxes = sandboxes
         self._containers = containers
+        self._under_way: set[asyncio.Task[None]] = set()
 
     def show_recorded(self) -> None:
         """Before any backend was asked: show what the records alone can tell.
@@ -43,52 +49,70 @@ class Recovery:
         """
         for sandbox in self._core.table.sandboxes.values():
             ready = sandbox.record.phase is Phase.READY and sandbox.record.boot_id == self._core.settings.boot_id
-            self._core.table.show_sandbox(sandbox, PodSandboxState.READY if ready else PodSandboxState.NOTREADY)
+            self._core.table.apply(sandbox, SandboxAct.FIND if ready else SandboxAct.DIE)
         for container in self._core.table.containers.values():
-            if container.record.exit is not None:
-                self._core.table.show_container(container, ContainerState.EXITED)
-            else:
-                self._core.table.show_container(container, ContainerState.UNKNOWN)
+            self._core.table.apply(container, ContainerAct.LOSE if container.record.exit is None else ContainerAct.EXIT)
 
-    async def recover(self, seat: Seat) -> None:
-        """Reconcile one backend that has just answered, and let calls through to it again. Raises what the inventory raises."""
-        await seat.idle()
+    async def recover(self, handle: BackendHandle) -> None:
+        """Reconcile one backend that has just answered, and let calls through to it again. Raises what the inventory raises.
+
+        What needs the backend, the network or time goes on beside, pod by pod: nobody waits for the repair of another pod.
+        """
+        with contextlib.suppress(TimeoutError):  # a call that hangs is left to its deadline
+            async with asyncio.timeout(self._core.settings.deadlines.cancel_grace):
+                await handle.idle()
         deadline = self._core.settings.deadlines.inventory
-        inventory = await seat.ask("inventory", seat.backend.inventory(), deadline)
-        sandboxes = [entry for entry in self._core.table.sandboxes.values() if entry.record.handler in seat.handlers]
+        inventory = await handle.ask("inventory", handle.backend.inventory(), deadline)
+        sandboxes = [entry for entry in self._core.table.sandboxes.values() if entry.record.handler in handle.handlers]
         records = [entry.record for entry in sandboxes]
         containers = [entry.record for sandbox in sandboxes for entry in sandbox.containers.values()]
         repairs = reconcile.plan(records, containers, inventory, boot_id=self._core.settings.boot_id)
         for repair in repairs:
             if isinstance(repair, _SHOWN):
-                await self._attempt(repair, seat)
-        seat.open()
-        for repair in repairs:
-            if not isinstance(repair, _SHOWN):
-                self._core.observer.repaired(type(repair).__name__)
-                await self._attempt(repair, seat)
+                await self._attempt(repair, handle)
+        handle.open()
+        slots = asyncio.Semaphore(_AT_ONCE)
+        for pod, wanted in _by_pod(repairs, (*containers, *inventory.containers)).items():
+            task = self._core.tasks.spawn(self._repair_pod(wanted, handle, slots), f"recovery of {pod}")
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
 
-    async def _attempt(self, repair: reconcile.Repair, seat: Seat) -> None:
+    async def idle(self) -> None:
+        """Return when no repair is under way."""
+        while self._under_way:
+            await asyncio.wait(set(self._under_way))
+
+    async def _repair_pod(self, repairs: list[reconcile.Repair], handle: BackendHandle, slots: asyncio.Semaphore) -> None:
+        async with slots:
+            for repair in repairs:
+                self._core.observer.repaired(type(repair).__name__)
+                await self._attempt(repair, handle)
+
+    async def _attempt(self, repair: reconcile.Repair, handle: BackendHandle) -> None:
         try:
-            await self._carry_out(repair, seat)
+            await self._carry_out(repair, handle)
         except Unavailable as error:
             _log.warning("repair %s waits: %s", repair, error)
         except CrishimError:
             _log.exception("repair %s failed; it is tried again at the next start", repair)
 
-    async def _carry_out(self, repair: reconcile.Repair, seat: Seat) -> None:
+    async def _carry_out(self, repair: reconcile.Repair, handle: BackendHandle) -> None:
         if isinstance(repair, reconcile.RemoveLeftoverContainer):
-            await self._remove_leftover_container(repair, seat)
+            await self._remove_leftover_container(repair, handle)
             return
         if isinstance(repair, reconcile.RemoveLeftoverSandbox):
-            await self._remove_leftover_sandbox(repair, seat)
+            await self._remove_leftover_sandbox(repair, handle)
             return
         sandbox = self._core.table.sandboxes.get(SandboxId(repair.id))
-        if sandbox is not None and sandbox.state is not None and not sandbox.lane.busy:
+        if sandbox is not None and sandbox.state is not None and not sandbox.operations.busy:
             await self._repair_sandbox(repair, sandbox)
         container = self._core.table.containers.get(ContainerId(repair.id))
-        if container is not None and container.state is not None and not (container.lane.busy or container.sandbox.lane.busy):
-            await self._repair_container(repair, container, seat)
+        if (
+            container is not None
+            and container.state is not None
+            and not (container.operations.busy or container.sandbox.operations.busy)
+        ):
+            await self._repair_container(repair, container, handle)
 
     async def _repair_sandbox(self, repair: reconcile.Repair, entry: SandboxEntry) -> None:
         table = self._core.table
@@ -101,22 +125,20 @@ class Recovery:
                 await self._sandboxes.forget_network(entry)
             case reconcile.SandboxIs(_, ready):
                 if ready:
-                    table.show_sandbox(entry, PodSandboxState.READY)
+                    table.apply(entry, SandboxAct.FIND)
                     self._watcher.watch_sandbox(entry)
                 else:
                     self._watcher.sandbox_ended(entry)
 
-    async def _repair_container(self, repair: reconcile.Repair, entry: ContainerEntry, seat: Seat) -> None:
+    async def _repair_container(self, repair: reconcile.Repair, entry: ContainerEntry, handle: BackendHandle) -> None:
         table = self._core.table
         match repair:
             case reconcile.FinishContainerRemoval(_, running):
-                if running:
-                    table.show_container(entry, ContainerState.UNKNOWN)
-                else:
-                    table.show_container(entry, ContainerState.CREATED)
+                if entry.state is not ContainerState.EXITED:
+                    table.apply(entry, ContainerAct.LOSE if running else ContainerAct.FIND_CREATED)
                 await self._containers.remove_entry(entry)
             case reconcile.ContainerIs(_, state):
-                table.show_container(entry, state)
+                table.apply(entry, ContainerAct.EXIT if state is ContainerState.EXITED else ContainerAct.FIND_CREATED)
             case reconcile.WatchContainer(_, started_at):
                 entry.started_at = started_at or entry.started_at or entry.record.created_at
                 table.apply(entry, ContainerAct.FIND)
@@ -124,21 +146,38 @@ class Recovery:
             case reconcile.TakeExit(_, end):
                 await self._watcher.ended(entry, end)
             case reconcile.KillAgain():
-                await seat.call("kill_container", seat.backend.kill_container(entry.id, KILL))
+                await handle.call("kill_container", handle.backend.kill_container(entry.id, KILL))
 
-    async def _remove_leftover_container(self, leftover: reconcile.RemoveLeftoverContainer, seat: Seat) -> None:
-        backend, deadlines = seat.backend, self._core.settings.deadlines
+    async def _remove_leftover_container(self, leftover: reconcile.RemoveLeftoverContainer, handle: BackendHandle) -> None:
+        backend, deadlines = handle.backend, self._core.settings.deadlines
         _log.warning("container %s is known to the backend alone; it is removed", leftover.id)
         with contextlib.suppress(NotFound):
             if leftover.running:
-                await seat.call("kill_container", backend.kill_container(leftover.id, KILL), deadlines.kill_container)
-                await seat.call("wait_container", backend.wait_container(leftover.id), deadlines.exit_after_kill)
-            await seat.call("remove_container", backend.remove_container(leftover.id), deadlines.remove_container)
+                await handle.call("kill_container", backend.kill_container(leftover.id, KILL), deadlines.kill_container)
+                await handle.call("wait_container", backend.wait_container(leftover.id), deadlines.exit_after_kill)
+            await handle.call("remove_container", backend.remove_container(leftover.id), deadlines.remove_container)
 
-    async def _remove_leftover_sandbox(self, leftover: reconcile.RemoveLeftoverSandbox, seat: Seat) -> None:
-        backend, deadlines = seat.backend, self._core.settings.deadlines
+    async def _remove_leftover_sandbox(self, leftover: reconcile.RemoveLeftoverSandbox, handle: BackendHandle) -> None:
+        backend, deadlines = handle.backend, self._core.settings.deadlines
         _log.warning("sandbox %s is known to the backend alone; it is removed", leftover.id)
         with contextlib.suppress(NotFound):
-            await seat.call("stop_sandbox", backend.stop_sandbox(leftover.id), deadlines.stop_sandbox)
+            await handle.call("stop_sandbox", backend.stop_sandbox(leftover.id), deadlines.stop_sandbox)
         with contextlib.suppress(NotFound):
-            await seat.call("remove_sandbox", backend.remove_sandbox(leftover.id), deadlines.remove_sandbox)
+            await handle.call("remove_sandbox", backend.remove_sandbox(leftover.id), deadlines.remove_sandbox)
+
+
+def _busy(container: ContainerEntry) -> bool:
+    return container.operations.busy or container.sandbox.operations.busy
+
+
+def _by_pod(
+    repairs: Iterable[reconcile.Repair], containers: Iterable[ContainerRecord | ObservedContainer]
+) -> Mapping[str, list[reconcile.Repair]]:
+    """The repairs that are not only shown, in order, by the sandbox that they are for."""
+    owners: dict[str, str] = {container.id: container.sandbox_id for container in containers}
+    grouped: dict[str, list[reconcile.Repair]] = {}
+    for repair in repairs:
+        if not isinstance(repair, _SHOWN):
+            subject: str = repair.id
+            grouped.setdefault(owners.get(subject, subject), []).append(repair)
+    return grouped

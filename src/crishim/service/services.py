@@ -21,20 +21,15 @@ from crishim.interfaces.seats import (
     SandboxNamespaces,
     StreamUrls,
 )
-from crishim.service.backends import Backends
+from crishim.service.backends import Backends, Settings
 from crishim.service.containers import Containers
-from crishim.service.core import Core
-from crishim.service.events import EventHub
-from crishim.service.gauges import Gauges, count_gauges
-from crishim.service.images import Images
-from crishim.service.lanes import BackgroundTasks
-from crishim.service.pods import Pods
-from crishim.service.processes import Processes
+from crishim.service.core import Core, EventHub
+from crishim.service.locks import BackgroundTasks
+from crishim.service.node import Gauges, Images, Pods, Runtime, count_gauges
 from crishim.service.recovery import Recovery
-from crishim.service.runtime import Runtime
 from crishim.service.sandboxes import Sandboxes
-from crishim.service.settings import Settings
 from crishim.service.stats import Stats
+from crishim.service.streams import Streams
 from crishim.service.table import Table
 from crishim.service.watcher import Watcher
 from crishim.system import RandomIds, SystemClock
@@ -67,7 +62,7 @@ class Services:
         settings = settings or Settings(runtime_version="0.0.0")
         observer = observer or NoObserver()
         tasks = BackgroundTasks()
-        seats: dict[str, ImageService] = dict(images) if isinstance(images, Mapping) else {"": images} if images else {}
+        handles: dict[str, ImageService] = dict(images) if isinstance(images, Mapping) else {"": images} if images else {}
         self._core = Core(
             settings=settings,
             clock=clock,
@@ -76,7 +71,7 @@ class Services:
             tasks=tasks,
             backends=Backends(backends, settings, clock, tasks, observer),
             events=EventHub(clock, settings.event_queue, observer),
-            images=seats,
+            images=handles,
             observer=observer,
             network=network,
             namespaces=namespaces,
@@ -88,7 +83,7 @@ class Services:
         self.runtime = Runtime(self._core)
         self.containers = Containers(self._core, watcher)
         self.sandboxes = Sandboxes(self._core, watcher, self.containers)
-        self.processes = Processes(self._core)
+        self.streams = Streams(self._core)
         self.images = Images(self._core)
         self.stats = Stats(self._core)
         self.pods = Pods(self._core, self.sandboxes, self.containers)
@@ -100,6 +95,10 @@ class Services:
     def ready(self) -> bool:
         """Whether the records are loaded and every backend that could be reached has been recovered."""
         return self._ready
+
+    async def recovered(self) -> None:
+        """Return when no repair of a recovery is under way. Calls are served before that."""
+        await self.recovery.idle()
 
     def gauges(self) -> Gauges:
         """How many pods and containers are in which state, and which backends can be reached."""

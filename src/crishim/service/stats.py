@@ -1,4 +1,9 @@
-"""The stats and metrics families: a backend's figures with the names that the kubelet joins them by.
+"""The metrics of ListMetricDescriptors and ListPodSandboxMetrics: names, help, labels, and how usage figures become values.
+
+Names are cAdvisor's, as clients expect them. The first labels of every metric are the pod's and the container's; a backend's
+own samples bring the values of the further ones.
+
+The stats and metrics families: a backend's figures with the names that the kubelet joins them by.
 
 `usage_nano_cores` is derived here from two samples of the same subject; with one sample, or a counter that went back, it
 stays unset, never a guess. One container that cannot be measured is left out of a list instead of failing it. Where no backend
@@ -8,8 +13,8 @@ Unimplemented (the kubelet then measures by itself).
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable
-from typing import Any, TypeVar
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from typing import Any, Final, TypeVar
 
 import attrs
 
@@ -22,18 +27,156 @@ from crishim.model.stats import (
     ContainerMetrics,
     ContainerStats,
     ContainerStatsFilter,
+    ContainerUsage,
     CpuUsage,
+    MemoryUsage,
     Metric,
     MetricDescriptor,
     MetricSample,
+    MetricType,
+    NetworkUsage,
     PodSandboxMetrics,
     PodSandboxStats,
     PodSandboxStatsFilter,
+    ProcessUsage,
+    SandboxUsage,
 )
 from crishim.model.values import ContainerId, SandboxId
 from crishim.service.core import Core
-from crishim.service.metrics import DESCRIPTORS, container_samples, metric, sandbox_samples
 from crishim.service.table import ContainerEntry, SandboxEntry
+
+BASE_LABELS: Final = ("id", "image", "namespace", "pod", "container")
+_NANO: Final = 1_000_000_000
+_COUNTER, _GAUGE = MetricType.COUNTER, MetricType.GAUGE
+
+_TABLE: Final = (
+    ("container_cpu_usage_seconds_total", "CPU time consumed, in seconds", (), _COUNTER),
+    ("container_cpu_user_seconds_total", "CPU time consumed in user mode, in seconds", (), _COUNTER),
+    ("container_cpu_system_seconds_total", "CPU time consumed in kernel mode, in seconds", (), _COUNTER),
+    ("container_cpu_cfs_periods_total", "Elapsed enforcement periods", (), _COUNTER),
+    ("container_cpu_cfs_throttled_periods_total", "Enforcement periods in which it was throttled", (), _COUNTER),
+    ("container_cpu_cfs_throttled_seconds_total", "Time for which it was throttled, in seconds", (), _COUNTER),
+    ("container_memory_usage_bytes", "Memory in use, in bytes", (), _GAUGE),
+    ("container_memory_working_set_bytes", "Memory in use without inactive file cache, in bytes", (), _GAUGE),
+    ("container_memory_rss", "Anonymous memory, in bytes", (), _GAUGE),
+    ("container_memory_cache", "Page cache, in bytes", (), _GAUGE),
+    ("container_memory_mapped_file", "Memory-mapped files, in bytes", (), _GAUGE),
+    ("container_memory_kernel_usage", "Kernel memory, in bytes", (), _GAUGE),
+    ("container_memory_max_usage_bytes", "The most memory ever in use, in bytes", (), _GAUGE),
+    ("container_memory_swap", "Swap in use, in bytes", (), _GAUGE),
+    ("container_memory_failcnt", "How often the memory limit was hit", (), _COUNTER),
+    ("container_memory_failures_total", "Page faults, by kind and scope", ("failure_type", "scope"), _COUNTER),
+    ("container_oom_events_total", "Streams ended by the out-of-memory killer", (), _COUNTER),
+    ("container_network_receive_bytes_total", "Bytes received", ("interface",), _COUNTER),
+    ("container_network_receive_packets_total", "Packets received", ("interface",), _COUNTER),
+    ("container_network_receive_packets_dropped_total", "Packets dropped while receiving", ("interface",), _COUNTER),
+    ("container_network_receive_errors_total", "Errors while receiving", ("interface",), _COUNTER),
+    ("container_network_transmit_bytes_total", "Bytes sent", ("interface",), _COUNTER),
+    ("container_network_transmit_packets_total", "Packets sent", ("interface",), _COUNTER),
+    ("container_network_transmit_packets_dropped_total", "Packets dropped while sending", ("interface",), _COUNTER),
+    ("container_network_transmit_errors_total", "Errors while sending", ("interface",), _COUNTER),
+    ("container_processes", "Streams", (), _GAUGE),
+    ("container_threads", "Threads", (), _GAUGE),
+    ("container_threads_max", "The most threads allowed; 0 is no limit", (), _GAUGE),
+    ("container_file_descriptors", "Open file descriptors", (), _GAUGE),
+    ("container_sockets", "Open sockets", (), _GAUGE),
+    ("container_fs_usage_bytes", "Bytes of the writable layer", ("device",), _GAUGE),
+    ("container_fs_limit_bytes", "Size of the file system, in bytes", ("device",), _GAUGE),
+    ("container_fs_inodes_total", "Inodes of the file system", ("device",), _GAUGE),
+    ("container_fs_inodes_free", "Free inodes of the file system", ("device",), _GAUGE),
+    ("container_fs_reads_total", "Reads", ("device",), _COUNTER),
+    ("container_fs_reads_bytes_total", "Bytes read", ("device",), _COUNTER),
+    ("container_fs_writes_total", "Writes", ("device",), _COUNTER),
+    ("container_fs_writes_bytes_total", "Bytes written", ("device",), _COUNTER),
+    ("container_blkio_device_usage_total", "Bytes moved to and from a block device", ("device", "operation"), _COUNTER),
+    ("container_spec_cpu_period", "The CPU period, in microseconds", (), _GAUGE),
+    ("container_spec_cpu_shares", "The CPU shares", (), _GAUGE),
+    ("container_spec_memory_limit_bytes", "The memory limit, in bytes; 0 is none", (), _GAUGE),
+    ("container_spec_memory_swap_limit_bytes", "The limit of memory and swap, in bytes; 0 is none", (), _GAUGE),
+    ("container_start_time_seconds", "When it was started, in seconds since the epoch", (), _GAUGE),
+    ("container_last_seen", "When it was last seen, in seconds since the epoch", (), _GAUGE),
+)
+
+DESCRIPTORS: Final[Mapping[str, MetricDescriptor]] = {
+    name: MetricDescriptor(name=name, help=text, label_keys=(*BASE_LABELS, *labels), metric_type=kind)
+    for name, text, labels, kind in _TABLE
+}
+
+
+def container_samples(usage: ContainerUsage) -> Iterator[MetricSample]:
+    """The values that usage figures give; a backend's own samples of the same name go first."""
+    own = {sample.name for sample in usage.metrics}
+    yield from usage.metrics
+    derived = [*_cpu(usage.cpu), *_memory(usage.memory), *_process(usage.process)]
+    if usage.swap is not None:
+        derived.append(("container_memory_swap", usage.swap.swap_usage_bytes, ()))
+    if usage.writable_layer is not None:
+        layer = usage.writable_layer
+        derived.append(("container_fs_usage_bytes", layer.used_bytes, (layer.mountpoint,)))
+    yield from _present(derived, own)
+
+
+def sandbox_samples(usage: SandboxUsage) -> Iterator[MetricSample]:
+    """The values of a pod that are not its containers': the network's."""
+    own = {sample.name for sample in usage.metrics}
+    yield from usage.metrics
+    yield from _present(_network(usage.network), own)
+
+
+def metric(sample: MetricSample, base: tuple[str, ...]) -> Metric | None:
+    """A sample with its labels in the descriptor's order; None for names that no descriptor has."""
+    descriptor = DESCRIPTORS.get(sample.name)
+    values = (*base, *sample.labels)
+    if descriptor is None or len(values) != len(descriptor.label_keys):
+        return None
+    return Metric(name=sample.name, metric_type=descriptor.metric_type, label_values=values, value=sample.value)
+
+
+_Derived = tuple[str, int | None, tuple[str, ...]]
+
+
+def _present(derived: list[_Derived], own: set[str]) -> Iterator[MetricSample]:
+    for name, value, labels in derived:
+        if value is not None and name not in own:
+            yield MetricSample(name=name, value=value, labels=labels)
+
+
+def _cpu(usage: CpuUsage | None) -> list[_Derived]:
+    if usage is None or usage.usage_core_nano_seconds is None:
+        return []
+    return [("container_cpu_usage_seconds_total", usage.usage_core_nano_seconds // _NANO, ())]
+
+
+def _memory(usage: MemoryUsage | None) -> list[_Derived]:
+    if usage is None:
+        return []
+    return [
+        ("container_memory_usage_bytes", usage.usage_bytes, ()),
+        ("container_memory_working_set_bytes", usage.working_set_bytes, ()),
+        ("container_memory_rss", usage.rss_bytes, ()),
+        ("container_memory_failures_total", usage.page_faults, ("pgfault", "container")),
+        ("container_memory_failures_total", usage.major_page_faults, ("pgmajfault", "container")),
+    ]
+
+
+def _process(usage: ProcessUsage | None) -> list[_Derived]:
+    return [] if usage is None else [("container_processes", usage.process_count, ())]
+
+
+def _network(usage: NetworkUsage | None) -> list[_Derived]:
+    if usage is None:
+        return []
+    return [
+        (name, value, (interface.name,))
+        for interface in usage.interfaces
+        for name, value in (
+            ("container_network_receive_bytes_total", interface.rx_bytes),
+            ("container_network_receive_errors_total", interface.rx_errors),
+            ("container_network_transmit_bytes_total", interface.tx_bytes),
+            ("container_network_transmit_errors_total", interface.tx_errors),
+        )
+    ]
+
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -49,7 +192,7 @@ class Stats:
     async def container(self, container_id: ContainerId) -> ContainerStats:
         """One container's figures. Raises `NotFound`, `Unimplemented`."""
         entry = self._core.table.container(container_id)
-        self._core.seat(entry).require(SupportsStats)
+        self._core.handle(entry).require(SupportsStats)
         return await self._container(entry)
 
     async def containers(self, wanted: ContainerStatsFilter) -> list[ContainerStats]:
@@ -60,7 +203,7 @@ class Stats:
     async def sandbox(self, sandbox_id: SandboxId) -> PodSandboxStats:
         """One pod's figures. Raises `NotFound`, `Unimplemented`, `Unavailable` for a pod that is not ready."""
         entry = self._core.table.sandbox(sandbox_id)
-        self._core.seat(entry).require(SupportsStats)
+        self._core.handle(entry).require(SupportsStats)
         if entry.state is not PodSandboxState.READY:
             raise Unavailable(f"sandbox {sandbox_id} is not ready")
         return await self._sandbox(entry)
@@ -81,7 +224,7 @@ class Stats:
         return await self._measured(self._sandbox_metrics(entry) for entry in self._ready())
 
     def _claimed(self) -> None:
-        if not any(SupportsStats in seat.capabilities for seat in self._core.backends.seats):
+        if not any(SupportsStats in handle.capabilities for handle in self._core.backends.handles):
             raise Unimplemented(SupportsStats.__name__)
 
     def _ready(self) -> list[SandboxEntry]:
@@ -89,7 +232,7 @@ class Stats:
         return [
             entry
             for entry in self._core.table.sandboxes.values()
-            if entry.state is PodSandboxState.READY and SupportsStats in self._core.seat(entry).capabilities
+            if entry.state is PodSandboxState.READY and SupportsStats in self._core.handle(entry).capabilities
         ]
 
     def _started(self) -> list[ContainerEntry]:
@@ -97,7 +240,7 @@ class Stats:
             entry
             for entry in self._core.table.containers.values()
             if entry.state in {ContainerState.RUNNING, ContainerState.EXITED}
-            and SupportsStats in self._core.seat(entry).capabilities
+            and SupportsStats in self._core.handle(entry).capabilities
         ]
 
     async def _measured(self, works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -112,9 +255,9 @@ class Stats:
         return figures
 
     async def _container(self, entry: ContainerEntry) -> ContainerStats:
-        seat = self._core.seat(entry)
-        backend = seat.require(SupportsStats)
-        usage = await seat.call("container_usage", backend.container_usage(entry.id))
+        handle = self._core.handle(entry)
+        backend = handle.require(SupportsStats)
+        usage = await handle.call("container_usage", backend.container_usage(entry.id))
         config = entry.record.config
         return ContainerStats(
             id=entry.id,
@@ -125,9 +268,9 @@ class Stats:
         )
 
     async def _sandbox(self, entry: SandboxEntry) -> PodSandboxStats:
-        seat = self._core.seat(entry)
-        backend = seat.require(SupportsStats)
-        usage = await seat.call("sandbox_usage", backend.sandbox_usage(entry.id))
+        handle = self._core.handle(entry)
+        backend = handle.require(SupportsStats)
+        usage = await handle.call("sandbox_usage", backend.sandbox_usage(entry.id))
         running = [container for container in entry.containers.values() if container.state is ContainerState.RUNNING]
         config = entry.record.config
         return PodSandboxStats(

@@ -1,39 +1,47 @@
 """The live table: records in memory, written through to the store, with the state that the backends have shown.
 
-Entries change only through the methods here. Every change gives the entry's list item a new version, so the door can keep
-encoded items; a whole listing is one tuple until something in it changes. Lists, statuses and filters read this table and ask
-nobody.
+Entries change only through the methods here, and their states only by `apply`, which asks the tables of `lifecycle.states`.
+Every change gives the entry's list item a new version, so that encoded items can be kept; a whole listing is one tuple until
+something in it changes. Lists, statuses and filters read this table and ask nobody.
 """
 
 import asyncio
 import logging
-from typing import Any
 
 import attrs
 
-from crishim.errors import CrishimError, NotFound
+from crishim.errors import CrishimError, Internal, NotFound
 from crishim.interfaces.seats import RecordStore
 from crishim.lifecycle.names import ContainerName, NameIndex, SandboxName
 from crishim.lifecycle.records import ContainerRecord, ExitRecord, Phase, SandboxRecord
-from crishim.lifecycle.states import ContainerAct, container_after
+from crishim.lifecycle.states import ContainerAct, SandboxAct, container_after, sandbox_after
 from crishim.model.container import Container, ContainerState, ContainerStatus
 from crishim.model.sandbox import PodSandbox, PodSandboxState, PodSandboxStatus
 from crishim.model.values import ContainerId, SandboxId, Versioned
-from crishim.service.lanes import Lane
+from crishim.service.locks import Operations
 
 _log = logging.getLogger(__name__)
 
 
 class SandboxEntry:
-    """A sandbox: its record, whether it is shown and ready, and its lane. While it is being made, lists do not show it."""
+    """A sandbox: its record, its state (None while it is being made: lists do not show it then), and its operations."""
 
     def __init__(self, record: SandboxRecord) -> None:
         self.record = record
-        self.state: PodSandboxState | None = None
         self.stop_done = False
-        self.lane = Lane()
+        self.operations = Operations()
         self.containers: dict[ContainerId, ContainerEntry] = {}
         self.listed: Versioned[PodSandbox] | None = None
+        self._state: PodSandboxState | None = None
+
+    @property
+    def state(self) -> PodSandboxState | None:
+        """What CRI shows; None while the sandbox is being made."""
+        return self._state
+
+    def apply(self, act: SandboxAct) -> None:
+        """Move to the state that follows. For `Table.apply` alone. Raises `FailedPrecondition`."""
+        self._state = sandbox_after(self._state, act, f"sandbox {self.id}")
 
     @property
     def id(self) -> SandboxId:
@@ -75,22 +83,32 @@ class SandboxEntry:
         )
 
     def container_statuses(self) -> tuple[ContainerStatus, ...]:
-        """Every shown container's status."""
-        return tuple(entry.status() for entry in self.containers.values() if entry.state is not None)
+        """Every shown container's status, the newest first: with evented PLEG the kubelet takes the first of a name."""
+        shown = [entry for entry in self.containers.values() if entry.state is not None]
+        return tuple(entry.status() for entry in sorted(shown, key=lambda entry: entry.record.created_at, reverse=True))
 
 
 class ContainerEntry:
-    """A container: its record, its state as the backend has shown it (None while it is being made), and its lane."""
+    """A container: its record, its state as the backend has shown it (None while it is being made), and its operations."""
 
     def __init__(self, record: ContainerRecord, sandbox: SandboxEntry) -> None:
         self.record = record
         self.sandbox = sandbox
-        self.state: ContainerState | None = None
         self.started_at = 0
         self.stop_sent = False
         self.ended = asyncio.Event()
-        self.lane = Lane()
+        self.operations = Operations()
         self.listed: Versioned[Container] | None = None
+        self._state: ContainerState | None = None
+
+    @property
+    def state(self) -> ContainerState | None:
+        """What CRI shows; None while the container is being made."""
+        return self._state
+
+    def apply(self, act: ContainerAct) -> None:
+        """Move to the state that follows. For `Table.apply` alone. Raises `FailedPrecondition`."""
+        self._state = container_after(self._state, act, f"container {self.id}")
 
     @property
     def id(self) -> ContainerId:
@@ -209,40 +227,42 @@ class Table:
         entry = self.containers[record.id] = sandbox.containers[record.id] = ContainerEntry(record, sandbox)
         return entry
 
-    async def save_sandbox(self, entry: SandboxEntry, *, must: bool = True, **changes: Any) -> None:
-        """Change fields of the record and write it through. Where the act cannot wait for the store, it need not (`must`)."""
-        entry.record = attrs.evolve(entry.record, **changes)
+    async def save_sandbox(self, entry: SandboxEntry, record: SandboxRecord | None = None, *, must: bool = True) -> None:
+        """Write the record through, or another of the same sandbox in its place.
+
+        Where the act cannot wait for the store, it need not (`must`): what the store has refused is written later.
+        """
+        entry.record = record or entry.record
         self._touch_sandbox(entry)
         await self._write(entry.id, must=must)
 
-    async def save_container(self, entry: ContainerEntry, *, must: bool = True, **changes: Any) -> None:
-        """Change fields of the record and write it through. Where the act cannot wait for the store, it need not (`must`)."""
-        entry.record = attrs.evolve(entry.record, **changes)
+    async def save_container(self, entry: ContainerEntry, record: ContainerRecord | None = None, *, must: bool = True) -> None:
+        """As `save_sandbox`."""
+        entry.record = record or entry.record
         self._touch_container(entry)
         await self._write(entry.id, must=must)
 
-    def show_sandbox(self, entry: SandboxEntry, state: PodSandboxState) -> None:
-        """Show the sandbox in this state from now on."""
-        entry.state = state
-        self._touch_sandbox(entry)
+    def apply(self, entry: SandboxEntry | ContainerEntry, act: SandboxAct | ContainerAct) -> None:
+        """Show the sandbox or container in the state that follows `act`. Raises `FailedPrecondition`."""
+        if isinstance(entry, SandboxEntry) and isinstance(act, SandboxAct):
+            entry.apply(act)
+            self._touch_sandbox(entry)
+        elif isinstance(entry, ContainerEntry) and isinstance(act, ContainerAct):
+            entry.apply(act)
+            if entry.state is ContainerState.EXITED:
+                entry.ended.set()
+            self._touch_container(entry)
+        else:
+            raise Internal(f"{act} is no act of {entry.id}")
 
-    def show_container(self, entry: ContainerEntry, state: ContainerState) -> None:
-        """Show the container in this state from now on."""
-        entry.state = state
-        if state is ContainerState.EXITED:
-            entry.ended.set()
-        self._touch_container(entry)
-
-    def apply(self, entry: ContainerEntry, act: ContainerAct) -> None:
-        """Show the container in the state that follows `act`. Raises `FailedPrecondition`."""
-        self.show_container(entry, container_after(entry.shown_state, act, f"container {entry.id}"))
-
-    async def save_exit(self, entry: ContainerEntry, end: ExitRecord) -> None:
-        """Show the container as exited, and keep how."""
+    def show_exit(self, entry: ContainerEntry, end: ExitRecord) -> None:
+        """Show the container as exited, and how. `write` puts it on the disk."""
         entry.record = attrs.evolve(entry.record, exit=end)
-        self.show_container(entry, ContainerState.EXITED)
-        if entry.id in self.containers:
-            await self._write(entry.id, must=False)
+        self.apply(entry, ContainerAct.EXIT)
+
+    async def write(self, entry: ContainerEntry) -> None:
+        """Write the record through as it is, now or with a later one."""
+        await self._write(entry.id, must=False)
 
     async def drop_sandbox(self, entry: SandboxEntry) -> None:
         """Forget the sandbox and release its name."""
@@ -281,28 +301,31 @@ class Table:
         """
         if self._store is None:
             return
+        self._unwritten.add(subject)  # also where the write is cancelled
         try:
             await self._write_one(self._store, subject)
         except CrishimError as error:
             if must:
+                self._unwritten.discard(subject)
                 raise
             _log.warning("the record of %s could not be written, and is written later: %s", subject, error)
-            self._unwritten.add(subject)
             return
-        while self._unwritten:
-            late = self._unwritten.pop()
+        for late in tuple(self._unwritten - {subject}):
             try:
                 await self._write_one(self._store, late)
             except CrishimError:
-                self._unwritten.add(late)
                 return
 
     async def _write_one(self, store: RecordStore, subject: str) -> None:
         entry = self.sandboxes.get(SandboxId(subject)) or self.containers.get(ContainerId(subject))
-        if entry is None:
+        record = None if entry is None else entry.record
+        if record is None:
             await store.delete(subject)
         else:
-            await store.put(entry.record)
+            await store.put(record)
+        current = self.sandboxes.get(SandboxId(subject)) or self.containers.get(ContainerId(subject))
+        if record is (None if current is None else current.record):
+            self._unwritten.discard(subject)
 
     def _touch_sandbox(self, entry: SandboxEntry) -> None:
         if entry.state is not None:

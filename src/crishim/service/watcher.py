@@ -5,17 +5,20 @@ back, and has the wait begin anew. A sandbox that can die by itself is waited fo
 """
 
 import asyncio
+import functools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from crishim.errors import CrishimError, NotFound, Unavailable
 from crishim.interfaces.capabilities import SupportsSandboxWait
 from crishim.lifecycle.records import ExitRecord
-from crishim.lifecycle.states import ContainerAct
+from crishim.lifecycle.states import ContainerAct, SandboxAct
+from crishim.model.container import ContainerState
 from crishim.model.process import Exit
 from crishim.model.runtime import ContainerEventType
 from crishim.model.sandbox import PodSandboxState
+from crishim.service.backends import BackendHandle
 from crishim.service.core import Core
 from crishim.service.table import ContainerEntry, SandboxEntry
 
@@ -36,7 +39,7 @@ class Watcher:
 
     def watch_sandbox(self, entry: SandboxEntry) -> None:
         """Wait for the end of a sandbox, where its backend can tell."""
-        if entry.id not in self._waits and SupportsSandboxWait in self._core.seat(entry).capabilities:
+        if entry.id not in self._waits and SupportsSandboxWait in self._core.handle(entry).capabilities:
             self._begin(entry.id, self._wait_sandbox(entry))
 
     def forget(self, entry: ContainerEntry | SandboxEntry) -> None:
@@ -45,7 +48,10 @@ class Watcher:
             task.cancel()
 
     async def ended(self, entry: ContainerEntry, end: Exit) -> None:
-        """Write how a container ended, once. Reason: OOMKilled, else the backend's, else Completed or Error."""
+        """Write how a container ended, once. Reason: OOMKilled, else the backend's, else Completed or Error.
+
+        It is shown and told to subscribers at once, and written even if the caller is cancelled.
+        """
         if entry.record.exit is not None:
             return
         reason = "OOMKilled" if end.oom else end.reason or ("Completed" if end.code == 0 else "Error")
@@ -57,13 +63,14 @@ class Watcher:
             started_at=started_at,
             finished_at=max(end.at or self._core.clock.now(), started_at),
         )
-        await self._core.table.save_exit(entry, record)
+        self._core.table.show_exit(entry, record)
         self._core.events.publish(entry.sandbox, entry.id, ContainerEventType.STOPPED)
+        await self._core.tasks.run_to_end(self._core.table.write(entry), f"write of the exit of {entry.id}")
 
     def sandbox_ended(self, entry: SandboxEntry) -> None:
         """Show that a sandbox is not ready any more, with an event if it was shown as ready."""
         was_ready = entry.state is PodSandboxState.READY
-        self._core.table.show_sandbox(entry, PodSandboxState.NOTREADY)
+        self._core.table.apply(entry, SandboxAct.DIE)
         if was_ready:
             self._core.events.publish(entry, entry.id, ContainerEventType.STOPPED)
 
@@ -77,31 +84,67 @@ class Watcher:
         task.add_done_callback(end)
 
     async def _wait_container(self, entry: ContainerEntry) -> None:
-        seat = self._core.seat(entry)
-        end = await self._outcome(lambda: seat.wait("wait_container", seat.backend.wait_container(entry.id)))
+        handle = self._core.handle(entry)
+        end = await self._outcome(
+            lambda: handle.wait("wait_container", handle.backend.wait_container(entry.id)),
+            handle,
+            functools.partial(self._show_lost, entry),
+            functools.partial(self._show_found, entry),
+        )
         if end is not None:
             await self.ended(entry, end)
-        elif entry.may_run:
-            self._core.table.apply(entry, ContainerAct.LOSE)
 
     async def _wait_sandbox(self, entry: SandboxEntry) -> None:
-        seat = self._core.seat(entry)
-        waiter = seat.require(SupportsSandboxWait)
-        end = await self._outcome(lambda: seat.wait("wait_sandbox", waiter.wait_sandbox(entry.id)))
+        handle = self._core.handle(entry)
+        waiter = handle.require(SupportsSandboxWait)
+        end = await self._outcome(lambda: handle.wait("wait_sandbox", waiter.wait_sandbox(entry.id)), handle)
         if end is not None:
             self.sandbox_ended(entry)
 
-    async def _outcome(self, wait: Callable[[], Awaitable[Exit]]) -> Exit | None:
-        """How it ended; None if the backend went away. What is gone ended in a way that nobody can tell."""
+    def _show_lost(self, entry: ContainerEntry) -> None:
+        if entry.may_run:
+            self._core.table.apply(entry, ContainerAct.LOSE)
+
+    def _show_found(self, entry: ContainerEntry) -> None:
+        if entry.state is ContainerState.UNKNOWN:
+            self._core.table.apply(entry, ContainerAct.FIND)
+
+    async def _outcome(
+        self,
+        wait: Callable[[], Coroutine[Any, Any, Exit]],
+        handle: BackendHandle,
+        lost: Callable[[], None] = lambda: None,
+        found: Callable[[], None] = lambda: None,
+    ) -> Exit | None:
+        """The exit; unknown for what is gone; None if the backend is lost, since recovery then has the wait begin anew.
+
+        Where only this one cannot be waited for, `lost` is called, and it is tried again with growing pauses; `found` is
+        called when a wait has lasted for as long as the last pause.
+        """
         pause = self._core.settings.retry_first
+        failed = False
         while True:
+            waiting = asyncio.ensure_future(wait())
             try:
-                return await wait()
+                if failed:
+                    await asyncio.wait(
+                        {waiting, pausing := asyncio.ensure_future(self._core.clock.sleep(pause))},
+                        return_when=asyncio.FIRST_COMPLETED,
+                    )
+                    pausing.cancel()
+                    if not waiting.done():
+                        found()
+                return await waiting
             except NotFound:
                 return Exit.unknown()
-            except Unavailable:
-                return None
             except CrishimError as error:
+                if isinstance(error, Unavailable):
+                    lost()
+                if handle.problem:
+                    return None
+                failed = True
                 _log.warning("a wait failed and is tried again in %g s: %s", pause, error)
+            finally:
+                waiting.cancel()
             await self._core.clock.sleep(pause)
             pause = min(2 * pause, self._core.settings.retry_most)

@@ -1,7 +1,7 @@
 """The streaming server: mints URLs for the CRI door, and serves what they stand for.
 
     streams = StreamServer()
-    async with Services(backends=..., urls=streams) as services, streams.serving(services.processes):
+    async with Services(backends=..., urls=streams) as services, streams.serving(services.streams):
         ...
 
 It is made before the `Services` that mints by it, and bound to what it serves when it starts. `GET` and `POST` on

@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class StreamTarget(Protocol):
-    """What streams lead to; `service.processes.Processes` is one. Everything raised is a `CrishimError`."""
+    """What streams lead to; `service.streams.Streams` is one. Everything raised is a `CrishimError`."""
 
     async def run_exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
         """Run a process to its end; see `SupportsExec`."""

@@ -13,8 +13,8 @@ from crishim.model.container import ContainerConfig, ContainerMetadata
 from crishim.model.image import ImageSpec
 from crishim.model.sandbox import PodSandboxConfig, PodSandboxMetadata
 from crishim.model.values import ContainerId, SandboxId
+from crishim.service.backends import Settings
 from crishim.service.services import Services
-from crishim.service.settings import Settings
 from crishim.testing.doubles import FakeClock, FakeIds, FakeUrls
 from crishim.testing.fakes import FakeBackend, FakeImages, FakeNamespaces, FakeNetwork
 
@@ -36,7 +36,7 @@ def container_config(name: str = "main", *argv: str, **changes: Any) -> Containe
 class Harness:
     """A `Services` over fakes, with an image in place. Parts that are given replace the fakes; `services` is made on entry.
 
-    Leaving and entering again is a restart of ours over the same world.
+    Leaving and entering again is a restart of ours over the same world; what it repairs is repaired on entry.
     """
 
     def __init__(self, backend: Any = None, **parts: Any) -> None:
@@ -70,6 +70,7 @@ class Harness:
 
     async def __aenter__(self) -> Self:
         self.services = await self._stack.enter_async_context(self.make())
+        await self.services.recovered()
         return self
 
     async def __aexit__(

@@ -21,8 +21,8 @@ from crishim.model.sandbox import (
 )
 from crishim.model.security import LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
 from crishim.model.values import ContainerId, SandboxId
+from crishim.service.backends import Settings
 from crishim.service.services import Services
-from crishim.service.settings import Settings
 from crishim.store.memory import MemoryStore
 from tests.backends.docker.world import IMAGE, context
 

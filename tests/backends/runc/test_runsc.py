@@ -81,7 +81,7 @@ async def test_a_members_terminal(world: Harness) -> None:
     argv = ("sh", "-c", "read x; test -t 0 && echo a terminal; sleep 60")
     container = await world.run_container(await world.run_sandbox(), "main", *argv, tty=True, stdin=True)
     source, out = Source(), Sink()
-    attached = asyncio.ensure_future(world.services.processes.run_attach(container, ProcessIO(stdin=source, stdout=out)))
+    attached = asyncio.ensure_future(world.services.streams.run_attach(container, ProcessIO(stdin=source, stdout=out)))
     source.feed(b"go\n")
     await out.has(b"a terminal")
     await world.services.containers.stop(container, 0)
@@ -92,7 +92,7 @@ async def test_a_members_terminal(world: Harness) -> None:
 async def test_exec_inside_is_killed_with_its_family(world: Harness) -> None:
     """An exec that ran out of time leaves no process in the sandbox, not even those that it has started."""
     container = await world.run_container(await world.run_sandbox(), "main", "sleep", "600")
-    processes = world.services.processes
+    processes = world.services.streams
     with pytest.raises(CrishimError):
         await processes.exec_sync(container, ("sh", "-c", "sleep 601 & sleep 602"), 1)
     left = await processes.exec_sync(container, ("busybox", "ps"), 10)

@@ -37,7 +37,7 @@ from crishim.backends.docker.observed import (
     pid_of,
     runs,
 )
-from crishim.backends.docker.streams import Streams
+from crishim.backends.docker.streams import ContainerStreams
 from crishim.backends.docker.usage import Usages, write_unified
 from crishim.backends.docker.watch import Event, EventWatch
 from crishim.cni.network import SetnsDialer
@@ -105,7 +105,7 @@ class DockerBackend(
         self._files = ImageFiles(self._engine)
         self._watch = EventWatch(self._engine, self._clock, self._owner)
         self._logs = Logs(self._engine, self._clock, context.state / "logged", options.log_bytes)
-        self._streams = Streams(self._engine, self._clock)
+        self._streams = ContainerStreams(self._engine, self._clock)
         self._dialer = SetnsDialer()
         self._usages = Usages(self._clock)
         self._known: dict[str, Known] = {}

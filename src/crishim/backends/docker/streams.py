@@ -34,7 +34,7 @@ _START: Final = 0.5
 _CANNOT_RUN: Final = frozenset({126, 127})
 
 
-class Streams:
+class ContainerStreams:
     """More processes in a container, and its own streams."""
 
     def __init__(self, engine: Engine, clock: Clock) -> None:

@@ -28,8 +28,8 @@ from crishim.model.security import (
     UserNamespace,
 )
 from crishim.model.values import ContainerId, FrozenDict
+from crishim.service.backends import Settings
 from crishim.service.services import Services
-from crishim.service.settings import Settings
 from crishim.testing.conformance.candidate import World, patiently
 from crishim.testing.faults import hanging
 

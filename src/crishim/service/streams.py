@@ -15,7 +15,7 @@ from crishim.interfaces.capabilities import (
 from crishim.lifecycle.states import ContainerAct, SandboxAct, container_after, sandbox_after
 from crishim.model.process import AttachRequest, ExecRequest, ExecSpec, ExecSyncResult, Exit, PortForwardRequest, StreamRequest
 from crishim.model.values import ContainerId, SandboxId
-from crishim.service.backends import Seat
+from crishim.service.backends import BackendHandle
 from crishim.service.core import Core
 from crishim.service.table import ContainerEntry, SandboxEntry
 
@@ -50,7 +50,7 @@ class Buffer:
         return b"".join(self._pieces)
 
 
-class Processes:
+class Streams:
     """The process verbs of CRI."""
 
     def __init__(self, core: Core) -> None:
@@ -61,24 +61,24 @@ class Processes:
 
         Raises `DeadlineExceeded` when the time is up: every process of the exec has been killed by then.
         """
-        seat, backend = self._exec_seat(container_id)
+        handle, backend = self._exec_handle(container_id)
         budget = Budget(self._core.settings.exec_sync_limit)
         stdout, stderr = Buffer(budget), Buffer(budget)
         work = backend.exec(container_id, ExecSpec(argv=cmd), ProcessIO(stdout=stdout, stderr=stderr))
         try:
-            end = await seat.wait("exec", work, float(timeout) if timeout > 0 else None)
+            end = await handle.wait("exec", work, float(timeout) if timeout > 0 else None)
         except DeadlineExceeded as error:
             raise DeadlineExceeded(f"command {cmd[0]!r} timed out after {timeout} s") from error
         return ExecSyncResult(stdout=stdout.content(), stderr=stderr.content(), exit_code=end.code)
 
     async def exec(self, request: ExecRequest) -> str:
         """A URL for an exec. Raises `NotFound`, `FailedPrecondition`, `Unimplemented`, `ResourceExhausted`."""
-        self._exec_seat(request.container_id)
+        self._exec_handle(request.container_id)
         return self._mint(request)
 
     async def attach(self, request: AttachRequest) -> str:
         """A URL for an attach. The terminal request must be what the container was made with."""
-        entry, _, _ = self._attach_seat(request.container_id)
+        entry, _, _ = self._attach_handle(request.container_id)
         if request.tty != entry.record.config.tty:
             raise InvalidArgument("tty", f"must be {entry.record.config.tty}, as the container was made")
         return self._mint(request)
@@ -90,48 +90,48 @@ class Processes:
 
     async def run_exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
         """Run a process with a client's streams, to its end."""
-        seat, backend = self._exec_seat(container_id)
-        return await seat.wait("exec", backend.exec(container_id, spec, io))
+        handle, backend = self._exec_handle(container_id)
+        return await handle.wait("exec", backend.exec(container_id, spec, io))
 
     async def run_attach(self, container_id: ContainerId, io: ProcessIO) -> None:
         """Join a container's streams until it ends or the caller is cancelled."""
-        _, seat, backend = self._attach_seat(container_id)
-        await seat.wait("attach", backend.attach(container_id, io))
+        _, handle, backend = self._attach_handle(container_id)
+        await handle.wait("attach", backend.attach(container_id, io))
 
     async def dial(self, sandbox_id: SandboxId, port: int) -> ByteStream:
         """Connect to a port of the pod: by the backend where it can, else inside the pod's namespace.
 
         Raises `Unavailable` when nobody listens there, which says nothing about the backend.
         """
-        entry, seat, backend = self._dialer(sandbox_id)
+        entry, handle, backend = self._dialer(sandbox_id)
         if backend is not None:
-            return await seat.ask("dial", backend.dial(sandbox_id, port), self._core.settings.deadlines.other)
+            return await handle.ask("dial", backend.dial(sandbox_id, port), self._core.settings.deadlines.other)
         dialer = self._core.dialer
         assert dialer is not None
         return await self._core.network_step("dial", dialer.dial(entry.record.netns, port))
 
-    def _exec_seat(self, container_id: ContainerId) -> tuple[Seat, SupportsExec]:
+    def _exec_handle(self, container_id: ContainerId) -> tuple[BackendHandle, SupportsExec]:
         entry = self._core.table.container(container_id)
-        seat = self._core.seat(entry)
-        backend = seat.require(SupportsExec)
-        container_after(entry.shown_state, ContainerAct.EXEC, f"container {container_id}")
-        return seat, backend
+        handle = self._core.handle(entry)
+        backend = handle.require(SupportsExec)
+        container_after(entry.state, ContainerAct.EXEC, f"container {container_id}")
+        return handle, backend
 
-    def _attach_seat(self, container_id: ContainerId) -> tuple[ContainerEntry, Seat, SupportsAttach]:
+    def _attach_handle(self, container_id: ContainerId) -> tuple[ContainerEntry, BackendHandle, SupportsAttach]:
         entry = self._core.table.container(container_id)
-        seat = self._core.seat(entry)
-        backend = seat.require(SupportsAttach)
-        container_after(entry.shown_state, ContainerAct.ATTACH, f"container {container_id}")
-        return entry, seat, backend
+        handle = self._core.handle(entry)
+        backend = handle.require(SupportsAttach)
+        container_after(entry.state, ContainerAct.ATTACH, f"container {container_id}")
+        return entry, handle, backend
 
-    def _dialer(self, sandbox_id: SandboxId) -> tuple[SandboxEntry, Seat, SupportsPortForward | None]:
+    def _dialer(self, sandbox_id: SandboxId) -> tuple[SandboxEntry, BackendHandle, SupportsPortForward | None]:
         entry = self._core.table.sandbox(sandbox_id)
-        seat = self._core.seat(entry)
-        backend = seat.require(SupportsPortForward) if SupportsPortForward in seat.capabilities else None
+        handle = self._core.handle(entry)
+        backend = handle.require(SupportsPortForward) if SupportsPortForward in handle.capabilities else None
         if backend is None and (self._core.dialer is None or not (entry.record.netns or entry.record.spec.host_network)):
             raise Unimplemented(SupportsPortForward.__name__)
-        sandbox_after(entry.shown_state, SandboxAct.PORT_FORWARD, f"sandbox {sandbox_id}")
-        return entry, seat, backend
+        sandbox_after(entry.state, SandboxAct.PORT_FORWARD, f"sandbox {sandbox_id}")
+        return entry, handle, backend
 
     def _mint(self, request: StreamRequest) -> str:
         if self._core.urls is None:

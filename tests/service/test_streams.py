@@ -8,7 +8,7 @@ import pytest
 from crishim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, Unavailable, Unimplemented
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.model.process import AttachRequest, ExecRequest, ExecSpec, PortForwardRequest
-from crishim.service.processes import Budget, Buffer
+from crishim.service.streams import Budget, Buffer
 from crishim.testing import FakeBackend, Harness, hanging
 from crishim.testing.doubles import settle
 
@@ -17,7 +17,7 @@ async def test_exec_sync_answers_both_streams_and_the_code() -> None:
     """A non-zero exit is an answer, not an error (rpc.md 5, ExecSync)."""
     async with Harness() as world:
         container_id = await world.run_container(await world.run_sandbox())
-        run = world.services.processes.exec_sync
+        run = world.services.streams.exec_sync
         done = await run(container_id, ("print", "hi"), 0)
         assert (b"hi\n", b"", 0) == (done.stdout, done.stderr, done.exit_code)
         assert b"oh\n" == (await run(container_id, ("complain", "oh"), 5)).stderr
@@ -32,7 +32,7 @@ async def test_exec_sync_runs_out_of_time() -> None:
     async with world:
         container_id = await world.run_container(await world.run_sandbox())
         with pytest.raises(DeadlineExceeded, match="timed out"):
-            await world.services.processes.exec_sync(container_id, ("sleep",), 1)
+            await world.services.streams.exec_sync(container_id, ("sleep",), 1)
 
 
 async def test_exec_sync_does_not_hold_up_recovery() -> None:
@@ -42,7 +42,7 @@ async def test_exec_sync_does_not_hold_up_recovery() -> None:
     world.fake = fake
     async with world:
         container_id = await world.run_container(await world.run_sandbox())
-        patient = asyncio.ensure_future(world.services.processes.exec_sync(container_id, ("sleep",), 600))
+        patient = asyncio.ensure_future(world.services.streams.exec_sync(container_id, ("sleep",), 600))
         await settle()
         fake.away = "restarting"
         with pytest.raises(Unavailable):
@@ -59,11 +59,11 @@ async def test_exec_needs_a_running_container() -> None:
     async with Harness() as world:
         container_id = await world.create_container(await world.run_sandbox())
         with pytest.raises(FailedPrecondition):
-            await world.services.processes.exec_sync(container_id, ("x",), 0)
+            await world.services.streams.exec_sync(container_id, ("x",), 0)
         with pytest.raises(FailedPrecondition):
-            await world.services.processes.exec(ExecRequest(container_id=container_id, cmd=("x",), stdout=True))
+            await world.services.streams.exec(ExecRequest(container_id=container_id, cmd=("x",), stdout=True))
         with pytest.raises(NotFound):
-            await world.services.processes.attach(AttachRequest(container_id=world.ids.container_id(), stdout=True))
+            await world.services.streams.attach(AttachRequest(container_id=world.ids.container_id(), stdout=True))
 
 
 async def test_two_buffers_share_one_budget() -> None:
@@ -82,7 +82,7 @@ async def test_large_output_is_capped() -> None:
     world.settings = attrs.evolve(world.settings, exec_sync_limit=3)
     async with world:
         container_id = await world.run_container(await world.run_sandbox())
-        done = await world.services.processes.exec_sync(container_id, ("print", "long text"), 0)
+        done = await world.services.streams.exec_sync(container_id, ("print", "long text"), 0)
         assert (b"lon", 0) == (done.stdout, done.exit_code)
 
 
@@ -91,7 +91,7 @@ async def test_urls_are_minted_for_what_was_checked() -> None:
     async with Harness() as world:
         sandbox_id = await world.run_sandbox()
         container_id = await world.run_container(sandbox_id)
-        processes = world.services.processes
+        processes = world.services.streams
         exec_wish = ExecRequest(container_id=container_id, cmd=("sh",), tty=True, stdin=True, stdout=True)
         attach_wish = AttachRequest(container_id=container_id, stdout=True)
         forward_wish = PortForwardRequest(pod_sandbox_id=sandbox_id, port=(80,))
@@ -107,7 +107,7 @@ async def test_no_streaming_without_urls() -> None:
     async with Harness(urls=None) as world:
         container_id = await world.run_container(await world.run_sandbox())
         with pytest.raises(Unimplemented, match="extra `streaming`"):
-            await world.services.processes.exec(ExecRequest(container_id=container_id, cmd=("sh",), stdout=True))
+            await world.services.streams.exec(ExecRequest(container_id=container_id, cmd=("sh",), stdout=True))
 
 
 async def test_streams_reach_the_backend() -> None:
@@ -115,8 +115,8 @@ async def test_streams_reach_the_backend() -> None:
     async with Harness() as world:
         sandbox_id = await world.run_sandbox()
         container_id = await world.run_container(sandbox_id)
-        assert 3 == (await world.services.processes.run_exec(container_id, ExecSpec(argv=("fail", "3")), ProcessIO())).code
-        stream = await world.services.processes.dial(sandbox_id, 80)
+        assert 3 == (await world.services.streams.run_exec(container_id, ExecSpec(argv=("fail", "3")), ProcessIO())).code
+        stream = await world.services.streams.dial(sandbox_id, 80)
         await stream.write(b"ping")
         assert b"ping" == await stream.read()
         await stream.close()

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from crishim.errors import Unavailable
-from crishim.service.lanes import BackgroundTasks
+from crishim.service.locks import BackgroundTasks
 
 
 async def test_bug_in_a_task_is_logged_as_one(caplog: pytest.LogCaptureFixture) -> None:

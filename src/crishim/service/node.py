@@ -1,0 +1,264 @@
+"""What concerns the node as a whole: version, status, configuration, images, checkpoints of pods, gauges."""
+
+import contextlib
+import json
+import posixpath
+from collections import Counter
+from collections.abc import Mapping
+
+import attrs
+
+from crishim.errors import Code, CrishimError, InvalidArgument, Unimplemented
+from crishim.interfaces.capabilities import SupportsCheckpoint, SupportsPause
+from crishim.interfaces.seats import ImageService, NetworkReady
+from crishim.lifecycle.records import unstructure
+from crishim.lifecycle.states import ContainerAct, container_after
+from crishim.model.container import ContainerState
+from crishim.model.features import Feature
+from crishim.model.image import AuthConfig, Image, ImageDetail, ImageFsInfo, ImageSpec
+from crishim.model.runtime import (
+    CgroupDriver,
+    RestoredPod,
+    RestorePod,
+    RuntimeCondition,
+    RuntimeFeatures,
+    RuntimeHandler,
+    RuntimeHandlerFeatures,
+    RuntimeStatus,
+    Version,
+)
+from crishim.model.sandbox import PodSandboxConfig, PodSandboxState
+from crishim.model.values import EMPTY, ContainerId, FrozenDict, ImageId, SandboxId
+from crishim.service.backends import BackendHandle
+from crishim.service.containers import Containers
+from crishim.service.core import Core
+from crishim.service.sandboxes import Sandboxes
+
+
+@attrs.frozen(kw_only=True)
+class Gauges:
+    """Shown sandboxes and containers by state, every state named; whether the backends of each name can all be reached."""
+
+    sandboxes: Mapping[PodSandboxState, int]
+    containers: Mapping[ContainerState, int]
+    backends: Mapping[str, bool]
+
+
+def count_gauges(core: Core) -> Gauges:
+    """Count. What is still being made is not shown, and not counted."""
+    sandboxes = Counter(entry.state for entry in core.table.sandboxes.values())
+    containers = Counter(entry.state for entry in core.table.containers.values())
+    problems: dict[str, list[str]] = {}
+    for handle in core.backends.handles:
+        problems.setdefault(handle.name, []).append(handle.problem)
+    return Gauges(
+        sandboxes=FrozenDict({state: sandboxes[state] for state in PodSandboxState}),
+        containers=FrozenDict({state: containers[state] for state in ContainerState}),
+        backends=FrozenDict({name: not any(handles) for name, handles in problems.items()}),
+    )
+
+
+class Runtime:
+    """The runtime verbs of CRI."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.pod_cidr = ""
+
+    async def version(self, version: str) -> Version:
+        """Who we are. The client's own version is not looked at, as everywhere in the field."""
+        del version
+        return Version(runtime_name=self._core.settings.runtime_name, runtime_version=self._core.settings.runtime_version)
+
+    async def status(self, verbose: bool) -> RuntimeStatus:
+        """RuntimeReady (every backend can be reached), NetworkReady, and what each handler can do."""
+        problems = {handle.handlers: handle.problem for handle in self._core.backends.handles if handle.problem}
+        message = "; ".join(f"{'/'.join(name or 'default' for name in names)}: {why}" for names, why in problems.items())
+        runtime = RuntimeCondition(
+            type="RuntimeReady", status=not problems, reason="BackendNotReady" if problems else "", message=message
+        )
+        network = await self._network()
+        return RuntimeStatus(
+            conditions=(runtime, network),
+            handlers=self._handlers(),
+            features=self._features(),
+            info=self._info() if verbose else EMPTY,
+        )
+
+    async def update_config(self, pod_cidr: str) -> None:
+        """Take note of the node's pod network."""
+        self.pod_cidr = pod_cidr
+
+    async def config(self) -> CgroupDriver:
+        """The cgroup driver; Unimplemented where none is set, so that the kubelet uses its own flag."""
+        driver = self._core.settings.cgroup_driver
+        if driver is None:
+            raise Unimplemented("cgroup_driver", "no cgroup driver is configured")
+        return driver
+
+    async def _network(self) -> RuntimeCondition:
+        network = self._core.network
+        try:
+            ready = NetworkReady(ready=True) if network is None else await self._core.network_step("network", network.ready())
+        except CrishimError as error:
+            ready = NetworkReady(ready=False, message=error.message)
+        return RuntimeCondition(
+            type="NetworkReady",
+            status=ready.ready,
+            reason="" if ready.ready else ready.reason or "NetworkPluginNotReady",
+            message="" if ready.ready else f"Network plugin returns error: {ready.message}",
+        )
+
+    def _handlers(self) -> tuple[RuntimeHandler, ...]:
+        listed = []
+        for name, handle in self._core.backends.handlers.items():
+            info = handle.known_info
+            listed.append(RuntimeHandler(name=name, features=info.features if info else RuntimeHandlerFeatures()))
+        return tuple(listed)
+
+    def _features(self) -> RuntimeFeatures:
+        supported = [handle.known_info.supported for handle in self._core.backends.handles if handle.known_info]
+        everywhere = frozenset.intersection(*supported) if supported else frozenset()
+        return RuntimeFeatures(
+            supplemental_groups_policy=Feature.STRICT_GROUPS in everywhere,
+            mount_options=Feature.MOUNT_OPTIONS in everywhere,
+        )
+
+    def _info(self) -> FrozenDict[str, str]:
+        backends = {
+            "/".join(handle.handlers) or "default": {
+                "name": handle.known_info.name if handle.known_info else "",
+                "version": handle.known_info.version if handle.known_info else "",
+                "problem": handle.problem,
+                "capabilities": sorted(capability.__name__ for capability in handle.capabilities),
+                "supported": sorted(handle.known_info.supported) if handle.known_info else [],
+            }
+            for handle in self._core.backends.handles
+        }
+        settings = unstructure(self._core.settings)
+        return FrozenDict({"config": json.dumps({"settings": settings, "backends": backends, "podCIDR": self.pod_cidr})})
+
+
+class Images:
+    """CRI's ImageService over ours."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def list(self, wanted: ImageSpec | None) -> tuple[Image, ...]:
+        """All images, or the one that the filter names. Without an image service there are none."""
+        images = self._find(wanted)
+        if images is None:
+            return ()
+        if wanted is None or not wanted.image:
+            return await self._core.image_step("image list", images.list())
+        detail = await self._core.image_step("image status", images.status(wanted))
+        return () if detail is None else (detail.image,)
+
+    async def status(self, wanted: ImageSpec, verbose: bool) -> ImageDetail | None:
+        """One image, or None: an unknown one is no error (CRI, ImageStatus)."""
+        images = self._find(wanted)
+        detail = None if images is None else await self._core.image_step("image status", images.status(wanted))
+        return detail if verbose or detail is None else attrs.evolve(detail, info=EMPTY)
+
+    async def pull(self, wanted: ImageSpec, auth: AuthConfig | None, sandbox: PodSandboxConfig | None) -> ImageId:
+        """Bring an image here."""
+        if not wanted.image:
+            raise InvalidArgument("image.image", "is empty")
+        work = self._service(wanted).pull(wanted, auth, sandbox)
+        begin, code = self._core.clock.monotonic(), Code.CANCELLED
+        try:
+            image_id = await self._core.image_step("pull", work, forever=True)
+            code = Code.OK
+        except CrishimError as error:
+            code = error.code
+            raise
+        finally:
+            self._core.observer.pull_ended(code, self._core.clock.monotonic() - begin)
+        return image_id
+
+    async def remove(self, wanted: ImageSpec) -> None:
+        """Remove an image with all its tags. Unknown ones are no error."""
+        if (images := self._find(wanted)) is not None:
+            await self._core.image_step("image removal", images.remove(wanted))
+
+    async def fs_info(self) -> ImageFsInfo:
+        """What the default's store uses."""
+        return await self._core.image_step("image fs info", self._service(None).fs_info())
+
+    def _find(self, wanted: ImageSpec | None) -> ImageService | None:
+        handler = wanted.runtime_handler if wanted else ""
+        if handler:
+            self._core.backends.get(handler)
+        return self._core.image_service(handler)
+
+    def _service(self, wanted: ImageSpec | None) -> ImageService:
+        images = self._find(wanted)
+        if images is None:
+            raise Unimplemented("images", "no image service was given to this runtime")
+        return images
+
+
+def archive(folder: str, name: str) -> str:
+    """Where a container's archive lies below a pod's checkpoint folder."""
+    return posixpath.join(folder, f"{name}.tar")
+
+
+class Pods:
+    """The verbs for whole pods."""
+
+    def __init__(self, core: Core, sandboxes: Sandboxes, containers: Containers) -> None:
+        self._core = core
+        self._sandboxes = sandboxes
+        self._containers = containers
+
+    async def checkpoint(
+        self, sandbox_id: SandboxId, output_path: str, container_ids: tuple[ContainerId, ...], options: FrozenDict[str, str]
+    ) -> None:
+        """Pause the containers (all running ones if none is named), write an archive of each below `output_path`, resume them.
+
+        Unknown options are refused (CRI, CheckpointPodRequest.options); none is known.
+        """
+        _refuse(options)
+        sandbox = self._core.table.sandbox(sandbox_id)
+        handle = self._core.handle(sandbox)
+        writer, pauser = handle.require(SupportsCheckpoint), handle.require(SupportsPause)
+        entries = [self._core.table.container(container_id) for container_id in set(container_ids)]
+        for entry in entries:
+            if entry.sandbox is not sandbox:
+                raise InvalidArgument("container_ids", f"{entry.id} is not of this sandbox")
+            container_after(entry.state, ContainerAct.CHECKPOINT, f"container {entry.id}")
+        if not entries:
+            entries = [entry for entry in sandbox.containers.values() if entry.state is ContainerState.RUNNING]
+        entries.sort(key=lambda entry: entry.id)  # whoever holds several turns takes them in this order
+        async with contextlib.AsyncExitStack() as paused:
+            for entry in entries:
+                await paused.enter_async_context(entry.operations.lock)
+                await handle.call("pause_container", pauser.pause_container(entry.id))
+                paused.push_async_callback(self._resume, handle, pauser, entry.id)
+            for entry in entries:
+                path = archive(output_path, entry.record.config.metadata.name)
+                await handle.call("checkpoint", writer.checkpoint(entry.id, path))
+
+    async def restore(self, request: RestorePod) -> RestoredPod:
+        """A pod like the one that was written; its containers are CREATED, and go on where they were when they are started."""
+        _refuse(request.options)
+        self._core.backends.get(request.handler).require(SupportsCheckpoint)
+        sandbox_id = await self._sandboxes.run(request.config, request.handler)
+        made = []
+        try:
+            for config in request.container_configs:
+                path = archive(request.checkpoint_path, config.metadata.name)
+                made.append((config.metadata.name, await self._containers.restore(sandbox_id, config, path)))
+        except BaseException:
+            await self._sandboxes.remove(sandbox_id)
+            raise
+        return RestoredPod(sandbox_id=sandbox_id, containers=tuple(made))
+
+    async def _resume(self, handle: BackendHandle, pauser: SupportsPause, container_id: ContainerId) -> None:
+        await handle.call("resume_container", pauser.resume_container(container_id))
+
+
+def _refuse(options: FrozenDict[str, str]) -> None:
+    for name in options:
+        raise InvalidArgument(f"options[{name}]", "is not known")
