@@ -1,4 +1,7 @@
-"""CRI's list filters. Parts are joined by "and"; a selector's pairs must all be equal; an empty filter matches everything."""
+"""CRI's list filters. Parts are joined by "and"; a selector's pairs must all be equal; an empty filter matches everything.
+
+An id matches also by its prefix, as everywhere.
+"""
 
 from collections.abc import Mapping
 
@@ -15,7 +18,7 @@ def labels_match(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool
 def sandbox_matches(item: PodSandbox, wanted: PodSandboxFilter) -> bool:
     """Whether a list with this filter shows this sandbox."""
     return (
-        (not wanted.id or wanted.id == item.id)
+        item.id.startswith(wanted.id)
         and (wanted.state is None or wanted.state is item.state)
         and labels_match(item.labels, wanted.label_selector)
     )
@@ -24,9 +27,9 @@ def sandbox_matches(item: PodSandbox, wanted: PodSandboxFilter) -> bool:
 def container_matches(item: Container, wanted: ContainerFilter) -> bool:
     """Whether a list with this filter shows this container."""
     return (
-        (not wanted.id or wanted.id == item.id)
+        item.id.startswith(wanted.id)
         and (wanted.state is None or wanted.state is item.state)
-        and (not wanted.pod_sandbox_id or wanted.pod_sandbox_id == item.pod_sandbox_id)
+        and item.pod_sandbox_id.startswith(wanted.pod_sandbox_id)
         and labels_match(item.labels, wanted.label_selector)
     )
 

@@ -166,15 +166,18 @@ def _container(
     runs = same_boot and seen is not None and seen.state is ContainerState.RUNNING
     if record.exit is not None:
         return KillAgain(record.id) if runs else ContainerIs(record.id, ContainerState.EXITED)
-    if seen is None:
-        return TakeExit(record.id, Exit.unknown())
-    if seen.exit is not None:
-        return TakeExit(record.id, seen.exit)
-    if not same_boot or seen.state is ContainerState.EXITED:
-        return TakeExit(record.id, Exit.unknown())
+    ended = not same_boot or seen is None or seen.exit is not None or seen.state is ContainerState.EXITED
+    if seen is None or ended:
+        return TakeExit(record.id, _exit(record, seen))
     if runs:
         return WatchContainer(record.id, seen.started_at)
     return ContainerIs(record.id, seen.state)
+
+
+def _exit(record: ContainerRecord, seen: ObservedContainer | None) -> Exit:
+    """How it ended, with the start that is known; its creation stands for a start that nobody knows any more."""
+    end = (seen.exit if seen else None) or Exit.unknown()
+    return attrs.evolve(end, started_at=end.started_at or (seen.started_at if seen else None) or record.created_at)
 
 
 def _sandbox(record: SandboxRecord, seen: ObservedSandbox | None, *, same_boot: bool) -> Iterator[Repair]:

@@ -53,7 +53,8 @@ class Phase(enum.StrEnum):
 class SandboxRecord:
     """A sandbox that was asked for. `netns` and `ips` are empty until the network is up, and after a stop.
 
-    `boot_id` tells in which boot of the machine it was made: in another one nothing of it runs.
+    `boot_id` tells in which boot of the machine it was made: in another one nothing of it runs. `backend` is the name of the
+    backend that made it; empty in records of before there was that field.
     """
 
     id: SandboxId
@@ -61,6 +62,7 @@ class SandboxRecord:
     config: PodSandboxConfig
     handler: str = ""
     boot_id: str = ""
+    backend: str = ""
     created_at: int
     netns: str = ""
     ips: tuple[str, ...] = ()

@@ -29,6 +29,7 @@ from crishim.errors import (
 from crishim.interfaces.backend import Backend, BackendInfo
 from crishim.interfaces.capabilities import capabilities
 from crishim.interfaces.seats import Clock, NoObserver, Observer
+from crishim.lifecycle.records import SandboxRecord
 from crishim.model.runtime import CgroupDriver
 from crishim.service.locks import BackgroundTasks, join
 
@@ -100,6 +101,10 @@ class BackendHandle:
     def known_info(self) -> BackendInfo | None:
         """What it said last, if it ever could be asked."""
         return self._info
+
+    def made(self, record: SandboxRecord) -> bool:
+        """Whether a sandbox is this backend's; not known before it has told its name, and of older records."""
+        return self._info is None or record.backend in {"", self._info.name}
 
     def require(self, capability: type[C]) -> C:
         """The backend as one that has `capability`. Raises `Unimplemented`."""

@@ -65,11 +65,12 @@ class Containers:
     ) -> ContainerId:
         """Make a container that is ready to start; the same request again answers the same id.
 
-        `sandbox_config` repeats what the sandbox was made with, and is not looked at. Raises `NotFound` (sandbox, image),
-        `FailedPrecondition` (sandbox not ready), `InvalidArgument`, `AlreadyExists`.
+        `sandbox_config` repeats what the sandbox was made with. Of it only `privileged` counts, as in containerd and CRI-O: an
+        ephemeral container may be privileged where the pod is not, and the kubelet says so here. Raises `NotFound` (sandbox,
+        image), `FailedPrecondition` (sandbox not ready), `InvalidArgument`, `AlreadyExists`.
         """
-        del sandbox_config
-        return await self._create_or_join(sandbox_id, config, "")
+        privileged = sandbox_config is not None and sandbox_config.linux.security_context.privileged
+        return await self._create_or_join(sandbox_id, config, "", privileged=privileged)
 
     async def restore(self, sandbox_id: SandboxId, config: ContainerConfig, archive: str) -> ContainerId:
         """As `create`, from a checkpoint archive."""
@@ -93,12 +94,12 @@ class Containers:
 
         What is unknown, was never started or has ended is no error (CRI, StopContainer).
         """
-        if (entry := self._core.table.containers.get(container_id)) is not None:
+        if (entry := self._core.table.find_container(container_id)) is not None:
             await self._core.tasks.run_to_end(self._stop(entry, timeout), f"StopContainer {container_id}")
 
     async def remove(self, container_id: ContainerId) -> None:
         """Kill and remove. Unknown ids are no error (CRI, RemoveContainer); the log file stays, it is the kubelet's."""
-        if (entry := self._core.table.containers.get(container_id)) is not None:
+        if (entry := self._core.table.find_container(container_id)) is not None:
             await self._core.tasks.run_to_end(self.remove_entry(entry), f"RemoveContainer {container_id}")
 
     async def status(self, container_id: ContainerId, verbose: bool) -> ContainerDetail:
@@ -125,7 +126,7 @@ class Containers:
         container_after(entry.state, ContainerAct.REOPEN_LOG, f"container {container_id}")
         handle = self._core.handle(entry)
         backend = handle.require(SupportsLogReopen)
-        await handle.call("reopen_log", backend.reopen_log(container_id))
+        await handle.call("reopen_log", backend.reopen_log(entry.id))
 
     async def checkpoint(self, container_id: ContainerId, location: str, timeout: int) -> None:
         """Write a checkpoint archive to the absolute path `location`; the container goes on. `timeout` 0 is the usual one."""
@@ -134,7 +135,7 @@ class Containers:
         backend = handle.require(SupportsCheckpoint)
         async with entry.operations.lock:
             container_after(entry.state, ContainerAct.CHECKPOINT, f"container {container_id}")
-            await handle.call("checkpoint", backend.checkpoint(container_id, location), float(timeout) or None)
+            await handle.call("checkpoint", backend.checkpoint(entry.id, location), float(timeout) or None)
 
     async def end(self, entry: ContainerEntry) -> None:
         """Kill what runs of a container, whatever it is doing; for the stop of its sandbox."""
@@ -148,17 +149,19 @@ class Containers:
                 await self._end_locked(entry)
                 await self._finish_removal(entry)
 
-    async def _create_or_join(self, sandbox_id: SandboxId, config: ContainerConfig, archive: str) -> ContainerId:
+    async def _create_or_join(
+        self, sandbox_id: SandboxId, config: ContainerConfig, archive: str, *, privileged: bool = False
+    ) -> ContainerId:
         core = self._core
         sandbox = core.table.sandbox(sandbox_id)
         _require_usable(sandbox)
-        name = ContainerName.of(sandbox_id, config.metadata)
+        name = ContainerName.of(sandbox.id, config.metadata)
         start = sandbox.operations.under_way(name)
         if start is None:
             holder = core.table.container_names.get(name)
             if holder is not None:
                 return self._created_before(core.table.container(holder), name, config)
-            creation = _Creation(config, archive)
+            creation = _Creation(config, archive, privileged)
             start = sandbox.operations.start(
                 name,
                 creation,
@@ -168,7 +171,7 @@ class Containers:
                 name=f"CreateContainer {config.metadata.name} in {sandbox_id}",
                 alone=False,
             )
-        elif start.request != _Creation(config, archive):
+        elif start.request != _Creation(config, archive, privileged):
             raise AlreadyExists("container name", "_".join(map(str, name)))
         return ContainerId(await join(start.task))
 
@@ -190,7 +193,7 @@ class Containers:
             container_id=core.ids.container_id(),
             image_id=detail.image.id,
         )
-        self._check(spec, sandbox, handle)
+        self._check(spec, sandbox, handle, privileged=creation.privileged)
         record = ContainerRecord(
             id=spec.id,
             sandbox_id=sandbox.id,
@@ -219,17 +222,17 @@ class Containers:
         core.events.publish(sandbox, entry.id, ContainerEventType.CREATED)
         return entry.id
 
-    def _check(self, spec: ContainerSpec, sandbox: SandboxEntry, handle: BackendHandle) -> None:
+    def _check(self, spec: ContainerSpec, sandbox: SandboxEntry, handle: BackendHandle, *, privileged: bool) -> None:
         check_container(spec, handle.info.supported)
         security = spec.security
         if security is None:
             return
         path = "config.linux.security_context"
-        if security.privileged and not sandbox.record.config.linux.security_context.privileged:
+        if security.privileged and not (privileged or sandbox.record.config.linux.security_context.privileged):
             raise InvalidArgument(f"{path}.privileged", "is set in a sandbox that is not privileged")
         options = security.namespace_options
         if options.pid is NamespaceMode.TARGET:
-            target = self._core.table.containers.get(ContainerId(options.target_id))
+            target = self._core.table.find_container(ContainerId(options.target_id))
             if target is None or target.sandbox is not sandbox:
                 raise InvalidArgument(f"{path}.namespace_options.target_id", "names no container of this sandbox")
             if target.state is not ContainerState.RUNNING:
@@ -303,7 +306,7 @@ class Containers:
                 except BaseException:
                     entry.stop_sent = False
                     raise
-            if await self._ended_within(entry, timeout):
+            if await self.ended_within(entry, timeout):
                 return
         async with entry.operations.lock:
             await self._end_locked(entry)
@@ -313,7 +316,7 @@ class Containers:
             return
         self._watcher.watch(entry)
         await self._signal(entry, KILL)
-        if not await self._ended_within(entry, self._core.settings.deadlines.exit_after_kill):
+        if not await self.ended_within(entry, self._core.settings.deadlines.exit_after_kill):
             raise DeadlineExceeded(f"container {entry.id} has not ended after SIGKILL")
 
     async def _signal(self, entry: ContainerEntry, number: int) -> None:
@@ -324,7 +327,8 @@ class Containers:
         except NotFound:
             _log.debug("container %s was gone before signal %d", entry.id, number)
 
-    async def _ended_within(self, entry: ContainerEntry, seconds: float) -> bool:
+    async def ended_within(self, entry: ContainerEntry, seconds: float) -> bool:
+        """Whether the exit of a container is seen within some seconds."""
         timer = asyncio.ensure_future(self._core.clock.sleep(seconds))
         ended = asyncio.ensure_future(entry.ended.wait())
         try:
@@ -366,6 +370,7 @@ class _Creation:
 
     config: ContainerConfig
     archive: str
+    privileged: bool = False
     entry: ContainerEntry | None = None
 
     def __eq__(self, other: object) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from crishim.errors import InvalidArgument, NotFound, PullError, PullReason, ResourceExhausted
+from crishim.errors import InvalidArgument, NotFound, PullError, PullReason, ResourceExhausted, Unavailable
 from crishim.interfaces.seats import (
     Clock,
     IdSource,
@@ -96,9 +96,17 @@ class Core:
     urls: StreamUrls | None = None
 
     def handle(self, entry: SandboxEntry | ContainerEntry) -> BackendHandle:
-        """The backend that holds a sandbox or container."""
-        sandbox = entry.sandbox if isinstance(entry, ContainerEntry) else entry
-        return self.backends.get(sandbox.record.handler)
+        """The backend that holds a sandbox or container.
+
+        Raises `Unavailable` where its handler has another backend now: what one has made is not another's to touch.
+        """
+        record = (entry.sandbox if isinstance(entry, ContainerEntry) else entry).record
+        handle = self.backends.get(record.handler)
+        if not handle.made(record):
+            raise Unavailable(
+                f"{entry.id} was made by backend {record.backend!r}, and handler {record.handler!r} is {handle.name!r} now"
+            )
+        return handle
 
     def image_service(self, handler: str) -> ImageService | None:
         """The image service of a handler: its own, else the default's."""

@@ -71,8 +71,12 @@ class Runtime:
         return Version(runtime_name=self._core.settings.runtime_name, runtime_version=self._core.settings.runtime_version)
 
     async def status(self, verbose: bool) -> RuntimeStatus:
-        """RuntimeReady (every backend can be reached), NetworkReady, and what each handler can do."""
-        problems = {handle.handlers: handle.problem for handle in self._core.backends.handles if handle.problem}
+        """RuntimeReady, NetworkReady, and what each handler can do.
+
+        RuntimeReady is false where the default handler's backend cannot be reached, or one that holds pods: an optional
+        handler that cannot be had does not take the node down. It is named in the verbose info.
+        """
+        problems = {handle.handlers: handle.problem for handle in self._needed() if handle.problem}
         message = "; ".join(f"{'/'.join(name or 'default' for name in names)}: {why}" for names, why in problems.items())
         runtime = RuntimeCondition(
             type="RuntimeReady", status=not problems, reason="BackendNotReady" if problems else "", message=message
@@ -95,6 +99,10 @@ class Runtime:
         if driver is None:
             raise Unimplemented("cgroup_driver", "no cgroup driver is configured")
         return driver
+
+    def _needed(self) -> list[BackendHandle]:
+        used = {entry.record.handler for entry in self._core.table.sandboxes.values()}
+        return [handle for handle in self._core.backends.handles if {"", *used} & set(handle.handlers)]
 
     async def _network(self) -> RuntimeCondition:
         network = self._core.network

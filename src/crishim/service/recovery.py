@@ -63,7 +63,18 @@ class Recovery:
                 await handle.idle()
         deadline = self._core.settings.deadlines.inventory
         inventory = await handle.ask("inventory", handle.backend.inventory(), deadline)
-        sandboxes = [entry for entry in self._core.table.sandboxes.values() if entry.record.handler in handle.handlers]
+        sandboxes = []
+        for entry in self._core.table.sandboxes.values():
+            if entry.record.handler in handle.handlers:
+                if handle.made(entry.record):
+                    sandboxes.append(entry)
+                else:
+                    _log.error(
+                        "sandbox %s is %r's, and its handler is %r now: not touched",
+                        entry.id,
+                        entry.record.backend,
+                        handle.name,
+                    )
         records = [entry.record for entry in sandboxes]
         containers = [entry.record for sandbox in sandboxes for entry in sandbox.containers.values()]
         repairs = reconcile.plan(records, containers, inventory, boot_id=self._core.settings.boot_id)

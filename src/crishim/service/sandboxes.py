@@ -63,6 +63,7 @@ class Sandboxes:
             config=config,
             handler=handler,
             boot_id=core.settings.boot_id,
+            backend=handle.info.name,
             created_at=core.clock.now(),
         )
         check_sandbox(record.spec, handle.info.supported)
@@ -79,12 +80,12 @@ class Sandboxes:
 
     async def stop(self, sandbox_id: SandboxId) -> None:
         """Kill what runs in the sandbox, free its network. Unknown ids and repetitions are no error (CRI, StopPodSandbox)."""
-        if (entry := self._core.table.sandboxes.get(sandbox_id)) is not None:
+        if (entry := self._core.table.find_sandbox(sandbox_id)) is not None:
             await self._core.tasks.run_to_end(self._stop(entry), f"StopPodSandbox {sandbox_id}")
 
     async def remove(self, sandbox_id: SandboxId) -> None:
         """Stop the sandbox, and remove it with its containers. Unknown ids are no error (CRI, RemovePodSandbox)."""
-        if (entry := self._core.table.sandboxes.get(sandbox_id)) is not None:
+        if (entry := self._core.table.find_sandbox(sandbox_id)) is not None:
             await self._core.tasks.run_to_end(self._remove(entry), f"RemovePodSandbox {sandbox_id}")
 
     async def status(self, sandbox_id: SandboxId, verbose: bool) -> PodSandboxDetail:
@@ -186,6 +187,7 @@ class Sandboxes:
             await self._core.table.save_sandbox(entry, attrs.evolve(entry.record, overhead=overhead, resources=resources))
 
     async def _stop(self, entry: SandboxEntry) -> None:
+        self._core.handle(entry)  # what another backend has made is refused before anything is written
         if entry.record.phase is Phase.READY:
             await self._core.table.save_sandbox(entry, attrs.evolve(entry.record, phase=Phase.STOPPED), must=False)
         async with entry.operations.preempting():
@@ -201,7 +203,7 @@ class Sandboxes:
     async def _stop_locked(self, entry: SandboxEntry) -> None:
         if entry.stop_done:
             return
-        await asyncio.gather(*(self._containers.end(container) for container in tuple(entry.containers.values())))
+        await self._end_containers(entry)
         self._watcher.forget(entry)
         if entry.state is not None:  # not ready from here on, whatever becomes of the rest
             was_ready = entry.state is PodSandboxState.READY
@@ -211,6 +213,22 @@ class Sandboxes:
         await self._tear_down(entry)
         await self._core.table.save_sandbox(entry, attrs.evolve(entry.record, netns="", ips=()), must=False)
         entry.stop_done = True
+
+    async def _end_containers(self, entry: SandboxEntry) -> None:
+        """Kill every container. One that cannot be killed may end with its sandbox, as in a virtual machine that hangs."""
+        containers = tuple(entry.containers.values())
+        ends = (self._containers.end(container) for container in containers)
+        failures = [outcome for outcome in await asyncio.gather(*ends, return_exceptions=True) if outcome is not None]
+        if not failures:
+            return
+        _log.warning(
+            "not every container of sandbox %s could be ended; its backend is asked to stop it: %s", entry.id, failures[0]
+        )
+        await self._stop_backend(entry, self._core.handle(entry))
+        grace = self._core.settings.deadlines.cancel_grace
+        for container in containers:
+            if container.may_run and not await self._containers.ended_within(container, grace):
+                raise failures[0]
 
     async def _tear_down(self, entry: SandboxEntry) -> None:
         """The way back: a namespace that the backend made must be disconnected while the backend still holds it."""

@@ -182,12 +182,28 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+_LIST_DEADLINE = 1.0
+"""Seconds for one container or pod in a list: what takes longer is left out of it."""
+
+_RATE_PERIOD = 1.0
+"""The least seconds between two samples of which a rate is made."""
+
+
+@attrs.frozen
+class _Rate:
+    """A sample of the CPU time of a container or pod, in nanoseconds, and the rate that ended with it."""
+
+    at: float
+    used: int
+    nano_cores: int | None = None
+
+
 class Stats:
     """The stats verbs of CRI."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._cpu: dict[str, CpuUsage] = {}
+        self._rates: dict[str, _Rate] = {}
 
     async def container(self, container_id: ContainerId) -> ContainerStats:
         """One container's figures. Raises `NotFound`, `Unimplemented`."""
@@ -198,7 +214,7 @@ class Stats:
     async def containers(self, wanted: ContainerStatsFilter) -> list[ContainerStats]:
         """The figures of every container that was started and is let through; what cannot be measured is left out."""
         entries = [entry for entry in self._started() if container_stats_match(entry.item(), wanted)]
-        return await self._measured(self._container(entry) for entry in entries)
+        return await self._measured(self._container(entry, _LIST_DEADLINE) for entry in entries)
 
     async def sandbox(self, sandbox_id: SandboxId) -> PodSandboxStats:
         """One pod's figures. Raises `NotFound`, `Unimplemented`, `Unavailable` for a pod that is not ready."""
@@ -211,7 +227,7 @@ class Stats:
     async def sandboxes(self, wanted: PodSandboxStatsFilter) -> list[PodSandboxStats]:
         """The figures of every ready pod that is let through."""
         return await self._measured(
-            self._sandbox(entry) for entry in self._ready() if sandbox_stats_match(entry.item(), wanted)
+            self._sandbox(entry, _LIST_DEADLINE) for entry in self._ready() if sandbox_stats_match(entry.item(), wanted)
         )
 
     async def metric_descriptors(self) -> tuple[MetricDescriptor, ...]:
@@ -232,15 +248,20 @@ class Stats:
         return [
             entry
             for entry in self._core.table.sandboxes.values()
-            if entry.state is PodSandboxState.READY and SupportsStats in self._core.handle(entry).capabilities
+            if entry.state is PodSandboxState.READY and self._measures(entry)
         ]
+
+    def _measures(self, entry: SandboxEntry | ContainerEntry) -> bool:
+        try:
+            return SupportsStats in self._core.handle(entry).capabilities
+        except Unavailable:
+            return False
 
     def _started(self) -> list[ContainerEntry]:
         return [
             entry
             for entry in self._core.table.containers.values()
-            if entry.state in {ContainerState.RUNNING, ContainerState.EXITED}
-            and SupportsStats in self._core.handle(entry).capabilities
+            if entry.state in {ContainerState.RUNNING, ContainerState.EXITED} and self._measures(entry)
         ]
 
     async def _measured(self, works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -254,10 +275,10 @@ class Stats:
                 figures.append(outcome)
         return figures
 
-    async def _container(self, entry: ContainerEntry) -> ContainerStats:
+    async def _container(self, entry: ContainerEntry, deadline: float | None = None) -> ContainerStats:
         handle = self._core.handle(entry)
         backend = handle.require(SupportsStats)
-        usage = await handle.call("container_usage", backend.container_usage(entry.id))
+        usage = await handle.call("container_usage", backend.container_usage(entry.id), deadline)
         config = entry.record.config
         return ContainerStats(
             id=entry.id,
@@ -267,10 +288,10 @@ class Stats:
             usage=attrs.evolve(usage, cpu=self._with_nano_cores(entry.id, usage.cpu)),
         )
 
-    async def _sandbox(self, entry: SandboxEntry) -> PodSandboxStats:
+    async def _sandbox(self, entry: SandboxEntry, deadline: float | None = None) -> PodSandboxStats:
         handle = self._core.handle(entry)
         backend = handle.require(SupportsStats)
-        usage = await handle.call("sandbox_usage", backend.sandbox_usage(entry.id))
+        usage = await handle.call("sandbox_usage", backend.sandbox_usage(entry.id), deadline)
         running = [container for container in entry.containers.values() if container.state is ContainerState.RUNNING]
         config = entry.record.config
         return PodSandboxStats(
@@ -279,11 +300,11 @@ class Stats:
             labels=config.labels,
             annotations=config.annotations,
             usage=attrs.evolve(usage, cpu=self._with_nano_cores(entry.id, usage.cpu)),
-            containers=tuple(await self._measured(self._container(container) for container in running)),
+            containers=tuple(await self._measured(self._container(container, _LIST_DEADLINE) for container in running)),
         )
 
     async def _sandbox_metrics(self, entry: SandboxEntry) -> PodSandboxMetrics:
-        stats = await self._sandbox(entry)
+        stats = await self._sandbox(entry, _LIST_DEADLINE)
         pod = (stats.metadata.namespace, stats.metadata.name)
         containers = []
         for container in stats.containers:
@@ -310,19 +331,22 @@ class Stats:
         yield MetricSample(name="container_spec_memory_swap_limit_bytes", value=limits.memory_swap_limit_in_bytes)
 
     def _with_nano_cores(self, subject: str, now: CpuUsage | None) -> CpuUsage | None:
-        if now is None or now.usage_core_nano_seconds is None:
+        """The rate since the last sample that is at least `_RATE_PERIOD` old, by the monotonic clock.
+
+        Whoever asks more often gets the same rate again: it does not depend on who has asked last.
+        """
+        if now is None or now.usage_core_nano_seconds is None or now.usage_nano_cores is not None:
             return now
-        before = self._cpu.get(subject)
-        if len(self._cpu) > 2 * (len(self._core.table.containers) + len(self._core.table.sandboxes)) + 16:
-            self._cpu.clear()
-        self._cpu[subject] = now
-        if now.usage_nano_cores is not None or before is None or before.usage_core_nano_seconds is None:
+        if len(self._rates) > 2 * (len(self._core.table.containers) + len(self._core.table.sandboxes)) + 16:
+            self._rates.clear()
+        at, used = self._core.clock.monotonic(), now.usage_core_nano_seconds
+        before = self._rates.get(subject)
+        if before is None or used < before.used:
+            self._rates[subject] = _Rate(at, used)
             return now
-        used = now.usage_core_nano_seconds - before.usage_core_nano_seconds
-        passed = now.timestamp - before.timestamp
-        if used < 0 or passed <= 0:
-            return now
-        return attrs.evolve(now, usage_nano_cores=used * 1_000_000_000 // passed)
+        if at - before.at >= _RATE_PERIOD:
+            before = self._rates[subject] = _Rate(at, used, int((used - before.used) / (at - before.at)))
+        return attrs.evolve(now, usage_nano_cores=before.nano_cores)
 
 
 def _metrics(samples: Iterable[MetricSample], base: tuple[str, ...]) -> tuple[Metric, ...]:

@@ -61,10 +61,10 @@ class Streams:
 
         Raises `DeadlineExceeded` when the time is up: every process of the exec has been killed by then.
         """
-        handle, backend = self._exec_handle(container_id)
+        entry, handle, backend = self._exec_handle(container_id)
         budget = Budget(self._core.settings.exec_sync_limit)
         stdout, stderr = Buffer(budget), Buffer(budget)
-        work = backend.exec(container_id, ExecSpec(argv=cmd), ProcessIO(stdout=stdout, stderr=stderr))
+        work = backend.exec(entry.id, ExecSpec(argv=cmd), ProcessIO(stdout=stdout, stderr=stderr))
         try:
             end = await handle.wait("exec", work, float(timeout) if timeout > 0 else None)
         except DeadlineExceeded as error:
@@ -90,13 +90,13 @@ class Streams:
 
     async def run_exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
         """Run a process with a client's streams, to its end."""
-        handle, backend = self._exec_handle(container_id)
-        return await handle.wait("exec", backend.exec(container_id, spec, io))
+        entry, handle, backend = self._exec_handle(container_id)
+        return await handle.wait("exec", backend.exec(entry.id, spec, io))
 
     async def run_attach(self, container_id: ContainerId, io: ProcessIO) -> None:
         """Join a container's streams until it ends or the caller is cancelled."""
-        _, handle, backend = self._attach_handle(container_id)
-        await handle.wait("attach", backend.attach(container_id, io))
+        entry, handle, backend = self._attach_handle(container_id)
+        await handle.wait("attach", backend.attach(entry.id, io))
 
     async def dial(self, sandbox_id: SandboxId, port: int) -> ByteStream:
         """Connect to a port of the pod: by the backend where it can, else inside the pod's namespace.
@@ -105,17 +105,17 @@ class Streams:
         """
         entry, handle, backend = self._dialer(sandbox_id)
         if backend is not None:
-            return await handle.ask("dial", backend.dial(sandbox_id, port), self._core.settings.deadlines.other)
+            return await handle.ask("dial", backend.dial(entry.id, port), self._core.settings.deadlines.other)
         dialer = self._core.dialer
         assert dialer is not None
         return await self._core.network_step("dial", dialer.dial(entry.record.netns, port))
 
-    def _exec_handle(self, container_id: ContainerId) -> tuple[BackendHandle, SupportsExec]:
+    def _exec_handle(self, container_id: ContainerId) -> tuple[ContainerEntry, BackendHandle, SupportsExec]:
         entry = self._core.table.container(container_id)
         handle = self._core.handle(entry)
         backend = handle.require(SupportsExec)
         container_after(entry.state, ContainerAct.EXEC, f"container {container_id}")
-        return handle, backend
+        return entry, handle, backend
 
     def _attach_handle(self, container_id: ContainerId) -> tuple[ContainerEntry, BackendHandle, SupportsAttach]:
         entry = self._core.table.container(container_id)

@@ -7,10 +7,12 @@ something in it changes. Lists, statuses and filters read this table and ask nob
 
 import asyncio
 import logging
+from collections.abc import Mapping
+from typing import Final, TypeVar
 
 import attrs
 
-from crishim.errors import CrishimError, Internal, NotFound
+from crishim.errors import CrishimError, Internal, InvalidArgument, NotFound
 from crishim.interfaces.seats import RecordStore
 from crishim.lifecycle.names import ContainerName, NameIndex, SandboxName
 from crishim.lifecycle.records import ContainerRecord, ExitRecord, Phase, SandboxRecord
@@ -21,6 +23,15 @@ from crishim.model.values import ContainerId, SandboxId, Versioned
 from crishim.service.locks import Operations
 
 _log = logging.getLogger(__name__)
+
+K = TypeVar("K", bound=str)
+E = TypeVar("E")
+
+ID_LENGTH: Final = 64
+"""Characters of an id, as all runtimes have them (interfaces, IdSource)."""
+
+_CANDIDATES: Final = 5
+"""Ids that the refusal of an ambiguous prefix names."""
 
 
 class SandboxEntry:
@@ -201,18 +212,26 @@ class Table:
                 await self._store.delete(container.id)
 
     def sandbox(self, sandbox_id: SandboxId) -> SandboxEntry:
-        """The entry of a sandbox. Raises `NotFound`."""
-        entry = self.sandboxes.get(sandbox_id)
+        """The entry of a sandbox, by its id or a prefix. Raises `NotFound`, and `InvalidArgument` for an ambiguous prefix."""
+        entry = self.find_sandbox(sandbox_id)
         if entry is None:
             raise NotFound("sandbox", sandbox_id)
         return entry
 
     def container(self, container_id: ContainerId) -> ContainerEntry:
-        """The entry of a container. Raises `NotFound`."""
-        entry = self.containers.get(container_id)
+        """As `sandbox`, for a container."""
+        entry = self.find_container(container_id)
         if entry is None:
             raise NotFound("container", container_id)
         return entry
+
+    def find_sandbox(self, sandbox_id: SandboxId) -> SandboxEntry | None:
+        """As `sandbox`; None where there is none."""
+        return self.sandboxes.get(sandbox_id) or _by_prefix(self.sandboxes, sandbox_id, "pod_sandbox_id")
+
+    def find_container(self, container_id: ContainerId) -> ContainerEntry | None:
+        """As `container`; None where there is none."""
+        return self.containers.get(container_id) or _by_prefix(self.containers, container_id, "container_id")
 
     def add_sandbox(self, record: SandboxRecord) -> SandboxEntry:
         """A new entry with its name reserved, not yet shown. Raises `AlreadyExists`."""
@@ -340,6 +359,16 @@ class Table:
     def _next_version(self) -> int:
         self._version += 1
         return self._version
+
+
+def _by_prefix(entries: Mapping[K, E], prefix: str, field: str) -> E | None:
+    """The entry whose id begins so, as tools print ids; a whole id is looked up and never searched for."""
+    if not prefix or len(prefix) >= ID_LENGTH:
+        return None
+    found = [name for name in entries if name.startswith(prefix)]
+    if len(found) > 1:
+        raise InvalidArgument(field, f"{prefix!r} is ambiguous: {', '.join(sorted(found)[:_CANDIDATES])}")
+    return entries[found[0]] if found else None
 
 
 def is_usable(entry: SandboxEntry) -> bool:
