@@ -1,5 +1,6 @@
 """The composition root: the only file that knows everybody. `running(config)` is a node's runtime inside an `async with`."""
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -14,7 +15,7 @@ from crishim.cni.network import CniNetwork, SetnsDialer
 from crishim.config import Config, parse
 from crishim.cri import Dispatcher
 from crishim.cri.dispatch import Call, log_call
-from crishim.errors import InvalidArgument, PermissionDenied
+from crishim.errors import CrishimError, InvalidArgument, PermissionDenied
 from crishim.images.puller import PullProgress
 from crishim.images.skopeo import PullSettings
 from crishim.images.store import ContentStore
@@ -22,7 +23,7 @@ from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.seats import Clock, ImageService, NetnsDialer, Observer
 from crishim.linux.processes import boot_id
 from crishim.model.runtime import CgroupDriver
-from crishim.model.sandbox import PodSandboxFilter
+from crishim.model.values import SandboxId
 from crishim.plugins import Plugin, load, made
 from crishim.pods.namespaces import PinnedNamespaces
 from crishim.server import serve
@@ -68,7 +69,7 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
     async with contextlib.AsyncExitStack() as stack:
         for folder in (config.state, config.runtime_state):
             _make(Path(folder))
-        store = SqliteStore(Path(config.state) / "records.sqlite")
+        store = SqliteStore(records_file(config))
         stack.push_async_callback(store.close)
         plugins = plugins_of(config)
         metrics = _metrics(config)
@@ -93,11 +94,7 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
             settings=_settings(config),
         )
         await stack.enter_async_context(services)
-        known = {entry.item.id for entry in await services.sandboxes.list(PodSandboxFilter())}
-        if node.network is not None:
-            await node.network.collect(known)
-        if node.namespaces is not None:
-            await node.namespaces.collect(known)
+        await stack.enter_async_context(_collecting(node, services, config.deadlines.network))
         if streams is not None:
             await stack.enter_async_context(streams.serving(services.streams))
         if metrics is not None:
@@ -105,6 +102,11 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
             await stack.enter_async_context(_scraped(metrics, config.metrics_address))
         await stack.enter_async_context(serve(Dispatcher(services, _observers(metrics)), config.listen))
         yield services
+
+
+def records_file(config: Config) -> Path:
+    """Where the records of pods and containers are."""
+    return Path(config.state) / "records.sqlite"
 
 
 def store(config: Config, progress: Progressed) -> ContentStore:
@@ -144,6 +146,28 @@ async def _node(
     finally:
         await network.close()
         await images.close()
+
+
+@contextlib.asynccontextmanager
+async def _collecting(node: _Node, services: Services, deadline: float) -> AsyncIterator[None]:
+    """Free what pods without a record hold of the network and of namespaces, beside serving: plugins may hang."""
+
+    async def collect() -> None:
+        known = {SandboxId(name) for name in services.known_sandboxes()}
+        for seat in (node.network, node.namespaces):
+            try:
+                async with asyncio.timeout(deadline):
+                    if seat is not None:
+                        await seat.collect(known)
+            except (CrishimError, TimeoutError) as error:
+                _log.warning("what pods without a record hold could not all be freed: %s", error or "it took too long")
+
+    task = asyncio.create_task(collect(), name="collection of garbage")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _images(config: Config, clock: Clock, observer: Observer | None, progress: Progressed | None) -> ContentStore:
@@ -233,6 +257,7 @@ def _settings(config: Config) -> Settings:
         boot_id=boot_id(),
         cgroup_driver=CgroupDriver[config.cgroup_driver.upper()] if config.cgroup_driver else None,
         deadlines=config.deadlines,
+        remove_unrecorded_after=config.remove_unrecorded_after,
     )
 
 

@@ -161,6 +161,11 @@ class Config:
         "cgroupfs or systemd, as the kubelet is told by RuntimeConfig; empty lets it use its own setting.",
         _choice("", "cgroupfs", "systemd"),
     )
+    remove_unrecorded_after: float = key(
+        3600.0,
+        "Seconds after which pods that a backend holds and no record knows are removed; until then they are named in the log.",
+        _seconds,
+    )
     metrics_address: str = key(
         "", "HOST:PORT (:PORT is the loopback's) of figures for Prometheus at /metrics; empty for none. Port 0 is any.", _text
     )

@@ -10,8 +10,8 @@ RECORDS = Path(__file__).parent.parent / "golden" / "records"
 async def test_what_was_put_is_loaded() -> None:
     """A store answers with every record that was put and not deleted, the last one of each id."""
     store = MemoryStore()
-    sandbox = load_record((RECORDS / "sandbox.v2.json").read_bytes())
-    container = load_record((RECORDS / "container.v2.json").read_bytes())
+    sandbox = load_record((RECORDS / "sandbox.v2.json").read_bytes())[0]
+    container = load_record((RECORDS / "container.v2.json").read_bytes())[0]
     assert isinstance(sandbox, SandboxRecord)
     assert isinstance(container, ContainerRecord)
     assert Records() == await store.load()

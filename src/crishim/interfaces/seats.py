@@ -12,7 +12,7 @@ from crishim.lifecycle.records import ContainerRecord, Record, SandboxRecord
 from crishim.model.image import AuthConfig, Image, ImageDetail, ImageFsInfo, ImageSpec
 from crishim.model.process import StreamRequest
 from crishim.model.sandbox import PodSandboxConfig, SandboxSpec
-from crishim.model.values import ContainerId, ImageId, SandboxId
+from crishim.model.values import EMPTY, ContainerId, FrozenDict, ImageId, SandboxId
 
 
 class Clock(Protocol):
@@ -96,10 +96,11 @@ class NoObserver(Observer):
 
 @attrs.frozen(kw_only=True)
 class Records:
-    """All records, in any order."""
+    """All records, in any order; `unreadable` are the ids of those that cannot be read, which are kept, with the reasons."""
 
     sandboxes: tuple[SandboxRecord, ...] = ()
     containers: tuple[ContainerRecord, ...] = ()
+    unreadable: FrozenDict[str, str] = EMPTY
 
 
 class RecordStore(Protocol):

@@ -4,12 +4,11 @@ A record is immutable but for its phase, and for a few facts that become known l
 container's user, its limits after an update, and its exit. It is written before the act it announces. Whether something runs
 is the backend's to say; the exit alone is kept here too, since some runtimes forget it.
 
-Records are stored as JSON with a version; `lifecycle.versions` reads older ones.
-
 Frozen attrs values to plain JSON data and back, driven by their annotations.
 
 Only for records, where both ends are the same class: the wire is translated by hand. Fields at their default are left out, so
-records stay short, and a new field with a default needs no new version. What does not fit its annotation raises `ValueError`.
+records stay short, and a new field with a default needs no new version: fields that a version does not know are kept beside
+the record and written back. What does not fit its annotation raises `ValueError`.
 
 Records to bytes and back, across versions of this library.
 
@@ -34,7 +33,7 @@ from crishim.model.process import Signal
 from crishim.model.resources import Resources
 from crishim.model.sandbox import PodSandboxConfig, SandboxSpec
 from crishim.model.security import LinuxContainerUser
-from crishim.model.values import ContainerId, FrozenDict, ImageId, SandboxId
+from crishim.model.values import EMPTY, ContainerId, FrozenDict, ImageId, SandboxId
 
 
 class Phase(enum.StrEnum):
@@ -129,8 +128,39 @@ def unstructure(value: object) -> Any:
 
 
 def structure(data: object, kind: Any) -> Any:
-    """The value of type `kind` that `data` stands for."""
+    """The value of type `kind` that `data` stands for, without the fields that it does not have (`unknown_fields`)."""
     return _reader(kind)(data)
+
+
+def unknown_fields(data: Any, kind: Any) -> dict[str, Any]:
+    """The parts of JSON data that the attrs class `kind` has no fields for, as of a later version; none within lists."""
+    hints = typing.get_type_hints(kind)
+    found: dict[str, Any] = {}
+    for name, item in data.items():
+        if name not in hints:
+            found[name] = item
+        elif (
+            (inner := _class_of(hints[name])) is not None and isinstance(item, dict) and (deeper := unknown_fields(item, inner))
+        ):
+            found[name] = deeper
+    return found
+
+
+def _class_of(kind: Any) -> type | None:
+    """The attrs class that a field's annotation names, also as one that may be None."""
+    for arm in typing.get_args(kind) or (kind,):
+        if isinstance(arm, type) and attrs.has(arm):
+            return arm
+    return None
+
+
+def merge_unknown(data: dict[str, Any], unknown: Mapping[str, Any]) -> None:
+    """Put unknown fields back into JSON data, where nothing else stands now."""
+    for name, item in unknown.items():
+        if name not in data:
+            data[name] = item
+        elif isinstance(item, dict) and isinstance(data[name], dict):
+            merge_unknown(data[name], item)
 
 
 @cache
@@ -166,9 +196,7 @@ def _reader_of_class(kind: type) -> Callable[[Any], Any]:
 
     def read(data: Any) -> Any:
         given = _expected(data, dict)
-        if unknown := given.keys() - readers.keys():
-            raise ValueError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
-        return kind(**{name: readers[name](item) for name, item in given.items()})
+        return kind(**{name: readers[name](item) for name, item in given.items() if name in readers})
 
     return read
 
@@ -199,15 +227,16 @@ def _from_1(data: dict[str, Any]) -> dict[str, Any]:
 _STEPS: Final[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {1: _from_1}
 
 
-def dump_record(record: Record) -> bytes:
-    """A record as the newest version's JSON, in ASCII."""
+def dump_record(record: Record, unknown: Mapping[str, Any] = EMPTY) -> bytes:
+    """A record as the newest version's JSON, in ASCII, with the unknown fields that it was read with."""
     kind = "sandbox" if isinstance(record, SandboxRecord) else "container"
     data = {"version": VERSION, "kind": kind, **unstructure(record)}
+    merge_unknown(data, unknown)
     return json.dumps(data, separators=(",", ":")).encode("ascii")
 
 
-def load_record(raw: bytes) -> Record:
-    """The record that `raw` holds, whatever known version wrote it.
+def load_record(raw: bytes) -> tuple[Record, dict[str, Any]]:
+    """The record that `raw` holds, whatever known version wrote it, and the fields of it that this version does not know.
 
     Raises `FailedPrecondition` for a newer version and `DataLoss` for anything that is no record.
     """
@@ -220,7 +249,8 @@ def load_record(raw: bytes) -> Record:
             raise FailedPrecondition(f"of version {version}", f"of version {VERSION} or older", "the record")
         for step in range(version, VERSION):
             data = _STEPS[step](data)
-        record: Record = structure(data, _KINDS[data.pop("kind")])
+        kind = _KINDS[data.pop("kind")]
+        record: Record = structure(data, kind)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataLoss(f"not a record: {error}") from error
-    return record
+    return record, unknown_fields(data, kind)

@@ -45,12 +45,12 @@ class Metrics(Observer, Collector):
         self._dropped = self._counter(
             "crishim_event_streams_dropped", "Streams of container events that were ended, since their clients were too slow."
         )
-        self._census: Callable[[], Gauges] | None = None
+        self._gauges: Callable[[], Gauges] | None = None
         self._traffic: Callable[[], Mapping[str, Traffic]] | None = None
 
     def attend(self, gauges: Callable[[], Gauges], traffic: Callable[[], Mapping[str, Traffic]] | None) -> None:
         """Ask these at every scrape. Without streams there is no traffic."""
-        self._census = gauges
+        self._gauges = gauges
         self._traffic = traffic
 
     def call_ended(self, call: Call) -> None:
@@ -95,15 +95,19 @@ class Metrics(Observer, Collector):
         sandboxes = GaugeMetricFamily("crishim_sandboxes", "Pod sandboxes by state.", labels=["state"])
         containers = GaugeMetricFamily("crishim_containers", "Containers by state.", labels=["state"])
         backends = GaugeMetricFamily("crishim_backend_up", "1 while the backend can be reached, else 0.", labels=["backend"])
-        if self._census is not None:
-            gauges = self._census()
+        aside = GaugeMetricFamily("crishim_records_set_aside", "Records that cannot be used, and are kept.")
+        unrecorded = GaugeMetricFamily("crishim_pods_unrecorded", "Pods that a backend holds and no record knows.")
+        if self._gauges is not None:
+            gauges = self._gauges()
             for sandbox_state, count in gauges.sandboxes.items():
                 sandboxes.add_metric([sandbox_state.name.lower()], count)
             for state, count in gauges.containers.items():
                 containers.add_metric([state.name.lower()], count)
             for name, up in gauges.backends.items():
                 backends.add_metric([name], int(up))
-        yield from (sandboxes, containers, backends)
+            aside.add_metric([], gauges.set_aside)
+            unrecorded.add_metric([], gauges.unrecorded)
+        yield from (sandboxes, containers, backends, aside, unrecorded)
 
     def _streamed(self) -> Iterator[Metric]:
         begun = CounterMetricFamily("crishim_stream_sessions", "Streaming sessions begun.", labels=["kind"])

@@ -43,7 +43,8 @@ MESSAGE_LIMIT = 16 * 1024 * 1024
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The service's settings. `runtime_version` must be a semantic version; `cgroup_driver` None leaves RuntimeConfig
+    """The service's settings. What a backend holds with our mark and without a record is removed `remove_unrecorded_after`
+    seconds after a start has found it. `runtime_version` must be a semantic version; `cgroup_driver` None leaves RuntimeConfig
     unimplemented, so that the kubelet uses its own flag. Sizes are bytes, times seconds.
     """
 
@@ -54,6 +55,7 @@ class Settings:
     deadlines: Deadlines = Deadlines()
     exec_sync_limit: int = MESSAGE_LIMIT - 64 * 1024
     event_queue: int = 1000
+    remove_unrecorded_after: float = 3600.0
     retry_first: float = 0.2
     retry_most: float = 30.0
 

@@ -37,14 +37,19 @@ from crishim.service.sandboxes import Sandboxes
 
 @attrs.frozen(kw_only=True)
 class Gauges:
-    """Shown sandboxes and containers by state, every state named; whether the backends of each name can all be reached."""
+    """Shown sandboxes and containers by state, every state named; whether the backends of each name can all be reached.
+
+    `set_aside` are records that cannot be used, `unrecorded` pods that a backend holds and no record knows.
+    """
 
     sandboxes: Mapping[PodSandboxState, int]
     containers: Mapping[ContainerState, int]
     backends: Mapping[str, bool]
+    set_aside: int = 0
+    unrecorded: int = 0
 
 
-def count_gauges(core: Core) -> Gauges:
+def count_gauges(core: Core, unrecorded: int = 0) -> Gauges:
     """Count. What is still being made is not shown, and not counted."""
     sandboxes = Counter(entry.state for entry in core.table.sandboxes.values())
     containers = Counter(entry.state for entry in core.table.containers.values())
@@ -54,6 +59,8 @@ def count_gauges(core: Core) -> Gauges:
     return Gauges(
         sandboxes=FrozenDict({state: sandboxes[state] for state in PodSandboxState}),
         containers=FrozenDict({state: containers[state] for state in ContainerState}),
+        set_aside=len(core.table.set_aside),
+        unrecorded=unrecorded,
         backends=FrozenDict({name: not any(handles) for name, handles in problems.items()}),
     )
 
@@ -143,8 +150,10 @@ class Runtime:
             }
             for handle in self._core.backends.handles
         }
-        settings = unstructure(self._core.settings)
-        return FrozenDict({"config": json.dumps({"settings": settings, "backends": backends, "podCIDR": self.pod_cidr})})
+        settings, aside = unstructure(self._core.settings), dict(self._core.table.set_aside)
+        return FrozenDict(
+            {"config": json.dumps({"settings": settings, "backends": backends, "podCIDR": self.pod_cidr, "setAside": aside})}
+        )
 
 
 class Images:

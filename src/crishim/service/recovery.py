@@ -7,7 +7,8 @@ call. A repair that fails is logged, and leaves its record to the next recovery 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any
 
 from crishim.errors import CrishimError, NotFound, Unavailable
 from crishim.lifecycle import reconcile
@@ -41,6 +42,8 @@ class Recovery:
         self._sandboxes = sandboxes
         self._containers = containers
         self._under_way: set[asyncio.Task[None]] = set()
+        self.unrecorded: set[str] = set()
+        """The ids of pods that a backend holds and no record knows."""
 
     def show_recorded(self) -> None:
         """Before any backend was asked: show what the records alone can tell.
@@ -84,9 +87,40 @@ class Recovery:
         handle.open()
         slots = asyncio.Semaphore(_AT_ONCE)
         for pod, wanted in _by_pod(repairs, (*containers, *inventory.containers)).items():
-            task = self._core.tasks.spawn(self._repair_pod(wanted, handle, slots), f"recovery of {pod}")
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+            if isinstance(wanted[0], reconcile.RemoveLeftoverContainer | reconcile.RemoveLeftoverSandbox):
+                self._leftovers(pod, wanted, handle, slots)
+            else:
+                self._begin(self._repair_pod(wanted, handle, slots), f"recovery of {pod}")
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = self._core.tasks.spawn(work, name)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    def _leftovers(self, pod: str, repairs: list[reconcile.Repair], handle: BackendHandle, slots: asyncio.Semaphore) -> None:
+        """Pods that have no record: a lost or deleted file of records must not kill what runs at once and in silence."""
+        aside = self._core.table.set_aside
+        if pod in aside or any(repair.id in aside for repair in repairs):
+            return
+        delay = self._core.settings.remove_unrecorded_after
+        self.unrecorded.add(pod)
+        _log.error("pod %s is held by backend %s and has no record; it is removed in %g s", pod, handle.name, delay)
+        if delay <= 0:
+            self._begin(self._remove_leftovers(pod, repairs, handle, slots), f"removal of {pod}")
+        else:
+            self._core.tasks.spawn(self._remove_later(pod, repairs, handle, slots, delay), f"removal of {pod}")
+
+    async def _remove_later(
+        self, pod: str, repairs: list[reconcile.Repair], handle: BackendHandle, slots: asyncio.Semaphore, delay: float
+    ) -> None:
+        await self._core.clock.sleep(delay)
+        await self._remove_leftovers(pod, repairs, handle, slots)
+
+    async def _remove_leftovers(
+        self, pod: str, repairs: list[reconcile.Repair], handle: BackendHandle, slots: asyncio.Semaphore
+    ) -> None:
+        await self._repair_pod(repairs, handle, slots)
+        self.unrecorded.discard(pod)
 
     async def idle(self) -> None:
         """Return when no repair is under way."""

@@ -4,7 +4,7 @@ Nothing here touches what it was not given: no file, no signal handler, no fork,
 records, asks every backend what it holds, and repairs; leaving it ends its tasks and leaves containers running.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -100,9 +100,13 @@ class Services:
         """Return when no repair of a recovery is under way. Calls are served before that."""
         await self.recovery.idle()
 
+    def known_sandboxes(self) -> Collection[str]:
+        """The ids of all sandboxes that have a record, or something of a pod without one that is still there."""
+        return {*self._core.table.sandboxes, *self._core.table.set_aside, *self.recovery.unrecorded}
+
     def gauges(self) -> Gauges:
         """How many pods and containers are in which state, and which backends can be reached."""
-        return count_gauges(self._core)
+        return count_gauges(self._core, len(self.recovery.unrecorded))
 
     async def __aenter__(self) -> Self:
         await self._core.table.load()

@@ -6,13 +6,14 @@ something in it changes. Lists, statuses and filters read this table and ask nob
 """
 
 import asyncio
+import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 import attrs
 
-from crishim.errors import CrishimError, Internal, InvalidArgument, NotFound
+from crishim.errors import AlreadyExists, CrishimError, Internal, InvalidArgument, NotFound
 from crishim.interfaces.seats import RecordStore
 from crishim.lifecycle.names import ContainerName, NameIndex, SandboxName
 from crishim.lifecycle.records import ContainerRecord, ExitRecord, Phase, SandboxRecord
@@ -195,21 +196,36 @@ class Table:
         self._listed_containers: tuple[Versioned[Container], ...] | None = None
         self.sandboxes: dict[SandboxId, SandboxEntry] = {}
         self.containers: dict[ContainerId, ContainerEntry] = {}
+        self.set_aside: dict[str, str] = {}
         self.sandbox_names: NameIndex[SandboxName, SandboxId] = NameIndex("sandbox name")
         self.container_names: NameIndex[ContainerName, ContainerId] = NameIndex("container name")
 
     async def load(self) -> None:
-        """Fill the empty table from the store. Containers whose sandbox is missing get none shown, and are left to recovery."""
+        """Fill the empty table from the store.
+
+        A record that cannot be used is set aside, with its reason, and stays in the store: one that cannot be read, of two
+        sandboxes of one name the older, a container whose sandbox has no usable record. What the backends hold of it is not
+        touched.
+        """
         if self._store is None:
             return
         records = await self._store.load()
-        for sandbox in records.sandboxes:
-            self.add_sandbox(sandbox)
-        for container in records.containers:
+        self.set_aside.update(records.unreadable)
+        for sandbox in sorted(records.sandboxes, key=lambda record: record.created_at, reverse=True):
+            self._add_or_set_aside(sandbox.id, functools.partial(self.add_sandbox, sandbox))
+        for container in sorted(records.containers, key=lambda record: record.created_at, reverse=True):
             if container.sandbox_id in self.sandboxes:
-                self.add_container(container)
+                self._add_or_set_aside(container.id, functools.partial(self.add_container, container))
             else:
-                await self._store.delete(container.id)
+                self.set_aside[container.id] = f"its sandbox {container.sandbox_id} has no usable record"
+        for subject, reason in self.set_aside.items():
+            _log.error("the record of %s is set aside, and what is held for it is not touched: %s", subject, reason)
+
+    def _add_or_set_aside(self, subject: str, add: Callable[[], object]) -> None:
+        try:
+            add()
+        except AlreadyExists as error:
+            self.set_aside[subject] = error.message
 
     def sandbox(self, sandbox_id: SandboxId) -> SandboxEntry:
         """The entry of a sandbox, by its id or a prefix. Raises `NotFound`, and `InvalidArgument` for an ambiguous prefix."""

@@ -1,13 +1,14 @@
 """Records in one SQLite file, which survives a loss of power.
 
 The file is in WAL mode with `synchronous=FULL`: a commit is on the disk before it returns, and so is what `put` and `delete`
-have returned from. There is one row per id: the record as versioned JSON (`lifecycle.versions`), and a CRC-32 of id and JSON,
+have returned from. There is one row per id: the record as versioned JSON (`lifecycle.records`), and a CRC-32 of id and JSON,
 since SQLite itself checks the structure of its pages and not what is written on them. `user_version` is the version of
 this layout, and `application_id` tells our files from anybody else's.
 
-Files that cannot be read whole are left as they are: one that is broken or not ours raises `DataLoss`, one that a newer
-version wrote `FailedPrecondition`, and both name the file. Records of older versions are brought up to date when they are read,
-and written so with their next `put`.
+A file that cannot be read whole is left as it is: one that is broken or not ours raises `DataLoss`, one of a newer layout
+`FailedPrecondition`, and both name the file. A single row that cannot be read is set aside: it stays in the file, and is named
+in `Records.unreadable`. Records of older versions are brought up to date when they are read, and written so with their next
+`put`.
 
 All SQLite calls run on one thread of the store's own. What is put while a transaction is under way goes into the next one
 together, so a burst of puts costs a few commits, not one each. The file is locked for as long as it is open, and one process
@@ -22,7 +23,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -37,6 +38,7 @@ from crishim.errors import (
 )
 from crishim.interfaces.seats import Records, RecordStore
 from crishim.lifecycle.records import ContainerRecord, Record, SandboxRecord, dump_record, load_record
+from crishim.model.values import FrozenDict
 
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = int.from_bytes(b"cris")
@@ -80,6 +82,7 @@ class SqliteStore(RecordStore):
         self._pending: list[_Change] = []
         self._flush: asyncio.Task[None] | None = None
         self._closed = False
+        self._unknown: dict[str, dict[str, Any]] = {}
 
     async def load(self) -> Records:
         """All records of the file; a missing or empty one becomes a new store. To be called once, first."""
@@ -87,11 +90,18 @@ class SqliteStore(RecordStore):
 
     async def put(self, record: Record) -> None:
         """Write or replace a record; it is on the disk on return. Cancelled, it may have been written or not."""
-        await self._change(record.id, dump_record(record))
+        await self._change(record.id, dump_record(record, self._unknown.get(record.id, {})))
 
     async def delete(self, id: str) -> None:  # noqa: A002 - the field's word for it
         """Forget a record, on the disk too. Unknown ids are no error."""
+        self._unknown.pop(id, None)
         await self._change(id, None)
+
+    async def raw(self, id: str) -> bytes | None:  # noqa: A002 - the field's word for it
+        """The bytes of a row as they are in the file, whether they can be read or not; None where there is none."""
+        if self._connection is None or self._closed:
+            raise Internal(f"{self._path}: the store is not open")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._raw, self._connection, id)
 
     async def close(self) -> None:
         """Finish what is being written and let go of the file. May be called twice."""
@@ -172,6 +182,11 @@ class SqliteStore(RecordStore):
         self._connection = connection
         return records
 
+    def _raw(self, connection: sqlite3.Connection, subject: str) -> bytes | None:
+        with self._renaming():
+            row = connection.execute("SELECT record FROM records WHERE id = ?", (subject,)).fetchone()
+        return None if row is None else row[0] if isinstance(row[0], bytes) else str(row[0]).encode()
+
     def _is_new(self, connection: sqlite3.Connection) -> bool:
         """Whether the file holds nothing yet. Only reads: what is not ours must stay as it is."""
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -191,22 +206,24 @@ class SqliteStore(RecordStore):
     def _read(self, connection: sqlite3.Connection) -> Records:
         sandboxes: list[SandboxRecord] = []
         containers: list[ContainerRecord] = []
+        unreadable: dict[str, str] = {}
         for id_, data, crc32 in connection.execute("SELECT id, record, crc32 FROM records"):
             try:
                 if not isinstance(id_, str) or not isinstance(data, bytes) or _crc32(id_, data) != crc32:
                     raise DataLoss("its checksum is wrong")
-                record = load_record(data)
+                record, unknown = load_record(data)
                 if record.id != id_:
                     raise DataLoss(f"it is one of {record.id}")
-            except FailedPrecondition as error:
-                raise FailedPrecondition(error.state, error.wanted, f"record {id_} in {self._path}") from error
-            except DataLoss as error:
-                raise DataLoss(f"{self._path}: record {id_}: {error}") from error
+            except (DataLoss, FailedPrecondition) as error:
+                unreadable[str(id_)] = error.message
+                continue
+            if unknown:
+                self._unknown[record.id] = unknown
             if isinstance(record, SandboxRecord):
                 sandboxes.append(record)
             else:
                 containers.append(record)
-        return Records(sandboxes=tuple(sandboxes), containers=tuple(containers))
+        return Records(sandboxes=tuple(sandboxes), containers=tuple(containers), unreadable=FrozenDict(unreadable))
 
     @contextlib.contextmanager
     def _renaming(self) -> Iterator[None]:

@@ -48,7 +48,7 @@ class Harness:
         self.namespaces = FakeNamespaces()
         self.fake = FakeBackend(logs_to_disk=False)
         self.backend = backend if backend is not None else self.fake
-        self.settings = Settings(runtime_version="1.2.3", boot_id="boot-1")
+        self.settings = Settings(runtime_version="1.2.3", boot_id="boot-1", remove_unrecorded_after=0.0)
         self._parts = parts
         self._stack = AsyncExitStack()
         self.services: Services
