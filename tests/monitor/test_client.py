@@ -1,6 +1,7 @@
 """Starting conmons and finding them again. Their life with containers is in the exam of the backends that have them."""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 from pathlib import Path
@@ -75,7 +76,7 @@ async def test_the_end_of_a_first_process_whose_monitor_is_gone(tmp_path: Path) 
         assert not waiting.done()
         assert first.stdin is not None
         first.stdin.close()
-        assert Exit.unknown() == await asyncio.wait_for(waiting, 30)
+        assert Exit(code=0) == await asyncio.wait_for(waiting, 30)  # it is a child of ours
     with waiting_process("cat") as other:
         (tmp_path / "pidfile").write_text(str(other.pid))
         (tmp_path / FIRST_PROCESS).write_text(f"{other.pid} 1")
@@ -127,13 +128,30 @@ async def test_an_exit_that_nobody_wrote(tmp_path: Path) -> None:
     assert Exit.unknown() == await asyncio.wait_for(Monitor().wait(tmp_path, "c1"), 5)
 
 
-def test_commands_to_a_monitor_that_is_gone(tmp_path: Path) -> None:
+async def test_commands_to_a_monitor_that_is_gone(tmp_path: Path) -> None:
     """Nobody reads its fifo any more, or it has none."""
     for _ in range(2):
         with pytest.raises(Unavailable):
-            Monitor().resize(tmp_path, TerminalSize(width=1, height=1))
+            await Monitor().resize(tmp_path, TerminalSize(width=1, height=1))
         if not (tmp_path / "ctl").exists():
             os.mkfifo(tmp_path / "ctl")
+
+
+async def test_lines_are_read_one_by_one(tmp_path: Path) -> None:
+    """The next line is written when the one before was read: conmon takes only the first of what it reads at once."""
+    os.mkfifo(tmp_path / "ctl")
+    reader = os.open(tmp_path / "ctl", os.O_RDONLY | os.O_NONBLOCK)
+    monitor = Monitor()
+    writing = [asyncio.create_task(monitor.resize(tmp_path, TerminalSize(width=n, height=1))) for n in (1, 2, 3)]
+    pieces: list[bytes] = []
+    while len(pieces) < 3:
+        await asyncio.sleep(0.005)
+        with contextlib.suppress(BlockingIOError):
+            if piece := os.read(reader, 4096):
+                pieces.append(piece)
+    await asyncio.gather(*writing)
+    os.close(reader)
+    assert [b"1 1 1\n", b"1 1 2\n", b"1 1 3\n"] == pieces
 
 
 async def test_what_a_pipe_says() -> None:

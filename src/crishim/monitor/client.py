@@ -11,12 +11,17 @@ makes of a complete one is found by the next start of ours.
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import socket
+import sys
+import tempfile
+import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
+from weakref import WeakValueDictionary
 
-from crishim.errors import CrishimError, DeadlineExceeded, FailedPrecondition, Unavailable, Unknown
+from crishim.errors import CrishimError, DeadlineExceeded, FailedPrecondition, NotFound, Unavailable, Unknown, from_os_error
 from crishim.interfaces.capabilities import ByteReader, ProcessIO
 from crishim.interfaces.oci_runtime import FIRST_PROCESS
 from crishim.linux import processes
@@ -29,6 +34,9 @@ from crishim.monitor.conmon import MonitorRequest
 from crishim.monitor.pipes import opened
 
 _BACKLOG = 1024 * 1024
+_REOPENED_WITHIN = 10.0
+_READ_WITHIN = 1.0
+"""Seconds in which conmon has opened a log, and has read a line from its fifo."""
 _PACKET_MOST = 8192 + 1
 
 
@@ -37,6 +45,7 @@ class Monitor:
 
     def __init__(self, program: str = "conmon") -> None:
         self._program = program
+        self._controls: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
 
     async def begin(self, request: MonitorRequest) -> "PreparedMonitor":
         """Start a conmon, which waits to be told to create the container: of the bundle only the folder must be there.
@@ -81,12 +90,29 @@ class Monitor:
 
     async def wait(self, bundle: Path, container_id: str) -> Exit:
         """Return when the container has ended. Sticky. Unknown if conmon died before it."""
-        for process in (monitor_of(bundle, container_id), processes.recorded(bundle / FIRST_PROCESS)):
-            if (end := self.exit_of(bundle)) is not None:
-                return end
-            if process is not None:
-                await processes.ended(process)
-        return self.exit_of(bundle) or Exit.unknown()
+        if (end := self.exit_of(bundle)) is None and (monitor := monitor_of(bundle, container_id)) is not None:
+            await processes.ended(monitor)
+            end = self.exit_of(bundle)
+        if end is None and (first := processes.recorded(bundle / FIRST_PROCESS)) is not None:
+            end = await self._unmonitored_exit(first)
+        return self.exit_of(bundle) or end or Exit.unknown()
+
+    async def _unmonitored_exit(self, first: Identity) -> Exit | None:
+        """The exit of a container whose monitor has died: it is known if the container became our child then."""
+        with children.expecting():
+            try:
+                child = children.adopt(first.pid)
+            except NotFound:
+                return None
+        if child.identity != first:
+            child.disown()
+            return None
+        try:
+            await child.ended()
+            code = child.collect()
+        finally:
+            child.disown()
+        return None if code is None else Exit.from_returncode(code)
 
     async def clear(self, bundle: Path, container_id: str, cgroups: tuple[Path, ...], *, timeout: float = 2.0) -> None:
         """Remove the cgroups that a container's monitor was in, once it has ended."""
@@ -122,27 +148,63 @@ class Monitor:
                         with contextlib.suppress(asyncio.CancelledError, OSError):
                             await task
 
-    def resize(self, bundle: Path, size: TerminalSize) -> None:
+    async def resize(self, bundle: Path, size: TerminalSize) -> None:
         """Give the container's terminal its size."""
-        self._control(bundle, conmon.resize_line(size))
+        await self._control(bundle, conmon.resize_line(size))
 
-    async def reopen(self, bundle: Path, log: Path) -> None:
-        """Have conmon open its log anew, and return when the file is there."""
-        self._control(bundle, conmon.REOPEN_LINE)
-        async with asyncio.timeout(10):
-            while not log.exists():  # noqa: ASYNC110, ASYNC240 - conmon answers by nothing but the file
-                await asyncio.sleep(0.001)
+    async def reopen(self, bundle: Path, container_id: str, log: Path) -> None:
+        """Have conmon open its log anew, and return when the file is there.
 
-    def _control(self, bundle: Path, line: bytes) -> None:
+        conmon dies where it cannot open the file, so its folder is made first, which may have been removed to free a full
+        disk. Raises `ResourceExhausted` or `PermissionDenied` where that is not possible, and `Unavailable` where the monitor
+        has died.
+        """
+        _make_folder(log.parent)
+        monitor = monitor_of(bundle, container_id)
+        if monitor is None:
+            raise Unavailable("the container's monitor is gone")
+        await self._control(bundle, conmon.REOPEN_LINE)
+        died = asyncio.ensure_future(processes.ended(monitor))
         try:
-            fd = os.open(bundle / "ctl", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            gone = error.errno in {errno.ENXIO, errno.ENOENT}
-            raise (Unavailable("the container's monitor is gone") if gone else Unknown(str(error))) from error
-        try:
-            os.write(fd, line)
+            async with asyncio.timeout(_REOPENED_WITHIN):
+                while not log.exists():  # noqa: ASYNC240 - conmon answers by nothing but the file
+                    if died.done():
+                        raise Unavailable("the container's monitor has died while it opened the log")
+                    await asyncio.sleep(0.001)
         finally:
-            os.close(fd)
+            died.cancel()
+
+    async def _control(self, bundle: Path, line: bytes) -> None:
+        """Write one line to conmon's fifo and return when it is read: of lines that conmon reads at once it takes the first."""
+        async with self._controls.setdefault(bundle, asyncio.Lock()):
+            try:
+                fd = os.open(bundle / "ctl", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError as error:
+                gone = error.errno in {errno.ENXIO, errno.ENOENT}
+                raise (Unavailable("the container's monitor is gone") if gone else Unknown(str(error))) from error
+            try:
+                os.write(fd, line)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_READ_WITHIN):
+                        while _unread(fd):  # noqa: ASYNC110 - a fifo tells nobody that it was read
+                            await asyncio.sleep(0.001)
+            finally:
+                os.close(fd)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder, and try that a file can be made in it. Raises what `from_os_error` says."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise from_os_error(error, f"the log folder {folder}") from error
+
+
+def _unread(fifo: int) -> int:
+    """Bytes that wait in a fifo."""
+    return int.from_bytes(fcntl.ioctl(fifo, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 class PreparedMonitor:
@@ -241,7 +303,7 @@ async def follow_sizes(monitor: Monitor, bundle: Path, sizes: AsyncIterator[Term
     """Pass a client's terminal sizes on."""
     async for size in sizes:
         with contextlib.suppress(CrishimError):
-            monitor.resize(bundle, size)
+            await monitor.resize(bundle, size)
 
 
 async def read_pipe(fd: int, *, line: bool = False) -> bytes:

@@ -163,7 +163,7 @@ class MonitoredRuntime:
         bundle = await self._bundle(container_id)
         log = (bundle / "log-path").read_text(encoding="utf-8")
         if log:
-            await self._monitor.reopen(bundle, Path(log))
+            await self._monitor.reopen(bundle, container_id, Path(log))
 
     async def update_sandbox(self, sandbox_id: SandboxId, overhead: Resources | None, resources: Resources | None) -> None:
         """As `SupportsSandboxUpdate.update_sandbox`: the kubelet has written the pod's cgroup; nothing else depends on it."""

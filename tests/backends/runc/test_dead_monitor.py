@@ -1,0 +1,47 @@
+"""A container whose log folder is gone, and one whose monitor has died."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from crishim.linux.processes import recorded
+from crishim.monitor.conmon import MONITOR_PROCESS
+from crishim.testing.conformance.candidate import until
+from tests.backends.runc.world import needs, node, without_hybrid
+
+pytestmark = [pytest.mark.node, needs("runc", "crun", "conmon", "busybox")]
+
+TICKS = "trap 'exit 9' TERM; while :; do echo tick; sleep 0.05; done"
+
+
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+async def test_a_log_folder_that_is_gone(tmp_path: Path, runtime: str) -> None:
+    """ReopenContainerLog makes the folder anew: the monitor lives, the log returns, and the exit code is the container's."""
+    without_hybrid()
+    async with node(tmp_path, runtime=runtime) as world:
+        pod = await world.run_sandbox(log_directory=str(tmp_path / "logs"))
+        container_id = await world.run_container(pod, "main", "sh", "-c", TICKS, log_path="main/0.log")
+        shutil.rmtree(tmp_path / "logs")
+        await world.services.containers.reopen_log(container_id)
+        log = tmp_path / "logs" / "main" / "0.log"
+        await until(lambda: "tick" in log.read_text())
+        await world.services.containers.stop(container_id, 30)
+        assert 9 == (await world.services.containers.status(container_id, verbose=False)).status.exit_code
+
+
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+async def test_a_monitor_that_is_killed(tmp_path: Path, runtime: str) -> None:
+    """The container goes on, and its exit code is known all the same: it has become a child of this process."""
+    without_hybrid()
+    async with node(tmp_path, runtime=runtime) as world:
+        container_id = await world.run_container(
+            await world.run_sandbox(), "main", "sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.05; done"
+        )
+        monitor = recorded(tmp_path / "run" / "containers" / container_id / MONITOR_PROCESS)
+        assert monitor is not None
+        os.kill(monitor.pid, signal.SIGKILL)
+        await world.services.containers.stop(container_id, 30)
+        assert 9 == (await world.services.containers.status(container_id, verbose=False)).status.exit_code
