@@ -110,6 +110,21 @@ class Cgroups:
             with contextlib.suppress(OSError):
                 (self._controller("pids") / folder.lstrip("/") / "cgroup.procs").write_text("0", encoding="ascii")
 
+    def kill(self, folder: str) -> None:
+        """Kill every process of a cgroup and of those below it, and return when none is left. Blocks for a second at most."""
+        group = self._controller("memory") / folder.strip("/")
+        if group in {self._root, self._controller("memory")}:
+            return  # that is everybody
+        for _ in range(_TRIES):
+            try:
+                (group / "cgroup.kill").write_text("1", encoding="ascii")
+            except OSError:  # v1, or a kernel before 5.14
+                for member in (group, *(path for path in group.rglob("*") if path.is_dir())):
+                    _kill_members(member)
+            if not _populated(group):
+                return
+            time.sleep(_PAUSE)
+
     def remove(self, folder: str) -> None:
         """Kill what is left in a cgroup, and remove it, of every hierarchy there is. Blocks for a second at most for each."""
         name = folder.lstrip("/")
@@ -126,6 +141,11 @@ class Cgroups:
 
     def _controller(self, name: str) -> Path:
         return self._root if self._v2 else self._root / name
+
+
+def _populated(group: Path) -> bool:
+    """Whether a process is in a cgroup or below it."""
+    return any(read_text(path / "cgroup.procs") for path in (group, *group.rglob("*")) if path.is_dir())
 
 
 def _kill_members(group: Path) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
 
 from crishim.errors import ResourceExhausted
 from crishim.interfaces.capabilities import ByteReader, ByteWriter, ProcessIO
@@ -13,6 +14,9 @@ from crishim.logs.stdio import GRACE, ChildEnds, ForeignStreams
 from crishim.model.process import TerminalSize
 
 _log = logging.getLogger(__name__)
+
+_STALLED: Final = 10.0
+"""Seconds without any progress after which output of a process that has ended is dropped."""
 
 
 class ExecStreams:
@@ -28,6 +32,7 @@ class ExecStreams:
         self._input: DescriptorWriter | None = None
         self._foreign: ForeignStreams | None = None
         self._outputs: list[tuple[DescriptorReader, ByteWriter | None]] = []
+        self._delivered = 0
 
     def open(self) -> ChildEnds:
         """Make the descriptors. Raises `ResourceExhausted`."""
@@ -56,7 +61,7 @@ class ExecStreams:
         Streams that were left behind with the pipes are awaited for `GRACE` seconds, as with a container.
         """
         self._close_ends()
-        outputs = [asyncio.create_task(_copy_out(reader, writer)) for reader, writer in self._outputs]
+        outputs = [asyncio.create_task(self._copy_out(reader, writer)) for reader, writer in self._outputs]
         inputs = []
         if self._io.stdin is not None and self._input is not None:
             inputs.append(asyncio.create_task(self._copy_in(self._io.stdin, self._input)))
@@ -66,7 +71,7 @@ class ExecStreams:
             await ended()
             for reader, _ in self._outputs:
                 reader.end_within(GRACE)
-            await asyncio.gather(*outputs)
+            await self._deliver(outputs)
         finally:
             for task in (*outputs, *inputs):
                 task.cancel()
@@ -74,6 +79,27 @@ class ExecStreams:
             for outcome in await asyncio.gather(*inputs, return_exceptions=True):
                 if isinstance(outcome, Exception):
                     _log.warning("the input of an exec broke off: %r", outcome)
+
+    async def _deliver(self, outputs: list[asyncio.Task[None]]) -> None:
+        """Wait for what the process has written, as long as the client takes any of it within `_STALLED` seconds."""
+        left = set(outputs)
+        while left:
+            before = self._delivered
+            done, left = await asyncio.wait(left, timeout=_STALLED)
+            for task in done:
+                task.result()
+            if not done and self._delivered == before:
+                _log.warning("the client of an exec does not read; the rest of the output is dropped")
+                return
+
+    async def _copy_out(self, reader: DescriptorReader, writer: ByteWriter | None) -> None:
+        while data := await reader.read():
+            if writer is not None:
+                try:
+                    await writer.write(data)
+                except (BrokenPipeError, ConnectionError):
+                    writer = None
+            self._delivered += len(data)
 
     async def _copy_in(self, stdin: ByteReader, writer: DescriptorWriter) -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -128,12 +154,3 @@ class ExecStreams:
         ends, self._ends = self._ends, ()
         for fd in ends:
             os.close(fd)
-
-
-async def _copy_out(reader: DescriptorReader, writer: ByteWriter | None) -> None:
-    while data := await reader.read():
-        if writer is not None:
-            try:
-                await writer.write(data)
-            except (BrokenPipeError, ConnectionError):
-                writer = None

@@ -19,12 +19,13 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.errors import CrishimError, FailedPrecondition, Internal, NotFound
+from crishim.errors import CrishimError, DataLoss, FailedPrecondition, Internal, NotFound
 from crishim.interfaces.backend import Backend, BackendContext, BackendInfo
 from crishim.interfaces.capabilities import SupportsSandboxWait, capabilities
 from crishim.interfaces.oci_runtime import FIRST_PROCESS, GetsReady, KnowsBundles, OciRuntime, OciStatus, Stdio
 from crishim.interfaces.seats import Rootfs, RootfsProvider
 from crishim.linux import pins, processes
+from crishim.linux.cgroups import Cgroups, folder_of
 from crishim.linux.mounts import unmount_below
 from crishim.model.container import (
     ContainerCreated,
@@ -44,7 +45,7 @@ from crishim.oci.resources import cgroups_path
 from crishim.oci.spec import config as oci_config
 from crishim.oci.users import resolve_user
 from crishim.pods import files, sources
-from crishim.pods.bundle import delete_bundle, make_bundle, write_atomically, write_bundle
+from crishim.pods.bundle import delete_bundle, make_bundle, read_config, write_atomically, write_bundle
 from crishim.pods.host import device_node
 from crishim.pods.pid_namespaces import PidNamespaces, pid_options
 
@@ -71,7 +72,15 @@ _STATES: Final = {
 class OciPodBackend(Backend):
     """Pods over `runtime`. It claims the capabilities of the runtime, and passes them on, beside SupportsSandboxWait."""
 
-    def __init__(self, runtime: OciRuntime, context: BackendContext, host: Host, *, sandbox_container: bool = False) -> None:
+    def __init__(
+        self,
+        runtime: OciRuntime,
+        context: BackendContext,
+        host: Host,
+        cgroups: Cgroups | None = None,
+        *,
+        sandbox_container: bool = False,
+    ) -> None:
         self._runtime = runtime
         self._sandbox_container = sandbox_container
         self._host = host
@@ -79,6 +88,7 @@ class OciPodBackend(Backend):
         self._bundles = context.runtime_state / "containers"
         self._pods = context.runtime_state / "sandboxes"
         self._pids = PidNamespaces(self._bundles, self._pods)
+        self._cgroups = cgroups or Cgroups(v2=host.cgroup_v2)
         self._stops: dict[SandboxId, asyncio.Event] = {}
         self.capabilities = capabilities(runtime) | {SupportsSandboxWait}
 
@@ -168,6 +178,7 @@ class OciPodBackend(Backend):
         end = await self._runtime.wait(container_id)
         if not bundle.exists():
             raise NotFound("container", container_id)
+        await asyncio.to_thread(self._end_leftovers, bundle)
         return end
 
     async def remove_container(self, container_id: ContainerId) -> None:
@@ -218,6 +229,7 @@ class OciPodBackend(Backend):
             try:
                 async with asyncio.timeout(_EXIT_TIMEOUT):
                     end = await self._runtime.wait(container_id)
+                await asyncio.to_thread(self._end_leftovers, bundle)
             except TimeoutError:
                 state = ContainerState.RUNNING  # its end is not complete yet: whoever waits will be told
         return ObservedContainer(id=container_id, sandbox_id=sandbox_id, state=state, started_at=started_at, exit=end)
@@ -227,6 +239,17 @@ class OciPodBackend(Backend):
             return _STATES[(await self._runtime.state(container_id)).status]
         except NotFound:
             return ContainerState.EXITED if started_at else ContainerState.CREATED
+
+    def _end_leftovers(self, bundle: Path) -> None:
+        """What a container has started ends with it, also in a PID namespace that goes on: one that is shared, or the node's."""
+        try:
+            linux = read_config(bundle).get("linux", {})
+        except DataLoss:
+            return
+        namespaces = linux.get("namespaces", ())
+        own = any(namespace["type"] == "pid" and not namespace.get("path") for namespace in namespaces)
+        if not own and (path := linux.get("cgroupsPath", "")):
+            self._cgroups.kill(folder_of(path))
 
     def _fill_bundle(
         self, bundle: Path, spec: ContainerSpec, pod: Path, rootfs: Rootfs, views: Mapping[str, BindSource]

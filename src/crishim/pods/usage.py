@@ -109,9 +109,8 @@ class MeasuredPods(OciPodBackend):
         *,
         sandbox_container: bool = False,
     ) -> None:
-        super().__init__(runtime, context, host, sandbox_container=sandbox_container)
+        super().__init__(runtime, context, host, cgroups, sandbox_container=sandbox_container)
         self.capabilities |= {SupportsStats}
-        self._cgroups = cgroups or Cgroups(v2=host.cgroup_v2)
         self._counts: Counts[Counted] = Counts(context.clock)
         self._folders: dict[str, str] = {}
         self._owners: dict[str, str] = {}

@@ -189,7 +189,8 @@ class BackendHandle:
 async def bounded(what: str, work: Coroutine[Any, Any, T], deadline: float | None, cancel_grace: float) -> T:
     """Await somebody else's work for `deadline` seconds at most. Raises only `CrishimError`s, and `CancelledError`.
 
-    Work that does not let go when it is cancelled gets `cancel_grace` seconds, and is then left behind: no verb may hang a pod.
+    Work that answers all the same when it is cancelled at its deadline has answered. Work that does not let go gets
+    `cancel_grace` seconds, and is then left behind: no verb may hang a pod.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -199,7 +200,8 @@ async def bounded(what: str, work: Coroutine[Any, Any, T], deadline: float | Non
         raise
     if not done:
         await _abandon(what, task, cancel_grace)
-        raise DeadlineExceeded(f"{what} took longer than {deadline:g} s")
+        if not task.done() or task.cancelled() or task.exception() is not None:
+            raise DeadlineExceeded(f"{what} took longer than {deadline:g} s")
     try:
         return task.result()
     except CrishimError:

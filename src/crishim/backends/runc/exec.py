@@ -35,11 +35,13 @@ from crishim.monitor.pipes import opened
 class AdoptedChild:
     """A process that the runtime started and left to us, adopted while `children.expecting`.
 
-    `kill` ends it and all that it has started, if signals do not.
+    It is collected as soon as it has ended, whoever still reads its output: as a zombie it would keep its PID namespace, and
+    with it its container, from ending. `kill` ends it and all that it has started, if signals do not.
     """
 
     def __init__(self, pid: int, kill: Callable[[], Awaitable[None]] | None = None) -> None:
         self._kill = kill or self._kill_family
+        self._exit: Exit | None = None
         self._child: Child | None = None
         with contextlib.suppress(NotFound):
             self._child = children.adopt(pid)
@@ -47,16 +49,22 @@ class AdoptedChild:
     async def exit(self) -> Exit:
         """Return when it has ended. For one caller."""
         await self._ended()
-        return self._collect()
+        return self._exit or Exit.unknown()
 
     async def accompany(self, streams: ExecStreams) -> Exit:
-        """Copy its streams until it has ended. Cancelled, everything that it started is killed first."""
+        """Copy its streams until it has ended and its output was read.
+
+        Cancelled before its end, everything that it started is killed first. Cancelled after its end, by a deadline while
+        somebody that it has left holds its output, it answers its exit.
+        """
         try:
             await streams.copy(self._ended)
-        except BaseException:
+        except BaseException as error:
+            if self._exit is not None and isinstance(error, asyncio.CancelledError):
+                return self._exit
             await asyncio.shield(self._end())
             raise
-        return self._collect()
+        return self._exit or Exit.unknown()
 
     async def _end(self) -> None:
         await self._kill()
@@ -67,12 +75,11 @@ class AdoptedChild:
             kill_family((self._child.identity,))
 
     async def _ended(self) -> None:
-        if self._child is not None:
-            await self._child.ended()
-
-    def _collect(self) -> Exit:
-        code = None if self._child is None else self._child.collect()
-        return Exit.unknown() if code is None else Exit.from_returncode(code)
+        if self._exit is None:
+            if self._child is not None:
+                await self._child.ended()
+            code = None if self._child is None else self._child.collect()
+            self._exit = Exit.unknown() if code is None else Exit.from_returncode(code)
 
 
 class ConsoleSocket:
