@@ -1,5 +1,6 @@
 """conmon's command line and messages."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from crishim.errors import Unknown
 from crishim.interfaces.oci_runtime import Stdio
 from crishim.model.process import TerminalSize
-from crishim.monitor.conmon import MonitorRequest, create_argv, parse_sync, resize_line, socket_name
+from crishim.monitor.conmon import MonitorRequest, create_argv, parse_sync, resize_line, runtime_message, socket_name
 
 NONE = Stdio()
 
@@ -91,3 +92,27 @@ def test_commands() -> None:
     """A size is told as rows and columns, and a socket's folder has half an id, since its path must be short."""
     assert b"1 24 80\n" == resize_line(TerminalSize(width=80, height=24))
     assert "b" * 32 == socket_name("a" * 32 + "b" * 32)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            'time="2026-11-26T22:00:01Z" level=error msg="create failed: \\"nope\\": executable file not found in $PATH"\n',
+            'create failed: "nope": executable file not found in $PATH',
+        ),
+        ('time="T" level=warning msg="careful"\ntime="T" level=error msg="first"\ntime="T" level=error msg=last\n', "last"),
+        ("crun: executable file `nope` not found\n", "crun: executable file `nope` not found"),
+        ("", ""),
+    ],
+)
+def test_a_runtimes_complaint_has_no_time(text: str, message: str) -> None:
+    """Of log lines the last error's message is told, which is the same at every retry; other text is told as it is."""
+    assert message == runtime_message(text)
+
+
+def test_a_failed_creation_tells_the_message_alone() -> None:
+    """What conmon passes on of the runtime's log is the message."""
+    line = json.dumps({"data": -1, "message": 'time="T" level=error msg="no such thing"'}).encode()
+    with pytest.raises(Unknown, match=r"^no such thing$"):
+        parse_sync(line)

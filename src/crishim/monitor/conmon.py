@@ -5,7 +5,9 @@ Below a container's bundle: `pidfile` and `conmon-pidfile` (decimal pids), `exit
 `first-process`: the container's first process as `proc.Identity`, since its pid alone may be another process's later.
 """
 
+import contextlib
 import json
+import re
 from pathlib import Path
 
 import attrs
@@ -76,6 +78,24 @@ def create_argv(request: MonitorRequest) -> list[str]:
     return argv
 
 
+_LOGFMT = re.compile(r'\blevel=(?:error|fatal|panic)\b.*?\bmsg=("(?:[^"\\]|\\.)*"|\S+)')
+
+
+def runtime_message(text: str) -> str:
+    """What a runtime has complained of, without the time and the level that its log lines begin with; other text as it is.
+
+    With a time in it, every retry of a creation would be another event for the kubelet.
+    """
+    found = _LOGFMT.findall(text)
+    if not found:
+        return text.strip()
+    message = str(found[-1])
+    if message.startswith('"'):
+        with contextlib.suppress(ValueError):
+            message = str(json.loads(message))  # Go's %q is JSON but for rare escapes
+    return message.strip('"').strip()
+
+
 def parse_sync(line: bytes) -> int:
     """The container's pid from the sync pipe's line. Raises `Unknown` with the runtime's own words."""
     try:
@@ -84,7 +104,7 @@ def parse_sync(line: bytes) -> int:
     except (ValueError, AttributeError) as error:
         raise Unknown(f"the monitor said {line[:200]!r}") from error
     if pid <= 0:
-        raise Unknown(str(told.get("message") or "the runtime failed without a word").strip())
+        raise Unknown(runtime_message(str(told.get("message") or "")) or "the runtime failed without a word")
     return pid
 
 

@@ -22,6 +22,10 @@ _PROPAGATION: Final = {
     MountPropagation.BIDIRECTIONAL: "rshared",
 }
 
+_SHM: Final = "/dev/shm"  # noqa: S108
+_SHM_OPTIONS: Final = ("rw", "nosuid", "nodev", "noexec")
+"""Shared memory stays writable with a read-only root, as in containerd and CRI-O; a bind has to repeat the tmpfs's flags."""
+
 
 def mounts(spec: ContainerSpec, place: Place) -> list[dict[str, Any]]:
     """config.mounts, in order."""
@@ -32,8 +36,9 @@ def mounts(spec: ContainerSpec, place: Place) -> list[dict[str, Any]]:
     usual = [mount for mount in _usual(spec, place) if mount["destination"] not in taken]
     if "/dev" in taken:
         usual = [mount for mount in usual if not mount["destination"].startswith("/dev/")]
+    access = "ro" if _readonly_rootfs(spec) else "rw"
     files = [
-        _bind(path, source, ["rprivate", "ro" if _readonly_rootfs(spec) else "rw"])
+        _bind(path, source, ["rprivate", *_SHM_OPTIONS] if path == _SHM else ["rprivate", access])
         for path, source in place.files.items()
         if path not in taken and shared_above(path, spec.mounts) is None
     ]

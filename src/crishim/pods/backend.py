@@ -241,7 +241,7 @@ class OciPodBackend(Backend):
             return ContainerState.EXITED if started_at else ContainerState.CREATED
 
     def _end_leftovers(self, bundle: Path) -> None:
-        """What a container has started ends with it, also in a PID namespace that goes on: one that is shared, or the node's."""
+        """What a container has started ends with it, also where its PID namespace goes on, as a shared one or the node's."""
         try:
             linux = read_config(bundle).get("linux", {})
         except DataLoss:

@@ -24,6 +24,7 @@ from crishim.linux.children import children
 from crishim.logs.stdio import ChildEnds
 from crishim.model.features import OCI, Feature
 from crishim.model.runtime import RuntimeHandlerFeatures
+from crishim.monitor.conmon import runtime_message
 
 Version = tuple[int, ...]
 
@@ -116,7 +117,7 @@ def meaning(container_id: str, log: str, stderr: str, *, creating: bool = False)
             continue
         if entry.get("level") == "error":
             message = str(entry.get("msg", ""))
-    message = message or stderr.strip() or "the runtime failed without a word"
+    message = message or runtime_message(stderr) or "the runtime failed without a word"
     low = message.lower()
     if any(phrase in low for phrase in _TAKEN):
         return AlreadyExists("container", container_id)
