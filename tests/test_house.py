@@ -4,6 +4,7 @@
 """
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -269,6 +270,26 @@ def test_every_room_has_a_floor() -> None:
     """The plan and the tree name the same rooms."""
     rooms = {room(path) for path in sources()}
     assert set() == rooms - FLOORS.keys()
+
+
+def test_the_plan_is_the_table() -> None:
+    """The architecture page draws the same floors."""
+    page = (SRC.parents[1] / "docs" / "architecture.md").read_text()
+    drawn = re.findall(r"^floor (\d) +(.*)$", page, re.MULTILINE)
+    assert FLOORS == {name: int(floor) for floor, names in drawn for name in names.split()}
+
+
+def test_the_ways_of_requests_are_as_told() -> None:
+    """Every file that the page on following a request names has the function that it names."""
+    page = (SRC.parents[1] / "docs" / "follow-one-request.md").read_text()
+    steps = re.findall(r"^\|[^|]+\| `([\w/.]+)` \| `(\w+)` \|$", page, re.MULTILINE)
+    assert 20 < len(steps)
+    missing = []
+    for file, function in steps:
+        nodes = ast.walk(ast.parse((SRC / file).read_text()))
+        if function not in {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}:
+            missing.append((file, function))
+    assert [] == missing
 
 
 def test_import_is_light() -> None:

@@ -68,7 +68,7 @@ class World:
         return await self.store.load()
 
 
-class ContainerLoop:
+class NodeRun:
     """One process of ours: it dies before or after its nth effect."""
 
     def __init__(self, world: World, die_at: int | None = None) -> None:
@@ -122,8 +122,8 @@ class ContainerLoop:
 
 
 class Mortal:
-    def __init__(self, life: ContainerLoop, inner: Any, effects: set[str]) -> None:
-        self._life = life
+    def __init__(self, run: NodeRun, inner: Any, effects: set[str]) -> None:
+        self._run = run
         self._inner = inner
         self._effects = effects
         self.capabilities = capabilities(inner)
@@ -134,9 +134,9 @@ class Mortal:
             return real
 
         async def effect(*args: Any) -> Any:
-            await self._life.moment()
+            await self._run.moment()
             result = await real(*args)
-            await self._life.moment()
+            await self._run.moment()
             return result
 
         return effect
@@ -206,14 +206,14 @@ async def explore(reboots: bool) -> int:
         while True:
             second += 1
             world = World()
-            survived = await ContainerLoop(world, first).live(pod_life)
+            survived = await NodeRun(world, first).live(pod_life)
             if survived:
                 return tally
             if reboots:
                 world.reboot()
-            recovered = await ContainerLoop(world, second).live(nothing)
+            recovered = await NodeRun(world, second).live(nothing)
             tally += 1
-            last = ContainerLoop(world)
+            last = NodeRun(world)
             try:
                 await last.live(lambda services, world=world: check(world, services))  # type: ignore[misc]
             except (AssertionError, CrishimError) as error:
@@ -252,7 +252,7 @@ async def test_exploration_finds_a_missing_record() -> None:
     for moment in range(1, 12):
         world = World()
         world.store = Forgetful()
-        await ContainerLoop(world, moment).live(pod_life)
-        await ContainerLoop(world).live(nothing)
+        await NodeRun(world, moment).live(pod_life)
+        await NodeRun(world).live(nothing)
         leaks += bool(world.network.held)
     assert leaks > 0
