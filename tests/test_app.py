@@ -1,3 +1,6 @@
+import asyncio
+import ssl
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -5,7 +8,7 @@ import attrs
 import pytest
 
 from crishim import app
-from crishim.config import Config
+from crishim.config import Config, parse
 from crishim.cri import pb
 from crishim.errors import FailedPrecondition, InvalidArgument
 from crishim.model.image import ImageSpec
@@ -131,3 +134,48 @@ async def test_a_certificate_that_cannot_be_had_stops_the_start(tmp_path: Path) 
         async with app.running(attrs.evolve(config, streaming=streaming)):
             pass
     assert "streaming.certificate" == refused.value.field
+
+
+async def test_a_certificate_is_rotated(tmp_path: Path) -> None:
+    """A certificate that was replaced is the one of the next connection, and a broken one leaves the old."""
+
+    def issue(name: str) -> None:
+        openssl = [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+        ]
+        files = ["-keyout", str(tmp_path / "new.key"), "-out", str(tmp_path / "new.pem"), "-subj", f"/CN={name}"]
+        subprocess.run([*openssl, *files], check=True, capture_output=True)
+        for kind in ("key", "pem"):
+            (tmp_path / f"new.{kind}").replace(tmp_path / f"tls.{kind}")
+
+    async def seen(port: int) -> bytes:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.close()
+        assert isinstance(certificate, bytes)
+        return certificate
+
+    issue("one")
+    text = f'streaming.certificate = "{tmp_path}/tls.pem"\nstreaming.private_key = "{tmp_path}/tls.key"'
+    config = parse([("test", text.encode())])
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0, ssl=app._tls(config))
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        first = await seen(port)
+        assert first == await seen(port)
+        issue("two")
+        second = await seen(port)
+        assert first != second
+        (tmp_path / "tls.pem").write_text("nonsense")
+        assert second == await seen(port)

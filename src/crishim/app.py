@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -238,17 +239,42 @@ def _observers(metrics: Any) -> Callable[[Call], None]:
 
 
 def _tls(config: Config) -> Any:
+    """The TLS of the streaming server; None without a certificate.
+
+    The files are looked at with each connection, and read again when they have changed: certificates are rotated while we run.
+    """
     wanted = config.streaming
     if not wanted.certificate:
         return None
     import ssl
 
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
+    files = [name for name in (wanted.certificate, wanted.private_key) if name]
+
+    def stamps() -> list[tuple[int, int]]:
+        return [(status.st_mtime_ns, status.st_ino) for status in map(os.stat, files)]
+
+    def load() -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(wanted.certificate, wanted.private_key or None)
+        return context
+
+    try:
+        loaded, current = stamps(), load()
     except OSError as error:
         raise InvalidArgument("streaming.certificate", f"cannot be loaded: {error}") from error
-    return context
+
+    def renew(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        nonlocal current, loaded
+        try:
+            if (now := stamps()) != loaded:
+                current, loaded = load(), now
+        except OSError as error:
+            _log.warning("the new certificate %s cannot be loaded, and the old one is used: %s", wanted.certificate, error)
+        connection.context = current
+
+    first = current
+    first.sni_callback = renew
+    return first
 
 
 def _settings(config: Config) -> Settings:

@@ -131,6 +131,7 @@ def test_a_failure_is_an_internal_error_with_code_500() -> None:
         "reason": "InternalError",
         "code": 500,
         "message": 'Internal error occurred: no "sh" \udcff',
+        "details": {"causes": [{"message": 'no "sh" \udcff'}]},
     }
     assert expected == status
 
@@ -146,6 +147,14 @@ def test_sizes_are_read_in_any_split(values: list[tuple[TerminalSize, str]], cut
     decoder = ResizeDecoder()
     decoded = [size for start, end in itertools.pairwise(borders) for size in decoder.feed(text[start:end])]
     assert [size for size, _ in values] == decoded
+
+
+def test_sizes_before_a_broken_one_count() -> None:
+    """What is complete is answered, and the error comes with what is fed next."""
+    decoder = ResizeDecoder()
+    assert [TerminalSize(1, 2), TerminalSize(3, 4)] == decoder.feed(b'{"Width":1,"Height":2}{"Width":3,"Height":4}nonsense')
+    with pytest.raises(ProtocolError):
+        decoder.feed(b"")
 
 
 @pytest.mark.parametrize(

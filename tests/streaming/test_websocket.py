@@ -377,3 +377,12 @@ def test_what_a_tunnel_had_to_say_is_lost_with_it(captured: Captured) -> None:
     expected = [(CLOSE, b"\x03\xe8")]
     assert expected == sent(tunnel)
     assert not tunnel.unsent
+
+
+def test_channels_above_nine_are_one_character() -> None:
+    """The base64 protocols name a channel by one character from "0" on, as Go's wsstream counts them."""
+    session = port_forward_session(V4_BASE64, tuple(range(1, 8)))
+    session.start()
+    sent(session)
+    assert session.send_data(12, b"x")
+    assert [(TEXT, b"<" + base64.b64encode(b"x"))] == sent(session)

@@ -29,7 +29,13 @@ def exited(code: int) -> dict[str, Any]:
 
 def broken(message: str) -> dict[str, Any]:
     """The status of a command that could not be run."""
-    return {"status": "Failure", "message": f"Internal error occurred: {message}", "reason": "InternalError", "code": 500}
+    return {
+        "status": "Failure",
+        "message": f"Internal error occurred: {message}",
+        "reason": "InternalError",
+        "code": 500,
+        "details": {"causes": [{"message": message}]},
+    }
 
 
 class Scripted(FakeBackend):

@@ -142,7 +142,8 @@ def encode_failure(protocol: ChannelProtocol, message: str) -> bytes:
     text = f"Internal error occurred: {message}"
     if not protocol.has_json_status:
         return text.encode(errors="replace")
-    return _encode_status(status="Failure", message=text, reason="InternalError", code=500)
+    details = {"causes": [{"message": message}]}  # as apimachinery's NewInternalError has it: clients read the cause
+    return _encode_status(status="Failure", message=text, reason="InternalError", details=details, code=500)
 
 
 def _encode_status(**fields: object) -> bytes:
@@ -163,14 +164,25 @@ class ResizeDecoder:
         self._depth = 0
         self._in_text = False
         self._escaped = False
+        self._broken: ProtocolError | None = None
 
     def feed(self, data: bytes) -> list[TerminalSize]:
         """The sizes that are complete with these bytes, in any split of the stream.
 
-        Raises `ProtocolError` for what is not such an object; nothing more can be read from this stream then, while
-        the session can go on without it.
+        Raises `ProtocolError` for what is not such an object, once the sizes before it were answered; nothing more can be read
+        from this stream then, while the session can go on without it.
         """
         sizes: list[TerminalSize] = []
+        if self._broken is None:
+            try:
+                self._feed(data, sizes)
+            except ProtocolError as error:
+                self._broken = error
+        if self._broken is not None and not sizes:
+            raise self._broken
+        return sizes
+
+    def _feed(self, data: bytes, sizes: list[TerminalSize]) -> None:
         for byte in data:
             if not self._depth and byte in b" \t\r\n":
                 continue
@@ -182,7 +194,6 @@ class ResizeDecoder:
                 self._value.clear()
                 if size.width and size.height:
                     sizes.append(size)
-        return sizes
 
     def _is_complete(self, byte: int) -> bool:
         if self._in_text:

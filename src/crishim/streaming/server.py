@@ -47,6 +47,7 @@ _KINDS = {ExecRequest: "exec", AttachRequest: "attach", PortForwardRequest: "por
 _BACKLOG = 4096
 _READ_BUFFER = 64 * 1024  # what one connection may have read in one turn of the loop
 _MAX_CHANNEL_PORTS = 127  # two channels each
+_MAX_BASE64_PORTS = 39  # a channel is one character of text from "0" on
 
 
 @attrs.frozen(kw_only=True)
@@ -212,12 +213,12 @@ class StreamServer:
         if not channels:
             transport = TunnelSession if accepted.transport is Transport.WEBSOCKET else SpdySession
             codec = transport(limits=limits, admit=admit_forward)
-        elif 0 < len(request.port) <= _MAX_CHANNEL_PORTS:
-            codec = port_forward_session(WEBSOCKET_PROTOCOLS[accepted.protocol], request.port, limits=limits)
         else:
-            return UpgradeRefused(
-                400, f"channels are for 1 to {_MAX_CHANNEL_PORTS} ports, and {len(request.port)} were asked for"
-            )
+            protocol = WEBSOCKET_PROTOCOLS[accepted.protocol]
+            most = _MAX_BASE64_PORTS if protocol.base64 else _MAX_CHANNEL_PORTS
+            if not 0 < len(request.port) <= most:
+                return UpgradeRefused(400, f"channels are for 1 to {most} ports, and {len(request.port)} were asked for")
+            codec = port_forward_session(protocol, request.port, limits=limits)
         session = PortForward(request, target, self._config.timeouts, channels=channels)
         return self._admit(accepted, codec, session, _KINDS[type(request)])
 

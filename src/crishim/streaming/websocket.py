@@ -198,7 +198,7 @@ class ChannelSession:
 
     def _send(self, number: int, payload: bytes) -> None:
         if self._is_base64:
-            self._wire.send(f"{number}{base64.b64encode(payload).decode()}")
+            self._wire.send(chr(ord("0") + number) + base64.b64encode(payload).decode())
         else:
             self._wire.send(bytes((number,)) + payload)
 
