@@ -26,6 +26,7 @@ from crishim.linux.processes import boot_id
 from crishim.model.runtime import CgroupDriver
 from crishim.model.values import SandboxId
 from crishim.plugins import Plugin, load, made
+from crishim.pods.host import cgroup_driver
 from crishim.pods.namespaces import PinnedNamespaces
 from crishim.server import serve
 from crishim.service.backends import Settings
@@ -92,7 +93,7 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
             urls=streams,
             clock=clock,
             observer=metrics,
-            settings=_settings(config),
+            settings=_settings(config, driver_of(config) if wanted or config.cgroup_driver else None),
         )
         await stack.enter_async_context(services)
         await stack.enter_async_context(_collecting(node, services, config.deadlines.network))
@@ -190,6 +191,7 @@ def _seat(config: Config, name: str, plugin: Plugin, node: _Node, clock: Clock) 
         clock=clock,
         rootfs=node.images if plugin.needs_node else None,
         namespaces=node.namespaces if plugin.needs_node else None,
+        cgroup_driver=driver_of(config),
     )
     own_images = plugin.images(context) if plugin.images else node.images if plugin.needs_node else None
     return made(plugin, context, name), own_images
@@ -277,11 +279,16 @@ def _tls(config: Config) -> Any:
     return first
 
 
-def _settings(config: Config) -> Settings:
+def driver_of(config: Config) -> CgroupDriver:
+    """Who makes cgroups: as configured, else what this machine needs."""
+    return CgroupDriver[config.cgroup_driver.upper()] if config.cgroup_driver else cgroup_driver()
+
+
+def _settings(config: Config, driver: CgroupDriver | None) -> Settings:
     return Settings(
         runtime_version=__version__,
         boot_id=boot_id(),
-        cgroup_driver=CgroupDriver[config.cgroup_driver.upper()] if config.cgroup_driver else None,
+        cgroup_driver=driver,
         deadlines=config.deadlines,
         remove_unrecorded_after=config.remove_unrecorded_after,
     )

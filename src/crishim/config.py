@@ -158,7 +158,8 @@ class Config:
     runtime_state: str = key("/run/crishim", "The folder for what a reboot may clear.", _path)
     cgroup_driver: str = key(
         "",
-        "cgroupfs or systemd, as the kubelet is told by RuntimeConfig; empty lets it use its own setting.",
+        "Who makes cgroups: cgroupfs or systemd, for every runtime, and as the kubelet is told (RuntimeConfig). Empty is"
+        " systemd where systemd is process 1 and there is cgroup v2, and cgroupfs elsewhere.",
         _choice("", "cgroupfs", "systemd"),
     )
     remove_unrecorded_after: float = key(

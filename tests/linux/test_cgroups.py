@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from crishim.linux.cgroups import Cgroups, folder_of, own_folder, read_text, slice_folder
+from crishim.errors import FailedPrecondition, Unknown
+from crishim.linux.cgroups import Cgroups, folder_of, own_folder, read_text, slice_folder, start_scope
 from crishim.oci.usage import CgroupUsage
 from crishim.pods.usage import cgroup_usage, network_of, open_files
 
@@ -169,3 +170,24 @@ def test_kills_for_want_of_memory_are_counted(tmp_path: Path, v2: bool, file: st
     assert not cgroups.killed_for_memory("/c1")
     (folder / file).write_text("oom 3\noom_kill 2\noom_group_kill 0\n")
     assert cgroups.killed_for_memory("/c1")
+
+
+def test_processes_below_count(tmp_path: Path) -> None:
+    """Crun keeps a container in a cgroup of its own below systemd's scope: its processes are the scope's, too."""
+    write(tmp_path, **{"a.scope/cgroup__procs": "", "a.scope/container/cgroup__procs": "5\n6\n"})
+    cgroups = Cgroups(v2=True, root=tmp_path)
+    assert ([5, 6], "5\n6\n") == (cgroups.pids("/a.scope"), cgroups.reader("/a.scope")("cgroup.procs"))
+
+
+def test_killing_everybody_is_refused(tmp_path: Path) -> None:
+    """The root is nobody's cgroup to kill."""
+    write(tmp_path, cgroup__procs=str(os.getpid()))
+    Cgroups(v2=True, root=tmp_path).kill("/")
+    assert not (tmp_path / "cgroup.kill").exists()
+
+
+@pytest.mark.skipif(Path("/run/systemd/system").is_dir(), reason="systemd is here: the guest's tests move real processes")
+async def test_a_scope_without_systemd() -> None:
+    """Where nobody makes scopes the refusal says so."""
+    with pytest.raises((FailedPrecondition, Unknown)):
+        await start_scope("crishim-test.scope", "system.slice", os.getpid())

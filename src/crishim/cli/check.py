@@ -1,6 +1,7 @@
 """`crishim check`: what this machine offers, and what it lacks."""
 
 import platform
+import re
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ from crishim.config import Config
 from crishim.interfaces.seats import Finding
 from crishim.plugins import PluginError, installed, load
 
+_KUBELET: Final = Path("/var/lib/kubelet/config.yaml")
 _EXTRAS: Final = (
     ("streaming", ("h11", "wsproto"), "exec, attach and port-forward"),
     ("metrics", ("prometheus_client", "h11"), "figures for Prometheus"),
@@ -67,7 +69,24 @@ def _own_findings(config: Config) -> list[Finding]:
         findings.append(
             Finding(what=folder, ok=writable, found=f"{near} is writable", without="no state is kept", remedy="run as root")
         )
-    return findings
+    return [*findings, *_driver_findings(app.driver_of(config).name.lower(), _KUBELET)]
+
+
+def _driver_findings(driver: str, kubelet: Path) -> Iterable[Finding]:
+    """Who makes cgroups, and whether the kubelet's own configuration, where there is one, says the same."""
+    yield Finding(what="cgroup driver", ok=True, found=driver)
+    try:
+        match = re.search(r"^cgroupDriver:\s*[\"']?(\w+)", kubelet.read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        return
+    if match is not None:
+        yield Finding(
+            what="the kubelet's cgroupDriver",
+            ok=match[1] == driver,
+            found=match[1],
+            without=f"{kubelet} has {match[1]}, and crishim {driver}: limits of pods are lost",
+            remedy=f"set cgroupDriver: {driver} there, or cgroup_driver here",
+        )
 
 
 def _writable(folder: Path) -> bool:

@@ -26,7 +26,7 @@ from crishim.interfaces.seats import Clock, RootfsProvider, SandboxNamespaces
 from crishim.model.container import ContainerCreated, ContainerSpec, Inventory
 from crishim.model.features import PROCESS, Feature
 from crishim.model.process import Exit
-from crishim.model.runtime import RuntimeHandlerFeatures
+from crishim.model.runtime import CgroupDriver, RuntimeHandlerFeatures
 from crishim.model.sandbox import SandboxSpec, SandboxStarted
 from crishim.model.values import ContainerId, FrozenDict, SandboxId
 
@@ -54,6 +54,7 @@ class BackendInfo:
 class BackendContext:
     """What `build(context)` receives. `state` is a folder of the backend's own, on a file system that survives a restart of
     ours; `runtime_state` one that a reboot clears. `options` come from `crishim.toml`, unchecked: the backend knows its own.
+    `cgroup_driver` is what the kubelet is told: the backend's containers must get their cgroups in the same way.
     """
 
     handler: str = ""
@@ -63,6 +64,7 @@ class BackendContext:
     clock: Clock
     rootfs: RootfsProvider | None = None
     namespaces: SandboxNamespaces | None = None
+    cgroup_driver: CgroupDriver = CgroupDriver.CGROUPFS
 
 
 @runtime_checkable

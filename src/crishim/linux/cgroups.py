@@ -3,6 +3,7 @@
 The path is the one that the bundle asked for. /proc/<pid>/cgroup tells it only of who certainly lives: pids are used again.
 """
 
+import asyncio
 import contextlib
 import os
 import posixpath
@@ -11,6 +12,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+
+from crishim.errors import FailedPrecondition, Unknown
+from crishim.linux.children import children
 
 ROOT: Final = Path("/sys/fs/cgroup")
 
@@ -36,6 +40,34 @@ def slice_folder(unit: str) -> str:
     if unit == "-.slice":
         return "/"
     return "/" + "/".join(f"{'-'.join(names[:count])}.slice" for count in range(1, len(names) + 1))
+
+
+async def start_scope(unit: str, parent: str, pid: int) -> None:
+    """Have systemd move a process into a new scope of the slice `parent`: whoever writes there beside systemd loses it.
+
+    Raises `FailedPrecondition` where there is no busctl, and `Unknown` with what it said.
+    """
+    call = ("busctl", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
+    properties = ("2", "PIDs", "au", "1", str(pid), "Slice", "s", parent)
+    quiet, pipe = asyncio.subprocess.DEVNULL, asyncio.subprocess.PIPE
+    try:
+        process = await children.start(
+            *call,
+            "StartTransientUnit",
+            "ssa(sv)a(sa(sv))",
+            unit,
+            "fail",
+            *properties,
+            "0",
+            stdin=quiet,
+            stdout=quiet,
+            stderr=pipe,
+        )
+    except FileNotFoundError as error:
+        raise FailedPrecondition("missing", "installed", "busctl (systemd)") from error
+    _, complaint = await process.communicate()
+    if process.returncode:
+        raise Unknown(f"scope {unit} in {parent}: {complaint.decode('utf-8', 'replace').strip()}")
 
 
 def own_folder(text: str, controller: str, *, v2: bool) -> str:
@@ -69,21 +101,22 @@ class Cgroups:
         return self._v2
 
     def reader(self, folder: str) -> Callable[[str], str]:
-        """Gives the text of a cgroup's file, empty where there is none: by its name on v2, `controller/file` on v1."""
+        """Gives the text of a cgroup's file, empty where there is none: by its name on v2, `controller/file` on v1.
+
+        `cgroup.procs` has the processes of cgroups below, too, as the counters have.
+        """
         root = str(self._root)
-        if self._v2:
-            return lambda name: read_text(f"{root}{folder}/{name}")
 
         def read(name: str) -> str:
-            controller, _, file = name.partition("/")
-            return read_text(f"{root}/{controller}{folder}/{file}")
+            controller, _, file = ("", "", name) if self._v2 else name.partition("/")
+            path = f"{root}/{controller}{folder}" if controller else f"{root}{folder}"
+            return _members(path) if file == "cgroup.procs" else read_text(f"{path}/{file}")
 
         return read
 
     def pids(self, folder: str) -> list[int]:
-        """The processes of a cgroup itself."""
-        text = read_text(self._controller("memory") / folder.lstrip("/") / "cgroup.procs")
-        return [int(pid) for pid in text.split()]
+        """The processes of a cgroup and of those below it: crun puts a container into one of its own below the scope."""
+        return [int(pid) for pid in _members(str(self._controller("memory") / folder.lstrip("/"))).split()]
 
     def killed_for_memory(self, folder: str) -> bool:
         """Whether a process of a cgroup was killed for want of memory; not where it is not known which cgroup that was."""
@@ -143,9 +176,17 @@ class Cgroups:
         return self._root if self._v2 else self._root / name
 
 
+def _members(path: str) -> str:
+    """The text of cgroup.procs of a cgroup and of all below it."""
+    texts = [read_text(f"{path}/cgroup.procs")]
+    with contextlib.suppress(OSError), os.scandir(path) as entries:
+        texts += [_members(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return "".join(texts)
+
+
 def _populated(group: Path) -> bool:
     """Whether a process is in a cgroup or below it."""
-    return any(read_text(path / "cgroup.procs") for path in (group, *group.rglob("*")) if path.is_dir())
+    return bool(_members(str(group)))
 
 
 def _kill_members(group: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import platform
 from pathlib import Path
 
+from crishim.model.runtime import CgroupDriver
 from crishim.oci.facts import CAPABILITIES, DeviceNode, Host
 
 SECCOMP_DEFAULT = Path("/usr/share/containers/seccomp.json")
@@ -37,6 +38,15 @@ def host(*, systemd_cgroup: bool = False, rlimits: tuple[tuple[str, int, int], .
 def cgroup_v2() -> bool:
     """Whether /sys/fs/cgroup is the unified hierarchy."""
     return Path("/sys/fs/cgroup/cgroup.controllers").exists()
+
+
+def cgroup_driver() -> CgroupDriver:
+    """Who should make cgroups here: systemd where it is process 1 and owns the unified hierarchy, else we ourselves.
+
+    A runtime that writes below a slice of systemd's has its limits wiped with systemd's next change of that slice.
+    """
+    systemd = Path("/run/systemd/system").is_dir()  # sd_booted(3)
+    return CgroupDriver.SYSTEMD if systemd and cgroup_v2() else CgroupDriver.CGROUPFS
 
 
 def host_devices() -> tuple[DeviceNode, ...]:

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from crishim.backends.runc import build, check
 from crishim.backends.runc.plugin import findings
 from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import BackendContext
+from crishim.model.runtime import CgroupDriver
 from crishim.model.values import FrozenDict
 from crishim.system import SystemClock
 
@@ -34,6 +36,14 @@ def test_options_that_make_no_sense(tmp_path: Path, options: dict[str, Any], fie
     with pytest.raises(InvalidArgument) as caught:
         build(context(tmp_path, options))
     assert field == caught.value.field
+
+
+@pytest.mark.parametrize("driver", CgroupDriver)
+def test_one_setting_rules_the_cgroups(tmp_path: Path, driver: CgroupDriver) -> None:
+    """Runtime, monitor and the bundle's path follow the driver that the kubelet is told."""
+    backend: Any = build(attrs.evolve(context(tmp_path, {}), cgroup_driver=driver))
+    systemd = driver is CgroupDriver.SYSTEMD
+    assert (systemd, systemd) == (backend._host.systemd_cgroup, backend._runtime._command.systemd_cgroup)
 
 
 def test_default_limits(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """runc-compatible runtimes on a Linux node: conmon as monitor, pinned namespaces, no pause process.
 
-Options: `runtime` (a program, found on PATH; default `runc`), `runtime_args` (a list of its global arguments), `systemd_cgroup`
-(default false), `gvisor` (whether the runtime is gVisor's; by default what is named `runsc` is), `ulimits` (a table of default
+Options: `runtime` (a program, found on PATH; default `runc`), `runtime_args` (a list of its global arguments),
+`gvisor` (whether the runtime is gVisor's; by default what is named `runsc` is), `ulimits` (a table of default
 limits by name, each a number or [soft, hard], as `nofile = [1024, 65536]`).
 
 The plug-in is in `plugin`, and the OciRuntime in `runtime`. Each is imported when somebody asks for one of its names: whoever

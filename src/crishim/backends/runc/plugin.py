@@ -17,6 +17,7 @@ from crishim.errors import CrishimError, InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.seats import Finding
 from crishim.linux.children import become_subreaper
+from crishim.model.runtime import CgroupDriver
 from crishim.oci.ignores import ignores
 from crishim.pods.host import host
 from crishim.pods.usage import MeasuredPods
@@ -75,7 +76,7 @@ __all__ = ["build", "check", "ignores", "needs_node"]
 
 needs_node = True
 
-_OPTIONS: Final = frozenset({"runtime", "runtime_args", "systemd_cgroup", "gvisor", "ulimits"})
+_OPTIONS: Final = frozenset({"runtime", "runtime_args", "gvisor", "ulimits"})
 _ULIMITS: Final = (
     *("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue"),
     *("nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"),
@@ -91,7 +92,7 @@ def build(context: BackendContext) -> Backend:
     if unknown := context.options.keys() - _OPTIONS:
         raise InvalidArgument(f"options.{min(unknown)}", f"is not known; known: {', '.join(sorted(_OPTIONS))}")
     program = str(context.options.get("runtime", "runc"))
-    systemd = bool(context.options.get("systemd_cgroup", False))
+    systemd = context.cgroup_driver is CgroupDriver.SYSTEMD
     root = context.runtime_state / "runtime"
     with contextlib.suppress(CrishimError):
         become_subreaper()

@@ -14,6 +14,7 @@ tells where a container's bundle lies. Only of attended containers more is in me
 import asyncio
 import contextlib
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,12 +22,12 @@ from typing import Any
 
 from crishim.backends.runc.command import Features, RuntimeCommand
 from crishim.backends.runc.exec import AdoptedChild, ChildContainers, ConsoleSocket
-from crishim.errors import DataLoss, InvalidArgument, NotFound
+from crishim.errors import CrishimError, DataLoss, InvalidArgument, NotFound
 from crishim.interfaces.backend import BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
 from crishim.linux import processes
-from crishim.linux.cgroups import Cgroups
+from crishim.linux.cgroups import Cgroups, start_scope
 from crishim.linux.children import children
 from crishim.linux.processes import read_pid
 from crishim.logs.execution import ExecStreams
@@ -40,6 +41,8 @@ from crishim.oci.facts import Host
 from crishim.oci.resources import resources as limits_of
 from crishim.oci.spec import process_of
 from crishim.pods.bundle import read_config
+
+_log = logging.getLogger(__name__)
 
 
 class CgroupWarmup:
@@ -66,6 +69,7 @@ class MonitoredRuntime:
         self._cgroups = Cgroups(v2=host.cgroup_v2)
         self._bundles: dict[str, Path] = {}
         self._waiting: dict[str, PreparedMonitor] = {}
+        self._moving: set[asyncio.Task[None]] = set()
         self._moves = CgroupWarmup(self._cgroups)
 
     async def probe(self) -> BackendInfo:
@@ -103,7 +107,22 @@ class MonitoredRuntime:
             await self.get_ready(container_id, bundle, stdio)
         pid = await self._waiting.pop(container_id).create(self._monitor_cgroups(bundle))
         self._bundles[container_id] = bundle
+        if self._command.systemd_cgroup:
+            task = asyncio.create_task(self._move_monitor(container_id, bundle))
+            self._moving.add(task)
+            task.add_done_callback(self._moving.discard)
         return pid
+
+    async def _move_monitor(self, container_id: str, bundle: Path) -> None:
+        """Put the monitor into a scope of its own in the pod's slice: in this process's it would end with the service."""
+        parent, _, _ = read_config(bundle).get("linux", {}).get("cgroupsPath", "").partition(":")
+        monitor = monitor_of(bundle, container_id)
+        if monitor is None:
+            return
+        try:
+            await start_scope(f"crishim-conmon-{container_id}.scope", parent or "system.slice", monitor.pid)
+        except CrishimError as error:
+            _log.warning("the monitor of container %s stays in the cgroup of this process: %s", container_id, error)
 
     async def start(self, container_id: str) -> None:
         """As `OciRuntime.start`."""

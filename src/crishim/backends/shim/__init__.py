@@ -1,7 +1,7 @@
 """Pods over a shim v2 binary of somebody else: runc's, and others that behave like it.
 
 Options: `shim` (a runtime's name or a program; default `io.containerd.runc.v2`), `namespace` (default `crishim`), `runtime`
-(the program behind runc's shim; default runc), `systemd_cgroup` (default false), `config_path` (a configuration for a shim that
+(the program behind runc's shim; default runc), `config_path` (a configuration for a shim that
 takes runtimeoptions.v1), `bootstrap` (whether `start` reads BootstrapParams; found out by default).
 """
 
@@ -14,6 +14,7 @@ from crishim.backends.shim.runc import RuncShimBinary, RuncShimRuntime
 from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.seats import Finding
+from crishim.model.runtime import CgroupDriver
 from crishim.oci.ignores import ignores
 from crishim.pods.host import host
 from crishim.pods.usage import MeasuredPods
@@ -30,7 +31,6 @@ _TYPES: Final[dict[str, type]] = {
     "shim": str,
     "namespace": str,
     "runtime": str,
-    "systemd_cgroup": bool,
     "config_path": str,
     "bootstrap": bool,
 }
@@ -39,7 +39,7 @@ _TYPES: Final[dict[str, type]] = {
 def build(context: BackendContext) -> Backend:
     """The backend. Raises `InvalidArgument` naming an option that it does not know, or that is of another type."""
     options = checked(context.options, _TYPES)
-    systemd = bool(options.get("systemd_cgroup", False))
+    systemd = context.cgroup_driver is CgroupDriver.SYSTEMD
     machine = host(systemd_cgroup=systemd)
     binary = shim_binary(context, _DEFAULT)
     if "runc" in binary.program and "config_path" not in options:
