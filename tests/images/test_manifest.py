@@ -30,7 +30,8 @@ def encoded(value: Any) -> bytes:
 
 
 def index(*platforms: str) -> Index:
-    return Index(tuple(Descriptor(A, number, platform=Platform(*text.split("/"))) for number, text in enumerate(platforms)))
+    there = [Platform(*text.split("/")) if text else None for text in platforms]
+    return Index(tuple(Descriptor(A, number, platform=platform) for number, platform in enumerate(there)))
 
 
 def test_a_manifest() -> None:
@@ -134,6 +135,8 @@ def test_chain_ids() -> None:
         (("linux/arm64",), "linux/arm64/v8", 0),
         (("linux/amd64/v3", "linux/amd64"), "linux/amd64", 1),
         (("windows/amd64", "linux/amd64", "linux/amd64"), "linux/amd64", 1),
+        (("windows/amd64", "", ""), "linux/amd64", 1),
+        (("", "linux/amd64"), "linux/amd64", 1),
     ],
 )
 def test_the_manifest_for_a_platform(offered: tuple[str, ...], wanted: str, chosen: int) -> None:

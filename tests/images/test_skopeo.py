@@ -53,11 +53,25 @@ GOLDEN: list[tuple[type[CrishimError], str]] = [
     (Unknown, "something else"),
 ]
 
+UNLUCKY = "127.0.0.1:5000/denied/x509-access-denied:unauthorized"
+
 
 @pytest.mark.parametrize(("kind", "text"), GOLDEN)
 def test_what_skopeo_says(kind: type[CrishimError], text: str) -> None:
     """Each text of skopeo's has its meaning."""
     assert kind is type(failure('time="x" level=warning msg="unauthorized"\n' + fatal(text), REFERENCE))
+
+
+def test_an_image_that_is_called_like_an_error() -> None:
+    """The name of the image, in each form that skopeo and registries give it, is no word of the error."""
+    reference = parse(UNLUCKY)
+    path, _, tag = UNLUCKY.partition("/")[2].rpartition(":")
+    texts = {
+        NotFound: f"reading manifest {tag} in {UNLUCKY.removesuffix(f':{tag}')}: manifest unknown: manifest unknown",
+        PullError: f"pinging docker://{UNLUCKY}: Get http://127.0.0.1:5000/v2/{path}/manifests/{tag}: EOF",
+        PermissionDenied: f"reading manifest {tag} in {UNLUCKY.removesuffix(f':{tag}')}: denied: no",
+    }
+    assert list(texts) == [type(failure(fatal(text), reference)) for text in texts.values()]
 
 
 @pytest.mark.parametrize(

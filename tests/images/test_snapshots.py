@@ -7,6 +7,7 @@ import pytest
 
 from crishim.errors import InvalidArgument
 from crishim.images.snapshots import Snapshots, refuse_marks
+from crishim.images.tree import OPAQUE
 from crishim.linux.mounts import unmount_below
 from crishim.model.values import ContainerId, ImageId
 from tests.backends.runc.world import needs
@@ -57,6 +58,17 @@ def test_layers_lie_over_one_another(place: Path, count: int) -> None:
     assert set(layers) == snapshots.held
     snapshots.release(C1)
     assert (set(), set(), set()) == (snapshots.held, names(place / "snapshots"), names(place / "trash"))
+
+
+def test_a_root_that_hides_all_below(place: Path) -> None:
+    """An opaque whiteout in a layer's root hides every layer below it, as one in any folder does (image-spec, layer.md)."""
+    snapshots = made(place)
+    layers = tuple(layer(place, name, name) for name in ("low", "opaque", "high"))
+    os.setxattr(place / "layers" / "opaque", OPAQUE, b"y")
+    snapshots.hold(C1, layers)
+    root = snapshots.prepare(C1)
+    assert [{"opaque", "high"}] * 2 == [names(root.path), names(snapshots.view(C1, IMAGE, layers))]
+    snapshots.release(C1)
 
 
 def test_the_root_folder_is_the_image_s(place: Path) -> None:

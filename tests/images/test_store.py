@@ -177,6 +177,26 @@ async def test_an_index_gives_its_own_digest(store: ContentStore, registry: Regi
     assert ((os.uname().machine.replace("x86_64", "amd64").replace("aarch64", "arm64"),),) == (detail.config.cmd,)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 4])
+async def test_an_index_that_names_no_platform(store: ContentStore, registry: Registry, layout: Layout, depth: int) -> None:
+    """What an index leads to without a platform is taken, an index in an index too; the repo digest is the outermost one's."""
+    made = layout.image([HELLO], {"Cmd": ["inner"], "Labels": {"half": "\ud800"}}, tag="t")
+    registry.push(layout, "t", "team/nested:1")
+    media_type = "application/vnd.oci.image.manifest.v1+json"
+    for level in range(depth):
+        descriptor = {"mediaType": media_type, "digest": made.digest, "size": made.size}
+        media_type = "application/vnd.oci.image.index.v1+json"
+        index = json.dumps({"schemaVersion": 2, "mediaType": media_type, "manifests": [descriptor]}).encode()
+        registry.put(f"team/nested:n{level}", index, media_type)
+        made = attrs.evolve(made, digest=digest_of(index), size=len(index))
+    await pull(store, f"{registry.address}/team/nested:n{depth - 1}")
+    (image,) = await store.list()
+    detail = await status(store, image.id)
+    assert detail is not None
+    assert (f"{registry.address}/team/nested@{made.digest}",) == image.repo_digests
+    assert (("inner",), "?") == (detail.config.cmd, detail.config.labels["half"])
+
+
 async def test_a_tag_that_was_pushed_anew_moves(store: ContentStore, registry: Registry, layout: Layout) -> None:
     """A tag names the newest image; the older one keeps its digest."""
     layout.image([HELLO], tag="a")

@@ -46,7 +46,17 @@ def test_finding() -> None:
     assert [None] * 4 == [find(table, text) for text in ("sha256:a", "x", "", "No Name")]
 
 
-@pytest.mark.parametrize(("user", "uid", "name"), [("", None, ""), ("1002:5", 1002, ""), ("www:1", None, "www"), ("0", 0, "")])
+USERS = [
+    ("", None, ""),
+    ("1002:5", 1002, ""),
+    ("www:1", None, "www"),
+    ("0", 0, ""),
+    ("²", None, "²"),
+    ("9" * 5000, None, "9" * 5000),
+]
+
+
+@pytest.mark.parametrize(("user", "uid", "name"), USERS)
 def test_the_user_of_an_image(user: str, uid: int | None, name: str) -> None:
     """A number is `uid`, a name `username`, never both, and the group is left out."""
     image = shown(ONE, user, is_pinned=False)

@@ -82,7 +82,7 @@ def found_below(lowers: Sequence[Path], place: str) -> Path | None:
     for lower in lowers:
         path, hidden = lower, False
         for number, part in enumerate(parts):
-            hidden = hidden or _is_opaque(path)
+            hidden = hidden or is_opaque(path)
             path /= part
             try:
                 status = path.lstat()
@@ -259,7 +259,7 @@ def _metadata(entry: tar.TarInfo) -> Metadata:
 def _settle_folder(tree: Tree, place: str, lowers: Sequence[Path]) -> None:
     below = found_below(lowers, place)
     parts = place.split("/")
-    if below is None or any(_is_opaque(Path(tree.at("/".join(parts[:depth])))) for depth in range(len(parts) + 1)):
+    if below is None or any(is_opaque(Path(tree.at("/".join(parts[:depth])))) for depth in range(len(parts) + 1)):
         return
     status = below.lstat()
     if stat.S_ISDIR(status.st_mode):
@@ -322,7 +322,8 @@ def _metadata_of(path: Path, status: os.stat_result) -> Metadata:
     )
 
 
-def _is_opaque(path: Path) -> bool:
+def is_opaque(path: Path) -> bool:
+    """Whether a folder hides what the layers below have in it."""
     try:
         return os.getxattr(path, OPAQUE, follow_symlinks=False) == b"y"
     except OSError:

@@ -21,6 +21,13 @@ from crishim.model.values import FrozenDict
 _INDEXES: Final = frozenset(
     {"application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"}
 )
+_CHOICES: Final = _INDEXES | {
+    "",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+}
+"""What an index may lead to, besides artifacts of other kinds."""
+
 _SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1"
 _ARCHITECTURES: Final = {
     "x86_64": ("amd64", ""),
@@ -144,10 +151,15 @@ def this_platform(machine: str) -> Platform:
 def choose(index: Index, platform: Platform) -> Descriptor:
     """The manifest of an index that suits a machine best: the highest variant that the machine can run.
 
+    Where none of these is there, the first manifest or index that names no platform. An index may lead to another one.
+
     Raises `NotFound` naming the platforms that there are.
     """
     ranked = [(_rank(item.platform, platform), item) for item in index.manifests if item.platform]
     fitting = [(rank, item) for rank, item in ranked if rank is not None]
+    unnamed = [item for item in index.manifests if not item.platform and item.media_type in _CHOICES]
+    if not fitting and unnamed:
+        return unnamed[0]
     if not fitting:
         there = ", ".join(sorted({str(item.platform) for item in index.manifests if item.platform})) or "none that is named"
         raise NotFound(f"an image among those for {there} that suits", str(platform))
@@ -174,11 +186,11 @@ def _image_config(value: dict[str, Any]) -> ImageConfig:
         entrypoint=_texts(value.get("Entrypoint")),
         cmd=_texts(value.get("Cmd")),
         env=_texts(value.get("Env")),
-        working_dir=str(value.get("WorkingDir") or ""),
-        user=str(value.get("User") or ""),
-        stop_signal=str(value.get("StopSignal") or ""),
-        volumes=tuple(sorted(_object(value.get("Volumes") or {}))),
-        labels=FrozenDict({str(key): str(text) for key, text in _object(value.get("Labels") or {}).items()}),
+        working_dir=_text(value.get("WorkingDir")),
+        user=_text(value.get("User")),
+        stop_signal=_text(value.get("StopSignal")),
+        volumes=tuple(sorted(map(_text, _object(value.get("Volumes") or {})))),
+        labels=FrozenDict({_text(key): _text(text) for key, text in _object(value.get("Labels") or {}).items()}),
     )
 
 
@@ -195,7 +207,12 @@ def _platform(value: dict[str, Any]) -> Platform:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(str(item) for item in value or ())
+    return tuple(_text(item) for item in value or ())
+
+
+def _text(value: Any) -> str:
+    """A text that every encoding of ours can carry: JSON may hold halves of surrogate pairs."""
+    return str(value or "").encode("utf-8", "replace").decode("utf-8")
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from crishim.model.image import AuthConfig
 
 _POLL: Final = 0.1
 _MOST_TEXT: Final = 1 << 16
+_MOST_NESTED: Final = 4
 _MOST_MANIFEST: Final = 4 << 20
 """What registries accept and clients read of a manifest (distribution-spec, "Pushing Manifests")."""
 
@@ -111,7 +112,7 @@ class Puller:
                 if has(asked.digest):
                     return Pulled(asked.digest, None)
                 layout = place / "layout"
-                command = copy_command(settings, reference, asked.platform, authfile, str(self._blobs), str(layout))
+                command = copy_command(settings, asked.source, asked.platform, authfile, str(self._blobs), str(layout))
                 missing = self._missing(asked.manifest)
                 watch = _CopyProgress(str(reference), self.blob, asked.manifest, layout, progress, arrived)
                 await self._run(command, reference, watch)
@@ -127,14 +128,25 @@ class Puller:
         digest = reference.digest or digest_of(data)
         found = parse_manifest(check(data, digest, str(reference)))
         if isinstance(found, Manifest):
-            return _Asked(digest, frozenset({digest}), None, found)
+            return _Asked(digest, frozenset({digest}), None, found, reference)
         chosen = choose(found, self._platform)
-        one = attrs.evolve(reference, tag="", digest=chosen.digest)
+        one, manifest = await self._manifest(settings, reference, chosen, authfile)
+        if isinstance(manifest, Manifest) and chosen.platform:
+            return _Asked(digest, frozenset(item.digest for item in found.manifests), chosen.platform, manifest, reference)
+        for _ in range(_MOST_NESTED):
+            if isinstance(manifest, Manifest):
+                # skopeo chooses by platform, and out of one index: what it cannot find is named by its digest
+                return _Asked(digest, frozenset({one.digest}), None, manifest, one)
+            one, manifest = await self._manifest(settings, reference, choose(manifest, self._platform), authfile)
+        raise DataLoss(f"{reference} is an index within more than {_MOST_NESTED} others")
+
+    async def _manifest(
+        self, settings: PullSettings, reference: Reference, item: Descriptor, authfile: str
+    ) -> tuple[Reference, Manifest | Index]:
+        """What an index leads to, and its name by digest."""
+        one = attrs.evolve(reference, tag="", digest=item.digest)
         data = await self._run(inspect_command(settings, one, authfile), reference, None)
-        manifest = parse_manifest(check(data, chosen.digest, str(one)))
-        if isinstance(manifest, Index):
-            raise DataLoss(f"{one} is an index within an index")
-        return _Asked(digest, frozenset(item.digest for item in found.manifests), chosen.platform, manifest)
+        return one, parse_manifest(check(data, item.digest, str(one)))
 
     def _missing(self, manifest: Manifest) -> int:
         wanted = {item.digest: item.size for item in (*manifest.layers, manifest.config)}
@@ -191,12 +203,13 @@ class Puller:
 
 @attrs.frozen
 class _Asked:
-    """What a registry has under a name: its digest, the digests that a copy may have, and what is to be copied."""
+    """A name's digest in its registry, the digests that a copy may have, and what is to be copied by which name."""
 
     digest: str
     allowed: frozenset[str]
     platform: Platform | None
     manifest: Manifest
+    source: Reference
 
 
 class _CopyProgress:

@@ -186,7 +186,7 @@ def failure(stderr: str, reference: Reference) -> CrishimError:
 
 
 def _verdict(text: str, reference: Reference) -> CrishimError | None:
-    low = text.lower()
+    low = _without_name(text, reference).lower()
     short = text[:2000]
     if "no space left on device" in low or "disk quota exceeded" in low:
         return ResourceExhausted(f"pulling {reference}: {short}")
@@ -207,6 +207,21 @@ def _verdict(text: str, reference: Reference) -> CrishimError | None:
     if _any(_NETWORK, low):
         return PullError(PullReason.REGISTRY_UNAVAILABLE, f"{reference}: {short}")
     return None
+
+
+def _without_name(text: str, reference: Reference) -> str:
+    """The text without the image's own name, which may be `access-denied` and is no word of the error."""
+    which = reference.digest or reference.tag
+    for name, instead in (
+        (str(reference), ""),
+        (reference.repository, ""),
+        (f"/v2/{reference.path}/manifests/{which}", "/v2/"),
+        (f"/v2/{reference.path}/", "/v2/"),
+        (f"{reference.path}:{which}", ""),
+        (f"manifest {which} in", "manifest in"),
+    ):
+        text = text.replace(name, instead)
+    return text
 
 
 def _message(stderr: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import attrs
 
 from crishim.errors import InvalidArgument, NotFound, ResourceExhausted
-from crishim.images.layers import found_below, renamed
+from crishim.images.layers import found_below, is_opaque, renamed
 from crishim.images.tree import set_xattrs
 from crishim.interfaces.seats import Rootfs
 from crishim.linux.mounts import MS_NODEV, MS_NOSUID, MS_RDONLY, is_mount_root, mount, mount_idmapped, unmount, unmount_below
@@ -172,7 +172,7 @@ class Snapshots:
     @contextlib.contextmanager
     def _mapped(self, place: Path, layers: Iterable[str], userns: str) -> Iterator[list[Path]]:
         """The layers, top first, with the ids of a user namespace. An overlay that is mounted inside keeps them for itself."""
-        lowers = [self._layer(layer) for layer in reversed(tuple(layers))]
+        lowers = _shown_layers([self._layer(layer) for layer in reversed(tuple(layers))])
         if not userns:
             yield lowers
             return
@@ -218,6 +218,11 @@ def _copy_root(upper: Path, lowers: list[Path]) -> None:
     os.chown(upper, status.st_uid, status.st_gid)
     upper.chmod(status.st_mode & 0o7777)
     set_xattrs(str(upper), {name: os.getxattr(below, name) for name in os.listxattr(below)})
+
+
+def _shown_layers(lowers: list[Path]) -> list[Path]:
+    """The layers, top first, down to one whose root hides all below: overlayfs does not look at that mark on a root."""
+    return next((lowers[: number + 1] for number, lower in enumerate(lowers) if is_opaque(lower)), lowers)
 
 
 def _overlay(target: Path, lowers: list[Path], upper: Path | None, work: Path | None) -> None:

@@ -73,6 +73,10 @@ def find(table: Table, text: str) -> ImageEntry | None:
     return found[0] if len(found) == 1 else None
 
 
+_DIGITS: Final = 10
+"""Digits of the largest id that there is; more are shown as a name, and no container runs as it."""
+
+
 def pinned(entry: ImageEntry, patterns: Iterable[str]) -> bool:
     """Whether an image is never to be collected: a pattern with `*` and `?` fits one of its names."""
     names = (entry.id, *entry.tags, *entry.digests)
@@ -82,7 +86,7 @@ def pinned(entry: ImageEntry, patterns: Iterable[str]) -> bool:
 def shown(entry: ImageEntry, user: str, *, is_pinned: bool) -> Image:
     """An image as lists show it. `user` is the configuration's; its number or its name is told, without the group."""
     name = user.partition(":")[0]
-    number = int(name) if name.isascii() and name.isdigit() else None
+    number = int(name) if name.isascii() and name.isdigit() and len(name) <= _DIGITS else None
     return Image(
         id=entry.id,
         repo_tags=entry.tags,

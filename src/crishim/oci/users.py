@@ -5,12 +5,16 @@ MERGE also those that the group file gives the user; the primary group is always
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 from crishim.errors import InvalidArgument
 from crishim.model.container import UserSpec
 from crishim.model.security import LinuxContainerUser, SupplementalGroupsPolicy
 
 _FIELD = "config.linux.security_context"
+
+MAX_ID: Final = 2**31 - 1
+"""The largest user or group id that runtimes take: with crun 4294967295 would be root."""
 
 
 def resolve_user(spec: UserSpec, passwd: bytes, group: bytes) -> LinuxContainerUser:
@@ -27,8 +31,8 @@ def resolve_user(spec: UserSpec, passwd: bytes, group: bytes) -> LinuxContainerU
 def _look_up(user: str, passwd: bytes) -> tuple[str, int, int]:
     if not user:
         user = "0"
-    if user.isdigit():
-        uid = int(user)
+    if _is_number(user):
+        uid = _bounded(user, "run_as_user")
         return next(((name, uid, gid) for name, number, gid in _users(passwd) if number == uid), ("", uid, 0))
     for name, uid, gid in _users(passwd):
         if name == user:
@@ -37,8 +41,8 @@ def _look_up(user: str, passwd: bytes) -> tuple[str, int, int]:
 
 
 def _group_id(group: str, groups: bytes) -> int:
-    if group.isdigit():
-        return int(group)
+    if _is_number(group):
+        return _bounded(group, "run_as_group")
     for name, number, _ in _groups(groups):
         if name == group:
             return number
@@ -47,14 +51,29 @@ def _group_id(group: str, groups: bytes) -> int:
 
 def _users(passwd: bytes) -> Iterator[tuple[str, int, int]]:
     for parts in _lines(passwd):
-        if len(parts) >= 4 and parts[2].isdigit() and parts[3].isdigit():
+        if len(parts) >= 4 and _is_id(parts[2]) and _is_id(parts[3]):
             yield parts[0], int(parts[2]), int(parts[3])
 
 
 def _groups(group: bytes) -> Iterator[tuple[str, int, list[str]]]:
     for parts in _lines(group):
-        if len(parts) >= 3 and parts[2].isdigit():
+        if len(parts) >= 3 and _is_id(parts[2]):
             yield parts[0], int(parts[2]), parts[3].split(",") if len(parts) > 3 else []
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()  # other digits, as of a "²", are no number to anybody
+
+
+def _is_id(text: str) -> bool:
+    """Whether a field of an image's file is an id that a runtime can take; lines with others are passed over."""
+    return _is_number(text) and len(text) <= 10 and int(text) <= MAX_ID
+
+
+def _bounded(text: str, field: str) -> int:
+    if not _is_id(text):
+        raise InvalidArgument(f"{_FIELD}.{field}", f"{text[:40]} is not an id from 0 to {MAX_ID}")
+    return int(text)
 
 
 def _lines(text: bytes) -> Iterator[list[str]]:

@@ -156,13 +156,14 @@ class DockerImages(ImageService):
     def _image(self, told: Mapping[str, Any], config: ImageConfig) -> Image:
         tags = names_of(told.get("RepoTags"))
         user = config.user.partition(":")[0]
+        uid = int(user) if user.isascii() and user.isdigit() and len(user) <= 10 else None
         return Image(
             id=ImageId(told["Id"]),
             repo_tags=tags,
             repo_digests=names_of(told.get("RepoDigests")),
             size=max(1, int(told.get("Size") or 0)),
-            uid=int(user) if user.isdigit() else None,
-            username="" if user.isdigit() else user,
+            uid=uid,
+            username="" if uid is not None else user,
             pinned=self._pinned in tags,
         )
 
