@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from crishim.backends.kata import build
-from crishim.backends.kata.pods import KataPods, left_of, sizes
+from crishim.backends.kata.pods import KataPods, sizes
 from crishim.errors import InvalidArgument, NotFound, Unavailable
 from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.capabilities import SupportsPortForward, SupportsSandboxWait, SupportsStats
@@ -162,10 +162,3 @@ def test_sizes_of_machines() -> None:
     wanted = Resources(cpu_shares=512, memory_limit_in_bytes=1 << 30)
     expected = {"io.kubernetes.cri.sandbox-cpu-shares": "512", "io.kubernetes.cri.sandbox-memory": "1073741824"}
     assert expected == sizes(wanted)
-
-
-def test_what_kata_has_left_is_found(tmp_path: Path) -> None:
-    """A folder that kata keeps for a sandbox, and still has after its deletion, is found."""
-    (tmp_path / "run/vc/vm/s1").mkdir(parents=True)
-    assert [tmp_path / "run/vc/vm/s1"] == left_of("s1", tmp_path)
-    assert [] == left_of("s2", tmp_path)

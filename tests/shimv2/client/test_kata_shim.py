@@ -25,6 +25,7 @@ from crishim.testing.conformance.candidate import until
 from crishim.testing.conformance.logs import read_log
 from crishim.testing.conformance.offers import Sink, Source
 from tests.backends.runc.world import needs
+from tests.shimv2.kata_shim import MACHINES
 from tests.shimv2.world import STAND_IN, ShimWorld, host_leftovers, stand_in
 
 pytestmark = [pytest.mark.node, needs("busybox", "unshare", "catatonit")]
@@ -35,7 +36,7 @@ async def link_of(world: ShimWorld, pod: SandboxSpec) -> ShimLink:
 
 
 def machine_of(world: ShimWorld, pod: SandboxSpec) -> int:
-    return int((world.folder / "host" / "vm" / pod.id / "pid").read_text())
+    return int((world.folder / "host" / MACHINES / pod.id / "pid").read_text())
 
 
 async def gone(pid: int) -> None:
@@ -211,7 +212,7 @@ async def test_the_shim_dies(machines: ShimWorld) -> None:
     (shim,) = machines.shims()
     os.kill(shim, signal.SIGKILL)
     assert [137, 137, 137] == [end.code for end in await asyncio.gather(*waits, life)]
-    assert [] == host_leftovers(machines.folder)
+    await until(lambda: [] == host_leftovers(machines.folder))
     await gone(machine)
     with pytest.raises((Unavailable, NotFound)):
         await machines.pods.exec(specs[0].id, ExecSpec(argv=machines.programs.fails(0)), ProcessIO())

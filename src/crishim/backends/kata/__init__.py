@@ -12,6 +12,7 @@ from typing import Final
 
 import attrs
 
+from crishim.backends.kata.leftovers import KataBinary
 from crishim.backends.kata.needs import findings
 from crishim.backends.kata.pods import KataPods, KataRuntime
 from crishim.backends.shim import checked, configured, shim_binary
@@ -44,7 +45,7 @@ def build(context: BackendContext) -> Backend:
         raise InvalidArgument("options.config_path", "must be an absolute path")
     # The guest has devices and labels of its own; the node's would be of no use to it.
     machine = attrs.evolve(host(), devices=(), apparmor=False, selinux=False)
-    binary = attrs.evolve(shim_binary(context, RUNTIME), bootstrap=False)
+    binary = KataBinary(**attrs.asdict(attrs.evolve(shim_binary(context, RUNTIME), bootstrap=False), recurse=False))
     runtime = KataRuntime(binary, context.runtime_state / "shims", context.clock, machine, configured(path))
     runtime.guest_seccomp = bool(options.get("guest_seccomp", False))
     return KataPods(runtime, context, machine, patterns=tuple(map(str, options.get("annotations", _ANNOTATIONS))))

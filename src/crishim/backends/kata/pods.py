@@ -1,7 +1,6 @@
-"""KataRuntime and KataPods: what kata is told beside the bundle, what a machine cannot keep, and the way to a pod's ports."""
+"""KataRuntime and KataPods: what kata reads of a bundle, which features a machine supports, and the way to a pod's ports."""
 
 import fnmatch
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -23,10 +22,6 @@ from crishim.oci.facts import BindSource, Host, Place
 from crishim.pods.bundle import write_atomically
 from crishim.pods.usage import MeasuredPods
 from crishim.shimv2.client.runtime import ShimRuntime
-
-_log = logging.getLogger(__name__)
-
-_FOLDERS: Final = ("run/vc/sbs", "run/vc/vm", "run/kata-containers/shared/sandboxes")
 
 _OURS: Final = "io.kubernetes.cri."
 """Annotations by which a runtime knows which pod a container belongs to: no pattern lets a pod say that."""
@@ -50,17 +45,6 @@ class KataRuntime(ShimRuntime):
         """As `Backend.probe`. Without seccomp in the guest a profile would be dropped in silence: it is not supported then."""
         info = await super().probe()
         return attrs.evolve(info, supported=VM if self.guest_seccomp else VM - {Feature.SECCOMP})
-
-    async def delete(self, container_id: str) -> None:
-        """As `ShimRuntime.delete`. Kata is known to say that a machine is gone which is not, so it is looked for."""
-        await super().delete(container_id)
-        for path in left_of(container_id):
-            _log.warning("kata has left %s behind: a machine may still run", path)
-
-
-def left_of(sandbox_id: str, root: Path = Path("/")) -> list[Path]:
-    """What kata has left of a sandbox that was deleted, among the folders that it keeps for one."""
-    return [path for folder in _FOLDERS if (path := root / folder / sandbox_id).exists()]
 
 
 class KataPods(MeasuredPods):

@@ -70,6 +70,16 @@ class ShimBinary:
             raise Unknown(f"{self.program} delete answered {out[:200]!r}") from error
         return exit_of(told.exit_status, told.exited_at)
 
+    async def kill_helpers(self, sandbox_id: str) -> None:
+        """Kill the processes that a dead shim ran for a sandbox, beside its containers: a hypervisor, a file server."""
+
+    async def remove_leftovers(self, sandbox_id: str) -> list[str] | None:  # noqa: ARG002 - for those who know more
+        """Remove what a shim that has ended left of a sandbox on the node; what could not be removed.
+
+        None where it is not known what such a shim may leave: then only its `delete` tells. May raise `OSError`.
+        """
+        return None
+
     async def version(self, folder: Path) -> str:
         """What `-v` says, in one line."""
         return " ".join((await self._run(folder, b"", "-v")).decode("utf-8", "replace").split())

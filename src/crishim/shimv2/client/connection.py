@@ -178,12 +178,12 @@ class ShimLink:
         await self._call("Update", pb.UpdateTaskRequest(id=name, resources=resources), Empty)
 
     async def stats(self, name: str) -> Any:
-        """A task's figures."""
+        """A task's usage."""
         return (await self._call("Stats", pb.StatsRequest(id=name), pb.StatsResponse)).stats
 
-    async def shim_pid(self, name: str) -> int:
-        """The shim's own pid."""
-        return (await self._call("Connect", pb.ConnectRequest(id=name), pb.ConnectResponse)).shim_pid
+    async def shim_pid(self, name: str, timeout: float | None = None) -> int:
+        """The shim's own pid; `timeout` in seconds."""
+        return (await self._call("Connect", pb.ConnectRequest(id=name), pb.ConnectResponse, timeout=timeout)).shim_pid
 
     async def shutdown(self, name: str) -> None:
         """End the shim, if it holds nothing any more; it may answer, or just close the connection."""

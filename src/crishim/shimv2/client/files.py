@@ -7,7 +7,7 @@
     <root>/<sandbox>/io/<id>/         its named pipes
 
 A dead shim leaves things behind that are freed only when its binary was asked for every task, so all of them stand here until
-they were removed one by one.
+they were removed one by one, and the shim itself until nothing of it is left on the node.
 """
 
 import json
@@ -24,13 +24,17 @@ from crishim.pods.bundle import write_atomically
 
 @attrs.frozen(kw_only=True)
 class ShimRecord:
-    """A shim. `pid` and `born` (clock ticks after the boot) are 0 until it was asked."""
+    """A shim. `pid` and `born` (clock ticks after the boot) are 0 until it was asked.
+
+    `dead`: its process has ended or was killed, and what it has left on the node is not freed yet.
+    """
 
     bundle: str
     address: str = ""
     version: int = 2
     pid: int = 0
     born: int = 0
+    dead: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -43,6 +43,7 @@ class ShimTask:
         self.link: ShimLink | None = None
         self.end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self.oom = asyncio.Event()
+        self.oom_kills = 0
         self.killed = False
         """Whether we have killed it: then the kernel has not, for want of memory."""
         self.stdio: ContainerStdio | None = None
@@ -103,6 +104,11 @@ class ShimTask:
             _, late = await asyncio.wait(self._calls, timeout=timeout)
             if late:
                 raise DeadlineExceeded(f"the shim is still busy with {self.id}")
+
+    def note_oom(self) -> None:
+        """The kernel has killed one of its processes for want of memory."""
+        self.oom_kills += 1
+        self.oom.set()
 
     def started(self) -> None:
         """The shim has opened its ends."""
