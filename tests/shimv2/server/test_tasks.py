@@ -16,7 +16,7 @@ from crishim.interfaces.oci_runtime import OciRuntime, OciStatus
 from crishim.linux.cgroups import Cgroups
 from crishim.model.process import Exit
 from crishim.shimv2.server.rootfs import RootMount
-from crishim.shimv2.server.task import Creation, IoPaths, TaskRecords
+from crishim.shimv2.server.task import Creation, IoPaths, Pipes, TaskRecords
 from crishim.shimv2.server.tasks import Tasks
 from crishim.testing.doubles import FakeClock, settle
 from tests.shimv2.memory import PID, Heard, MemoryRuntime
@@ -84,6 +84,36 @@ async def test_a_whole_life(world: World) -> None:
     assert (PID, Exit(code=143, at=7)) == await world.tasks.delete(KEY, "")
     assert ["create t1", "start t1", "exit t1 143", "delete t1 143"] == world.heard.words
     assert ({}, 0) == (world.runtime.containers, len(world.tasks))
+
+
+async def test_stdin_that_is_closed_before_the_start(world: World) -> None:
+    """CloseIO between Exec and Start: the exec reads what was written before, and then the end."""
+    await world.tasks.create(KEY, world.creation())
+    await world.tasks.start(KEY, "")
+    paths = world.pipes()
+    await world.tasks.add_exec(KEY, "x", IoPaths(stdin=paths.stdin), {"args": ["cat"]})
+    writer = os.open(paths.stdin, os.O_WRONLY | os.O_NONBLOCK)
+    os.write(writer, b"all\n")
+    os.close(writer)
+    await world.tasks.close_stdin(KEY, "x")
+    await world.tasks.start(KEY, "x")
+    stdin = world.runtime.exec_io.stdin
+    assert stdin is not None
+    async with asyncio.timeout(10):
+        assert [b"all\n", b""] == [await stdin.read(), await stdin.read()]
+    world.runtime.exec_end.set_result(Exit(code=0))
+    await world.tasks.wait(KEY, "x")
+
+
+def test_pipes_that_are_closed_before_they_are_used(tmp_path: Path) -> None:
+    """What was closed, and never used, holds no descriptor."""
+    os.mkfifo(tmp_path / "in")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    pipes = Pipes(IoPaths(stdin=str(tmp_path / "in")))
+    pipes.hold()
+    pipes.close_stdin()
+    pipes.close()
+    assert before == len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def test_a_name_is_taken_in_its_namespace(world: World) -> None:
