@@ -5,7 +5,9 @@
 The virtual machine is a sleeping process; what the real one leaves on the host (/run/vc/sbs and its like) are folders below
 FOLDER. With a file FOLDER/answers it is a shim of another age: `json` speaks task v3 and says so in JSON, `protobuf` demands
 BootstrapParams as containerd 2.3 and later write them, and answers alike. FOLDER/slow makes `delete` sleep for so many seconds,
-FOLDER/forgets makes it free nothing and succeed, and FOLDER/keeps does so for a clean end.
+FOLDER/forgets makes it free nothing and succeed, and FOLDER/keeps does so for a clean end. FOLDER/hangs-up breaks one Create of
+a member off, FOLDER/lost makes Kill and Delete fail with a text of the kind that kata answers NOT_FOUND to. What the guest has
+of its pod is in FOLDER/run/vc/vm/ID/guest.
 
 Containers are chrooted children in sessions of their own, which outlive the shim as a guest would. What it does not
 forgive, point by point, is what kata 4.1 was seen not to forgive; each point has its test in test_kata_shim.py.
@@ -255,6 +257,9 @@ class Shim:
             await self.boot(config)
         elif self.vm is None or self.vm.returncode is not None:
             raise Unknown("the sandbox is not running")
+        elif (self.folder / "hangs-up").exists():
+            (self.folder / "hangs-up").unlink()
+            raise Unknown("rpc error: code = Internal desc = transport closed: EOF")
         root = Path(config["root"]["path"])
         root = root if root.is_absolute() else bundle / root
         program = str(root / config["process"]["args"][0].lstrip("/"))
@@ -277,6 +282,12 @@ class Shim:
         program = shutil.which("sleep")
         self.vm = await asyncio.create_subprocess_exec(name, "infinity", executable=program, start_new_session=True)
         (self.folder / MACHINES / self.sandbox_id / "pid").write_text(str(self.vm.pid))
+        guest = {
+            "hostname": config.get("hostname", ""),
+            "sysctl": config["linux"].get("sysctl", {}),
+            "shm": [mount["type"] for mount in config["mounts"] if mount["destination"] == "/dev/shm"],
+        }
+        (self.folder / MACHINES / self.sandbox_id / "guest").write_text(json.dumps(guest))
         self.watching.add(asyncio.create_task(self.watch_vm(self.vm)))
 
     async def watch_vm(self, machine: asyncio.subprocess.Process) -> None:
@@ -313,6 +324,7 @@ class Shim:
 
     async def kill(self, request: pb.KillRequest) -> Message:
         process = self.of(request)
+        self.lose(request)
         while process.status == types.RUNNING and self.vm_hangs():  # noqa: ASYNC110
             await asyncio.sleep(0.05)  # the guest's agent does not answer
         process.signal(request.signal)
@@ -324,8 +336,13 @@ class Shim:
         except OSError:
             return False
 
+    def lose(self, request: Any) -> None:
+        if (self.folder / "lost").exists():
+            raise NotFound("file", request.id, "cgroup.procs does not exist")
+
     async def delete(self, request: pb.DeleteRequest) -> Message:
         process = self.of(request)
+        self.lose(request)
         young = process.ended_at is not None and time.time() - process.ended_at < READY_AFTER
         is_sandbox = request.id == self.sandbox_id
         dead_vm = self.vm is not None and self.vm.returncode is not None

@@ -171,6 +171,31 @@ async def test_what_is_asked_of_the_ended(machines: ShimWorld) -> None:
         await link.state("nobody")
 
 
+async def test_not_found_is_not_gone(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NOT_FOUND for a Kill or Delete of what State knows is a failure with the shim's reason: nothing is taken for gone."""
+    monkeypatch.setattr(cleanup, "_FREED_WITHIN", 0.1)
+    pod = await machines.sandbox()
+    spec = await machines.run_ready(pod, machines.programs.sleeps())
+    lost = machines.folder / "host" / "lost"
+    lost.touch()
+    with pytest.raises(Unknown, match=r"cgroup\.procs does not exist"):
+        await machines.backend.kill_container(spec.id, signal.SIGKILL)
+    with pytest.raises(Unknown, match=r"cgroup\.procs does not exist"):
+        await (await link_of(machines, pod)).delete(spec.id)
+    assert ContainerState.RUNNING is await state_of(machines, spec)
+    lost.unlink()
+    with pytest.raises(NotFound, match="nobody"):
+        await (await link_of(machines, pod)).kill("nobody", signal.SIGKILL)
+
+
+async def test_a_create_that_is_broken_off(machines: ShimWorld) -> None:
+    """A member's creation that the guest hangs up on, since another container ends, is tried again once."""
+    pod = await machines.sandbox()
+    (machines.folder / "host" / "hangs-up").touch()
+    spec = await machines.run_ready(pod, machines.programs.sleeps())
+    assert ContainerState.RUNNING is await state_of(machines, spec)
+
+
 async def test_shutdown_lies_while_members_exist(machines: ShimWorld) -> None:
     """Shutdown with members answers and ends nothing; stopping the pod frees them first, and how they ended is still known."""
     pod = await machines.sandbox()

@@ -1,9 +1,11 @@
 """KataRuntime and KataPods: what kata reads of a bundle, which features a machine supports, and the way to a pod's ports."""
 
+import errno
 import fnmatch
+import posixpath
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -20,11 +22,15 @@ from crishim.model.sandbox import SandboxSpec, SandboxStarted
 from crishim.model.values import FrozenDict, SandboxId
 from crishim.oci.facts import BindSource, Host, Place
 from crishim.pods.bundle import write_atomically
+from crishim.pods.files import files_of
 from crishim.pods.usage import MeasuredPods
 from crishim.shimv2.client.runtime import ShimRuntime
 
 _OURS: Final = "io.kubernetes.cri."
 """Annotations by which a runtime knows which pod a container belongs to: no pattern lets a pod say that."""
+
+_SHM: Final = "/dev/shm"  # noqa: S108 - the container's
+_ERRNO: Final = "SCMP_ACT_ERRNO"
 
 _SIZE: Final = {
     "io.kubernetes.cri.sandbox-cpu-period": "cpu_period",
@@ -78,12 +84,45 @@ class KataPods(MeasuredPods):
         place = super()._place(spec, pod, rootfs, views)
         return attrs.evolve(place, annotations=FrozenDict({**place.annotations, **self._passed(spec.annotations)}))
 
+    def _finish_config(self, spec: ContainerSpec, config: dict[str, Any]) -> None:
+        """What a guest has of its pod stands in the sandbox's own config.json: the namespaces on the node are not its own."""
+        add_errno(config["linux"].get("seccomp"))
+        if str(spec.id) != str(spec.sandbox.id):
+            return
+        sandbox = spec.sandbox.config
+        config["hostname"] = sandbox.hostname or self._host.hostname
+        if sandbox.linux.sysctls:
+            config["linux"]["sysctl"] = dict(sandbox.linux.sysctls)
+        shm = files_of(self._pod(SandboxId(spec.id)), spec.sandbox)[_SHM]
+        config["mounts"].append({"destination": _SHM, "type": "bind", "source": shm, "options": ["rbind", "rprivate", "rw"]})
+
+    def _pod_cgroup(self, pod: Path) -> str:
+        """As `MeasuredPods._pod_cgroup`; without a parent it is the one that kata makes for the sandbox."""
+        if parent := super()._pod_cgroup(pod):
+            return parent
+        folder = posixpath.join(posixpath.dirname(self._folder(pod / "pause")), f"kata_{pod.name}")
+        return folder if self._cgroups.exists(folder) else ""
+
     def _passed(self, annotations: Mapping[str, str]) -> dict[str, str]:
         return {
             name: value
             for name, value in annotations.items()
             if not name.startswith(_OURS) and any(fnmatch.fnmatchcase(name, pattern) for pattern in self._patterns)
         }
+
+
+def add_errno(seccomp: dict[str, Any] | None) -> None:
+    """Write EPERM wherever an ERRNO action of linux.seccomp has no number: kata's guest takes 0, and the call succeeds.
+
+    EPERM is what the runtime specification says of a missing `errnoRet` and `defaultErrnoRet`.
+    """
+    if seccomp is None:
+        return
+    if seccomp.get("defaultAction") == _ERRNO:
+        seccomp.setdefault("defaultErrnoRet", errno.EPERM)
+    for rule in seccomp.get("syscalls", ()):
+        if rule["action"] == _ERRNO:
+            rule.setdefault("errnoRet", errno.EPERM)
 
 
 def sizes(wanted: Resources | None) -> dict[str, str]:

@@ -126,6 +126,21 @@ def find_sandbox(root: Path, task_id: str) -> SandboxFolder | None:
     return None
 
 
+def name_like(bundle: Path, task_id: str) -> None:
+    """Link a bundle by its task's id: runc's shim, to delete a task, looks beside the folder that it is in for that name."""
+    beside = bundle.with_name(task_id)
+    if not beside.exists():
+        beside.symlink_to(bundle.name)
+
+
+def left_address(bundle: Path) -> str:
+    """The address that a shim has written into its bundle, where we were ended before we had read it; empty for none."""
+    try:
+        return (bundle / "address").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         told: dict[str, Any] = json.loads(path.read_bytes())

@@ -27,7 +27,7 @@ from crishim.shimv2.client.burial import Burial
 from crishim.shimv2.client.cleanup import born, end_shim, free, remove_socket
 from crishim.shimv2.client.connection import ShimLink
 from crishim.shimv2.client.fifos import ShimLog
-from crishim.shimv2.client.files import SandboxFolder, ShimRecord, TaskRecord
+from crishim.shimv2.client.files import SandboxFolder, ShimRecord, TaskRecord, left_address, name_like
 from crishim.shimv2.client.task import ShimTask
 from crishim.shimv2.wire.messages import STATUSES, Bootstrap
 
@@ -108,13 +108,13 @@ class SandboxShim:
         if task_id in self._tasks:
             raise AlreadyExists("container", task_id)
         link = await self.link()
-        _named_like(bundle, task_id)
+        name_like(bundle, task_id)
         record = TaskRecord(id=task_id, bundle=str(bundle), stdio=stdio)
         self._folder.write_task(record)
         task = self._tasks[task_id] = ShimTask(record, self._folder, self._clock)
         task.link = link
         task.make_streams()
-        pid = await task.steadily(link.create(task_id, bundle, task.paths, options, terminal=stdio.terminal))
+        pid = await task.steadily(task.create(link, options))
         if (known := self._folder.shim()) is not None and not known.pid:
             await self._ask_pid(link, known)
         self._watch(task)
@@ -217,7 +217,7 @@ class SandboxShim:
         record = self._folder.shim()
         if record is None or record.dead:
             return
-        address = record.address or _left_address(Path(record.bundle))
+        address = record.address or left_address(Path(record.bundle))
         for attempt in range(_TRIES if address else 0):
             if attempt:
                 await asyncio.sleep(_PAUSE)
@@ -394,18 +394,3 @@ class SandboxShim:
         self._folder.forget_task(task.id)
         self._folder.remove_if_empty()
         task.forget()
-
-
-def _named_like(bundle: Path, task_id: str) -> None:
-    """Where it shall delete, runc's shim looks beside the folder it is in for one that is called like the task."""
-    beside = bundle.with_name(task_id)
-    if not beside.exists():
-        beside.symlink_to(bundle.name)
-
-
-def _left_address(bundle: Path) -> str:
-    """The address that a shim has written into its bundle, where we were ended before we had read it."""
-    try:
-        return (bundle / "address").read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
