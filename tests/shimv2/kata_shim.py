@@ -1,6 +1,7 @@
 """A stand-in for kata's shim, as strict as the real one: its own process, one for each sandbox, over task v2.
 
     kata_shim.py FOLDER -namespace NS -address A -publish-binary B -id ID [-bundle DIR] start|delete|-v
+    kata_shim.py FOLDER --version
 
 The virtual machine is a sleeping process; what the real one leaves on the host (/run/vc/sbs and its like) are folders below
 FOLDER. With a file FOLDER/answers it is a shim of another age: `json` speaks task v3 and says so in JSON, `protobuf` demands
@@ -504,6 +505,9 @@ def delete(folder: Path, task_id: str) -> None:
 def main() -> None:
     folder, *args = sys.argv[1:]
     if args[-1] == "-v":
+        sys.stdout.write("containerd-shim-kata-v2:\n  Version:  1.7.25\n  Revision: unknown\n")
+        return
+    if args == ["--version"]:
         sys.stdout.write("kata containers shim (Golang): id: io.containerd.kata.v2, version: 4.1.0, commit: stand-in\n")
         return
     task_id = args[args.index("-id") + 1]

@@ -19,8 +19,11 @@ from crishim.linux.cgroups import Cgroups
 from crishim.linux.children import children
 from crishim.linux.mounts import mounts_below, unmount_below
 from crishim.pods.host import cgroup_v2
-from crishim.shimv2.client.binary import ShimBinary
+from crishim.shimv2.client.binary import ShimBinary, one_line
 from crishim.shimv2.client.cleanup import end_process
+
+PROGRAMS: Final = ("/opt/kata/bin",)
+"""Where kata's own packages put its programs, without a link on PATH."""
 
 _FOLDERS: Final = ("run/vc/sbs", "run/vc/vm", "run/kata-containers/shared/sandboxes")
 _OVERHEAD: Final = "/kata_overhead"
@@ -28,10 +31,16 @@ _OVERHEAD: Final = "/kata_overhead"
 
 @attrs.frozen(kw_only=True)
 class KataBinary(ShimBinary):
-    """A ShimBinary that knows what kata leaves. `root` is where the node's files lie."""
+    """A ShimBinary that knows where kata's shim lies and what it leaves. `root` is where the node's files lie."""
+
+    folders: tuple[str, ...] = PROGRAMS
 
     root: Path = Path("/")
     cgroups: Cgroups = attrs.field(factory=lambda: Cgroups(v2=cgroup_v2()))
+
+    async def version(self, folder: Path) -> str:
+        """Kata's own version: `-v` would tell that of containerd's library. Taken only as the single argument."""
+        return one_line(await self._run_bare(folder, b"", "--version"))
 
     async def kill_helpers(self, sandbox_id: str) -> None:
         """As `ShimBinary.kill_helpers`: a machine whose shim is dead can only be ended, and a `delete` may wait for it."""

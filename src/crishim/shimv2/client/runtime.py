@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -22,7 +21,6 @@ from crishim.errors import (
     AlreadyExists,
     CrishimError,
     DeadlineExceeded,
-    FailedPrecondition,
     InvalidArgument,
     NotFound,
     Unavailable,
@@ -56,7 +54,7 @@ _KILL: Final = 9
 _USAGE_TIMEOUT: Final = 1.0
 
 _log = logging.getLogger(__name__)
-_VERSION: Final = re.compile(r"[Vv]ersion:?\s*(\S+)")
+_VERSION: Final = re.compile(r"[Vv]ersion:?\s*([^\s,]+)")
 
 
 def no_options(_config: Mapping[str, Any]) -> AnyMessage | None:
@@ -85,9 +83,7 @@ class ShimRuntime:
 
     async def probe(self) -> BackendInfo:
         """The shim's version. Raises `FailedPrecondition` where its binary is missing."""
-        program = shutil.which(self._binary.program)
-        if program is None:
-            raise FailedPrecondition("missing", "installed", self._binary.program)
+        self._binary.path()
         if not self._version:
             told = await self._binary.version(Path("/"))
             match = _VERSION.search(told)
