@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 import attrs
 import pytest
 
-from crishim.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unknown
-from crishim.interfaces.oci_runtime import OciRuntime, OciStatus
+from crishim.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument, NotFound, Unknown
+from crishim.interfaces.oci_runtime import OciRuntime, OciStatus, Stdio
 from crishim.linux.cgroups import Cgroups
 from crishim.model.process import Exit
 from crishim.shimv2.server.rootfs import RootMount
@@ -134,6 +135,35 @@ async def test_a_task_that_cannot_be_made(world: World) -> None:
     assert ([], 0) == (world.heard.words, len(world.tasks))
     world.runtime.refusal = None
     assert PID == await world.tasks.create(KEY, world.creation())
+
+
+class ForgetfulRuntime(MemoryRuntime):
+    """Knows no container of the object before it, whose process runs."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__()
+        self.pid = pid
+
+    async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
+        await super().create(container_id, bundle, stdio)
+        return self.pid
+
+
+async def test_what_a_runtime_does_not_know_and_runs(tmp_path: Path) -> None:
+    """A task of an earlier daemon whose runtime has forgotten it is not forgotten here while its process runs."""
+    with subprocess.Popen(["sleep", "600"]) as process:  # noqa: ASYNC220 - started at once
+        try:
+            before = over(tmp_path, ForgetfulRuntime(process.pid))
+            await before.tasks.create(KEY, before.creation())
+            after = over(tmp_path, ForgetfulRuntime(process.pid))
+            with pytest.raises(Internal, match=f"process {process.pid} runs"):
+                await after.tasks.end(KEY, after.bundle)
+            assert {KEY: after.bundle} == TaskRecords(tmp_path / "tasks").left()
+        finally:
+            process.kill()
+    assert 137 == (await after.tasks.end(KEY, after.bundle)).code
+    assert {} == TaskRecords(tmp_path / "tasks").left()
+    await before.runtime.delete(KEY[1])
 
 
 async def test_a_running_task_is_not_deleted(world: World) -> None:
