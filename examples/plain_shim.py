@@ -16,6 +16,7 @@ import attrs
 import crishim.shimv2
 from crishim import BackendInfo, Exit, NotFound, OciRuntime
 from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
+from crishim.linux import processes
 
 CHROOT = shutil.which("chroot") or "chroot"
 WAITING = f'read go < /proc/self/fd/$1; root=$2; shift 2; exec {CHROOT} "$root" "$@"'  # becomes the command when it is told
@@ -35,6 +36,8 @@ class Held:
 
 class PlainRuntime(OciRuntime):
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
         self._held: dict[str, Held] = {}
 
     async def probe(self) -> BackendInfo:
@@ -52,6 +55,7 @@ class PlainRuntime(OciRuntime):
         )
         for descriptor in (given, out, err, told):
             os.close(descriptor)
+        processes.record(self._folder / container_id, child.pid)  # for `delete`, maybe by the next daemon
         self._held[container_id] = Held(bundle, child, go)
         return child.pid
 
@@ -72,11 +76,16 @@ class PlainRuntime(OciRuntime):
         (os.killpg if everyone else os.kill)(child.pid, signal)
 
     async def delete(self, container_id: str) -> None:
-        child = self._known(container_id).child
-        if child.returncode is None:
-            os.killpg(child.pid, signal.SIGKILL)
-            await child.wait()
-        os.close(self._held.pop(container_id).go)
+        process = processes.recorded(self._folder / container_id)
+        if process is None:
+            raise NotFound("container", container_id)
+        if processes.runs(process):
+            os.killpg(process.pid, signal.SIGKILL)
+            await processes.ended(process)
+        (self._folder / container_id).unlink()
+        if (held := self._held.pop(container_id, None)) is not None:
+            await held.child.wait()
+            os.close(held.go)
 
     async def wait(self, container_id: str) -> Exit:
         return Exit.from_returncode(await self._known(container_id).child.wait())

@@ -81,12 +81,12 @@ class InvalidArgument(CrishimError):
 
 
 class NotFound(CrishimError):
-    """It is not there. The kubelet takes this code for "gone"."""
+    """It is not there. The kubelet takes this code for "gone". `reason` is what whoever was asked has said of it."""
 
     code = Code.NOT_FOUND
 
-    def __init__(self, kind: str, id: str) -> None:  # noqa: A002 - the field's word for it
-        super().__init__(f"{kind} {id!r} not found")
+    def __init__(self, kind: str, id: str, reason: str = "") -> None:  # noqa: A002 - the field's word for it
+        super().__init__(f"{kind} {id!r} not found{f': {reason}' if reason else ''}")
         self.kind = kind
         self.id = id
 

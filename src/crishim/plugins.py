@@ -6,6 +6,8 @@ before the colon) may hold more, by these names:
 - `images(context: BackendContext) -> ImageService`: where this backend's images come from. Without it, an image is taken as
   it is named.
 - `check() -> Iterable[Finding]`: what the machine offers it, for `crishim check`.
+- `check_options(options: Mapping[str, Any]) -> Iterable[Finding]`: the same, instead of `check`, for a backend that is
+  configured with these options.
 - `ignores: Mapping[str, str]`: what it takes and does not use, and why, by the names that `crishim coverage` prints.
 - `needs_node = True`: it wants this node's image store, root file systems, namespaces and network.
 
@@ -45,6 +47,7 @@ class Plugin:
     build: Callable[[BackendContext], Backend]
     images: Callable[[BackendContext], ImageService] | None = None
     check: Callable[[], Iterable[Finding]] | None = None
+    check_options: Callable[[Mapping[str, Any]], Iterable[Finding]] | None = None
     needs_node: bool = False
     ignores: Mapping[str, str] = attrs.field(factory=dict)
 
@@ -75,6 +78,7 @@ def load(name: str) -> Plugin:
         build=build,
         images=_function(module, "images", name),
         check=_function(module, "check", name),
+        check_options=_function(module, "check_options", name),
         needs_node=bool(getattr(module, "needs_node", False)),
         ignores=getattr(module, "ignores", {}),
     )

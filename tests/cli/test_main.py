@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
@@ -91,6 +92,25 @@ def test_a_machine_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert any(all(word in line for word in words) for line in done.output.splitlines()), done.output
     checks["used"].append(attrs.evolve(missing, what="pasta"))
     assert 1 == run("check", "--config", str(file)).exit_code
+
+
+def test_each_configured_backend_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plug-in that looks at options is asked about those of every backend in use."""
+    file = tmp_path / "crishim.toml"
+    file.write_text(
+        f'state = "{tmp_path}/state"\nruntime_state = "{tmp_path}/run"\n[handlers]\n"" = "one"\nx = "two"\n'
+        '[backends.one]\nplugin = "vm"\npath = "first"\n[backends.two]\nplugin = "vm"\npath = "second"\n'
+    )
+
+    def look(options: Mapping[str, object]) -> list[Finding]:
+        return [Finding(what="path", ok=options["path"] == "first", found="there", without=f"no {options['path']}")]
+
+    monkeypatch.setattr(check, "load", lambda name: Plugin(name=name, build=fakes.build, check=list, check_options=look))
+    monkeypatch.setattr(check, "installed", lambda: ("vm",))
+    done = run("check", "--config", str(file))
+    assert 1 == done.exit_code
+    assert all(words in done.output for words in ("backend one", "backend two", "no second"))
+    assert "no first" not in done.output
 
 
 def test_a_pod_is_played(tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
 """A stand-in for kata's shim, as strict as the real one: its own process, one for each sandbox, over task v2.
 
     kata_shim.py FOLDER -namespace NS -address A -publish-binary B -id ID [-bundle DIR] start|delete|-v
+    kata_shim.py FOLDER --version
 
 The virtual machine is a sleeping process; what the real one leaves on the host (/run/vc/sbs and its like) are folders below
 FOLDER. With a file FOLDER/answers it is a shim of another age: `json` speaks task v3 and says so in JSON, `protobuf` demands
-BootstrapParams as containerd 2.3 and later write them, and answers alike.
+BootstrapParams as containerd 2.3 and later write them, and answers alike. FOLDER/slow makes `delete` sleep for so many seconds,
+FOLDER/forgets makes it free nothing and succeed, and FOLDER/keeps does so for a clean end. FOLDER/hangs-up breaks one Create of
+a member off, FOLDER/lost makes Kill and Delete fail with a text of the kind that kata answers NOT_FOUND to. What the guest has
+of its pod is in FOLDER/run/vc/vm/ID/guest.
 
 Containers are chrooted children in sessions of their own, which outlive the shim as a guest would. What it does not
 forgive, point by point, is what kata 4.1 was seen not to forgive; each point has its test in test_kata_shim.py.
@@ -44,6 +48,10 @@ from crishim.ttrpc.connection import Request
 from crishim.ttrpc.server import Server
 
 YEAR_1 = -62135596800
+FOLDERS = ("run/vc/sbs", "run/vc/vm", "run/kata-containers/shared/sandboxes")
+SANDBOXES, MACHINES, SHARED = FOLDERS
+OVERHEAD = "cgroup/kata_overhead"
+
 READY_AFTER = 0.2
 """Seconds between a container's end and the moment from which it can be deleted."""
 
@@ -250,12 +258,15 @@ class Shim:
             await self.boot(config)
         elif self.vm is None or self.vm.returncode is not None:
             raise Unknown("the sandbox is not running")
+        elif (self.folder / "hangs-up").exists():
+            (self.folder / "hangs-up").unlink()
+            raise Unknown("rpc error: code = Internal desc = transport closed: EOF")
         root = Path(config["root"]["path"])
         root = root if root.is_absolute() else bundle / root
         program = str(root / config["process"]["args"][0].lstrip("/"))
         if request.id == self.sandbox_id and not os.access(program, os.X_OK):
             raise Unknown("the sandbox's own container has no program in its root")
-        (self.folder / "sbs" / self.sandbox_id / request.id).touch()
+        (self.folder / SANDBOXES / self.sandbox_id / request.id).touch()
         self.held[request.id] = Process(root, config["process"], request)
         assert self.vm is not None
         return pb.CreateTaskResponse(pid=self.vm.pid)
@@ -266,10 +277,18 @@ class Shim:
             raise Unknown("the sandbox has no network namespace")
         # It says a lot while it boots: who does not empty the log does not get a machine.
         await asyncio.to_thread(os.write, 2, b"time=now level=info msg=booting\n" * 8000)
-        for kind in ("sbs", "vm", "shared"):
+        for kind in (*FOLDERS, OVERHEAD):
             (self.folder / kind / self.sandbox_id).mkdir(parents=True)
-        self.vm = await asyncio.create_subprocess_exec("sleep", "infinity", start_new_session=True)
-        (self.folder / "vm" / self.sandbox_id / "pid").write_text(str(self.vm.pid))
+        name = f"qemu sandbox-{self.sandbox_id}"
+        program = shutil.which("sleep")
+        self.vm = await asyncio.create_subprocess_exec(name, "infinity", executable=program, start_new_session=True)
+        (self.folder / MACHINES / self.sandbox_id / "pid").write_text(str(self.vm.pid))
+        guest = {
+            "hostname": config.get("hostname", ""),
+            "sysctl": config["linux"].get("sysctl", {}),
+            "shm": [mount["type"] for mount in config["mounts"] if mount["destination"] == "/dev/shm"],
+        }
+        (self.folder / MACHINES / self.sandbox_id / "guest").write_text(json.dumps(guest))
         self.watching.add(asyncio.create_task(self.watch_vm(self.vm)))
 
     async def watch_vm(self, machine: asyncio.subprocess.Process) -> None:
@@ -282,7 +301,7 @@ class Shim:
         await process.start()
         assert process.child is not None
         assert self.vm is not None
-        inside = self.folder / "vm" / self.sandbox_id / "processes"
+        inside = self.folder / MACHINES / self.sandbox_id / "processes"
         inside.mkdir(exist_ok=True)
         (inside / str(process.child.pid)).touch()
         return pb.StartResponse(pid=self.vm.pid)
@@ -305,11 +324,26 @@ class Shim:
         return pb.WaitResponse(exit_status=process.code, exited_at=stamp(at))
 
     async def kill(self, request: pb.KillRequest) -> Message:
-        self.of(request).signal(request.signal)
+        process = self.of(request)
+        self.lose(request)
+        while process.status == types.RUNNING and self.vm_hangs():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)  # the guest's agent does not answer
+        process.signal(request.signal)
         return Empty()
+
+    def vm_hangs(self) -> bool:
+        try:
+            return self.vm is not None and Path(f"/proc/{self.vm.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        except OSError:
+            return False
+
+    def lose(self, request: Any) -> None:
+        if (self.folder / "lost").exists():
+            raise NotFound("file", request.id, "cgroup.procs does not exist")
 
     async def delete(self, request: pb.DeleteRequest) -> Message:
         process = self.of(request)
+        self.lose(request)
         young = process.ended_at is not None and time.time() - process.ended_at < READY_AFTER
         is_sandbox = request.id == self.sandbox_id
         dead_vm = self.vm is not None and self.vm.returncode is not None
@@ -319,7 +353,7 @@ class Shim:
             del self.execs[request.id, request.exec_id]
         else:
             del self.held[request.id]
-            (self.folder / "sbs" / self.sandbox_id / request.id).unlink()
+            (self.folder / SANDBOXES / self.sandbox_id / request.id).unlink()
             if is_sandbox:
                 self.stop_vm()
         return pb.DeleteResponse(pid=0, exit_status=process.code, exited_at=stamp(process.ended_at))
@@ -382,7 +416,7 @@ class Shim:
     async def shutdown(self, request: pb.ShutdownRequest) -> Message:
         if not self.held:
             self.stop_vm()
-            for kind in ("sbs", "vm", "shared"):
+            for kind in () if (self.folder / "keeps").exists() else (*FOLDERS, OVERHEAD):
                 shutil.rmtree(self.folder / kind / self.sandbox_id, ignore_errors=True)
             os._exit(0)
         return Empty()
@@ -451,15 +485,18 @@ def launch(folder: Path, sandbox_id: str, bound: socket.socket) -> None:
 
 def delete(folder: Path, task_id: str) -> None:
     """What is left of a task whose shim is dead. The machine goes only with the last of its sandbox."""
+    with contextlib.suppress(OSError):
+        time.sleep(float((folder / "slow").read_text()))
     annotations = configuration(Path.cwd()).get("annotations", {})
     owner = annotations.get(SANDBOX, task_id)
-    (folder / "sbs" / owner / task_id).unlink(missing_ok=True)
-    if (folder / "sbs" / owner).is_dir() and not any((folder / "sbs" / owner).iterdir()):
-        machine = folder / "vm" / owner
+    known = folder / SANDBOXES / owner
+    (known / task_id).unlink(missing_ok=True)
+    if known.is_dir() and not any(known.iterdir()) and not (folder / "forgets").exists():
+        machine = folder / MACHINES / owner
         for name in [*(path.name for path in (machine / "processes").glob("*")), (machine / "pid").read_text()]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(int(name), signal.SIGKILL)
-        for kind in ("sbs", "vm", "shared"):
+        for kind in (SANDBOXES, MACHINES):  # the folder of shared files and the cgroup stay
             shutil.rmtree(folder / kind / owner)
     told = pb.DeleteResponse(exit_status=137, exited_at=stamp(time.time()))
     sys.stdout.buffer.write(told.SerializeToString())
@@ -468,6 +505,9 @@ def delete(folder: Path, task_id: str) -> None:
 def main() -> None:
     folder, *args = sys.argv[1:]
     if args[-1] == "-v":
+        sys.stdout.write("containerd-shim-kata-v2:\n  Version:  1.7.25\n  Revision: unknown\n")
+        return
+    if args == ["--version"]:
         sys.stdout.write("kata containers shim (Golang): id: io.containerd.kata.v2, version: 4.1.0, commit: stand-in\n")
         return
     task_id = args[args.index("-id") + 1]

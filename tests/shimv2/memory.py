@@ -37,6 +37,7 @@ class MemoryRuntime:
         self.updates: list[Mapping[str, Any]] = []
         self.processes: list[Mapping[str, Any]] = []
         self.exec_end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self.exec_io = ProcessIO()
         self.refusal: Exception | None = None
         self.kills: list[tuple[int, bool]] = []
 
@@ -87,6 +88,7 @@ class MemoryRuntime:
         if self.refusal is not None:
             raise self.refusal
         self.processes.append(process)
+        self.exec_io = io
         started(PID + 1)
         if io.stdout is not None:
             await io.stdout.write(b"of the exec\n")

@@ -8,8 +8,10 @@ import attrs
 
 from crishim.backends.kata import KataPods
 from crishim.backends.kata import build as build_kata
+from crishim.backends.kata.leftovers import KataBinary
 from crishim.backends.shim import build as build_shim
 from crishim.interfaces.backend import BackendContext
+from crishim.linux.cgroups import Cgroups
 from crishim.model.values import FrozenDict
 from crishim.pods.namespaces import PinnedNamespaces
 from crishim.pods.usage import MeasuredPods
@@ -17,6 +19,7 @@ from crishim.shimv2.client.runtime import ShimRuntime
 from crishim.system import SystemClock
 from crishim.testing.conformance.candidate import Candidate, World
 from tests.backends.runc.world import BusyboxRoots
+from tests.shimv2.kata_shim import FOLDERS
 
 STAND_IN = Path(__file__).with_name("kata_shim.py")
 
@@ -33,8 +36,7 @@ def stand_in(folder: Path) -> str:
 
 def host_leftovers(folder: Path) -> list[str]:
     """What the stand-in has left on the host."""
-    kinds = ("sbs", "vm", "shared")
-    return [str(path.relative_to(folder)) for kind in kinds for path in (folder / "host" / kind).glob("*")]
+    return [str(path.relative_to(folder)) for kind in FOLDERS for path in (folder / "host" / kind).glob("*")]
 
 
 def shims_below(folder: Path) -> list[int]:
@@ -94,6 +96,11 @@ def kata(folder: Path) -> Callable[[BackendContext], KataPods]:
     def build(context: BackendContext) -> KataPods:
         made = build_kata(attrs.evolve(context, options=FrozenDict({**context.options, "shim": stand_in(folder)})))
         assert isinstance(made, KataPods)
+        runtime = made._runtime
+        assert isinstance(runtime, ShimRuntime)
+        cgroups = Cgroups(v2=True, root=folder / "host" / "cgroup")
+        assert isinstance(runtime._binary, KataBinary)
+        runtime._binary = attrs.evolve(runtime._binary, root=folder / "host", cgroups=cgroups)
         return made
 
     return build

@@ -4,7 +4,7 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import util
 from pathlib import Path
 from typing import Final
@@ -34,18 +34,30 @@ def command(path: Path | None) -> None:
         config = app.read_config(path)
         console = Console(highlight=False, soft_wrap=True)
         console.print(f"crishim {__version__}, Python {platform.python_version()}, {platform.system()} {platform.release()}")
-        used = {config.plugin_of(name) for name in config.backend_names}
+        used: dict[str, list[str]] = {}
+        for backend in config.backend_names:
+            used.setdefault(config.plugin_of(backend), []).append(backend)
         whole = _print_findings(console, "crishim", _own_findings(config))
         for name in sorted({*installed(), *used}):
-            title = f"backend {name}" + ("" if name in used else " (no handler uses it)")
-            try:
-                plugin = load(name)
-                findings = plugin.check() if plugin.check else ()
-            except PluginError as error:
-                findings = (Finding(what="plug-in", ok=False, without=error.message),)
-            complete = _print_findings(console, title, findings)
-            whole = whole and (complete or name not in used)
+            for title, findings in _plugin_findings(config, name, used.get(name, [])):
+                complete = _print_findings(console, title, findings)
+                whole = whole and (complete or name not in used)
         sys.exit(0 if whole else 1)
+
+
+def _plugin_findings(config: Config, name: str, backends: list[str]) -> Iterator[tuple[str, Iterable[Finding]]]:
+    """Titles and findings of a plug-in: one for each of the `backends` that use it, where it looks at their options."""
+    title = f"backend {name}" + ("" if backends else " (no handler uses it)")
+    try:
+        plugin = load(name)
+    except PluginError as error:
+        yield title, (Finding(what="plug-in", ok=False, without=error.message),)
+        return
+    if backends and plugin.check_options is not None:
+        for backend in backends:
+            yield f"backend {backend}", plugin.check_options(config.options_of(backend))
+    else:
+        yield title, plugin.check() if plugin.check else ()
 
 
 def _own_findings(config: Config) -> list[Finding]:

@@ -85,7 +85,11 @@ class OciRuntime(Protocol):
 
     @abstractmethod
     async def delete(self, container_id: str) -> None:
-        """Free everything, killing what still runs. Raises `NotFound`."""
+        """Free everything, killing what still runs. Raises `NotFound`.
+
+        It is called for containers of an earlier object over the same state, too: when a daemon has died, the next one ends
+        what it has left. What a runtime needs for that it must write to files; `NotFound` says that no process of it is left.
+        """
 
     @abstractmethod
     async def wait(self, container_id: str) -> Exit:

@@ -64,6 +64,7 @@ VM: frozenset[Feature] = OCI - {
     Feature.SELINUX,
     Feature.MOUNT_PROPAGATION,
     Feature.HUGEPAGES,
+    Feature.UNIFIED,
     Feature.CDI_DEVICES,
 }
 """What a container in a virtual machine can keep."""

@@ -258,6 +258,7 @@ class OciPodBackend(Backend):
         config = oci_config(spec, self._host, place)
         if names := cdi.wanted(spec.cdi_devices, spec.annotations):
             cdi.inject(config, names, sources.cdi_files(), device_node)
+        self._finish_config(spec, config)
         write_bundle(bundle, config, spec.log_path)
         write_atomically(bundle / "sandbox", spec.sandbox.id)
         write_atomically(bundle / "upper", rootfs.upper)
@@ -299,6 +300,9 @@ class OciPodBackend(Backend):
         """What a runtime shall be told, beside the usual, with the container that stands for the pod."""
         return {}
 
+    def _finish_config(self, spec: ContainerSpec, config: dict[str, Any]) -> None:
+        """Change a config.json for a runtime that reads it in another way; a pause's id is its sandbox's."""
+
     async def _end_pod(self, sandbox_id: SandboxId) -> Path:
         """End the pause and let go of the pod's mounts; answers the pod's folder."""
         folder = self._pod(sandbox_id)
@@ -329,7 +333,9 @@ class OciPodBackend(Backend):
             annotations=FrozenDict({"io.kubernetes.cri.container-type": "sandbox", **self._sandbox_annotations(spec)}),
         )
         make_bundle(bundle)
-        await asyncio.to_thread(write_bundle, bundle, oci_config(pause, self._host, place), "")
+        config = oci_config(pause, self._host, place)
+        self._finish_config(pause, config)
+        await asyncio.to_thread(write_bundle, bundle, config, "")
         root.mkdir()
         if place.namespaces.user:  # whoever is root inside makes the places for its mounts
             os.chown(root, place.namespaces.uids[0].host_id, place.namespaces.gids[0].host_id)

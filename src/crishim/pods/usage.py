@@ -145,7 +145,9 @@ class MeasuredPods(OciPodBackend):
 
     async def sandbox_usage(self, sandbox_id: SandboxId) -> SandboxUsage:
         """As `SupportsStats.sandbox_usage`."""
-        return await asyncio.to_thread(self._sandbox_usage, sandbox_id, self._pod(sandbox_id))
+        pod = self._pod(sandbox_id)
+        used = await self._pod_usage(sandbox_id, pod)
+        return await asyncio.to_thread(self._sandbox_usage, used, pod)
 
     async def _usage_of(self, container_id: ContainerId, folder: str) -> CgroupUsage:
         if isinstance(self._runtime, ReportsUsage):
@@ -155,24 +157,35 @@ class MeasuredPods(OciPodBackend):
                 return CgroupUsage()
         return await asyncio.to_thread(cgroup_usage, self._cgroups, folder)
 
-    def _sandbox_usage(self, sandbox_id: SandboxId, pod: Path) -> SandboxUsage:
+    def _sandbox_usage(self, used: CgroupUsage, pod: Path) -> SandboxUsage:
         now = self._context.clock.now()
-        measured = container_usage(self._pod_usage(sandbox_id, pod), now)
+        measured = container_usage(used, now)
         made = SandboxUsage(cpu=measured.cpu, memory=measured.memory, process=measured.process, io=measured.io)
         if netns := read_text(pod / "netns"):
             network, samples = network_usage(netns, now)
             made = attrs.evolve(made, network=network, metrics=samples)
         return made
 
-    def _pod_usage(self, sandbox_id: SandboxId, pod: Path) -> CgroupUsage:
-        if parent := read_text(pod / "cgroup-parent"):
-            folder = slice_folder(parent) if self._host.systemd_cgroup else folder_of(parent)
-            if self._cgroups.exists(folder):
-                return cgroup_usage(self._cgroups, folder)
-        bundles = [bundle for bundle in self._bundles.glob("*") if self._owner(bundle) == sandbox_id]
+    async def _pod_usage(self, sandbox_id: SandboxId, pod: Path) -> CgroupUsage:
+        if folder := self._pod_cgroup(pod):
+            return await asyncio.to_thread(cgroup_usage, self._cgroups, folder)
+        bundles = {bundle.name: bundle for bundle in self._bundles.glob("*") if self._owner(bundle) == sandbox_id}
         if (pause := pod / "pause").exists():
-            bundles.append(pause)
-        return sum_usage(cgroup_usage(self._cgroups, self._folder(bundle)) for bundle in bundles)
+            bundles[sandbox_id] = pause
+        if not isinstance(self._runtime, ReportsUsage):
+            folders = [self._folder(bundle) for bundle in bundles.values()]
+            return await asyncio.to_thread(lambda: sum_usage(cgroup_usage(self._cgroups, folder) for folder in folders))
+        usages = await asyncio.gather(*(self._usage_of(ContainerId(name), "") for name in bundles), return_exceptions=True)
+        for usage in usages:
+            if isinstance(usage, BaseException):
+                raise usage
+        return sum_usage(usage for usage in usages if isinstance(usage, CgroupUsage))
+
+    def _pod_cgroup(self, pod: Path) -> str:
+        """The folder of the cgroup that counts a whole pod; empty where there is none."""
+        parent = read_text(pod / "cgroup-parent")
+        folder = (slice_folder(parent) if self._host.systemd_cgroup else folder_of(parent)) if parent else ""
+        return folder if folder and self._cgroups.exists(folder) else ""
 
     def _folder(self, bundle: Path) -> str:
         """Where a bundle's cgroup lies; kept, since nobody changes it."""
@@ -203,8 +216,11 @@ def cgroup_usage(cgroups: Cgroups, folder: str) -> CgroupUsage:
 
 
 def count(cgroups: Cgroups, folder: str, upper: str, now: int) -> Counted:
-    """Count open files of a cgroup's processes, and the writable layer at `upper` (empty: none). Blocks."""
-    metrics = list(open_files(cgroups.pids(folder))) if cgroups.exists(folder) else []
+    """Count open files of a cgroup's processes, and the writable layer at `upper` (empty: none). Blocks.
+
+    Without a cgroup there is no process on this node, as of a container in a virtual machine: nothing is open.
+    """
+    metrics = list(open_files(cgroups.pids(folder)))
     if not upper:
         return Counted(metrics=tuple(metrics))
     used, inodes = folder_size(Path(upper))

@@ -1,16 +1,21 @@
 from pathlib import Path
 
+import attrs
 import pytest
 
+from crishim.backends.kata import check_options
+from crishim.backends.kata.leftovers import KataBinary
 from crishim.backends.kata.needs import findings
+from crishim.errors import FailedPrecondition
+from crishim.shimv2.client.binary import find_program
 
 CONFIGURATION = """
 [hypervisor.qemu]
-path = "{root}/opt/kata/bin/qemu"
-kernel = "{root}/opt/kata/vmlinux"
+path = "/opt/kata/bin/qemu"
+kernel = "/opt/kata/vmlinux"
 image = ""
-initrd = "{root}/opt/kata/initrd"
-virtio_fs_daemon = "{root}/opt/kata/virtiofsd"
+initrd = "/opt/kata/initrd"
+virtio_fs_daemon = "/opt/kata/virtiofsd"
 """
 
 
@@ -23,16 +28,17 @@ def machine(tmp_path: Path) -> Path:
         path.touch()
     configuration = tmp_path / "etc/kata-containers/configuration.toml"
     configuration.parent.mkdir(parents=True)
-    configuration.write_text(CONFIGURATION.format(root=tmp_path))
+    configuration.write_text(CONFIGURATION)
     (tmp_path / "dev").mkdir()
     for name in ("kvm", "vhost-vsock", "vhost-net", "log"):
         (tmp_path / "dev" / name).touch()
     return tmp_path
 
 
-def wrong(root: Path) -> dict[str, bool]:
+def wrong(root: Path, config_path: str = "") -> dict[str, bool]:
     """What is missing, and whether it is needed; programs of the machine that runs the tests left aside."""
-    return {found.what: found.needed for found in findings(root) if not found.ok and found.what[0] in "/ahgkv"}
+    looked = findings(root, config_path=config_path)
+    return {found.what: found.needed for found in looked if not found.ok and found.what[0] in "/ahgkv"}
 
 
 def test_a_machine_with_everything(machine: Path) -> None:
@@ -67,3 +73,41 @@ def test_a_configuration_that_cannot_be_read(machine: Path) -> None:
     """A configuration that is no TOML is an obstacle."""
     (machine / "etc/kata-containers/configuration.toml").write_text("[hypervisor")
     assert {"kata's configuration": True} == wrong(machine)
+
+
+def test_the_configured_configuration_is_looked_at(machine: Path) -> None:
+    """With a config_path that file counts, and not the one that kata would find; where it is missing that is an obstacle."""
+    other = machine / "opt/kata/other.toml"
+    other.write_text(CONFIGURATION.replace("/opt/kata/vmlinux", "/opt/kata/none"))
+    assert {} == wrong(machine)
+    assert {"guest kernel of qemu": True} == wrong(machine, "/opt/kata/other.toml")
+    other.unlink()
+    assert {"kata's configuration": True} == wrong(machine, "/opt/kata/other.toml")
+
+
+@pytest.mark.parametrize(("hypervisor", "needed"), [("qemu", True), ("clh", False), ("firecracker", False)])
+def test_who_needs_the_kernels_vsock(machine: Path, hypervisor: str, needed: bool) -> None:
+    """Hypervisors with a vsock of their own do without /dev/vhost-vsock."""
+    path = machine / "etc/kata-containers/configuration.toml"
+    path.write_text(CONFIGURATION.replace("qemu]", f"{hypervisor}]"))
+    (machine / "dev/vhost-vsock").unlink()
+    assert needed == ("/dev/vhost-vsock" in wrong(machine))
+
+
+async def test_a_program_that_is_not_on_path(tmp_path: Path) -> None:
+    """The shim is found in kata's own folder by whoever looks and by whoever runs it."""
+    program = tmp_path / "containerd-shim-mine-v2"
+    program.write_text("#!/bin/sh\necho version: 4.1.0\n")
+    program.chmod(0o755)
+    assert str(program) == find_program(program.name, (str(tmp_path),))
+    binary = KataBinary(program=program.name, namespace="n", address="a", folders=(str(tmp_path),))
+    assert ("version: 4.1.0", str(program)) == (await binary.version(tmp_path), binary.path())
+    with pytest.raises(FailedPrecondition):
+        attrs.evolve(binary, folders=()).path()
+
+
+def test_options_are_looked_at() -> None:
+    """What a backend's options name is what `crishim check` looks for."""
+    findings_of = {found.what: found for found in check_options({"shim": "io.containerd.mine.v9", "config_path": "/no/such"})}
+    assert not findings_of["containerd-shim-mine-v9"].ok
+    assert "/no/such" in findings_of["kata's configuration"].without

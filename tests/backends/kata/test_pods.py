@@ -5,21 +5,25 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 
 from crishim.backends.kata import build
-from crishim.backends.kata.pods import KataPods, left_of, sizes
+from crishim.backends.kata.pods import KataPods, add_errno, sizes
 from crishim.errors import InvalidArgument, NotFound, Unavailable
 from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.capabilities import SupportsPortForward, SupportsSandboxWait, SupportsStats
+from crishim.linux.cgroups import Cgroups
 from crishim.model.features import Feature
 from crishim.model.resources import Resources
+from crishim.model.security import LinuxContainerSecurityContext, ProfileType, SecurityProfile
 from crishim.model.values import FrozenDict, SandboxId
 from crishim.pods.namespaces import PinnedNamespaces
 from crishim.system import SystemClock
 from tests.backends.runc.world import needs
+from tests.shimv2.kata_shim import MACHINES
 from tests.shimv2.world import ShimWorld, kata, stand_in
 
 on_node = needs("busybox", "unshare", "catatonit")
@@ -83,6 +87,80 @@ async def test_annotations_reach_the_machine(machines: ShimWorld) -> None:
     assert "mine" not in member
 
 
+@pytest.mark.node
+@on_node
+async def test_a_guest_has_what_its_pod_has(machines: ShimWorld) -> None:
+    """Hostname, sysctls and the shared /dev/shm stand in the sandbox's own config.json, from which the guest takes them."""
+    plain = machines.sandbox_spec()
+    linux = attrs.evolve(plain.config.linux, sysctls=FrozenDict({"net.core.somaxconn": "999"}))
+    pod = await machines.sandbox(config=attrs.evolve(plain.config, hostname="mine", linux=linux))
+    guest = json.loads((machines.folder / "host" / MACHINES / pod.id / "guest").read_text())
+    assert {"hostname": "mine", "sysctl": {"net.core.somaxconn": "999"}, "shm": ["bind"]} == guest
+
+
+@pytest.mark.node
+@on_node
+async def test_usage_of_a_pod_without_a_cgroup_parent(machines: ShimWorld) -> None:
+    """A pod whose sandbox has no cgroup on the node uses what its containers do; else what the cgroup kata_ID does."""
+    pod = await machines.sandbox()
+    await machines.run_ready(pod, machines.programs.sleeps())
+    usage = await machines.pods.sandbox_usage(pod.id)
+    assert usage.cpu is not None
+    assert 2 * 5_000_000 == usage.cpu.usage_core_nano_seconds
+    config = json.loads((machines.folder / "r" / "sandboxes" / pod.id / "pause" / "config.json").read_bytes())
+    cgroups = machines.folder / "cgroups"
+    machines.pods._cgroups = Cgroups(v2=True, root=cgroups)
+    machines.pods._host = attrs.evolve(machines.pods._host, cgroup_v2=True)
+    folder = cgroups / Path(config["linux"]["cgroupsPath"]).parent.relative_to("/") / f"kata_{pod.id}"
+    (folder / "memory").mkdir(parents=True)
+    (folder / "cpu.stat").write_text("usage_usec 7\n")
+    usage = await machines.pods.sandbox_usage(pod.id)
+    assert usage.cpu is not None
+    assert 7000 == usage.cpu.usage_core_nano_seconds
+
+
+@pytest.mark.node
+@on_node
+async def test_metrics_of_a_guest(machines: ShimWorld) -> None:
+    """Open files, sockets and kills for want of memory are among a container's metrics: of the node's, none are its own."""
+    pod = await machines.sandbox()
+    spec = await machines.run_ready(pod, machines.programs.sleeps())
+    metrics = {sample.name: sample.value for sample in (await machines.pods.container_usage(spec.id)).metrics}
+    names = ("container_file_descriptors", "container_sockets", "container_oom_events_total")
+    assert [0, 0, 0] == [metrics.get(name) for name in names]
+    (await machines.runtime._sandbox(pod.id)).task(spec.id).note_oom()
+    metrics = {sample.name: sample.value for sample in (await machines.pods.container_usage(spec.id)).metrics}
+    assert 1 == metrics["container_oom_events_total"]
+
+
+def test_refusals_of_seccomp_have_a_number() -> None:
+    """An ERRNO action without a number gets EPERM, by default and in rules; numbers and other actions stay."""
+    rules: list[dict[str, Any]] = [
+        {"names": ["a"], "action": "SCMP_ACT_ERRNO"},
+        {"names": ["b"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
+        {"names": ["c"], "action": "SCMP_ACT_ALLOW"},
+    ]
+    profile: dict[str, Any] = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": rules}
+    add_errno(profile)
+    add_errno(None)
+    assert 1 == profile["defaultErrnoRet"]
+    assert [1, 38, None] == [rule.get("errnoRet") for rule in rules]
+
+
+@pytest.mark.node
+@on_node
+async def test_a_profile_in_a_bundle_has_numbers(machines: ShimWorld, tmp_path: Path) -> None:
+    """The profile that kata reads of a container's config.json has a number at every ERRNO action."""
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"name": "x", "action": "SCMP_ACT_ERRNO"}]}))
+    profile = SecurityProfile(profile_type=ProfileType.LOCALHOST, localhost_ref=str(path))
+    pod = await machines.sandbox()
+    security = LinuxContainerSecurityContext(seccomp=profile)
+    spec = await machines.create(pod, machines.programs.sleeps(), security=security)
+    config = json.loads((machines.folder / "r" / "containers" / spec.id / "config.json").read_bytes())
+    assert [1] == [rule["errnoRet"] for rule in config["linux"]["seccomp"]["syscalls"]]
+
+
 def test_no_pattern_tells_who_is_who(tmp_path: Path) -> None:
     """Whatever patterns are configured, a pod's annotations never say which pod a container belongs to."""
     pods = build(context_of(tmp_path, annotations=["*"]))
@@ -128,9 +206,10 @@ async def test_what_a_machine_cannot_keep(machines: ShimWorld) -> None:
         Feature.SELINUX,
         Feature.SECCOMP,
         Feature.MOUNT_PROPAGATION,
+        Feature.UNIFIED,
     }
     assert set() == lacking & machines.info.supported
-    assert ("kata", "4.1.0") == (machines.info.name, machines.info.version.rstrip(","))
+    assert ("kata", "4.1.0") == (machines.info.name, machines.info.version)
     assert {SupportsPortForward, SupportsSandboxWait, SupportsStats} <= machines.pods.capabilities
 
 
@@ -162,10 +241,3 @@ def test_sizes_of_machines() -> None:
     wanted = Resources(cpu_shares=512, memory_limit_in_bytes=1 << 30)
     expected = {"io.kubernetes.cri.sandbox-cpu-shares": "512", "io.kubernetes.cri.sandbox-memory": "1073741824"}
     assert expected == sizes(wanted)
-
-
-def test_what_kata_has_left_is_found(tmp_path: Path) -> None:
-    """A folder that kata keeps for a sandbox, and still has after its deletion, is found."""
-    (tmp_path / "run/vc/vm/s1").mkdir(parents=True)
-    assert [tmp_path / "run/vc/vm/s1"] == left_of("s1", tmp_path)
-    assert [] == left_of("s2", tmp_path)

@@ -25,6 +25,7 @@ from crishim.testing.conformance.candidate import until
 from crishim.testing.conformance.logs import read_log
 from crishim.testing.conformance.offers import Sink, Source
 from tests.backends.runc.world import needs
+from tests.shimv2.kata_shim import MACHINES
 from tests.shimv2.world import STAND_IN, ShimWorld, host_leftovers, stand_in
 
 pytestmark = [pytest.mark.node, needs("busybox", "unshare", "catatonit")]
@@ -35,7 +36,7 @@ async def link_of(world: ShimWorld, pod: SandboxSpec) -> ShimLink:
 
 
 def machine_of(world: ShimWorld, pod: SandboxSpec) -> int:
-    return int((world.folder / "host" / "vm" / pod.id / "pid").read_text())
+    return int((world.folder / "host" / MACHINES / pod.id / "pid").read_text())
 
 
 async def gone(pid: int) -> None:
@@ -170,6 +171,31 @@ async def test_what_is_asked_of_the_ended(machines: ShimWorld) -> None:
         await link.state("nobody")
 
 
+async def test_not_found_is_not_gone(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NOT_FOUND for a Kill or Delete of what State knows is a failure with the shim's reason: nothing is taken for gone."""
+    monkeypatch.setattr(cleanup, "_FREED_WITHIN", 0.1)
+    pod = await machines.sandbox()
+    spec = await machines.run_ready(pod, machines.programs.sleeps())
+    lost = machines.folder / "host" / "lost"
+    lost.touch()
+    with pytest.raises(Unknown, match=r"cgroup\.procs does not exist"):
+        await machines.backend.kill_container(spec.id, signal.SIGKILL)
+    with pytest.raises(Unknown, match=r"cgroup\.procs does not exist"):
+        await (await link_of(machines, pod)).delete(spec.id)
+    assert ContainerState.RUNNING is await state_of(machines, spec)
+    lost.unlink()
+    with pytest.raises(NotFound, match="nobody"):
+        await (await link_of(machines, pod)).kill("nobody", signal.SIGKILL)
+
+
+async def test_a_create_that_is_broken_off(machines: ShimWorld) -> None:
+    """A member's creation that the guest hangs up on, since another container ends, is tried again once."""
+    pod = await machines.sandbox()
+    (machines.folder / "host" / "hangs-up").touch()
+    spec = await machines.run_ready(pod, machines.programs.sleeps())
+    assert ContainerState.RUNNING is await state_of(machines, spec)
+
+
 async def test_shutdown_lies_while_members_exist(machines: ShimWorld) -> None:
     """Shutdown with members answers and ends nothing; stopping the pod frees them first, and how they ended is still known."""
     pod = await machines.sandbox()
@@ -211,7 +237,7 @@ async def test_the_shim_dies(machines: ShimWorld) -> None:
     (shim,) = machines.shims()
     os.kill(shim, signal.SIGKILL)
     assert [137, 137, 137] == [end.code for end in await asyncio.gather(*waits, life)]
-    assert [] == host_leftovers(machines.folder)
+    await until(lambda: [] == host_leftovers(machines.folder))
     await gone(machine)
     with pytest.raises((Unavailable, NotFound)):
         await machines.pods.exec(specs[0].id, ExecSpec(argv=machines.programs.fails(0)), ProcessIO())
@@ -357,6 +383,7 @@ async def test_a_stale_address_is_no_shim(machines: ShimWorld, monkeypatch: pyte
 
 
 def test_the_stand_in_tells_its_version(tmp_path: Path) -> None:
-    """`-v` is answered as kata answers it, and the backend finds the version in it."""
-    done = subprocess.run([stand_in(tmp_path), "-v"], capture_output=True, text=True, check=True)
-    assert "version: 4.1.0" in done.stdout
+    """`--version` is kata's version; `-v`, as with every Go shim, that of containerd's library."""
+    for flag, version in (("--version", "version: 4.1.0"), ("-v", "Version:  1.7.25")):
+        done = subprocess.run([stand_in(tmp_path), flag], capture_output=True, text=True, check=True)
+        assert version in done.stdout

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ from typing import Any
 import attrs
 import pytest
 
-from crishim.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unknown
-from crishim.interfaces.oci_runtime import OciRuntime, OciStatus
+from crishim.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument, NotFound, Unknown
+from crishim.interfaces.oci_runtime import OciRuntime, OciStatus, Stdio
 from crishim.linux.cgroups import Cgroups
 from crishim.model.process import Exit
 from crishim.shimv2.server.rootfs import RootMount
-from crishim.shimv2.server.task import Creation, IoPaths, TaskRecords
+from crishim.shimv2.server.task import Creation, IoPaths, Pipes, TaskRecords
 from crishim.shimv2.server.tasks import Tasks
 from crishim.testing.doubles import FakeClock, settle
 from tests.shimv2.memory import PID, Heard, MemoryRuntime
@@ -86,6 +87,36 @@ async def test_a_whole_life(world: World) -> None:
     assert ({}, 0) == (world.runtime.containers, len(world.tasks))
 
 
+async def test_stdin_that_is_closed_before_the_start(world: World) -> None:
+    """CloseIO between Exec and Start: the exec reads what was written before, and then the end."""
+    await world.tasks.create(KEY, world.creation())
+    await world.tasks.start(KEY, "")
+    paths = world.pipes()
+    await world.tasks.add_exec(KEY, "x", IoPaths(stdin=paths.stdin), {"args": ["cat"]})
+    writer = os.open(paths.stdin, os.O_WRONLY | os.O_NONBLOCK)
+    os.write(writer, b"all\n")
+    os.close(writer)
+    await world.tasks.close_stdin(KEY, "x")
+    await world.tasks.start(KEY, "x")
+    stdin = world.runtime.exec_io.stdin
+    assert stdin is not None
+    async with asyncio.timeout(10):
+        assert [b"all\n", b""] == [await stdin.read(), await stdin.read()]
+    world.runtime.exec_end.set_result(Exit(code=0))
+    await world.tasks.wait(KEY, "x")
+
+
+def test_pipes_that_are_closed_before_they_are_used(tmp_path: Path) -> None:
+    """What was closed, and never used, holds no descriptor."""
+    os.mkfifo(tmp_path / "in")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    pipes = Pipes(IoPaths(stdin=str(tmp_path / "in")))
+    pipes.hold()
+    pipes.close_stdin()
+    pipes.close()
+    assert before == len(list(Path("/proc/self/fd").iterdir()))
+
+
 async def test_a_name_is_taken_in_its_namespace(world: World) -> None:
     """A second task of an id is refused and harms nothing; another namespace has its own."""
     await world.tasks.create(KEY, world.creation())
@@ -104,6 +135,35 @@ async def test_a_task_that_cannot_be_made(world: World) -> None:
     assert ([], 0) == (world.heard.words, len(world.tasks))
     world.runtime.refusal = None
     assert PID == await world.tasks.create(KEY, world.creation())
+
+
+class ForgetfulRuntime(MemoryRuntime):
+    """Knows no container of the object before it, whose process runs."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__()
+        self.pid = pid
+
+    async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
+        await super().create(container_id, bundle, stdio)
+        return self.pid
+
+
+async def test_what_a_runtime_does_not_know_and_runs(tmp_path: Path) -> None:
+    """A task of an earlier daemon whose runtime has forgotten it is not forgotten here while its process runs."""
+    with subprocess.Popen(["sleep", "600"]) as process:  # noqa: ASYNC220 - started at once
+        try:
+            before = over(tmp_path, ForgetfulRuntime(process.pid))
+            await before.tasks.create(KEY, before.creation())
+            after = over(tmp_path, ForgetfulRuntime(process.pid))
+            with pytest.raises(Internal, match=f"process {process.pid} runs"):
+                await after.tasks.end(KEY, after.bundle)
+            assert {KEY: after.bundle} == TaskRecords(tmp_path / "tasks").left()
+        finally:
+            process.kill()
+    assert 137 == (await after.tasks.end(KEY, after.bundle)).code
+    assert {} == TaskRecords(tmp_path / "tasks").left()
+    await before.runtime.delete(KEY[1])
 
 
 async def test_a_running_task_is_not_deleted(world: World) -> None:

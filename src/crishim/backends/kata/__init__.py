@@ -6,13 +6,14 @@ default `io.katacontainers.*`), `namespace` (default `crishim`), `guest_seccomp`
 profiles into the guest, which it does not by default; without it a pod that asks for a profile is refused).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
-from crishim.backends.kata.needs import findings
+from crishim.backends.kata.leftovers import KataBinary
+from crishim.backends.kata.needs import RUNTIME, findings
 from crishim.backends.kata.pods import KataPods, KataRuntime
 from crishim.backends.shim import checked, configured, shim_binary
 from crishim.errors import InvalidArgument
@@ -25,7 +26,6 @@ __all__ = ["KataPods", "KataRuntime", "build", "check", "ignores"]
 
 needs_node = True
 
-RUNTIME: Final = "io.containerd.kata.v2"
 _TYPES: Final[dict[str, type]] = {
     "shim": str,
     "config_path": str,
@@ -44,12 +44,24 @@ def build(context: BackendContext) -> Backend:
         raise InvalidArgument("options.config_path", "must be an absolute path")
     # The guest has devices and labels of its own; the node's would be of no use to it.
     machine = attrs.evolve(host(), devices=(), apparmor=False, selinux=False)
-    binary = attrs.evolve(shim_binary(context, RUNTIME), bootstrap=False)
+    plain = shim_binary(context, RUNTIME)
+    binary = KataBinary(
+        program=plain.program,
+        namespace=plain.namespace,
+        address=plain.address,
+        events=plain.events,
+        bootstrap=False,
+    )
     runtime = KataRuntime(binary, context.runtime_state / "shims", context.clock, machine, configured(path))
     runtime.guest_seccomp = bool(options.get("guest_seccomp", False))
     return KataPods(runtime, context, machine, patterns=tuple(map(str, options.get("annotations", _ANNOTATIONS))))
 
 
 def check() -> Iterable[Finding]:
-    """What kata needs of this machine."""
+    """What kata needs of this machine, by its own search for a configuration."""
     return findings(Path("/"))
+
+
+def check_options(options: Mapping[str, Any]) -> Iterable[Finding]:
+    """What a backend with these options needs of this machine."""
+    return findings(Path("/"), str(options.get("shim", RUNTIME)), str(options.get("config_path", "")))

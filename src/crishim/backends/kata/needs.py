@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from crishim.backends.kata.leftovers import PROGRAMS
 from crishim.interfaces.seats import Finding
+from crishim.shimv2.client.binary import binary_name, find_program
 
 CONFIGURATIONS: Final = (
     "etc/kata-containers/configuration.toml",
@@ -16,18 +18,26 @@ CONFIGURATIONS: Final = (
 )
 """Where kata looks for its configuration when a handler names none; the first one counts."""
 
-SHIM: Final = "containerd-shim-kata-v2"
+RUNTIME: Final = "io.containerd.kata.v2"
+_OWN_VSOCK: Final = frozenset({"clh", "cloud-hypervisor", "dragonball", "firecracker"})
+"""Hypervisors, by their names in kata's configuration, that speak vsock over a socket of their own, without the kernel's."""
+
 _PACKAGE: Final = "install kata-static from the project's releases, or kata-deploy"
 _FILES: Final = (("path", "hypervisor", True), ("kernel", "guest kernel", True), ("virtio_fs_daemon", "virtiofsd", False))
 
 
-def findings(root: Path) -> Iterator[Finding]:
-    """One finding for each thing. `root` is where the machine's files lie."""
-    path = shutil.which(SHIM) or shutil.which(SHIM, path="/opt/kata/bin")
-    yield Finding(what=SHIM, ok=path is not None, found=path or "", without="no pod can be started", remedy=_PACKAGE)
-    yield from _configured(root)
+def findings(root: Path, shim: str = RUNTIME, config_path: str = "") -> Iterator[Finding]:
+    """One finding for each thing. `root` is where the machine's files lie; `shim` and `config_path` are a backend's options."""
+    program = binary_name(shim)
+    path = find_program(program, PROGRAMS)
+    yield Finding(what=program, ok=bool(path), found=path, without="no pod can be started", remedy=_PACKAGE)
+    finding, hypervisors = _configuration(root, config_path)
+    yield finding
+    for name, section in hypervisors.items():
+        yield from _files(root, name, section)
     yield _device(root, "dev/kvm", "machines are emulated, if the configuration's hypervisor can do without; else none boots")
-    yield _device(root, "dev/vhost-vsock", "the shim cannot speak with the guest", needed=True, module="vhost_vsock")
+    if not hypervisors or not _OWN_VSOCK.issuperset(hypervisors):
+        yield _device(root, "dev/vhost-vsock", "the shim cannot speak with the guest", needed=True, module="vhost_vsock")
     yield _device(root, "dev/vhost-net", "the pod network is slower", module="vhost_net")
     log = root / "dev/log"
     yield Finding(
@@ -47,30 +57,29 @@ def findings(root: Path) -> Iterator[Finding]:
     )
 
 
-def _configured(root: Path) -> Iterator[Finding]:
-    """The configuration, and what it names."""
-    path = next((root / name for name in CONFIGURATIONS if (root / name).is_file()), None)
+def _configuration(root: Path, config_path: str) -> tuple[Finding, dict[str, Any]]:
+    """The configuration at `config_path`, or else the one that kata finds, and the hypervisors that it configures."""
+    what = "kata's configuration"
+    names = (config_path.lstrip("/"),) if config_path else CONFIGURATIONS
+    path = next((root / name for name in names if (root / name).is_file()), None)
+    if path is None and config_path:
+        return Finding(what=what, ok=False, without=f"{config_path} is configured, and not there", remedy=_PACKAGE), {}
     if path is None:
-        yield Finding(
-            what="kata's configuration", ok=False, needed=False, without="every handler needs its config_path", remedy=_PACKAGE
-        )
-        return
+        without = "every handler needs its config_path"
+        return Finding(what=what, ok=False, needed=False, without=without, remedy=_PACKAGE), {}
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        yield Finding(what="kata's configuration", ok=False, found=str(path), without=f"it cannot be read: {error}")
-        return
-    yield Finding(what="kata's configuration", ok=True, found=str(path))
-    for name, section in told.get("hypervisor", {}).items():
-        yield from _files(name, section)
+        return Finding(what=what, ok=False, found=str(path), without=f"it cannot be read: {error}", remedy=_PACKAGE), {}
+    return Finding(what=what, ok=True, found=str(path)), dict(table.get("hypervisor", {}))
 
 
-def _files(hypervisor: str, section: dict[str, Any]) -> Iterator[Finding]:
+def _files(root: Path, hypervisor: str, section: dict[str, Any]) -> Iterator[Finding]:
     wanted = [(str(section.get(key, "")), what, needed) for key, what, needed in _FILES]
     image = str(section.get("image", "") or section.get("initrd", ""))
     for path, what, needed in (*wanted, (image, "guest image", True)):
         if path or needed:
-            there = bool(path) and os.access(path, os.R_OK)
+            there = bool(path) and os.access(root / path.lstrip("/"), os.R_OK)
             yield Finding(
                 what=f"{what} of {hypervisor}",
                 ok=there,

@@ -1,10 +1,11 @@
-"""KataRuntime and KataPods: what kata is told beside the bundle, what a machine cannot keep, and the way to a pod's ports."""
+"""KataRuntime and KataPods: what kata reads of a bundle, which features a machine supports, and the way to a pod's ports."""
 
+import errno
 import fnmatch
-import logging
+import posixpath
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -21,15 +22,15 @@ from crishim.model.sandbox import SandboxSpec, SandboxStarted
 from crishim.model.values import FrozenDict, SandboxId
 from crishim.oci.facts import BindSource, Host, Place
 from crishim.pods.bundle import write_atomically
+from crishim.pods.files import files_of
 from crishim.pods.usage import MeasuredPods
 from crishim.shimv2.client.runtime import ShimRuntime
 
-_log = logging.getLogger(__name__)
-
-_FOLDERS: Final = ("run/vc/sbs", "run/vc/vm", "run/kata-containers/shared/sandboxes")
-
 _OURS: Final = "io.kubernetes.cri."
 """Annotations by which a runtime knows which pod a container belongs to: no pattern lets a pod say that."""
+
+_SHM: Final = "/dev/shm"  # noqa: S108 - the container's
+_ERRNO: Final = "SCMP_ACT_ERRNO"
 
 _SIZE: Final = {
     "io.kubernetes.cri.sandbox-cpu-period": "cpu_period",
@@ -50,17 +51,6 @@ class KataRuntime(ShimRuntime):
         """As `Backend.probe`. Without seccomp in the guest a profile would be dropped in silence: it is not supported then."""
         info = await super().probe()
         return attrs.evolve(info, supported=VM if self.guest_seccomp else VM - {Feature.SECCOMP})
-
-    async def delete(self, container_id: str) -> None:
-        """As `ShimRuntime.delete`. Kata is known to say that a machine is gone which is not, so it is looked for."""
-        await super().delete(container_id)
-        for path in left_of(container_id):
-            _log.warning("kata has left %s behind: a machine may still run", path)
-
-
-def left_of(sandbox_id: str, root: Path = Path("/")) -> list[Path]:
-    """What kata has left of a sandbox that was deleted, among the folders that it keeps for one."""
-    return [path for folder in _FOLDERS if (path := root / folder / sandbox_id).exists()]
 
 
 class KataPods(MeasuredPods):
@@ -94,12 +84,45 @@ class KataPods(MeasuredPods):
         place = super()._place(spec, pod, rootfs, views)
         return attrs.evolve(place, annotations=FrozenDict({**place.annotations, **self._passed(spec.annotations)}))
 
+    def _finish_config(self, spec: ContainerSpec, config: dict[str, Any]) -> None:
+        """What a guest has of its pod stands in the sandbox's own config.json: the namespaces on the node are not its own."""
+        add_errno(config["linux"].get("seccomp"))
+        if str(spec.id) != str(spec.sandbox.id):
+            return
+        sandbox = spec.sandbox.config
+        config["hostname"] = sandbox.hostname or self._host.hostname
+        if sandbox.linux.sysctls:
+            config["linux"]["sysctl"] = dict(sandbox.linux.sysctls)
+        shm = files_of(self._pod(SandboxId(spec.id)), spec.sandbox)[_SHM]
+        config["mounts"].append({"destination": _SHM, "type": "bind", "source": shm, "options": ["rbind", "rprivate", "rw"]})
+
+    def _pod_cgroup(self, pod: Path) -> str:
+        """As `MeasuredPods._pod_cgroup`; without a parent it is the one that kata makes for the sandbox."""
+        if parent := super()._pod_cgroup(pod):
+            return parent
+        folder = posixpath.join(posixpath.dirname(self._folder(pod / "pause")), f"kata_{pod.name}")
+        return folder if self._cgroups.exists(folder) else ""
+
     def _passed(self, annotations: Mapping[str, str]) -> dict[str, str]:
         return {
             name: value
             for name, value in annotations.items()
             if not name.startswith(_OURS) and any(fnmatch.fnmatchcase(name, pattern) for pattern in self._patterns)
         }
+
+
+def add_errno(seccomp: dict[str, Any] | None) -> None:
+    """Write EPERM wherever an ERRNO action of linux.seccomp has no number: kata's guest takes 0, and the call succeeds.
+
+    EPERM is what the runtime specification says of a missing `errnoRet` and `defaultErrnoRet`.
+    """
+    if seccomp is None:
+        return
+    if seccomp.get("defaultAction") == _ERRNO:
+        seccomp.setdefault("defaultErrnoRet", errno.EPERM)
+    for rule in seccomp.get("syscalls", ()):
+        if rule["action"] == _ERRNO:
+            rule.setdefault("errnoRet", errno.EPERM)
 
 
 def sizes(wanted: Resources | None) -> dict[str, str]:

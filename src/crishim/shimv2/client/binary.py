@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -32,13 +33,24 @@ def binary_name(runtime: str) -> str:
     return f"containerd-shim-{match[1]}-{match[2]}" if match and "/" not in runtime else runtime
 
 
+def find_program(name: str, folders: Sequence[str]) -> str:
+    """The path of a program on PATH, or else in `folders`; empty where it is in none."""
+    return shutil.which(name) or shutil.which(name, path=os.pathsep.join(folders)) or ""
+
+
+def one_line(output: bytes) -> str:
+    """A program's output with blanks for its line ends."""
+    return " ".join(output.decode("utf-8", "replace").split())
+
+
 @attrs.frozen(kw_only=True)
 class ShimBinary:
     """How to run a shim's binary.
 
-    `program` is a name on PATH or a path; `namespace` containerd's word for whose tasks these are; `address` stands for
-    containerd's socket (with namespace and id it makes the shim's own address, so it must be of one's own); `events` is the
-    socket of a ttrpc server that takes events, or empty. `bootstrap`: does `start` read BootstrapParams? None finds out.
+    `program` is a path, or a name on PATH or else in `folders`; `namespace` containerd's word for whose tasks these are;
+    `address` stands for containerd's socket (with namespace and id it makes the shim's own address, so it must be one's own);
+    `events` is the socket of a ttrpc server that takes events, or empty. `bootstrap`: does `start` read BootstrapParams? None
+    finds out.
     `leaves_halves`: when the caller of a Create goes away, does the shim break it off, and leave half a container that it does
     not know? Its `delete` is asked about such tasks.
     """
@@ -49,7 +61,15 @@ class ShimBinary:
     events: str = ""
     bootstrap: bool | None = None
     leaves_halves: bool = False
+    folders: tuple[str, ...] = ()
     timeout: float = 60.0
+
+    def path(self) -> str:
+        """The program's path. Raises `FailedPrecondition` where it is missing."""
+        found = find_program(self.program, self.folders)
+        if not found:
+            raise FailedPrecondition("missing", "installed", self.program)
+        return found
 
     async def start(self, task_id: str, bundle: Path) -> Bootstrap:
         """Start the shim of a task, or find the one that runs.
@@ -70,9 +90,19 @@ class ShimBinary:
             raise Unknown(f"{self.program} delete answered {out[:200]!r}") from error
         return exit_of(told.exit_status, told.exited_at)
 
+    async def kill_helpers(self, sandbox_id: str) -> None:
+        """Kill the processes that a dead shim ran for a sandbox, beside its containers: a hypervisor, a file server."""
+
+    async def remove_leftovers(self, sandbox_id: str) -> list[str] | None:  # noqa: ARG002 - for those who know more
+        """Remove what a shim that has ended left of a sandbox on the node; what could not be removed.
+
+        None where it is not known what such a shim may leave: then only its `delete` tells. May raise `OSError`.
+        """
+        return None
+
     async def version(self, folder: Path) -> str:
-        """What `-v` says, in one line."""
-        return " ".join((await self._run(folder, b"", "-v")).decode("utf-8", "replace").split())
+        """What `-v` says, in one line: of most shims the version of containerd's library in it."""
+        return one_line(await self._run(folder, b"", "-v"))
 
     async def _reads_bootstrap(self) -> bool:
         """Only containerd's own shim has learnt it, in 2.3; an older one fails on it, and others do not read at all."""
@@ -84,10 +114,13 @@ class ShimBinary:
         return match is not None and (int(match[1]), int(match[2])) >= _BOOTSTRAP_SINCE
 
     async def _run(self, folder: Path, stdin: bytes, *args: str) -> bytes:
-        """Run to the end. The outputs are files: who is left behind may hold them, and nobody waits for that."""
-        program = shutil.which(self.program)
-        if program is None:
-            raise FailedPrecondition("missing", "installed", self.program)
+        """Run with the usual flags. Raises as `start`."""
+        common = ("-namespace", self.namespace, "-address", self.address, "-publish-binary", "")
+        return await self._run_bare(folder, stdin, *common, *args)
+
+    async def _run_bare(self, folder: Path, stdin: bytes, *args: str) -> bytes:
+        """Run to the end. The outputs are files: who is left behind may have them open, and nobody waits for that."""
+        program = self.path()
         environment = {
             **os.environ,
             "GOMAXPROCS": "2",
@@ -96,13 +129,10 @@ class ShimBinary:
             "GRPC_ADDRESS": self.address,
             "NAMESPACE": self.namespace,
         }
-        common = ("-namespace", self.namespace, "-address", self.address, "-publish-binary", "")
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as given:
             given.write(stdin)
             given.seek(0)
-            process = await children.start(
-                program, *common, *args, cwd=folder, env=environment, stdin=given, stdout=out, stderr=err
-            )
+            process = await children.start(program, *args, cwd=folder, env=environment, stdin=given, stdout=out, stderr=err)
             try:
                 async with asyncio.timeout(self.timeout):
                     code = await process.wait()

@@ -4,6 +4,9 @@ ShimLink: a connection to a shim, with the task service's calls by their names.
 
 Every call but Wait has a time limit: a shim that never answers is `DeadlineExceeded`, one whose connection ends `Unavailable`.
 Refusals are named after the container or exec that was asked for.
+
+Kata answers NOT_FOUND to any failure whose text has "not found" in it. So this answer is believed of State alone: another call
+raises `NotFound` if State says the same, or that the process to be killed has ended, and `Unknown` otherwise.
 """
 
 import asyncio
@@ -18,7 +21,8 @@ from google.protobuf.message import DecodeError, Message
 
 from crishim._proto import shim_events_pb2 as events_pb
 from crishim._proto import shim_task_pb2 as pb
-from crishim.errors import InvalidArgument, Unknown
+from crishim._proto import shim_types_pb2 as types_pb
+from crishim.errors import InvalidArgument, NotFound, Unknown
 from crishim.model.process import Exit, TerminalSize
 from crishim.shimv2.client.fifos import FifoPaths
 from crishim.shimv2.wire.messages import NAMESPACE_KEY, SERVICES, Bootstrap, exit_of, named
@@ -143,9 +147,9 @@ class ShimLink:
         told = await self._call("Wait", pb.WaitRequest(id=name, exec_id=exec_id), pb.WaitResponse, timeout=0)
         return exit_of(told.exit_status, told.exited_at)
 
-    async def state(self, name: str) -> pb.StateResponse:
-        """What a task does."""
-        return await self._call("State", pb.StateRequest(id=name), pb.StateResponse)
+    async def state(self, name: str, exec_id: str = "") -> pb.StateResponse:
+        """What a process does."""
+        return await self._call("State", pb.StateRequest(id=name, exec_id=exec_id), pb.StateResponse)
 
     async def kill(self, name: str, number: int, exec_id: str = "", *, everyone: bool = False) -> None:
         """Send a signal."""
@@ -178,12 +182,12 @@ class ShimLink:
         await self._call("Update", pb.UpdateTaskRequest(id=name, resources=resources), Empty)
 
     async def stats(self, name: str) -> Any:
-        """A task's figures."""
+        """A task's usage."""
         return (await self._call("Stats", pb.StatsRequest(id=name), pb.StatsResponse)).stats
 
-    async def shim_pid(self, name: str) -> int:
-        """The shim's own pid."""
-        return (await self._call("Connect", pb.ConnectRequest(id=name), pb.ConnectResponse)).shim_pid
+    async def shim_pid(self, name: str, timeout: float | None = None) -> int:
+        """The shim's own pid; `timeout` in seconds."""
+        return (await self._call("Connect", pb.ConnectRequest(id=name), pb.ConnectResponse, timeout=timeout)).shim_pid
 
     async def shutdown(self, name: str) -> None:
         """End the shim, if it holds nothing any more; it may answer, or just close the connection."""
@@ -197,8 +201,23 @@ class ShimLink:
             told = await self._client.call(self._service, method, payload, timeout=limit, metadata=self._metadata)
             return response.FromString(told)
         except TtrpcError as error:
-            exec_id = getattr(request, "exec_id", "")
+            exec_id = "" if method == "Exec" else getattr(request, "exec_id", "")
             name = getattr(request, "id", "")
-            raise named(error, "exec" if exec_id else "container", exec_id or name) from error
+            refusal = named(error, "exec" if exec_id else "container", exec_id or name)
+            if isinstance(refusal, NotFound) and not await self._is_missing(method, name, exec_id):
+                raise Unknown(f"{method} of {exec_id or name}: {error.message}") from error
+            raise refusal from error
         except DecodeError as error:
             raise Unknown(f"the shim's answer to {method} cannot be read: {error}") from error
+
+    async def _is_missing(self, method: str, name: str, exec_id: str) -> bool:
+        """Whether a process of which a call has answered NOT_FOUND is not there, or has ended, where it was to be killed."""
+        if method == "State":
+            return True
+        if method == "Create":
+            return False
+        try:
+            state = await self.state(name, exec_id)
+        except NotFound:
+            return True
+        return method == "Kill" and state.status == types_pb.STOPPED

@@ -7,7 +7,7 @@
     <root>/<sandbox>/io/<id>/         its named pipes
 
 A dead shim leaves things behind that are freed only when its binary was asked for every task, so all of them stand here until
-they were removed one by one.
+they were removed one by one, and the shim itself until nothing of it is left on the node.
 """
 
 import json
@@ -24,13 +24,17 @@ from crishim.pods.bundle import write_atomically
 
 @attrs.frozen(kw_only=True)
 class ShimRecord:
-    """A shim. `pid` and `born` (clock ticks after the boot) are 0 until it was asked."""
+    """A shim. `pid` and `born` (clock ticks after the boot) are 0 until it was asked.
+
+    `dead`: its process has ended or was killed, and what it has left on the node is not freed yet.
+    """
 
     bundle: str
     address: str = ""
     version: int = 2
     pid: int = 0
     born: int = 0
+    dead: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -120,6 +124,21 @@ def find_sandbox(root: Path, task_id: str) -> SandboxFolder | None:
     for path in root.glob(f"*/t/{task_id}.json"):
         return SandboxFolder(path.parents[1])
     return None
+
+
+def name_like(bundle: Path, task_id: str) -> None:
+    """Link a bundle by its task's id: runc's shim, to delete a task, looks beside the folder that it is in for that name."""
+    beside = bundle.with_name(task_id)
+    if not beside.exists():
+        beside.symlink_to(bundle.name)
+
+
+def left_address(bundle: Path) -> str:
+    """The address that a shim has written into its bundle, where we were ended before we had read it; empty for none."""
+    try:
+        return (bundle / "address").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
 
 
 def _read(path: Path) -> dict[str, Any] | None:

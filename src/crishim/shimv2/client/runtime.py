@@ -8,15 +8,23 @@ Deleting the sandbox's own container ends every process of the sandbox, and the 
 
 import asyncio
 import contextlib
+import logging
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+import attrs
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, InvalidArgument, NotFound
+from crishim.errors import (
+    AlreadyExists,
+    CrishimError,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
 from crishim.interfaces.backend import BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import OciState, Stdio
@@ -43,7 +51,10 @@ Options: TypeAlias = Callable[[Mapping[str, Any]], AnyMessage | None]
 _TYPE: Final = "io.kubernetes.cri.container-type"
 _SANDBOX: Final = "io.kubernetes.cri.sandbox-id"
 _KILL: Final = 9
-_VERSION: Final = re.compile(r"[Vv]ersion:?\s*(\S+)")
+_USAGE_TIMEOUT: Final = 1.0
+
+_log = logging.getLogger(__name__)
+_VERSION: Final = re.compile(r"[Vv]ersion:?\s*([^\s,]+)")
 
 
 def no_options(_config: Mapping[str, Any]) -> AnyMessage | None:
@@ -67,14 +78,12 @@ class ShimRuntime:
         self._host = host
         self._options = options
         self._sandboxes: dict[str, asyncio.Future[SandboxShim]] = {}
-        self._news = ShimEvents(Path(binary.events), self._out_of_memory) if binary.events else None
+        self._events = ShimEvents(Path(binary.events), self._out_of_memory) if binary.events else None
         self._version = ""
 
     async def probe(self) -> BackendInfo:
         """The shim's version. Raises `FailedPrecondition` where its binary is missing."""
-        program = shutil.which(self._binary.program)
-        if program is None:
-            raise FailedPrecondition("missing", "installed", self._binary.program)
+        self._binary.path()
         if not self._version:
             told = await self._binary.version(Path("/"))
             match = _VERSION.search(told)
@@ -90,8 +99,8 @@ class ShimRuntime:
             return await (await self._sandbox(sandbox_id)).create(container_id, bundle, stdio, options)
         if container_id != sandbox_id:
             raise InvalidArgument("annotations", f"the sandbox's own container is called {sandbox_id}, not {container_id}")
-        if self._news is not None:
-            await self._news.open()
+        if self._events is not None:
+            await self._events.open()
         folder = SandboxFolder(self._root / sandbox_id)
         if folder.shim() is not None:
             raise AlreadyExists("sandbox", sandbox_id)
@@ -101,7 +110,10 @@ class ShimRuntime:
             await sandbox.launch(bundle)
             return await sandbox.create(container_id, bundle, stdio, options)
         except CrishimError:
-            await self._end(sandbox_id, sandbox)
+            try:
+                await self._end(sandbox_id, sandbox)
+            except CrishimError as error:
+                _log.warning("the start of sandbox %s has failed, and so does its end: %s", sandbox_id, error)
             raise
 
     async def start(self, container_id: str) -> None:
@@ -124,15 +136,23 @@ class ShimRuntime:
         await (await sandbox.link()).kill(container_id, number, everyone=everyone)
 
     async def delete(self, container_id: str) -> None:
-        """As `OciRuntime.delete`. With the sandbox's own container everything of the sandbox ends."""
+        """As `OciRuntime.delete`. With the sandbox's own container everything of the sandbox ends.
+
+        Raises `Unavailable` while something of a sandbox is left on the node, also where no shim of it is known any more.
+        """
         if (self._root / container_id).is_dir():
             sandbox = await self._sandbox(container_id)
             known = sandbox.folder.shim() is not None
             await self._end(container_id, sandbox)
             if not known:
+                await self._check_leftovers(container_id)
                 raise NotFound("container", container_id)
             return
-        sandbox = await self._of(container_id)
+        try:
+            sandbox = await self._of(container_id)
+        except NotFound:
+            await self._check_leftovers(container_id)
+            raise
         await sandbox.remove(container_id)
         if not sandbox.folder.path.exists():
             self._sandboxes.pop(sandbox.folder.sandbox_id, None)
@@ -174,11 +194,20 @@ class ShimRuntime:
         """As `SupportsSandboxUpdate.update_sandbox`: the kubelet has written the pod's cgroup; nothing else depends on it."""
 
     async def cgroup_usage(self, container_id: str) -> CgroupUsage:
-        """A running container's figures, from the shim. Raises `NotFound` for one that has ended."""
+        """A running container's usage, from the shim. Raises `NotFound` for one that has ended.
+
+        Raises `DeadlineExceeded` after a second: one shim that hangs must not hold up the usage of the whole node.
+        """
         sandbox = await self._of(container_id)
-        if sandbox.task(container_id).end.done():
+        task = sandbox.task(container_id)
+        if task.end.done():
             raise NotFound("process of container", container_id)
-        return decode_metrics(await (await sandbox.link()).stats(container_id))
+        try:
+            async with asyncio.timeout(_USAGE_TIMEOUT):
+                usage = decode_metrics(await (await sandbox.link()).stats(container_id))
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"the shim of {container_id} does not answer in {_USAGE_TIMEOUT:g} s") from error
+        return usage if usage.oom_kills is not None else attrs.evolve(usage, oom_kills=task.oom_kills)
 
     async def let_go(self) -> None:
         """Hold nothing any more, as if this process had ended: shims and containers go on, and can be found again."""
@@ -186,8 +215,8 @@ class ShimRuntime:
             with contextlib.suppress(CrishimError):
                 await (await found).let_go()
         self._sandboxes.clear()
-        if self._news is not None:
-            await self._news.close()
+        if self._events is not None:
+            await self._events.close()
 
     async def _task(self, container_id: str) -> ShimTask:
         return (await self._of(container_id)).task(container_id)
@@ -217,8 +246,8 @@ class ShimRuntime:
             raise
 
     async def _resumed(self, folder: SandboxFolder) -> SandboxShim:
-        if self._news is not None:
-            await self._news.open()
+        if self._events is not None:
+            await self._events.open()
         sandbox = SandboxShim(folder, self._binary, self._clock)
         await sandbox.resume()
         return sandbox
@@ -233,7 +262,15 @@ class ShimRuntime:
         if not sandbox.folder.path.exists():
             self._sandboxes.pop(sandbox_id, None)
 
+    async def _check_leftovers(self, sandbox_id: str) -> None:
+        try:
+            left = await self._binary.remove_leftovers(sandbox_id)
+        except OSError as error:
+            left = [str(error)]
+        if left:
+            raise Unavailable(f"no shim of sandbox {sandbox_id} is known, and it has left {'; '.join(left)}")
+
     def _out_of_memory(self, container_id: str) -> None:
         for found in self._sandboxes.values():
             if found.done() and not found.exception() and found.result().holds(container_id):
-                found.result().task(container_id).oom.set()
+                found.result().task(container_id).note_oom()

@@ -2,10 +2,11 @@
 
 A shim can be lost in three ways, and is found or buried: we were started again (its address is in a file), the connection
 broke (it is tried again), or its process is dead, or never answers (it is killed). What a dead shim has left is freed by its
-binary's `delete`, and some free nothing before that was run for every id of the sandbox, members first. Whatever way it ends,
-each task's end is known afterwards, and no process of it is left.
+binary's `delete`, and some free nothing before that was run for every id of the sandbox, members first. Every task has an exit
+afterwards. What could not be freed stays recorded: it is tried again with growing pauses, and with each removal, and until it
+is gone the removal fails.
 
-One thing at a time: starting, burying and ending take turns; calls for tasks run beside each other.
+Starting, burying and ending are serialized by a lock; calls for tasks run beside each other.
 """
 
 import asyncio
@@ -22,10 +23,11 @@ from crishim.interfaces.oci_runtime import OciStatus, Stdio
 from crishim.interfaces.seats import Clock
 from crishim.model.process import Exit
 from crishim.shimv2.client.binary import ShimBinary
+from crishim.shimv2.client.burial import Burial
 from crishim.shimv2.client.cleanup import born, end_shim, free, remove_socket
 from crishim.shimv2.client.connection import ShimLink
 from crishim.shimv2.client.fifos import ShimLog
-from crishim.shimv2.client.files import SandboxFolder, ShimRecord, TaskRecord
+from crishim.shimv2.client.files import SandboxFolder, ShimRecord, TaskRecord, left_address, name_like
 from crishim.shimv2.client.task import ShimTask
 from crishim.shimv2.wire.messages import STATUSES, Bootstrap
 
@@ -37,6 +39,10 @@ _PAUSE: Final = 0.1
 
 _SHUTDOWN_TIMEOUT: Final = 5.0
 """Seconds for a shim to leave after Shutdown."""
+
+_PING_TIMEOUT: Final = 5.0
+_FREE_TIMEOUT: Final = 40.0
+"""Seconds after which a shim that does not answer, or does not free all tasks, is killed with the end of its sandbox."""
 
 _KILLED: Final = 128 + 9
 
@@ -54,8 +60,9 @@ class SandboxShim:
         self._tasks: dict[str, ShimTask] = {}
         self._link: ShimLink | None = None
         self._shim_log: ShimLog | None = None
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._launching: asyncio.Task[Bootstrap] | None = None
+        self._burial = Burial(folder, binary, self._tasks, self._lock, self._forget_shim)
 
     @property
     def folder(self) -> SandboxFolder:
@@ -66,7 +73,7 @@ class SandboxShim:
 
     async def launch(self, bundle: Path) -> None:
         """Start the shim. When it fails, or is cancelled, `end` frees what was done."""
-        async with self._turn:
+        async with self._lock:
             self._folder.make()
             record = ShimRecord(bundle=str(bundle))
             self._folder.write_shim(record)
@@ -79,7 +86,7 @@ class SandboxShim:
 
     async def resume(self) -> None:
         """After a restart of ours: find the shim again, and hold its tasks."""
-        async with self._turn:
+        async with self._lock:
             record = self._folder.shim()
             if record is not None:
                 self._open_log(Path(record.bundle))
@@ -88,6 +95,8 @@ class SandboxShim:
                 if (end := self._folder.exit_of(told.id)) is not None:
                     self._tasks[told.id].end.set_result(end)
             await self._recover()
+            if record is not None and record.dead:
+                self._burial.retry_later()
             for task in self._tasks.values():
                 if not task.end.done():
                     await self._hold_again(task)
@@ -99,13 +108,13 @@ class SandboxShim:
         if task_id in self._tasks:
             raise AlreadyExists("container", task_id)
         link = await self.link()
-        _named_like(bundle, task_id)
+        name_like(bundle, task_id)
         record = TaskRecord(id=task_id, bundle=str(bundle), stdio=stdio)
         self._folder.write_task(record)
         task = self._tasks[task_id] = ShimTask(record, self._folder, self._clock)
         task.link = link
         task.make_streams()
-        pid = await task.steadily(link.create(task_id, bundle, task.paths, options, terminal=stdio.terminal))
+        pid = await task.steadily(task.create(link, options))
         if (known := self._folder.shim()) is not None and not known.pid:
             await self._ask_pid(link, known)
         self._watch(task)
@@ -157,28 +166,31 @@ class SandboxShim:
     async def end(self) -> None:
         """Free every task, and end the shim. How the members ended stays known until each is removed.
 
-        A shim that refuses, or does not answer, is killed, and what it leaves is cleared away.
+        A shim that refuses, or does not answer, is killed, and what it leaves is freed. Raises `Unavailable` while something
+        of it is left on the node.
         """
         await self._settle()
-        with contextlib.suppress(Unavailable):
-            await self.link()  # even a shim without any task must be found, to be ended
         own = self._folder.sandbox_id
-        members = [task for task in self._tasks.values() if task.id != own]
-        outcomes = await asyncio.gather(*(self._free(task) for task in members), return_exceptions=True)
-        failed = [outcome for outcome in outcomes if outcome is not None]
-        if own in self._tasks and not failed:
-            failed += filter(None, await asyncio.gather(self._free(self._tasks[own]), return_exceptions=True))
-        async with self._turn:
-            if failed:
-                _log.warning("the shim of sandbox %s does not let go: %s", own, failed[0])
+        dead = self._burial.pending
+        failure = None if dead else await self._free_all()
+        async with self._lock:
+            if dead:
                 await self._bury()
-            await self._dismiss()
+            elif not self._burial.pending:  # else it has just been tried
+                if failure is None:
+                    await self._dismiss()
+                else:
+                    _log.warning("the shim of sandbox %s does not free its tasks: %s", own, failure)
+                    await self._bury()
+        if self._burial.pending:
+            raise Unavailable(f"the shim of sandbox {own} is dead, and it has left {'; '.join(self._burial.left)}")
         if own in self._tasks:
             await self._forget(self._tasks[own])
         self._folder.remove_if_empty()
 
     async def let_go(self) -> None:
         """Hold nothing any more; the shim and its tasks go on. What a crash of ours does."""
+        self._burial.close()
         for task in self._tasks.values():
             await task.close()
         if self._shim_log is not None:
@@ -191,21 +203,21 @@ class SandboxShim:
     async def link(self) -> ShimLink:
         """The connection, made anew if it was lost. Raises `Unavailable` where the shim is dead; it is buried then."""
         if self._link is None or self._link.closed:
-            async with self._turn:
+            async with self._lock:
                 await self._recover()
         if self._link is None:
             raise Unavailable(f"the shim of sandbox {self._folder.sandbox_id} is gone")
         return self._link
 
     async def _recover(self) -> None:
-        """Find a shim that was lost, or bury it. To be called in turn."""
+        """Find a shim that was lost, or bury it. With the lock."""
         if self._link is not None and not self._link.closed:
             return
         self._link = None
         record = self._folder.shim()
-        if record is None:
+        if record is None or record.dead:
             return
-        address = record.address or _left_address(Path(record.bundle))
+        address = record.address or left_address(Path(record.bundle))
         for attempt in range(_TRIES if address else 0):
             if attempt:
                 await asyncio.sleep(_PAUSE)
@@ -213,6 +225,7 @@ class SandboxShim:
                 self._link = await ShimLink.connect(Bootstrap(address, record.version), self._binary.namespace)
                 for task in self._tasks.values():
                     task.link = self._link
+                self._burial.watch(record)
                 return
         await self._bury()
 
@@ -227,32 +240,50 @@ class SandboxShim:
             self._folder.write_shim(attrs.evolve(record, address=told.address, version=told.version))
 
     async def _bury(self) -> None:
-        """The shim is dead, or as good as dead: free what it has left, and give every task its end. To be called in turn."""
-        record = self._folder.shim()
-        if record is None:
-            return
-        level = logging.WARNING if self._tasks else logging.DEBUG
-        _log.log(level, "the shim of sandbox %s is lost; what it has left is cleared away", self._folder.sandbox_id)
+        """Kill the shim, and free what it leaves. With the lock."""
         if self._link is not None:
             await self._link.close()
             self._link = None
-        await asyncio.to_thread(end_shim, record.pid, record.born, Path(record.bundle))
-        own = self._folder.sandbox_id
-        for task in sorted(self._tasks.values(), key=lambda task: task.id == own):
-            if not self._folder.gone(task.id):
-                await task.finish(await self._clear_away(task))
-                self._folder.write_gone(task.id)
-        self._forget_shim()
+        await self._burial.bury()
 
-    async def _clear_away(self, task: ShimTask) -> Exit:
+    async def _clear_away(self, task: ShimTask) -> None:
         try:
-            return await self._binary.delete(task.id, Path(task.record.bundle))
+            await self._binary.delete(task.id, Path(task.record.bundle))
         except (CrishimError, OSError) as error:
-            _log.warning("what the shim of %s has left may be still there: %s", task.id, error)
-            return Exit.unknown()
+            _log.warning("what there was of %s may be left: %s", task.id, error)
+
+    async def _free_all(self) -> Exception | None:
+        """Have the shim free every task, members first; what has failed. Takes `_FREE_TIMEOUT` seconds at most."""
+        own = self._folder.sandbox_id
+        members = [task for task in self._tasks.values() if task.id != own]
+        try:
+            async with asyncio.timeout(_FREE_TIMEOUT):
+                await self._ping()
+                for tasks in (members, [task for task in self._tasks.values() if task.id == own]):
+                    outcomes = await asyncio.gather(*(self._free(task) for task in tasks), return_exceptions=True)
+                    for outcome in outcomes:
+                        if isinstance(outcome, Exception):
+                            return outcome
+        except TimeoutError:
+            return DeadlineExceeded(f"it has taken more than {_FREE_TIMEOUT:g} s")
+        except DeadlineExceeded as error:
+            return error
+        return None
+
+    async def _ping(self) -> None:
+        """Raise `DeadlineExceeded` if the shim answers nothing. It answers nothing, either, while it works on a creation."""
+        try:
+            link = await self.link()  # even a shim without any task must be found, to be ended
+            for task in self._tasks.values():
+                await task.settle(link.timeout)
+            await link.shim_pid(self._folder.sandbox_id, _PING_TIMEOUT)
+        except DeadlineExceeded:
+            raise
+        except CrishimError as error:
+            _log.debug("the shim of sandbox %s: %s", self._folder.sandbox_id, error)
 
     async def _dismiss(self) -> None:
-        """End the shim: politely, and then its process."""
+        """Ask the shim to exit, and kill it if it does not. With the lock."""
         record = self._folder.shim()
         if record is None:
             return
@@ -268,9 +299,10 @@ class SandboxShim:
             self._link = None
         if await asyncio.to_thread(end_shim, record.pid, record.born, Path(record.bundle)):
             _log.debug("the shim of sandbox %s had to be killed", self._folder.sandbox_id)
-        self._forget_shim()
+        await self._burial.check(record)
 
     def _forget_shim(self) -> None:
+        """Nothing is left of the shim."""
         record = self._folder.shim()
         if record is not None:
             remove_socket(record.address)  # a shim that was killed has not done that
@@ -285,6 +317,7 @@ class SandboxShim:
             pid = await link.shim_pid(self._folder.sandbox_id)
             record = attrs.evolve(record, pid=pid, born=born(pid))
             self._folder.write_shim(record)
+            self._burial.watch(record)
         return record
 
     def _open_log(self, bundle: Path) -> None:
@@ -296,6 +329,8 @@ class SandboxShim:
     async def _hold_again(self, task: ShimTask) -> None:
         """Streams and end of a task that was begun before a restart of ours."""
         if self._link is None:
+            if self._burial.pending:
+                await task.finish(Exit.unknown())
             return
         task.link = self._link
         try:
@@ -344,6 +379,8 @@ class SandboxShim:
             except Unavailable:
                 if self._link is not None and not self._link.closed:
                     raise  # the shim's own word, and not its loss
+                if self._burial.pending:
+                    raise
                 if self._folder.shim() is not None:
                     await asyncio.sleep(_PAUSE)
                     continue
@@ -357,18 +394,3 @@ class SandboxShim:
         self._folder.forget_task(task.id)
         self._folder.remove_if_empty()
         task.forget()
-
-
-def _named_like(bundle: Path, task_id: str) -> None:
-    """Where it shall delete, runc's shim looks beside the folder it is in for one that is called like the task."""
-    beside = bundle.with_name(task_id)
-    if not beside.exists():
-        beside.symlink_to(bundle.name)
-
-
-def _left_address(bundle: Path) -> str:
-    """The address that a shim has written into its bundle, where we were ended before we had read it."""
-    try:
-        return (bundle / "address").read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import attrs
+from google.protobuf.any_pb2 import Any as AnyMessage
 
-from crishim.errors import CrishimError, DeadlineExceeded, NotFound
+from crishim.errors import CrishimError, DeadlineExceeded, NotFound, Unknown
 from crishim.interfaces.oci_runtime import Stdio
 from crishim.interfaces.seats import Clock
 from crishim.logs.stdio import ContainerStdio
@@ -22,6 +24,11 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _NO_FIFOS: Final = FifoPaths()
+
+_HUNG_UP: Final = "EOF"
+"""How kata's message ends when the connection to its guest was closed in the middle of a call: there is no code for it."""
+
+_PAUSE: Final = 0.1
 
 
 @attrs.frozen
@@ -43,6 +50,7 @@ class ShimTask:
         self.link: ShimLink | None = None
         self.end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self.oom = asyncio.Event()
+        self.oom_kills = 0
         self.killed = False
         """Whether we have killed it: then the kernel has not, for want of memory."""
         self.stdio: ContainerStdio | None = None
@@ -85,6 +93,21 @@ class ShimTask:
             raise
         self.stdio = stdio
 
+    async def create(self, link: ShimLink, options: AnyMessage | None) -> int:
+        """Have the shim create it; answers the pid.
+
+        Once more where the guest's agent has hung up, as kata's does when another container ends meanwhile.
+        """
+        bundle, terminal = Path(self.record.bundle), self.record.stdio.terminal
+        try:
+            return await link.create(self.id, bundle, self.paths, options, terminal=terminal)
+        except Unknown as error:
+            if not error.message.endswith(_HUNG_UP):
+                raise
+            _log.warning("the creation of %s is tried again: %s", self.id, error)
+        await asyncio.sleep(_PAUSE)
+        return await link.create(self.id, bundle, self.paths, options, terminal=terminal)
+
     async def steadily(self, call: Coroutine[None, None, T]) -> T:
         """A call that changes the task: when we are cancelled it goes on, since a shim cannot be told, and `settle` waits."""
         begun = asyncio.create_task(call)
@@ -103,6 +126,11 @@ class ShimTask:
             _, late = await asyncio.wait(self._calls, timeout=timeout)
             if late:
                 raise DeadlineExceeded(f"the shim is still busy with {self.id}")
+
+    def note_oom(self) -> None:
+        """The kernel has killed one of its processes for want of memory."""
+        self.oom_kills += 1
+        self.oom.set()
 
     def started(self) -> None:
         """The shim has opened its ends."""

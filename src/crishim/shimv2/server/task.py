@@ -1,8 +1,9 @@
 """The named pipes that containerd makes for a task or an exec, and our ends of them.
 
-stdin is held open for writing until `close_stdin`: whoever writes may come and go, and the process must not see an end before
-containerd says so. Outputs are opened for reading, too, since otherwise the open would wait for a reader, and a write fail
-while containerd is away. Paths with a scheme other than `fifo` are refused: nothing here is a logging driver.
+stdin stays open for writing until `close_stdin`: whoever writes may come and go, and the process must not see an end before
+containerd says so. That may be before the process is started: it reads what was written until then, and then the end. Outputs
+are opened for reading, too, since otherwise the open would wait for a reader, and a write fail while containerd is away. Paths
+with a scheme other than `fifo` are refused: nothing here is a logging driver.
 
 What outlives this process of its tasks: what containerd configured the runtime of each with, and where its bundle lies.
 
@@ -68,20 +69,23 @@ class Pipes:
     def __init__(self, paths: IoPaths) -> None:
         self.paths = checked(paths)
         self._held: int | None = None
+        self._unread: int | None = None
+        self._stdin_closed = False
         self._reader: DescriptorReader | None = None
         self._writers: list[DescriptorWriter] = []
         self._sizes: asyncio.Queue[TerminalSize] = asyncio.Queue()
 
     def hold(self) -> None:
         """Keep stdin from ending. Raises `InvalidArgument` where the pipe is not there."""
-        if self.paths.stdin and self._held is None:
+        if self.paths.stdin and self._held is None and not self._stdin_closed:
             self._held = _open(self.paths.stdin, os.O_RDWR, "stdin")
 
     def open(self) -> ProcessIO:
         """Our ends, for a process whose streams are copied here. Raises `InvalidArgument`."""
         self.hold()
         if self.paths.stdin:
-            self._reader = DescriptorReader(_open(self.paths.stdin, os.O_RDONLY, "stdin"))
+            unread, self._unread = self._unread, None
+            self._reader = DescriptorReader(_open(self.paths.stdin, os.O_RDONLY, "stdin") if unread is None else unread)
         made = {}
         for name in ("stdout", "stderr"):
             if path := getattr(self.paths, name):
@@ -95,13 +99,20 @@ class Pipes:
 
     def close_stdin(self) -> None:
         """Nobody else will write: the process sees the end once what was written is read."""
+        self._stdin_closed = True
         held, self._held = self._held, None
         if held is not None:
+            if self._reader is None:  # a pipe that nobody has open forgets what is in it
+                with contextlib.suppress(InvalidArgument):
+                    self._unread = _open(self.paths.stdin, os.O_RDONLY, "stdin")
             os.close(held)
 
     def close(self) -> None:
         """Let go of everything: whoever reads the outputs sees their end."""
         self.close_stdin()
+        if self._unread is not None:
+            os.close(self._unread)
+            self._unread = None
         if self._reader is not None:
             self._reader.close()
         for writer in self._writers:

@@ -16,10 +16,18 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, NotFound, Unimplemented
+from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, Internal, NotFound, Unimplemented
 from crishim.interfaces.capabilities import SupportsAttach, SupportsPause
-from crishim.interfaces.oci_runtime import OciRuntime, OciStatus, RunsProcesses, Stdio, UpdatesResources
+from crishim.interfaces.oci_runtime import (
+    FIRST_PROCESS,
+    OciRuntime,
+    OciStatus,
+    RunsProcesses,
+    Stdio,
+    UpdatesResources,
+)
 from crishim.interfaces.seats import Clock
+from crishim.linux import processes
 from crishim.linux.cgroups import Cgroups, folder_of
 from crishim.model.process import Exit, TerminalSize
 from crishim.model.values import ContainerId
@@ -74,6 +82,7 @@ class Tasks:
                 await asyncio.to_thread(self._kept.keep, key, creation.bundle, creation.options)
                 await asyncio.to_thread(mount_rootfs, creation.bundle / "rootfs", creation.mounts)
                 task.main.pid = await task.runtime.create(key[1], creation.bundle, _stdio(pipes.paths))
+                processes.record(creation.bundle / FIRST_PROCESS, task.main.pid)
                 if pipes.paths.terminal and isinstance(task.runtime, SupportsAttach):
                     io = pipes.open()
                     task.copying = _begin(task.runtime.attach(ContainerId(key[1]), io), f"terminal of {key[1]}")
@@ -282,9 +291,16 @@ class Tasks:
                         await asyncio.sleep(_SOON)
 
     async def _free(self, task: Task) -> None:
-        """Kill, delete, unmount, forget: as far as each is there."""
-        with contextlib.suppress(NotFound):
+        """Kill, delete, unmount, forget: as far as each is there.
+
+        Raises `Internal`, and forgets nothing, where the runtime knows no such container and its process runs.
+        """
+        try:
             await task.runtime.delete(task.id)
+        except NotFound as error:
+            first = processes.recorded(task.bundle / FIRST_PROCESS)
+            if first is not None and processes.runs(first):
+                raise Internal(f"the runtime does not know {task.id}, whose process {first.pid} runs") from error
         if task.main.work is not None:
             await asyncio.wait({task.main.work}, timeout=_TIMEOUT)
         await self._end_execs(task)

@@ -131,11 +131,11 @@ def timestamp_of(end: Exit) -> Timestamp:
 
 
 def named(error: TtrpcError, kind: str, name: str) -> CrishimError:
-    """A shim's refusal of a call for a container or exec, as an error of ours."""
+    """A shim's refusal of a call for a container or exec, as an error of ours with the shim's own reason."""
     message = f"{kind} {name}: {error.message}"
     match error.answer:
         case Code.NOT_FOUND:
-            return NotFound(kind, name)
+            return NotFound(kind, name, error.message)
         case Code.ALREADY_EXISTS:
             return AlreadyExists(kind, name)
         case Code.FAILED_PRECONDITION:

@@ -10,6 +10,7 @@ def write_bundle(self, bundle: Path, argv: tuple[str, ...]) -> None:
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -24,15 +25,20 @@ import pytest
 
 from crishim.errors import CrishimError, NotFound
 from crishim.interfaces.oci_runtime import OciRuntime, OciStatus, Stdio
+from crishim.linux import processes
 from crishim.testing.conformance.candidate import Programs, patiently, until
 
 _ENDED: Final = {OciStatus.STOPPED}
 
+_CHECK_TIMEOUT: Final = 120.0
+"""Seconds for one check, of which each call has its own limit."""
+
 
 @attrs.define
 class RuntimeWorld:
-    """A runtime, and a folder for bundles. `write` makes a bundle of a command."""
+    """A runtime, and a folder for bundles. `make` makes the runtime, `write` a bundle of a command."""
 
+    make: Callable[[], Awaitable[OciRuntime]]
     runtime: OciRuntime
     folder: Path
     write: Callable[[Path, tuple[str, ...]], None]
@@ -48,6 +54,10 @@ class RuntimeWorld:
         self.made.append(name)
         await patiently(self.runtime.create(name, bundle, stdio or Stdio()))
         return name
+
+    async def restart(self) -> None:
+        """Make the runtime anew over the same folder, as the next daemon does when one has died."""
+        self.runtime = await self.make()
 
     async def is_gone(self, name: str) -> bool:
         """Whether the runtime does not know a container."""
@@ -104,6 +114,23 @@ async def check_delete_of_the_running(world: RuntimeWorld) -> None:
     await patiently(world.runtime.delete(name))
     await patiently(waiting)
     assert await world.is_gone(name)
+
+
+async def check_delete_after_a_restart(world: RuntimeWorld) -> None:
+    """delete: what an earlier object over the same state has created or started is killed, too."""
+    running, created = [await world.create(world.programs.sleeps()) for _ in range(2)]
+    await patiently(world.runtime.start(running))
+    started = [processes.read((await world.runtime.state(name)).pid) for name in (running, created)]
+    await world.restart()
+    for name, process in zip((running, created), started, strict=True):
+        assert process is not None, "state must tell the pid of a container that runs or is created"
+        await patiently(world.runtime.delete(name))
+        await until(functools.partial(_has_ended, process.identity))
+        assert await world.is_gone(name)
+
+
+def _has_ended(process: processes.Identity) -> bool:
+    return not processes.runs(process)
 
 
 async def check_delete_of_the_created(world: RuntimeWorld) -> None:
@@ -190,14 +217,17 @@ class OciRuntimeConformance:
     async def world(self) -> AsyncIterator[RuntimeWorld]:
         """A runtime with nothing in it, and nothing left at the end."""
         folder = Path(tempfile.mkdtemp(prefix="exam"))
-        runtime = await self.make_runtime(folder / "state")
-        world = RuntimeWorld(runtime, folder, self.write_bundle, self.programs)
+
+        async def make() -> OciRuntime:
+            return await self.make_runtime(folder / "state")
+
+        world = RuntimeWorld(make, await make(), folder, self.write_bundle, self.programs)
         try:
             yield world
         finally:
             for name in world.made:
                 with contextlib.suppress(CrishimError):
-                    await runtime.delete(name)
+                    await patiently(world.runtime.delete(name))
             shutil.rmtree(folder, ignore_errors=True)
 
     @pytest.mark.parametrize("check", list(RUNTIME_CHECKS))
@@ -208,5 +238,5 @@ class OciRuntimeConformance:
 
     async def _examine(self, check: str) -> None:
         if check not in self.leaves_out:
-            async with self.world() as world:
+            async with self.world() as world, asyncio.timeout(_CHECK_TIMEOUT):
                 await RUNTIME_CHECKS[check](world)
