@@ -61,7 +61,7 @@ critest-containerd: packages $(VENV)/.dev
 proto: $(VENV)/.dev
 	$(BIN)/python src/crishim/_proto/generate.py
 
-# The table of what becomes of each field of CRI, after a change to what a backend supported.
+# The table of what becomes of each field of CRI, after a change to what a backend supports.
 coverage-page: $(VENV)/.dev
 	$(BIN)/crishim coverage --markdown process runc > docs/coverage.md
 

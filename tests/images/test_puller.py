@@ -1,6 +1,6 @@
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -36,9 +36,13 @@ def make(tmp_path: Path) -> Make:
     return build
 
 
+async def claim(digests: Collection[str]) -> None:
+    assert set() == {digest for digest in digests if not digest.startswith("sha256:")}
+
+
 async def pull(puller: Puller, auth: AuthConfig | None = None, *, here: bool = False) -> Pulled:
     told: list[PullProgress | Descriptor] = []
-    return await puller.pull(NAME, auth, lambda _: here, told.append, told.append)
+    return await puller.pull(NAME, auth, lambda _: here, claim, told.append, told.append)
 
 
 async def test_credentials_are_in_a_file_for_the_pull_alone(make: Make, tmp_path: Path) -> None:
@@ -79,7 +83,7 @@ async def test_what_the_registry_says_is_checked(make: Make) -> None:
     puller = make("cat manifest")
     reference = parse("registry.example/x@sha256:" + "b" * 64)
     with pytest.raises(DataLoss):
-        await puller.pull(reference, None, lambda _: True, lambda _: None, lambda _: None)
+        await puller.pull(reference, None, lambda _: True, claim, lambda _: None, lambda _: None)
 
 
 async def test_an_endless_manifest(make: Make) -> None:

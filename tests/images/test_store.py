@@ -35,6 +35,7 @@ from crishim.testing import FakeClock
 from crishim.testing.doubles import RecordingObserver
 from tests.backends.runc.world import needs
 from tests.node.registry import PASSWORD, USER, File, Layout, Registry, digest_of, folder, free_port, tar_of
+from tests.streaming.worlds import until
 
 pytestmark = [pytest.mark.node, needs("skopeo", "docker-registry")]
 
@@ -134,6 +135,36 @@ async def test_removal_by_one_tag_removes_all(store: ContentStore, registry: Reg
     assert ((), None) == (await store.list(), await status(store, second))
     assert {"sha256"} == files(store._content.blobs)
     assert set() == files(store._content.layers)
+
+
+async def test_a_removal_beside_a_pull(tmp_path: Path, registry: Registry, layout: Layout) -> None:
+    """RemoveImage frees at once what only its image needs; what a pull under way needs of it as well stays."""
+    old = registry.push(layout, "t", "team/old:1") if layout.image([HELLO, MORE], {"Cmd": ["old"]}, tag="t") else ""
+    layout.image([HELLO, tar_of(File("new", b"new"))], {"Cmd": ["new"]}, tag="n")
+    new = registry.push(layout, "n", "team/new:1")
+    program = tmp_path / "skopeo"
+    program.write_text(
+        f'#!/bin/sh\ncase " $*" in *" copy "*) while [ -e {tmp_path}/wait ]; do sleep 0.01; done;; esac\nexec skopeo "$@"\n'
+    )
+    program.chmod(0o755)
+    store = ContentStore(tmp_path / "store", SystemClock(), PullSettings(program=str(program)))
+    await pull(store, old)
+    content = store._content
+    blobs = files(content.blobs)
+    layers = set(content.sizes)
+    (tmp_path / "wait").touch()
+    task = asyncio.create_task(pull(store, new))
+    await until(lambda: any(claim.blobs for claim in store._claims))
+    await store.remove(ImageSpec(image=old))
+    shared = f"sha256/{digest_of(gzip.compress(HELLO, 1, mtime=0)).partition(':')[2]}"
+    assert ({"sha256", shared}, 0) == (files(content.blobs) & blobs, len(layers & set(content.sizes)))
+    (tmp_path / "wait").unlink()
+    await task
+    (image,) = await store.list()
+    root = Path((await store.prepare(C1, image.id)).path)
+    assert (b"hello", b"new") == ((root / "etc/hello").read_bytes(), (root / "new").read_bytes())
+    await store.release(C1)
+    await store.close()
 
 
 async def test_a_removed_image_serves_its_containers_to_their_end(

@@ -13,7 +13,7 @@ import platform
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -91,14 +91,16 @@ class Puller:
         reference: Reference,
         auth: AuthConfig | None,
         has: Callable[[str], bool],
+        claim: Callable[[Collection[str]], Awaitable[None]],
         progress: Callable[[PullProgress], None],
         arrived: Callable[[Descriptor], None],
     ) -> Pulled:
         """Bring everything of an image into `blobs`.
 
-        `has` is asked whether the digest that the registry named is already here: then nothing is copied. `arrived` is told of
-        each layer when it is whole. Raises `NotFound`, `PermissionDenied`, `PullError`, `ResourceExhausted`, `DataLoss`, and
-        `Unavailable` where skopeo is missing.
+        `has` is asked whether the digest that the registry named is already here: then nothing is copied. `claim` is awaited
+        with every digest that the copy may have, before it is looked which are here: from then on none may be deleted.
+        `arrived` is called with each layer when it is whole. Raises `NotFound`, `PermissionDenied`, `PullError`,
+        `ResourceExhausted`, `DataLoss`, and `Unavailable` where skopeo is missing.
         """
         program = shutil.which(self._settings.program)
         if program is None:
@@ -113,6 +115,7 @@ class Puller:
                     return Pulled(asked.digest, None)
                 layout = place / "layout"
                 command = copy_command(settings, asked.source, asked.platform, authfile, str(self._blobs), str(layout))
+                await claim((*asked.allowed, asked.manifest.config.digest, *(layer.digest for layer in asked.manifest.layers)))
                 missing = self._missing(asked.manifest)
                 watch = _CopyProgress(str(reference), self.blob, asked.manifest, layout, progress, arrived)
                 await self._run(command, reference, watch)

@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -75,10 +75,11 @@ class ContentStore(ImageService, RootfsProvider):
         self._progress = progress or _ignore
         self._observer = observer or NoObserver()
         self._content = Content(folder)
+        self._claims: set[_Claim] = set()
         try:
             self._table, self._configs, complaints = self._content.load()
             self._snapshots = Snapshots(self._content.snapshots, self._content.tmp, self._content.layer)
-            self._delete(())()
+            self._content.sweep(*self._needed(), (), self._clock.now() / _SECOND)()
         except BaseException:
             self._content.close()
             raise
@@ -90,7 +91,6 @@ class ContentStore(ImageService, RootfsProvider):
         self._turns: weakref.WeakValueDictionary[Reference, asyncio.Lock] = weakref.WeakValueDictionary()
         self._gate = asyncio.Lock()
         self._writing = asyncio.Lock()
-        self._active = 0
         self._doomed: set[str] = set()
         self._usages: dict[ContainerId, _Usage] = {}
         self._measuring: dict[ContainerId, asyncio.Task[_Usage]] = {}
@@ -174,7 +174,8 @@ class ContentStore(ImageService, RootfsProvider):
         """Unmount and delete a container's root and its views."""
         self._usages.pop(container_id, None)
         await asyncio.to_thread(self._snapshots.release, container_id)
-        if self._content.sizes.keys() - self._needed():
+        layers, _ = self._needed()
+        if self._content.sizes.keys() - layers:
             await self._sweep()
 
     async def view(self, container_id: ContainerId, image_id: ImageId, userns: str = "") -> Path:
@@ -224,35 +225,45 @@ class ContentStore(ImageService, RootfsProvider):
     async def _pull(self, reference: Reference, auth: AuthConfig | None) -> ImageId:
         turn = self._turns.setdefault(reference, asyncio.Lock())
         async with turn:
-            async with self._gate:
-                self._active += 1
+            claim = _Claim()
+            self._claims.add(claim)
             job = _Unpacking(self._content, self._threads)
             try:
-                return await self._bring(reference, auth, job)
+                return await self._bring(reference, auth, job, claim)
             finally:
                 await asyncio.shield(job.end())
-                self._active -= 1
+                self._claims.discard(claim)
                 await self._sweep()
 
-    async def _bring(self, reference: Reference, auth: AuthConfig | None, job: "_Unpacking") -> ImageId:
+    async def _bring(self, reference: Reference, auth: AuthConfig | None, job: "_Unpacking", claim: "_Claim") -> ImageId:
         known = {blob for entry in self._table.values() for blob in entry.blobs}
+        here: tuple[ImageEntry, Configuration] | None = None
 
         def arrived(layer: Descriptor) -> None:
             if layer.digest not in known:
                 job.begin(layer.digest)
 
         def has(digest: str) -> bool:
-            return find(self._table, f"{reference.repository}@{digest}") is not None
-
-        pulled = await self._puller.pull(reference, auth, has, self._progress, arrived)
-        if pulled.copied is None:
-            entry = find(self._table, f"{reference.repository}@{pulled.digest}")
+            nonlocal here
+            entry = find(self._table, f"{reference.repository}@{digest}")
             if entry is None:
-                raise NotFound("image", str(reference))
-            config = self._configs[entry.id]
-        else:
+                return False
+            here = entry, self._configs[entry.id]
+            claim.blobs.update(entry.blobs)  # a removal that comes now is followed by its sweep: that finds the claim
+            claim.layers.update(entry.layers)
+            return True
+
+        async def claim_blobs(digests: Collection[str]) -> None:
+            async with self._gate:
+                claim.blobs.update(digests)
+
+        pulled = await self._puller.pull(reference, auth, has, claim_blobs, self._progress, arrived)
+        if pulled.copied is not None:
             self._observer.fetched(pulled.copied.fetched)
-            entry, config = await self._unpack(pulled.copied, job)
+            here = await self._unpack(pulled.copied, job, claim)
+        if here is None:
+            raise NotFound("image", str(reference))
+        entry, config = here
         async with self._writing:
             table = named(self._table, entry, reference, pulled.digest)
             await asyncio.to_thread(self._content.save, table)
@@ -261,11 +272,13 @@ class ContentStore(ImageService, RootfsProvider):
             self._doomed.difference_update(entry.blobs)
         return entry.id
 
-    async def _unpack(self, copied: Copied, job: "_Unpacking") -> tuple[ImageEntry, Configuration]:
+    async def _unpack(self, copied: Copied, job: "_Unpacking", claim: "_Claim") -> tuple[ImageEntry, Configuration]:
         manifest = copied.manifest
         image_id = ImageId(manifest.config.digest)
         config = await asyncio.to_thread(self._content.config, image_id, len(manifest.layers))
         chain = chain_ids(config.diff_ids)
+        async with self._gate:
+            claim.layers.update(chain)
         layers: list[tuple[str, Unpacked | None]] = []
         for chain_id, layer in zip(chain, manifest.layers, strict=True):
             if chain_id not in self._content.sizes:
@@ -274,7 +287,8 @@ class ContentStore(ImageService, RootfsProvider):
             here = chain_id in self._content.sizes
             layers.append((chain_id, None if here else await job.take(layer.digest, diff_id)))
         if any(layer for _, layer in layers):
-            await asyncio.to_thread(self._content.adopt, layers)
+            async with self._gate:  # a sweep takes what it finds half adopted
+                await asyncio.to_thread(self._content.adopt, layers)
         blobs = dict.fromkeys((copied.digest, image_id, *(layer.digest for layer in manifest.layers)))
         entry = ImageEntry(
             id=image_id, manifest=copied.digest, blobs=tuple(blobs), layers=chain, size=copied.size + manifest.size
@@ -282,20 +296,18 @@ class ContentStore(ImageService, RootfsProvider):
         return entry, config
 
     async def _sweep(self) -> None:
-        """Delete what nothing needs, unless a pull is under way: it counts on what it has seen."""
+        """Delete what nothing needs. Pulls under way need what they have claimed."""
         async with self._gate:
-            if self._active:
-                return
-            doomed, self._doomed = tuple(self._doomed), set()
-            delete = await asyncio.to_thread(self._delete, doomed)
+            doomed = tuple(self._doomed)
+            self._doomed = {blob for claim in self._claims for blob in claim.blobs if blob in self._doomed}
+            delete = await asyncio.to_thread(self._content.sweep, *self._needed(), doomed, self._clock.now() / _SECOND)
         await asyncio.to_thread(delete)
 
-    def _delete(self, doomed: tuple[str, ...]) -> Callable[[], None]:
-        blobs = {blob for entry in self._table.values() for blob in entry.blobs}
-        return self._content.sweep(self._needed(), blobs, doomed, self._clock.now() / _SECOND)
-
-    def _needed(self) -> set[str]:
-        return self._snapshots.held | {layer for entry in self._table.values() for layer in entry.layers}
+    def _needed(self) -> tuple[set[str], set[str]]:
+        """The layers and the blobs that an image, a container or a pull under way needs. On the event loop."""
+        needing: tuple[ImageEntry | _Claim, ...] = (*self._table.values(), *self._claims)
+        layers = self._snapshots.held.union(*(entry.layers for entry in needing))
+        return layers, {blob for entry in needing for blob in entry.blobs}
 
     def _layers(self, image_id: ImageId) -> tuple[str, ...]:
         if image_id not in self._table:
@@ -310,6 +322,14 @@ class ContentStore(ImageService, RootfsProvider):
         del self._pulls[key]
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.info("pulling %s: %s", key[0], error)
+
+
+@attrs.define(eq=False)
+class _Claim:
+    """What a pull under way counts on, by digest and by chain id. Added to under the store's gate."""
+
+    blobs: set[str] = attrs.field(factory=set)
+    layers: set[str] = attrs.field(factory=set)
 
 
 class _Unpacking:
