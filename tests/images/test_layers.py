@@ -1,6 +1,7 @@
 import gzip
 import os
 import stat
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -329,3 +330,29 @@ def test_what_a_stack_shows(tmp_path: Path) -> None:
     found = {name: found_below((high, low), name) for name in ("", "a/f", "b/f", "b", "c/f", "d", "e", "out/d", "out")}
     shown = {"": high, "b": high / "b", "d": low / "d", "out": low / "out"}
     assert shown == {name: path for name, path in found.items() if path is not None}
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_the_work_grows_with_the_layer_only(tmp_path: Path, replaced: bool) -> None:
+    """Twice as many folders that no entry names, or that a file replaces, are about twice the calls: counted, not timed."""
+
+    def calls(number: int) -> int:
+        files = [File(f"a/d{index}/f", b"x") for index in range(number)]
+        files += [File(f"a/d{index}", b"x") for index in range(number)] if replaced else []
+        archive, root = tmp_path / f"{number}.tar", tmp_path / str(number)
+        archive.write_bytes(tar_of(*files))
+        root.mkdir()
+        count = 0
+
+        def note(*_: object) -> None:
+            nonlocal count
+            count += 1
+
+        sys.setprofile(note)
+        try:
+            settle(unpack(archive, root), [])
+        finally:
+            sys.setprofile(None)
+        return count
+
+    assert calls(400) < 3 * calls(200)

@@ -63,6 +63,7 @@ def test_an_index() -> None:
         encoded({**MANIFEST, "layers": [{"digest": "../../etc/passwd", "size": 1}]}),
         encoded({**MANIFEST, "layers": [{"digest": A, "size": -1}]}),
         encoded({**MANIFEST, "layers": [{"digest": A, "size": "1"}]}),
+        encoded({**MANIFEST, "layers": [{"digest": A, "size": 1 << 63}]}),
         encoded({**MANIFEST, "config": None}),
         encoded({"manifests": [3]}),
     ],

@@ -23,7 +23,7 @@ def test_moving_a_folder_merges(tmp_path: Path) -> None:
     tree = Tree(str(tmp_path))
     for name in ("a/x/one", "a/same", "b/x/two", "b/same", "a/new/f"):
         Path(tree.at(tree.place(name))).write_text(name)
-    tree.links["a/x/link"] = "elsewhere"
+    tree.link_below("a/x/link", "elsewhere")
     tree.make_folder("b", Metadata(mtime_ns=5))
     tree.move_folder("a", "b")
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}

@@ -9,6 +9,7 @@ The diff id, which the caller has to compare, is that of the whole stream, also 
 """
 
 import contextlib
+import heapq
 import os
 import posixpath
 import shutil
@@ -64,12 +65,14 @@ def settle(layer: Unpacked, lowers: Sequence[Path]) -> None:
     """
     with renamed("unpacking"):
         tree = layer.tree
-        waiting = set(tree.implied)
-        while waiting:
-            place = min(waiting, key=lambda item: (item.count("/"), item))
-            before = set(tree.implied)
-            _settle_folder(tree, place, lowers)
-            waiting = ((waiting & tree.implied) | (tree.implied - before)) - {place}
+        waiting: list[tuple[int, str]] = []
+        while waiting or tree.fresh:
+            for place in tree.fresh:
+                heapq.heappush(waiting, (place.count("/"), place))
+            tree.fresh.clear()
+            _, place = heapq.heappop(waiting)
+            if place in tree.implied:
+                _settle_folder(tree, place, lowers)
         for place, target in tree.links.items():
             _copy_up(tree, place, target, lowers)
         for place, time in tree.times.items():
@@ -219,7 +222,7 @@ class _Writer:
             status = os.lstat(tree.at(source))
         except FileNotFoundError:
             tree.clear(place)
-            tree.links[place] = tree.links.get(source, source)
+            tree.link_below(place, source)
             return
         if stat.S_ISDIR(status.st_mode) or is_whiteout(status):
             raise DataLoss(f"the layer has a hard link to {linkname[:200]!r}, which is no file")

@@ -28,6 +28,9 @@ _CHOICES: Final = _INDEXES | {
 }
 """What an index may lead to, besides artifacts of other kinds."""
 
+_MOST_BYTES: Final = 1 << 53
+"""What JSON's numbers can say exactly, and more than any store has."""
+
 _SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1"
 _ARCHITECTURES: Final = {
     "x86_64": ("amd64", ""),
@@ -196,7 +199,7 @@ def _image_config(value: dict[str, Any]) -> ImageConfig:
 
 def _descriptor(value: Any) -> Descriptor:
     digest, size = value["digest"], value["size"]
-    if not isinstance(digest, str) or not valid_digest(digest) or not isinstance(size, int) or size < 0:
+    if not isinstance(digest, str) or not valid_digest(digest) or not isinstance(size, int) or not 0 <= size < _MOST_BYTES:
         raise DataLoss(f"the manifest names content by {str(digest)[:100]!r} of {str(size)[:30]} bytes")
     platform = _platform(_object(value["platform"])) if value.get("platform") else None
     return Descriptor(digest, size, str(value.get("mediaType", "")), platform)

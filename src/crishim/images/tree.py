@@ -41,16 +41,19 @@ class Metadata:
 class Tree:
     """The folder, and what is known of it. Paths within are texts without a leading slash; the root is the empty text.
 
-    `implied` are folders that exist only because something lies in them; `links` hard links (place -> target) whose target is
-    in a layer below; `times` when folders shall have been changed last.
+    `implied` are folders that exist only because something lies in them, and `fresh` those that became so since somebody
+    emptied the list; `links` hard links (place -> target) whose target is in a layer below; `times` when folders shall have
+    been changed last.
     """
 
     def __init__(self, root: str) -> None:
         self.root = root
         self.implied: set[str] = {""}
+        self.fresh: list[str] = [""]
         self.links: dict[str, str] = {}
         self.times: dict[str, int] = {}
         self._folders: set[str] = {""}
+        self._inside: dict[str, set[str]] = {}
 
     def at(self, place: str) -> str:
         """The path for the kernel."""
@@ -93,7 +96,7 @@ class Tree:
             os.mkdir(self.at(place), 0o700)
             if hidden:
                 self.hide_below(place)
-            self._folders.add(place)
+            self._add_folder(place)
         self.implied.discard(place)
         self.dress(place, metadata)
         self.times[place] = metadata.mtime_ns
@@ -127,6 +130,11 @@ class Tree:
         self._forget(place)
         return False
 
+    def link_below(self, place: str, target: str) -> None:
+        """A hard link to what a layer below has, or to what such a link leads to."""
+        self.links[place] = self.links.get(target, target)
+        self._note(place)
+
     def whiteout(self, place: str) -> None:
         """Hide what the layers below have here; what this layer has here stays (image-spec, layer.md, "Whiteouts")."""
         if place in self._folders:
@@ -151,7 +159,9 @@ class Tree:
             os.rename(self.at(source), self.at(target))
             self._rename(source, target)
         shutil.rmtree(self.at(place))
-        self.links.update({to + item[len(place) :]: target for item, target in self.links.items() if within(item, place)})
+        for item in self._known(place):
+            if item in self.links:
+                self._rename_one(item, to + item[len(place) :])
         self._forget(place)
 
     def _step(self, here: str) -> str | None:
@@ -174,23 +184,52 @@ class Tree:
     def _imply(self, here: str) -> None:
         os.mkdir(self.at(here), 0o755)
         os.chmod(self.at(here), 0o755)  # noqa: S103 - what an image's folder is, whatever our umask
-        self._folders.add(here)
-        self.implied.add(here)
+        self._add_folder(here)
+        self._add_implied(here)
+
+    def _add_folder(self, place: str) -> None:
+        self._folders.add(place)
+        self._note(place)
+
+    def _add_implied(self, place: str) -> None:
+        if place not in self.implied:
+            self.implied.add(place)
+            self.fresh.append(place)
+
+    def _note(self, place: str) -> None:
+        self._inside.setdefault(place.rpartition("/")[0], set()).add(place)
+
+    def _known(self, place: str) -> list[str]:
+        """`place` and everything known below it, folders before what they have."""
+        found = [place]
+        for item in found:
+            found.extend(self._inside.get(item, ()))
+        return found
 
     def _forget(self, place: str) -> None:
-        self._folders = {item for item in self._folders if not within(item, place)}
-        self.implied = {item for item in self.implied if not within(item, place)}
-        self.links = {item: target for item, target in self.links.items() if not within(item, place)}
-        self.times = {item: time for item, time in self.times.items() if not within(item, place)}
+        for item in self._known(place):
+            self._folders.discard(item)
+            self.implied.discard(item)
+            self.links.pop(item, None)
+            self.times.pop(item, None)
+            self._inside.pop(item, None)
+        self._inside.get(place.rpartition("/")[0], set()).discard(place)
 
     def _rename(self, place: str, to: str) -> None:
-        def new(item: str) -> str:
-            return to + item[len(place) :] if within(item, place) else item
+        for item in self._known(place):
+            self._rename_one(item, to + item[len(place) :])
+        self._forget(place)
 
-        self._folders = {new(item) for item in self._folders}
-        self.implied = {new(item) for item in self.implied}
-        self.links = {new(item): target for item, target in self.links.items()}
-        self.times = {new(item): time for item, time in self.times.items()}
+    def _rename_one(self, item: str, to: str) -> None:
+        if item in self._folders:
+            self._add_folder(to)
+        if item in self.implied:
+            self._add_implied(to)
+        if item in self.links:
+            self.links[to] = self.links[item]
+            self._note(to)
+        if item in self.times:
+            self.times[to] = self.times[item]
 
 
 def cleaned(name: str) -> str:
@@ -204,11 +243,6 @@ def cleaned(name: str) -> str:
 def joined(folder: str, name: str) -> str:
     """A place in a folder that may be the root."""
     return f"{folder}/{name}" if folder and name else folder or name
-
-
-def within(item: str, place: str) -> bool:
-    """Whether `item` is `place` or below it."""
-    return item == place or item.startswith(f"{place}/")
 
 
 def sane(mtime_ns: int) -> int:
