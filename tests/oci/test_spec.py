@@ -272,11 +272,12 @@ def test_recursive_read_only() -> None:
         config(spec(mounts=(attrs.evolve(mount, readonly=False),)), HOST, attrs.evolve(PLACE, sources=sources))
 
 
-def test_same_path_twice_is_refused() -> None:
-    """Two mounts at one path make no sense."""
+def test_the_later_of_two_mounts_at_one_path_is_seen() -> None:
+    """The kubelet sends /dev/termination-log after a volume of the same path; however it is spelt, the later one is on top."""
     mounts = (Mount(container_path="/data", host_path="/a"), Mount(container_path="/data/", host_path="/b"))
-    with pytest.raises(InvalidArgument, match="twice"):
-        config(spec(mounts=mounts), HOST, PLACE)
+    sources = FrozenDict({mount.container_path: BindSource(path=mount.host_path) for mount in mounts})
+    made = config(spec(mounts=mounts), HOST, attrs.evolve(PLACE, sources=sources))
+    assert ["/b"] == [mount["source"] for mount in made["mounts"] if mount["destination"].startswith("/data")]
 
 
 @pytest.mark.parametrize(

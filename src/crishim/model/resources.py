@@ -35,13 +35,16 @@ class Resources:
     def updated(self, change: "Resources") -> "Resources":
         """These limits with every non-zero value of `change` in its place; `unified` and hugepages are merged by name.
 
-        `oom_score_adj` stays: it cannot be changed for a process that runs.
+        A swap limit that was equal to the memory limit, no swap, moves with it. `oom_score_adj` stays: it cannot be changed for
+        a process that runs.
         """
         asked = {
             field.name: getattr(change, field.name)
             for field in attrs.fields(Resources)
             if field.name not in {"oom_score_adj", "unified", "hugepage_limits"} and getattr(change, field.name)
         }
+        if self.memory_swap_limit_in_bytes == self.memory_limit_in_bytes > 0 and "memory_limit_in_bytes" in asked:
+            asked.setdefault("memory_swap_limit_in_bytes", change.memory_limit_in_bytes)
         pages = {limit.page_size: limit for limit in (*self.hugepage_limits, *change.hugepage_limits)}
         return attrs.evolve(
             self,

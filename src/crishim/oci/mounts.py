@@ -3,6 +3,7 @@
 Order matters: by the depth of their paths, and nothing usual where the container has asked for the same path.
 """
 
+import posixpath
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -29,10 +30,8 @@ _SHM_OPTIONS: Final = ("rw", "nosuid", "nodev", "noexec")
 
 def mounts(spec: ContainerSpec, place: Place) -> list[dict[str, Any]]:
     """config.mounts, in order."""
-    asked = [(mount.container_path.rstrip("/") or "/") for mount in spec.mounts]
-    if len(set(asked)) != len(asked):
-        raise InvalidArgument("config.mounts", "has a container path twice")
-    taken = set(asked)
+    asked = topmost(spec.mounts)
+    taken = {_path(mount) for _, mount in asked}
     usual = [mount for mount in _usual(spec, place) if mount["destination"] not in taken]
     if "/dev" in taken:
         usual = [mount for mount in usual if not mount["destination"].startswith("/dev/")]
@@ -42,8 +41,14 @@ def mounts(spec: ContainerSpec, place: Place) -> list[dict[str, Any]]:
         for path, source in place.files.items()
         if path not in taken and shared_above(path, spec.mounts) is None
     ]
-    own = [_own(mount, number, place) for number, mount in enumerate(spec.mounts)]
+    own = [_own(mount, number, place) for number, mount in asked]
     return [*usual, *sorted((*files, *own), key=lambda mount: mount["destination"].rstrip("/").count("/"))]
+
+
+def topmost(mounts: Sequence[Mount]) -> list[tuple[int, Mount]]:
+    """The mounts with their numbers, without those that a later one of the same path covers (`/data` and `/data/` are one)."""
+    last = {_path(mount): number for number, mount in enumerate(mounts)}
+    return [(number, mount) for number, mount in enumerate(mounts) if last[_path(mount)] == number]
 
 
 def shared_above(path: str, mounts: Sequence[Mount]) -> int | None:
@@ -126,6 +131,10 @@ def _own(mount: Mount, number: int, place: Place) -> dict[str, Any]:
         if lines:
             made[name] = [{"containerID": line.container_id, "hostID": line.host_id, "size": line.length} for line in lines]
     return made
+
+
+def _path(mount: Mount) -> str:
+    return posixpath.normpath(mount.container_path) if mount.container_path else ""
 
 
 def _readonly_rootfs(spec: ContainerSpec) -> bool:

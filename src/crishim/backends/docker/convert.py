@@ -33,7 +33,7 @@ from crishim.model.security import (
 )
 from crishim.model.values import EMPTY, FrozenDict
 from crishim.oci.facts import CAPABILITIES, BindSource, Host
-from crishim.oci.mounts import check_shared
+from crishim.oci.mounts import check_shared, topmost
 from crishim.oci.resources import oom_score_adj
 
 PAUSE_OOM_SCORE_ADJ: Final = -998
@@ -267,7 +267,7 @@ def mounts(spec: ContainerSpec, maker: Maker, found: Found) -> dict[str, Any]:
     """HostConfig.Mounts; HostConfig.Binds for those that SELinux must relabel, which only that form can ask for."""
     check_shared(spec)
     made, binds = [], []
-    for number, mount in enumerate(spec.mounts):
+    for number, mount in topmost(spec.mounts):
         field = f"config.mounts[{number}]"
         source = found.sources.get(mount.container_path)
         if source is None or not mount.container_path:
