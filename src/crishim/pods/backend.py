@@ -27,6 +27,7 @@ from crishim.interfaces.seats import Rootfs, RootfsProvider
 from crishim.linux import pins, processes
 from crishim.linux.cgroups import Cgroups, folder_of
 from crishim.linux.mounts import unmount_below
+from crishim.linux.roots import make_folder_in_root, read_in_root
 from crishim.model.container import (
     ContainerCreated,
     ContainerMetadata,
@@ -266,12 +267,14 @@ class OciPodBackend(Backend):
 
     def _place(self, spec: ContainerSpec, pod: Path, rootfs: Rootfs, views: Mapping[str, BindSource]) -> Place:
         root = Path(rootfs.path)
-        user = resolve_user(spec.user, sources.read_in_root(root, "/etc/passwd"), sources.read_in_root(root, "/etc/group"))
+        user = resolve_user(spec.user, read_in_root(root, "/etc/passwd"), read_in_root(root, "/etc/group"))
         systemd = self._host.systemd_cgroup
+        namespaces = self._namespaces(spec)
+        _make_volumes(spec, root, namespaces)
         return Place(
             rootfs=rootfs.path,
             user=user,
-            namespaces=self._namespaces(spec),
+            namespaces=namespaces,
             files=files.files_of(pod, spec.sandbox),
             devices=sources.devices(spec),
             sources=FrozenDict({**sources.bind_sources(spec), **views}),
@@ -390,3 +393,13 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError:
         return ""
+
+
+def _make_volumes(spec: ContainerSpec, root: Path, namespaces: NamespacePaths) -> None:
+    """Make the folders that an image declares as volumes and its layers lack, as CRI-O does: owned by the container's root."""
+    uid, gid = (namespaces.uids[0].host_id, namespaces.gids[0].host_id) if namespaces.user else (0, 0)
+    for path in spec.image_config.volumes:
+        try:
+            make_folder_in_root(root, path, uid, gid)
+        except (OSError, ValueError) as error:  # a file in the way, or a name that no file has
+            _log.info("container %s: the image's volume %r: %s", spec.id, path, error)

@@ -1,14 +1,13 @@
-"""Looking up what a container asks of the host: mount sources, devices, profile files, passwd and group."""
+"""Looking up what a container asks of the host: mount sources, devices, profile files."""
 
 import json
 import logging
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from crishim.errors import InvalidArgument, PermissionDenied, PullError, PullReason
+from crishim.errors import InvalidArgument, PullError, PullReason
 from crishim.linux.mounts import MountPoint, mount_of, read_mounts
 from crishim.model.container import ContainerSpec, Device
 from crishim.model.values import FrozenDict
@@ -105,24 +104,6 @@ def _parsed(path: Path) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"is no YAML: {error}") from error
-
-
-def read_in_root(root: Path, path: str) -> bytes:
-    """A file of a root file system, never one outside it; empty where it is not there, or is no file. At most 1 MiB."""
-    current = root
-    for part in Path(path.lstrip("/")).parts:
-        current /= part
-        if current.is_symlink():
-            target = str(current.readlink())
-            current = (root if target.startswith("/") else current.parent) / target.lstrip("/")
-            if not os.path.realpath(current).startswith(f"{os.path.realpath(root)}/"):  # a circle is as it is
-                raise PermissionDenied(f"{path} leads out of the container")
-    try:
-        # An image may have a named pipe there, for whose writer an open would wait for ever.
-        with open(os.open(current, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
-            return file.read(1 << 20) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
-    except OSError:
-        return b""
 
 
 def _source(path: str, mounts: list[MountPoint]) -> BindSource:

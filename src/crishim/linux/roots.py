@@ -1,0 +1,71 @@
+"""Files of a container's root file system, found as a process with its root there would find them: no path leads out of it."""
+
+import ctypes
+import errno
+import os
+import posixpath
+import stat
+from pathlib import Path
+from typing import Final
+
+from crishim.linux.syscalls import last_os_error, libc
+
+_OPENAT2: Final = 437
+_RESOLVE_NO_MAGICLINKS: Final = 0x02
+_RESOLVE_IN_ROOT: Final = 0x10
+_TRIES: Final = 10
+"""The kernel answers EAGAIN where something is renamed at the same time (openat2(2))."""
+
+_LONGEST: Final = 1 << 20
+
+
+class _How(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def open_in_root(root: Path, path: str, flags: int) -> int:
+    """A descriptor of a path below a root. Links are followed, absolute ones from the root. Raises `OSError`."""
+    how = _How(flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+    folder = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        error = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
+        for _ in range(_TRIES):
+            found = libc.syscall(_OPENAT2, folder, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
+            if found >= 0:
+                return int(found)
+            error = last_os_error()
+            if error.errno != errno.EAGAIN:
+                break
+        raise error
+    finally:
+        os.close(folder)
+
+
+def read_in_root(root: Path, path: str) -> bytes:
+    """A file of a root file system; empty where it is not there, or is no file. At most 1 MiB."""
+    try:
+        # An image may have a named pipe there, for whose writer an open would wait for ever.
+        with open(open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), "rb") as file:
+            return file.read(_LONGEST) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+    except OSError:
+        return b""
+
+
+def make_folder_in_root(root: Path, path: str, uid: int, gid: int) -> None:
+    """Make what is missing of a folder's path, owned by these host ids. What is there stays. Raises `OSError`."""
+    parts = posixpath.normpath(f"/{path}").strip("/").split("/")
+    for depth in range(1, len(parts) + 1):
+        try:
+            os.close(open_in_root(root, "/".join(parts[:depth]), os.O_PATH))
+        except FileNotFoundError:
+            parent = open_in_root(root, "/".join(["/", *parts[: depth - 1]]), os.O_PATH | os.O_DIRECTORY)
+            try:
+                _make_folder(parts[depth - 1], parent, uid, gid)
+            finally:
+                os.close(parent)
+
+
+def _make_folder(name: str, parent: int, uid: int, gid: int) -> None:
+    os.mkdir(name, 0o755, dir_fd=parent)
+    os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
+    os.chmod(name, 0o755, dir_fd=parent)  # noqa: S103 - what the folder of an image is, whatever our umask

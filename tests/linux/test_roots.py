@@ -1,0 +1,67 @@
+"""Paths below a root file system."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from crishim.linux.roots import make_folder_in_root, read_in_root
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root file system, and a file beside it whose path begins like the root's."""
+    (tmp_path / "root-secret").write_text("secret")
+    (tmp_path / "root" / "etc").mkdir(parents=True)
+    (tmp_path / "root" / "etc" / "group").write_text("x" * (2 << 20))
+    return tmp_path / "root"
+
+
+def test_a_file_of_a_root(root: Path) -> None:
+    """A file is read, also by links that are absolute or not, and a mebibyte of it at most; one that is not there is empty."""
+    (root / "etc" / "absolute").symlink_to("/etc/group")
+    (root / "etc" / "relative").symlink_to("../etc/group")
+    sizes = [len(read_in_root(root, f"/etc/{name}")) for name in ("group", "absolute", "relative", "none")]
+    assert [1 << 20, 1 << 20, 1 << 20, 0] == sizes
+
+
+def test_what_is_no_file(root: Path) -> None:
+    """A named pipe, which nobody will ever write, a folder and a circle of links are as good as not there."""
+    os.mkfifo(root / "etc" / "pipe")
+    (root / "etc" / "circle").symlink_to("circle")
+    assert [b"", b"", b""] == [read_in_root(root, f"/etc/{name}") for name in ("pipe", "", "circle")]
+
+
+@pytest.mark.parametrize(
+    "target", ["../../root-secret", "../../../../../../../../../../root-secret", "/proc/self/root/root-secret"]
+)
+def test_nothing_outside_is_read(root: Path, target: str) -> None:
+    """A link that would lead out of the root ends at it, as for a process whose root it is."""
+    (root / "etc" / "passwd").symlink_to(target)
+    assert b"" == read_in_root(root, "/etc/passwd")
+    (root / "root-secret").write_text("inside")
+    assert (b"" if "proc" in target else b"inside") == read_in_root(root, "/etc/passwd")
+
+
+def test_links_within_links(root: Path) -> None:
+    """NixOS: /etc is a link to an absolute path, in which passwd is another one."""
+    (root / "store" / "etc").mkdir(parents=True)
+    (root / "store" / "passwd").write_text("x")
+    (root / "store" / "etc" / "passwd").symlink_to("/store/passwd")
+    (root / "linked").symlink_to("/store/etc")
+    assert b"x" == read_in_root(root, "/linked/passwd")
+
+
+def test_a_folder_of_a_root(root: Path) -> None:
+    """What is missing of a path is made, by way of links that stay inside; what is there stays, and a file is no folder."""
+    (root / "var").mkdir()
+    (root / "out").symlink_to("/../../../var")
+    for path in ("/out/data/deep", "out/data", "etc", "/../up/"):
+        make_folder_in_root(root, path, os.getuid(), os.getgid())
+    (root / "dangling").symlink_to("nowhere")
+    for path in ("/etc/group/x", "/dangling"):
+        with pytest.raises((NotADirectoryError, FileExistsError)):
+            make_folder_in_root(root, path, os.getuid(), os.getgid())
+    found = {str(path.relative_to(root)) for path in root.rglob("*")}
+    assert {"etc", "etc/group", "out", "var", "var/data", "var/data/deep", "up", "dangling"} == found
+    assert 0o755 == (root / "up").stat().st_mode & 0o7777
