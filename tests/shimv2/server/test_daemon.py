@@ -80,6 +80,16 @@ def test_beside_the_first_process(node: Containerd) -> None:
     assert eventually(lambda: not node.leftovers())
 
 
+def test_the_end_of_an_exec_s_input(node: Containerd) -> None:
+    """`echo x | ctr task exec ... cat` ends, though ctr is at the end of its input as soon as anybody reads it."""
+    assert 0 == node.run("t", "sleep", "600", options=("-d",)).returncode
+    for number, sent in enumerate((b"x\n", b"y" * 200_000) * 4):
+        done = node.ctr("task", "exec", "--exec-id", f"e{number}", "t", "cat", stdin=sent)
+        assert (0, sent) == (done.returncode, done.stdout)
+    node.ctr("task", "kill", "--signal", "KILL", "t")
+    node.ctr("task", "rm", "t")
+
+
 def test_a_terminal(node: Containerd) -> None:
     """A task with a terminal has one."""
     run = f"ctr --address {node.folder}/c.sock run --rm -t --rootfs --runtime io.containerd.crishim.v2 --env PATH=/bin"

@@ -87,21 +87,37 @@ async def test_a_whole_life(world: World) -> None:
     assert ({}, 0) == (world.runtime.containers, len(world.tasks))
 
 
-async def test_stdin_that_is_closed_before_the_start(world: World) -> None:
-    """CloseIO between Exec and Start: the exec reads what was written before, and then the end."""
+async def test_an_exec_s_stdin_has_no_reader_before_its_start(world: World) -> None:
+    """A client's first write waits for Start, when it can ask for CloseIO: what it writes is read, and then the end."""
     await world.tasks.create(KEY, world.creation())
     await world.tasks.start(KEY, "")
     paths = world.pipes()
     await world.tasks.add_exec(KEY, "x", IoPaths(stdin=paths.stdin), {"args": ["cat"]})
-    writer = os.open(paths.stdin, os.O_WRONLY | os.O_NONBLOCK)
-    os.write(writer, b"all\n")
-    os.close(writer)
+    with pytest.raises(OSError, match="No such device"):
+        os.open(paths.stdin, os.O_WRONLY | os.O_NONBLOCK)
+    writing = asyncio.create_task(asyncio.to_thread(Path(paths.stdin).write_bytes, b"all\n"))
+    await world.tasks.start(KEY, "x")
+    await writing
+    await world.tasks.close_stdin(KEY, "x")
+    stdin = world.runtime.exec_io.stdin
+    assert stdin is not None
+    async with asyncio.timeout(10):
+        assert [b"all\n", b""] == [await stdin.read(), await stdin.read()]
+    world.runtime.exec_end.set_result(Exit(code=0))
+    await world.tasks.wait(KEY, "x")
+
+
+async def test_stdin_that_is_closed_before_the_start(world: World) -> None:
+    """CloseIO between Exec and Start, as for an empty input: the exec sees the end at once."""
+    await world.tasks.create(KEY, world.creation())
+    await world.tasks.start(KEY, "")
+    await world.tasks.add_exec(KEY, "x", IoPaths(stdin=world.pipes().stdin), {"args": ["cat"]})
     await world.tasks.close_stdin(KEY, "x")
     await world.tasks.start(KEY, "x")
     stdin = world.runtime.exec_io.stdin
     assert stdin is not None
     async with asyncio.timeout(10):
-        assert [b"all\n", b""] == [await stdin.read(), await stdin.read()]
+        assert b"" == await stdin.read()
     world.runtime.exec_end.set_result(Exit(code=0))
     await world.tasks.wait(KEY, "x")
 

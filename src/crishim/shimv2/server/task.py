@@ -1,7 +1,8 @@
 """The named pipes that containerd makes for a task or an exec, and our ends of them.
 
 stdin stays open for writing until `close_stdin`: whoever writes may come and go, and the process must not see an end before
-containerd says so. That may be before the process is started: it reads what was written until then, and then the end. Outputs
+containerd says so. That of an exec is opened with its start and not before: a client whose first write passes while it still
+waits for Exec may be at the end of its input before it can ask for CloseIO, as `ctr` does, and will never ask. Outputs
 are opened for reading, too, since otherwise the open would wait for a reader, and a write fail while containerd is away. Paths
 with a scheme other than `fifo` are refused: nothing here is a logging driver.
 
@@ -69,7 +70,6 @@ class Pipes:
     def __init__(self, paths: IoPaths) -> None:
         self.paths = checked(paths)
         self._held: int | None = None
-        self._unread: int | None = None
         self._stdin_closed = False
         self._reader: DescriptorReader | None = None
         self._writers: list[DescriptorWriter] = []
@@ -84,8 +84,7 @@ class Pipes:
         """Our ends, for a process whose streams are copied here. Raises `InvalidArgument`."""
         self.hold()
         if self.paths.stdin:
-            unread, self._unread = self._unread, None
-            self._reader = DescriptorReader(_open(self.paths.stdin, os.O_RDONLY, "stdin") if unread is None else unread)
+            self._reader = DescriptorReader(_open(self.paths.stdin, os.O_RDONLY, "stdin"))
         made = {}
         for name in ("stdout", "stderr"):
             if path := getattr(self.paths, name):
@@ -102,17 +101,11 @@ class Pipes:
         self._stdin_closed = True
         held, self._held = self._held, None
         if held is not None:
-            if self._reader is None:  # a pipe that nobody has open forgets what is in it
-                with contextlib.suppress(InvalidArgument):
-                    self._unread = _open(self.paths.stdin, os.O_RDONLY, "stdin")
             os.close(held)
 
     def close(self) -> None:
         """Let go of everything: whoever reads the outputs sees their end."""
         self.close_stdin()
-        if self._unread is not None:
-            os.close(self._unread)
-            self._unread = None
         if self._reader is not None:
             self._reader.close()
         for writer in self._writers:

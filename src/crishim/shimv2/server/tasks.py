@@ -165,7 +165,6 @@ class Tasks:
         if exec_id in task.execs:
             raise AlreadyExists("exec", exec_id)
         process = TaskProcess(Pipes(io), spec={**spec, "terminal": io.terminal})
-        process.pipes.hold()
         task.execs[exec_id] = process
         self._news.exec_added(task, exec_id)
 
