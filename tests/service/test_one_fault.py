@@ -7,7 +7,7 @@ import attrs
 import pytest
 
 from crishim.config import Deadlines
-from crishim.errors import InvalidArgument, NotFound, Unavailable, Unknown
+from crishim.errors import AlreadyExists, CrishimError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable, Unknown
 from crishim.interfaces.backend import BackendInfo
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.model.container import ContainerState
@@ -15,7 +15,7 @@ from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
 from crishim.model.runtime import RuntimeStatus
 from crishim.model.sandbox import PodSandboxFilter, PodSandboxState
-from crishim.model.stats import ContainerStatsFilter, ContainerUsage
+from crishim.model.stats import ContainerStatsFilter, ContainerUsage, PodSandboxStatsFilter
 from crishim.model.values import EMPTY, ContainerId, SandboxId
 from crishim.service.services import Services
 from crishim.store.memory import MemoryStore
@@ -24,6 +24,7 @@ from crishim.testing import Harness
 from crishim.testing.doubles import settle
 from crishim.testing.fakes import FakeBackend, FakeNetwork
 from crishim.testing.faults import failing
+from crishim.testing.harness import sandbox_config
 
 
 def ready(status: RuntimeStatus) -> bool:
@@ -267,6 +268,56 @@ async def test_a_handler_that_has_another_backend_now() -> None:
     assert ContainerState.RUNNING is world.fake.containers[container_id].state
     async with world:
         assert ContainerState.RUNNING is await state_of(world.services, container_id)
+
+
+async def test_a_handler_that_is_configured_no_more() -> None:
+    """Its pods are refused by name and touched by nobody, although the backend that holds them serves other handlers."""
+    store = MemoryStore()
+    backend = FakeBackend(logs_to_disk=False)
+    world = Harness(backend, store=store)
+    async with world.make(backends={"": backend, "old": backend}) as services:
+        old = await services.sandboxes.run(sandbox_config("old"), "old")
+        other = await services.sandboxes.run(sandbox_config("other"), "")
+    async with world.make(backends={"": backend}) as services:
+        await services.recovered()
+        await settle()
+        assert {old, other} == set(backend.sandboxes)
+        assert 1 == len(await services.stats.sandboxes(PodSandboxStatsFilter()))
+        with pytest.raises(Unavailable, match="old"):
+            await services.sandboxes.remove(old)
+
+
+@pytest.mark.parametrize("refusal", [Unavailable("the shim is gone"), DeadlineExceeded("kill")])
+async def test_a_failed_start_that_cannot_be_cleaned_up(refusal: CrishimError) -> None:
+    """Where nobody knows whether it runs it is UNKNOWN and not EXITED: a stop kills it (rpc.md, StartContainer)."""
+    inner = FakeBackend(logs_to_disk=False)
+    backend = failing(
+        failing(inner, "start_container", error=Unknown("cut off"), after=True), "kill_container", at=1, error=refusal
+    )
+    world = Harness(backend)
+    world.fake = inner
+    async with world:
+        container_id = await world.create_container(await world.run_sandbox())
+        with pytest.raises(Unknown):
+            await world.services.containers.start(container_id)
+        await settle()
+        assert ContainerState.EXITED is not await state_of(world.services, container_id)
+        await world.services.containers.stop(container_id, 0)
+        assert ContainerState.EXITED is inner.containers[container_id].state
+
+
+async def test_a_creation_that_cannot_be_undone_is_no_container() -> None:
+    """The kubelet's repetition does not get the id of what was never made."""
+    inner = FakeBackend(logs_to_disk=False)
+    broken = failing(failing(inner, "create_container", at=1, error=Unknown("cut off")), "remove_container", at=1)
+    world = Harness(broken)
+    world.fake = inner
+    async with world:
+        sandbox_id = await world.run_sandbox()
+        with pytest.raises(Unknown):
+            await world.create_container(sandbox_id)
+        with pytest.raises(AlreadyExists):
+            await world.create_container(sandbox_id)
 
 
 async def test_a_change_of_limits_that_fails() -> None:

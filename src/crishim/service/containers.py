@@ -19,6 +19,7 @@ from crishim.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    Unavailable,
 )
 from crishim.interfaces.capabilities import SupportsCheckpoint, SupportsLogReopen, SupportsUpdate
 from crishim.lifecycle.features import check_container
@@ -176,7 +177,8 @@ class Containers:
         return ContainerId(await join(start.task))
 
     def _created_before(self, entry: ContainerEntry, name: ContainerName, config: ContainerConfig) -> ContainerId:
-        if entry.record.config == config and entry.state is ContainerState.CREATED:
+        usable = entry.state is ContainerState.CREATED and entry.record.phase is Phase.READY
+        if usable and entry.record.config == config:
             return entry.id
         raise AlreadyExists("container name", "_".join(map(str, name)))
 
@@ -262,12 +264,17 @@ class Containers:
         if handle.problem:
             self._core.table.apply(entry, ContainerAct.LOSE)
             return
-        entry.started_at = 0
         try:
             deadline = self._core.settings.deadlines.kill_container
             await handle.call("kill_container", handle.backend.kill_container(entry.id, KILL), deadline)
+        except (DeadlineExceeded, Unavailable) as refusal:
+            _log.warning("container %s may run after its failed start: %s", entry.id, refusal)
+            self._core.table.apply(entry, ContainerAct.LOSE)
+            self._watcher.watch(entry)
+            return
         except CrishimError as refusal:
             _log.debug("container %s needed no killing after its failed start: %s", entry.id, refusal)
+        entry.started_at = 0
         message = error.message if isinstance(error, CrishimError) else "the start was cancelled by a stop"
         await self._watcher.ended(entry, Exit(code=128, reason="StartError", message=message))
 

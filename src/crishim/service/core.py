@@ -98,10 +98,14 @@ class Core:
     def handle(self, entry: SandboxEntry | ContainerEntry) -> BackendHandle:
         """The backend that holds a sandbox or container.
 
-        Raises `Unavailable` where its handler has another backend now: what one has made is not another's to touch.
+        Raises `Unavailable` where its handler has another backend now, or is configured no more: what one has made is not
+        another's to touch.
         """
         record = (entry.sandbox if isinstance(entry, ContainerEntry) else entry).record
-        handle = self.backends.get(record.handler)
+        try:
+            handle = self.backends.get(record.handler)
+        except InvalidArgument as error:
+            raise Unavailable(f"{entry.id} was made for a handler that is configured no more: {error.message}") from error
         if not handle.made(record):
             raise Unavailable(
                 f"{entry.id} was made by backend {record.backend!r}, and handler {record.handler!r} is {handle.name!r} now"

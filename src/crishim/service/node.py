@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+import logging
 import posixpath
 from collections import Counter
 from collections.abc import Mapping
 
 import attrs
 
-from crishim.errors import Code, CrishimError, InvalidArgument, Unimplemented
+from crishim.errors import Code, CrishimError, FailedPrecondition, InvalidArgument, NotFound, Unimplemented
 from crishim.interfaces.capabilities import SupportsCheckpoint, SupportsPause
 from crishim.interfaces.seats import ImageService, NetworkReady
 from crishim.lifecycle.records import unstructure
@@ -33,6 +34,8 @@ from crishim.service.backends import BackendHandle
 from crishim.service.containers import Containers
 from crishim.service.core import Core
 from crishim.service.sandboxes import Sandboxes
+
+_log = logging.getLogger(__name__)
 
 
 @attrs.frozen(kw_only=True)
@@ -251,8 +254,8 @@ class Pods:
         async with contextlib.AsyncExitStack() as paused:
             for entry in entries:
                 await paused.enter_async_context(entry.operations.lock)
+                paused.push_async_callback(self._resume, handle, pauser, entry.id)  # a pause that failed may have been made
                 await handle.call("pause_container", pauser.pause_container(entry.id))
-                paused.push_async_callback(self._resume, handle, pauser, entry.id)
             for entry in entries:
                 path = archive(output_path, entry.record.config.metadata.name)
                 await handle.call("checkpoint", writer.checkpoint(entry.id, path))
@@ -273,7 +276,10 @@ class Pods:
         return RestoredPod(sandbox_id=sandbox_id, containers=tuple(made))
 
     async def _resume(self, handle: BackendHandle, pauser: SupportsPause, container_id: ContainerId) -> None:
-        await handle.call("resume_container", pauser.resume_container(container_id))
+        try:
+            await handle.call("resume_container", pauser.resume_container(container_id))
+        except (NotFound, FailedPrecondition) as error:
+            _log.debug("container %s needs no resume after its checkpoint: %s", container_id, error)
 
 
 def _refuse(options: FrozenDict[str, str]) -> None:

@@ -79,6 +79,7 @@ class Recovery:
                         handle.name,
                     )
         records = [entry.record for entry in sandboxes]
+        ours = {entry.id for entry in sandboxes}
         containers = [entry.record for sandbox in sandboxes for entry in sandbox.containers.values()]
         repairs = reconcile.plan(records, containers, inventory, boot_id=self._core.settings.boot_id)
         for repair in repairs:
@@ -87,10 +88,11 @@ class Recovery:
         handle.open()
         slots = asyncio.Semaphore(_AT_ONCE)
         for pod, wanted in _by_pod(repairs, (*containers, *inventory.containers)).items():
-            if isinstance(wanted[0], reconcile.RemoveLeftoverContainer | reconcile.RemoveLeftoverSandbox):
+            if pod not in self._core.table.sandboxes:
                 self._leftovers(pod, wanted, handle, slots)
-            else:
-                self._begin(self._repair_pod(wanted, handle, slots), f"recovery of {pod}")
+            elif pod in ours:  # else another's: its record is there, and nothing of it is touched
+                known = [repair for repair in wanted if repair.id not in self._core.table.set_aside]
+                self._begin(self._repair_pod(known, handle, slots), f"recovery of {pod}")
 
     def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = self._core.tasks.spawn(work, name)

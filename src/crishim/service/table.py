@@ -190,7 +190,7 @@ class Table:
 
     def __init__(self, store: RecordStore | None) -> None:
         self._store = store
-        self._unwritten: set[str] = set()
+        self._owed: set[str] = set()
         self._version = 0
         self._listed_sandboxes: tuple[Versioned[PodSandbox], ...] | None = None
         self._listed_containers: tuple[Versioned[Container], ...] | None = None
@@ -336,20 +336,27 @@ class Table:
         """
         if self._store is None:
             return
-        self._unwritten.add(subject)  # also where the write is cancelled
         try:
             await self._write_one(self._store, subject)
+        except asyncio.CancelledError:
+            self._owed.add(subject)  # nobody knows whether it was written
+            raise
         except CrishimError as error:
             if must:
-                self._unwritten.discard(subject)
                 raise
+            self._owed.add(subject)
             _log.warning("the record of %s could not be written, and is written later: %s", subject, error)
             return
-        for late in tuple(self._unwritten - {subject}):
+        while self._owed:
+            late = self._owed.pop()
             try:
                 await self._write_one(self._store, late)
             except CrishimError:
+                self._owed.add(late)
                 return
+            except asyncio.CancelledError:
+                self._owed.add(late)
+                raise
 
     async def _write_one(self, store: RecordStore, subject: str) -> None:
         entry = self.sandboxes.get(SandboxId(subject)) or self.containers.get(ContainerId(subject))
@@ -358,9 +365,6 @@ class Table:
             await store.delete(subject)
         else:
             await store.put(record)
-        current = self.sandboxes.get(SandboxId(subject)) or self.containers.get(ContainerId(subject))
-        if record is (None if current is None else current.record):
-            self._unwritten.discard(subject)
 
     def _touch_sandbox(self, entry: SandboxEntry) -> None:
         if entry.state is not None:

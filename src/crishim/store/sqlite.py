@@ -136,6 +136,8 @@ class SqliteStore(RecordStore):
                 await loop.run_in_executor(self._thread, self._commit, connection, changes)
             except CrishimError as error:
                 failure = error
+            except Exception as error:  # noqa: BLE001 - whoever waits for a write must hear of it, whatever it is
+                failure = Internal(f"the store of records: {error!r}")
             for change in changes:
                 if change.done.done():
                     continue

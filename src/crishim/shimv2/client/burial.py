@@ -132,7 +132,12 @@ class Burial:
             except DeadlineExceeded as error:  # the others would take as long
                 return True, [*failures, f"task {task.id} ({error})"]
             except (CrishimError, OSError) as error:
-                failures.append(f"task {task.id} ({error})")
+                if self._folder.created(task.id):
+                    failures.append(f"task {task.id} ({error})")
+                    continue
+                # Of a task that was not made shims do not know how to delete it, now or later: runc's misses its own file.
+                _log.warning("task %s was not made, and its delete failed: %s", task.id, error)
+                self._folder.write_gone(task.id)
             else:
                 await task.finish(end)
                 self._folder.write_gone(task.id)
@@ -155,12 +160,15 @@ class Burial:
         pause = _RETRY_PAUSE
         for _ in range(_RETRIES):
             await asyncio.sleep(pause)
-            async with self._lock:
-                if self.pending:
-                    await self.bury()
-                if not self.pending:
-                    self._folder.remove_if_empty()
-                    return
+            try:
+                async with self._lock:
+                    if self.pending:
+                        await self.bury()
+                    if not self.pending:
+                        self._folder.remove_if_empty()
+                        return
+            except OSError as error:  # as of a full disk
+                _log.warning("what the shim of sandbox %s has left: %s", self._folder.sandbox_id, error)
             pause = min(2 * pause, _LONGEST_RETRY_PAUSE)
         _log.error("sandbox %s: %s stay until its removal", self._folder.sandbox_id, "; ".join(self.left))
 
@@ -170,4 +178,8 @@ class Burial:
         async with self._lock:
             record = self._folder.shim()
             if record is not None and not record.dead and record.pid == process.identity.pid:
-                await self.bury()
+                try:
+                    await self.bury()
+                except OSError as error:
+                    _log.warning("what the shim of sandbox %s has left: %s", self._folder.sandbox_id, error)
+                    self.retry_later()

@@ -95,6 +95,14 @@ class SandboxFolder:
         """Write down how a task ended."""
         write_atomically(self._tasks / f"{task_id}.exit", json.dumps(attrs.asdict(end)))
 
+    def created(self, task_id: str) -> bool:
+        """Whether the shim has answered that it made the task."""
+        return (self._tasks / f"{task_id}.created").exists()
+
+    def write_created(self, task_id: str) -> None:
+        """The shim has made the task."""
+        (self._tasks / f"{task_id}.created").touch()
+
     def gone(self, task_id: str) -> bool:
         """Whether the shim holds a task no more."""
         return (self._tasks / f"{task_id}.gone").exists()
@@ -105,7 +113,7 @@ class SandboxFolder:
 
     def forget_task(self, task_id: str) -> None:
         """Forget a task."""
-        for suffix in ("json", "exit", "gone"):
+        for suffix in ("json", "created", "exit", "gone"):
             (self._tasks / f"{task_id}.{suffix}").unlink(missing_ok=True)
         shutil.rmtree(self.io(task_id), ignore_errors=True)
 

@@ -223,9 +223,8 @@ class ShimRuntime:
 
     async def _of(self, container_id: str) -> SandboxShim:
         """The sandbox that a container belongs to. Raises `NotFound`."""
-        for found in self._sandboxes.values():
-            if found.done() and not found.exception() and found.result().holds(container_id):
-                return found.result()
+        if (sandbox := self._holder(container_id)) is not None:
+            return sandbox
         folder = find_sandbox(self._root, container_id)
         if folder is None:
             raise NotFound("container", container_id)
@@ -241,8 +240,9 @@ class ShimRuntime:
             found = self._sandboxes[sandbox_id] = asyncio.ensure_future(self._resumed(folder))
         try:
             return await asyncio.shield(found)
-        except CrishimError:
-            self._sandboxes.pop(sandbox_id, None)
+        except Exception:  # whatever it is, it is one sandbox's, and its next call tries again
+            if self._sandboxes.get(sandbox_id) is found:
+                del self._sandboxes[sandbox_id]
             raise
 
     async def _resumed(self, folder: SandboxFolder) -> SandboxShim:
@@ -271,6 +271,12 @@ class ShimRuntime:
             raise Unavailable(f"no shim of sandbox {sandbox_id} is known, and it has left {'; '.join(left)}")
 
     def _out_of_memory(self, container_id: str) -> None:
+        if (sandbox := self._holder(container_id)) is not None:
+            sandbox.task(container_id).note_oom()
+
+    def _holder(self, container_id: str) -> SandboxShim | None:
         for found in self._sandboxes.values():
-            if found.done() and not found.exception() and found.result().holds(container_id):
-                found.result().task(container_id).note_oom()
+            known = found.done() and not found.cancelled() and not found.exception()
+            if known and found.result().holds(container_id):
+                return found.result()
+        return None

@@ -115,6 +115,7 @@ class SandboxShim:
         task.link = link
         task.make_streams()
         pid = await task.steadily(task.create(link, options))
+        self._folder.write_created(task_id)
         if (known := self._folder.shim()) is not None and not known.pid:
             await self._ask_pid(link, known)
         self._watch(task)
