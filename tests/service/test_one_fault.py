@@ -7,10 +7,19 @@ import attrs
 import pytest
 
 from crishim.config import Deadlines
-from crishim.errors import AlreadyExists, CrishimError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable, Unknown
+from crishim.errors import (
+    AlreadyExists,
+    CrishimError,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+    Unknown,
+)
 from crishim.interfaces.backend import BackendInfo
 from crishim.interfaces.capabilities import ProcessIO
-from crishim.model.container import ContainerState
+from crishim.model.container import ContainerState, Inventory
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
 from crishim.model.runtime import RuntimeStatus
@@ -339,6 +348,39 @@ async def test_a_change_of_limits_that_fails() -> None:
         with pytest.raises(Unknown):
             await world.services.containers.update_resources(container_id, Resources(cpu_shares=99), EMPTY)
         assert before == backend.containers[container_id].resources
+
+
+async def test_a_change_of_limits_that_cannot_be_written() -> None:
+    """A full disk refuses the change: the container has its former limits, and the status shows them."""
+    store = MemoryStore()
+    async with Harness(store=store) as world:
+        container_id = await world.run_container(await world.run_sandbox())
+        before = world.fake.containers[container_id].resources
+        store.put = failing(store, "put", at=1, error=ResourceExhausted("full")).put  # type: ignore[method-assign]
+        with pytest.raises(ResourceExhausted):
+            await world.services.containers.update_resources(container_id, Resources(cpu_shares=99), EMPTY)
+        shown = (await world.services.containers.status(container_id, verbose=False)).status.resources
+        assert (before, before) == (world.fake.containers[container_id].resources, shown)
+
+
+async def test_a_container_of_which_its_backend_cannot_say_whether_it_runs() -> None:
+    """An inventory with UNKNOWN: the container is waited for, never shown as CREATED, and a stop kills it."""
+
+    class Unsure(FakeBackend):
+        async def inventory(self) -> Inventory:
+            held = await super().inventory()
+            containers = tuple(attrs.evolve(one, state=ContainerState.UNKNOWN) for one in held.containers)
+            return attrs.evolve(held, containers=containers)
+
+    backend, store = Unsure(logs_to_disk=False), MemoryStore()
+    world = Harness(backend, store=store)
+    async with world:
+        container_id = await world.run_container(await world.run_sandbox())
+    async with world.make() as services:
+        await services.recovered()
+        assert ContainerState.RUNNING is await state_of(services, container_id)
+        await services.containers.stop(container_id, 0)
+        assert ContainerState.EXITED is backend.containers[container_id].state
 
 
 async def test_an_exit_that_came_while_nobody_looked() -> None:

@@ -13,7 +13,7 @@ out in order; every one of them can be repeated, so a crash in the middle only m
 """
 
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import attrs
 
@@ -153,6 +153,10 @@ def plan(
     return repairs
 
 
+_MAY_RUN: Final = frozenset({ContainerState.RUNNING, ContainerState.UNKNOWN})
+"""What is waited for, and killed: where a backend cannot say whether it runs, the wait tells."""
+
+
 def _container(
     record: ContainerRecord,
     seen: ObservedContainer | None,
@@ -160,10 +164,10 @@ def _container(
     boot_id: str,
 ) -> Repair:
     if record.phase is not Phase.READY or sandbox is None:
-        running = seen is not None and seen.state in {ContainerState.RUNNING, ContainerState.UNKNOWN}
+        running = seen is not None and seen.state in _MAY_RUN
         return FinishContainerRemoval(record.id, running)
     same_boot = sandbox.boot_id == boot_id
-    runs = same_boot and seen is not None and seen.state is ContainerState.RUNNING
+    runs = same_boot and seen is not None and seen.state in _MAY_RUN and seen.exit is None
     if record.exit is not None:
         return KillAgain(record.id) if runs else ContainerIs(record.id, ContainerState.EXITED)
     ended = not same_boot or seen is None or seen.exit is not None or seen.state is ContainerState.EXITED

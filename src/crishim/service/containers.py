@@ -285,13 +285,15 @@ class Containers:
             handle = self._core.handle(entry)
             backend = handle.require(SupportsUpdate)
             resources = entry.record.resources.updated(change)
-            if entry.state is not ContainerState.EXITED:
-                try:
+            acts = entry.state is not ContainerState.EXITED
+            try:
+                if acts:
                     await handle.call("update_container", backend.update_container(entry.id, resources))
-                except CrishimError:
+                await self._core.table.save_container(entry, attrs.evolve(entry.record, resources=resources))
+            except CrishimError:
+                if acts:
                     await self._restore_limits(entry, handle, backend)
-                    raise
-            await self._core.table.save_container(entry, attrs.evolve(entry.record, resources=resources))
+                raise
 
     async def _restore_limits(self, entry: ContainerEntry, handle: BackendHandle, backend: SupportsUpdate) -> None:
         """Some of a failed change may have been made: set the limits of before again."""

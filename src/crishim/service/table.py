@@ -265,17 +265,30 @@ class Table:
     async def save_sandbox(self, entry: SandboxEntry, record: SandboxRecord | None = None, *, must: bool = True) -> None:
         """Write the record through, or another of the same sandbox in its place.
 
-        Where the act cannot wait for the store, it need not (`must`): what the store has refused is written later.
+        Where the act cannot wait for the store, it need not (`must`): what the store has refused is written later. Else the
+        former record is in its place again.
         """
-        entry.record = record or entry.record
+        before, entry.record = entry.record, record or entry.record
         self._touch_sandbox(entry)
-        await self._write(entry.id, must=must)
+        try:
+            await self._write(entry.id, must=must)
+        except CrishimError:
+            if entry.record is record:
+                entry.record = before
+                self._touch_sandbox(entry)
+            raise
 
     async def save_container(self, entry: ContainerEntry, record: ContainerRecord | None = None, *, must: bool = True) -> None:
         """As `save_sandbox`."""
-        entry.record = record or entry.record
+        before, entry.record = entry.record, record or entry.record
         self._touch_container(entry)
-        await self._write(entry.id, must=must)
+        try:
+            await self._write(entry.id, must=must)
+        except CrishimError:
+            if entry.record is record:
+                entry.record = before
+                self._touch_container(entry)
+            raise
 
     def apply(self, entry: SandboxEntry | ContainerEntry, act: SandboxAct | ContainerAct) -> None:
         """Show the sandbox or container in the state that follows `act`. Raises `FailedPrecondition`."""
