@@ -85,6 +85,24 @@ async def test_lost_backend_is_reconciled_when_it_is_back() -> None:
         assert (ContainerState.EXITED, 6, "Error") == await container_state(world, container_id)
 
 
+async def test_a_lost_container_is_found_again_during_a_call() -> None:
+    """A call that holds the pod's lock for long does not keep a container from being waited for again."""
+    async with Harness() as world:
+        sandbox_id = await world.run_sandbox()
+        container_id = await world.run_container(sandbox_id)
+        await settle()
+        world.fake.away = "restarting"
+        with pytest.raises(Unavailable):
+            await world.services.containers.stop(container_id, 0)
+        async with world.services._core.table.sandboxes[sandbox_id].operations.lock:
+            world.fake.away = ""
+            await world.clock.advance(60)
+            assert ContainerState.RUNNING is (await container_state(world, container_id))[0]
+        world.fake.containers[container_id].end(Exit(code=6))
+        await settle()
+        assert (ContainerState.EXITED, 6, "Error") == await container_state(world, container_id)
+
+
 async def test_repairs_do_not_overrule_later_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a client starts while repairs are still carried out is not shown as the inventory had it before."""
     async with Harness() as world:

@@ -213,10 +213,6 @@ class Recovery:
             await handle.call("remove_sandbox", backend.remove_sandbox(leftover.id), deadlines.remove_sandbox)
 
 
-def _busy(container: ContainerEntry) -> bool:
-    return container.operations.busy or container.sandbox.operations.busy
-
-
 def _by_pod(
     repairs: Iterable[reconcile.Repair], containers: Iterable[ContainerRecord | ObservedContainer]
 ) -> Mapping[str, list[reconcile.Repair]]:
