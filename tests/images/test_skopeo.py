@@ -1,5 +1,6 @@
 import base64
 import json
+import tomllib
 
 import attrs
 import pytest
@@ -18,7 +19,7 @@ from crishim.errors import (
 )
 from crishim.images.manifest import Platform
 from crishim.images.reference import parse
-from crishim.images.skopeo import PullSettings, auth_file, copy_command, credentials, failure, inspect_command
+from crishim.images.skopeo import PullSettings, auth_file, copy_command, credentials, failure, inspect_command, without_mirrors
 from crishim.model.image import AuthConfig
 
 REFERENCE = parse("registry.example/a/b:1")
@@ -174,3 +175,44 @@ def test_the_file_of_credentials() -> None:
     for broken in (b"{", b"[]", b'{"auths": 3}'):
         with pytest.raises(FailedPrecondition):
             auth_file(broken, REFERENCE, {"auth": "new"})
+
+
+CONF = """
+unqualified-search-registries = ["docker.io"]
+[[registry]]
+prefix = "registry.example/a"
+location = "elsewhere.example/a"
+insecure = true
+[[registry.mirror]]
+location = "mirror.example"
+[[registry]]
+prefix = "*.wild.example"
+[[registry.mirror]]
+location = "mirror.example"
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "mirrored"),
+    [
+        ("registry.example/a/b:1", True),
+        ("registry.example/a", True),
+        ("registry.example/ab:1", False),
+        ("x.wild.example/c", True),
+        ("wild.example.org/c", False),
+    ],
+)
+def test_registries_without_mirrors(name: str, mirrored: bool) -> None:
+    """What is left for an image that has mirrors is the registry itself, as configured (containers-registries.conf(5))."""
+    found = without_mirrors(CONF, parse(name))
+    assert mirrored == (found is not None)
+    if found is not None:
+        first = {"prefix": "registry.example/a", "location": "elsewhere.example/a", "insecure": True}
+        expected = {"unqualified-search-registries": ["docker.io"], "registry": [first, {"prefix": "*.wild.example"}]}
+        assert expected == tomllib.loads(found)
+
+
+@pytest.mark.parametrize("text", ["", "registry = 3", "[[registry", "[[registry]]\nlocation='registry.example'"])
+def test_files_of_registries_that_have_no_mirrors(text: str) -> None:
+    """A file without mirrors, or that nobody can read, gives nothing to try."""
+    assert None is without_mirrors(text, parse("registry.example/a"))

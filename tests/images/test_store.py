@@ -3,6 +3,7 @@ import gzip
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -34,7 +35,7 @@ from crishim.system import SystemClock
 from crishim.testing import FakeClock
 from crishim.testing.doubles import RecordingObserver
 from tests.backends.runc.world import needs
-from tests.node.registry import PASSWORD, USER, File, Layout, Registry, digest_of, folder, free_port, tar_of
+from tests.node.registry import PASSWORD, USER, File, Layout, Registry, digest_of, folder, free_port, serving, tar_of
 from tests.streaming.worlds import until
 
 pytestmark = [pytest.mark.node, needs("skopeo", "docker-registry")]
@@ -339,6 +340,27 @@ async def test_mirrors(tmp_path: Path, registry: Registry, layout: Layout) -> No
     with pytest.raises(NotFound):
         await pull(store, "registry.example/nothing:1")
     await store.close()
+
+
+@pytest.mark.parametrize("broken", ["blobs", "silent"])
+async def test_a_mirror_that_has_half_or_never_answers(tmp_path: Path, registry: Registry, layout: Layout, broken: str) -> None:
+    """Where a mirror's blobs are missing, or nothing comes from it, the image comes from its registry."""
+    layout.image([HELLO], tag="t")
+    registry.push(layout, "t", "team/upstream:1")
+    with serving(tmp_path / "mirror") as mirror, socket.create_server(("127.0.0.1", 0)) as silent:
+        mirror.push(layout, "t", "team/upstream:1")
+        for blob in (mirror.place / "data/docker/registry/v2/repositories/team/upstream/_layers").rglob("link"):
+            blob.unlink()
+        address = mirror.address if broken == "blobs" else f"127.0.0.1:{silent.getsockname()[1]}"
+        conf = tmp_path / "registries.conf"
+        conf.write_text(
+            f'[[registry]]\nprefix = "up.example"\nlocation = "{registry.address}"\ninsecure = true\n'
+            f'[[registry.mirror]]\nlocation = "{address}"\ninsecure = true\n'
+        )
+        store = ContentStore(tmp_path / "store", SystemClock(), PullSettings(registries_conf=str(conf), stall=1.0))
+        await pull(store, "up.example/team/upstream:1")
+        assert [("up.example/team/upstream:1",)] == [image.repo_tags for image in await store.list()]
+        await store.close()
 
 
 async def test_a_missing_skopeo(tmp_path: Path) -> None:

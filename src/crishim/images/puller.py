@@ -8,6 +8,7 @@ pull that was interrupted goes on with the next blob. Credentials travel in a fi
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import platform
 import shutil
@@ -19,7 +20,7 @@ from typing import Final
 
 import attrs
 
-from crishim.errors import Aborted, DataLoss, PullError, PullReason, Unavailable, renaming
+from crishim.errors import Aborted, DataLoss, NotFound, PermissionDenied, PullError, PullReason, Unavailable, renaming
 from crishim.images.manifest import (
     Descriptor,
     Index,
@@ -32,14 +33,17 @@ from crishim.images.manifest import (
     this_platform,
 )
 from crishim.images.reference import Reference
-from crishim.images.skopeo import PullSettings, auth_file, copy_command, credentials, failure, inspect_command
+from crishim.images.skopeo import PullSettings, auth_file, copy_command, credentials, failure, inspect_command, without_mirrors
 from crishim.interfaces.seats import Clock
 from crishim.linux.children import children
 from crishim.model.image import AuthConfig
 
+_log = logging.getLogger(__name__)
+
 _POLL: Final = 0.1
 _MOST_TEXT: Final = 1 << 16
 _MOST_NESTED: Final = 4
+_REGISTRIES_CONF: Final = "/etc/containers/registries.conf"
 _MOST_MANIFEST: Final = 4 << 20
 """What registries accept and clients read of a manifest (distribution-spec, "Pushing Manifests")."""
 
@@ -109,22 +113,53 @@ class Puller:
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder, renaming({OSError: Unavailable}):
             place = Path(folder)
             authfile = self._write_auth(place, reference, auth)
-            for _ in range(2):
-                asked = await self._ask(settings, reference, authfile)
-                if has(asked.digest):
-                    return Pulled(asked.digest, None)
-                layout = place / "layout"
-                command = copy_command(settings, asked.source, asked.platform, authfile, str(self._blobs), str(layout))
-                await claim((*asked.allowed, asked.manifest.config.digest, *(layer.digest for layer in asked.manifest.layers)))
-                missing = self._missing(asked.manifest)
-                watch = _CopyProgress(str(reference), self.blob, asked.manifest, layout, progress, arrived)
-                await self._run(command, reference, watch)
-                digest, data = self._copied(layout)
-                copied = parse_manifest(data)
-                if digest in asked.allowed and isinstance(copied, Manifest):
-                    return Pulled(asked.digest, Copied(digest, len(data), copied, missing))
-                shutil.rmtree(layout)
-            raise Aborted(f"{reference} was pushed anew while it was being pulled")
+            caller = _Caller(has, claim, progress, arrived)
+            try:
+                return await self._bring(settings, reference, authfile, place, caller)
+            except (NotFound, PermissionDenied, PullError, DataLoss) as error:
+                upstream = await asyncio.to_thread(self._upstream, place, reference)
+                if not upstream:
+                    raise
+                _log.warning("%s: its mirrors are left out after %s", reference, error)
+                settings = attrs.evolve(settings, registries_conf=upstream)
+                try:
+                    return await self._bring(settings, reference, authfile, place, caller)
+                except PullError as worse:
+                    raise error from worse  # the registry has not answered: what the mirrors said is all there is
+
+    async def _bring(
+        self, settings: PullSettings, reference: Reference, authfile: str, place: Path, caller: "_Caller"
+    ) -> Pulled:
+        layout = place / "layout"
+        for _ in range(2):
+            shutil.rmtree(layout, ignore_errors=True)
+            asked = await self._ask(settings, reference, authfile)
+            if caller.has(asked.digest):
+                return Pulled(asked.digest, None)
+            command = copy_command(settings, asked.source, asked.platform, authfile, str(self._blobs), str(layout))
+            layers = (layer.digest for layer in asked.manifest.layers)
+            await caller.claim((*asked.allowed, asked.manifest.config.digest, *layers))
+            missing = self._missing(asked.manifest)
+            watch = _CopyProgress(str(reference), self.blob, asked.manifest, layout, caller.progress, caller.arrived)
+            await self._run(command, reference, watch)
+            digest, data = self._copied(layout)
+            copied = parse_manifest(data)
+            if digest in asked.allowed and isinstance(copied, Manifest):
+                return Pulled(asked.digest, Copied(digest, len(data), copied, missing))
+        raise Aborted(f"{reference} was pushed anew while it was being pulled")
+
+    def _upstream(self, place: Path, reference: Reference) -> str:
+        """A file of registries without the mirrors of this image; empty where it has none."""
+        try:
+            text = Path(self._settings.registries_conf or _REGISTRIES_CONF).read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return ""
+        without = without_mirrors(text, reference)
+        if without is None:
+            return ""
+        path = place / "registries.conf"
+        path.write_text(without, encoding="utf-8")
+        return str(path)
 
     async def _ask(self, settings: PullSettings, reference: Reference, authfile: str) -> "_Asked":
         data = await self._run(inspect_command(settings, reference, authfile), reference, None)
@@ -202,6 +237,16 @@ class Puller:
             await waiting.wait()
         finally:
             pause.cancel()
+
+
+@attrs.frozen
+class _Caller:
+    """What `Puller.pull` asks of its caller, and tells it."""
+
+    has: Callable[[str], bool]
+    claim: Callable[[Collection[str]], Awaitable[None]]
+    progress: Callable[[PullProgress], None]
+    arrived: Callable[[Descriptor], None]
 
 
 @attrs.frozen

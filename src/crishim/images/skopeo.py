@@ -1,4 +1,4 @@
-"""skopeo's words: its command lines, its file of credentials, and what its error texts mean (pure).
+"""skopeo's words: its command lines, its files of credentials and registries, and what its error texts mean (pure).
 
 skopeo answers 1 for everything that can go wrong, so its text is all there is: `failure` is the one place that reads it.
 """
@@ -6,6 +6,7 @@ skopeo answers 1 for everything that can go wrong, so its text is all there is: 
 import base64
 import json
 import re
+import tomllib
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -26,6 +27,8 @@ from crishim.errors import (
 from crishim.images.manifest import Platform
 from crishim.images.reference import Reference, canonical_registry, is_loopback
 from crishim.model.image import AuthConfig
+
+_GENERAL_KEYS: Final = frozenset({"unqualified-search-registries", "credential-helpers", "short-name-mode"})
 
 
 @attrs.frozen(kw_only=True)
@@ -82,6 +85,33 @@ def copy_command(
         f"docker://{reference}",
         f"oci:{layout}",
     ]
+
+
+def without_mirrors(registries_conf: str, reference: Reference) -> str | None:
+    """A containers-registries.conf(5) without its mirrors; None where none of them is of this image, or it cannot be read.
+
+    skopeo asks the next source only where one has no manifest: not where blobs are missing, or where answers never come.
+    """
+    try:
+        conf = tomllib.loads(registries_conf)
+        tables: list[dict[str, Any]] = [table for table in conf.get("registry", ()) if isinstance(table, dict)]
+    except (tomllib.TOMLDecodeError, TypeError):
+        return None
+    if not any(table.get("mirror") and _is_of(reference, table) for table in tables):
+        return None
+    kept = {name: value for name, value in conf.items() if name in _GENERAL_KEYS}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in kept.items()]
+    for table in tables:
+        plain = {name: value for name, value in table.items() if isinstance(value, str | bool)}
+        lines += ["[[registry]]", *(f"{name} = {json.dumps(value)}" for name, value in plain.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _is_of(reference: Reference, table: dict[str, Any]) -> bool:
+    prefix = str(table.get("prefix") or table.get("location") or "")
+    if prefix.startswith("*."):
+        return reference.registry.endswith(prefix[1:])
+    return bool(prefix) and re.match(f"{re.escape(prefix)}(?:[/:@]|$)", str(reference)) is not None
 
 
 def credentials(reference: Reference, auth: AuthConfig | None) -> dict[str, str] | None:
