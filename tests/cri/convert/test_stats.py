@@ -153,10 +153,11 @@ def test_a_pod_without_figures_has_an_empty_linux_part() -> None:
     assert message.HasField("linux")
 
 
-def test_a_network_may_have_no_default_interface() -> None:
-    """A namespace without interfaces has a time alone."""
-    expected = pb.NetworkUsage(timestamp=1)
-    assert expected == stats.encode_network(NetworkUsage(timestamp=1))
+def test_a_pod_whose_interface_is_gone_has_no_network() -> None:
+    """Half of a network, without the default interface, ends a kubelet that asks for PodSandboxStats."""
+    used = SandboxUsage(network=NetworkUsage(timestamp=1, interfaces=(NetworkInterfaceUsage(name="eth1"),)))
+    pod = PodSandboxStats(id=SandboxId("s"), metadata=PodSandboxMetadata("n", "ns", "u"), usage=used)
+    assert False is stats.encode_sandbox_item(pod).linux.HasField("network")
 
 
 def test_stats_take_an_id() -> None:

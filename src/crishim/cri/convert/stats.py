@@ -160,12 +160,13 @@ def encode_process(usage: ProcessUsage) -> pb.ProcessUsage:
     return pb.ProcessUsage(timestamp=usage.timestamp, process_count=encode_uint64(usage.process_count))
 
 
-def encode_network(usage: NetworkUsage) -> pb.NetworkUsage:
-    """Traffic of a pod."""
-    default = usage.default_interface
+def encode_network(usage: NetworkUsage) -> pb.NetworkUsage | None:
+    """Traffic of a pod. None without a default interface: kubelet 1.36 takes for granted that a network has one."""
+    if usage.default_interface is None:
+        return None
     return pb.NetworkUsage(
         timestamp=usage.timestamp,
-        default_interface=encode_interface(default) if default else None,
+        default_interface=encode_interface(usage.default_interface),
         interfaces=[encode_interface(interface) for interface in usage.interfaces],
     )
 
