@@ -221,8 +221,8 @@ async def test_no_name(images: DockerImages) -> None:
 
 
 def test_names_in_full() -> None:
-    """What the engine calls familiar is told in full, and its words for "none" are left out."""
-    told = ["busybox:1", "quay.io/a/b@sha256:" + "a" * 64, "<none>:<none>", "<none>@<none>"]
+    """What the engine calls familiar is told in full, and its words for "none" and invalid names are left out."""
+    told = ["busybox:1", "No Name:1", "quay.io/a/b@sha256:" + "a" * 64, "<none>:<none>", "<none>@<none>"]
     assert ("docker.io/library/busybox:1", "quay.io/a/b@sha256:" + "a" * 64) == names_of(told)
     assert () == names_of(None)
 
@@ -232,3 +232,11 @@ def test_an_image_that_says_nothing() -> None:
     assert ImageConfig() == config_of({}) == config_of({"Config": {"Cmd": None, "Env": None}})
     labelled = config_of({"Config": {"Labels": {"a": "b"}, "Volumes": {"/data": {}}}})
     assert attrs.evolve(ImageConfig(), labels=FrozenDict({"a": "b"}), volumes=("/data",)) == labelled
+
+
+def test_texts_that_protobuf_refuses() -> None:
+    """Halves of surrogate pairs are replaced wherever a configuration has them, as in our own store."""
+    half = "\ud800"
+    config = config_of({"Config": {"User": half, "Env": [half], "Labels": {half: half}, "Entrypoint": [half]}})
+    expected = ImageConfig(user="?", env=("?",), entrypoint=("?",), labels=FrozenDict({"?": "?"}))
+    assert expected == config
