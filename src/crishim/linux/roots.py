@@ -30,7 +30,7 @@ def open_in_root(root: Path, path: str, flags: int) -> int:
     try:
         error = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
         for _ in range(_TRIES):
-            found = libc.syscall(_OPENAT2, folder, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
+            found = libc.syscall(_OPENAT2, folder, os.fsencode(path) or b".", ctypes.byref(how), ctypes.sizeof(how))
             if found >= 0:
                 return int(found)
             error = last_os_error()
@@ -39,6 +39,15 @@ def open_in_root(root: Path, path: str, flags: int) -> int:
         raise error
     finally:
         os.close(folder)
+
+
+def path_in_root(root: Path, path: str) -> Path:
+    """The path on the host, without links, of what `path` is below a root. Raises `OSError`."""
+    descriptor = open_in_root(root, path, os.O_PATH)
+    try:
+        return Path(f"/proc/self/fd/{descriptor}").readlink()
+    finally:
+        os.close(descriptor)
 
 
 def read_in_root(root: Path, path: str) -> bytes:
