@@ -83,6 +83,7 @@ PURE = {
     "backends/docker/convert.py",
     "backends/docker/observed.py",
     "backends/docker/wire.py",
+    "images/endpoints.py",
     "images/manifest.py",
     "images/reference.py",
     "images/skopeo.py",

@@ -25,8 +25,8 @@ from crishim.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from crishim.images.puller import PullProgress
 from crishim.images.skopeo import PullSettings
+from crishim.images.skopeo_process import PullProgress
 from crishim.images.store import ContentStore
 from crishim.linux.mounts import mount, unmount, unmount_below
 from crishim.model.image import AuthConfig, ImageDetail, ImageSpec
@@ -265,7 +265,7 @@ async def test_progress_is_told(tmp_path: Path, registry: Registry, layout: Layo
     await pull(store, reference)
     await pull(store, reference)
     total = sum(item["size"] for item in (manifest["config"], *manifest["layers"]))
-    assert (reference, total, total) == attrs.astuple(told[-1])
+    assert (reference, total, total, "") == attrs.astuple(told[-1])
     assert [("fetched", total)] == observer.told
     await store.close()
 

@@ -22,9 +22,10 @@ from crishim.errors import DataLoss, NotFound
 from crishim.images.content import Content
 from crishim.images.layers import Unpacked, unpack
 from crishim.images.manifest import Configuration, Descriptor, chain_ids
-from crishim.images.puller import Copied, Puller, PullProgress
+from crishim.images.puller import Copied, Puller, PullHooks
 from crishim.images.reference import Reference, id_prefix, parse
 from crishim.images.skopeo import PullSettings
+from crishim.images.skopeo_process import PullProgress
 from crishim.images.snapshots import Snapshots
 from crishim.images.table import ImageEntry, find, named, pinned, shown
 from crishim.interfaces.seats import Clock, ImageService, NoObserver, Observer, Rootfs, RootfsProvider
@@ -257,7 +258,8 @@ class ContentStore(ImageService, RootfsProvider):
             async with self._gate:
                 claim.blobs.update(digests)
 
-        pulled = await self._puller.pull(reference, auth, has, claim_blobs, self._progress, arrived)
+        hooks = PullHooks(has=has, claim=claim_blobs, progress=self._progress, arrived=arrived)
+        pulled = await self._puller.pull(reference, auth, hooks)
         if pulled.copied is not None:
             self._observer.fetched(pulled.copied.fetched)
             here = await self._unpack(pulled.copied, job, claim)
