@@ -42,6 +42,7 @@ FLOORS = {
     "server": 5,
     "testing": 5,
     "app": 6,
+    "worker": 6,
     "__main__": 7,
     "cli": 7,
     "__init__": 7,
