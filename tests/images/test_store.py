@@ -138,6 +138,40 @@ async def test_removal_by_one_tag_removes_all(store: ContentStore, registry: Reg
     assert set() == files(store._content.layers)
 
 
+@pytest.mark.parametrize("by", ["id", "digits", "prefix", "tag", "other tag", "digest", "other digest", "tag and digest"])
+async def test_an_image_with_several_names_is_removed_by_each(
+    store: ContentStore, registry: Registry, layout: Layout, by: str
+) -> None:
+    """One image, of two tags and two digests in two repositories, is removed whole by any name; another one stays whole."""
+    made = layout.image([HELLO], {"Cmd": ["one"]}, tag="one")
+    layout.index({os.uname().machine.replace("x86_64", "amd64").replace("aarch64", "arm64"): made}, tag="index")
+    layout.image([HELLO, MORE], {"Cmd": ["other"]}, tag="other")
+    tag, index = registry.push(layout, "one", "several/one:1"), registry.push(layout, "index", "several/index:1")
+    other = registry.push(layout, "other", "several/other:1")
+    image_id = await pull(store, tag)
+    assert image_id == await pull(store, index)
+    kept = await pull(store, other)
+    detail = await status(store, tag)
+    assert detail is not None
+    first, second = detail.image.repo_digests
+    names = {
+        "id": image_id,
+        "digits": image_id[7:],
+        "prefix": image_id[7:19],
+        "tag": tag,
+        "other tag": index,
+        "digest": first,
+        "other digest": second,
+        "tag and digest": f"{tag}@{first.partition('@')[2]}",
+    }
+    await store.remove(ImageSpec(image=names[by]))
+    assert [kept] == [image.id for image in await store.list()]
+    assert [None] * len(names) == [await status(store, name) for name in names.values()]
+    root = Path((await store.prepare(C1, kept)).path)
+    assert {"etc", "etc/more", "bin", "bin/program"} == files(root)
+    await store.release(C1)
+
+
 async def test_a_removal_beside_a_pull(tmp_path: Path, registry: Registry, layout: Layout) -> None:
     """RemoveImage frees at once what only its image needs; what a pull under way needs of it as well stays."""
     old = registry.push(layout, "t", "team/old:1") if layout.image([HELLO, MORE], {"Cmd": ["old"]}, tag="t") else ""

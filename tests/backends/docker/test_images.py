@@ -105,6 +105,24 @@ async def test_a_removal_takes_all_names(images: DockerImages, shelf: Registry) 
     await images.remove(wanted)
 
 
+@pytest.mark.parametrize("by", ["id", "digits", "prefix", "tag", "digest"])
+async def test_a_removal_by_any_name(images: DockerImages, shelf: Registry, by: str) -> None:
+    """An image of two tags is removed whole by its id, the beginning of it, a tag or its digest."""
+    for tag in ("1", "2"):
+        await images.pull(ImageSpec(image=f"{shelf.address}/a/one:{tag}"), None, None)
+    image = await named(images, f"{shelf.address}/a/one:2")
+    assert image is not None
+    names = {
+        "id": image.id,
+        "digits": image.id[7:],
+        "prefix": image.id[7:19],
+        "tag": image.repo_tags[0],
+        "digest": image.repo_digests[0],
+    }
+    await images.remove(ImageSpec(image=names[by]))
+    assert [None] * len(names) == [await named(images, name) for name in names.values()]
+
+
 async def test_pulls_of_one_image_are_one(images: DockerImages, shelf: Registry) -> None:
     """Pulls of one reference share their work; a caller who leaves does not end it for the others."""
     wanted = ImageSpec(image=f"{shelf.address}/b/two:1")
