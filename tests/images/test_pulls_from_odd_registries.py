@@ -1,5 +1,7 @@
 """Pulls from mirrors and registries that misbehave, by a real skopeo."""
 
+import gzip
+import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -12,10 +14,11 @@ from crishim.images.skopeo import PullSettings
 from crishim.images.skopeo_process import PullProgress
 from crishim.images.store import ContentStore
 from crishim.model.image import AuthConfig, ImageSpec
+from crishim.model.values import ContainerId
 from crishim.system import SystemClock
 from tests.backends.runc.world import needs
 from tests.images.odd_registry import Answering, OddRegistry, odd_registry
-from tests.node.registry import File, Layout, tar_of
+from tests.node.registry import File, Layout, digest_of, tar_of
 
 pytestmark = [pytest.mark.node, needs("skopeo")]
 
@@ -161,3 +164,51 @@ async def test_a_registry_that_asks_to_wait_for_ever(
     async with configured(tmp_path, upstream.address, stall=0.5) as store:
         with pytest.raises(PullError, match=r"RegistryUnavailable: .*429 Too Many Requests"):
             await store.pull(ImageSpec(image=NAME), None, None)
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+async def test_a_layer_with_urls(
+    tmp_path: Path, layout: Layout, upstream: OddRegistry, mirror: OddRegistry, *, has_it: bool
+) -> None:
+    """It comes from the registry where that has it, else from the first URL that has it, which is shown no credentials."""
+    layer = gzip.compress(LAYERS[0], mtime=0)
+    path = f"/elsewhere/{digest_of(layer)}"
+    made = layout.image(LAYERS, {"Cmd": ["foreign"]}, tag="plain")
+    manifest = json.loads((layout.place / "blobs" / "sha256" / made.digest[7:]).read_bytes())
+    manifest["layers"][0] = {
+        "mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        "digest": digest_of(layer),
+        "size": len(layer),
+        "urls": [f"http://{mirror.address}/nothing", f"http://{mirror.address}{path}"],
+    }
+    layout.tagged(layout.blob(json.dumps(manifest).encode(), made.media_type), "foreign")
+
+    def registry(request: Answering) -> bool:
+        if not request.headers.get("Authorization"):
+            return request.reply(401, WWW_Authenticate='Basic realm="here"')
+        return request.path.endswith(digest_of(layer)) and request.reply(*(200, layer) if has_it else (404, b""))
+
+    upstream.before = registry
+    mirror.before = lambda request: request.reply(*(200, layer) if request.path == path else (404, b""))
+    async with configured(tmp_path, "unused.example") as store:
+        auth = AuthConfig(username="u", password="p")
+        await store.pull(ImageSpec(image=f"{upstream.address}/team/image:foreign"), auth, None)
+        (image,) = await store.list()
+        root = Path((await store.prepare(ContainerId("1" * 64), image.id)).path)
+        assert (b"a" * 1000, b"b" * 1000) == ((root / "a").read_bytes(), (root / "b").read_bytes())
+        await store.release(ContainerId("1" * 64))
+    expected = [] if has_it else [("/nothing", ""), (path, "")]
+    assert expected == mirror.seen
+
+
+async def test_a_layer_that_nobody_has(tmp_path: Path, layout: Layout, upstream: OddRegistry) -> None:
+    """A layer whose URLs give something else, or nothing, fails the pull, and the image is not there."""
+    made = layout.image(LAYERS, {"Cmd": ["foreign"]}, tag="plain")
+    manifest = json.loads((layout.place / "blobs" / "sha256" / made.digest[7:]).read_bytes())
+    manifest["layers"][0]["digest"] = digest_of(b"nowhere")
+    manifest["layers"][0]["urls"] = [f"http://{upstream.address}/v2/team/image/blobs/{digest_of(LAYERS[0])}"]
+    layout.tagged(layout.blob(json.dumps(manifest).encode(), made.media_type), "foreign")
+    async with configured(tmp_path, "unused.example") as store:
+        with pytest.raises(CrishimError):
+            await store.pull(ImageSpec(image=f"{upstream.address}/team/image:foreign"), None, None)
+        assert () == await store.list()

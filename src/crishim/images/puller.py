@@ -7,6 +7,7 @@ lives as long as the pull.
 """
 
 import asyncio
+import hashlib
 import json
 import logging
 import os
@@ -45,8 +46,17 @@ from crishim.images.manifest import (
     this_platform,
 )
 from crishim.images.reference import Reference
-from crishim.images.skopeo import PullSettings, auth_file, copy_command, credentials, failure, inspect_command
-from crishim.images.skopeo_process import MAX_OUTPUT, CopyWatch, PullProgress, Watch, run
+from crishim.images.skopeo import (
+    PullSettings,
+    auth_file,
+    copy_command,
+    credentials,
+    failure,
+    foreign_command,
+    inspect_command,
+    layers_command,
+)
+from crishim.images.skopeo_process import MAX_OUTPUT, CopyWatch, FolderWatch, PullProgress, Watch, run
 from crishim.interfaces.seats import Clock
 from crishim.model.image import AuthConfig
 
@@ -211,6 +221,7 @@ class _Attempt:
             digest, data = self._copied(layout)
             copied = parse_manifest(data)
             if digest in asked.allowed and isinstance(copied, Manifest):
+                await self._fetch_foreign(asked, copied)
                 return Pulled(asked.digest, Copied(digest, len(data), copied, missing))
             shutil.rmtree(layout)
         raise Aborted(f"{self.subject} was pushed anew while it was being pulled")
@@ -241,14 +252,45 @@ class _Attempt:
         command = inspect_command(self.settings, reference, self.authfile)
         return await self._run(command, Watch(str(self.reference), self.hooks.progress))
 
-    async def _run(self, command: list[str], watch: Watch) -> bytes:
+    async def _run(self, command: list[str], watch: Watch, cwd: Path | None = None) -> bytes:
         """Run skopeo to its end, and give its output."""
-        ended = await run(command, self.subject, self.settings.stall, self.clock, watch)
+        ended = await run(command, self.subject, self.settings.stall, self.clock, watch, cwd)
         if ended.code != 0:
             raise failure(ended.log, self.reference)
         if len(ended.output) >= MAX_OUTPUT:
             raise DataLoss(f"{self.subject}: its manifest is larger than {MAX_OUTPUT} bytes")
         return ended.output
+
+    async def _fetch_foreign(self, asked: "_Asked", manifest: Manifest) -> None:
+        """Bring the layers that have URLs, which a copy leaves out: from the registry if it has them, else from the URLs."""
+        missing = [layer.digest for layer in manifest.layers if not self._blob(layer.digest).exists()]
+        if not missing:
+            return
+        folder = self.place / "foreign"
+        folder.mkdir()
+        watch = FolderWatch(str(self.reference), self.hooks.progress, folder)
+        try:
+            await self._run(layers_command(self.settings, asked.source, self.authfile, missing), watch, folder)
+        except ResourceExhausted:
+            raise
+        except CrishimError as error:
+            _log.debug("layers of %s come from their URLs, not from the registry: %s", self.subject, error)
+            target = str(folder / "image")
+            command = foreign_command(self.settings, asked.source, asked.platform, self.authfile, target)
+            await self._run(command, watch, folder)
+        await asyncio.to_thread(self._take_in, folder, missing)
+
+    def _take_in(self, folder: Path, digests: Sequence[str]) -> None:
+        found = {path.name: path for path in folder.glob("*/*")}
+        for digest in digests:
+            path = found.get(digest.partition(":")[2])
+            if path is None:
+                raise DataLoss(f"{self.subject}: neither the registry nor a URL has the layer {digest}")
+            with path.open("rb") as file:
+                if digest.partition(":")[2] != hashlib.file_digest(file, digest.partition(":")[0]).hexdigest():
+                    raise DataLoss(f"{self.subject}: what came for the layer {digest} is something else")
+            self._blob(digest).parent.mkdir(exist_ok=True)
+            path.rename(self._blob(digest))
 
     def _blob(self, digest: str) -> Path:
         algorithm, _, digits = digest.partition(":")

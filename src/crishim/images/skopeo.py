@@ -61,7 +61,38 @@ def copy_command(
     """Copies an image into the OCI layout `layout`, its content into `blobs`, every byte as the registry has it.
 
     The image is named as the user named it, since a signature policy may speak of tags; `platform` chooses out of an index.
+    skopeo leaves out layers that have URLs: an OCI layout may do without them.
     """
+    return [
+        *_copying(settings, platform),
+        *_source(reference, authfile),
+        "--dest-shared-blob-dir",
+        blobs,
+        f"docker://{reference}",
+        f"oci:{layout}",
+    ]
+
+
+def layers_command(settings: PullSettings, reference: Reference, authfile: str, digests: Sequence[str]) -> list[str]:
+    """Copies layers from the registry into a new folder of the working directory; each file is named by its digits."""
+    return [
+        *_general(settings),
+        "layers",
+        *(["--authfile", authfile] if authfile else []),
+        *(["--tls-verify=false"] if is_loopback(reference.registry) else []),
+        f"docker://{reference}",
+        *digests,
+    ]
+
+
+def foreign_command(
+    settings: PullSettings, reference: Reference, platform: Platform | None, authfile: str, folder: str
+) -> list[str]:
+    """Copies an image into a folder, layers with URLs from these, without credentials; each file is named by its digits."""
+    return [*_copying(settings, platform), *_source(reference, authfile), f"docker://{reference}", f"dir:{folder}"]
+
+
+def _copying(settings: PullSettings, platform: Platform | None) -> list[str]:
     choice = (
         [f"--override-os={platform.os}", f"--override-arch={platform.architecture}"]
         + ([f"--override-variant={platform.variant}"] if platform.variant else [])
@@ -75,12 +106,13 @@ def copy_command(
         "copy",
         "--quiet",
         "--preserve-digests",
+    ]
+
+
+def _source(reference: Reference, authfile: str) -> list[str]:
+    return [
         *(["--src-authfile", authfile] if authfile else []),
         *(["--src-tls-verify=false"] if is_loopback(reference.registry) else []),
-        "--dest-shared-blob-dir",
-        blobs,
-        f"docker://{reference}",
-        f"oci:{layout}",
     ]
 
 

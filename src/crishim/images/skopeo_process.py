@@ -74,13 +74,13 @@ class Waits:
         return self.reason if self._clock.monotonic() < self.until else ""
 
 
-async def run(command: list[str], subject: str, stall: float, clock: Clock, watch: "Watch") -> Ended:
+async def run(command: list[str], subject: str, stall: float, clock: Clock, watch: "Watch", cwd: Path | None = None) -> Ended:
     """Run skopeo to its end. One that moves no byte for `stall` seconds is ended: `PullError`.
 
     The time for which a registry asks to wait does not count, up to five minutes; the reason is part of the error.
     """
     waits = Waits(clock)
-    async with _process(command, waits.feed) as ending:
+    async with _process(command, waits.feed, cwd) as ending:
         moved, size = clock.monotonic(), 0
         while not ending.done():
             await _pause(ending, clock)
@@ -119,6 +119,23 @@ class Watch:
         """Pass on what the last look saw."""
         if self._waiting:
             self._progress(PullProgress(self._reference, 0, 0, self._waiting))
+
+
+class FolderWatch(Watch):
+    """Follows a copy into a folder by all that is in it."""
+
+    def __init__(self, reference: str, progress: Callable[[PullProgress], None], folder: Path) -> None:
+        super().__init__(reference, progress)
+        self._folder = folder
+
+    def look(self) -> int:
+        """As `Watch.look`: the bytes in the folder."""
+        size = 0
+        for place, _, names in os.walk(self._folder):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    size += os.lstat(f"{place}/{name}").st_size
+        return size
 
 
 class CopyWatch(Watch):
@@ -168,7 +185,7 @@ class CopyWatch(Watch):
 
 @contextlib.asynccontextmanager
 async def _process(
-    command: list[str], feed: Callable[[bytes], None]
+    command: list[str], feed: Callable[[bytes], None], cwd: Path | None
 ) -> AsyncIterator["asyncio.Future[tuple[bytes, bytes, int]]"]:
     """A process in a group of its own, which outlives neither the block nor us: its output, its error text and its code."""
     pdeathsig = shutil.which("setpriv")
@@ -176,6 +193,7 @@ async def _process(
         children.start(
             *([pdeathsig, "--pdeathsig", "KILL"] if pdeathsig else []),
             *command,
+            cwd=cwd,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
