@@ -51,6 +51,7 @@ GOLDEN: list[tuple[type[CrishimError], str]] = [
     (DataLoss, "writing blob: Digest did not match, expected sha256:00, got sha256:11"),
     (FailedPrecondition, "Error loading trust policy: open /etc/containers/policy.json: no such file or directory"),
     (Unknown, "something else"),
+    (DataLoss, "initializing image from source docker://r.example/a/b:1: unsupported schema version 2"),
     (NotFound, "reading manifest one in r.example/a/b: StatusCode: 404, <html>no such page</html>"),
     (PermissionDenied, "reading manifest one in r.example/a/b: StatusCode: 403, "),
     (Unknown, "reading blob sha256:6d99: fetching blob: StatusCode: 404, "),

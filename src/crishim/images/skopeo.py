@@ -232,6 +232,9 @@ def _verdict(text: str, reference: Reference) -> CrishimError | None:
         return PullError(PullReason.SIGNATURE_VALIDATION_FAILED, f"{reference}: {short}")
     if "digest did not match" in low or "digest mismatch" in low or "does not match the digest" in low:
         return DataLoss(f"pulling {reference}: {short}")
+    if "unsupported schema version 2" in low:
+        # skopeo goes by the answer's Content-Type alone, and takes what it does not know for docker's schema 1
+        return DataLoss(f"pulling {reference}: the registry gives the manifest without its media type as Content-Type: {short}")
     if _any(_DENIED, low):
         return PermissionDenied(f"pulling {reference}: {short}")
     if _any(_MISSING, low) or ("reading manifest" in low and "statuscode: 404" in low):
