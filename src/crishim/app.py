@@ -17,8 +17,8 @@ from crishim.config import Config, parse
 from crishim.cri import Dispatcher
 from crishim.cri.dispatch import Call, log_call
 from crishim.errors import CrishimError, InvalidArgument, PermissionDenied
-from crishim.images.puller import PullProgress
 from crishim.images.skopeo import PullSettings
+from crishim.images.skopeo_process import PullProgress
 from crishim.images.store import ContentStore
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.seats import Clock, ImageService, NetnsDialer, Observer

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from crishim.cli.pull import shown
-from crishim.images.puller import PullProgress
+from crishim.images.skopeo_process import PullProgress
 from tests.backends.runc.world import needs
 from tests.node.world import TOOLS, Node, images, one_node, real_plugins
 
@@ -67,3 +67,11 @@ def test_progress_without_a_terminal(tmp_path: Path) -> None:
         for name, done in (("a", 0), ("b", 5 << 20), ("a", 1 << 20), ("b", 10 << 20), ("b", 10 << 20)):
             progress(PullProgress(name, done, 10 << 20))
     assert ["pulled b, 10.0 MiB"] == (tmp_path / "out").read_text().split("\n")[:-1]
+
+
+def test_a_wait_without_a_terminal(tmp_path: Path) -> None:
+    """Each reason to wait has one line, also before the size of the image is known."""
+    with (tmp_path / "out").open("w") as file, shown(Console(file=file, width=100)) as progress:
+        for total, waiting in ((0, "busy"), (0, "busy"), (1, "busy"), (1, ""), (1, "busy")):
+            progress(PullProgress("a", 0, total, waiting))
+    assert ["pulling a: busy"] * 2 == (tmp_path / "out").read_text().split("\n")[:-1]

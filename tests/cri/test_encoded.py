@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from crishim.cri import pb
 from crishim.cri.convert import container
-from crishim.cri.encoded import EncodedItems, batches, field_item, item_batches, varint
+from crishim.cri.encoded import EncodedItems, ListedItems, batches, field_item, varint
 from crishim.model.container import Container, ContainerMetadata, ContainerState
 from crishim.model.values import ContainerId, SandboxId, Versioned
 from tests.strategies import of
@@ -95,11 +95,25 @@ def test_a_streamed_list_is_the_same_list() -> None:
 def test_items_that_are_always_new_are_streamed_too() -> None:
     """A stream of items without versions is made of the same bytes."""
     items = [item(number).item for number in range(10)]
-    messages = list(item_batches(FIELD, container.encode_item, items, limit=300))
+    messages = list(ListedItems(FIELD, container.encode_item).batches(items, limit=300))
     expected = [found.id for found in items]
     assert expected == [
         found.id for message in messages for found in pb.StreamContainersResponse.FromString(message).containers
     ]
+
+
+def test_an_item_that_cannot_be_encoded(caplog: pytest.LogCaptureFixture) -> None:
+    """Lists and streams show the other items, and each version of the item is logged once."""
+    versions = EncodedItems(FIELD, container.encode_item)
+    listed = ListedItems(FIELD, container.encode_item)
+    items = (item(1), item(2, image_ref="\ud800"), item(3))
+    plain = [versioned.item for versioned in items]
+    expected = plainly([items[0], items[2]])
+    for _ in range(3):
+        replies = [versions.join(list(items)), listed.join(plain), *versions.batches(items), *listed.batches(plain)]
+        assert [expected] * 4 == [pb.ListContainersResponse.FromString(reply) for reply in replies]
+    assert [True] * 2 == [f"{2:064x}" in record.getMessage() for record in caplog.records]
+    assert [] == list(listed.batches(plain[1:2]))
 
 
 def test_an_empty_list_has_no_message() -> None:

@@ -31,8 +31,12 @@ NEVER_WRITTEN: Final[Mapping[Field, str]] = {
 """What is read, though the encoder of the same message leaves it out."""
 
 JOINED: Final[Mapping[Field, Callable[..., Message]]] = {
+    ("ListContainerStatsResponse", "stats"): stats.encode_container_item,
     ("ListContainersResponse", "containers"): container.encode_item,
+    ("ListImagesResponse", "images"): image.encode_image,
+    ("ListPodSandboxMetricsResponse", "pod_metrics"): stats.encode_metrics_item,
     ("ListPodSandboxResponse", "items"): sandbox.encode_item,
+    ("ListPodSandboxStatsResponse", "stats"): stats.encode_sandbox_item,
     ("StreamContainerStatsResponse", "container_stats"): stats.encode_container_item,
     ("StreamContainersResponse", "containers"): container.encode_item,
     ("StreamImagesResponse", "images"): image.encode_image,

@@ -163,3 +163,9 @@ def test_checking_content() -> None:
     for digest in (A, "md5:" + "a" * 32):
         with pytest.raises(DataLoss):
             check(b"x", digest, "it")
+
+
+def test_a_platform_that_protobuf_refuses() -> None:
+    """A half of a surrogate pair in a platform is replaced: it stands in messages and in verbose replies."""
+    text = encoded({"os": "linux", "architecture": "\ud800", "rootfs": {"diff_ids": []}})
+    assert Platform("linux", "?") == parse_config(text, 0).platform

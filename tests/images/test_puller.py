@@ -7,9 +7,10 @@ import pytest
 
 from crishim.errors import Aborted, DataLoss, NotFound, PullError
 from crishim.images.manifest import Descriptor, digest_of
-from crishim.images.puller import Pulled, Puller, PullProgress
+from crishim.images.puller import Pulled, Puller, PullHooks
 from crishim.images.reference import parse
 from crishim.images.skopeo import PullSettings
+from crishim.images.skopeo_process import PullProgress
 from crishim.model.image import AuthConfig
 from crishim.system import SystemClock
 
@@ -40,9 +41,14 @@ async def claim(digests: Collection[str]) -> None:
     assert set() == {digest for digest in digests if not digest.startswith("sha256:")}
 
 
+def hooks(*, here: bool, progress: list[PullProgress] | None = None) -> PullHooks:
+    arrived: list[Descriptor] = []
+    reports = [] if progress is None else progress
+    return PullHooks(has=lambda _: here, claim=claim, progress=reports.append, arrived=arrived.append)
+
+
 async def pull(puller: Puller, auth: AuthConfig | None = None, *, here: bool = False) -> Pulled:
-    told: list[PullProgress | Descriptor] = []
-    return await puller.pull(NAME, auth, lambda _: here, claim, told.append, told.append)
+    return await puller.pull(NAME, auth, hooks(here=here))
 
 
 async def test_credentials_are_in_a_file_for_the_pull_alone(make: Make, tmp_path: Path) -> None:
@@ -83,7 +89,7 @@ async def test_what_the_registry_says_is_checked(make: Make) -> None:
     puller = make("cat manifest")
     reference = parse("registry.example/x@sha256:" + "b" * 64)
     with pytest.raises(DataLoss):
-        await puller.pull(reference, None, lambda _: True, claim, lambda _: None, lambda _: None)
+        await puller.pull(reference, None, hooks(here=True))
 
 
 async def test_an_endless_manifest(make: Make) -> None:

@@ -1,6 +1,5 @@
 import base64
 import json
-import tomllib
 
 import attrs
 import pytest
@@ -19,7 +18,7 @@ from crishim.errors import (
 )
 from crishim.images.manifest import Platform
 from crishim.images.reference import parse
-from crishim.images.skopeo import PullSettings, auth_file, copy_command, credentials, failure, inspect_command, without_mirrors
+from crishim.images.skopeo import PullSettings, auth_file, copy_command, credentials, failure, inspect_command
 from crishim.model.image import AuthConfig
 
 REFERENCE = parse("registry.example/a/b:1")
@@ -52,7 +51,14 @@ GOLDEN: list[tuple[type[CrishimError], str]] = [
     (DataLoss, "writing blob: Digest did not match, expected sha256:00, got sha256:11"),
     (FailedPrecondition, "Error loading trust policy: open /etc/containers/policy.json: no such file or directory"),
     (Unknown, "something else"),
+    (DataLoss, "initializing image from source docker://r.example/a/b:1: unsupported schema version 2"),
+    (NotFound, "reading manifest one in r.example/a/b: StatusCode: 404, <html>no such page</html>"),
+    (PermissionDenied, "reading manifest one in r.example/a/b: StatusCode: 403, "),
+    (Unknown, "reading blob sha256:6d99: fetching blob: StatusCode: 404, "),
+    (PullError, "reading blob sha256:6d99: too many requests to registry"),
 ]
+
+DEBUG = 'time="x" level=debug msg="Ping https://r.example/v2/ err x509: unknown authority"\n'
 
 UNLUCKY = "127.0.0.1:5000/denied/x509-access-denied:unauthorized"
 
@@ -61,6 +67,7 @@ UNLUCKY = "127.0.0.1:5000/denied/x509-access-denied:unauthorized"
 def test_what_skopeo_says(kind: type[CrishimError], text: str) -> None:
     """Each text of skopeo's has its meaning."""
     assert kind is type(failure('time="x" level=warning msg="unauthorized"\n' + fatal(text), REFERENCE))
+    assert kind is type(failure(fatal(text) + DEBUG, REFERENCE))
 
 
 def test_an_image_that_is_called_like_an_error() -> None:
@@ -117,13 +124,13 @@ def test_command_lines() -> None:
     """The image is named by its tag, everything keeps its bytes, and loopback registries need no TLS."""
     copied = copy_command(SET, REFERENCE, Platform("linux", "arm", "v7"), "/auth", "/blobs", "/layout")
     assert [
-        *("skopeo", "--registries-conf", "/r.conf", "--policy", "/p.json"),
+        *("skopeo", "--debug", "--registries-conf", "/r.conf", "--policy", "/p.json"),
         *("--override-os=linux", "--override-arch=arm", "--override-variant=v7"),
         *("copy", "--quiet", "--preserve-digests", "--src-authfile", "/auth", "--dest-shared-blob-dir", "/blobs"),
         *("docker://registry.example/a/b:1", "oci:/layout"),
     ] == copied
     here = parse("127.0.0.1:5000/b:1")
-    assert ["skopeo", "inspect", "--raw", "--tls-verify=false", "docker://127.0.0.1:5000/b:1"] == inspect_command(
+    assert ["skopeo", "--debug", "inspect", "--raw", "--tls-verify=false", "docker://127.0.0.1:5000/b:1"] == inspect_command(
         PullSettings(), here, ""
     )
     assert "--src-tls-verify=false" in copy_command(PullSettings(), here, None, "", "/b", "/l")
@@ -175,44 +182,3 @@ def test_the_file_of_credentials() -> None:
     for broken in (b"{", b"[]", b'{"auths": 3}'):
         with pytest.raises(FailedPrecondition):
             auth_file(broken, REFERENCE, {"auth": "new"})
-
-
-CONF = """
-unqualified-search-registries = ["docker.io"]
-[[registry]]
-prefix = "registry.example/a"
-location = "elsewhere.example/a"
-insecure = true
-[[registry.mirror]]
-location = "mirror.example"
-[[registry]]
-prefix = "*.wild.example"
-[[registry.mirror]]
-location = "mirror.example"
-"""
-
-
-@pytest.mark.parametrize(
-    ("name", "mirrored"),
-    [
-        ("registry.example/a/b:1", True),
-        ("registry.example/a", True),
-        ("registry.example/ab:1", False),
-        ("x.wild.example/c", True),
-        ("wild.example.org/c", False),
-    ],
-)
-def test_registries_without_mirrors(name: str, mirrored: bool) -> None:
-    """What is left for an image that has mirrors is the registry itself, as configured (containers-registries.conf(5))."""
-    found = without_mirrors(CONF, parse(name))
-    assert mirrored == (found is not None)
-    if found is not None:
-        first = {"prefix": "registry.example/a", "location": "elsewhere.example/a", "insecure": True}
-        expected = {"unqualified-search-registries": ["docker.io"], "registry": [first, {"prefix": "*.wild.example"}]}
-        assert expected == tomllib.loads(found)
-
-
-@pytest.mark.parametrize("text", ["", "registry = 3", "[[registry", "[[registry]]\nlocation='registry.example'"])
-def test_files_of_registries_that_have_no_mirrors(text: str) -> None:
-    """A file without mirrors, or that nobody can read, gives nothing to try."""
-    assert None is without_mirrors(text, parse("registry.example/a"))

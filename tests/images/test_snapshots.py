@@ -143,3 +143,18 @@ def test_folders_that_overlayfs_cannot_be_told() -> None:
     for name in ("a:b", "a,b", "a\\b"):
         with pytest.raises(InvalidArgument):
             refuse_marks(Path("/store") / name)
+
+
+def test_volumes_belong_to_the_container(place: Path) -> None:
+    """The folder for an image's volumes is on the store's disk, counts as what the container wrote, and goes with the root."""
+    snapshots = made(place)
+    snapshots.hold(C1, (layer(place, "low", "low"),))
+    root = snapshots.prepare(C1)
+    before, _ = snapshots.usage(C1)
+    volume = Path(root.volumes) / "0"
+    volume.mkdir(parents=True)
+    (volume / "f").write_bytes(b"x" * 100_000)
+    after, inodes = snapshots.usage(C1)
+    assert (True, 3) == (100_000 <= after - before < 200_000, inodes)
+    snapshots.release(C1)
+    assert not volume.exists()

@@ -25,8 +25,8 @@ from crishim.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from crishim.images.puller import PullProgress
 from crishim.images.skopeo import PullSettings
+from crishim.images.skopeo_process import PullProgress
 from crishim.images.store import ContentStore
 from crishim.linux.mounts import mount, unmount, unmount_below
 from crishim.model.image import AuthConfig, ImageDetail, ImageSpec
@@ -136,6 +136,40 @@ async def test_removal_by_one_tag_removes_all(store: ContentStore, registry: Reg
     assert ((), None) == (await store.list(), await status(store, second))
     assert {"sha256"} == files(store._content.blobs)
     assert set() == files(store._content.layers)
+
+
+@pytest.mark.parametrize("by", ["id", "digits", "prefix", "tag", "other tag", "digest", "other digest", "tag and digest"])
+async def test_an_image_with_several_names_is_removed_by_each(
+    store: ContentStore, registry: Registry, layout: Layout, by: str
+) -> None:
+    """One image, of two tags and two digests in two repositories, is removed whole by any name; another one stays whole."""
+    made = layout.image([HELLO], {"Cmd": ["one"]}, tag="one")
+    layout.index({os.uname().machine.replace("x86_64", "amd64").replace("aarch64", "arm64"): made}, tag="index")
+    layout.image([HELLO, MORE], {"Cmd": ["other"]}, tag="other")
+    tag, index = registry.push(layout, "one", "several/one:1"), registry.push(layout, "index", "several/index:1")
+    other = registry.push(layout, "other", "several/other:1")
+    image_id = await pull(store, tag)
+    assert image_id == await pull(store, index)
+    kept = await pull(store, other)
+    detail = await status(store, tag)
+    assert detail is not None
+    first, second = detail.image.repo_digests
+    names = {
+        "id": image_id,
+        "digits": image_id[7:],
+        "prefix": image_id[7:19],
+        "tag": tag,
+        "other tag": index,
+        "digest": first,
+        "other digest": second,
+        "tag and digest": f"{tag}@{first.partition('@')[2]}",
+    }
+    await store.remove(ImageSpec(image=names[by]))
+    assert [kept] == [image.id for image in await store.list()]
+    assert [None] * len(names) == [await status(store, name) for name in names.values()]
+    root = Path((await store.prepare(C1, kept)).path)
+    assert {"etc", "etc/more", "bin", "bin/program"} == files(root)
+    await store.release(C1)
 
 
 async def test_a_removal_beside_a_pull(tmp_path: Path, registry: Registry, layout: Layout) -> None:
@@ -265,7 +299,7 @@ async def test_progress_is_told(tmp_path: Path, registry: Registry, layout: Layo
     await pull(store, reference)
     await pull(store, reference)
     total = sum(item["size"] for item in (manifest["config"], *manifest["layers"]))
-    assert (reference, total, total) == attrs.astuple(told[-1])
+    assert (reference, total, total, "") == attrs.astuple(told[-1])
     assert [("fetched", total)] == observer.told
     await store.close()
 

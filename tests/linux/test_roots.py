@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from crishim.linux.roots import make_folder_in_root, read_in_root
+from crishim.linux.roots import read_in_root
 
 
 @pytest.fixture
@@ -50,18 +50,3 @@ def test_links_within_links(root: Path) -> None:
     (root / "store" / "etc" / "passwd").symlink_to("/store/passwd")
     (root / "linked").symlink_to("/store/etc")
     assert b"x" == read_in_root(root, "/linked/passwd")
-
-
-def test_a_folder_of_a_root(root: Path) -> None:
-    """What is missing of a path is made, by way of links that stay inside; what is there stays, and a file is no folder."""
-    (root / "var").mkdir()
-    (root / "out").symlink_to("/../../../var")
-    for path in ("/out/data/deep", "out/data", "etc", "/../up/"):
-        make_folder_in_root(root, path, os.getuid(), os.getgid())
-    (root / "dangling").symlink_to("nowhere")
-    for path in ("/etc/group/x", "/dangling"):
-        with pytest.raises((NotADirectoryError, FileExistsError)):
-            make_folder_in_root(root, path, os.getuid(), os.getgid())
-    found = {str(path.relative_to(root)) for path in root.rglob("*")}
-    assert {"etc", "etc/group", "out", "var", "var/data", "var/data/deep", "up", "dangling"} == found
-    assert 0o755 == (root / "up").stat().st_mode & 0o7777

@@ -115,6 +115,18 @@ CASES = {
         HOST,
         PLACE,
     ),
+    "image-volumes": (
+        attrs.evolve(
+            secured(readonly_rootfs=True),
+            mounts=(Mount(container_path="/var/run/secrets", host_path="/token", readonly=True),),
+        ),
+        HOST,
+        attrs.evolve(
+            PLACE,
+            volumes=FrozenDict({"/var/lib/data": "/volumes/0", "/run": "/volumes/1"}),
+            sources=FrozenDict({"/var/run/secrets": BindSource(path="/token")}),
+        ),
+    ),
     "mapped-host-network": (
         spec(sandbox=HOST_NETWORK),
         HOST,

@@ -49,6 +49,13 @@ def test_ids_that_no_runtime_takes(number: str) -> None:
             resolve_user(spec, PASSWD, GROUP)
 
 
+@pytest.mark.parametrize("number", [-1, MAX_ID + 1, 2**32 - 1])
+def test_supplemental_groups_that_no_runtime_takes(number: int) -> None:
+    """A supplemental group outside the range is refused as the other ids are."""
+    with pytest.raises(InvalidArgument, match="supplemental_groups"):
+        resolve_user(UserSpec(user="www", supplemental_groups=(number,)), PASSWD, GROUP)
+
+
 def test_lines_with_ids_that_no_runtime_takes_are_passed_over() -> None:
     """An image's files may hold anything; a name is not found on a line whose ids cannot be used."""
     passwd = "www:x:²:44::/:\nwww:x:4294967295:44::/:\n".encode() + PASSWD

@@ -11,13 +11,11 @@ import pytest
 from crishim.backends.runc import build
 from crishim.linux.processes import ended, recorded
 from crishim.model.container import ContainerState
-from crishim.model.image import ImageConfig
 from crishim.model.values import ContainerId
 from crishim.monitor.conmon import MONITOR_PROCESS
 from crishim.pods.backend import OciPodBackend
 from crishim.testing import Harness
 from crishim.testing.conformance.candidate import until
-from crishim.testing.harness import IMAGE
 from tests.backends.runc.world import needs, node
 
 pytestmark = [pytest.mark.node, needs("runc", "conmon", "busybox")]
@@ -108,13 +106,3 @@ async def test_a_bundle_of_which_there_is_only_the_folder(world: Harness, tmp_pa
     assert [(bundle.name, ContainerState.CREATED)] == [(held.id, held.state) for held in (await again.inventory()).containers]
     await again.remove_container(ContainerId(bundle.name))
     assert not bundle.exists()
-
-
-async def test_the_volumes_that_an_image_declares(world: Harness, tmp_path: Path) -> None:
-    """A folder that the layers lack is made for the container's root; a file that is in the way stays one (CRI-O's mkdir)."""
-    world.images.add(IMAGE, ImageConfig(cmd=("sleep",), volumes=("/declared/deep", "/etc/passwd")))
-    container_id = await world.run_container(await world.run_sandbox(), "main", "sleep", "600")
-    root = tmp_path / "roots" / container_id
-    assert (True, True) == ((root / "declared" / "deep").is_dir(), (root / "etc" / "passwd").is_file())
-    result = await world.services.streams.exec_sync(container_id, ("touch", "/declared/deep/x"), 10)
-    assert 0 == result.exit_code

@@ -14,7 +14,7 @@ from crishim import app
 from crishim.cli.options import config_option, exit_on_error
 from crishim.config import Config
 from crishim.errors import FailedPrecondition
-from crishim.images.puller import PullProgress
+from crishim.images.skopeo_process import PullProgress
 from crishim.model.image import ImageSpec
 from crishim.play import CallError, connect
 from crishim.testing.harness import sandbox_config
@@ -60,17 +60,21 @@ def shown(console: Console) -> "Iterator[app.Progressed]":
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
     bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     seen: dict[str, TaskID] = {}
+    waits: dict[str, str] = {}
     complete: set[str] = set()
 
-    def progress(told: PullProgress) -> None:
-        name = told.reference
+    def progress(pull: PullProgress) -> None:
+        name = pull.reference
         if name not in seen:
-            seen[name] = bars.add_task(f"pulling {name}", total=told.total)
-        bars.update(seen[name], completed=told.done, total=told.total)
-        if told.done >= told.total and name not in complete:
+            seen[name] = bars.add_task(f"pulling {name}", total=pull.total)
+        if pull.waiting and waits.get(name) != pull.waiting:
+            console.print(f"pulling {name}: {pull.waiting}")
+        waits[name] = pull.waiting
+        bars.update(seen[name], completed=pull.done, total=pull.total)
+        if pull.done >= pull.total > 0 and name not in complete:
             complete.add(name)
             bars.stop_task(seen[name])
-            console.print(f"pulled {name}, {told.total / _MIB:.1f} MiB")
+            console.print(f"pulled {name}, {pull.total / _MIB:.1f} MiB")
             bars.update(seen[name], visible=False)
 
     with bars:

@@ -5,12 +5,15 @@ encoding, "repeated elements"). So a reply that holds nothing but one list is th
 not change since the last list need not be encoded again. The kubelet lists everything once a second; hardly anything changes.
 
 A streamed list is the same bytes in several messages: each has at least one item, an empty list has no message.
+
+An item that protobuf cannot encode is left out and logged: the kubelet needs the others, and asks for them once a second.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
-from google.protobuf.message import Message
+from google.protobuf.message import EncodeError, Message
 
 from crishim.model.values import Versioned
 
@@ -18,7 +21,10 @@ BATCH_BYTES: Final = 1 << 20
 """How large a streamed message grows: far below the 16 MiB that clients take."""
 
 _KEEP_AT_LEAST: Final = 1024
+_MAX_LOGGED: Final = 1024
 _LENGTH_DELIMITED: Final = 2
+
+_log = logging.getLogger(__name__)
 
 
 class HasId(Protocol):
@@ -63,11 +69,40 @@ def batches(parts: Iterable[bytes], limit: int = BATCH_BYTES) -> Iterator[bytes]
         yield b"".join(batch)
 
 
-def item_batches(
-    field_number: int, encode: Callable[[T], Message], items: Iterable[T], limit: int = BATCH_BYTES
-) -> Iterator[bytes]:
-    """A streamed list of items that are always new: `batches` of each one's encoding."""
-    return batches((field_item(field_number, encode(item)) for item in items), limit)
+class ListedItems(Generic[T]):
+    """The items of one repeated field, encoded for each list.
+
+    Made with the field's number and the items' encoder. Each item that cannot be encoded is logged once.
+    """
+
+    def __init__(self, field_number: int, encode: Callable[[T], Message]) -> None:
+        self._field_number = field_number
+        self._encode = encode
+        self._logged: set[str] = set()
+
+    def part(self, item: T) -> bytes:
+        """One item's bytes; none where it cannot be encoded."""
+        try:
+            return field_item(self._field_number, self._encode(item))
+        except (ValueError, TypeError, OverflowError, EncodeError) as error:
+            self._log_once(f"{ascii(item)[:200]} cannot be encoded and is left out of lists: {ascii(str(error))[:200]}")
+            return b""
+
+    def join(self, items: Iterable[T]) -> bytes:
+        """The reply that holds these items and nothing else."""
+        return b"".join(map(self.part, items))
+
+    def batches(self, items: Iterable[T], limit: int = BATCH_BYTES) -> Iterator[bytes]:
+        """The same list, streamed."""
+        return batches(filter(None, map(self.part, items)), limit)
+
+    def _log_once(self, message: str) -> None:
+        if message in self._logged:
+            return
+        if len(self._logged) >= _MAX_LOGGED:
+            self._logged.clear()
+        self._logged.add(message)
+        _log.error("%s", message)
 
 
 class EncodedItems(Generic[Item]):
@@ -79,8 +114,7 @@ class EncodedItems(Generic[Item]):
     """
 
     def __init__(self, field_number: int, encode: Callable[[Item], Message]) -> None:
-        self._field_number = field_number
-        self._encode = encode
+        self._items = ListedItems(field_number, encode)
         self._kept: dict[str, tuple[int, bytes]] = {}
         self._bound = _KEEP_AT_LEAST
         self._joined: tuple[Versioned[Item], ...] | None = None
@@ -97,8 +131,9 @@ class EncodedItems(Generic[Item]):
             item = versioned.item
             entry = kept.get(item.id)
             if entry is None or entry[0] != versioned.version:
-                entry = kept[item.id] = versioned.version, field_item(self._field_number, self._encode(item))
-            parts.append(entry[1])
+                entry = kept[item.id] = versioned.version, self._items.part(item)
+            if entry[1]:
+                parts.append(entry[1])
         if len(kept) > self._bound:
             self._kept = {versioned.item.id: kept[versioned.item.id] for versioned in items}
             self._bound = max(_KEEP_AT_LEAST, 2 * len(items))

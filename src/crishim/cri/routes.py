@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from crishim._proto import cri_pb2 as pb
 from crishim.cri.convert import common, container, image, process, runtime, sandbox, stats
-from crishim.cri.encoded import EncodedItems, item_batches
+from crishim.cri.encoded import EncodedItems, ListedItems
 from crishim.model.container import Container
 from crishim.model.image import Image
 from crishim.model.sandbox import PodSandbox
@@ -69,6 +69,10 @@ def routes() -> dict[str, Row]:
     """The rows by RPC name, with fresh memories for the encoded lists."""
     sandboxes = EncodedItems[PodSandbox](1, sandbox.encode_item)
     containers = EncodedItems[Container](1, container.encode_item)
+    images = ListedItems[Image](1, image.encode_image)
+    container_stats = ListedItems[ContainerStats](1, stats.encode_container_item)
+    sandbox_stats = ListedItems[PodSandboxStats](1, stats.encode_sandbox_item)
+    metrics = ListedItems[PodSandboxMetrics](1, stats.encode_metrics_item)
     # fmt: off
     rows = (
         Unary(RUNTIME, "Version", pb.VersionRequest, runtime.decode_version, lambda s: s.runtime.version, runtime.encode_version),
@@ -92,11 +96,11 @@ def routes() -> dict[str, Row]:
         Unary(RUNTIME, "Attach", pb.AttachRequest, process.decode_attach, lambda s: s.streams.attach, process.encode_attach),
         Unary(RUNTIME, "PortForward", pb.PortForwardRequest, process.decode_port_forward, lambda s: s.streams.port_forward, process.encode_port_forward),
         Unary(RUNTIME, "ContainerStats", pb.ContainerStatsRequest, stats.decode_container, lambda s: s.stats.container, stats.encode_container),
-        Unary(RUNTIME, "ListContainerStats", pb.ListContainerStatsRequest, stats.decode_containers, lambda s: s.stats.containers, stats.encode_containers),
-        Streamed(RUNTIME, "StreamContainerStats", pb.StreamContainerStatsRequest, stats.decode_containers, lambda s: s.stats.containers, _containers_stats),
+        Unary(RUNTIME, "ListContainerStats", pb.ListContainerStatsRequest, stats.decode_containers, lambda s: s.stats.containers, container_stats.join),
+        Streamed(RUNTIME, "StreamContainerStats", pb.StreamContainerStatsRequest, stats.decode_containers, lambda s: s.stats.containers, container_stats.batches),
         Unary(RUNTIME, "PodSandboxStats", pb.PodSandboxStatsRequest, stats.decode_sandbox, lambda s: s.stats.sandbox, stats.encode_sandbox),
-        Unary(RUNTIME, "ListPodSandboxStats", pb.ListPodSandboxStatsRequest, stats.decode_sandboxes, lambda s: s.stats.sandboxes, stats.encode_sandboxes),
-        Streamed(RUNTIME, "StreamPodSandboxStats", pb.StreamPodSandboxStatsRequest, stats.decode_sandboxes, lambda s: s.stats.sandboxes, _sandboxes_stats),
+        Unary(RUNTIME, "ListPodSandboxStats", pb.ListPodSandboxStatsRequest, stats.decode_sandboxes, lambda s: s.stats.sandboxes, sandbox_stats.join),
+        Streamed(RUNTIME, "StreamPodSandboxStats", pb.StreamPodSandboxStatsRequest, stats.decode_sandboxes, lambda s: s.stats.sandboxes, sandbox_stats.batches),
         Unary(RUNTIME, "UpdateRuntimeConfig", pb.UpdateRuntimeConfigRequest, runtime.decode_update_config, lambda s: s.runtime.update_config, common.encode_empty),
         Unary(RUNTIME, "Status", pb.StatusRequest, runtime.decode_status, lambda s: s.runtime.status, runtime.encode_status),
         Unary(RUNTIME, "CheckpointContainer", pb.CheckpointContainerRequest, container.decode_checkpoint, lambda s: s.containers.checkpoint, common.encode_empty),
@@ -104,12 +108,12 @@ def routes() -> dict[str, Row]:
         Unary(RUNTIME, "RestorePod", pb.RestorePodRequest, runtime.decode_restore, lambda s: s.pods.restore, runtime.encode_restore),
         Subscription(RUNTIME, "GetContainerEvents", pb.GetEventsRequest, lambda s: s.events.subscribe(), runtime.encode_event),
         Unary(RUNTIME, "ListMetricDescriptors", pb.ListMetricDescriptorsRequest, common.decode_nothing, lambda s: s.stats.metric_descriptors, stats.encode_metric_descriptors),
-        Unary(RUNTIME, "ListPodSandboxMetrics", pb.ListPodSandboxMetricsRequest, common.decode_nothing, lambda s: s.stats.metrics, stats.encode_metrics),
-        Streamed(RUNTIME, "StreamPodSandboxMetrics", pb.StreamPodSandboxMetricsRequest, common.decode_nothing, lambda s: s.stats.metrics, _metrics),
+        Unary(RUNTIME, "ListPodSandboxMetrics", pb.ListPodSandboxMetricsRequest, common.decode_nothing, lambda s: s.stats.metrics, metrics.join),
+        Streamed(RUNTIME, "StreamPodSandboxMetrics", pb.StreamPodSandboxMetricsRequest, common.decode_nothing, lambda s: s.stats.metrics, metrics.batches),
         Unary(RUNTIME, "RuntimeConfig", pb.RuntimeConfigRequest, common.decode_nothing, lambda s: s.runtime.config, runtime.encode_config),
         Unary(RUNTIME, "UpdatePodSandboxResources", pb.UpdatePodSandboxResourcesRequest, sandbox.decode_update_resources, lambda s: s.sandboxes.update_resources, common.encode_empty),
-        Unary(IMAGE, "ListImages", pb.ListImagesRequest, image.decode_list, lambda s: s.images.list, image.encode_list),
-        Streamed(IMAGE, "StreamImages", pb.StreamImagesRequest, image.decode_list, lambda s: s.images.list, _images),
+        Unary(IMAGE, "ListImages", pb.ListImagesRequest, image.decode_list, lambda s: s.images.list, images.join),
+        Streamed(IMAGE, "StreamImages", pb.StreamImagesRequest, image.decode_list, lambda s: s.images.list, images.batches),
         Unary(IMAGE, "ImageStatus", pb.ImageStatusRequest, image.decode_status, lambda s: s.images.status, image.encode_status),
         Unary(IMAGE, "PullImage", pb.PullImageRequest, image.decode_pull, lambda s: s.images.pull, image.encode_pull),
         Unary(IMAGE, "RemoveImage", pb.RemoveImageRequest, image.decode_remove, lambda s: s.images.remove, common.encode_empty),
@@ -117,19 +121,3 @@ def routes() -> dict[str, Row]:
     )
     # fmt: on
     return {row.name: row for row in rows}
-
-
-def _containers_stats(items: Iterable[ContainerStats]) -> Iterable[bytes]:
-    return item_batches(1, stats.encode_container_item, items)
-
-
-def _sandboxes_stats(items: Iterable[PodSandboxStats]) -> Iterable[bytes]:
-    return item_batches(1, stats.encode_sandbox_item, items)
-
-
-def _metrics(items: Iterable[PodSandboxMetrics]) -> Iterable[bytes]:
-    return item_batches(1, stats.encode_metrics_item, items)
-
-
-def _images(items: Iterable[Image]) -> Iterable[bytes]:
-    return item_batches(1, image.encode_image, items)

@@ -19,14 +19,14 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final
 
 import attrs
 
 from crishim.errors import CrishimError, DataLoss, FailedPrecondition, PermissionDenied
-from crishim.images.layers import Unpacked, renamed, settle
+from crishim.images.layers import renamed
 from crishim.images.manifest import Configuration, check, parse_config
 from crishim.images.snapshots import refuse_marks
 from crishim.images.table import ImageEntry, dump, load
@@ -42,6 +42,16 @@ _PAUSE: Final = 0.05
 class LayerSize:
     """What an unpacked layer takes, rounded up to blocks."""
 
+    bytes: int
+    inodes: int
+
+
+@attrs.frozen
+class UnpackedLayer:
+    """A layer in `place`/fs that has no name yet. `bytes` and `inodes` are what it takes, rounded up to blocks."""
+
+    place: Path
+    diff_id: str
     bytes: int
     inodes: int
 
@@ -152,27 +162,20 @@ class Content:
         with renamed("making a folder"):
             return Path(tempfile.mkdtemp(dir=self.tmp))
 
-    def adopt(self, layers: Sequence[tuple[str, Unpacked | None]]) -> None:
-        """Give unpacked layers of one image their places, from the bottom to the top; None is for one that has its place.
+    def adopt(self, layers: Mapping[str, UnpackedLayer]) -> None:
+        """Give unpacked and settled layers of one image their places, by chain id.
 
         Everything is on the disk before it has its name.
         """
         with renamed("storing layers"):
-            lowers: list[Path] = []
-            for chain_id, layer in layers:
-                if layer is None:
-                    lowers.insert(0, self.layer(chain_id))
-                    continue
-                root = Path(layer.tree.root)
-                settle(layer, lowers)
+            for layer in layers.values():
                 size = LayerSize(layer.bytes, layer.inodes)
-                (root.parent / "layer.json").write_text(json.dumps(attrs.asdict(size)), encoding="utf-8")
-                lowers.insert(0, root)
+                (layer.place / "layer.json").write_text(json.dumps(attrs.asdict(size)), encoding="utf-8")
             self._sync_all()
             with self._naming:
-                for chain_id, layer in layers:
-                    if layer is not None and chain_id not in self.sizes:
-                        Path(layer.tree.root).parent.rename(self._layer(chain_id))
+                for chain_id, layer in layers.items():
+                    if chain_id not in self.sizes:
+                        layer.place.rename(self.layer(chain_id).parent)
                         self.sizes[chain_id] = LayerSize(layer.bytes, layer.inodes)
             _sync_folder(self.layers)
 

@@ -15,7 +15,7 @@ import posixpath
 import shutil
 import stat
 import tarfile as tar
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -46,25 +46,24 @@ class Unpacked:
     inodes: int
 
 
-def unpack(blob: Path, folder: Path, stopped: Callable[[], bool] = lambda: False) -> Unpacked:
-    """Unpack a blob into a folder, which must be empty and ours alone. For a thread; `stopped` ends it with `InterruptedError`.
+def unpack(blob: Path, folder: Path) -> Unpacked:
+    """Unpack a blob into a folder, which must be empty and ours alone. Blocks.
 
     Raises `DataLoss` for a layer that is broken or leads out of its folder, and `ResourceExhausted` for a full disk.
     """
-    with renamed(f"unpacking {blob.name[:12]}"), LayerStream(blob, stopped) as stream:
+    with renamed(f"unpacking {blob.name[:12]}"), LayerStream(blob) as stream:
         folder.chmod(0o755)
         writer = _Writer(Tree(str(folder)), stream)
         writer.write_all()
         return Unpacked(writer.tree, stream.digest(), writer.bytes, writer.inodes)
 
 
-def settle(layer: Unpacked, lowers: Sequence[Path]) -> None:
-    """Bring in what a layer takes from those below it, the topmost first, all of them settled. For a thread; to be done once.
+def settle(tree: Tree, lowers: Sequence[Path]) -> None:
+    """Bring in what a layer takes from those below it, the topmost first, all of them settled. Blocks; to be done once.
 
     Raises `DataLoss` for a hard link to what is nowhere, and `ResourceExhausted` for a full disk.
     """
     with renamed("unpacking"):
-        tree = layer.tree
         waiting: list[tuple[int, str]] = []
         while waiting or tree.fresh:
             for place in tree.fresh:
@@ -105,7 +104,7 @@ def renamed(doing: str) -> Iterator[None]:
     """The kernel's and tarfile's errors in our words."""
     try:
         yield
-    except (CrishimError, InterruptedError):
+    except CrishimError:
         raise
     except OSError as error:
         raise from_os_error(error, doing) from error

@@ -134,7 +134,21 @@ def parse_config(data: bytes, layers: int) -> Configuration:
         diff_ids = tuple(str(item) for item in top["rootfs"].get("diff_ids") or ())
         if len(diff_ids) != layers or not all(valid_digest(item) for item in diff_ids):
             raise DataLoss(f"the image configuration speaks of {len(diff_ids)} layers, and the manifest of {layers}")
-        return Configuration(_image_config(_object(top.get("config") or {})), diff_ids, _platform(top))
+        return Configuration(image_config(_object(top.get("config") or {})), diff_ids, _platform(top))
+
+
+def image_config(value: dict[str, Any]) -> ImageConfig:
+    """The `config` of an image configuration (image-spec, config.md). Texts are cleaned; wrong shapes raise `TypeError`."""
+    return ImageConfig(
+        entrypoint=_texts(value.get("Entrypoint")),
+        cmd=_texts(value.get("Cmd")),
+        env=_texts(value.get("Env")),
+        working_dir=_text(value.get("WorkingDir")),
+        user=_text(value.get("User")),
+        stop_signal=_text(value.get("StopSignal")),
+        volumes=tuple(sorted(map(_text, _object(value.get("Volumes") or {})))),
+        labels=FrozenDict({_text(key): _text(text) for key, text in _object(value.get("Labels") or {}).items()}),
+    )
 
 
 def chain_ids(diff_ids: Iterable[str]) -> tuple[str, ...]:
@@ -184,19 +198,6 @@ def _variant(platform: Platform) -> int:
     return int(digits) if digits.isdecimal() else 0
 
 
-def _image_config(value: dict[str, Any]) -> ImageConfig:
-    return ImageConfig(
-        entrypoint=_texts(value.get("Entrypoint")),
-        cmd=_texts(value.get("Cmd")),
-        env=_texts(value.get("Env")),
-        working_dir=_text(value.get("WorkingDir")),
-        user=_text(value.get("User")),
-        stop_signal=_text(value.get("StopSignal")),
-        volumes=tuple(sorted(map(_text, _object(value.get("Volumes") or {})))),
-        labels=FrozenDict({_text(key): _text(text) for key, text in _object(value.get("Labels") or {}).items()}),
-    )
-
-
 def _descriptor(value: Any) -> Descriptor:
     digest, size = value["digest"], value["size"]
     if not isinstance(digest, str) or not valid_digest(digest) or not isinstance(size, int) or not 0 <= size < _MOST_BYTES:
@@ -206,7 +207,7 @@ def _descriptor(value: Any) -> Descriptor:
 
 
 def _platform(value: dict[str, Any]) -> Platform:
-    return Platform(str(value.get("os", "")), str(value.get("architecture", "")), str(value.get("variant") or ""))
+    return Platform(_text(value.get("os")), _text(value.get("architecture")), _text(value.get("variant")))
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -214,7 +215,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _text(value: Any) -> str:
-    """A text that every encoding of ours can carry: JSON may hold halves of surrogate pairs."""
+    """A text that UTF-8 can carry: JSON may hold halves of surrogate pairs, which protobuf refuses."""
     return str(value or "").encode("utf-8", "replace").decode("utf-8")
 
 

@@ -1,26 +1,39 @@
-"""One pull: from a name to blobs on the disk, by two runs of skopeo.
+"""One pull: from a name to blobs on the disk, by two runs of skopeo for each endpoint that is tried.
 
 The first asks the registry what it has under the name: the bytes of that answer are what the image's digest is of. The second
 brings configuration and layers, each verified by skopeo against its digest, each into its place when it is whole, so that a
-pull that was interrupted goes on with the next blob. Credentials travel in a file of mode 0600 that lives as long as the pull.
+pull that was interrupted goes on with the next blob, from whichever endpoint. Credentials travel in a file of mode 0600 that
+lives as long as the pull.
 """
 
 import asyncio
-import contextlib
+import hashlib
 import json
 import logging
 import os
 import platform
 import shutil
-import signal
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final
 
 import attrs
 
-from crishim.errors import Aborted, DataLoss, NotFound, PermissionDenied, PullError, PullReason, Unavailable, renaming
+from crishim.errors import (
+    Aborted,
+    CrishimError,
+    DataLoss,
+    NotFound,
+    PermissionDenied,
+    PullError,
+    PullReason,
+    ResourceExhausted,
+    Unavailable,
+    Unknown,
+    renaming,
+)
+from crishim.images.endpoints import Endpoint, endpoints, registries_conf
 from crishim.images.manifest import (
     Descriptor,
     Index,
@@ -33,28 +46,24 @@ from crishim.images.manifest import (
     this_platform,
 )
 from crishim.images.reference import Reference
-from crishim.images.skopeo import PullSettings, auth_file, copy_command, credentials, failure, inspect_command, without_mirrors
+from crishim.images.skopeo import (
+    PullSettings,
+    auth_file,
+    copy_command,
+    credentials,
+    failure,
+    foreign_command,
+    inspect_command,
+    layers_command,
+)
+from crishim.images.skopeo_process import MAX_OUTPUT, CopyWatch, FolderWatch, PullProgress, Watch, run
 from crishim.interfaces.seats import Clock
-from crishim.linux.children import children
 from crishim.model.image import AuthConfig
 
+_MAX_NESTED: Final = 4
+_CONF: Final = "containers/registries.conf"
+
 _log = logging.getLogger(__name__)
-
-_POLL: Final = 0.1
-_MOST_TEXT: Final = 1 << 16
-_MOST_NESTED: Final = 4
-_REGISTRIES_CONF: Final = "/etc/containers/registries.conf"
-_MOST_MANIFEST: Final = 4 << 20
-"""What registries accept and clients read of a manifest (distribution-spec, "Pushing Manifests")."""
-
-
-@attrs.frozen
-class PullProgress:
-    """How far a pull is: bytes that are here, and bytes of all of it."""
-
-    reference: str
-    done: int
-    total: int
 
 
 @attrs.frozen
@@ -75,6 +84,21 @@ class Pulled:
     copied: Copied | None
 
 
+@attrs.frozen(kw_only=True)
+class PullHooks:
+    """What a pull asks and reports, all on the event loop.
+
+    `has` is asked whether the digest that the registry named is already here: then nothing is copied. `claim` is awaited with
+    every digest that the copy may have, before it is looked which are here: from then on none may be deleted. `arrived` is
+    called with each layer when it is whole; after a failure of one endpoint it may be called with the same layer again.
+    """
+
+    has: Callable[[str], bool]
+    claim: Callable[[Collection[str]], Awaitable[None]]
+    progress: Callable[[PullProgress], None]
+    arrived: Callable[[Descriptor], None]
+
+
 class Puller:
     """Runs pulls, any number beside one another. `blobs` takes content as `ALGORITHM/HEX`; `scratch` what is under way."""
 
@@ -85,115 +109,43 @@ class Puller:
         self._settings = settings
         self._platform = this_platform(platform.machine())
 
-    def blob(self, digest: str) -> Path:
-        """Where content of a digest is, or will be."""
-        algorithm, _, digits = digest.partition(":")
-        return self._blobs / algorithm / digits
+    async def pull(self, reference: Reference, auth: AuthConfig | None, hooks: PullHooks) -> Pulled:
+        """Bring everything of an image into `blobs`, from the first endpoint that has all of it: its mirrors, then itself.
 
-    async def pull(
-        self,
-        reference: Reference,
-        auth: AuthConfig | None,
-        has: Callable[[str], bool],
-        claim: Callable[[Collection[str]], Awaitable[None]],
-        progress: Callable[[PullProgress], None],
-        arrived: Callable[[Descriptor], None],
-    ) -> Pulled:
-        """Bring everything of an image into `blobs`.
-
-        `has` is asked whether the digest that the registry named is already here: then nothing is copied. `claim` is awaited
-        with every digest that the copy may have, before it is looked which are here: from then on none may be deleted.
-        `arrived` is called with each layer when it is whole. Raises `NotFound`, `PermissionDenied`, `PullError`,
-        `ResourceExhausted`, `DataLoss`, and `Unavailable` where skopeo is missing.
+        Raises `NotFound`, `PermissionDenied`, `PullError`, `ResourceExhausted` for a full disk, `DataLoss`, and `Unavailable`
+        where skopeo is missing.
         """
         program = shutil.which(self._settings.program)
         if program is None:
             raise Unavailable(f"{self._settings.program} is not on PATH, and pulls images: apt-get install skopeo")
         settings = attrs.evolve(self._settings, program=program)
-        with tempfile.TemporaryDirectory(dir=self._scratch) as folder, renaming({OSError: Unavailable}):
-            place = Path(folder)
-            authfile = self._write_auth(place, reference, auth)
-            caller = _Caller(has, claim, progress, arrived)
-            try:
-                return await self._bring(settings, reference, authfile, place, caller)
-            except (NotFound, PermissionDenied, PullError, DataLoss) as error:
-                upstream = await asyncio.to_thread(self._upstream, place, reference)
-                if not upstream:
-                    raise
-                _log.warning("%s: its mirrors are left out after %s", reference, error)
-                settings = attrs.evolve(settings, registries_conf=upstream)
+        with tempfile.TemporaryDirectory(dir=self._scratch) as name, renaming({OSError: Unavailable}):
+            folder = Path(name)
+            authfile = self._write_auth(folder, reference, auth)
+            files = await asyncio.to_thread(_registries_files, settings.registries_conf)
+            failures: list[tuple[str, CrishimError]] = []
+            for number, endpoint in enumerate(endpoints(files, reference) or (None,)):
+                place = folder / str(number)
+                place.mkdir()
+                attempt = _Attempt(
+                    settings=_settings_for(settings, reference, endpoint, files, place),
+                    reference=reference,
+                    subject=f"{reference} from {endpoint.repository}" if endpoint else str(reference),
+                    authfile=authfile,
+                    place=place,
+                    blobs=self._blobs,
+                    platform=self._platform,
+                    clock=self._clock,
+                    hooks=hooks,
+                )
                 try:
-                    return await self._bring(settings, reference, authfile, place, caller)
-                except PullError as worse:
-                    raise error from worse  # the registry has not answered: what the mirrors said is all there is
-
-    async def _bring(
-        self, settings: PullSettings, reference: Reference, authfile: str, place: Path, caller: "_Caller"
-    ) -> Pulled:
-        layout = place / "layout"
-        for _ in range(2):
-            shutil.rmtree(layout, ignore_errors=True)
-            asked = await self._ask(settings, reference, authfile)
-            if caller.has(asked.digest):
-                return Pulled(asked.digest, None)
-            command = copy_command(settings, asked.source, asked.platform, authfile, str(self._blobs), str(layout))
-            layers = (layer.digest for layer in asked.manifest.layers)
-            await caller.claim((*asked.allowed, asked.manifest.config.digest, *layers))
-            missing = self._missing(asked.manifest)
-            watch = _CopyProgress(str(reference), self.blob, asked.manifest, layout, caller.progress, caller.arrived)
-            await self._run(command, reference, watch)
-            digest, data = self._copied(layout)
-            copied = parse_manifest(data)
-            if digest in asked.allowed and isinstance(copied, Manifest):
-                return Pulled(asked.digest, Copied(digest, len(data), copied, missing))
-        raise Aborted(f"{reference} was pushed anew while it was being pulled")
-
-    def _upstream(self, place: Path, reference: Reference) -> str:
-        """A file of registries without the mirrors of this image; empty where it has none."""
-        try:
-            text = Path(self._settings.registries_conf or _REGISTRIES_CONF).read_text(encoding="utf-8")
-        except (OSError, ValueError):
-            return ""
-        without = without_mirrors(text, reference)
-        if without is None:
-            return ""
-        path = place / "registries.conf"
-        path.write_text(without, encoding="utf-8")
-        return str(path)
-
-    async def _ask(self, settings: PullSettings, reference: Reference, authfile: str) -> "_Asked":
-        data = await self._run(inspect_command(settings, reference, authfile), reference, None)
-        digest = reference.digest or digest_of(data)
-        found = parse_manifest(check(data, digest, str(reference)))
-        if isinstance(found, Manifest):
-            return _Asked(digest, frozenset({digest}), None, found, reference)
-        chosen = choose(found, self._platform)
-        one, manifest = await self._manifest(settings, reference, chosen, authfile)
-        if isinstance(manifest, Manifest) and chosen.platform:
-            return _Asked(digest, frozenset(item.digest for item in found.manifests), chosen.platform, manifest, reference)
-        for _ in range(_MOST_NESTED):
-            if isinstance(manifest, Manifest):
-                # skopeo chooses by platform, and out of one index: what it cannot find is named by its digest
-                return _Asked(digest, frozenset({one.digest}), None, manifest, one)
-            one, manifest = await self._manifest(settings, reference, choose(manifest, self._platform), authfile)
-        raise DataLoss(f"{reference} is an index within more than {_MOST_NESTED} others")
-
-    async def _manifest(
-        self, settings: PullSettings, reference: Reference, item: Descriptor, authfile: str
-    ) -> tuple[Reference, Manifest | Index]:
-        """What an index leads to, and its name by digest."""
-        one = attrs.evolve(reference, tag="", digest=item.digest)
-        data = await self._run(inspect_command(settings, one, authfile), reference, None)
-        return one, parse_manifest(check(data, item.digest, str(one)))
-
-    def _missing(self, manifest: Manifest) -> int:
-        wanted = {item.digest: item.size for item in (*manifest.layers, manifest.config)}
-        return sum(size for digest, size in wanted.items() if not self.blob(digest).exists())
-
-    def _copied(self, layout: Path) -> tuple[str, bytes]:
-        index = json.loads((layout / "index.json").read_bytes())
-        digest = str(index["manifests"][0]["digest"])
-        return digest, check(self.blob(digest).read_bytes(), digest, "the manifest")
+                    return await attempt.pull()
+                except ResourceExhausted:
+                    raise
+                except CrishimError as error:
+                    failures.append((endpoint.repository if endpoint else "", error))
+                    _log.debug("pulling %s: %s", attempt.subject, error)
+            raise _verdict(failures)
 
     def _write_auth(self, place: Path, reference: Reference, auth: AuthConfig | None) -> str:
         entry = credentials(reference, auth)
@@ -206,47 +158,152 @@ class Puller:
             file.write(auth_file(base, reference, entry))
         return str(path)
 
-    async def _run(self, command: list[str], reference: Reference, watch: "_CopyProgress | None") -> bytes:
-        """Run skopeo to its end, and give its output. A run that moves nothing for too long is ended."""
-        async with _process(command) as talking:
-            moved, size = self._clock.monotonic(), 0
-            while not talking.done():
-                await self._pause(talking)
-                now, before = self._clock.monotonic(), size
-                if watch is not None:
-                    size = await asyncio.to_thread(watch.look)
-                    watch.tell()
-                if size != before:
-                    moved = now
-                elif now - moved > self._settings.stall and not talking.done():
-                    message = f"{reference}: nothing has come for {self._settings.stall:g} seconds"
-                    raise PullError(PullReason.REGISTRY_UNAVAILABLE, message)
-            output, text, code = talking.result()
-        if code != 0:
-            raise failure(text.decode(errors="replace"), reference)
-        if len(output) >= _MOST_MANIFEST:
-            raise DataLoss(f"{reference}: its manifest is larger than {_MOST_MANIFEST} bytes")
-        return output
 
-    async def _pause(self, talking: "asyncio.Future[tuple[bytes, bytes, int]]") -> None:
-        pause = asyncio.create_task(self._clock.sleep(_POLL))
-        pause.add_done_callback(lambda _: waiting.set())
-        talking.add_done_callback(lambda _: waiting.set())
-        waiting = asyncio.Event()
+def _registries_files(configured: str) -> list[bytes]:
+    """The files that skopeo reads, later ones overriding: the configured, a user's or the node's, and those of two folders."""
+    user, node = Path(os.environ.get("HOME") or "/nonexistent") / ".config" / _CONF, Path("/etc") / _CONF
+    main = Path(configured) if configured else user if user.exists() else node
+    more = [file for conf in (node, user) for file in sorted(conf.with_name(conf.name + ".d").glob("*.conf"))]
+    return [file.read_bytes() for file in (main, *more) if file.is_file()]
+
+
+def _settings_for(
+    settings: PullSettings, reference: Reference, endpoint: Endpoint | None, files: Sequence[bytes], place: Path
+) -> PullSettings:
+    """The settings for one endpoint. Without any, skopeo reads its own configuration."""
+    if endpoint is None:
+        return settings
+    conf = place / "registries.conf"
+    conf.write_text(registries_conf(files, reference, endpoint), encoding="utf-8")
+    return attrs.evolve(settings, registries_conf=str(conf))
+
+
+def _verdict(failures: Sequence[tuple[str, CrishimError]]) -> CrishimError:
+    """What a pull fails with: the registry's own failure, but a mirror's clear answer where the registry gave none."""
+    error = failures[-1][1]
+    if isinstance(error, Unknown) or (isinstance(error, PullError) and error.reason is PullReason.REGISTRY_UNAVAILABLE):
+        error = next((other for _, other in failures if isinstance(other, NotFound | PermissionDenied)), error)
+    others = [f"{where}: {other.message[:300]}" for where, other in failures if other is not error]
+    if others:
+        error.message = f"{error.message} (other endpoints failed, too: {'; '.join(others)})"
+        error.args = (error.message,)
+    return error
+
+
+@attrs.frozen(kw_only=True)
+class _Attempt:
+    """A pull from one endpoint. `subject` names both in messages, `place` is a folder for what is under way."""
+
+    settings: PullSettings
+    reference: Reference
+    subject: str
+    authfile: str
+    place: Path
+    blobs: Path
+    platform: Platform
+    clock: Clock
+    hooks: PullHooks
+
+    async def pull(self) -> Pulled:
+        """See `Puller.pull`."""
+        for _ in range(2):
+            asked = await self._ask()
+            if self.hooks.has(asked.digest):
+                return Pulled(asked.digest, None)
+            layout = self.place / "layout"
+            command = copy_command(self.settings, asked.source, asked.platform, self.authfile, str(self.blobs), str(layout))
+            await self.hooks.claim(
+                (*asked.allowed, asked.manifest.config.digest, *(layer.digest for layer in asked.manifest.layers))
+            )
+            missing = self._missing(asked.manifest)
+            progress, arrived = self.hooks.progress, self.hooks.arrived
+            await self._run(command, CopyWatch(str(self.reference), progress, self._blob, asked.manifest, layout, arrived))
+            digest, data = self._copied(layout)
+            copied = parse_manifest(data)
+            if digest in asked.allowed and isinstance(copied, Manifest):
+                await self._fetch_foreign(asked, copied)
+                return Pulled(asked.digest, Copied(digest, len(data), copied, missing))
+            shutil.rmtree(layout)
+        raise Aborted(f"{self.subject} was pushed anew while it was being pulled")
+
+    async def _ask(self) -> "_Asked":
+        data = await self._inspect(self.reference)
+        digest = self.reference.digest or digest_of(data)
+        found = parse_manifest(check(data, digest, self.subject))
+        if isinstance(found, Manifest):
+            return _Asked(digest, frozenset({digest}), None, found, self.reference)
+        chosen = choose(found, self.platform)
+        one, manifest = await self._manifest(chosen)
+        if isinstance(manifest, Manifest) and chosen.platform:
+            return _Asked(digest, frozenset(item.digest for item in found.manifests), chosen.platform, manifest, self.reference)
+        for _ in range(_MAX_NESTED):
+            if isinstance(manifest, Manifest):
+                # skopeo chooses by platform, and out of one index: what it cannot find is named by its digest
+                return _Asked(digest, frozenset({one.digest}), None, manifest, one)
+            one, manifest = await self._manifest(choose(manifest, self.platform))
+        raise DataLoss(f"{self.subject} is an index within more than {_MAX_NESTED} others")
+
+    async def _manifest(self, item: Descriptor) -> tuple[Reference, Manifest | Index]:
+        """What an index leads to, and its name by digest."""
+        one = attrs.evolve(self.reference, tag="", digest=item.digest)
+        return one, parse_manifest(check(await self._inspect(one), item.digest, str(one)))
+
+    async def _inspect(self, reference: Reference) -> bytes:
+        command = inspect_command(self.settings, reference, self.authfile)
+        return await self._run(command, Watch(str(self.reference), self.hooks.progress))
+
+    async def _run(self, command: list[str], watch: Watch, cwd: Path | None = None) -> bytes:
+        """Run skopeo to its end, and give its output."""
+        ended = await run(command, self.subject, self.settings.stall, self.clock, watch, cwd)
+        if ended.code != 0:
+            raise failure(ended.log, self.reference)
+        if len(ended.output) >= MAX_OUTPUT:
+            raise DataLoss(f"{self.subject}: its manifest is larger than {MAX_OUTPUT} bytes")
+        return ended.output
+
+    async def _fetch_foreign(self, asked: "_Asked", manifest: Manifest) -> None:
+        """Bring the layers that have URLs, which a copy leaves out: from the registry if it has them, else from the URLs."""
+        missing = [layer.digest for layer in manifest.layers if not self._blob(layer.digest).exists()]
+        if not missing:
+            return
+        folder = self.place / "foreign"
+        folder.mkdir()
+        watch = FolderWatch(str(self.reference), self.hooks.progress, folder)
         try:
-            await waiting.wait()
-        finally:
-            pause.cancel()
+            await self._run(layers_command(self.settings, asked.source, self.authfile, missing), watch, folder)
+        except ResourceExhausted:
+            raise
+        except CrishimError as error:
+            _log.debug("layers of %s come from their URLs, not from the registry: %s", self.subject, error)
+            target = str(folder / "image")
+            command = foreign_command(self.settings, asked.source, asked.platform, self.authfile, target)
+            await self._run(command, watch, folder)
+        await asyncio.to_thread(self._take_in, folder, missing)
 
+    def _take_in(self, folder: Path, digests: Sequence[str]) -> None:
+        found = {path.name: path for path in folder.glob("*/*")}
+        for digest in digests:
+            path = found.get(digest.partition(":")[2])
+            if path is None:
+                raise DataLoss(f"{self.subject}: neither the registry nor a URL has the layer {digest}")
+            with path.open("rb") as file:
+                if digest.partition(":")[2] != hashlib.file_digest(file, digest.partition(":")[0]).hexdigest():
+                    raise DataLoss(f"{self.subject}: what came for the layer {digest} is something else")
+            self._blob(digest).parent.mkdir(exist_ok=True)
+            path.rename(self._blob(digest))
 
-@attrs.frozen
-class _Caller:
-    """What `Puller.pull` asks of its caller, and tells it."""
+    def _blob(self, digest: str) -> Path:
+        algorithm, _, digits = digest.partition(":")
+        return self.blobs / algorithm / digits
 
-    has: Callable[[str], bool]
-    claim: Callable[[Collection[str]], Awaitable[None]]
-    progress: Callable[[PullProgress], None]
-    arrived: Callable[[Descriptor], None]
+    def _missing(self, manifest: Manifest) -> int:
+        wanted = {item.digest: item.size for item in (*manifest.layers, manifest.config)}
+        return sum(size for digest, size in wanted.items() if not self._blob(digest).exists())
+
+    def _copied(self, layout: Path) -> tuple[str, bytes]:
+        index = json.loads((layout / "index.json").read_bytes())
+        digest = str(index["manifests"][0]["digest"])
+        return digest, check(self._blob(digest).read_bytes(), digest, "the manifest")
 
 
 @attrs.frozen
@@ -258,90 +315,3 @@ class _Asked:
     platform: Platform | None
     manifest: Manifest
     source: Reference
-
-
-class _CopyProgress:
-    """Follows a copy by the sizes of its files, since skopeo says nothing on a pipe."""
-
-    def __init__(
-        self,
-        reference: str,
-        blob: Callable[[str], Path],
-        manifest: Manifest,
-        layout: Path,
-        progress: Callable[[PullProgress], None],
-        arrived: Callable[[Descriptor], None],
-    ) -> None:
-        self._reference = reference
-        self._blob = blob
-        self._layout = layout
-        self._progress = progress
-        self._arrived = arrived
-        self._total = manifest.size
-        self._awaited = list(dict.fromkeys((*manifest.layers, manifest.config)))
-        self._config = manifest.config
-        self._here: list[Descriptor] = []
-        self._whole = self._partial = 0
-
-    def look(self) -> int:
-        """A number that changes when anything came. Called on a thread."""
-        self._here += [item for item in self._awaited if self._blob(item.digest).exists()]
-        self._awaited = [item for item in self._awaited if item not in self._here]
-        partial = 0
-        with contextlib.suppress(OSError):
-            for entry in os.scandir(self._layout):
-                if entry.name.startswith("oci-put-blob"):
-                    with contextlib.suppress(OSError):
-                        partial += entry.stat().st_size
-        self._partial = partial
-        return self._whole + sum(item.size for item in self._here) + partial
-
-    def tell(self) -> None:
-        """Pass on what the last look saw."""
-        here, self._here = self._here, []
-        self._whole += sum(item.size for item in here)
-        for item in here:
-            if item != self._config:
-                self._arrived(item)
-        self._progress(PullProgress(self._reference, min(self._whole + self._partial, self._total), self._total))
-
-
-@contextlib.asynccontextmanager
-async def _process(command: list[str]) -> AsyncIterator["asyncio.Future[tuple[bytes, bytes, int]]"]:
-    """A process in a group of its own, which outlives neither the block nor us: its output, its error text and its code."""
-    pdeathsig = shutil.which("setpriv")
-    starting = asyncio.create_task(
-        children.start(
-            *([pdeathsig, "--pdeathsig", "KILL"] if pdeathsig else []),
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    )
-    try:
-        process = await asyncio.shield(starting)
-    except asyncio.CancelledError:
-        _kill(await starting)
-        raise
-    talking = asyncio.gather(_read(process.stdout, _MOST_MANIFEST), _read(process.stderr, _MOST_TEXT), process.wait())
-    try:
-        yield talking
-    finally:
-        _kill(process)
-        await asyncio.shield(talking)
-
-
-def _kill(process: asyncio.subprocess.Process) -> None:
-    """End a process that still runs, with its group."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-async def _read(stream: asyncio.StreamReader | None, most: int) -> bytes:
-    """All of a stream; what is beyond `most` bytes is dropped, oldest first for texts that end with what matters."""
-    data = b""
-    while stream is not None and (piece := await stream.read(1 << 16)):
-        data = (data + piece)[-most:]
-    return data

@@ -1,4 +1,4 @@
-"""skopeo's words: its command lines, its files of credentials and registries, and what its error texts mean (pure).
+"""skopeo's words: its command lines, its file of credentials, and what its error texts mean (pure).
 
 skopeo answers 1 for everything that can go wrong, so its text is all there is: `failure` is the one place that reads it.
 """
@@ -6,7 +6,6 @@ skopeo answers 1 for everything that can go wrong, so its text is all there is: 
 import base64
 import json
 import re
-import tomllib
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -27,8 +26,6 @@ from crishim.errors import (
 from crishim.images.manifest import Platform
 from crishim.images.reference import Reference, canonical_registry, is_loopback
 from crishim.model.image import AuthConfig
-
-_GENERAL_KEYS: Final = frozenset({"unqualified-search-registries", "credential-helpers", "short-name-mode"})
 
 
 @attrs.frozen(kw_only=True)
@@ -64,7 +61,38 @@ def copy_command(
     """Copies an image into the OCI layout `layout`, its content into `blobs`, every byte as the registry has it.
 
     The image is named as the user named it, since a signature policy may speak of tags; `platform` chooses out of an index.
+    skopeo leaves out layers that have URLs: an OCI layout may do without them.
     """
+    return [
+        *_copying(settings, platform),
+        *_source(reference, authfile),
+        "--dest-shared-blob-dir",
+        blobs,
+        f"docker://{reference}",
+        f"oci:{layout}",
+    ]
+
+
+def layers_command(settings: PullSettings, reference: Reference, authfile: str, digests: Sequence[str]) -> list[str]:
+    """Copies layers from the registry into a new folder of the working directory; each file is named by its digits."""
+    return [
+        *_general(settings),
+        "layers",
+        *(["--authfile", authfile] if authfile else []),
+        *(["--tls-verify=false"] if is_loopback(reference.registry) else []),
+        f"docker://{reference}",
+        *digests,
+    ]
+
+
+def foreign_command(
+    settings: PullSettings, reference: Reference, platform: Platform | None, authfile: str, folder: str
+) -> list[str]:
+    """Copies an image into a folder, layers with URLs from these, without credentials; each file is named by its digits."""
+    return [*_copying(settings, platform), *_source(reference, authfile), f"docker://{reference}", f"dir:{folder}"]
+
+
+def _copying(settings: PullSettings, platform: Platform | None) -> list[str]:
     choice = (
         [f"--override-os={platform.os}", f"--override-arch={platform.architecture}"]
         + ([f"--override-variant={platform.variant}"] if platform.variant else [])
@@ -78,40 +106,14 @@ def copy_command(
         "copy",
         "--quiet",
         "--preserve-digests",
-        *(["--src-authfile", authfile] if authfile else []),
-        *(["--src-tls-verify=false"] if is_loopback(reference.registry) else []),
-        "--dest-shared-blob-dir",
-        blobs,
-        f"docker://{reference}",
-        f"oci:{layout}",
     ]
 
 
-def without_mirrors(registries_conf: str, reference: Reference) -> str | None:
-    """A containers-registries.conf(5) without its mirrors; None where none of them is of this image, or it cannot be read.
-
-    skopeo asks the next source only where one has no manifest: not where blobs are missing, or where answers never come.
-    """
-    try:
-        conf = tomllib.loads(registries_conf)
-        tables: list[dict[str, Any]] = [table for table in conf.get("registry", ()) if isinstance(table, dict)]
-    except (tomllib.TOMLDecodeError, TypeError):
-        return None
-    if not any(table.get("mirror") and _is_of(reference, table) for table in tables):
-        return None
-    kept = {name: value for name, value in conf.items() if name in _GENERAL_KEYS}
-    lines = [f"{name} = {json.dumps(value)}" for name, value in kept.items()]
-    for table in tables:
-        plain = {name: value for name, value in table.items() if isinstance(value, str | bool)}
-        lines += ["[[registry]]", *(f"{name} = {json.dumps(value)}" for name, value in plain.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _is_of(reference: Reference, table: dict[str, Any]) -> bool:
-    prefix = str(table.get("prefix") or table.get("location") or "")
-    if prefix.startswith("*."):
-        return reference.registry.endswith(prefix[1:])
-    return bool(prefix) and re.match(f"{re.escape(prefix)}(?:[/:@]|$)", str(reference)) is not None
+def _source(reference: Reference, authfile: str) -> list[str]:
+    return [
+        *(["--src-authfile", authfile] if authfile else []),
+        *(["--src-tls-verify=false"] if is_loopback(reference.registry) else []),
+    ]
 
 
 def credentials(reference: Reference, auth: AuthConfig | None) -> dict[str, str] | None:
@@ -195,6 +197,8 @@ _DENIED: Final = (
     "denied:",
     "403 (forbidden)",
     "403 forbidden",
+    "statuscode: 401",
+    "statuscode: 403",
 )
 _MISSING: Final = ("manifest unknown", "name unknown", "manifest_unknown", "name_unknown", "404 (not found)", "404 not found")
 _MISSING_PLATFORM: Final = ("no image found in manifest list", "no image found in image index")
@@ -228,12 +232,15 @@ def _verdict(text: str, reference: Reference) -> CrishimError | None:
         return PullError(PullReason.SIGNATURE_VALIDATION_FAILED, f"{reference}: {short}")
     if "digest did not match" in low or "digest mismatch" in low or "does not match the digest" in low:
         return DataLoss(f"pulling {reference}: {short}")
+    if "unsupported schema version 2" in low:
+        # skopeo goes by the answer's Content-Type alone, and takes what it does not know for docker's schema 1
+        return DataLoss(f"pulling {reference}: the registry gives the manifest without its media type as Content-Type: {short}")
     if _any(_DENIED, low):
         return PermissionDenied(f"pulling {reference}: {short}")
-    if _any(_MISSING, low):
-        return NotFound("image", str(reference))
+    if _any(_MISSING, low) or ("reading manifest" in low and "statuscode: 404" in low):
+        return NotFound("image", str(reference), short)
     if _any(_MISSING_PLATFORM, low):
-        return NotFound("an image for this platform in", str(reference))
+        return NotFound("an image for this platform in", str(reference), short)
     if _any(_NETWORK, low):
         return PullError(PullReason.REGISTRY_UNAVAILABLE, f"{reference}: {short}")
     return None
@@ -255,8 +262,8 @@ def _without_name(text: str, reference: Reference) -> str:
 
 
 def _message(stderr: str) -> str:
-    """The last message of skopeo's log, freed of logrus' dress."""
-    lines = [line for line in stderr.splitlines() if line.strip()]
+    """The last message of skopeo's log above its debug messages, freed of logrus' dress."""
+    lines = [line for line in stderr.splitlines() if line.strip() and " level=debug " not in line]
     last = lines[-1] if lines else ""
     found = re.search(r'msg="((?:[^"\\]|\\.)*)"', last)
     return re.sub(r"\\(.)", lambda match: "\n" if match[1] == "n" else match[1], found[1]) if found else last
@@ -268,7 +275,7 @@ def _any(words: Sequence[str], text: str) -> bool:
 
 def _general(settings: PullSettings) -> list[str]:
     conf = ["--registries-conf", settings.registries_conf] if settings.registries_conf else []
-    return [settings.program, *conf]
+    return [settings.program, "--debug", *conf]  # a wait for a registry is in the debug log alone
 
 
 def _host(address: str) -> str:

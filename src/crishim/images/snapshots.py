@@ -1,8 +1,8 @@
 """Root file systems: for each container a folder of its own over the layers of an image, by the kernel's overlayfs.
 
-A container's folder holds `upper`, `work`, `rootfs` (where the whole is mounted), `views` for image volumes, and
-`snapshot.json`, which names the layers, so that the mount can be made again after a reboot without asking whether the image
-still exists. The layers that `held` names must stay.
+A container's folder holds `upper`, `work`, `rootfs` (where the whole is mounted), `views` for image volumes, `volumes` for the
+folders of the image's own `VOLUME`s, and `snapshot.json`, which names the layers, so that the mount can be made again after a
+reboot without asking whether the image still exists. The layers that `held` names must stay.
 
 All methods but `held`, `containers`, `has_root` and `hold` block, and are for threads; those for one container are never called
 beside one another.
@@ -97,7 +97,7 @@ class Snapshots:
                 self._write(container_id)
             if not is_mount_root(root):
                 _overlay(root, [*lowers, *([] if lowers else [empty])], upper, work)
-        return Rootfs(path=str(root), upper=str(upper))
+        return Rootfs(path=str(root), upper=str(upper), volumes=str(place / "volumes"))
 
     def view(self, container_id: ContainerId, image_id: ImageId, layers: tuple[str, ...], userns: str = "") -> Path:
         """A read-only mount of an image, for as long as the container's folder is here. Repeating it gives the same."""
@@ -144,10 +144,10 @@ class Snapshots:
                 shutil.rmtree(gone)
 
     def usage(self, container_id: ContainerId) -> tuple[int, int]:
-        """Bytes on the disk and inodes of what a container wrote. Walks its whole upper folder."""
+        """Bytes on the disk and inodes of what a container wrote. Walks its whole upper folder and its volumes."""
         upper = self._folder / container_id / "upper"
         seen: set[int] = set()
-        used, todo = 0, [str(upper)]
+        used, todo = 0, [str(upper), str(upper.with_name("volumes"))]
         try:
             used = upper.stat().st_blocks * 512
         except FileNotFoundError:

@@ -1,32 +1,29 @@
 """The image store: CRI's images and the containers' root file systems, over one folder of the node.
 
 Lists and status answer from memory. Pulls of one name with the same credentials share their work, and pulls of one name never
-run beside one another; whoever stops waiting does not stop the pull. Layers are unpacked as they arrive, on threads.
+run beside one another; whoever stops waiting does not stop the pull. Layers are unpacked as they arrive, in worker processes.
 """
 
 import asyncio
 import json
 import logging
-import os
-import shutil
-import threading
 import weakref
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
-from crishim.errors import DataLoss, NotFound
+from crishim.errors import NotFound
 from crishim.images.content import Content
-from crishim.images.layers import Unpacked, unpack
 from crishim.images.manifest import Configuration, Descriptor, chain_ids
-from crishim.images.puller import Copied, Puller, PullProgress
+from crishim.images.puller import Copied, Puller, PullHooks
 from crishim.images.reference import Reference, id_prefix, parse
 from crishim.images.skopeo import PullSettings
+from crishim.images.skopeo_process import PullProgress
 from crishim.images.snapshots import Snapshots
 from crishim.images.table import ImageEntry, find, named, pinned, shown
+from crishim.images.unpacking import Unpacking, Workers
 from crishim.interfaces.seats import Clock, ImageService, NoObserver, Observer, Rootfs, RootfsProvider
 from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageDetail, ImageFsInfo, ImageSpec
 from crishim.model.sandbox import PodSandboxConfig
@@ -86,7 +83,7 @@ class ContentStore(ImageService, RootfsProvider):
         for complaint in complaints:
             _log.warning("%s", complaint)
         self._puller = Puller(self._content.blobs, self._content.tmp, clock, settings)
-        self._threads = ThreadPoolExecutor(max_workers=max(2, min(4, os.cpu_count() or 2)), thread_name_prefix="crishim-unpack")
+        self._workers = Workers()
         self._pulls: dict[tuple[Reference, AuthConfig | None], asyncio.Task[ImageId]] = {}
         self._turns: weakref.WeakValueDictionary[Reference, asyncio.Lock] = weakref.WeakValueDictionary()
         self._gate = asyncio.Lock()
@@ -100,7 +97,6 @@ class ContentStore(ImageService, RootfsProvider):
         for task in list(self._pulls.values()):
             task.cancel()
         await asyncio.gather(*self._pulls.values(), *self._measuring.values(), return_exceptions=True)
-        self._threads.shutdown()
         self._content.close()
 
     async def list(self) -> tuple[Image, ...]:
@@ -227,7 +223,7 @@ class ContentStore(ImageService, RootfsProvider):
         async with turn:
             claim = _Claim()
             self._claims.add(claim)
-            job = _Unpacking(self._content, self._threads)
+            job = Unpacking(self._content, self._workers)
             try:
                 return await self._bring(reference, auth, job, claim)
             finally:
@@ -235,7 +231,7 @@ class ContentStore(ImageService, RootfsProvider):
                 self._claims.discard(claim)
                 await self._sweep()
 
-    async def _bring(self, reference: Reference, auth: AuthConfig | None, job: "_Unpacking", claim: "_Claim") -> ImageId:
+    async def _bring(self, reference: Reference, auth: AuthConfig | None, job: Unpacking, claim: "_Claim") -> ImageId:
         known = {blob for entry in self._table.values() for blob in entry.blobs}
         here: tuple[ImageEntry, Configuration] | None = None
 
@@ -257,7 +253,8 @@ class ContentStore(ImageService, RootfsProvider):
             async with self._gate:
                 claim.blobs.update(digests)
 
-        pulled = await self._puller.pull(reference, auth, has, claim_blobs, self._progress, arrived)
+        hooks = PullHooks(has=has, claim=claim_blobs, progress=self._progress, arrived=arrived)
+        pulled = await self._puller.pull(reference, auth, hooks)
         if pulled.copied is not None:
             self._observer.fetched(pulled.copied.fetched)
             here = await self._unpack(pulled.copied, job, claim)
@@ -272,21 +269,26 @@ class ContentStore(ImageService, RootfsProvider):
             self._doomed.difference_update(entry.blobs)
         return entry.id
 
-    async def _unpack(self, copied: Copied, job: "_Unpacking", claim: "_Claim") -> tuple[ImageEntry, Configuration]:
+    async def _unpack(self, copied: Copied, job: Unpacking, claim: "_Claim") -> tuple[ImageEntry, Configuration]:
         manifest = copied.manifest
         image_id = ImageId(manifest.config.digest)
         config = await asyncio.to_thread(self._content.config, image_id, len(manifest.layers))
         chain = chain_ids(config.diff_ids)
         async with self._gate:
             claim.layers.update(chain)
-        layers: list[tuple[str, Unpacked | None]] = []
+        missing = [chain_id for chain_id in chain if chain_id not in self._content.sizes]
         for chain_id, layer in zip(chain, manifest.layers, strict=True):
-            if chain_id not in self._content.sizes:
+            if chain_id in missing:
                 job.begin(layer.digest)
-        for chain_id, diff_id, layer in zip(chain, config.diff_ids, manifest.layers, strict=True):
-            here = chain_id in self._content.sizes
-            layers.append((chain_id, None if here else await job.take(layer.digest, diff_id)))
-        if any(layer for _, layer in layers):
+        layers = {
+            chain_id: await job.take(layer.digest, diff_id)
+            for chain_id, diff_id, layer in zip(chain, config.diff_ids, manifest.layers, strict=True)
+            if chain_id in missing
+        }
+        if layers:
+            # the layers that are here are claimed: they stay, also while others are settled over them
+            places = (layers[one].place if one in layers else self._content.layer(one).parent for one in chain)
+            await self._workers.settle(tuple(places))
             async with self._gate:  # a sweep takes what it finds half adopted
                 await asyncio.to_thread(self._content.adopt, layers)
         blobs = dict.fromkeys((copied.digest, image_id, *(layer.digest for layer in manifest.layers)))
@@ -330,51 +332,3 @@ class _Claim:
 
     blobs: set[str] = attrs.field(factory=set)
     layers: set[str] = attrs.field(factory=set)
-
-
-class _Unpacking:
-    """The unpackings of one pull, each begun when its blob is here. `end` must be awaited."""
-
-    def __init__(self, content: Content, threads: ThreadPoolExecutor) -> None:
-        self._content = content
-        self._threads = threads
-        self._stop = threading.Event()
-        self._jobs: dict[str, asyncio.Future[Unpacked]] = {}
-        self._all: list[asyncio.Future[Unpacked]] = []
-        self._folder: Path | None = None
-        self._count = 0
-
-    def begin(self, digest: str) -> None:
-        """Unpack a blob, unless that is under way."""
-        if digest not in self._jobs:
-            self._folder = self._folder or self._content.work()
-            self._count += 1
-            place = self._folder / str(self._count)
-            loop = asyncio.get_running_loop()
-            job = loop.run_in_executor(self._threads, self._unpack, digest, place)
-            self._jobs[digest] = job
-            self._all.append(job)
-
-    async def take(self, digest: str, diff_id: str) -> Unpacked:
-        """The unpacked blob, for one taker. Raises `DataLoss` if it is not what `diff_id` promises; it is deleted then."""
-        self.begin(digest)
-        try:
-            layer = await self._jobs.pop(digest)
-            if layer.diff_id != diff_id:
-                raise DataLoss(f"layer {digest} holds {layer.diff_id}, and the image promises {diff_id}")
-        except DataLoss:
-            self._content.blob(digest).unlink(missing_ok=True)
-            raise
-        return layer
-
-    async def end(self) -> None:
-        """Stop what still runs, and delete what was not adopted."""
-        self._stop.set()
-        await asyncio.gather(*self._all, return_exceptions=True)
-        if self._folder is not None:
-            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
-
-    def _unpack(self, digest: str, place: Path) -> Unpacked:
-        root = place / "fs"
-        root.mkdir(parents=True)
-        return unpack(self._content.blob(digest), root, self._stop.is_set)

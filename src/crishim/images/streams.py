@@ -8,7 +8,7 @@ import hashlib
 import shutil
 import subprocess
 import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
@@ -25,13 +25,11 @@ _ZSTD_SKIPPABLE: Final = range(0x184D2A50, 0x184D2A60)
 class LayerStream:
     """What `tarfile` wants of a file: `read`, `tell`, and `seek`, forward only. For one thread, inside a `with`.
 
-    `stopped` is asked before every chunk; once it says so, reading raises `InterruptedError`. Broken compression, and a header
-    that wants more than 8 MiB, raise `DataLoss`; a missing `zstd` program raises `Unavailable`.
+    Broken compression, and a header that wants more than 8 MiB, raise `DataLoss`; without the `zstd` program: `Unavailable`.
     """
 
-    def __init__(self, path: Path, stopped: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, path: Path) -> None:
         self._file = path.open("rb", buffering=0)
-        self._stopped = stopped
         self._hash = hashlib.sha256()
         self._pieces = _pieces(self._file)
         self._piece = memoryview(b"")
@@ -81,8 +79,6 @@ class LayerStream:
         return taken
 
     def _more(self) -> bool:
-        if self._stopped():
-            raise InterruptedError
         piece = next(self._pieces, b"")
         self._hash.update(piece)
         self._piece = memoryview(piece)

@@ -15,7 +15,7 @@ import posixpath
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -54,6 +54,23 @@ class Tree:
         self.times: dict[str, int] = {}
         self._folders: set[str] = {""}
         self._inside: dict[str, set[str]] = {}
+
+    def dump(self) -> dict[str, Any]:
+        """What is known of the folder, for JSON; `load` makes it a tree again."""
+        return {"folders": sorted(self._folders), "implied": sorted(self.implied), "links": self.links, "times": self.times}
+
+    @classmethod
+    def load(cls, root: str, value: Mapping[str, Any]) -> "Tree":
+        """The tree at `root` of which `dump` has told."""
+        tree = cls(root)
+        for place in value["folders"]:
+            tree._add_folder(place)
+        tree.implied = set(value["implied"])
+        tree.fresh = list(value["implied"])
+        for place, target in value["links"].items():
+            tree.link_below(place, target)
+        tree.times = dict(value["times"])
+        return tree
 
     def at(self, place: str) -> str:
         """The path for the kernel."""

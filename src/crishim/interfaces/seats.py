@@ -206,10 +206,15 @@ class ImageService(Protocol):
 
 @attrs.frozen(kw_only=True)
 class Rootfs:
-    """A container's root: a folder that is mounted and ready, and the folder that takes what the container writes."""
+    """A container's root: a folder that is mounted and ready, and the folder that takes what the container writes.
+
+    `volumes` is a path, not made yet, for the folders of the image's volumes: `release` deletes it. Where it is empty they are
+    in the container's bundle.
+    """
 
     path: str
     upper: str = ""
+    volumes: str = ""
 
 
 class RootfsProvider(Protocol):

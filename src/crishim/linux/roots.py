@@ -3,7 +3,6 @@
 import ctypes
 import errno
 import os
-import posixpath
 import stat
 from pathlib import Path
 from typing import Final
@@ -30,7 +29,7 @@ def open_in_root(root: Path, path: str, flags: int) -> int:
     try:
         error = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
         for _ in range(_TRIES):
-            found = libc.syscall(_OPENAT2, folder, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
+            found = libc.syscall(_OPENAT2, folder, os.fsencode(path) or b".", ctypes.byref(how), ctypes.sizeof(how))
             if found >= 0:
                 return int(found)
             error = last_os_error()
@@ -41,6 +40,15 @@ def open_in_root(root: Path, path: str, flags: int) -> int:
         os.close(folder)
 
 
+def path_in_root(root: Path, path: str) -> Path:
+    """The path on the host, without links, of what `path` is below a root. Raises `OSError`."""
+    descriptor = open_in_root(root, path, os.O_PATH)
+    try:
+        return Path(f"/proc/self/fd/{descriptor}").readlink()
+    finally:
+        os.close(descriptor)
+
+
 def read_in_root(root: Path, path: str) -> bytes:
     """A file of a root file system; empty where it is not there, or is no file. At most 1 MiB."""
     try:
@@ -49,23 +57,3 @@ def read_in_root(root: Path, path: str) -> bytes:
             return file.read(_LONGEST) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
     except OSError:
         return b""
-
-
-def make_folder_in_root(root: Path, path: str, uid: int, gid: int) -> None:
-    """Make what is missing of a folder's path, owned by these host ids. What is there stays. Raises `OSError`."""
-    parts = posixpath.normpath(f"/{path}").strip("/").split("/")
-    for depth in range(1, len(parts) + 1):
-        try:
-            os.close(open_in_root(root, "/".join(parts[:depth]), os.O_PATH))
-        except FileNotFoundError:
-            parent = open_in_root(root, "/".join(["/", *parts[: depth - 1]]), os.O_PATH | os.O_DIRECTORY)
-            try:
-                _make_folder(parts[depth - 1], parent, uid, gid)
-            finally:
-                os.close(parent)
-
-
-def _make_folder(name: str, parent: int, uid: int, gid: int) -> None:
-    os.mkdir(name, 0o755, dir_fd=parent)
-    os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
-    os.chmod(name, 0o755, dir_fd=parent)  # noqa: S103 - what the folder of an image is, whatever our umask

@@ -139,13 +139,15 @@ class Place:
     """What was made for one container: root, user, its pod's files and namespaces, the devices and sources it asked for.
 
     `sources` maps each mount's container path to its resolved source; `files` maps a container path (`/etc/hosts`, ...) to the
-    pod's file for it; `profiles` maps a Localhost seccomp reference to the text of its file.
+    pod's file for it; `volumes` maps the path of an image's volume to its folder; `profiles` maps a Localhost seccomp reference
+    to the text of its file.
     """
 
     rootfs: str
     user: LinuxContainerUser
     namespaces: NamespacePaths = NamespacePaths()
     files: FrozenDict[str, str] = EMPTY
+    volumes: FrozenDict[str, str] = EMPTY
     devices: tuple[DeviceNode, ...] = ()
     sources: FrozenDict[str, BindSource] = FrozenDict()
     profiles: FrozenDict[str, str] = EMPTY

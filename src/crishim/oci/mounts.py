@@ -42,7 +42,13 @@ def mounts(spec: ContainerSpec, place: Place) -> list[dict[str, Any]]:
         if path not in taken and shared_above(path, spec.mounts) is None
     ]
     own = [_own(mount, number, place) for number, mount in asked]
-    return [*usual, *sorted((*files, *own), key=lambda mount: mount["destination"].rstrip("/").count("/"))]
+    # no volume of the image is below a mount of the request, but these may be below it, by way of links too
+    volumes = [_bind(path, place.volumes[path], ["rprivate", "rw"]) for path in sorted(place.volumes, key=_depth)]
+    return [*usual, *volumes, *sorted((*files, *own), key=lambda mount: _depth(mount["destination"]))]
+
+
+def _depth(path: str) -> int:
+    return path.rstrip("/").count("/")
 
 
 def topmost(mounts: Sequence[Mount]) -> list[tuple[int, Mount]]:

@@ -18,11 +18,11 @@ MAX_ID: Final = 2**31 - 1
 
 
 def resolve_user(spec: UserSpec, passwd: bytes, group: bytes) -> LinuxContainerUser:
-    """The user's numbers. Raises `InvalidArgument` for a name that the image does not know."""
+    """The user's numbers. Raises `InvalidArgument` for a name that the image does not know, and for ids out of range."""
     name, uid, gid = _look_up(spec.user, passwd)
     if spec.group:
         gid = _group_id(spec.group, group)
-    extra = list(spec.supplemental_groups)
+    extra = [_bounded(str(number), "supplemental_groups") for number in spec.supplemental_groups]
     if spec.supplemental_groups_policy is SupplementalGroupsPolicy.MERGE and name:
         extra.extend(number for _, number, members in _groups(group) if name in members)
     return LinuxContainerUser(uid, gid, tuple(dict.fromkeys((gid, *extra))))

@@ -27,7 +27,7 @@ from crishim.interfaces.seats import Rootfs, RootfsProvider
 from crishim.linux import pins, processes
 from crishim.linux.cgroups import Cgroups, folder_of
 from crishim.linux.mounts import unmount_below
-from crishim.linux.roots import make_folder_in_root, read_in_root
+from crishim.linux.roots import read_in_root
 from crishim.model.container import (
     ContainerCreated,
     ContainerMetadata,
@@ -49,6 +49,7 @@ from crishim.pods import files, sources
 from crishim.pods.bundle import delete_bundle, make_bundle, read_config, write_atomically, write_bundle
 from crishim.pods.host import device_node
 from crishim.pods.pid_namespaces import PidNamespaces, pid_options
+from crishim.pods.volumes import make_volumes
 
 _log = logging.getLogger(__name__)
 
@@ -148,10 +149,11 @@ class OciPodBackend(Backend):
         stdio = Stdio(terminal=spec.tty, log_path=spec.log_path, keep_stdin=spec.stdin, stdin_once=spec.stdin_once)
         if isinstance(self._runtime, GetsReady):
             await self._runtime.get_ready(spec.id, bundle, stdio)
-        userns = self._pod_namespaces(spec.sandbox).user
-        rootfs = await self._roots().prepare(spec.id, spec.image_id, userns)
-        views = await self._views(spec, userns)
-        place = await asyncio.to_thread(self._fill_bundle, bundle, spec, pod, rootfs, views)
+        namespaces = self._pod_namespaces(spec.sandbox)
+        rootfs = await self._roots().prepare(spec.id, spec.image_id, namespaces.user)
+        views = await self._views(spec, namespaces.user)
+        volumes = await make_volumes(spec, rootfs, bundle, files.files_of(pod, spec.sandbox), namespaces)
+        place = await asyncio.to_thread(self._fill_bundle, bundle, spec, pod, rootfs, views, volumes)
         with self._pids.joined(spec):
             pid = await self._runtime.create(spec.id, bundle, stdio)
         processes.record(bundle / FIRST_PROCESS, pid)
@@ -253,9 +255,15 @@ class OciPodBackend(Backend):
             self._cgroups.kill(folder_of(path))
 
     def _fill_bundle(
-        self, bundle: Path, spec: ContainerSpec, pod: Path, rootfs: Rootfs, views: Mapping[str, BindSource]
+        self,
+        bundle: Path,
+        spec: ContainerSpec,
+        pod: Path,
+        rootfs: Rootfs,
+        views: Mapping[str, BindSource],
+        volumes: FrozenDict[str, str],
     ) -> Place:
-        place = self._place(spec, pod, rootfs, views)
+        place = attrs.evolve(self._place(spec, pod, rootfs, views), volumes=volumes)
         config = oci_config(spec, self._host, place)
         if names := cdi.wanted(spec.cdi_devices, spec.annotations):
             cdi.inject(config, names, sources.cdi_files(), device_node)
@@ -269,12 +277,10 @@ class OciPodBackend(Backend):
         root = Path(rootfs.path)
         user = resolve_user(spec.user, read_in_root(root, "/etc/passwd"), read_in_root(root, "/etc/group"))
         systemd = self._host.systemd_cgroup
-        namespaces = self._namespaces(spec)
-        _make_volumes(spec, root, namespaces)
         return Place(
             rootfs=rootfs.path,
             user=user,
-            namespaces=namespaces,
+            namespaces=self._namespaces(spec),
             files=files.files_of(pod, spec.sandbox),
             devices=sources.devices(spec),
             sources=FrozenDict({**sources.bind_sources(spec), **views}),
@@ -393,13 +399,3 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError:
         return ""
-
-
-def _make_volumes(spec: ContainerSpec, root: Path, namespaces: NamespacePaths) -> None:
-    """Make the folders that an image declares as volumes and its layers lack, as CRI-O does: owned by the container's root."""
-    uid, gid = (namespaces.uids[0].host_id, namespaces.gids[0].host_id) if namespaces.user else (0, 0)
-    for path in spec.image_config.volumes:
-        try:
-            make_folder_in_root(root, path, uid, gid)
-        except (OSError, ValueError) as error:  # a file in the way, or a name that no file has
-            _log.info("container %s: the image's volume %r: %s", spec.id, path, error)

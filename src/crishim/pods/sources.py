@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from crishim.errors import InvalidArgument, PullError, PullReason
 from crishim.linux.mounts import MountPoint, mount_of, read_mounts
+from crishim.linux.roots import path_in_root
 from crishim.model.container import ContainerSpec, Device
 from crishim.model.values import FrozenDict
 from crishim.oci.cdi import Described, described
@@ -41,9 +42,12 @@ def bind_sources(spec: ContainerSpec) -> FrozenDict[str, BindSource]:
 
 def image_source(root: Path, sub_path: str) -> BindSource:
     """What an image volume shows of an image. Raises `PullError` with the kubelet's word for a path that is not in it."""
-    inside = Path(os.path.realpath(root / sub_path.lstrip("/")))
-    if not inside.is_relative_to(os.path.realpath(root)) or not inside.exists():
-        raise PullError(PullReason.IMAGE_VOLUME_MOUNT_FAILED, f"the image has no {sub_path!r}")
+    try:
+        if ".." in sub_path.split("/"):
+            raise FileNotFoundError
+        inside = path_in_root(root, sub_path)
+    except OSError as error:
+        raise PullError(PullReason.IMAGE_VOLUME_MOUNT_FAILED, f"the image has no {sub_path!r}") from error
     return BindSource(path=str(inside), shared=False, slave=False)
 
 

@@ -105,6 +105,24 @@ async def test_a_removal_takes_all_names(images: DockerImages, shelf: Registry) 
     await images.remove(wanted)
 
 
+@pytest.mark.parametrize("by", ["id", "digits", "prefix", "tag", "digest"])
+async def test_a_removal_by_any_name(images: DockerImages, shelf: Registry, by: str) -> None:
+    """An image of two tags is removed whole by its id, the beginning of it, a tag or its digest."""
+    for tag in ("1", "2"):
+        await images.pull(ImageSpec(image=f"{shelf.address}/a/one:{tag}"), None, None)
+    image = await named(images, f"{shelf.address}/a/one:2")
+    assert image is not None
+    names = {
+        "id": image.id,
+        "digits": image.id[7:],
+        "prefix": image.id[7:19],
+        "tag": image.repo_tags[0],
+        "digest": image.repo_digests[0],
+    }
+    await images.remove(ImageSpec(image=names[by]))
+    assert [None] * len(names) == [await named(images, name) for name in names.values()]
+
+
 async def test_pulls_of_one_image_are_one(images: DockerImages, shelf: Registry) -> None:
     """Pulls of one reference share their work; a caller who leaves does not end it for the others."""
     wanted = ImageSpec(image=f"{shelf.address}/b/two:1")
@@ -221,8 +239,8 @@ async def test_no_name(images: DockerImages) -> None:
 
 
 def test_names_in_full() -> None:
-    """What the engine calls familiar is told in full, and its words for "none" are left out."""
-    told = ["busybox:1", "quay.io/a/b@sha256:" + "a" * 64, "<none>:<none>", "<none>@<none>"]
+    """What the engine calls familiar is told in full, and its words for "none" and invalid names are left out."""
+    told = ["busybox:1", "No Name:1", "quay.io/a/b@sha256:" + "a" * 64, "<none>:<none>", "<none>@<none>"]
     assert ("docker.io/library/busybox:1", "quay.io/a/b@sha256:" + "a" * 64) == names_of(told)
     assert () == names_of(None)
 
@@ -232,3 +250,11 @@ def test_an_image_that_says_nothing() -> None:
     assert ImageConfig() == config_of({}) == config_of({"Config": {"Cmd": None, "Env": None}})
     labelled = config_of({"Config": {"Labels": {"a": "b"}, "Volumes": {"/data": {}}}})
     assert attrs.evolve(ImageConfig(), labels=FrozenDict({"a": "b"}), volumes=("/data",)) == labelled
+
+
+def test_texts_that_protobuf_refuses() -> None:
+    """Halves of surrogate pairs are replaced wherever a configuration has them, as in our own store."""
+    half = "\ud800"
+    config = config_of({"Config": {"User": half, "Env": [half], "Labels": {half: half}, "Entrypoint": [half]}})
+    expected = ImageConfig(user="?", env=("?",), entrypoint=("?",), labels=FrozenDict({"?": "?"}))
+    assert expected == config

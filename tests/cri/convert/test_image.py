@@ -52,10 +52,9 @@ def test_a_filter_without_a_name_is_none(wanted: pb.ImageFilter | None, expected
     assert (expected,) == image.decode_list(pb.StreamImagesRequest(filter=wanted))
 
 
-def test_lists_hold_images() -> None:
-    """ListImages answers every image."""
-    expected = pb.ListImagesResponse(images=[BUSYBOX_MESSAGE])
-    assert expected == image.encode_list((BUSYBOX,))
+def test_items_of_lists() -> None:
+    """ListImages answers every image with all that is known of it."""
+    assert BUSYBOX_MESSAGE == image.encode_image(BUSYBOX)
 
 
 def test_an_unknown_image_is_left_unset() -> None:

@@ -99,8 +99,7 @@ def test_a_containers_figures_are_told_in_full() -> None:
 def test_what_was_not_measured_is_left_unset() -> None:
     """A container that nobody measured has its attributes alone."""
     attributes = pb.ContainerAttributes(id="c", metadata=pb.ContainerMetadata(name="main"))
-    expected = pb.ListContainerStatsResponse(stats=[pb.ContainerStats(attributes=attributes)])
-    assert expected == stats.encode_containers([EMPTY_CONTAINER])
+    assert pb.ContainerStats(attributes=attributes) == stats.encode_container_item(EMPTY_CONTAINER)
 
 
 def test_a_pods_figures_are_told_in_full() -> None:
@@ -142,7 +141,7 @@ def test_a_pods_figures_are_told_in_full() -> None:
         ),
     )
     assert pb.PodSandboxStatsResponse(stats=message) == stats.encode_sandbox(pod)
-    assert pb.ListPodSandboxStatsResponse(stats=[message]) == stats.encode_sandboxes([pod])
+    assert message == stats.encode_sandbox_item(pod)
 
 
 def test_a_pod_without_figures_has_an_empty_linux_part() -> None:
@@ -212,4 +211,4 @@ def test_metrics_have_values_and_types() -> None:
         metrics=[value],
         container_metrics=[pb.ContainerMetrics(container_id="c", metrics=[value])],
     )
-    assert pb.ListPodSandboxMetricsResponse(pod_metrics=[expected]) == stats.encode_metrics([pod])
+    assert expected == stats.encode_metrics_item(pod)

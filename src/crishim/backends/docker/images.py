@@ -5,9 +5,10 @@ are told in full (`docker.io/library/busybox:1`), as CRI's clients compare them;
 """
 
 import asyncio
+import contextlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import attrs
@@ -16,6 +17,7 @@ from crishim.backends.docker.engine import Conflict, Engine, Options
 from crishim.backends.docker.image_files import IMAGE
 from crishim.backends.docker.wire import Progress, failure, registry_auth
 from crishim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
+from crishim.images.manifest import image_config
 from crishim.images.reference import Reference, id_prefix, parse
 from crishim.interfaces.seats import Clock, ImageService
 from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageConfig, ImageDetail, ImageFsInfo, ImageSpec
@@ -187,20 +189,17 @@ class _Pull:
 
 
 def names_of(told: list[str] | None) -> tuple[str, ...]:
-    """Tags or digests in full; what the engine writes for "none" is none."""
-    return tuple(str(parse(name)) for name in told or () if "<none>" not in name)
+    """Tags or digests in full, without what the engine writes for "none" and names that are not valid."""
+    return tuple(_full_names(told or ()))
+
+
+def _full_names(names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        if "<none>" not in name:
+            with contextlib.suppress(InvalidArgument):  # engines keep names that older rules allowed
+                yield str(parse(name))
 
 
 def config_of(told: Mapping[str, Any]) -> ImageConfig:
     """What an image says of processes made of it."""
-    config = told.get("Config") or {}
-    return ImageConfig(
-        entrypoint=tuple(config.get("Entrypoint") or ()),
-        cmd=tuple(config.get("Cmd") or ()),
-        env=tuple(config.get("Env") or ()),
-        working_dir=config.get("WorkingDir") or "",
-        user=config.get("User") or "",
-        stop_signal=config.get("StopSignal") or "",
-        volumes=tuple(config.get("Volumes") or ()),
-        labels=FrozenDict(config.get("Labels") or {}),
-    )
+    return image_config(told.get("Config") or {})

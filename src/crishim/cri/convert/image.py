@@ -1,7 +1,5 @@
 """Images: how they are named, listed, pulled, and what their store uses."""
 
-from collections.abc import Iterable
-
 from crishim._proto import cri_pb2 as pb
 from crishim.cri.convert import sandbox_config
 from crishim.cri.convert.common import decode_map, encode_int64, encode_texts, encode_uint64, not_empty
@@ -56,11 +54,6 @@ def decode_list(request: pb.ListImagesRequest | pb.StreamImagesRequest) -> tuple
     wanted = request.filter
     spec = decode_spec(wanted.image)
     return (spec if spec.image or spec.runtime_handler else None,)
-
-
-def encode_list(images: Iterable[Image]) -> pb.ListImagesResponse:
-    """ListImages: the images."""
-    return pb.ListImagesResponse(images=[encode_image(image) for image in images])
 
 
 def decode_status(request: pb.ImageStatusRequest) -> tuple[ImageSpec, bool]:

@@ -50,11 +50,6 @@ def decode_containers(request: pb.ListContainerStatsRequest | pb.StreamContainer
     return (found,)
 
 
-def encode_containers(items: Iterable[ContainerStats]) -> pb.ListContainerStatsResponse:
-    """ListContainerStats: many containers' figures."""
-    return pb.ListContainerStatsResponse(stats=[encode_container_item(stats) for stats in items])
-
-
 def encode_container_item(stats: ContainerStats) -> pb.ContainerStats:
     """A container's figures: one item of a list, field 1 of ListContainerStats' reply and of StreamContainerStats' alike."""
     usage = stats.usage
@@ -89,11 +84,6 @@ def decode_sandboxes(
     """ListPodSandboxStats, StreamPodSandboxStats: the filter; an absent one and an empty one match all."""
     wanted = request.filter
     return (PodSandboxStatsFilter(id=wanted.id, label_selector=decode_map(wanted.label_selector)),)
-
-
-def encode_sandboxes(items: Iterable[PodSandboxStats]) -> pb.ListPodSandboxStatsResponse:
-    """ListPodSandboxStats: many pods' figures."""
-    return pb.ListPodSandboxStatsResponse(stats=[encode_sandbox_item(stats) for stats in items])
 
 
 def encode_sandbox_item(stats: PodSandboxStats) -> pb.PodSandboxStats:
@@ -200,11 +190,6 @@ def encode_metric_descriptors(descriptors: Iterable[MetricDescriptor]) -> pb.Lis
             for descriptor in descriptors
         ]
     )
-
-
-def encode_metrics(items: Iterable[PodSandboxMetrics]) -> pb.ListPodSandboxMetricsResponse:
-    """ListPodSandboxMetrics: the values of every pod."""
-    return pb.ListPodSandboxMetricsResponse(pod_metrics=[encode_metrics_item(item) for item in items])
 
 
 def encode_metrics_item(item: PodSandboxMetrics) -> pb.PodSandboxMetrics:

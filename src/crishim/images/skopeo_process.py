@@ -1,0 +1,244 @@
+"""One run of skopeo: watched, ended when nothing comes any more, and patient with a registry that asks for patience.
+
+skopeo says on a pipe neither how far it is nor that it waits: the first is read from the sizes of its files, the second from
+its debug log. A registry's `429 Too Many Requests` makes it wait as `Retry-After` asks, each time a minute at most.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from crishim.errors import PullError, PullReason
+from crishim.images.manifest import Descriptor, Manifest
+from crishim.interfaces.seats import Clock
+from crishim.linux.children import children
+
+MAX_OUTPUT: Final = 4 << 20
+"""What registries accept and clients read of a manifest (distribution-spec, "Pushing Manifests")."""
+
+_POLL: Final = 0.1
+_MAX_TEXT: Final = 1 << 16
+_MAX_WAIT: Final = 300.0
+"""Seconds without a byte for which a registry may ask to wait; skopeo itself gives up after four waits of a minute each."""
+
+_TOO_MANY: Final = re.compile(r"Too many requests to [a-z]+://([^/ ]+)[^ ]*: sleeping for ([0-9.]+) seconds")
+
+
+@attrs.frozen
+class PullProgress:
+    """How far a pull is: bytes that are here, bytes of all of it, and for what it waits, empty where bytes may come."""
+
+    reference: str
+    done: int
+    total: int
+    waiting: str = ""
+
+
+@attrs.frozen
+class Ended:
+    """A run that has ended: its exit code, its output (the last `MAX_OUTPUT` bytes of it) and the end of its log."""
+
+    code: int
+    output: bytes
+    log: str
+
+
+class Waits:
+    """What a run says in its log of registries that ask to wait. `until` is when the last wait ends, by the clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._rest = ""
+        self.until = 0.0
+        self.reason = ""
+
+    def feed(self, data: bytes) -> None:
+        """Read a piece of the log."""
+        *lines, self._rest = (self._rest + data.decode(errors="replace"))[-_MAX_TEXT:].split("\n")
+        for line in lines:
+            if (found := _TOO_MANY.search(line)) is not None:
+                self.until = max(self.until, self._clock.monotonic() + float(found[2]))
+                self.reason = f"{found[1]} answers 429 Too Many Requests and asks to wait {float(found[2]):g} seconds"
+
+    @property
+    def waiting(self) -> str:
+        """The reason of a wait that goes on."""
+        return self.reason if self._clock.monotonic() < self.until else ""
+
+
+async def run(command: list[str], subject: str, stall: float, clock: Clock, watch: "Watch", cwd: Path | None = None) -> Ended:
+    """Run skopeo to its end. One that moves no byte for `stall` seconds is ended: `PullError`.
+
+    The time for which a registry asks to wait does not count, up to five minutes; the reason is part of the error.
+    """
+    waits = Waits(clock)
+    async with _process(command, waits.feed, cwd) as ending:
+        moved, size = clock.monotonic(), 0
+        while not ending.done():
+            await _pause(ending, clock)
+            before = size
+            size = await asyncio.to_thread(watch.look)
+            watch.wait(waits.waiting)
+            watch.report()
+            if size != before:
+                moved = clock.monotonic()
+            deadline = min(max(moved, waits.until) + stall, moved + max(stall, _MAX_WAIT))
+            if clock.monotonic() > deadline and not ending.done():
+                since = clock.monotonic() - moved
+                reason = f": {waits.reason}" if waits.until > moved else ""
+                raise PullError(PullReason.REGISTRY_UNAVAILABLE, f"{subject}: nothing has come for {since:.0f} seconds{reason}")
+        output, log, code = ending.result()
+    return Ended(code, output, log.decode(errors="replace"))
+
+
+class Watch:
+    """Follows a run that brings a manifest: all there is to report is that it waits."""
+
+    def __init__(self, reference: str, progress: Callable[[PullProgress], None]) -> None:
+        self._reference = reference
+        self._progress = progress
+        self._waiting = ""
+
+    def look(self) -> int:
+        """A number that changes when anything came. Called on a thread."""
+        return 0
+
+    def wait(self, reason: str) -> None:
+        """Note why nothing comes; empty when it may come again."""
+        self._waiting = reason
+
+    def report(self) -> None:
+        """Pass on what the last look saw."""
+        if self._waiting:
+            self._progress(PullProgress(self._reference, 0, 0, self._waiting))
+
+
+class FolderWatch(Watch):
+    """Follows a copy into a folder by all that is in it."""
+
+    def __init__(self, reference: str, progress: Callable[[PullProgress], None], folder: Path) -> None:
+        super().__init__(reference, progress)
+        self._folder = folder
+
+    def look(self) -> int:
+        """As `Watch.look`: the bytes in the folder."""
+        size = 0
+        for place, _, names in os.walk(self._folder):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    size += os.lstat(f"{place}/{name}").st_size
+        return size
+
+
+class CopyWatch(Watch):
+    """Follows a copy by the sizes of its files. `arrived` is called with each layer when it is whole."""
+
+    def __init__(
+        self,
+        reference: str,
+        progress: Callable[[PullProgress], None],
+        blob: Callable[[str], Path],
+        manifest: Manifest,
+        layout: Path,
+        arrived: Callable[[Descriptor], None],
+    ) -> None:
+        super().__init__(reference, progress)
+        self._blob = blob
+        self._layout = layout
+        self._arrived = arrived
+        self._total = manifest.size
+        self._awaited = list(dict.fromkeys((*manifest.layers, manifest.config)))
+        self._config = manifest.config
+        self._here: list[Descriptor] = []
+        self._whole = self._partial = 0
+
+    def look(self) -> int:
+        """As `Watch.look`: the bytes that are here."""
+        self._here += [item for item in self._awaited if self._blob(item.digest).exists()]
+        self._awaited = [item for item in self._awaited if item not in self._here]
+        partial = 0
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(self._layout):
+                if entry.name.startswith("oci-put-blob"):
+                    with contextlib.suppress(OSError):
+                        partial += entry.stat().st_size
+        self._partial = partial
+        return self._whole + sum(item.size for item in self._here) + partial
+
+    def report(self) -> None:
+        """As `Watch.report`."""
+        here, self._here = self._here, []
+        self._whole += sum(item.size for item in here)
+        for item in here:
+            if item != self._config:
+                self._arrived(item)
+        self._progress(PullProgress(self._reference, min(self._whole + self._partial, self._total), self._total, self._waiting))
+
+
+@contextlib.asynccontextmanager
+async def _process(
+    command: list[str], feed: Callable[[bytes], None], cwd: Path | None
+) -> AsyncIterator["asyncio.Future[tuple[bytes, bytes, int]]"]:
+    """A process in a group of its own, which outlives neither the block nor us: its output, its error text and its code."""
+    pdeathsig = shutil.which("setpriv")
+    starting = asyncio.create_task(
+        children.start(
+            *([pdeathsig, "--pdeathsig", "KILL"] if pdeathsig else []),
+            *command,
+            cwd=cwd,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    )
+    try:
+        process = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        _kill(await starting)
+        raise
+    ending = asyncio.gather(_read(process.stdout, MAX_OUTPUT, _ignore), _read(process.stderr, _MAX_TEXT, feed), process.wait())
+    try:
+        yield ending
+    finally:
+        _kill(process)
+        await asyncio.shield(ending)
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """End a process that still runs, with its group."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+async def _read(stream: asyncio.StreamReader | None, most: int, feed: Callable[[bytes], None]) -> bytes:
+    """All of a stream; what is beyond `most` bytes is dropped, oldest first for texts that end with what matters."""
+    data = b""
+    while stream is not None and (piece := await stream.read(1 << 16)):
+        feed(piece)
+        data = (data + piece)[-most:]
+    return data
+
+
+def _ignore(_: bytes) -> None:
+    """Nobody reads it meanwhile."""
+
+
+async def _pause(ending: "asyncio.Future[tuple[bytes, bytes, int]]", clock: Clock) -> None:
+    """Return after a moment, or at the end."""
+    pause = asyncio.create_task(clock.sleep(_POLL))
+    pause.add_done_callback(lambda _: waiting.set())
+    ending.add_done_callback(lambda _: waiting.set())
+    waiting = asyncio.Event()
+    try:
+        await waiting.wait()
+    finally:
+        pause.cancel()

@@ -1,0 +1,124 @@
+"""Unpacking in worker processes (`crishim.worker`): what a store starts for its pulls, and what one pull has under way."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from crishim.errors import CrishimError, DataLoss, PermissionDenied, ResourceExhausted, Unavailable, Unknown
+from crishim.images.content import Content, UnpackedLayer
+from crishim.linux.children import children
+
+_KINDS: Final[dict[str, type[CrishimError]]] = {
+    kind.__name__: kind for kind in (DataLoss, PermissionDenied, ResourceExhausted, Unavailable, Unknown)
+}
+
+_log = logging.getLogger(__name__)
+
+
+class Workers:
+    """Starts workers, at most as many beside one another as the machine has use for."""
+
+    def __init__(self) -> None:
+        self._slots = asyncio.Semaphore(max(2, min(4, os.cpu_count() or 2)))
+
+    async def unpack(self, blob: Path, place: Path) -> UnpackedLayer:
+        """Unpack a blob into `place`, which is made. A caller that is cancelled ends the worker.
+
+        Raises `DataLoss` for a layer that is broken or leads out of its folder, `ResourceExhausted` for a full disk, and
+        `Unavailable` where the worker was killed or a program is missing.
+        """
+        answer = await self._run("unpack", [blob, place])
+        return UnpackedLayer(place, answer["diff_id"], answer["bytes"], answer["inodes"])
+
+    async def settle(self, places: Sequence[Path]) -> None:
+        """Bring in what the layers of an image, from the bottom to the top, take from those below them; see `layers.settle`."""
+        await self._run("settle", places)
+
+    async def _run(self, verb: str, paths: Sequence[Path]) -> dict[str, Any]:
+        async with self._slots:
+            code, output, text = await _output(verb, *map(str, paths))
+        try:
+            answer: dict[str, Any] = json.loads(output)
+        except ValueError:
+            _log.warning("a worker that was to %s %s ended with %d: %s", verb, paths[-1], code, text)
+            if code < 0:
+                raise Unavailable(f"unpacking: the worker was killed by signal {-code}") from None
+            raise Unknown(f"unpacking: the worker ended with {code}") from None
+        if "error" in answer:
+            raise _KINDS.get(answer["error"], Unknown)(answer["message"])
+        return answer
+
+
+async def _output(*arguments: str) -> tuple[int, bytes, str]:
+    """Run a worker to its end: its exit code, its output, and the end of what it wrote to stderr."""
+    pipe = asyncio.subprocess.PIPE
+    command = (sys.executable, "-P", "-m", "crishim.worker", str(os.getpid()), *arguments)
+    starting = asyncio.create_task(children.start(*command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe))
+    try:
+        process = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await _end(await starting)
+        raise
+    try:
+        output, text = await process.communicate()
+    finally:
+        await asyncio.shield(_end(process))
+    return process.returncode or 0, output, text.decode(errors="replace")[-2000:]
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Kill a worker that still runs, with what it has started, and wait for its end."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
+@attrs.define(eq=False)
+class Unpacking:
+    """The unpackings of one pull, each begun when its blob is here. `end` must be awaited."""
+
+    content: Content
+    workers: Workers
+    _jobs: dict[str, "asyncio.Task[UnpackedLayer]"] = attrs.field(factory=dict, init=False)
+    _all: list["asyncio.Task[UnpackedLayer]"] = attrs.field(factory=list, init=False)
+    _folder: Path | None = attrs.field(default=None, init=False)
+
+    def begin(self, digest: str) -> None:
+        """Unpack a blob, unless that is under way."""
+        if digest not in self._jobs:
+            self._folder = self._folder or self.content.work()
+            place = self._folder / str(len(self._all))
+            job = asyncio.create_task(self.workers.unpack(self.content.blob(digest), place))
+            self._jobs[digest] = job
+            self._all.append(job)
+
+    async def take(self, digest: str, diff_id: str) -> UnpackedLayer:
+        """The unpacked blob, for one taker. Raises `DataLoss` if it is not what `diff_id` promises; it is deleted then."""
+        self.begin(digest)
+        try:
+            layer = await self._jobs.pop(digest)
+            if layer.diff_id != diff_id:
+                raise DataLoss(f"layer {digest} holds {layer.diff_id}, and the image promises {diff_id}")
+        except DataLoss:
+            self.content.blob(digest).unlink(missing_ok=True)
+            raise
+        return layer
+
+    async def end(self) -> None:
+        """Stop what still runs, and delete what was not adopted."""
+        for job in self._all:
+            job.cancel()
+        await asyncio.gather(*self._all, return_exceptions=True)
+        if self._folder is not None:
+            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)

@@ -1,0 +1,113 @@
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crishim.errors import DataLoss, Unavailable
+from crishim.images.content import Content
+from crishim.images.unpacking import Unpacking, Workers
+from crishim.linux.processes import Process, read
+from tests.backends.runc.world import needs
+from tests.node.registry import File, digest_of, tar_of
+from tests.streaming.worlds import until
+
+pytestmark = [pytest.mark.node, needs()]
+
+SERVER = """
+import asyncio, sys
+from pathlib import Path
+from crishim.images.unpacking import Workers
+asyncio.run(Workers().unpack(Path(sys.argv[1]), Path(sys.argv[2])))
+"""
+
+
+@pytest.fixture
+def content(tmp_path: Path) -> Iterator[Content]:
+    content = Content(tmp_path / "store")
+    (content.blobs / "sha256").mkdir()
+    yield content
+    content.close()
+
+
+def stored(content: Content, data: bytes) -> str:
+    content.blob(digest_of(data)).write_bytes(data)
+    return digest_of(data)
+
+
+def hanging(content: Content, name: str) -> str:
+    """A blob that never comes to its end: a named pipe that nobody writes."""
+    digest = digest_of(name.encode())
+    os.mkfifo(content.blob(digest))
+    return digest
+
+
+def workers_on(*texts: str) -> list[Process]:
+    """The workers with these texts in their command lines."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if "crishim.worker" in line and all(text in line for text in texts) and (process := read(int(folder.name))):
+            found.append(process)
+    return [process for process in found if not process.ended]
+
+
+async def test_a_blob_is_unpacked_once_for_each_taker(content: Content) -> None:
+    """What was begun is awaited; another taker of the same digest gets a folder of its own; nothing is left at the end."""
+    data = tar_of(File("f", b"x"))
+    job = Unpacking(content, Workers())
+    digest = stored(content, data)
+    job.begin(digest)
+    job.begin(digest)
+    one, two = await job.take(digest, digest_of(data)), await job.take(digest, digest_of(data))
+    assert (True, b"x", b"x") == (one.place != two.place, *((it.place / "fs" / "f").read_bytes() for it in (one, two)))
+    with pytest.raises(DataLoss):
+        await job.take(digest, digest_of(b"other"))
+    assert not content.blob(digest).exists()
+    await job.end()
+    assert [] == list(content.tmp.iterdir())
+
+
+async def test_a_worker_that_dies(content: Content) -> None:
+    """It is an error of the pull that had it; another one's worker goes on."""
+    workers = Workers()
+    one, two = Unpacking(content, workers), Unpacking(content, workers)
+    bad, data = hanging(content, "bad"), tar_of(File("f", bytes(1 << 20)))
+    one.begin(bad)
+    path = str(content.blob(bad))
+    await until(lambda: bool(workers_on(path)))
+    (worker,) = workers_on(path)
+    taking = asyncio.create_task(two.take(stored(content, data), digest_of(data)))
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(Unavailable, match="signal 9"):
+        await one.take(bad, "")
+    assert digest_of(data) == (await taking).diff_id
+    await one.end()
+    await two.end()
+
+
+async def test_a_pull_that_is_given_up_leaves_no_worker(content: Content) -> None:
+    """The end of a pull is the end of its workers, also of those that are about to start."""
+    job = Unpacking(content, Workers())
+    for number in range(8):
+        job.begin(hanging(content, str(number)))
+    await until(lambda: bool(workers_on(str(content.blobs))))
+    await job.end()
+    assert ([], []) == (workers_on(str(content.blobs)), list(content.tmp.iterdir()))
+
+
+async def test_a_server_that_is_killed_leaves_no_worker(content: Content) -> None:
+    """Workers end with their server, however it ends."""
+    path, place = content.blob(hanging(content, "x")), content.tmp / "place"
+    server = await asyncio.create_subprocess_exec(sys.executable, "-c", SERVER, str(path), str(place))
+    await until((place / "fs").exists)
+    assert 1 == len(workers_on(str(path)))
+    server.kill()
+    assert -signal.SIGKILL == await server.wait()
+    await until(lambda: not workers_on(str(path)))
