@@ -87,4 +87,5 @@ async def test_shim_and_server_die(node: Node) -> None:
         states = {held.id: held.state for held in await client.list_sandboxes({})}
         assert {sandbox: pb.SANDBOX_NOTREADY, other: pb.SANDBOX_READY} == states
         await node.empty(client)
-    assert set() == left(node)
+    # The stand-in's host is a folder of its own, where the server does not look for what a killed shim leaves (test_leftovers).
+    assert set() == {trace for trace in left(node) if not trace.startswith("host/")}

@@ -63,11 +63,13 @@ class Node:
             runtime_version="1.2.3",
             boot_id="boot",
             retry_most=0.5,
+            remove_unrecorded_after=0.0,
             deadlines=Deadlines(create_container=30, start_container=30),
         )
         self.services = Services(backends={"": self.backend}, images=images, store=self._store, settings=settings)
         async with self.services:
             listener = asyncio.create_task(self._listen())
+            await self.services.recovered()
             try:
                 yield self
             finally:
