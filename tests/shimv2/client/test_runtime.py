@@ -16,6 +16,7 @@ from crishim.interfaces.oci_runtime import Stdio
 from crishim.model.container import ContainerState
 from crishim.model.process import ExecSpec, TerminalSize
 from crishim.model.resources import Resources
+from crishim.model.values import ContainerId
 from crishim.shimv2.client.connection import ShimLink
 from crishim.testing.conformance.candidate import until
 from crishim.testing.conformance.logs import read_log
@@ -36,7 +37,7 @@ async def test_one_shim_for_a_pod(containers: ShimWorld) -> None:
     assert 2 == len(containers.shims())
 
 
-async def output(world: ShimWorld, container_id: str, *argv: str) -> bytes:
+async def output(world: ShimWorld, container_id: ContainerId, *argv: str) -> bytes:
     out = Sink()
     await world.pods.exec(container_id, ExecSpec(argv=argv), ProcessIO(stdout=out))
     return out.data

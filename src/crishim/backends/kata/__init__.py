@@ -52,7 +52,7 @@ def build(context: BackendContext) -> Backend:
         events=plain.events,
         bootstrap=False,
     )
-    runtime = KataRuntime(binary, context.runtime_state / "shims", context.clock, machine, configured(path))
+    runtime = KataRuntime(binary, context.runtime_state / "shims", context.clock, configured(path))
     runtime.guest_seccomp = bool(options.get("guest_seccomp", False))
     return KataPods(runtime, context, machine, patterns=tuple(map(str, options.get("annotations", _ANNOTATIONS))))
 

@@ -47,9 +47,8 @@ def build(context: BackendContext) -> Backend:
         command = RuntimeCommand(program, context.runtime_state / "runtime", systemd_cgroup=systemd)
         runtime: ShimRuntime = RuncShimRuntime(binary, context.runtime_state, context.clock, machine, command)
     else:
-        runtime = ShimRuntime(
-            binary, context.runtime_state / "shims", context.clock, machine, configured(str(options.get("config_path", "")))
-        )
+        config_path = str(options.get("config_path", ""))
+        runtime = ShimRuntime(binary, context.runtime_state / "shims", context.clock, configured(config_path))
     return MeasuredPods(runtime, context, machine, sandbox_container=True)
 
 
