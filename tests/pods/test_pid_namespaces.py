@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from crishim.backends.runc import build
+from crishim.backends.runc.pods import build
 from crishim.errors import FailedPrecondition
 from crishim.interfaces.capabilities import SupportsSandboxWait
 from crishim.interfaces.oci_runtime import FIRST_PROCESS

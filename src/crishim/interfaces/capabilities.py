@@ -172,6 +172,19 @@ class SupportsCheckpoint(Protocol):
         """Like `create_container`, from an archive; the start then resumes it."""
 
 
+@runtime_checkable
+class SupportsClose(Protocol):
+    """None of CRI's calls: a backend that has something to end or to close with this process."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End the containers that cannot run without this process, and close what is open; an engine's containers go on.
+
+        Called once, after all other calls, at the end of `crishim play`. `crishim serve` does not call it: a node's containers
+        outlive it.
+        """
+
+
 ALL: tuple[type, ...] = (
     SupportsExec,
     SupportsAttach,
@@ -183,6 +196,7 @@ ALL: tuple[type, ...] = (
     SupportsLogReopen,
     SupportsPause,
     SupportsCheckpoint,
+    SupportsClose,
 )
 
 
