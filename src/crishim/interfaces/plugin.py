@@ -1,9 +1,9 @@
 """The plug-in: how crishim gets a backend out of a package of somebody else.
 
 A module of the package holds one value, `plugin = Plugin(build=MyBackend)`, and an entry point of the group `crishim.backends`
-names it: `mine = "my_package.my_module:plugin"`. In `crishim.toml` the backend is then called `mine`. Everywhere that `mine` can
-stand, `my_package.my_module:plugin` can, without an installation: in `crishim.toml`, for `crishim play --backend`, `crishim
-coverage` and `pytest --crishim-backend`.
+names it: `mine = "my_package.my_module:plugin"`. In `crishim.toml` the backend is then called `mine`. Everywhere that `mine`
+can stand, `my_package.my_module:plugin` can, without an installation: in `crishim.toml`, for `crishim play --backend`,
+`crishim coverage` and `pytest --crishim-backend`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
