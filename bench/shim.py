@@ -25,6 +25,7 @@ from crishim.errors import CrishimError
 from crishim.interfaces.backend import BackendContext
 from crishim.pods.namespaces import PinnedNamespaces
 from crishim.pods.usage import MeasuredPods
+from crishim.shimv2.client.runtime import ShimRuntime
 from crishim.shimv2.wire.messages import NAMESPACE_KEY
 from crishim.system import SystemClock
 from crishim.testing.conformance.candidate import Candidate, World
@@ -154,7 +155,9 @@ async def reconnect() -> None:
             await world.run(await world.sandbox(), world.programs.sleeps())
         print(f"starting {PODS} pods of one container, one after the other: {time.monotonic() - begun:.2f} s")
         assert isinstance(world.backend, MeasuredPods)
-        await world.backend.let_go()
+        runtime = world.backend._runtime  # noqa: SLF001 - no verb of a backend is a crash of ours
+        assert isinstance(runtime, ShimRuntime)
+        await runtime.let_go()
         world.backend = await make(context)
         begun = time.monotonic()
         inventory = await world.backend.inventory()

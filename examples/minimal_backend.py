@@ -18,13 +18,12 @@ from crishim import (
     NotFound,
     ObservedContainer,
     ObservedSandbox,
+    Plugin,
     SandboxId,
     SandboxSpec,
     SandboxStarted,
 )
-from crishim.backends.process import images  # every image is taken to be there: programs are the machine's
-
-__all__ = ["build", "images"]
+from crishim.backends.process import HostImages  # every image is taken to be there: programs are the machine's
 
 
 class MinimalBackend(Backend):
@@ -102,8 +101,8 @@ class MinimalBackend(Backend):
         return held[key]
 
 
-def build(context: BackendContext) -> MinimalBackend:
-    return MinimalBackend(context)
-
-
-build.exam = {"survives_restart": False}  # its children end with it, and the exam is told
+plugin = Plugin(
+    build=MinimalBackend,
+    images=HostImages,
+    exam={"survives_restart": False},  # its children end with it: the exam expects no more
+)

@@ -17,8 +17,8 @@ from crishim.play import connect
 from crishim.plugins import PluginError
 from crishim.testing.harness import container_config, sandbox_config
 
-PROCESS = "crishim.backends.process:build"
-FAKE = "crishim.testing.fakes:build"
+PROCESS = "crishim.backends.process:plugin"
+FAKE = "crishim.testing.fakes:plugin"
 
 
 def config_in(folder: Path, backend: str = FAKE, **changes: Any) -> Config:
@@ -89,7 +89,7 @@ async def test_one_socket_has_one_server(tmp_path: Path) -> None:
     [
         ("none", {}, "backend 'none': is not installed"),
         (PROCESS, {"colour": "red"}, "backend 'mine': options.colour: is not known"),
-        ("pathlib:Path", {}, "backend 'mine': cannot be built: TypeError: "),
+        ("pathlib:Path", {}, "backend 'pathlib:Path': pathlib:Path is a class, not a crishim.Plugin; "),
     ],
 )
 async def test_a_broken_backend_stops_the_start(tmp_path: Path, backend: str, options: dict[str, str], message: str) -> None:

@@ -254,6 +254,41 @@ def test_children_have_one_owner(path: Path) -> None:
     assert set() == used & owned
 
 
+PIDFILE_MAY = {
+    "backends/runc/exec.py",  # the runtime's own, read at once after its create
+    "monitor/conmon.py",  # names it for the runtime that conmon runs
+}
+
+
+def test_no_pid_file_is_read() -> None:
+    """A bundle's first process is what `create` returned (`oci_runtime.FIRST_PROCESS`): nobody needs a runtime's pid file."""
+    named = set()
+    for path in sources():
+        constants = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+        if any(isinstance(value, str) and value.endswith("pidfile") and "conmon" not in value for value in constants):
+            named.add(str(path.relative_to(SRC)))
+    assert set() == named - PIDFILE_MAY
+
+
+FORWARDERS = {
+    "__init__.py",  # these three are modules, which import at the first use of a name
+    "backends/runc/__init__.py",
+    "shimv2/__init__.py",
+    "testing/faults.py",  # states the capabilities of what it wraps
+}
+
+
+def test_nothing_is_forwarded_by_name() -> None:
+    """Whoever hands on another object's verbs has them as its own, so that they are claimed and type-checked one by one."""
+    having = {
+        str(path.relative_to(SRC))
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name in {"__getattr__", "__getattribute__"}
+    }
+    assert FORWARDERS == having
+
+
 WIRE_NAMES = {"Settings"}  # SPDY's frame of that name
 """Names that another protocol gives, for something else than ours."""
 

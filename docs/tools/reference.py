@@ -6,6 +6,7 @@ holds them against the code.
 
 import ast
 import inspect
+import itertools
 import json
 import re
 import textwrap
@@ -22,7 +23,7 @@ import crishim.errors
 from crishim.backends import docker, kata, process, runc, shim
 from crishim.config import Config
 from crishim.errors import CrishimError, Unknown
-from crishim.interfaces import backend, capabilities, oci_runtime, seats
+from crishim.interfaces import backend, capabilities, oci_runtime, plugin, seats
 from docs.tools import lifecycle, manual
 
 DOCS: Final = Path(__file__).parents[1]
@@ -38,6 +39,7 @@ _CALLS: Final = {
     "SupportsLogReopen": "ReopenContainerLog",
     "SupportsPause": "none of CRI's: shims ask for it",
     "SupportsCheckpoint": "CheckpointContainer, CheckpointPod, RestorePod",
+    "SupportsClose": "none of CRI's: `crishim play` calls it at its end",
 }
 """Which calls a capability lights up."""
 
@@ -70,6 +72,10 @@ def contract() -> Iterator[str]:
     yield "## What goes with it\n"
     for kind in (backend.BackendContext, backend.BackendInfo, backend.NetnsSource):
         yield from _value(kind)
+    yield "## Plugin\n"
+    yield _prose(plugin.__doc__)
+    yield _prose(plugin.Plugin.__doc__)
+    yield from _fields(plugin.Plugin)
     for title, module, kinds in (
         ("OciRuntime", oci_runtime, _protocols(oci_runtime)),
         ("Seats beside the backend", seats, _protocols(seats)),
@@ -207,6 +213,16 @@ def _verbs(kind: type) -> Iterator[str]:
             word = "async " if isinstance(node, ast.AsyncFunctionDef) else ""
             yield f"**`{word}{node.name}({ast.unparse(node.args)}){back}`**\n"
             yield f"{_prose(ast.get_docstring(node))}"
+
+
+def _fields(kind: type) -> Iterator[str]:
+    """Fields whose docstrings stand behind them."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    for node, below in itertools.pairwise(tree.body):
+        if isinstance(node, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            yield f"**`{ast.unparse(node.target)}: {ast.unparse(node.annotation)}`**\n"
+            yield _prose(str(below.value.value))
 
 
 def _value(kind: Any) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 A container is one `bwrap` with namespaces of its own for users, processes, IPC, host name and mounts, no capabilities, and the
 machine's network. Its root is the image's directory, read-only, with a /tmp of its own. It dies with crishim. What a pod asks
-for beyond that is refused by its field (`KEPT` is what it keeps), or listed in `ignores`; `crishim coverage bubblewrap` prints
+for beyond that is refused by its field (`KEPT` is what it keeps), or listed in `IGNORES`; `crishim coverage bubblewrap` prints
 all of it.
 """
 
@@ -29,7 +29,7 @@ KEPT = (
     Feature.STDIN,
 )
 _RIGHTS = tuple(f"{message}.linux.security_context" for message in ("PodSandboxConfig", "ContainerConfig"))
-ignores = {
+IGNORES = {
     "PodSandboxConfig.dns_config": "the machine's resolver is used",
     "PodSandboxConfig.linux.cgroup_parent": "there are no cgroups",
     "ContainerConfig.linux.resources": "there are no cgroups",
@@ -200,8 +200,4 @@ def first_pid(told: int) -> int:
     return int(json.loads(info)["child-pid"]) if info else 0
 
 
-def build(context: crishim.BackendContext) -> BubblewrapBackend:
-    return BubblewrapBackend(context)
-
-
-images = DirectoryImages
+plugin = crishim.Plugin(build=BubblewrapBackend, images=DirectoryImages, ignores=IGNORES)

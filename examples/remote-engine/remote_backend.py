@@ -30,17 +30,19 @@ from crishim import (
     NotFound,
     ObservedContainer,
     ObservedSandbox,
+    Plugin,
     ProcessIO,
     SandboxId,
     SandboxSpec,
     SandboxStarted,
+    SupportsClose,
     SupportsExec,
     SupportsLogReopen,
     Unavailable,
 )
 from crishim.logs.follower import LogFollower
 
-ignores = {
+IGNORES = {
     "PodSandboxConfig.hostname": "a machine has the engine's name for it",
     "PodSandboxConfig.dns_config": "a machine has the engine's resolver",
     "PodSandboxConfig.linux": "a machine is the engine's to shape",
@@ -86,7 +88,7 @@ class Remote:
             raise Unavailable(f"the engine at {self._url} cannot be reached: {error}") from error
 
 
-class RemoteBackend(Backend, SupportsExec, SupportsLogReopen):
+class RemoteBackend(Backend, SupportsExec, SupportsLogReopen, SupportsClose):
     def __init__(self, context: BackendContext) -> None:
         if unknown := context.options.keys() - {"url"}:
             raise InvalidArgument(f"options.{min(unknown)}", "is not known; known: url")
@@ -239,5 +241,4 @@ class RemoteBackend(Backend, SupportsExec, SupportsLogReopen):
         return attrs.evolve(seen, state=ContainerState.EXITED, exit=Exit(code=task["code"]))
 
 
-def build(context: BackendContext) -> RemoteBackend:
-    return RemoteBackend(context)
+plugin = Plugin(build=RemoteBackend, ignores=IGNORES)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         ProcessIO,
         SupportsAttach,
         SupportsCheckpoint,
+        SupportsClose,
         SupportsExec,
         SupportsLogReopen,
         SupportsPause,
@@ -50,7 +51,8 @@ if TYPE_CHECKING:
         capabilities,
     )
     from crishim.interfaces.oci_runtime import OciRuntime
-    from crishim.interfaces.seats import ImageService, PodNetwork, RecordStore, RootfsProvider
+    from crishim.interfaces.plugin import Plugin
+    from crishim.interfaces.seats import Finding, ImageService, PodNetwork, RecordStore, RootfsProvider
     from crishim.lifecycle.resolve import resolve
     from crishim.logs.stdio import ContainerStdio
     from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, Inventory, ObservedContainer
@@ -89,6 +91,7 @@ _HOMES = {
     "ProcessIO": "interfaces.capabilities",
     "SupportsAttach": "interfaces.capabilities",
     "SupportsCheckpoint": "interfaces.capabilities",
+    "SupportsClose": "interfaces.capabilities",
     "SupportsExec": "interfaces.capabilities",
     "SupportsLogReopen": "interfaces.capabilities",
     "SupportsPause": "interfaces.capabilities",
@@ -98,10 +101,12 @@ _HOMES = {
     "SupportsStats": "interfaces.capabilities",
     "SupportsUpdate": "interfaces.capabilities",
     "capabilities": "interfaces.capabilities",
+    "Finding": "interfaces.seats",
     "ImageService": "interfaces.seats",
     "RootfsProvider": "interfaces.seats",
     "PodNetwork": "interfaces.seats",
     "OciRuntime": "interfaces.oci_runtime",
+    "Plugin": "interfaces.plugin",
     "RecordStore": "interfaces.seats",
     "resolve": "lifecycle.resolve",
     "ContainerStdio": "logs.stdio",
@@ -148,6 +153,7 @@ __all__ = [
     "Exit",
     "FailedPrecondition",
     "Feature",
+    "Finding",
     "ImageId",
     "ImageService",
     "Internal",
@@ -159,6 +165,7 @@ __all__ = [
     "ObservedSandbox",
     "OciRuntime",
     "PermissionDenied",
+    "Plugin",
     "PodNetwork",
     "ProcessIO",
     "PullError",
@@ -174,6 +181,7 @@ __all__ = [
     "Services",
     "SupportsAttach",
     "SupportsCheckpoint",
+    "SupportsClose",
     "SupportsExec",
     "SupportsLogReopen",
     "SupportsPause",

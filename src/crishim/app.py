@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 
@@ -21,11 +21,13 @@ from crishim.images.skopeo import PullSettings
 from crishim.images.skopeo_process import PullProgress
 from crishim.images.store import ContentStore
 from crishim.interfaces.backend import Backend, BackendContext
+from crishim.interfaces.capabilities import SupportsClose, capabilities
+from crishim.interfaces.plugin import Plugin
 from crishim.interfaces.seats import Clock, ImageService, NetnsDialer, Observer
 from crishim.linux.processes import boot_id
 from crishim.model.runtime import CgroupDriver
 from crishim.model.values import SandboxId
-from crishim.plugins import Plugin, load, made
+from crishim.plugins import build, load
 from crishim.pods.host import cgroup_driver
 from crishim.pods.namespaces import PinnedNamespaces
 from crishim.server import serve
@@ -193,8 +195,8 @@ def _seat(config: Config, name: str, plugin: Plugin, node: _Node, clock: Clock) 
         namespaces=node.namespaces if plugin.needs_node else None,
         cgroup_driver=driver_of(config),
     )
-    own_images = plugin.images(context) if plugin.images else node.images if plugin.needs_node else None
-    return made(plugin, context, name), own_images
+    images = build(plugin.images, context, name) if plugin.images else node.images if plugin.needs_node else None
+    return build(plugin.build, context, name), images
 
 
 def _streams(config: Config, clock: Clock) -> Any:
@@ -303,6 +305,5 @@ def _make(folder: Path) -> Path:
 
 
 async def _close(backend: Backend) -> None:
-    close = getattr(backend, "close", None)
-    if close is not None:
-        await close()
+    if SupportsClose in capabilities(backend):
+        await cast("SupportsClose", backend).close()

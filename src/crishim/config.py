@@ -178,7 +178,7 @@ class Config:
     backends: FrozenDict[str, FrozenDict[str, Any]] = key(
         FrozenDict(),
         "Options of backends, a table for each: `[backends.NAME]`. The backend knows which ones there are. `plugin` is the"
-        " installed plug-in, or `package.module:function`, where that is not NAME itself.",
+        " installed plug-in, or `package.module:attribute`, where that is not NAME itself.",
         _backends,
     )
     streaming: StreamingConfig = key(StreamingConfig(), "", _text)

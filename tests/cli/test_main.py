@@ -16,13 +16,14 @@ from crishim import __version__
 from crishim.cli import check
 from crishim.cli.main import main
 from crishim.config import Config, parse
+from crishim.interfaces.plugin import Plugin
 from crishim.interfaces.seats import Finding
 from crishim.play import connect
-from crishim.plugins import Plugin, PluginError
+from crishim.plugins import PluginError
 from crishim.testing import fakes
 
-FAKE = "crishim.testing.fakes:build"
-PROCESS = "crishim.backends.process:build"
+FAKE = "crishim.testing.fakes:plugin"
+PROCESS = "crishim.backends.process:plugin"
 HELLO = Path(__file__).parents[2] / "examples" / "hello.yaml"
 POD = """
 apiVersion: v1
@@ -78,7 +79,7 @@ def test_a_machine_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def load(name: str) -> Plugin:
         if name == "broken":
             raise PluginError(name, "is broken")
-        return Plugin(name=name, build=fakes.build, check=lambda: checks[name])
+        return Plugin(build=fakes.plugin.build, check=lambda _: checks[name])
 
     monkeypatch.setattr(check, "load", load)
     monkeypatch.setattr(check, "installed", lambda: ("broken", "other"))
@@ -105,12 +106,31 @@ def test_each_configured_backend_is_checked(tmp_path: Path, monkeypatch: pytest.
     def look(options: Mapping[str, object]) -> list[Finding]:
         return [Finding(what="path", ok=options["path"] == "first", found="there", without=f"no {options['path']}")]
 
-    monkeypatch.setattr(check, "load", lambda name: Plugin(name=name, build=fakes.build, check=list, check_options=look))
+    monkeypatch.setattr(check, "load", lambda _: Plugin(build=fakes.plugin.build, check=look))
     monkeypatch.setattr(check, "installed", lambda: ("vm",))
     done = run("check", "--config", str(file))
     assert 1 == done.exit_code
     assert all(words in done.output for words in ("backend one", "backend two", "no second"))
     assert "no first" not in done.output
+
+
+def test_a_check_that_fails_is_one_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a plug-in's check raises is shown as its failure, and the others are checked all the same."""
+    file = tmp_path / "crishim.toml"
+    file.write_text(f'state = "{tmp_path}/state"\nruntime_state = "{tmp_path}/run"\n[handlers]\n"" = "one"\n')
+
+    def break_down(_: Mapping[str, object]) -> list[Finding]:
+        raise OSError("no such bus")
+
+    plugins = {
+        "one": Plugin(build=fakes.plugin.build, check=break_down),
+        "two": Plugin(build=fakes.plugin.build, check=lambda _: [Finding(what="tool", ok=True, found="1.0")]),
+    }
+    monkeypatch.setattr(check, "load", plugins.__getitem__)
+    monkeypatch.setattr(check, "installed", lambda: ("one", "two"))
+    done = run("check", "--config", str(file))
+    assert 1 == done.exit_code
+    assert all(words in done.output for words in ("it has failed: OSError: no such bus", "tool  1.0"))
 
 
 def test_a_pod_is_played(tmp_path: Path) -> None:

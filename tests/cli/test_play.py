@@ -69,7 +69,7 @@ def test_pods_fall_together(tmp_path: Path) -> None:
     good = POD.format(name="good", image="host:any", pull="IfNotPresent")
     bad = POD.format(name="bad", image="host:none", pull="Never")
     (tmp_path / "pods.yaml").write_text(f"{good}---{bad}")
-    done = crishim("play", str(tmp_path / "pods.yaml"), "--backend", "crishim.backends.process:build")
+    done = crishim("play", str(tmp_path / "pods.yaml"), "--backend", "crishim.backends.process:plugin")
     assert 125 == done.returncode, done.stdout + done.stderr
     assert "crishim: ImageStatus: image host:none is not there, and must not be pulled (NOT_FOUND)\n" == done.stderr
     assert 2 == done.stdout.count("removed")

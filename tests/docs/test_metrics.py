@@ -62,7 +62,7 @@ def test_a_scrape_shows_the_documented_names_and_no_other(tmp_path: Path) -> Non
     address = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "crishim", "play", str(manifest), "--metrics-address", address]
     with subprocess.Popen(
-        [*command, "--backend", "crishim.backends.process:build"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--backend", "crishim.backends.process:plugin"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as playing:
         text = scrape_until(f"http://{address}/metrics", 'crishim_containers{state="running"} 1.0')
         playing.terminate()

@@ -27,8 +27,8 @@ class TestMinimal(BackendConformance):
     survives_restart: ClassVar[bool] = False
 
     async def make_backend(self, context: BackendContext) -> Backend:
-        made: Backend = load().build(context)
-        return made
+        backend: Backend = load().plugin.build(context)
+        return backend
 
 
 def test_page_holds_the_file() -> None:
@@ -40,12 +40,12 @@ def test_page_holds_the_file() -> None:
 
 def test_readme_holds_the_class() -> None:
     """The README shows the tested class, whole and unchanged."""
-    body = "class MinimalBackend" + SOURCE.read_text().split("class MinimalBackend")[1].split("\n\ndef build")[0].rstrip()
+    body = "class MinimalBackend" + SOURCE.read_text().split("class MinimalBackend")[1].split("\n\nplugin = ")[0].rstrip()
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert body + "\n" in blocks
 
 
 def test_it_is_short() -> None:
     """The verbs take about sixty lines of code."""
-    body = SOURCE.read_text().split("class MinimalBackend")[1].split("def build")[0]
+    body = SOURCE.read_text().split("class MinimalBackend")[1].split("plugin = ")[0]
     assert len([line for line in body.splitlines() if line.strip()]) < 75

@@ -10,7 +10,7 @@ import pytest
 
 from crishim.errors import FailedPrecondition, Unknown
 from crishim.linux.cgroups import Cgroups, folder_of, own_folder, read_text, slice_folder, start_scope
-from crishim.oci.usage import CgroupUsage
+from crishim.model.stats import CgroupUsage
 from crishim.pods.usage import cgroup_usage, network_of, open_files
 
 DEV = """Inter-|   Receive                                                |  Transmit

@@ -78,7 +78,6 @@ async def test_the_end_of_a_first_process_whose_monitor_is_gone(tmp_path: Path) 
         first.stdin.close()
         assert Exit(code=0) == await asyncio.wait_for(waiting, 30)  # it is a child of ours
     with waiting_process("cat") as other:
-        (tmp_path / "pidfile").write_text(str(other.pid))
         (tmp_path / FIRST_PROCESS).write_text(f"{other.pid} 1")
         assert Exit.unknown() == await asyncio.wait_for(monitor.wait(tmp_path, "c1"), 30)
 

@@ -11,7 +11,9 @@ import pytest
 
 from crishim.cri import pb
 from crishim.errors import Code
+from crishim.interfaces.oci_runtime import FIRST_PROCESS
 from crishim.linux.mounts import mount, mounts_below, unmount
+from crishim.linux.processes import recorded
 from crishim.model.container import ContainerMetadata
 from crishim.model.image import ImageSpec
 from crishim.play import CallError, CriClient
@@ -79,7 +81,9 @@ async def test_a_running_pod_survives_the_servers_death(node: Node) -> None:
         _, one, two = await node.make_pod(client, "pod")
     node.kill()
     bundle = node.run / "backends" / "runc" / "containers" / one
-    os.kill(int((bundle / "pidfile").read_text()), signal.SIGKILL)
+    first = recorded(bundle / FIRST_PROCESS)
+    assert first is not None
+    os.kill(first.pid, signal.SIGKILL)
     node.start()
     async with node.client() as client:
         assert pb.CONTAINER_RUNNING == (await client.container_status(two)).state
@@ -109,8 +113,9 @@ async def test_an_older_pod_beside_a_newer_one(node: Node) -> None:
         config = container_config("", metadata=ContainerMetadata("late"), image=ImageSpec(image=node.image), command=())
         late = await client.create_container(older, config, node.sandbox("older"))
         await client.start_container(late)
-        pid = (node.run / "backends" / "runc" / "containers" / late / "pidfile").read_text()
-        assert before == namespace(Path(f"/proc/{pid}/ns/net"))
+        first = recorded(node.run / "backends" / "runc" / "containers" / late / FIRST_PROCESS)
+        assert first is not None
+        assert before == namespace(Path(f"/proc/{first.pid}/ns/net"))
         await node.empty(client)
     assert set() == node.traces()
     assert 1 == len(mounts_below(node.run / "namespaces"))

@@ -1,7 +1,7 @@
 """The files of both versions, as kernels write them."""
 
-from crishim.model.stats import ContainerUsage, PsiData, PsiStats
-from crishim.oci.usage import CgroupUsage, DeviceIo, container_usage, parse_cgroup_v1, parse_cgroup_v2, sum_usage
+from crishim.model.stats import CgroupUsage, ContainerUsage, DeviceIo, PsiData, PsiStats
+from crishim.oci.usage import container_usage, parse_cgroup_v1, parse_cgroup_v2, sum_usage
 
 V2 = {
     "cpu.stat": "usage_usec 5000000\nuser_usec 3000000\nsystem_usec 2000000\n"

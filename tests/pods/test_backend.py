@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crishim.backends.runc import build
+from crishim.backends.runc.pods import build
 from crishim.linux.processes import ended, recorded
 from crishim.model.container import ContainerState
 from crishim.model.values import ContainerId

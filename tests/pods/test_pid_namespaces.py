@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from crishim.backends.runc import build
+from crishim.backends.runc.pods import build
 from crishim.errors import FailedPrecondition
 from crishim.interfaces.capabilities import SupportsSandboxWait
+from crishim.interfaces.oci_runtime import FIRST_PROCESS
 from crishim.model.container import ContainerMetadata, ContainerSpec, LinuxContainerConfig
 from crishim.model.runtime import ContainerEventType
 from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxState
@@ -83,12 +84,10 @@ async def kill(world: Harness, subject: str) -> None:
 
 @contextlib.contextmanager
 def pid_taken(bundle: Path) -> Iterator[None]:
-    """A process of the node has the pid that the first process of a bundle had: all notes of that pid have this one's."""
+    """A process of the node has the pid that the first process of a bundle had."""
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as other:
-        for file in (bundle / "pidfile", bundle / "process"):
-            if file.exists():
-                _, *start = file.read_text().split()
-                file.write_text(" ".join([str(other.pid), *start]))
+        _, start = (bundle / FIRST_PROCESS).read_text().split()
+        (bundle / FIRST_PROCESS).write_text(f"{other.pid} {start}")
         yield
 
 

@@ -62,7 +62,8 @@ class ShimWorld(World):
 
         async def close(backend: object) -> None:
             assert isinstance(backend, MeasuredPods)
-            await backend.let_go()
+            assert isinstance(backend._runtime, ShimRuntime)
+            await backend._runtime.let_go()
 
         context = BackendContext(
             state=folder / "state",

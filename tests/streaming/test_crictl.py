@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from crishim.backends.process import HostImages, ProcessBackend
-from crishim.backends.runc import build
+from crishim.backends.runc.pods import build
 from crishim.cni.network import SetnsDialer
 from crishim.cri import Dispatcher
 from crishim.interfaces.backend import Backend, BackendContext

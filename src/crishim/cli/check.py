@@ -4,7 +4,7 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import util
 from pathlib import Path
 from typing import Final
@@ -16,7 +16,9 @@ from rich.text import Text
 from crishim import __version__, app
 from crishim.cli.options import config_option, exit_on_error
 from crishim.config import Config
+from crishim.interfaces.plugin import Plugin
 from crishim.interfaces.seats import Finding
+from crishim.model.values import EMPTY
 from crishim.plugins import PluginError, installed, load
 
 _KUBELET: Final = Path("/var/lib/kubelet/config.yaml")
@@ -46,18 +48,23 @@ def command(path: Path | None) -> None:
 
 
 def _plugin_findings(config: Config, name: str, backends: list[str]) -> Iterator[tuple[str, Iterable[Finding]]]:
-    """Titles and findings of a plug-in: one for each of the `backends` that use it, where it looks at their options."""
-    title = f"backend {name}" + ("" if backends else " (no handler uses it)")
+    """Titles and findings of a plug-in: one for each of the `backends` that use it, which may have options of their own."""
     try:
         plugin = load(name)
     except PluginError as error:
-        yield title, (Finding(what="plug-in", ok=False, without=error.message),)
+        yield f"backend {name}", (Finding(what="plug-in", ok=False, without=error.message),)
         return
-    if backends and plugin.check_options is not None:
-        for backend in backends:
-            yield f"backend {backend}", plugin.check_options(config.options_of(backend))
-    else:
-        yield title, plugin.check() if plugin.check else ()
+    for backend in backends:
+        yield f"backend {backend}", _findings_of(plugin, config.options_of(backend))
+    if not backends:
+        yield f"backend {name} (no handler uses it)", _findings_of(plugin, EMPTY)
+
+
+def _findings_of(plugin: Plugin, options: Mapping[str, object]) -> Iterable[Finding]:
+    try:
+        return list(plugin.check(options)) if plugin.check else ()
+    except Exception as error:  # noqa: BLE001 - one plug-in's check must not end those of the others
+        return (Finding(what="check", ok=False, without=f"it has failed: {type(error).__name__}: {error}"),)
 
 
 def _own_findings(config: Config) -> list[Finding]:

@@ -15,14 +15,14 @@ from crishim.cli.options import exit_on_error
 from crishim.coverage.verdicts import FieldVerdict, Subject, Verdict, coverage
 from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.capabilities import capabilities
-from crishim.plugins import load, made
+from crishim.plugins import build, load
 from crishim.system import SystemClock
 
 _HEAD: Final = """\
 # Coverage of CRI
 
 What becomes of each field of each request, backend by backend. This page is printed by `crishim coverage --markdown`; for a
-backend of your own, `crishim coverage package.module:build` prints the same.
+backend of your own, `crishim coverage package.module:plugin` prints the same.
 
 - **supported**: the backend, or crishim itself, does what the field asks for.
 - **refused**: a request that sets it to this ends with INVALID_ARGUMENT naming the field, or with UNIMPLEMENTED naming the
@@ -30,7 +30,7 @@ backend of your own, `crishim coverage package.module:build` prints the same.
 - **ignored**: it is taken, and changes nothing, for the reason given.
 
 A backend says what it supports (`BackendInfo.supported`), what it is able to (its capabilities), and what it takes and does not
-use (a table `ignores` beside its `build`). The rest follows from the code that requests go through.
+use (`Plugin.ignores`). The rest follows from the code that requests go through.
 """
 
 _STYLES: Final = {Verdict.SUPPORTED: "green", Verdict.REFUSED: "red", Verdict.IGNORED: "yellow"}
@@ -45,7 +45,7 @@ _STYLES: Final = {Verdict.SUPPORTED: "green", Verdict.REFUSED: "red", Verdict.IG
 def command(backends: tuple[str, ...], only: str | None, *, markdown: bool) -> None:
     """What becomes of each field of CRI: supported, refused, or ignored and why.
 
-    BACKEND is an installed plug-in, or package.module:function. It is built with its default options and asked who it is;
+    BACKEND is an installed plug-in, or package.module:attribute. It is built with its default options and asked who it is;
     nothing is run on it. A refused field ends the call with INVALID_ARGUMENT or UNIMPLEMENTED, an ignored one changes nothing.
     """
     with exit_on_error():
@@ -61,7 +61,7 @@ def _subject(name: str) -> Subject:
     """The backend as it is on this machine. Raises what its making and its probe raise."""
     plugin = load(name)
     with tempfile.TemporaryDirectory(prefix="crishim-coverage-") as folder:
-        backend = made(plugin, BackendContext(state=Path(folder), runtime_state=Path(folder), clock=SystemClock()), name)
+        backend = build(plugin.build, BackendContext(state=Path(folder), runtime_state=Path(folder), clock=SystemClock()), name)
         info = asyncio.run(backend.probe())
     return Subject(
         name=name,

@@ -38,7 +38,7 @@ _PERIOD: Final = 0.25
 @click.command(name="play")
 @click.argument("manifest", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
 @click.option("--endpoint", help="A CRI runtime that serves already, as unix:///path/to.sock; without, a server of our own.")
-@click.option("--backend", help="The backend of that server: a plug-in, or package.module:function; process without.")
+@click.option("--backend", help="The backend of that server: a plug-in, or package.module:attribute; process without.")
 @click.option("--config", "path", type=click.Path(path_type=Path, dir_okay=False), help="A file for that server; none without.")
 @click.option(
     "--metrics-address",

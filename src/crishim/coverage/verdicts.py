@@ -3,7 +3,7 @@
 Nothing here is a copy of what the code does: a request is decoded, resolved and held against what the backend supports, as
 requests are. Three tables say the rest, and tests hold them against the code: what crishim itself does with a field (`OURS`),
 what it takes and nobody uses (`UNUSED`), and which RPC needs which capability (`NEEDED`). What a backend takes and does not
-use, it tells itself: `ignores` beside its `build`, by the names of the lines here.
+use is in its `Plugin.ignores`, by the names of the lines here.
 """
 
 import enum

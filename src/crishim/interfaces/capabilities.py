@@ -1,8 +1,8 @@
-"""What a backend may offer beyond the ten verbs; each protocol lights up a part of CRI.
+"""What a backend may offer beyond the ten verbs; each protocol is a part of CRI.
 
-A backend claims a capability by naming the protocol among its bases, or by having the verbs. A backend whose presence of
-verbs would lie (a wrapper that forwards, a lifted runtime) states a set instead: an attribute `capabilities`. `capabilities()`
-reads either, once, at registration; nothing is advertised or called that it does not find.
+A backend claims a capability by naming the protocol among its bases, or by having the verbs. A backend that has verbs which it
+cannot always serve (a wrapper, pods over a runtime) states a set instead: an attribute `capabilities`. `capabilities()` reads
+either, once, at registration; nothing is advertised or called that is not in it.
 """
 
 from abc import abstractmethod
@@ -109,11 +109,11 @@ class SupportsStats(Protocol):
 
     @abstractmethod
     async def container_usage(self, container_id: ContainerId) -> ContainerUsage:
-        """CgroupUsage of one container, running or not. Cheap: it is asked for every container each ten seconds."""
+        """Usage of one container, running or not. Cheap: it is called for every container each ten seconds."""
 
     @abstractmethod
     async def sandbox_usage(self, sandbox_id: SandboxId) -> SandboxUsage:
-        """CgroupUsage of a whole pod."""
+        """Usage of a whole pod."""
 
 
 @runtime_checkable
@@ -172,6 +172,19 @@ class SupportsCheckpoint(Protocol):
         """Like `create_container`, from an archive; the start then resumes it."""
 
 
+@runtime_checkable
+class SupportsClose(Protocol):
+    """None of CRI's calls: a backend that has something to end or to close with this process."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End the containers that cannot run without this process, and close what is open; an engine's containers go on.
+
+        Called once, after all other calls, at the end of `crishim play`. `crishim serve` does not call it: a node's containers
+        outlive it.
+        """
+
+
 ALL: tuple[type, ...] = (
     SupportsExec,
     SupportsAttach,
@@ -183,12 +196,13 @@ ALL: tuple[type, ...] = (
     SupportsLogReopen,
     SupportsPause,
     SupportsCheckpoint,
+    SupportsClose,
 )
 
 
-def capabilities(backend: object) -> frozenset[type]:
-    """The capability protocols that `backend` claims: the set it states, else those whose verbs it has."""
+def capabilities(backend: object, among: tuple[type, ...] = ALL) -> frozenset[type]:
+    """The protocols that `backend` claims: the set it states, else those `among` these whose verbs it has."""
     stated = getattr(backend, "capabilities", None)
     if stated is not None:
         return frozenset(stated)
-    return frozenset(protocol for protocol in ALL if isinstance(backend, protocol))
+    return frozenset(protocol for protocol in among if isinstance(backend, protocol))

@@ -1,7 +1,10 @@
-"""The second seat: for authors who run OCI bundles.
+"""The contract for authors who run OCI bundles.
 
-`oci.OciPodBackend` lifts an `OciRuntime` to a `Backend`; the shim v2 door drives one directly. The operations are the OCI
+`pods.OciPodBackend` makes a `Backend` of an `OciRuntime`; the shim v2 server calls one directly. The operations are the OCI
 runtime specification's five, and a wait. Ids are the caller's; at most one operation is under way per id, waits beside it.
+
+What a runtime may have beyond is one protocol each, which it has by its verbs: those below, and `SupportsAttach`,
+`SupportsLogReopen` and `SupportsPause` of a `Backend`.
 """
 
 import enum
@@ -13,11 +16,15 @@ from typing import Any, Final, Protocol, runtime_checkable
 import attrs
 
 from crishim.interfaces.backend import BackendInfo
-from crishim.interfaces.capabilities import ProcessIO
+from crishim.interfaces.capabilities import ProcessIO, SupportsAttach, SupportsLogReopen, SupportsPause
 from crishim.model.process import Exit
+from crishim.model.stats import CgroupUsage
 
 FIRST_PROCESS: Final = "process"
-"""The file of a bundle in which the library keeps which process (pid and start time) the runtime has created."""
+"""The file of a bundle with the pid that `create` returned, and the process's start time.
+
+Whoever called `create` writes it (pods, the shim server). No other file of a bundle is read for a pid.
+"""
 
 
 class OciStatus(enum.StrEnum):
@@ -69,7 +76,10 @@ class OciRuntime(Protocol):
 
     @abstractmethod
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
-        """Create what `bundle`/config.json describes, and answer the pid of its first process, which does not run yet."""
+        """Create what `bundle`/config.json describes; return the pid of its first process, which does not run the program yet.
+
+        The caller records the pid (`FIRST_PROCESS`); the runtime need not write it anywhere.
+        """
 
     @abstractmethod
     async def start(self, container_id: str) -> None:
@@ -97,38 +107,98 @@ class OciRuntime(Protocol):
 
 
 @runtime_checkable
-class KnowsBundles(Protocol):
-    """Optional: tells from a bundle's files alone whether its container lives, so that a restart starts no process for each."""
+class SupportsPrepare(Protocol):
+    """Optional: a creation begins while its bundle is still being written, for instance with the start of a monitor.
+
+    `pods.OciPodBackend` calls it before the `create` of each container. Without it `create` does the whole work.
+    """
+
+    @abstractmethod
+    async def prepare(self, container_id: str, bundle: Path, stdio: Stdio) -> None:
+        """Begin a creation; `bundle` is a folder that may be empty yet. `create` with the same arguments follows, or `delete`.
+
+        An error fails the creation.
+        """
+
+
+@runtime_checkable
+class SupportsLiveness(Protocol):
+    """Optional: the files of a bundle tell whether its first process runs.
+
+    `pods.OciPodBackend` calls it in its inventory, once for each bundle. Without it the inventory calls `state`, which starts
+    a process for each bundle where the runtime is a program.
+    """
 
     @abstractmethod
     def alive(self, container_id: str, bundle: Path) -> bool | None:
-        """Whether the first process of a bundle's container lives; None where only `state` can tell. Starts no process."""
+        """Whether the first process of the bundle's container runs; None if the files do not tell, then `state` is called.
+
+        Runs on the event loop: read a few small files, and start no process. Raises nothing.
+        """
 
 
 @runtime_checkable
-class GetsReady(Protocol):
-    """Optional: begins a creation while its bundle is still being filled."""
+class SupportsExecProcess(Protocol):
+    """Optional: further processes in a running container, which pods and the shim server both run by this one verb.
 
-    @abstractmethod
-    async def get_ready(self, container_id: str, bundle: Path, stdio: Stdio) -> None:
-        """A `create` with these follows, or a `delete`. Of the bundle there is only the folder yet."""
-
-
-@runtime_checkable
-class RunsProcesses(Protocol):
-    """What the shim v2 door asks of a runtime for execs: the runtime specification's `process`, as containerd writes it."""
+    `pods.OciPodBackend` calls it for ExecSync and Exec, with the process of the container's config.json and the arguments and
+    terminal of the request; so a pod backend claims `SupportsExec` where its runtime has this. The shim server calls it at
+    the Start of an exec, with the process that containerd sent. Without it both answer UNIMPLEMENTED.
+    """
 
     @abstractmethod
     async def exec_process(
         self, container_id: str, process: Mapping[str, Any], io: ProcessIO, started: Callable[[int], None]
     ) -> Exit:
-        """As `SupportsExec.exec`; `started` is called with the pid."""
+        """Run `process`, and return when it has ended and all its output was written to `io`.
+
+        `process` is the object of that name in the runtime specification's config.json (args, env, cwd, user, terminal, ...),
+        complete. `started` is called once, with the pid as the node has it, as soon as the process runs.
+
+        Cancelled when the time is up or the container is deleted: every process of the exec must be killed before the
+        cancellation is passed on. Raises `InvalidArgument` for a program that cannot be run, unless that exits with 126 or 127
+        as in a shell; `NotFound` for a container that is not there.
+        """
 
 
 @runtime_checkable
-class UpdatesResources(Protocol):
-    """What the shim v2 door asks of a runtime for new limits: the runtime specification's `linux.resources`."""
+class SupportsUpdateResources(Protocol):
+    """Optional: the limits of a container can change.
+
+    `pods.OciPodBackend` calls it for UpdateContainerResources, and claims `SupportsUpdate` where its runtime has this; the shim
+    server calls it for Update. Without it both answer UNIMPLEMENTED.
+    """
 
     @abstractmethod
     async def update_resources(self, container_id: str, resources: Mapping[str, Any]) -> None:
-        """Make them the container's limits; what is not there stays as it is."""
+        """Make `resources`, the runtime specification's `linux.resources`, the container's limits.
+
+        What `resources` does not have stays as it is. Raises `NotFound`, or what the runtime refuses; some limits may have
+        changed then, and the caller sets the former ones again.
+        """
+
+
+@runtime_checkable
+class SupportsCgroupUsage(Protocol):
+    """Optional: the runtime reports a container's usage, since its processes are in no cgroup of the node (gVisor, VMs).
+
+    `pods.MeasuredPods` calls it for the stats and metrics of containers, about every ten seconds for each, and for the sum of
+    a pod that has no cgroup of its own. Without it the cgroup that config.json names is read.
+    """
+
+    @abstractmethod
+    async def cgroup_usage(self, container_id: str) -> CgroupUsage:
+        """A running container's usage. Raises `NotFound` for one that has ended."""
+
+
+RUNTIME_CAPABILITIES: Final[tuple[type, ...]] = (
+    SupportsPrepare,
+    SupportsLiveness,
+    SupportsExecProcess,
+    SupportsUpdateResources,
+    SupportsCgroupUsage,
+    SupportsAttach,
+    SupportsLogReopen,
+    SupportsPause,
+)
+"""All that a runtime may have beside `OciRuntime`; the last three are those of a `Backend`, with the same verbs."""

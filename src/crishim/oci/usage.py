@@ -11,8 +11,10 @@ from typing import Final
 import attrs
 
 from crishim.model.stats import (
+    CgroupUsage,
     ContainerUsage,
     CpuUsage,
+    DeviceIo,
     IoUsage,
     MemoryUsage,
     MetricSample,
@@ -27,58 +29,6 @@ Read = Callable[[str], str]
 
 _UNLIMITED: Final = 1 << 62
 _NANO: Final = 1_000_000_000
-
-
-@attrs.frozen
-class DeviceIo:
-    """What went to and from a block device, `major:minor`."""
-
-    device: str
-    reads: int = 0
-    writes: int = 0
-    read_bytes: int = 0
-    written_bytes: int = 0
-
-
-@attrs.frozen(kw_only=True)
-class CgroupUsage:
-    """A cgroup's usage with all below it: times in nanoseconds, sizes in bytes; None is "not measured", a limit's None none.
-
-    `tasks` are threads; `processes` those of the cgroup itself, for want of a counter.
-    """
-
-    cpu: int | None = None
-    cpu_user: int | None = None
-    cpu_system: int | None = None
-    periods: int | None = None
-    throttled_periods: int | None = None
-    throttled: int | None = None
-    memory: int | None = None
-    inactive_file: int | None = None
-    anonymous: int | None = None
-    cache: int | None = None
-    mapped_file: int | None = None
-    kernel: int | None = None
-    memory_most: int | None = None
-    limit_hits: int | None = None
-    page_faults: int | None = None
-    major_page_faults: int | None = None
-    oom_kills: int | None = None
-    swap: int | None = None
-    tasks: int | None = None
-    processes: int | None = None
-    memory_limit: int | None = None
-    swap_limit: int | None = None
-    task_limit: int | None = None
-    io: tuple[DeviceIo, ...] = ()
-    cpu_psi: PsiStats | None = None
-    memory_psi: PsiStats | None = None
-    io_psi: PsiStats | None = None
-
-    @property
-    def working_set(self) -> int | None:
-        """Usage less inactive file cache, not below zero."""
-        return None if self.memory is None else max(0, self.memory - (self.inactive_file or 0))
 
 
 def parse_cgroup_v2(read: Read) -> CgroupUsage:

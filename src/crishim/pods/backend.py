@@ -21,8 +21,15 @@ import attrs
 
 from crishim.errors import CrishimError, DataLoss, FailedPrecondition, Internal, NotFound
 from crishim.interfaces.backend import Backend, BackendContext, BackendInfo
-from crishim.interfaces.capabilities import SupportsSandboxWait, capabilities
-from crishim.interfaces.oci_runtime import FIRST_PROCESS, GetsReady, KnowsBundles, OciRuntime, OciStatus, Stdio
+from crishim.interfaces.capabilities import SupportsSandboxUpdate, SupportsSandboxWait
+from crishim.interfaces.oci_runtime import (
+    FIRST_PROCESS,
+    OciRuntime,
+    OciStatus,
+    Stdio,
+    SupportsLiveness,
+    SupportsPrepare,
+)
 from crishim.interfaces.seats import Rootfs, RootfsProvider
 from crishim.linux import pins, processes
 from crishim.linux.cgroups import Cgroups, folder_of
@@ -37,6 +44,7 @@ from crishim.model.container import (
     ObservedContainer,
 )
 from crishim.model.process import Exit
+from crishim.model.resources import Resources
 from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
 from crishim.model.security import LinuxContainerUser, NamespaceMode, UserNamespace
 from crishim.model.values import ContainerId, FrozenDict, ImageId, SandboxId
@@ -47,6 +55,7 @@ from crishim.oci.spec import config as oci_config
 from crishim.oci.users import resolve_user
 from crishim.pods import files, sources
 from crishim.pods.bundle import delete_bundle, make_bundle, read_config, write_atomically, write_bundle
+from crishim.pods.capabilities import RuntimeCapabilities
 from crishim.pods.host import device_node
 from crishim.pods.pid_namespaces import PidNamespaces, pid_options
 from crishim.pods.volumes import make_volumes
@@ -71,8 +80,8 @@ _STATES: Final = {
 }
 
 
-class OciPodBackend(Backend):
-    """Pods over `runtime`. It claims the capabilities of the runtime, and passes them on, beside SupportsSandboxWait."""
+class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsSandboxUpdate):
+    """Pods over `runtime`. What it claims beside its own capabilities depends on the runtime's: see `RuntimeCapabilities`."""
 
     def __init__(
         self,
@@ -83,22 +92,14 @@ class OciPodBackend(Backend):
         *,
         sandbox_container: bool = False,
     ) -> None:
-        self._runtime = runtime
+        super().__init__(runtime, host, context.runtime_state / "containers")
         self._sandbox_container = sandbox_container
-        self._host = host
         self._context = context
-        self._bundles = context.runtime_state / "containers"
         self._pods = context.runtime_state / "sandboxes"
         self._pids = PidNamespaces(self._bundles, self._pods)
         self._cgroups = cgroups or Cgroups(v2=host.cgroup_v2)
         self._stops: dict[SandboxId, asyncio.Event] = {}
-        self.capabilities = capabilities(runtime) | {SupportsSandboxWait}
-
-    def __getattr__(self, name: str) -> Any:
-        """The runtime's capabilities, by their verbs."""
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._runtime, name)
+        self.capabilities |= {SupportsSandboxWait, SupportsSandboxUpdate}
 
     async def probe(self) -> BackendInfo:
         """As the runtime's."""
@@ -141,14 +142,17 @@ class OciPodBackend(Backend):
         except NotFound:  # a stop has deleted it
             return Exit.unknown()
 
+    async def update_sandbox(self, sandbox_id: SandboxId, overhead: Resources | None, resources: Resources | None) -> None:
+        """As `SupportsSandboxUpdate.update_sandbox`: the kubelet has written the pod's cgroup itself."""
+
     async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
         """Root file system, user, config.json, and the runtime's create."""
         pod = self._pod(spec.sandbox.id)
         bundle = self._bundles / spec.id
         make_bundle(bundle)
         stdio = Stdio(terminal=spec.tty, log_path=spec.log_path, keep_stdin=spec.stdin, stdin_once=spec.stdin_once)
-        if isinstance(self._runtime, GetsReady):
-            await self._runtime.get_ready(spec.id, bundle, stdio)
+        if isinstance(self._runtime, SupportsPrepare):
+            await self._runtime.prepare(spec.id, bundle, stdio)
         namespaces = self._pod_namespaces(spec.sandbox)
         rootfs = await self._roots().prepare(spec.id, spec.image_id, namespaces.user)
         views = await self._views(spec, namespaces.user)
@@ -202,7 +206,7 @@ class OciPodBackend(Backend):
         return ObservedSandbox(id=pod, ready=ready and (not pause.exists() or await self._pause_lives(pod, pause)))
 
     async def _pause_lives(self, pod: SandboxId, pause: Path) -> bool:
-        alive = self._runtime.alive(pod, pause) if isinstance(self._runtime, KnowsBundles) else None
+        alive = self._runtime.alive(pod, pause) if isinstance(self._runtime, SupportsLiveness) else None
         if alive is not None:
             return alive
         try:
@@ -218,7 +222,7 @@ class OciPodBackend(Backend):
         sandbox_id = SandboxId(_read(bundle / "sandbox"))
         starting = _read(bundle / _STARTING)
         started_at = int(_read(bundle / _STARTED) or starting or 0) or None
-        alive = self._runtime.alive(container_id, bundle) if isinstance(self._runtime, KnowsBundles) else None
+        alive = self._runtime.alive(container_id, bundle) if isinstance(self._runtime, SupportsLiveness) else None
         if alive is None or starting:  # of a start that was broken off only the runtime knows whether it took place
             state = await self._state(container_id, started_at)
         elif started_at is None:
@@ -381,12 +385,6 @@ class OciPodBackend(Backend):
         folder = self._pods / sandbox_id
         if not folder.exists():
             raise NotFound("sandbox", sandbox_id)
-        return folder
-
-    def _bundle(self, container_id: ContainerId) -> Path:
-        folder = self._bundles / container_id
-        if not folder.exists():
-            raise NotFound("container", container_id)
         return folder
 
 

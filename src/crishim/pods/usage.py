@@ -9,23 +9,23 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Final, Generic, TypeVar
 
 import attrs
 
 from crishim.errors import DataLoss, NotFound
 from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.capabilities import SupportsStats
-from crishim.interfaces.oci_runtime import OciRuntime
+from crishim.interfaces.oci_runtime import OciRuntime, SupportsCgroupUsage
 from crishim.interfaces.seats import Clock
 from crishim.linux.cgroups import Cgroups, folder_of, read_text, slice_folder
 from crishim.linux.namespaces import inside
 from crishim.model.image import FilesystemUsage
 from crishim.model.sandbox import SandboxSpec, SandboxStarted
-from crishim.model.stats import ContainerUsage, MetricSample, NetworkInterfaceUsage, NetworkUsage, SandboxUsage
+from crishim.model.stats import CgroupUsage, ContainerUsage, MetricSample, NetworkInterfaceUsage, NetworkUsage, SandboxUsage
 from crishim.model.values import ContainerId, SandboxId
 from crishim.oci.facts import Host
-from crishim.oci.usage import CgroupUsage, container_usage, parse_cgroup_v1, parse_cgroup_v2, sum_usage
+from crishim.oci.usage import container_usage, parse_cgroup_v1, parse_cgroup_v2, sum_usage
 from crishim.pods.backend import OciPodBackend
 from crishim.pods.bundle import read_config, write_atomically
 
@@ -89,16 +89,8 @@ class Counts(Generic[T]):
                 del self._under_way[subject]
 
 
-@runtime_checkable
-class ReportsUsage(Protocol):
-    """A runtime whose containers have no processes in cgroups of their own, and that is asked instead."""
-
-    async def cgroup_usage(self, container_id: str) -> CgroupUsage:
-        """A running container's figures. Raises `NotFound`."""
-
-
-class MeasuredPods(OciPodBackend):
-    """Pods over `runtime`, with SupportsStats. A pod's figures are its own cgroup's where it was given one, else a sum."""
+class MeasuredPods(OciPodBackend, SupportsStats):
+    """Pods over `runtime`, with usage. A pod's is that of its own cgroup where it was given one, else a sum."""
 
     def __init__(
         self,
@@ -150,7 +142,7 @@ class MeasuredPods(OciPodBackend):
         return await asyncio.to_thread(self._sandbox_usage, used, pod)
 
     async def _usage_of(self, container_id: ContainerId, folder: str) -> CgroupUsage:
-        if isinstance(self._runtime, ReportsUsage):
+        if isinstance(self._runtime, SupportsCgroupUsage):
             try:
                 return await self._runtime.cgroup_usage(container_id)
             except NotFound:  # it has ended
@@ -172,7 +164,7 @@ class MeasuredPods(OciPodBackend):
         bundles = {bundle.name: bundle for bundle in self._bundles.glob("*") if self._owner(bundle) == sandbox_id}
         if (pause := pod / "pause").exists():
             bundles[sandbox_id] = pause
-        if not isinstance(self._runtime, ReportsUsage):
+        if not isinstance(self._runtime, SupportsCgroupUsage):
             folders = [self._folder(bundle) for bundle in bundles.values()]
             return await asyncio.to_thread(lambda: sum_usage(cgroup_usage(self._cgroups, folder) for folder in folders))
         usages = await asyncio.gather(*(self._usage_of(ContainerId(name), "") for name in bundles), return_exceptions=True)

@@ -13,7 +13,7 @@ import hashlib
 from pathlib import Path
 
 from crishim.errors import InvalidArgument, NotFound, Unavailable
-from crishim.interfaces.backend import Backend, BackendContext, BackendInfo, NetnsSource
+from crishim.interfaces.backend import Backend, BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import (
     ByteStream,
     ByteWriter,
@@ -29,6 +29,7 @@ from crishim.interfaces.capabilities import (
     SupportsStats,
     SupportsUpdate,
 )
+from crishim.interfaces.plugin import Plugin
 from crishim.interfaces.seats import NetworkReady
 from crishim.lifecycle.states import ContainerAct, container_after
 from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, Inventory, ObservedContainer
@@ -386,10 +387,8 @@ class FakeBackend(
         return [held for held in self.containers.values() if held.spec.sandbox.id == sandbox_id]
 
 
-def build(context: BackendContext) -> FakeBackend:
-    """The fake as a plug-in: for `crishim play --backend fake`, and for the exam of itself."""
-    del context
-    return FakeBackend()
+plugin = Plugin(build=lambda _: FakeBackend())
+"""The fake for `crishim play --backend crishim.testing.fakes:plugin` and the like."""
 
 
 class FakeImages:

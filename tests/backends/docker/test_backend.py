@@ -292,7 +292,7 @@ async def test_plug_in(engine: Dockerd, tmp_path: Path) -> None:
     assert isinstance(service, DockerImages)
     assert "docker.io/library/exam:latest" in {tag for image in await service.list() for tag in image.repo_tags}
     service.close()
-    assert {"docker engine", "catatonit"} == {finding.what for finding in check()}
+    assert {"docker engine", "catatonit"} == {finding.what for finding in check({})}
     with pytest.raises(InvalidArgument):
         build(context(tmp_path, engine.socket, unknown=1))
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from crishim.backends.kata import check_options
+from crishim.backends.kata import check
 from crishim.backends.kata.leftovers import KataBinary
 from crishim.backends.kata.needs import findings
 from crishim.errors import FailedPrecondition
@@ -108,6 +108,6 @@ async def test_a_program_that_is_not_on_path(tmp_path: Path) -> None:
 
 def test_options_are_looked_at() -> None:
     """What a backend's options name is what `crishim check` looks for."""
-    findings_of = {found.what: found for found in check_options({"shim": "io.containerd.mine.v9", "config_path": "/no/such"})}
+    findings_of = {found.what: found for found in check({"shim": "io.containerd.mine.v9", "config_path": "/no/such"})}
     assert not findings_of["containerd-shim-mine-v9"].ok
     assert "/no/such" in findings_of["kata's configuration"].without

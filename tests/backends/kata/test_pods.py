@@ -179,6 +179,7 @@ async def test_ports_are_dialled_at_the_pods_address(machines: ShimWorld) -> Non
 
     server = await asyncio.start_server(greet, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
+    assert isinstance(machines.pods, KataPods)
     pod = await machines.sandbox(ips=("127.0.0.1",))
     stream = await machines.pods.dial(pod.id, port)
     assert b"hello" == await stream.read()

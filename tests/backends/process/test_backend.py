@@ -24,6 +24,7 @@ from crishim.interfaces.backend import Backend, BackendContext, BackendInfo, Net
 from crishim.interfaces.capabilities import (
     ProcessIO,
     SupportsAttach,
+    SupportsClose,
     SupportsExec,
     SupportsLogReopen,
     SupportsPortForward,
@@ -48,10 +49,11 @@ class TestContract(BackendConformance):
 
 
 async def test_who_it_is(tmp_path: Path) -> None:
-    """The backend has no network of its own, supported what a plain process can, and claims five capabilities."""
+    """The backend has no network of its own, supported what a plain process can, and claims six capabilities."""
     backend = build(context(tmp_path))
     assert await backend.probe() == BackendInfo(name="process", version=__version__, netns=NetnsSource.NONE, supported=PROCESS)
-    assert capabilities(backend) == {SupportsExec, SupportsAttach, SupportsPortForward, SupportsStats, SupportsLogReopen}
+    six = {SupportsExec, SupportsAttach, SupportsPortForward, SupportsStats, SupportsLogReopen, SupportsClose}
+    assert six == capabilities(backend)
     assert not list(tmp_path.iterdir())
 
 

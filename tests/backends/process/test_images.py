@@ -4,7 +4,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from crishim.backends.process import images
+from crishim.backends.process import HostImages
 from crishim.backends.process.images import image_id, normalised
 from crishim.errors import InvalidArgument, NotFound
 from crishim.interfaces.backend import BackendContext
@@ -40,7 +40,7 @@ def test_references_are_normalised(reference: str, name: str) -> None:
 
 async def test_every_reference_is_answered_for(context: BackendContext) -> None:
     """A pull remembers the name, under an id of its own; status and list show it, with a note that nothing was pulled."""
-    service = images(context)
+    service = HostImages(context)
     assert None is await service.status(ImageSpec(image="busybox"))
     assert () == await service.list()
     pulled = await service.pull(ImageSpec(image="busybox"), None, None)
@@ -57,7 +57,7 @@ async def test_every_reference_is_answered_for(context: BackendContext) -> None:
 
 async def test_a_digest_is_shown_as_one(context: BackendContext) -> None:
     """An image pulled by digest has a digest and no tag."""
-    service = images(context)
+    service = HostImages(context)
     pulled = await service.pull(ImageSpec(image=f"busybox@{DIGEST}"), None, None)
     image = Image(id=pulled, repo_digests=(f"docker.io/library/busybox@{DIGEST}",), size=1)
     assert (image,) == await service.list()
@@ -65,7 +65,7 @@ async def test_a_digest_is_shown_as_one(context: BackendContext) -> None:
 
 async def test_what_was_removed_is_gone(context: BackendContext) -> None:
     """A removal, by any of its names, is shown at once; unknown images are no error."""
-    service = images(context)
+    service = HostImages(context)
     one = await service.pull(ImageSpec(image="one"), None, None)
     two = await service.pull(ImageSpec(image="two"), None, None)
     await service.remove(ImageSpec(image=one))
@@ -79,17 +79,17 @@ async def test_what_was_removed_is_gone(context: BackendContext) -> None:
 
 async def test_names_are_kept_over_a_restart(context: BackendContext) -> None:
     """What was pulled and not removed is there for the next service of the same folder."""
-    service = images(context)
+    service = HostImages(context)
     for name in ("one", "two"):
         await service.pull(ImageSpec(image=name), None, None)
     await service.remove(ImageSpec(image="one"))
-    assert ["docker.io/library/two:latest"] == [image.repo_tags[0] for image in await images(context).list()]
+    assert ["docker.io/library/two:latest"] == [image.repo_tags[0] for image in await HostImages(context).list()]
 
 
 @pytest.mark.parametrize("reference", ["", "a b", "a\n", "\xe9", "a\0"])
 async def test_what_is_no_name_is_refused(context: BackendContext, reference: str) -> None:
     """Nothing can be called so: a pull is InvalidArgument, a status finds nothing."""
-    service = images(context)
+    service = HostImages(context)
     with pytest.raises(InvalidArgument):
         await service.pull(ImageSpec(image=reference), None, None)
     assert None is await service.status(ImageSpec(image=reference))
@@ -98,12 +98,12 @@ async def test_what_is_no_name_is_refused(context: BackendContext, reference: st
 async def test_an_unknown_id_cannot_be_pulled(context: BackendContext) -> None:
     """An id is no name to pull from."""
     with pytest.raises(NotFound):
-        await images(context).pull(ImageSpec(image=DIGEST), None, None)
+        await HostImages(context).pull(ImageSpec(image=DIGEST), None, None)
 
 
 async def test_an_ambiguous_prefix_is_nobody(context: BackendContext) -> None:
     """A beginning that several ids share names none of them."""
-    service = images(context)
+    service = HostImages(context)
     ids = [await service.pull(ImageSpec(image=f"image{number}"), None, None) for number in range(20)]
     (first, *_) = sorted({found[7] for found in ids if sum(other[7] == found[7] for other in ids) > 1})
     assert None is await service.status(ImageSpec(image=f"sha256:{first}"))
@@ -111,7 +111,7 @@ async def test_an_ambiguous_prefix_is_nobody(context: BackendContext) -> None:
 
 async def test_the_store_is_a_file(context: BackendContext) -> None:
     """The figures are those of the file of names, on a file system that is there before and after the first pull."""
-    service = images(context)
+    service = HostImages(context)
     (before,) = (await service.fs_info()).image_filesystems
     assert (0, 0, str(context.state.parent)) == (before.used_bytes, before.inodes_used, before.mountpoint)
     await service.pull(ImageSpec(image="one"), None, None)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import attrs
 import pytest
 
-from crishim.backends.runc import build
+from crishim.backends.runc.pods import build
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.pods.namespaces import PinnedNamespaces
 from crishim.testing.conformance import BackendConformance, Candidate

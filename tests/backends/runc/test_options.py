@@ -6,8 +6,7 @@ from typing import Any
 import attrs
 import pytest
 
-from crishim.backends.runc import build, check
-from crishim.backends.runc.plugin import findings
+from crishim.backends.runc.pods import build, check, findings
 from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import BackendContext
 from crishim.model.runtime import CgroupDriver
@@ -62,4 +61,11 @@ def test_a_machine_with_everything_but_plugins(tmp_path: Path) -> None:
     assert (False, False) == (missing.ok, missing.needed)
     assert "host's network" in missing.without
     assert {"root", "runc", "conmon", "skopeo", "unshare"} < told.keys()
-    assert [finding.what for finding in check()] == list(told)
+    assert [finding.what for finding in check({})] == list(told)
+
+
+def test_the_runtime_of_the_options_is_looked_for() -> None:
+    """A backend whose option names another runtime needs that one, and not runc."""
+    findings_of = {finding.what: finding for finding in check({"runtime": "no-such-runtime"})}
+    assert "runc" not in findings_of
+    assert (False, True) == (findings_of["no-such-runtime"].ok, findings_of["no-such-runtime"].needed)

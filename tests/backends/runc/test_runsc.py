@@ -13,6 +13,8 @@ import pytest
 from crishim.backends.runc.runsc import descendants
 from crishim.errors import CrishimError
 from crishim.interfaces.capabilities import ProcessIO
+from crishim.interfaces.oci_runtime import FIRST_PROCESS
+from crishim.linux.processes import recorded
 from crishim.model.container import ContainerState
 from crishim.model.values import ContainerId
 from crishim.testing import Harness
@@ -105,8 +107,9 @@ async def test_the_sandboxs_death(world: Harness, tmp_path: Path) -> None:
     """When the sandbox is killed its containers have ended, and all of the pod can be removed."""
     sandbox = await world.run_sandbox()
     container = await world.run_container(sandbox, "main", "sleep", "600")
-    pid = int((tmp_path / "run" / "sandboxes" / sandbox / "pause" / "pidfile").read_text())
-    os.kill(pid, signal.SIGKILL)
+    first = recorded(tmp_path / "run" / "sandboxes" / sandbox / "pause" / FIRST_PROCESS)
+    assert first is not None
+    os.kill(first.pid, signal.SIGKILL)
     assert 0 != await ended(world, container)
     await until(lambda: ContainerState.EXITED is world.services._core.table.container(container).state)
     await world.services.sandboxes.stop(sandbox)

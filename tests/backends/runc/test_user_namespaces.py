@@ -10,7 +10,9 @@ import pytest
 
 from crishim.errors import InvalidArgument
 from crishim.images.snapshots import Snapshots
+from crishim.interfaces.oci_runtime import FIRST_PROCESS
 from crishim.linux.mounts import mounts_below
+from crishim.linux.processes import recorded
 from crishim.model.container import LinuxContainerConfig
 from crishim.model.sandbox import LinuxPodSandboxConfig
 from crishim.model.security import (
@@ -92,8 +94,9 @@ async def test_processes_outside(world: Harness, folder: Path) -> None:
     sandbox = await world.run_sandbox(linux=linux(options))
     security = LinuxContainerSecurityContext(namespace_options=options)
     container = await world.run_container(sandbox, "main", "sleep", "60", linux=LinuxContainerConfig(security_context=security))
-    pid = (folder / "run" / "containers" / container / "pidfile").read_text()
-    assert 100000 == Path(f"/proc/{pid}").stat().st_uid
+    first = recorded(folder / "run" / "containers" / container / FIRST_PROCESS)
+    assert first is not None
+    assert 100000 == Path(f"/proc/{first.pid}").stat().st_uid
 
 
 async def test_a_mapping_that_the_kernel_refuses(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from crishim.backends.runc import build
+from crishim.backends.runc.pods import build
 from crishim.errors import NotFound
 from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.seats import Rootfs

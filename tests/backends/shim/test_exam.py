@@ -10,6 +10,7 @@ from crishim.backends.shim import build
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.pods.namespaces import PinnedNamespaces
 from crishim.pods.usage import MeasuredPods
+from crishim.shimv2.client.runtime import ShimRuntime
 from crishim.testing.conformance import BackendConformance, Candidate
 from crishim.testing.conformance.offers import Check
 from tests.backends.runc.world import BusyboxRoots, needs
@@ -38,7 +39,8 @@ class TestRuncShim(BackendConformance):
 
     async def close_backend(self, backend: Backend) -> None:
         assert isinstance(backend, MeasuredPods)
-        await backend.let_go()
+        assert isinstance(backend._runtime, ShimRuntime)
+        await backend._runtime.let_go()
 
     async def _examine(self, check: Check, candidate: Candidate) -> None:
         await super()._examine(check, candidate)

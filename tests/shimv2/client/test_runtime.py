@@ -16,6 +16,9 @@ from crishim.interfaces.oci_runtime import Stdio
 from crishim.model.container import ContainerState
 from crishim.model.process import ExecSpec, TerminalSize
 from crishim.model.resources import Resources
+from crishim.model.values import ContainerId
+from crishim.oci.spec import process_of
+from crishim.pods.bundle import read_config
 from crishim.shimv2.client.connection import ShimLink
 from crishim.testing.conformance.candidate import until
 from crishim.testing.conformance.logs import read_log
@@ -36,10 +39,30 @@ async def test_one_shim_for_a_pod(containers: ShimWorld) -> None:
     assert 2 == len(containers.shims())
 
 
-async def output(world: ShimWorld, container_id: str, *argv: str) -> bytes:
+async def output(world: ShimWorld, container_id: ContainerId, *argv: str) -> bytes:
     out = Sink()
     await world.pods.exec(container_id, ExecSpec(argv=argv), ProcessIO(stdout=out))
     return out.data
+
+
+async def test_the_pid_of_an_exec(containers: ShimWorld) -> None:
+    """exec_process calls `started` once, with the pid of the process on the node."""
+    spec = await containers.run_ready(await containers.sandbox(), containers.programs.sleeps())
+    bundle = containers.candidate.context.runtime_state / "containers" / spec.id
+    process = process_of(read_config(bundle), ("sleep", "600"), terminal=False)
+    started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    running = asyncio.ensure_future(containers.runtime.exec_process(spec.id, process, ProcessIO(), started.set_result))
+    async with asyncio.timeout(30):
+        pid = await started
+    assert "600" == executed(pid)[-1]
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+def executed(pid: int) -> list[str]:
+    """The command line of a process."""
+    return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").rstrip("\0").split("\0")
 
 
 async def test_the_shim_dies(containers: ShimWorld) -> None:

@@ -5,8 +5,7 @@ from crishim._proto import cgroups_v1_pb2 as v1
 from crishim._proto import cgroups_v2_pb2 as v2
 from crishim._proto import shim_task_pb2 as task_pb
 from crishim._proto import ttrpc_pb2
-from crishim.model.stats import PsiData, PsiStats
-from crishim.oci.usage import CgroupUsage, DeviceIo
+from crishim.model.stats import CgroupUsage, DeviceIo, PsiData, PsiStats
 from crishim.shimv2.wire.metrics import decode_metrics
 from tests.shimv2.golden import answers
 

@@ -4,19 +4,19 @@ Options: see `options.Options`. What the engine does not support is refused by n
 """
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from crishim.backends.docker.backend import DockerBackend
 from crishim.backends.docker.engine import Engine, Options, read_options
 from crishim.backends.docker.image_files import PROGRAM
 from crishim.backends.docker.images import DockerImages
 from crishim.interfaces.backend import Backend, BackendContext
+from crishim.interfaces.plugin import Plugin
 from crishim.interfaces.seats import Finding, ImageService
 
-__all__ = ["DockerBackend", "DockerImages", "build", "check", "images"]
-
-needs_node = True
+__all__ = ["DockerBackend", "DockerImages", "plugin"]
 
 
 def build(context: BackendContext) -> Backend:
@@ -30,9 +30,9 @@ def images(context: BackendContext) -> ImageService:
     return DockerImages(Engine(options.socket), context.clock, options)
 
 
-def check() -> Iterable[Finding]:
-    """What the machine offers: an engine's socket at the usual place, and the program of which the pause image is made."""
-    socket = Path(Options().socket)
+def check(options: Mapping[str, Any]) -> Iterable[Finding]:
+    """What the machine offers: the engine's socket, and the program of which the pause image is made."""
+    socket = Path(str(options.get("socket", Options().socket)))
     yield Finding(
         what="docker engine",
         ok=socket.is_socket(),
@@ -49,3 +49,6 @@ def check() -> Iterable[Finding]:
         without="no pause image can be made; the option `pause_image` must name one that is there",
         remedy="apt-get install catatonit",
     )
+
+
+plugin = Plugin(build=build, images=images, check=check, needs_node=True)

@@ -12,8 +12,8 @@ from crishim.backends.docker.observed import Known
 from crishim.errors import InvalidArgument, NotFound
 from crishim.interfaces.seats import Clock
 from crishim.linux.cgroups import ROOT, Cgroups, folder_of, slice_folder
-from crishim.model.stats import ContainerUsage, SandboxUsage
-from crishim.oci.usage import CgroupUsage, container_usage, sum_usage
+from crishim.model.stats import CgroupUsage, ContainerUsage, SandboxUsage
+from crishim.oci.usage import container_usage, sum_usage
 from crishim.pods.host import cgroup_v2
 from crishim.pods.usage import Counted, Counts, cgroup_usage, count, network_usage
 

@@ -18,13 +18,12 @@ from crishim.backends.kata.pods import KataPods, KataRuntime
 from crishim.backends.shim import checked, configured, shim_binary
 from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
+from crishim.interfaces.plugin import Plugin
 from crishim.interfaces.seats import Finding
 from crishim.oci.ignores import ignores
 from crishim.pods.host import host
 
-__all__ = ["KataPods", "KataRuntime", "build", "check", "ignores"]
-
-needs_node = True
+__all__ = ["KataPods", "KataRuntime", "plugin"]
 
 _TYPES: Final[dict[str, type]] = {
     "shim": str,
@@ -52,16 +51,14 @@ def build(context: BackendContext) -> Backend:
         events=plain.events,
         bootstrap=False,
     )
-    runtime = KataRuntime(binary, context.runtime_state / "shims", context.clock, machine, configured(path))
+    runtime = KataRuntime(binary, context.runtime_state / "shims", context.clock, configured(path))
     runtime.guest_seccomp = bool(options.get("guest_seccomp", False))
     return KataPods(runtime, context, machine, patterns=tuple(map(str, options.get("annotations", _ANNOTATIONS))))
 
 
-def check() -> Iterable[Finding]:
-    """What kata needs of this machine, by its own search for a configuration."""
-    return findings(Path("/"))
-
-
-def check_options(options: Mapping[str, Any]) -> Iterable[Finding]:
-    """What a backend with these options needs of this machine."""
+def check(options: Mapping[str, Any]) -> Iterable[Finding]:
+    """What a backend with these options needs of this machine; without a path, by kata's own search for a configuration."""
     return findings(Path("/"), str(options.get("shim", RUNTIME)), str(options.get("config_path", "")))
+
+
+plugin = Plugin(build=build, check=check, ignores=ignores, needs_node=True)

@@ -53,7 +53,7 @@ class KataRuntime(ShimRuntime):
         return attrs.evolve(info, supported=VM if self.guest_seccomp else VM - {Feature.SECCOMP})
 
 
-class KataPods(MeasuredPods):
+class KataPods(MeasuredPods, SupportsPortForward):
     """Pods over kata. `patterns` (shell's) choose the annotations of pods and containers that kata is told."""
 
     def __init__(self, runtime: KataRuntime, context: BackendContext, host: Host, *, patterns: tuple[str, ...]) -> None:

@@ -24,10 +24,10 @@ from crishim.backends.process.ignores import ignores
 from crishim.backends.process.images import HostImages
 from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
-from crishim.interfaces.seats import ImageService
+from crishim.interfaces.plugin import Plugin
 from crishim.model.features import Feature
 
-__all__ = ["HostImages", "ProcessBackend", "build", "ignores", "images"]
+__all__ = ["HostImages", "ProcessBackend", "plugin"]
 
 _OPTIONS: Final = frozenset({"unsafe_ignore"})
 
@@ -46,9 +46,9 @@ def build(context: BackendContext) -> Backend:
     return ProcessBackend(context, ignored)
 
 
-def images(context: BackendContext) -> ImageService:
-    """The image service that fits: it answers for every reference and pulls nothing."""
-    return HostImages(context)
-
-
-build.exam = {"restores_exit_after_restart": False}  # type: ignore[attr-defined]  # nobody can collect a child that is not theirs
+plugin = Plugin(
+    build=build,
+    images=HostImages,
+    ignores=ignores,
+    exam={"restores_exit_after_restart": False},  # nobody can collect a child that is not theirs
+)

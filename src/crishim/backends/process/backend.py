@@ -16,6 +16,7 @@ from crishim.interfaces.capabilities import (
     ByteStream,
     ProcessIO,
     SupportsAttach,
+    SupportsClose,
     SupportsExec,
     SupportsLogReopen,
     SupportsPortForward,
@@ -34,7 +35,9 @@ CENSUS_AGE: Final = 0.5
 """Seconds for which one look at all processes serves for figures: they are asked for of all containers at once."""
 
 
-class ProcessBackend(Backend, SupportsExec, SupportsAttach, SupportsPortForward, SupportsStats, SupportsLogReopen):
+class ProcessBackend(
+    Backend, SupportsExec, SupportsAttach, SupportsPortForward, SupportsStats, SupportsLogReopen, SupportsClose
+):
     """Runs containers as child processes. `close` ends them all; see the package's docstring for what it keeps and what not.
 
     `ignored` are requested that this backend cannot keep and is told to accept nevertheless.

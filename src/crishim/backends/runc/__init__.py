@@ -4,8 +4,8 @@ Options: `runtime` (a program, found on PATH; default `runc`), `runtime_args` (a
 `gvisor` (whether the runtime is gVisor's; by default what is named `runsc` is), `ulimits` (a table of default
 limits by name, each a number or [soft, hard], as `nofile = [1024, 65536]`).
 
-The plug-in is in `plugin`, and the OciRuntime in `runtime`. Each is imported when somebody asks for one of its names: whoever
-wants the runtime alone, as the shim daemon does, has no use for pods.
+The plug-in is in `pods`, and the OciRuntime in `runtime`. Each is imported at the first use of one of its names: the shim's
+daemon needs the runtime alone, and no pods.
 """
 
 TYPE_CHECKING = False
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from crishim.backends.runc.command import RuntimeCommand
-    from crishim.backends.runc.plugin import build, check, ignores, needs_node
+    from crishim.backends.runc.pods import plugin
     from crishim.backends.runc.runsc import RunscRuntime
     from crishim.backends.runc.runtime import RuncRuntime
 
@@ -22,13 +22,10 @@ _HOMES = {
     "RuncRuntime": "runtime",
     "RunscRuntime": "runsc",
     "RuntimeCommand": "command",
-    "build": "plugin",
-    "check": "plugin",
-    "ignores": "plugin",
-    "needs_node": "plugin",
+    "plugin": "pods",
 }
 
-__all__ = ["RuncRuntime", "RunscRuntime", "RuntimeCommand", "build", "check", "ignores", "needs_node"]
+__all__ = ["RuncRuntime", "RunscRuntime", "RuntimeCommand", "plugin"]
 
 
 def __getattr__(name: str) -> "Any":

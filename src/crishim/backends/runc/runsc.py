@@ -22,9 +22,9 @@ from crishim.linux.processes import read_pid
 from crishim.model.container import ContainerSpec
 from crishim.model.sandbox import SandboxSpec
 from crishim.model.security import NamespaceMode
+from crishim.model.stats import CgroupUsage
 from crishim.monitor.client import read_pipe
 from crishim.oci.facts import Host, NamespacePaths
-from crishim.oci.usage import CgroupUsage
 from crishim.pods.pid_namespaces import pid_options
 from crishim.pods.usage import MeasuredPods
 
@@ -62,7 +62,7 @@ class RunscRuntime(MonitoredRuntime):
         await super().delete(container_id)
 
     async def cgroup_usage(self, container_id: str) -> CgroupUsage:
-        """What the sandbox counts for one container: memory is the whole sandbox's."""
+        """As `SupportsCgroupUsage.cgroup_usage`: what the sandbox counts for one container; memory is the whole sandbox's."""
         told = (await self._command.json(container_id, "events", "--stats", container_id)).get("data", {})
         return CgroupUsage(
             cpu=told.get("cpu", {}).get("usage", {}).get("total", 0),

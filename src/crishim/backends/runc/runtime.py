@@ -32,14 +32,11 @@ from crishim.linux.children import children
 from crishim.linux.processes import read_pid
 from crishim.logs.execution import ExecStreams
 from crishim.logs.stdio import ChildEnds
-from crishim.model.process import ExecSpec, Exit
-from crishim.model.resources import Resources
-from crishim.model.values import ContainerId, SandboxId
+from crishim.model.process import Exit
+from crishim.model.values import ContainerId
 from crishim.monitor.client import Monitor, PreparedMonitor, follow_sizes, monitor_of
 from crishim.monitor.conmon import MonitorRequest
 from crishim.oci.facts import Host
-from crishim.oci.resources import resources as limits_of
-from crishim.oci.spec import process_of
 from crishim.pods.bundle import read_config
 
 _log = logging.getLogger(__name__)
@@ -83,8 +80,8 @@ class MonitoredRuntime:
             features=able.advertised,
         )
 
-    async def get_ready(self, container_id: str, bundle: Path, stdio: Stdio) -> None:
-        """As `GetsReady.get_ready`: a monitor is started, which takes some milliseconds."""
+    async def prepare(self, container_id: str, bundle: Path, stdio: Stdio) -> None:
+        """As `SupportsPrepare.prepare`: a monitor is started, which takes some milliseconds."""
         self._moves.soon()
         self._sockets.mkdir(parents=True, exist_ok=True)
         if stdio.log_path:
@@ -104,7 +101,7 @@ class MonitoredRuntime:
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
         """As `OciRuntime.create`. Also who is attended to has a monitor."""
         if container_id not in self._waiting:
-            await self.get_ready(container_id, bundle, stdio)
+            await self.prepare(container_id, bundle, stdio)
         pid = await self._waiting.pop(container_id).create(self._monitor_cgroups(bundle))
         self._bundles[container_id] = bundle
         if self._command.systemd_cgroup:
@@ -160,7 +157,7 @@ class MonitoredRuntime:
         return await self._monitor.wait(await self._bundle(container_id), container_id)
 
     def alive(self, container_id: str, bundle: Path) -> bool | None:
-        """As `KnowsBundles.alive`: it lives as long as its monitor does, which ends after having written its exit."""
+        """As `SupportsLiveness.alive`: it lives as long as its monitor does, which ends after having written its exit."""
         self._bundles[container_id] = bundle
         if self._monitor.exit_of(bundle) is not None:
             return False
@@ -184,20 +181,12 @@ class MonitoredRuntime:
         if log:
             await self._monitor.reopen(bundle, container_id, Path(log))
 
-    async def update_sandbox(self, sandbox_id: SandboxId, overhead: Resources | None, resources: Resources | None) -> None:
-        """As `SupportsSandboxUpdate.update_sandbox`: the kubelet has written the pod's cgroup; nothing else depends on it."""
-
-    async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
-        """As `SupportsExec.exec`: the container's own process with another command."""
-        config = read_config(await self._bundle(container_id))
-        return await self.exec_process(container_id, process_of(config, spec.argv, terminal=spec.tty), io)
-
     async def exec_process(
-        self, container_id: str, process: Mapping[str, Any], io: ProcessIO, started: Callable[[int], None] = lambda _: None
+        self, container_id: str, process: Mapping[str, Any], io: ProcessIO, started: Callable[[int], None]
     ) -> Exit:
-        """As `RunsProcesses.exec_process`: the runtime's own exec, detached, with our pipes. We must be a child subreaper.
+        """As `SupportsExecProcess.exec_process`: the runtime's own exec, detached, with our pipes.
 
-        With a terminal the runtime makes it, and hands it over through a socket.
+        We must be a child subreaper. With a terminal the runtime makes it, and hands it over through a socket.
         """
         self._moves.soon()
         terminal = bool(process.get("terminal"))
@@ -300,12 +289,8 @@ class RuncRuntime(MonitoredRuntime):
         """As `SupportsPause`."""
         await self._command.run(container_id, "resume", container_id)
 
-    async def update_container(self, container_id: ContainerId, resources: Resources) -> None:
-        """As `SupportsUpdate.update_container`. Runtimes leave what was done when they fail: the old limits are set again."""
-        await self.update_resources(container_id, limits_of(resources, self._host))
-
     async def update_resources(self, container_id: str, resources: Mapping[str, Any]) -> None:
-        """As `UpdatesResources.update_resources`."""
+        """As `SupportsUpdateResources.update_resources`."""
         wanted = json.dumps(resources).encode()
         await self._command.run(container_id, "update", "--resources", "-", container_id, stdin=wanted)
 

@@ -6,13 +6,14 @@ takes runtimeoptions.v1), `bootstrap` (whether `start` reads BootstrapParams; fo
 """
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from crishim.backends.runc.command import RuntimeCommand
 from crishim.backends.shim.runc import RuncShimBinary, RuncShimRuntime
 from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
+from crishim.interfaces.plugin import Plugin
 from crishim.interfaces.seats import Finding
 from crishim.model.runtime import CgroupDriver
 from crishim.oci.ignores import ignores
@@ -22,9 +23,7 @@ from crishim.shimv2.client.binary import ShimBinary, binary_name
 from crishim.shimv2.client.runtime import Options, ShimRuntime, no_options
 from crishim.shimv2.wire.messages import runtime_options
 
-__all__ = ["RuncShimRuntime", "build", "check", "ignores", "shim_binary"]
-
-needs_node = True
+__all__ = ["RuncShimRuntime", "plugin", "shim_binary"]
 
 _DEFAULT: Final = "io.containerd.runc.v2"
 _TYPES: Final[dict[str, type]] = {
@@ -47,15 +46,17 @@ def build(context: BackendContext) -> Backend:
         command = RuntimeCommand(program, context.runtime_state / "runtime", systemd_cgroup=systemd)
         runtime: ShimRuntime = RuncShimRuntime(binary, context.runtime_state, context.clock, machine, command)
     else:
-        runtime = ShimRuntime(
-            binary, context.runtime_state / "shims", context.clock, machine, configured(str(options.get("config_path", "")))
-        )
+        config_path = str(options.get("config_path", ""))
+        runtime = ShimRuntime(binary, context.runtime_state / "shims", context.clock, configured(config_path))
     return MeasuredPods(runtime, context, machine, sandbox_container=True)
 
 
-def check() -> Iterable[Finding]:
-    """What containerd's own shim needs."""
-    for program, package in ((binary_name(_DEFAULT), "containerd"), ("runc", "runc"), ("catatonit", "catatonit")):
+def check(options: Mapping[str, Any]) -> Iterable[Finding]:
+    """The shim, and what it needs: the program behind runc's own shim, and the pause."""
+    shim = binary_name(str(options.get("shim", _DEFAULT)))
+    runtime = str(options.get("runtime", "runc"))
+    behind = ((runtime, runtime),) if "runc" in shim and "config_path" not in options else ()
+    for program, package in ((shim, "containerd"), *behind, ("catatonit", "catatonit")):
         path = shutil.which(program)
         yield Finding(
             what=program,
@@ -94,3 +95,6 @@ def shim_binary(context: BackendContext, default: str) -> ShimBinary:
 def configured(path: str) -> Options:
     """Options that tell a shim the path of its configuration, where there is one."""
     return (lambda _: runtime_options(path)) if path else no_options
+
+
+plugin = Plugin(build=build, check=check, ignores=ignores, needs_node=True)

@@ -47,7 +47,8 @@ class RuncShimRuntime(ShimRuntime):
     """Runs bundles by containerd's shim with `command`'s program; its state and the shims' lie in folders of `state`."""
 
     def __init__(self, binary: ShimBinary, state: Path, clock: Clock, host: Host, command: RuntimeCommand) -> None:
-        super().__init__(binary, state / "shims", clock, host, self._make_options)
+        super().__init__(binary, state / "shims", clock, self._make_options)
+        self._host = host
         self._runtime_root = str(state / "runtime")
         self._command = command
 

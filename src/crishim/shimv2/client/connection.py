@@ -125,9 +125,10 @@ class ShimLink:
             request.options.CopyFrom(options)
         return (await self._call("Create", request, pb.CreateTaskResponse, timeout=self.long_timeout)).pid
 
-    async def start(self, name: str, exec_id: str = "") -> None:
-        """Run what was created."""
-        await self._call("Start", pb.StartRequest(id=name, exec_id=exec_id), pb.StartResponse, timeout=self.long_timeout)
+    async def start(self, name: str, exec_id: str = "") -> int:
+        """Run what was created; returns its pid."""
+        request = pb.StartRequest(id=name, exec_id=exec_id)
+        return (await self._call("Start", request, pb.StartResponse, timeout=self.long_timeout)).pid
 
     async def exec(self, name: str, exec_id: str, process: Any, fifos: FifoPaths, *, terminal: bool) -> None:
         """Prepare one more process."""

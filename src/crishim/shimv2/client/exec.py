@@ -3,15 +3,14 @@
 import asyncio
 import contextlib
 import secrets
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from crishim.errors import CrishimError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import OciStatus
 from crishim.logs.execution import ExecStreams
-from crishim.model.process import ExecSpec, Exit, TerminalSize
-from crishim.oci.spec import process_of
-from crishim.pods.bundle import read_config
+from crishim.model.process import Exit, TerminalSize
 from crishim.shimv2.client.connection import ShimLink
 from crishim.shimv2.client.fifos import Fifos, paths_in
 from crishim.shimv2.client.sandbox import SandboxShim
@@ -25,23 +24,29 @@ _KILL = 9
 class ShimExec:
     """One exec in a container."""
 
-    def __init__(self, sandbox: SandboxShim, container_id: str, spec: ExecSpec, io: ProcessIO) -> None:
+    def __init__(
+        self,
+        sandbox: SandboxShim,
+        container_id: str,
+        process: Mapping[str, Any],
+        io: ProcessIO,
+        started: Callable[[int], None],
+    ) -> None:
         self._sandbox = sandbox
         self._container_id = container_id
-        self._spec = spec
+        self._process = process
         self._io = io
+        self._started = started
         self._exec_id = f"x{secrets.token_hex(8)}"
-        self._starting: asyncio.Future[None] | None = None
+        self._starting: asyncio.Future[int] | None = None
         self._running = False
         self._end: Exit | None = None
 
     async def run(self) -> Exit:
-        """As `SupportsExec.exec`."""
+        """As `SupportsExecProcess.exec_process`."""
         link = await self._sandbox.link()
-        bundle = Path(self._sandbox.task(self._container_id).record.bundle)
-        config = await asyncio.to_thread(read_config, bundle)
-        process = runtime_spec("Process", process_of(config, self._spec.argv, terminal=self._spec.tty))
-        tty = self._spec.tty
+        process = runtime_spec("Process", self._process)
+        tty = bool(self._process.get("terminal"))
         # All outputs, wanted or not: runc's shim opens each of them as soon as there is one stream at all.
         paths = paths_in(self._sandbox.folder.io(self._exec_id), stdin=self._io.stdin is not None, stderr=not tty)
         fifos = Fifos(paths)
@@ -68,7 +73,7 @@ class ShimExec:
         # Once begun it goes on, cancelled or not, for a shim cannot be told: only what has started can be killed.
         self._starting = asyncio.ensure_future(link.start(self._container_id, self._exec_id))
         try:
-            await asyncio.shield(self._starting)
+            pid = await asyncio.shield(self._starting)
         except (Unavailable, DeadlineExceeded):
             raise
         except CrishimError as error:
@@ -77,6 +82,7 @@ class ShimExec:
             if status is OciStatus.RUNNING:
                 raise InvalidArgument("cmd", error.message) from error
             raise
+        self._started(pid)
 
     async def _wait(self, link: ShimLink) -> None:
         self._end = await link.wait(self._container_id, self._exec_id)

@@ -30,12 +30,9 @@ from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import OciState, Stdio
 from crishim.interfaces.seats import Clock
 from crishim.model.features import OCI, Feature
-from crishim.model.process import ExecSpec, Exit
-from crishim.model.resources import Resources
-from crishim.model.values import ContainerId, SandboxId
-from crishim.oci.facts import Host
-from crishim.oci.resources import resources as limits_of
-from crishim.oci.usage import CgroupUsage
+from crishim.model.process import Exit
+from crishim.model.stats import CgroupUsage
+from crishim.model.values import ContainerId
 from crishim.pods.bundle import read_config
 from crishim.shimv2.client.binary import ShimBinary
 from crishim.shimv2.client.connection import ShimEvents
@@ -71,11 +68,10 @@ class ShimRuntime:
     name = "shim"
     supported: frozenset[Feature] = OCI
 
-    def __init__(self, binary: ShimBinary, root: Path, clock: Clock, host: Host, options: Options = no_options) -> None:
+    def __init__(self, binary: ShimBinary, root: Path, clock: Clock, options: Options = no_options) -> None:
         self._binary = binary
         self._root = root
         self._clock = clock
-        self._host = host
         self._options = options
         self._sandboxes: dict[str, asyncio.Future[SandboxShim]] = {}
         self._events = ShimEvents(Path(binary.events), self._out_of_memory) if binary.events else None
@@ -161,9 +157,11 @@ class ShimRuntime:
         """As `OciRuntime.wait`."""
         return await (await self._of(container_id)).wait(container_id)
 
-    async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
-        """As `SupportsExec.exec`."""
-        return await ShimExec(await self._of(container_id), container_id, spec, io).run()
+    async def exec_process(
+        self, container_id: str, process: Mapping[str, Any], io: ProcessIO, started: Callable[[int], None]
+    ) -> Exit:
+        """As `SupportsExecProcess.exec_process`."""
+        return await ShimExec(await self._of(container_id), container_id, process, io, started).run()
 
     async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
         """As `SupportsAttach.attach`."""
@@ -185,16 +183,13 @@ class ShimRuntime:
         """As `SupportsPause`."""
         await (await (await self._of(container_id)).link()).resume(container_id)
 
-    async def update_container(self, container_id: ContainerId, resources: Resources) -> None:
-        """As `SupportsUpdate.update_container`."""
-        wanted = runtime_spec("LinuxResources", limits_of(resources, self._host))
-        await (await (await self._of(container_id)).link()).update(container_id, wanted)
-
-    async def update_sandbox(self, sandbox_id: SandboxId, overhead: Resources | None, resources: Resources | None) -> None:
-        """As `SupportsSandboxUpdate.update_sandbox`: the kubelet has written the pod's cgroup; nothing else depends on it."""
+    async def update_resources(self, container_id: str, resources: Mapping[str, Any]) -> None:
+        """As `SupportsUpdateResources.update_resources`."""
+        limits = runtime_spec("LinuxResources", resources)
+        await (await (await self._of(container_id)).link()).update(container_id, limits)
 
     async def cgroup_usage(self, container_id: str) -> CgroupUsage:
-        """A running container's usage, from the shim. Raises `NotFound` for one that has ended.
+        """As `SupportsCgroupUsage.cgroup_usage`, from the shim.
 
         Raises `DeadlineExceeded` after a second: one shim that hangs must not hold up the usage of the whole node.
         """

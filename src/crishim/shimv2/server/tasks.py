@@ -22,16 +22,16 @@ from crishim.interfaces.oci_runtime import (
     FIRST_PROCESS,
     OciRuntime,
     OciStatus,
-    RunsProcesses,
     Stdio,
-    UpdatesResources,
+    SupportsExecProcess,
+    SupportsUpdateResources,
 )
 from crishim.interfaces.seats import Clock
 from crishim.linux import processes
 from crishim.linux.cgroups import Cgroups, folder_of
 from crishim.model.process import Exit, TerminalSize
+from crishim.model.stats import CgroupUsage
 from crishim.model.values import ContainerId
-from crishim.oci.usage import CgroupUsage
 from crishim.pods.bundle import read_config
 from crishim.pods.usage import cgroup_usage
 from crishim.shimv2.server.rootfs import mount_rootfs, unmount_rootfs
@@ -160,7 +160,7 @@ class Tasks:
     async def add_exec(self, key: Key, exec_id: str, io: IoPaths, spec: Mapping[str, Any]) -> None:
         """Note an exec, which `start` runs. Raises `AlreadyExists`."""
         task = self._task(key)
-        if not isinstance(task.runtime, RunsProcesses):
+        if not isinstance(task.runtime, SupportsExecProcess):
             raise Unimplemented("Exec", "this runtime runs no further processes")
         if exec_id in task.execs:
             raise AlreadyExists("exec", exec_id)
@@ -212,7 +212,7 @@ class Tasks:
     async def update(self, key: Key, resources: Mapping[str, Any]) -> None:
         """New limits, as the runtime specification has them."""
         task = self._task(key)
-        if not isinstance(task.runtime, UpdatesResources):
+        if not isinstance(task.runtime, SupportsUpdateResources):
             raise Unimplemented("Update", "this runtime changes no limits")
         await task.runtime.update_resources(key[1], resources)
 
@@ -243,7 +243,7 @@ class Tasks:
 
     async def _run_exec(self, task: Task, exec_id: str, process: TaskProcess, begun: "asyncio.Future[int]") -> None:
         runtime = task.runtime
-        assert isinstance(runtime, RunsProcesses)
+        assert isinstance(runtime, SupportsExecProcess)
 
         def started(pid: int) -> None:
             process.pid, process.status = pid, OciStatus.RUNNING

@@ -13,8 +13,7 @@ from google.protobuf.message import DecodeError
 
 from crishim._proto import cgroups_v1_pb2 as v1
 from crishim._proto import cgroups_v2_pb2 as v2
-from crishim.model.stats import PsiData, PsiStats
-from crishim.oci.usage import CgroupUsage, DeviceIo
+from crishim.model.stats import CgroupUsage, DeviceIo, PsiData, PsiStats
 from crishim.shimv2.wire.messages import packed
 
 _UNLIMITED: Final = 1 << 62

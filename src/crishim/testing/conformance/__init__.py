@@ -6,7 +6,7 @@ The checks are plain async functions that import no test framework; each cites i
         async def make_backend(self, context: BackendContext) -> Backend:
             return MyBackend(context)
 
-or, with no file at all, `pytest --crishim-backend mine.module:factory`. Every check ends with an empty inventory. Capabilities
+or, with no file at all, `pytest --crishim-backend mine.module:plugin`. Every check ends with an empty inventory. Capabilities
 are examined where they are claimed; a known weakness is an attribute (`survives_restart = False`), never a skipped check.
 """
 

@@ -1,11 +1,16 @@
-"""What `pytest --crishim-backend module:factory` collects: the exam for that factory's backend.
+"""What `pytest --crishim-backend package.module:plugin` collects: the exam for that plug-in's backend.
 
-The factory may carry `exam`, a dictionary of attributes of `BackendConformance`: its programs and known weaknesses.
+`Plugin.exam` has the attributes of `BackendConformance`: its programs and known weaknesses.
 """
 
-from crishim.testing.conformance.plugin import chosen_factory
+import pytest
+
+from crishim.testing.conformance.plugin import chosen_plugin
 from crishim.testing.conformance.suite import conformance
 
-_factory = chosen_factory()
+_plugin = chosen_plugin()
 
-TestBackend = conformance(_factory, **getattr(_factory, "exam", {}))
+try:
+    TestBackend = conformance(_plugin.build, **_plugin.exam)
+except TypeError as error:
+    raise pytest.UsageError(f"exam: {error}") from error

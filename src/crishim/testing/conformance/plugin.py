@@ -1,14 +1,15 @@
-"""The pytest plug-in: `pytest --crishim-backend package.module:factory` examines a backend with no test file at all.
+"""The pytest plug-in: `pytest --crishim-backend package.module:plugin` examines a backend with no test file at all.
 
 It imports nothing of crishim until the option is used, since pytest loads it for everybody who has crishim installed.
 """
 
-import importlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from crishim.interfaces.plugin import Plugin
 
 _chosen: list[str] = []
 
@@ -18,8 +19,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("crishim")
     group.addoption(
         "--crishim-backend",
-        metavar="MODULE:FACTORY",
-        help="run crishim's exam on the backend that FACTORY(BackendContext) makes, and nothing else unless files are named",
+        metavar="PLUGIN",
+        help="run crishim's exam on the backend of a crishim.Plugin, named as package.module:attribute or by its entry point, "
+        "and nothing else unless files are named",
     )
 
 
@@ -32,13 +34,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.args = [*named, str(Path(__file__).with_name("exam.py"))]
 
 
-def chosen_factory() -> Callable[..., Any]:
-    """The factory that the option names. Raises `pytest.UsageError` for a wrong name."""
-    module, _, name = (_chosen or [""])[0].partition(":")
-    if not (module and name):
-        raise pytest.UsageError("--crishim-backend takes module:factory")
+def chosen_plugin() -> "Plugin":
+    """The plug-in that the option names. Raises `pytest.UsageError` where there is none."""
+    from crishim.plugins import PluginError, load
+
     try:
-        factory: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise pytest.UsageError(f"--crishim-backend {module}:{name}: {error}") from error
-    return factory
+        return load(_chosen[0] if _chosen else "")
+    except PluginError as error:
+        raise pytest.UsageError(f"--crishim-backend: {error.message}") from error

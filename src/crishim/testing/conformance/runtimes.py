@@ -18,15 +18,26 @@ import tempfile
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import attrs
 import pytest
 
-from crishim.errors import CrishimError, NotFound
-from crishim.interfaces.oci_runtime import OciRuntime, OciStatus, Stdio
+from crishim.errors import CrishimError, InvalidArgument, NotFound
+from crishim.interfaces.capabilities import ProcessIO, capabilities
+from crishim.interfaces.oci_runtime import (
+    RUNTIME_CAPABILITIES,
+    OciRuntime,
+    OciStatus,
+    Stdio,
+    SupportsExecProcess,
+    SupportsUpdateResources,
+)
 from crishim.linux import processes
+from crishim.oci.spec import process_of
+from crishim.pods.bundle import read_config
 from crishim.testing.conformance.candidate import Programs, patiently, until
+from crishim.testing.conformance.offers import Sink
 
 _ENDED: Final = {OciStatus.STOPPED}
 
@@ -186,6 +197,70 @@ async def check_log(world: RuntimeWorld) -> None:
     assert ["stdout F said"] == [line.split(" ", 1)[1] for line in log.read_text(encoding="utf-8").splitlines()]
 
 
+async def check_exec_process(world: RuntimeWorld) -> None:
+    """exec_process: output reaches `io` before the return, the exit is the process's, and `started` is called with its pid."""
+    runtime, name, process = await _for_exec(world, world.programs.prints("said"))
+    out, pids = Sink(), list[int]()
+    end = await patiently(runtime.exec_process(name, process, ProcessIO(stdout=out), pids.append))
+    assert (0, b"said\n", 1) == (end.code, out.data, len(pids))
+    assert pids[0] > 0
+    failing = {**process, "args": list(world.programs.fails(42))}
+    assert 42 == (await patiently(runtime.exec_process(name, failing, ProcessIO(), pids.append))).code
+
+
+async def check_exec_process_of_nothing(world: RuntimeWorld) -> None:
+    """exec_process: a program that cannot be run is `InvalidArgument`, or exits with 126 or 127; the container goes on."""
+    runtime, name, process = await _for_exec(world, world.programs.missing())
+    with contextlib.suppress(InvalidArgument):
+        assert (await patiently(runtime.exec_process(name, process, ProcessIO(), lambda _: None))).code in {126, 127}
+    assert OciStatus.RUNNING is (await world.runtime.state(name)).status
+
+
+async def check_exec_process_is_killed_when_cancelled(world: RuntimeWorld) -> None:
+    """exec_process, cancelled: its process is gone when the cancellation is passed on; the container goes on."""
+    runtime, name, process = await _for_exec(world, world.programs.sleeps())
+    started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    running = asyncio.ensure_future(runtime.exec_process(name, process, ProcessIO(), started.set_result))
+    process_of_exec = processes.read(await patiently(started))
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await patiently(running)
+    assert running.cancelled()
+    assert process_of_exec is None or _has_ended(process_of_exec.identity)
+    assert OciStatus.RUNNING is (await world.runtime.state(name)).status
+
+
+async def _for_exec(world: RuntimeWorld, argv: tuple[str, ...]) -> tuple[SupportsExecProcess, str, dict[str, Any]]:
+    """The runtime, a running container, and the process of its bundle with another command."""
+    assert isinstance(world.runtime, SupportsExecProcess)
+    name = await world.create(world.programs.sleeps())
+    await patiently(world.runtime.start(name))
+    return world.runtime, name, process_of(read_config(world.folder / name), argv, terminal=False)
+
+
+async def check_update_resources(world: RuntimeWorld) -> None:
+    """update_resources: `linux.resources` of a running container change; an unknown container is `NotFound`."""
+    assert isinstance(world.runtime, SupportsUpdateResources)
+    resources = {"cpu": {"shares": 512}}
+    name = await world.create(world.programs.sleeps())
+    await patiently(world.runtime.start(name))
+    await patiently(world.runtime.update_resources(name, resources))
+    try:
+        await patiently(world.runtime.update_resources("exam-nobody", resources))
+    except NotFound:
+        return
+    raise AssertionError("an update of an unknown container must raise NotFound")
+
+
+RUNTIME_NEEDS: Final[Mapping[str, type]] = {
+    "exec_process": SupportsExecProcess,
+    "exec_process_of_nothing": SupportsExecProcess,
+    "exec_process_is_killed_when_cancelled": SupportsExecProcess,
+    "update_resources": SupportsUpdateResources,
+}
+"""What a runtime has that a check is about; without it, there is nothing to examine."""
+
+
 async def _read(path: str) -> bytes:
     """What is written to a pipe, to its end."""
     return await asyncio.to_thread(Path(path).read_bytes)
@@ -238,5 +313,7 @@ class OciRuntimeConformance:
 
     async def _examine(self, check: str) -> None:
         if check not in self.leaves_out:
+            needed = RUNTIME_NEEDS.get(check)
             async with self.world() as world, asyncio.timeout(_CHECK_TIMEOUT):
-                await RUNTIME_CHECKS[check](world)
+                if needed is None or needed in capabilities(world.runtime, RUNTIME_CAPABILITIES):
+                    await RUNTIME_CHECKS[check](world)

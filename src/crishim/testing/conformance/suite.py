@@ -77,8 +77,16 @@ class BackendConformance:
                 await check(world)
 
 
+_ATTRIBUTES = BackendConformance.__annotations__.keys()
+
+
 def conformance(factory: Callable[[BackendContext], Any], **attributes: Any) -> type[BackendConformance]:
-    """The exam for whatever `factory(context)` gives, a backend or an awaitable of one."""
+    """The exam for whatever `factory(context)` gives, a backend or an awaitable of one.
+
+    Raises `TypeError` for an attribute that `BackendConformance` does not have.
+    """
+    if unknown := [name for name in attributes if name not in _ATTRIBUTES]:
+        raise TypeError(f"{min(unknown)} is no attribute of BackendConformance; there are {', '.join(sorted(_ATTRIBUTES))}")
 
     async def make_backend(_self: BackendConformance, context: BackendContext) -> Backend:
         made = factory(context)

@@ -1,6 +1,6 @@
-"""What runc's pods need of a machine, for `crishim check`: looked at, and never changed.
+"""Pods of runc and its like: how they are built of options, and what they need of a machine.
 
-The plug-in: its options are told at the head of the package.
+The head of the package lists the options.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from crishim.backends.runc.runsc import GvisorPods, RunscRuntime
 from crishim.backends.runc.runtime import RuncRuntime
 from crishim.errors import CrishimError, InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
+from crishim.interfaces.plugin import Plugin
 from crishim.interfaces.seats import Finding
 from crishim.linux.children import become_subreaper
 from crishim.model.runtime import CgroupDriver
@@ -23,7 +24,6 @@ from crishim.pods.host import host
 from crishim.pods.usage import MeasuredPods
 
 _PROGRAMS: Final = (
-    ("runc", True, "no container can be made (unless a handler names crun or another)", "runc"),
     ("conmon", True, "no container can be made", "conmon"),
     ("skopeo", True, "no image can be pulled", "skopeo"),
     ("unshare", False, "no pod can have a user namespace", "util-linux"),
@@ -35,10 +35,10 @@ _SECCOMP: Final = "usr/share/containers/seccomp.json"
 _POLICY: Final = "etc/containers/policy.json"
 
 
-def findings(root: Path) -> Iterator[Finding]:
-    """One finding for each thing. `root` is where the machine's files lie."""
+def findings(root: Path, runtime: str = "runc") -> Iterator[Finding]:
+    """One finding for each thing that pods of `runtime` need. `root` is where the machine's files lie."""
     yield Finding(what="root", ok=os.geteuid() == 0, without="nothing can be mounted", remedy="run it as root")
-    for program, needed, without, package in _PROGRAMS:
+    for program, needed, without, package in ((runtime, True, "no container can be made", Path(runtime).name), *_PROGRAMS):
         path = shutil.which(program)
         remedy = f"apt-get install {package}"
         yield Finding(what=program, ok=path is not None, needed=needed, found=path or "", without=without, remedy=remedy)
@@ -72,10 +72,6 @@ def _text(path: Path) -> str:
         return ""
 
 
-__all__ = ["build", "check", "ignores", "needs_node"]
-
-needs_node = True
-
 _OPTIONS: Final = frozenset({"runtime", "runtime_args", "gvisor", "ulimits"})
 _ULIMITS: Final = (
     *("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue"),
@@ -106,9 +102,12 @@ def build(context: BackendContext) -> Backend:
     return MeasuredPods(RuncRuntime(command, sockets, machine), context, machine)
 
 
-def check() -> Iterable[Finding]:
-    """What pods need of this machine."""
-    return findings(Path("/"))
+def check(options: Mapping[str, Any]) -> Iterable[Finding]:
+    """What pods with these options need of this machine."""
+    return findings(Path("/"), str(options.get("runtime", "runc")))
+
+
+plugin = Plugin(build=build, check=check, ignores=ignores, needs_node=True)
 
 
 def _rlimits(wanted: Any) -> tuple[tuple[str, int, int], ...]:

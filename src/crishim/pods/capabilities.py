@@ -1,0 +1,98 @@
+"""What pods can do because their runtime can: execs, attaching, new limits, log rotation, pauses.
+
+The verbs of a `Backend` are made here of those of an `OciRuntime`, one by one. Whether the runtime has them is looked at once:
+`capabilities` is what the pods claim, and a verb that is not claimed raises `Unimplemented`.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from crishim.errors import NotFound, Unimplemented
+from crishim.interfaces.capabilities import (
+    ProcessIO,
+    SupportsAttach,
+    SupportsExec,
+    SupportsLogReopen,
+    SupportsPause,
+    SupportsUpdate,
+    capabilities,
+)
+from crishim.interfaces.oci_runtime import (
+    RUNTIME_CAPABILITIES,
+    OciRuntime,
+    SupportsExecProcess,
+    SupportsUpdateResources,
+)
+from crishim.model.process import ExecSpec, Exit
+from crishim.model.resources import Resources
+from crishim.model.values import ContainerId
+from crishim.oci.facts import Host
+from crishim.oci.resources import resources as oci_resources
+from crishim.oci.spec import process_of
+from crishim.pods.bundle import read_config
+
+CLAIMS: Final[Mapping[type, type]] = {
+    SupportsExecProcess: SupportsExec,
+    SupportsUpdateResources: SupportsUpdate,
+    SupportsAttach: SupportsAttach,
+    SupportsLogReopen: SupportsLogReopen,
+    SupportsPause: SupportsPause,
+}
+"""Which capability of a backend a runtime's gives to its pods."""
+
+
+class RuntimeCapabilities(SupportsExec, SupportsAttach, SupportsUpdate, SupportsLogReopen, SupportsPause):
+    """The capabilities of pods over `runtime`, whose bundles are the folders of `bundles`, by the containers' ids."""
+
+    def __init__(self, runtime: OciRuntime, host: Host, bundles: Path) -> None:
+        self._runtime = runtime
+        self._host = host
+        self._bundles = bundles
+        claimed = capabilities(runtime, RUNTIME_CAPABILITIES)
+        self.capabilities: frozenset[type] = frozenset(claim for has, claim in CLAIMS.items() if has in claimed)
+
+    async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
+        """As `SupportsExec.exec`: the container's own process, with the arguments and the terminal of `spec`."""
+        if not isinstance(self._runtime, SupportsExecProcess):
+            raise Unimplemented("SupportsExec")
+        config = await asyncio.to_thread(read_config, self._bundle(container_id))
+        process = process_of(config, spec.argv, terminal=spec.tty)
+        return await self._runtime.exec_process(container_id, process, io, lambda _: None)
+
+    async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
+        """As `SupportsAttach.attach`."""
+        if not isinstance(self._runtime, SupportsAttach):
+            raise Unimplemented("SupportsAttach")
+        await self._runtime.attach(container_id, io)
+
+    async def update_container(self, container_id: ContainerId, resources: Resources) -> None:
+        """As `SupportsUpdate.update_container`."""
+        if not isinstance(self._runtime, SupportsUpdateResources):
+            raise Unimplemented("SupportsUpdate")
+        await self._runtime.update_resources(container_id, oci_resources(resources, self._host))
+
+    async def reopen_log(self, container_id: ContainerId) -> None:
+        """As `SupportsLogReopen.reopen_log`."""
+        if not isinstance(self._runtime, SupportsLogReopen):
+            raise Unimplemented("SupportsLogReopen")
+        await self._runtime.reopen_log(container_id)
+
+    async def pause_container(self, container_id: ContainerId) -> None:
+        """As `SupportsPause.pause_container`."""
+        if not isinstance(self._runtime, SupportsPause):
+            raise Unimplemented("SupportsPause")
+        await self._runtime.pause_container(container_id)
+
+    async def resume_container(self, container_id: ContainerId) -> None:
+        """As `SupportsPause.resume_container`."""
+        if not isinstance(self._runtime, SupportsPause):
+            raise Unimplemented("SupportsPause")
+        await self._runtime.resume_container(container_id)
+
+    def _bundle(self, container_id: ContainerId) -> Path:
+        folder = self._bundles / container_id
+        if not folder.exists():
+            raise NotFound("container", container_id)
+        return folder
