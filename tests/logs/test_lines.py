@@ -16,6 +16,21 @@ def test_a_line_has_the_form_that_the_field_reads() -> None:
     assert encode(NOON, "stdout", []) == b""
 
 
+def test_each_line_of_a_piece_has_its_time() -> None:
+    """Whole lines that were cut off together become lines of the file, one each."""
+    assert encode(NOON, "stdout", [(b"a\n\nb", False)]) == (
+        b"2025-10-09T12:00:00.000000000Z stdout F a\n"
+        b"2025-10-09T12:00:00.000000000Z stdout F \n"
+        b"2025-10-09T12:00:00.000000000Z stdout F b\n"
+    )
+
+
+@pytest.mark.parametrize("line", [b"\n", b"y\n", b"x" * 79 + b"\n"])
+def test_short_lines_are_cut_off_together(line: bytes) -> None:
+    """64 KiB of output are at most six pieces, however short its lines are: the event loop has other things to do."""
+    assert len(Splitter().feed((line * 70_000)[: 64 * 1024])) <= 6
+
+
 @pytest.mark.parametrize(
     ("raw", "line"),
     [
@@ -66,8 +81,10 @@ def test_times_are_read_to_the_nanosecond() -> None:
 
 
 def split(*reads: bytes) -> list[tuple[bytes, bool]]:
+    """The contents of lines, those that were cut off together one by one."""
     splitter = Splitter()
-    return [piece for data in reads for piece in splitter.feed(data)] + splitter.finish()
+    pieces = [piece for data in reads for piece in splitter.feed(data)] + splitter.finish()
+    return [(line, partial) for content, partial in pieces for line in content.split(b"\n")]
 
 
 def test_lines_are_cut_at_newlines_only() -> None:

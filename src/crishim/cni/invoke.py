@@ -21,7 +21,7 @@ from crishim.cni.attachment import INTERFACE
 from crishim.cni.results import failure, result_of
 from crishim.errors import FailedPrecondition, Unknown
 from crishim.linux.children import children
-from crishim.linux.processes import kill_family, with_variable
+from crishim.linux.processes import kill_family_now, with_variable
 
 _VARIABLE: Final = "CRISHIM_CNI_CALL"
 
@@ -48,7 +48,7 @@ class LeftoverPlugins:
     def end(self) -> None:
         """Kill who is noted, and all that they have started. For the start, when nobody of ours runs."""
         for note in self._folder.glob("*"):
-            kill_family(with_variable(_VARIABLE, str(note)))
+            kill_family_now(with_variable(_VARIABLE, str(note)))
             note.unlink(missing_ok=True)
 
 

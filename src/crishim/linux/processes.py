@@ -165,8 +165,16 @@ def family(roots: Iterable[Identity], processes: Mapping[int, Process]) -> list[
     return list(members.values())
 
 
-def kill_family(roots: Collection[Identity]) -> None:
-    """SIGKILL for the whole family, also for those who come to it meanwhile: who was killed can start no other."""
+async def kill_family(roots: Collection[Identity]) -> None:
+    """SIGKILL for the whole family, also for those who come to it meanwhile: who was killed can start no other.
+
+    A thread looks at every process of the node, and ends its work also when the caller is cancelled.
+    """
+    await asyncio.to_thread(kill_family_now, tuple(roots))
+
+
+def kill_family_now(roots: Collection[Identity]) -> None:
+    """As `kill_family`, in the caller's thread. Blocks."""
     killed: set[Identity] = set()
     while True:
         left = [member for member in family(roots, everybody()) if not member.ended and member.identity not in killed]
@@ -177,9 +185,10 @@ def kill_family(roots: Collection[Identity]) -> None:
             killed.add(member.identity)
 
 
-def lives(roots: Collection[Identity]) -> bool:
-    """Whether anybody of the family still runs."""
-    return any(not member.ended for member in family(roots, everybody()))
+async def lives(roots: Collection[Identity]) -> bool:
+    """Whether anybody of the family still runs. A thread looks at every process of the node."""
+    processes = await asyncio.to_thread(everybody)
+    return any(not member.ended for member in family(roots, processes))
 
 
 def send(identity: Identity, number: int) -> None:

@@ -100,7 +100,8 @@ def _lines(time: int, stream: Stream, entry: bytes) -> list[bytes]:
     if 0 < len(entry) <= MAX_CONTENT and entry.find(b"\n") == len(entry) - 1:  # one whole line, as nearly always
         return [encode(time, stream, [(entry[:-1], False)])]
     splitter = Splitter()
-    return [encode(time, stream, [piece]) for piece in (*splitter.feed(entry), *splitter.finish())]
+    pieces = (*splitter.feed(entry), *splitter.finish())
+    return [encode(time, stream, [(line, partial)]) for content, partial in pieces for line in content.split(b"\n")]
 
 
 def _rotated(path: Path) -> list[Path]:

@@ -12,7 +12,7 @@ with, if it is no newline, is a `P` piece. Each stream has its own unfinished li
 import datetime as dt
 import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final, Literal, TypeAlias
 
 import attrs
@@ -40,15 +40,20 @@ class Line:
 
 
 Piece: TypeAlias = tuple[bytes, bool]
-"""The content of a line, and whether the output's line goes on in the next one."""
+"""Whole lines of the output without the last one's newline, or (true) a part of a line that goes on in the next piece."""
 
 
 def encode(time: int, stream: Stream, pieces: Iterable[Piece]) -> bytes:
-    """Pieces of output that came at one time as lines of the file, each with its newline. No piece holds one."""
+    """Pieces of output that came at one time as lines of the file, each with its newline."""
     seconds, fraction = divmod(time, _SECOND)
     head = b"%b.%09dZ %b " % (_second(seconds), fraction, stream.encode())
     part, last = head + b"P ", head + b"F "
-    return b"".join([(part if partial else last) + content + b"\n" for content, partial in pieces])
+    return b"".join(
+        [
+            part + content + b"\n" if partial else last + content.replace(b"\n", b"\n" + last) + b"\n"
+            for content, partial in pieces
+        ]
+    )
 
 
 def parse(raw: bytes) -> Line:
@@ -77,36 +82,34 @@ def parse_time(text: str) -> int:
 
 
 class Splitter:
-    """Cuts one stream's output into the contents of lines, and keeps what is unfinished: at most 16 KiB."""
+    """Cuts one stream's output into pieces of 16 KiB at most, and keeps what is unfinished, which is as much at most.
+
+    Lines that fit are cut off together: what a piece of output costs depends on its size, not on the number of its lines.
+    """
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[Piece]:
         """The pieces that are ready."""
-        *whole, rest = (self._rest + data).split(b"\n")
+        text = self._rest + data
         ready: list[Piece] = []
-        for line in whole:
-            ready += _pieces(line)
-            ready.append((line[_cut(line) :], False))
-        ready += _pieces(rest)
-        self._rest = rest[_cut(rest) :]
+        start, end = 0, text.rfind(b"\n")
+        while len(text) - start > MAX_CONTENT or start <= end:
+            newline = text.rfind(b"\n", start, start + MAX_CONTENT + 1)
+            if newline < 0:  # the last piece of a line is never empty: so what is exactly 16 KiB long waits
+                ready.append((text[start : start + MAX_CONTENT], True))
+                start += MAX_CONTENT
+            else:
+                ready.append((text[start:newline], False))
+                start = newline + 1
+        self._rest = text[start:]
         return ready
 
     def finish(self) -> list[Piece]:
         """The stream has ended: what is left, if anything, as a part of a line that never ended."""
         rest, self._rest = self._rest, b""
         return [(rest, True)] if rest else []
-
-
-def _cut(line: bytes) -> int:
-    """Where the last piece begins: it may be as long as all the others, and is empty only if the line is."""
-    return max(0, (len(line) - 1) // MAX_CONTENT * MAX_CONTENT)
-
-
-def _pieces(line: bytes) -> Iterator[Piece]:
-    for start in range(0, _cut(line), MAX_CONTENT):
-        yield line[start : start + MAX_CONTENT], True
 
 
 @functools.lru_cache(maxsize=16)

@@ -13,6 +13,7 @@ has everything. That is noted in a file, so that no later life writes a log agai
 """
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -39,6 +40,9 @@ _ENTRY: Final = 40
 
 _PAUSE: Final = 0.1
 """Seconds before a stream that ended too early is opened again."""
+
+_TURN: Final = 128
+"""How many entries are written before others have their turn on the event loop: an entry may be one byte."""
 
 _NANO: Final = 1_000_000_000
 
@@ -203,7 +207,10 @@ class _Log:
             query["since"] = f"{since // _NANO}.{since % _NANO:09d}"
         async with self._engine.stream("GET", self._path_of_logs, "container", self._id, query=query) as pieces:
             async for piece in pieces:
-                self._write(entries.feed(piece), since, repeats)
+                ready = entries.feed(piece)
+                while turn := tuple(itertools.islice(ready, _TURN)):
+                    self._write(turn, since, repeats)
+                    await asyncio.sleep(0)
         self._write(entries.finish(), since, repeats)
 
     def _write(self, entries: Iterable[LogEntry], since: int, repeats: Repeats) -> None:

@@ -126,7 +126,7 @@ class ContainerStreams:
                     return
                 process = processes.read(int(told.get("Pid") or 0)) if told.get("Pid") else None
                 if process is not None:
-                    processes.kill_family((process.identity,))
+                    await processes.kill_family((process.identity,))
                 await self._clock.sleep(pause)
 
     async def _inspect(self, exec_id: str) -> dict[str, Any]:

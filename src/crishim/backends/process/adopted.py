@@ -59,14 +59,14 @@ class ContainerProcess:
             id=self.id, sandbox_id=self.sandbox_id, state=state, started_at=self._started_at or None, exit=self._exit
         )
 
-    def kill(self, number: int) -> None:
+    async def kill(self, number: int) -> None:
         """As `Backend.kill_container`. Raises `NotFound` for the dead and `FailedPrecondition` for what was never started."""
         if self._session is None and self._exit is None:
             raise FailedPrecondition("created", "running", f"container {self.id}")
         if self._session is None or not self.runs:
             raise NotFound("process of container", self.id)
         if number == signal.SIGKILL:
-            kill_family(self.leaders)
+            await kill_family(self.leaders)
         else:
             self._session.send(number)
 
@@ -81,7 +81,7 @@ class ContainerProcess:
         """Kill whatever runs, and return when it has ended."""
         if self._life is not None:
             if self.runs:
-                kill_family(self.leaders)
+                await kill_family(self.leaders)
             await asyncio.wait({self._life})
 
     async def remove(self) -> None:
@@ -98,7 +98,7 @@ class ContainerProcess:
 
     async def _live(self, session: Session) -> None:
         await session.ended()
-        kill_family(self.leaders)
+        await kill_family(self.leaders)
         code = session.returncode()
         session.reap()
         at = self._clock.now()
@@ -144,12 +144,16 @@ class AdoptedContainer(ContainerProcess):
         super().__init__(kept.id, kept.sandbox_id, clock, keeping)
         self._started_at = kept.started_at
         self._leaders = kept.leaders
-        session = Session.adopt(kept.leaders[0]) if kept.exit is None else None
+        self._exit = kept.exit
+
+    async def find(self) -> None:
+        """Watch its process if it runs, and end what it has left if not. To be called once, before all others."""
+        session = Session.adopt(self._leaders[0]) if self._exit is None else None
         if session is not None:
-            self._watch(session, kept.started_at)
+            self._watch(session, self._started_at)
         else:
-            kill_family(kept.leaders)
-            self._told(kept.exit or Exit.unknown())
+            await kill_family(self._leaders)
+            self._told(self._exit or Exit.unknown())
 
     @property
     def leaders(self) -> tuple[Identity, ...]:
@@ -161,7 +165,7 @@ async def gone(leaders: tuple[Identity, ...]) -> bool:
     """Wait until nobody of these families runs; false if some still do after `TIMEOUT`."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(TIMEOUT):
-            while leaders and lives(leaders):  # noqa: ASYNC110 - see _PAUSE
+            while leaders and await lives(leaders):  # noqa: ASYNC110 - see _PAUSE
                 await asyncio.sleep(_PAUSE)
             return True
     return False

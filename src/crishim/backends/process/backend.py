@@ -1,5 +1,6 @@
 """The ten verbs over plain child processes."""
 
+import asyncio
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
@@ -50,6 +51,7 @@ class ProcessBackend(
         self._sandboxes: dict[SandboxId, StoredSandbox] = {}
         self._containers: dict[ContainerId, ContainerProcess] = {}
         self._found = False
+        self._finding = asyncio.Lock()
         self._census: Mapping[int, Process] = {}
         self._census_at = float("-inf")
 
@@ -59,7 +61,7 @@ class ProcessBackend(
 
     async def inventory(self) -> Inventory:
         """Everything held, with what an earlier crishim left in this boot."""
-        self._find()
+        await self._find()
         return Inventory(
             sandboxes=tuple(ObservedSandbox(id=sandbox.id, ready=sandbox.ready) for sandbox in self._sandboxes.values()),
             containers=tuple(container.observed() for container in self._containers.values()),
@@ -67,7 +69,7 @@ class ProcessBackend(
 
     async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
         """A sandbox is a note of its name: there is nothing of it to start."""
-        self._find()
+        await self._find()
         if spec.id in self._sandboxes:
             raise AlreadyExists("sandbox", spec.id)
         self._keep(StoredSandbox(id=spec.id, ready=True))
@@ -75,58 +77,58 @@ class ProcessBackend(
 
     async def stop_sandbox(self, sandbox_id: SandboxId) -> None:
         """Note that it is stopped."""
-        self._keep(attrs.evolve(self._sandbox(sandbox_id), ready=False))
+        self._keep(attrs.evolve(await self._sandbox(sandbox_id), ready=False))
 
     async def remove_sandbox(self, sandbox_id: SandboxId) -> None:
         """Forget it."""
-        self._sandbox(sandbox_id)
+        await self._sandbox(sandbox_id)
         self._keeping.forget_sandbox(sandbox_id)
         del self._sandboxes[sandbox_id]
 
     async def create_container(self, spec: ContainerSpec) -> None:
         """Open its log and make its streams."""
-        self._sandbox(spec.sandbox.id)
+        await self._sandbox(spec.sandbox.id)
         if spec.id in self._containers:
             raise AlreadyExists("container", spec.id)
         self._containers[spec.id] = ProcessContainer(spec, self._clock, self._keeping)
 
     async def start_container(self, container_id: ContainerId) -> None:
         """Start its process. Raises `InvalidArgument` for a program that cannot be run."""
-        self._own(container_id).start()
+        await (await self._own(container_id)).start()
 
     async def kill_container(self, container_id: ContainerId, signal: int) -> None:
         """Send a signal to its first process; SIGKILL goes to all its processes and execs."""
-        self._container(container_id).kill(signal)
+        await (await self._container(container_id)).kill(signal)
 
     async def wait_container(self, container_id: ContainerId) -> Exit:
         """How it ended, when it has."""
-        return await self._container(container_id).wait()
+        return await (await self._container(container_id)).wait()
 
     async def remove_container(self, container_id: ContainerId) -> None:
         """Forget it, its log excepted; what still runs is killed."""
-        await self._container(container_id).remove()
+        await (await self._container(container_id)).remove()
         self._containers.pop(container_id, None)
 
     async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
         """Run one more process with the container's environment and folder, in a session of its own."""
-        return await self._own(container_id).exec(spec, io)
+        return await (await self._own(container_id)).exec(spec, io)
 
     async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
         """Join the container's streams."""
-        await self._own(container_id).attach(io)
+        await (await self._own(container_id)).attach(io)
 
     async def dial(self, sandbox_id: SandboxId, port: int) -> ByteStream:
         """Connect to a port of this machine, whoever listens there: all sandboxes share its network."""
-        self._sandbox(sandbox_id)
+        await self._sandbox(sandbox_id)
         return await dial_loopback(port)
 
     async def reopen_log(self, container_id: ContainerId) -> None:
         """Go on in a new log file."""
-        self._own(container_id).reopen_log()
+        (await self._own(container_id)).reopen_log()
 
     async def container_usage(self, container_id: ContainerId) -> ContainerUsage:
         """What its processes and execs use; nothing is measured of what does not run."""
-        members = self._members([self._container(container_id)])
+        members = await self._members([await self._container(container_id)])
         if not members:
             return ContainerUsage()
         cpu, memory, process = usage(members, self._clock.now())
@@ -134,8 +136,10 @@ class ProcessBackend(
 
     async def sandbox_usage(self, sandbox_id: SandboxId) -> SandboxUsage:
         """What all its containers use together."""
-        self._sandbox(sandbox_id)
-        members = self._members(container for container in self._containers.values() if container.sandbox_id == sandbox_id)
+        await self._sandbox(sandbox_id)
+        members = await self._members(
+            container for container in self._containers.values() if container.sandbox_id == sandbox_id
+        )
         cpu, memory, process = usage(members, self._clock.now())
         return SandboxUsage(cpu=cpu, memory=memory, process=process)
 
@@ -144,41 +148,44 @@ class ProcessBackend(
         for container in self._containers.values():
             await container.end()
 
-    def _find(self) -> None:
-        if not self._found:
-            self._found = True
+    async def _find(self) -> None:
+        async with self._finding:
+            if self._found:
+                return
             self._sandboxes = {kept.id: kept for kept in self._keeping.sandboxes()}
-            self._containers = {
-                kept.id: AdoptedContainer(kept, self._clock, self._keeping) for kept in self._keeping.containers()
-            }
+            for kept in self._keeping.containers():
+                container = AdoptedContainer(kept, self._clock, self._keeping)
+                await container.find()
+                self._containers[kept.id] = container
+            self._found = True
 
     def _keep(self, sandbox: StoredSandbox) -> None:
         self._keeping.put(sandbox)
         self._sandboxes[sandbox.id] = sandbox
 
-    def _sandbox(self, sandbox_id: SandboxId) -> StoredSandbox:
-        self._find()
+    async def _sandbox(self, sandbox_id: SandboxId) -> StoredSandbox:
+        await self._find()
         sandbox = self._sandboxes.get(sandbox_id)
         if sandbox is None:
             raise NotFound("sandbox", sandbox_id)
         return sandbox
 
-    def _container(self, container_id: ContainerId) -> ContainerProcess:
-        self._find()
+    async def _container(self, container_id: ContainerId) -> ContainerProcess:
+        await self._find()
         container = self._containers.get(container_id)
         if container is None:
             raise NotFound("container", container_id)
         return container
 
-    def _own(self, container_id: ContainerId) -> ProcessContainer:
-        container = self._container(container_id)
+    async def _own(self, container_id: ContainerId) -> ProcessContainer:
+        container = await self._container(container_id)
         if not isinstance(container, ProcessContainer):
             raise FailedPrecondition("left over from an earlier crishim", "one of this", f"container {container_id}")
         return container
 
-    def _members(self, containers: Iterable[ContainerProcess]) -> list[Process]:
+    async def _members(self, containers: Iterable[ContainerProcess]) -> list[Process]:
         leaders = [leader for container in containers if container.runs for leader in container.leaders]
         now = self._clock.monotonic()
         if now - self._census_at > CENSUS_AGE or not all(leader.pid in self._census for leader in leaders):
-            self._census, self._census_at = everybody(), now
+            self._census, self._census_at = await asyncio.to_thread(everybody), now
         return family(leaders, self._census)

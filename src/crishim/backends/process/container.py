@@ -36,7 +36,7 @@ class ProcessContainer(ContainerProcess):
         """The first process, and that of every exec that has not ended or has left somebody behind."""
         return (*super().leaders, *self._execs)
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """As `Backend.start_container`. When it raises nothing runs; what cannot be kept in `runtime_state` is killed again."""
         if self._session is not None:
             raise FailedPrecondition("started", "created", f"container {self.id}")
@@ -46,7 +46,7 @@ class ProcessContainer(ContainerProcess):
         try:
             self._keep()
         except CrishimError:
-            kill_family(self.leaders)
+            await kill_family(self.leaders)
             raise
 
     async def exec(self, spec: ExecSpec, io: ProcessIO) -> Exit:
@@ -62,11 +62,11 @@ class ProcessContainer(ContainerProcess):
                 await streams.copy(session.ended)
                 return Exit.from_returncode(session.returncode() or 0)
             except BaseException:
-                kill_family((session.identity,))
+                await kill_family((session.identity,))
                 await gone((session.identity,))
                 raise
             finally:
-                self._collect(session)
+                await self._collect(session)
         finally:
             streams.close()
 
@@ -89,9 +89,9 @@ class ProcessContainer(ContainerProcess):
         if not self.runs:
             raise FailedPrecondition("created" if self._session is None else "exited", "running", f"container {self.id}")
 
-    def _collect(self, session: Session) -> None:
+    async def _collect(self, session: Session) -> None:
         """Forget an exec, unless it has left somebody behind: then its number is kept from being used again until they end."""
-        if lives((session.identity,)):
+        if await lives((session.identity,)):
             self._left.add(session.identity)
             return
         session.reap()
@@ -104,5 +104,5 @@ class ProcessContainer(ContainerProcess):
         await self._stdio.drained()
         await gone(tuple(self._left))
         for identity in tuple(self._left):
-            self._collect(self._execs[identity])
+            await self._collect(self._execs[identity])
         await self._stdio.close()

@@ -72,7 +72,7 @@ class AdoptedChild:
 
     async def _kill_family(self) -> None:
         if self._child is not None:
-            kill_family((self._child.identity,))
+            await kill_family((self._child.identity,))
 
     async def _ended(self) -> None:
         if self._exit is None:
