@@ -71,7 +71,7 @@ fuzz: $(VENV)/.dev
 
 # What takes longer than a test may: the server killed at two hundred moments, and the parsers fed for long.
 soak: packages $(VENV)/.dev fuzz
-	CRISHIM_MOMENTS=200 $(BIN)/python -m pytest tests/node/test_faults.py
+	CRISHIM_MOMENTS=200 $(BIN)/python -m pytest -s tests/node/test_faults.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

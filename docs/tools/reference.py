@@ -37,6 +37,7 @@ _CALLS: Final = {
     "SupportsUpdate": "UpdateContainerResources",
     "SupportsSandboxUpdate": "UpdatePodSandboxResources",
     "SupportsLogReopen": "ReopenContainerLog",
+    "SupportsLeftovers": "none of CRI's: verbose Status and a metric ask for it",
     "SupportsPause": "none of CRI's: shims ask for it",
     "SupportsCheckpoint": "CheckpointContainer, CheckpointPod, RestorePod",
     "SupportsClose": "none of CRI's: `crishim play` calls it at its end",

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import glob
 import logging
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -33,6 +35,7 @@ from crishim.pods.namespaces import PinnedNamespaces
 from crishim.server import serve
 from crishim.service.backends import Settings
 from crishim.service.services import Services
+from crishim.shimv2.client.files import SHIMS
 from crishim.store.sqlite import SqliteStore
 from crishim.system import SystemClock
 
@@ -111,6 +114,12 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
 def records_file(config: Config) -> Path:
     """Where the records of pods and containers are."""
     return Path(config.state) / "records.sqlite"
+
+
+def forget_leftovers(config: Config, sandbox_id: str) -> None:
+    """Forget what the dead shim of a sandbox has left on the node, whatever is there. For when no server runs."""
+    for folder in Path(config.runtime_state).glob(f"backends/*/{SHIMS}/{glob.escape(sandbox_id)}"):
+        shutil.rmtree(folder)
 
 
 def store(config: Config, progress: Progressed) -> ContentStore:

@@ -60,6 +60,18 @@ def test_a_record_is_dropped(tmp_path: Path) -> None:
     assert 2 == len(run(config, "list").output.splitlines())
 
 
+def test_a_dead_shims_record_is_dropped_with_its_sandbox(tmp_path: Path) -> None:
+    """What is known of the shim of a dropped sandbox is forgotten; that of another stays."""
+    config = config_of(tmp_path)
+    run_folder = tmp_path / "run"
+    config.write_text(f'state = "{tmp_path}"\nruntime_state = "{run_folder}"\n')
+    shims = run_folder / "backends" / "kata" / "shims"
+    for name in (a_sandbox().id, "other"):
+        (shims / name).mkdir(parents=True)
+    assert 0 == run(config, "drop", a_sandbox().id).exit_code
+    assert [shims / "other"] == list(shims.iterdir())
+
+
 def test_records_are_exported(tmp_path: Path) -> None:
     """Every record is one line of JSON; one that cannot be read has its bytes in base64."""
     rows = [json.loads(line) for line in run(config_of(tmp_path), "export").output.splitlines()]

@@ -10,13 +10,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from crishim.interfaces.oci_runtime import FIRST_PROCESS
 from crishim.linux.mounts import mounts_below, unmount_below
+from crishim.linux.processes import recorded
 from crishim.model.container import ContainerMetadata
 from crishim.model.image import ImageSpec
 from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxConfig
@@ -148,10 +150,24 @@ plugins = ["{self.place}/bin", "{PLUGINS}"]
         """Have the image here."""
         await client.pull_image(ImageSpec(image=self.image), sandbox_config())
 
-    async def empty(self, client: CriClient) -> None:
-        """Remove every pod, as a kubelet would: what fails is tried again."""
+    async def takes_a_container(self, client: CriClient, pod: str, name: str, container: str) -> bool:
+        """Whether a container can be made and started in a pod, and runs in the pod's own network; it is removed again."""
+        config = container_config("", metadata=ContainerMetadata(container), image=ImageSpec(image=self.image), command=())
+        try:
+            container_id = await client.create_container(pod, config, self.sandbox(name))
+            await client.start_container(container_id)
+            first = recorded(self.run / "backends" / "runc" / "containers" / container_id / FIRST_PROCESS)
+            pin = self.run / "namespaces" / pod / "net"
+            inside = first is not None and pin.samefile(f"/proc/{first.pid}/ns/net")
+            await client.remove_container(container_id)
+        except CallError:
+            return False
+        return inside
+
+    async def empty(self, client: CriClient, kept: Collection[str] = ()) -> None:
+        """Remove every pod but those of the names `kept`, as a kubelet would: what fails is tried again."""
         async with asyncio.timeout(60):
-            while sandboxes := await client.list_sandboxes({}):
+            while sandboxes := [pod for pod in await client.list_sandboxes({}) if pod.metadata.name not in kept]:
                 for sandbox in sandboxes:
                     with contextlib.suppress(CallError):
                         await client.stop_sandbox(sandbox.id)

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.node, needs("runc", "conmon", "busybox")]
 
 COUNTING = """#!/bin/sh
 case " $* " in
-*" state "*) echo "$*" >> {folder}/asked;;
+*" state "*) echo "$*" >> {folder}/asked; [ ! -e {folder}/broken ] || exit 3;;
 *" start "*) [ ! -e {folder}/hang ] || {{ runc "$@"; touch {folder}/hung; exec sleep 600; }};;
 esac
 exec runc "$@"
@@ -106,3 +106,14 @@ async def test_a_bundle_of_which_there_is_only_the_folder(world: Harness, tmp_pa
     assert [(bundle.name, ContainerState.CREATED)] == [(held.id, held.state) for held in (await again.inventory()).containers]
     await again.remove_container(ContainerId(bundle.name))
     assert not bundle.exists()
+
+
+async def test_a_container_that_the_runtime_cannot_look_at(world: Harness, tmp_path: Path) -> None:
+    """One container whose state cannot be had is found as its start has left it, and so are all the others."""
+    created, running, past = await three(world)
+    bundles = tmp_path / "run" / "containers"
+    (bundles / running / "started-at").rename(bundles / running / "starting")
+    (tmp_path / "broken").touch()
+    expected = {created: ContainerState.CREATED, running: ContainerState.RUNNING, past: ContainerState.EXITED}
+    assert expected == await found(world)
+    (tmp_path / "broken").unlink()

@@ -1,6 +1,8 @@
 """A fault belongs to the smallest thing that has it: a container, a pod, a handler; everything else goes on."""
 
 import asyncio
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -109,6 +111,35 @@ async def test_a_wait_that_cannot_be_done_for_one_container() -> None:
         await settle()
         status = (await world.services.containers.status(container_id, verbose=False)).status
         assert (ContainerState.EXITED, 3) == (status.state, status.exit_code)
+
+
+async def test_a_recovery_cuts_the_pause_of_a_wait_short() -> None:
+    """A wait that has failed pauses for up to half a minute; a recovery meanwhile has it begin at once."""
+    backend = DeadMonitor()
+    async with Harness(backend) as world:
+        container_id = await world.create_container(await world.run_sandbox())
+        backend.dead.add(container_id)
+        await world.services.containers.start(container_id)
+        for _ in range(6):
+            await world.clock.advance(10)
+        backend.dead.clear()
+        (handle,) = world.services._core.backends.handles
+        await world.services.recovery.recover(handle)
+        backend.containers[container_id].end(Exit(code=3))
+        await settle()
+        assert ContainerState.EXITED is await state_of(world.services, container_id)
+
+
+async def test_leftovers_are_named_and_counted() -> None:
+    """What a backend could not free of a pod stands in the verbose info by its id, and the pod is counted."""
+
+    class Leaves(FakeBackend):
+        def leftovers(self) -> Mapping[SandboxId, Sequence[str]]:
+            return {SandboxId("gone"): ("process 7",)}
+
+    async with Harness(Leaves(logs_to_disk=False)) as world:
+        info = json.loads((await world.services.runtime.status(verbose=True)).info["config"])
+        assert ({"gone": ["process 7"]}, 1) == (info["leftovers"], world.services.gauges().leftovers)
 
 
 async def test_an_optional_handler_that_is_away() -> None:

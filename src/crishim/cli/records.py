@@ -42,7 +42,9 @@ def show(path: Path | None, id: str) -> None:  # noqa: A002 - the word on the co
 @click.argument("id")
 @config_option
 def drop(path: Path | None, id: str) -> None:  # noqa: A002 - the word on the command line
-    """Forget the record of ID. What runs of it is then reported by the next server, and removed some time after."""
+    """Forget the record of ID, and what a dead shim of it has left. What runs of it is then reported by the next server, and
+    removed some time after.
+    """
     _run(_drop(path, id))
 
 
@@ -94,6 +96,7 @@ async def _drop(path: Path | None, subject: str) -> None:
         if await store.raw(subject) is None:
             raise NotFound("record", subject)
         await store.delete(subject)
+    app.forget_leftovers(app.read_config(path), subject)
 
 
 async def _export(path: Path | None) -> None:

@@ -6,7 +6,7 @@ either, once, at registration; nothing is advertised or called that is not in it
 """
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import attrs
@@ -173,6 +173,18 @@ class SupportsCheckpoint(Protocol):
 
 
 @runtime_checkable
+class SupportsLeftovers(Protocol):
+    """None of CRI's calls: verbose Status and a metric name what ended pods have left on the node."""
+
+    @abstractmethod
+    def leftovers(self) -> Mapping[SandboxId, Sequence[str]]:
+        """What could not be freed yet, for people, by sandbox; those of which everything is freed are not among them.
+
+        Does not block. Removing such a sandbox raises `Unavailable` until all is freed.
+        """
+
+
+@runtime_checkable
 class SupportsClose(Protocol):
     """None of CRI's calls: a backend that has something to end or to close with this process."""
 
@@ -196,6 +208,7 @@ ALL: tuple[type, ...] = (
     SupportsLogReopen,
     SupportsPause,
     SupportsCheckpoint,
+    SupportsLeftovers,
     SupportsClose,
 )
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import attrs
 
 from crishim.interfaces.backend import BackendInfo
-from crishim.interfaces.capabilities import ProcessIO, SupportsAttach, SupportsLogReopen, SupportsPause
+from crishim.interfaces.capabilities import ProcessIO, SupportsAttach, SupportsLeftovers, SupportsLogReopen, SupportsPause
 from crishim.model.process import Exit
 from crishim.model.stats import CgroupUsage
 
@@ -200,5 +200,6 @@ RUNTIME_CAPABILITIES: Final[tuple[type, ...]] = (
     SupportsAttach,
     SupportsLogReopen,
     SupportsPause,
+    SupportsLeftovers,
 )
-"""All that a runtime may have beside `OciRuntime`; the last three are those of a `Backend`, with the same verbs."""
+"""All that a runtime may have beside `OciRuntime`; the last four are those of a `Backend`, with the same verbs."""

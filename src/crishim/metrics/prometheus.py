@@ -97,6 +97,7 @@ class Metrics(Observer, Collector):
         backends = GaugeMetricFamily("crishim_backend_up", "1 while the backend can be reached, else 0.", labels=["backend"])
         aside = GaugeMetricFamily("crishim_records_set_aside", "Records that cannot be used, and are kept.")
         unrecorded = GaugeMetricFamily("crishim_pods_unrecorded", "Pods that a backend holds and no record knows.")
+        leftovers = GaugeMetricFamily("crishim_pods_leftovers", "Ended pods of which something could not be freed yet.")
         if self._gauges is not None:
             gauges = self._gauges()
             for sandbox_state, count in gauges.sandboxes.items():
@@ -107,7 +108,8 @@ class Metrics(Observer, Collector):
                 backends.add_metric([name], int(up))
             aside.add_metric([], gauges.set_aside)
             unrecorded.add_metric([], gauges.unrecorded)
-        yield from (sandboxes, containers, backends, aside, unrecorded)
+            leftovers.add_metric([], gauges.leftovers)
+        yield from (sandboxes, containers, backends, aside, unrecorded, leftovers)
 
     def _streamed(self) -> Iterator[Metric]:
         begun = CounterMetricFamily("crishim_stream_sessions", "Streaming sessions begun.", labels=["kind"])

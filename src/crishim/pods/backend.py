@@ -67,6 +67,9 @@ PAUSE: Final = "catatonit"
 _EXIT_TIMEOUT: Final = 1.0
 """Seconds for which an inventory waits for the exit of what the runtime calls stopped."""
 
+_OBSERVE_TIMEOUT: Final = 20.0
+"""Seconds for which an inventory waits for the runtime's word on one container: one that hangs keeps no others back."""
+
 _STARTING: Final = "starting"
 _STARTED: Final = "started-at"
 """Files of a bundle: when its start was asked for; renamed when the runtime has said that it took place."""
@@ -108,7 +111,7 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
     async def inventory(self) -> Inventory:
         """Every pod's folder, and every bundle with what the runtime says of it."""
         sandboxes = await asyncio.gather(*(self._observe_pod(folder) for folder in _folders(self._pods)))
-        found = await asyncio.gather(*(self._observe(folder) for folder in _folders(self._bundles)))
+        found = await asyncio.gather(*(self._observe_bundle(folder) for folder in _folders(self._bundles)))
         return Inventory(sandboxes=tuple(sandboxes), containers=tuple(found))
 
     async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
@@ -217,11 +220,23 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
             _log.warning("whether the pause of sandbox %s lives is not known: %s", pod, error)
             return True
 
-    async def _observe(self, bundle: Path) -> ObservedContainer:
-        container_id = ContainerId(bundle.name)
-        sandbox_id = SandboxId(_read(bundle / "sandbox"))
+    async def _observe_bundle(self, bundle: Path) -> ObservedContainer:
+        """As the runtime says; where it cannot say, what its start would have led to: whoever waits will see its end."""
         starting = _read(bundle / _STARTING)
         started_at = int(_read(bundle / _STARTED) or starting or 0) or None
+        try:
+            async with asyncio.timeout(_OBSERVE_TIMEOUT):
+                return await self._observe(bundle, started_at, starting=bool(starting))
+        except (CrishimError, TimeoutError) as error:
+            _log.warning("the state of container %s is not known: %s", bundle.name, error)
+            state = ContainerState.RUNNING if started_at else ContainerState.CREATED
+            return ObservedContainer(
+                id=ContainerId(bundle.name), sandbox_id=SandboxId(_read(bundle / "sandbox")), state=state, started_at=started_at
+            )
+
+    async def _observe(self, bundle: Path, started_at: int | None, *, starting: bool) -> ObservedContainer:
+        container_id = ContainerId(bundle.name)
+        sandbox_id = SandboxId(_read(bundle / "sandbox"))
         alive = self._runtime.alive(container_id, bundle) if isinstance(self._runtime, SupportsLiveness) else None
         if alive is None or starting:  # of a start that was broken off only the runtime knows whether it took place
             state = await self._state(container_id, started_at)

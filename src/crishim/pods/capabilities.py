@@ -5,7 +5,7 @@ The verbs of a `Backend` are made here of those of an `OciRuntime`, one by one. 
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,7 @@ from crishim.interfaces.capabilities import (
     ProcessIO,
     SupportsAttach,
     SupportsExec,
+    SupportsLeftovers,
     SupportsLogReopen,
     SupportsPause,
     SupportsUpdate,
@@ -27,7 +28,7 @@ from crishim.interfaces.oci_runtime import (
 )
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
-from crishim.model.values import ContainerId
+from crishim.model.values import ContainerId, SandboxId
 from crishim.oci.facts import Host
 from crishim.oci.resources import resources as oci_resources
 from crishim.oci.spec import process_of
@@ -39,11 +40,12 @@ CLAIMS: Final[Mapping[type, type]] = {
     SupportsAttach: SupportsAttach,
     SupportsLogReopen: SupportsLogReopen,
     SupportsPause: SupportsPause,
+    SupportsLeftovers: SupportsLeftovers,
 }
 """Which capability of a backend a runtime's gives to its pods."""
 
 
-class RuntimeCapabilities(SupportsExec, SupportsAttach, SupportsUpdate, SupportsLogReopen, SupportsPause):
+class RuntimeCapabilities(SupportsExec, SupportsAttach, SupportsUpdate, SupportsLogReopen, SupportsPause, SupportsLeftovers):
     """The capabilities of pods over `runtime`, whose bundles are the folders of `bundles`, by the containers' ids."""
 
     def __init__(self, runtime: OciRuntime, host: Host, bundles: Path) -> None:
@@ -90,6 +92,12 @@ class RuntimeCapabilities(SupportsExec, SupportsAttach, SupportsUpdate, Supports
         if not isinstance(self._runtime, SupportsPause):
             raise Unimplemented("SupportsPause")
         await self._runtime.resume_container(container_id)
+
+    def leftovers(self) -> Mapping[SandboxId, Sequence[str]]:
+        """As `SupportsLeftovers.leftovers`."""
+        if not isinstance(self._runtime, SupportsLeftovers):
+            raise Unimplemented("SupportsLeftovers")
+        return self._runtime.leftovers()
 
     def _bundle(self, container_id: ContainerId) -> Path:
         folder = self._bundles / container_id

@@ -5,12 +5,12 @@ import json
 import logging
 import posixpath
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 
 from crishim.errors import Code, CrishimError, FailedPrecondition, InvalidArgument, NotFound, Unimplemented
-from crishim.interfaces.capabilities import SupportsCheckpoint, SupportsPause
+from crishim.interfaces.capabilities import SupportsCheckpoint, SupportsLeftovers, SupportsPause
 from crishim.interfaces.seats import ImageService, NetworkReady
 from crishim.lifecycle.records import unstructure
 from crishim.lifecycle.states import ContainerAct, container_after
@@ -42,7 +42,8 @@ _log = logging.getLogger(__name__)
 class Gauges:
     """Shown sandboxes and containers by state, every state named; whether the backends of each name can all be reached.
 
-    `set_aside` are records that cannot be used, `unrecorded` pods that a backend holds and no record knows.
+    `set_aside` are records that cannot be used, `unrecorded` pods that a backend holds and no record knows, `leftovers` pods
+    of which something could not be freed.
     """
 
     sandboxes: Mapping[PodSandboxState, int]
@@ -50,9 +51,10 @@ class Gauges:
     backends: Mapping[str, bool]
     set_aside: int = 0
     unrecorded: int = 0
+    leftovers: int = 0
 
 
-def count_gauges(core: Core, unrecorded: int = 0) -> Gauges:
+def count_gauges(core: Core) -> Gauges:
     """Count. What is still being made is not shown, and not counted."""
     sandboxes = Counter(entry.state for entry in core.table.sandboxes.values())
     containers = Counter(entry.state for entry in core.table.containers.values())
@@ -63,9 +65,19 @@ def count_gauges(core: Core, unrecorded: int = 0) -> Gauges:
         sandboxes=FrozenDict({state: sandboxes[state] for state in PodSandboxState}),
         containers=FrozenDict({state: containers[state] for state in ContainerState}),
         set_aside=len(core.table.set_aside),
-        unrecorded=unrecorded,
+        unrecorded=len(core.table.unrecorded),
+        leftovers=len(leftovers_of(core)),
         backends=FrozenDict({name: not any(handles) for name, handles in problems.items()}),
     )
+
+
+def leftovers_of(core: Core) -> Mapping[SandboxId, Sequence[str]]:
+    """What the backends could not free of ended pods, by sandbox."""
+    found: dict[SandboxId, Sequence[str]] = {}
+    for handle in core.backends.handles:
+        if SupportsLeftovers in handle.capabilities:
+            found |= handle.require(SupportsLeftovers).leftovers()
+    return found
 
 
 class Runtime:
@@ -153,10 +165,15 @@ class Runtime:
             }
             for handle in self._core.backends.handles
         }
-        settings, aside = unstructure(self._core.settings), dict(self._core.table.set_aside)
-        return FrozenDict(
-            {"config": json.dumps({"settings": settings, "backends": backends, "podCIDR": self.pod_cidr, "setAside": aside})}
-        )
+        info = {
+            "settings": unstructure(self._core.settings),
+            "backends": backends,
+            "podCIDR": self.pod_cidr,
+            "setAside": dict(self._core.table.set_aside),
+            "unrecorded": sorted(self._core.table.unrecorded),
+            "leftovers": {sandbox_id: list(left) for sandbox_id, left in leftovers_of(self._core).items()},
+        }
+        return FrozenDict({"config": json.dumps(info)})
 
 
 class Images:

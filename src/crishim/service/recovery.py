@@ -42,8 +42,6 @@ class Recovery:
         self._sandboxes = sandboxes
         self._containers = containers
         self._under_way: set[asyncio.Task[None]] = set()
-        self.unrecorded: set[str] = set()
-        """The ids of pods that a backend holds and no record knows."""
 
     def show_recorded(self) -> None:
         """Before any backend was asked: show what the records alone can tell.
@@ -105,7 +103,7 @@ class Recovery:
         if pod in aside or any(repair.id in aside for repair in repairs):
             return
         delay = self._core.settings.remove_unrecorded_after
-        self.unrecorded.add(pod)
+        self._core.table.unrecorded.add(pod)
         _log.error("pod %s is held by backend %s and has no record; it is removed in %g s", pod, handle.name, delay)
         if delay <= 0:
             self._begin(self._remove_leftovers(pod, repairs, handle, slots), f"removal of {pod}")
@@ -122,7 +120,7 @@ class Recovery:
         self, pod: str, repairs: list[reconcile.Repair], handle: BackendHandle, slots: asyncio.Semaphore
     ) -> None:
         await self._repair_pod(repairs, handle, slots)
-        self.unrecorded.discard(pod)
+        self._core.table.unrecorded.discard(pod)
 
     async def idle(self) -> None:
         """Return when no repair is under way."""

@@ -102,11 +102,11 @@ class Services:
 
     def known_sandboxes(self) -> Collection[str]:
         """The ids of all sandboxes that have a record, or something of a pod without one that is still there."""
-        return {*self._core.table.sandboxes, *self._core.table.set_aside, *self.recovery.unrecorded}
+        return {*self._core.table.sandboxes, *self._core.table.set_aside, *self._core.table.unrecorded}
 
     def gauges(self) -> Gauges:
         """How many pods and containers are in which state, and which backends can be reached."""
-        return count_gauges(self._core, len(self.recovery.unrecorded))
+        return count_gauges(self._core)
 
     async def __aenter__(self) -> Self:
         await self._core.table.load()

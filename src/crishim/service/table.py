@@ -197,6 +197,8 @@ class Table:
         self.sandboxes: dict[SandboxId, SandboxEntry] = {}
         self.containers: dict[ContainerId, ContainerEntry] = {}
         self.set_aside: dict[str, str] = {}
+        self.unrecorded: set[str] = set()
+        """The ids of pods that a backend holds and no record knows."""
         self.sandbox_names: NameIndex[SandboxName, SandboxId] = NameIndex("sandbox name")
         self.container_names: NameIndex[ContainerName, ContainerId] = NameIndex("container name")
 

@@ -31,14 +31,19 @@ class Watcher:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._waits: dict[str, asyncio.Task[None]] = {}
+        self._pausing: set[str] = set()
 
     def watch(self, entry: ContainerEntry) -> None:
-        """Wait for the end of a running container; a second call for the same one does nothing."""
+        """Wait for the end of a running container. A wait that has failed and pauses is tried again at once."""
+        if entry.id in self._pausing:
+            self.forget(entry)
         if entry.id not in self._waits:
             self._begin(entry.id, self._wait_container(entry))
 
     def watch_sandbox(self, entry: SandboxEntry) -> None:
         """Wait for the end of a sandbox, where its backend can tell."""
+        if entry.id in self._pausing:
+            self.forget(entry)
         if entry.id not in self._waits and SupportsSandboxWait in self._core.handle(entry).capabilities:
             self._begin(entry.id, self._wait_sandbox(entry))
 
@@ -86,6 +91,7 @@ class Watcher:
     async def _wait_container(self, entry: ContainerEntry) -> None:
         handle = self._core.handle(entry)
         end = await self._outcome(
+            entry.id,
             lambda: handle.wait("wait_container", handle.backend.wait_container(entry.id)),
             handle,
             functools.partial(self._show_lost, entry),
@@ -97,7 +103,7 @@ class Watcher:
     async def _wait_sandbox(self, entry: SandboxEntry) -> None:
         handle = self._core.handle(entry)
         waiter = handle.require(SupportsSandboxWait)
-        end = await self._outcome(lambda: handle.wait("wait_sandbox", waiter.wait_sandbox(entry.id)), handle)
+        end = await self._outcome(entry.id, lambda: handle.wait("wait_sandbox", waiter.wait_sandbox(entry.id)), handle)
         if end is not None:
             self.sandbox_ended(entry)
 
@@ -111,6 +117,7 @@ class Watcher:
 
     async def _outcome(
         self,
+        subject: str,
         wait: Callable[[], Coroutine[Any, Any, Exit]],
         handle: BackendHandle,
         lost: Callable[[], None] = lambda: None,
@@ -146,5 +153,9 @@ class Watcher:
                 _log.warning("a wait failed and is tried again in %g s: %s", pause, error)
             finally:
                 waiting.cancel()
-            await self._core.clock.sleep(pause)
+            self._pausing.add(subject)
+            try:
+                await self._core.clock.sleep(pause)
+            finally:
+                self._pausing.discard(subject)
             pause = min(2 * pause, self._core.settings.retry_most)

@@ -76,3 +76,20 @@ async def test_what_a_container_has_started_ends_with_it(tmp_path: Path, runtime
         container_id = await world.run_container(pod, "main", "sh", "-c", script, linux=inside)
         await until(lambda: ContainerState.EXITED is world.services._core.table.containers[container_id].state)
         assert [] == [line for _, line in processes(seconds) if "sleep" in line]
+
+
+@pytest.mark.parametrize("tty", [False, True])
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+async def test_an_exec_that_is_given_up_at_any_moment_leaves_no_process(tmp_path: Path, runtime: str, *, tty: bool) -> None:
+    """Whenever a client gives up, also between the fork of an exec and the runtime's report of it, its process ends."""
+    without_hybrid()
+    async with node(tmp_path, runtime=runtime) as world:
+        container_id = await world.run_container(await world.run_sandbox(), "main", "sleep", "600")
+        seconds = str(200_000 + os.getpid())
+        spec = ExecSpec(argv=("sleep", seconds), tty=tty)
+        for moment in range(24):
+            running = asyncio.create_task(world.services.streams.run_exec(container_id, spec, ProcessIO(stdout=NeverReads())))
+            await asyncio.wait({running}, timeout=0.003 * moment)
+            running.cancel()
+            await asyncio.wait({running})
+        await until(lambda: [] == [line for _, line in processes(seconds) if "sleep" in line])

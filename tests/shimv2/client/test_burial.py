@@ -142,3 +142,24 @@ async def test_shims_are_collected(machines: ShimWorld, killed: bool) -> None:
         await machines.backend.stop_sandbox(pod.id)
     async with asyncio.timeout(5):  # other orphans are collected, too, but no sooner than after ten seconds
         await until(lambda: not Path(f"/proc/{shim}").exists() and not Path(f"/proc/{machine}").exists())
+
+
+async def test_a_shim_that_died_while_we_were_away_holds_up_no_inventory(
+    machines: ShimWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead shim is found at a restart and buried in the background: its containers are shown, and have ended afterwards."""
+    monkeypatch.setattr(burial, "_RETRY_PAUSE", 0.1)
+    monkeypatch.setattr(burial, "_LONGEST_RETRY_PAUSE", 0.1)
+    pod = await machines.sandbox()
+    spec = await machines.run_ready(pod, machines.programs.sleeps())
+    (shim,) = machines.shims()
+    await machines.runtime.let_go()
+    os.kill(shim, signal.SIGKILL)
+    slow(machines).write_text("3")
+    await machines.restart()
+    assert await machines.seen(spec.id) is not None
+    assert {pod.id: ("what was not looked at yet",)} == machines.runtime.leftovers()
+    assert 137 == (await machines.wait(spec.id)).code
+    await until(lambda: {} == machines.runtime.leftovers())
+    await machines.backend.stop_sandbox(pod.id)
+    assert [] == host_leftovers(machines.folder)

@@ -22,6 +22,7 @@ from crishim.interfaces.plugin import Plugin
 from crishim.interfaces.seats import Finding
 from crishim.oci.ignores import ignores
 from crishim.pods.host import host
+from crishim.shimv2.client.files import SHIMS
 
 __all__ = ["KataPods", "KataRuntime", "plugin"]
 
@@ -51,7 +52,7 @@ def build(context: BackendContext) -> Backend:
         events=plain.events,
         bootstrap=False,
     )
-    runtime = KataRuntime(binary, context.runtime_state / "shims", context.clock, configured(path))
+    runtime = KataRuntime(binary, context.runtime_state / SHIMS, context.clock, configured(path))
     runtime.guest_seccomp = bool(options.get("guest_seccomp", False))
     return KataPods(runtime, context, machine, patterns=tuple(map(str, options.get("annotations", _ANNOTATIONS))))
 

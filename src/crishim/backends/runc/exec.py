@@ -62,11 +62,12 @@ class AdoptedChild:
         except BaseException as error:
             if self._exit is not None and isinstance(error, asyncio.CancelledError):
                 return self._exit
-            await asyncio.shield(self._end())
+            await asyncio.shield(self.end())
             raise
         return self._exit or Exit.unknown()
 
-    async def _end(self) -> None:
+    async def end(self) -> None:
+        """Kill it and all that it has started, and return when it has ended."""
         await self._kill()
         await self.exit()
 

@@ -18,7 +18,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from crishim.backends.runc.command import Features, RuntimeCommand
 from crishim.backends.runc.exec import AdoptedChild, ChildContainers, ConsoleSocket
@@ -40,6 +40,9 @@ from crishim.oci.facts import Host
 from crishim.pods.bundle import read_config
 
 _log = logging.getLogger(__name__)
+
+_START_TIMEOUT: Final = 1.0
+"""Seconds for which the start of an exec that was given up may go on; of a paused container it does not end."""
 
 
 class CgroupWarmup:
@@ -186,7 +189,9 @@ class MonitoredRuntime:
     ) -> Exit:
         """As `SupportsExecProcess.exec_process`: the runtime's own exec, detached, with our pipes.
 
-        We must be a child subreaper. With a terminal the runtime makes it, and hands it over through a socket.
+        We must be a child subreaper. With a terminal the runtime makes it, and hands it over through a socket. A runtime that
+        is killed while it starts an exec may leave the process in the container, where nobody knows it: so a start that is
+        given up is let come to its end, for `_START_TIMEOUT` seconds, and its process is killed then.
         """
         self._moves.soon()
         terminal = bool(process.get("terminal"))
@@ -194,17 +199,36 @@ class MonitoredRuntime:
         with tempfile.TemporaryDirectory(prefix="exec") as made, contextlib.closing(streams):
             folder = Path(made)
             (folder / "process.json").write_bytes(json.dumps(process, ensure_ascii=False).encode("utf-8", "surrogateescape"))
-            args = self._exec_args(folder)
-            with children.expecting():
+            starting = asyncio.create_task(self._start_exec(container_id, folder, streams, terminal=terminal))
+            try:
+                child = await asyncio.shield(starting)
+            except asyncio.CancelledError:
+                await self._end_start(starting)
+                raise
+            started(read_pid(folder / "pid"))
+            return await child.accompany(streams)
+
+    async def _start_exec(self, container_id: str, folder: Path, streams: ExecStreams, *, terminal: bool) -> AdoptedChild:
+        args = self._exec_args(folder)
+        with children.expecting():
+            try:
                 if terminal:
                     async with ConsoleSocket(folder / "console") as console:
                         await self._run_exec(container_id, [*args, f"--console-socket={console.path}"], None)
                         streams.adopt_terminal(await console.terminal())
                 else:
                     await self._run_exec(container_id, args, streams.open())
-                child = self._adopted(container_id, folder)
-            started(read_pid(folder / "pid"))
-            return await child.accompany(streams)
+            except asyncio.CancelledError:
+                await self._adopted(container_id, folder).end()
+                raise
+            return self._adopted(container_id, folder)
+
+    async def _end_start(self, starting: asyncio.Task[AdoptedChild]) -> None:
+        await asyncio.wait({starting}, timeout=_START_TIMEOUT)
+        starting.cancel()
+        await asyncio.wait({starting})
+        if not starting.cancelled() and starting.exception() is None:
+            await starting.result().end()
 
     async def _ability(self) -> tuple[str, Features]:
         return await self._command.version(), Features()

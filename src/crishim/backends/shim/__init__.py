@@ -20,6 +20,7 @@ from crishim.oci.ignores import ignores
 from crishim.pods.host import host
 from crishim.pods.usage import MeasuredPods
 from crishim.shimv2.client.binary import ShimBinary, binary_name
+from crishim.shimv2.client.files import SHIMS
 from crishim.shimv2.client.runtime import Options, ShimRuntime, no_options
 from crishim.shimv2.wire.messages import runtime_options
 
@@ -47,7 +48,7 @@ def build(context: BackendContext) -> Backend:
         runtime: ShimRuntime = RuncShimRuntime(binary, context.runtime_state, context.clock, machine, command)
     else:
         config_path = str(options.get("config_path", ""))
-        runtime = ShimRuntime(binary, context.runtime_state / "shims", context.clock, configured(config_path))
+        runtime = ShimRuntime(binary, context.runtime_state / SHIMS, context.clock, configured(config_path))
     return MeasuredPods(runtime, context, machine, sandbox_container=True)
 
 

@@ -23,6 +23,7 @@ from crishim.oci.facts import Host
 from crishim.pods.bundle import read_config
 from crishim.pods.host import cgroup_v2
 from crishim.shimv2.client.binary import ShimBinary
+from crishim.shimv2.client.files import SHIMS
 from crishim.shimv2.client.runtime import ShimRuntime
 from crishim.shimv2.wire.messages import runc_options
 
@@ -47,7 +48,7 @@ class RuncShimRuntime(ShimRuntime):
     """Runs bundles by containerd's shim with `command`'s program; its state and the shims' lie in folders of `state`."""
 
     def __init__(self, binary: ShimBinary, state: Path, clock: Clock, host: Host, command: RuntimeCommand) -> None:
-        super().__init__(binary, state / "shims", clock, self._make_options)
+        super().__init__(binary, state / SHIMS, clock, self._make_options)
         self._host = host
         self._runtime_root = str(state / "runtime")
         self._command = command

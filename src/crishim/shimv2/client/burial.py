@@ -29,6 +29,9 @@ _LONGEST_RETRY_PAUSE: Final = 300.0
 """Seconds before the first retry, and at most before a later one."""
 
 
+_NOT_LOOKED_AT: Final = "what was not looked at yet"
+
+
 class Burial:
     """Of one sandbox's shim. `lock` serializes what is done with the shim; `forget` is called when nothing is left of it."""
 
@@ -62,11 +65,8 @@ class Burial:
         record = self._folder.shim()
         if record is None:
             return
-        if not record.dead:
-            level = logging.WARNING if self._tasks else logging.DEBUG
-            _log.log(level, "the shim of sandbox %s is lost; what it has left is freed", self._folder.sandbox_id)
-            self._folder.write_shim(attrs.evolve(record, dead=True))
-        self.left = ("what was not looked at yet",)
+        self._mark_dead(record)
+        self.left = (_NOT_LOOKED_AT,)
         try:
             await asyncio.to_thread(end_shim, record.pid, record.born, Path(record.bundle))
             await self._binary.kill_helpers(self._folder.sandbox_id)
@@ -77,6 +77,12 @@ class Burial:
                 await task.finish(Exit.unknown())
             self._conclude()
 
+    def _mark_dead(self, record: ShimRecord) -> None:
+        if not record.dead:
+            level = logging.WARNING if self._tasks else logging.DEBUG
+            _log.log(level, "the shim of sandbox %s is lost; what it has left is freed", self._folder.sandbox_id)
+            self._folder.write_shim(attrs.evolve(record, dead=True))
+
     async def check(self, record: ShimRecord) -> None:
         """After a clean exit of the shim: some are known to leave what they say is gone. With the lock."""
         self.left = await self._leftovers([])
@@ -84,11 +90,17 @@ class Burial:
             self._folder.write_shim(attrs.evolve(record, dead=True))
         self._conclude()
 
-    def retry_later(self) -> None:
-        """Try again in the background, if nobody does so."""
+    def begin(self, record: ShimRecord) -> None:
+        """Bury the shim in the background: it may take as long as its binary's `delete` of every task."""
+        self._mark_dead(record)
+        self.left = (_NOT_LOOKED_AT,)
+        self.retry_later(0.0)
+
+    def retry_later(self, pause: float = _RETRY_PAUSE) -> None:
+        """Try again in the background, if nobody does so, after `pause` seconds first."""
         if self._retrying is None or self._retrying.done():
             name = f"leftovers of sandbox {self._folder.sandbox_id}"
-            self._retrying = asyncio.create_task(self._retry(), name=name)
+            self._retrying = asyncio.create_task(self._retry(pause), name=name)
 
     def watch(self, record: ShimRecord) -> None:
         """Notice the end of the shim's own process at once, and collect it where it was left to us."""
@@ -156,8 +168,7 @@ class Burial:
                 self._folder.write_gone(task.id)
         return tuple(left)
 
-    async def _retry(self) -> None:
-        pause = _RETRY_PAUSE
+    async def _retry(self, pause: float) -> None:
         for _ in range(_RETRIES):
             await asyncio.sleep(pause)
             try:
@@ -169,7 +180,7 @@ class Burial:
                         return
             except OSError as error:  # as of a full disk
                 _log.warning("what the shim of sandbox %s has left: %s", self._folder.sandbox_id, error)
-            pause = min(2 * pause, _LONGEST_RETRY_PAUSE)
+            pause = min(max(2 * pause, _RETRY_PAUSE), _LONGEST_RETRY_PAUSE)
         _log.error("sandbox %s: %s stay until its removal", self._folder.sandbox_id, "; ".join(self.left))
 
     async def _notice_end(self, process: Child) -> None:

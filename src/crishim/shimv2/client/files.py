@@ -13,13 +13,16 @@ they were removed one by one, and the shim itself until nothing of it is left on
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
 from crishim.interfaces.oci_runtime import Stdio
 from crishim.model.process import Exit
 from crishim.pods.bundle import write_atomically
+
+SHIMS: Final = "shims"
+"""The folder of a backend's own that is `<root>`."""
 
 
 @attrs.frozen(kw_only=True)

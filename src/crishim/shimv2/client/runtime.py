@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -32,7 +32,7 @@ from crishim.interfaces.seats import Clock
 from crishim.model.features import OCI, Feature
 from crishim.model.process import Exit
 from crishim.model.stats import CgroupUsage
-from crishim.model.values import ContainerId
+from crishim.model.values import ContainerId, SandboxId
 from crishim.pods.bundle import read_config
 from crishim.shimv2.client.binary import ShimBinary
 from crishim.shimv2.client.connection import ShimEvents
@@ -204,6 +204,11 @@ class ShimRuntime:
             raise DeadlineExceeded(f"the shim of {container_id} does not answer in {_USAGE_TIMEOUT:g} s") from error
         return usage if usage.oom_kills is not None else attrs.evolve(usage, oom_kills=task.oom_kills)
 
+    def leftovers(self) -> Mapping[SandboxId, Sequence[str]]:
+        """As `SupportsLeftovers.leftovers`: of shims that are dead."""
+        known = (found.result() for found in self._sandboxes.values() if _is_there(found))
+        return {SandboxId(sandbox.folder.sandbox_id): sandbox.left for sandbox in known if sandbox.left}
+
     async def let_go(self) -> None:
         """Hold nothing any more, as if this process had ended: shims and containers go on, and can be found again."""
         for found in tuple(self._sandboxes.values()):
@@ -271,7 +276,10 @@ class ShimRuntime:
 
     def _holder(self, container_id: str) -> SandboxShim | None:
         for found in self._sandboxes.values():
-            known = found.done() and not found.cancelled() and not found.exception()
-            if known and found.result().holds(container_id):
+            if _is_there(found) and found.result().holds(container_id):
                 return found.result()
         return None
+
+
+def _is_there(found: asyncio.Future[SandboxShim]) -> bool:
+    return found.done() and not found.cancelled() and not found.exception()

@@ -69,6 +69,11 @@ class SandboxShim:
         """Where its files are."""
         return self._folder
 
+    @property
+    def left(self) -> tuple[str, ...]:
+        """What the shim, which is dead, has left on the node; empty while it lives."""
+        return self._burial.left if self._burial.pending else ()
+
     # --- beginning
 
     async def launch(self, bundle: Path) -> None:
@@ -94,9 +99,11 @@ class SandboxShim:
                 self._tasks[told.id] = ShimTask(told, self._folder, self._clock)
                 if (end := self._folder.exit_of(told.id)) is not None:
                     self._tasks[told.id].end.set_result(end)
-            await self._recover()
             if record is not None and record.dead:
                 self._burial.retry_later()
+            elif record is not None and not await self._reconnect(record):
+                self._burial.begin(record)  # in the background: nobody's inventory waits for it
+                return
             for task in self._tasks.values():
                 if not task.end.done():
                     await self._hold_again(task)
@@ -131,7 +138,7 @@ class SandboxShim:
     async def status(self, task_id: str) -> tuple[OciStatus, int]:
         """What it does, and its pid. Raises `NotFound`."""
         task = self.task(task_id)
-        if task.end.done():
+        if task.end.done() or self._burial.pending:
             return OciStatus.STOPPED, 0
         try:
             told = await (await self.link()).state(task_id)
@@ -216,8 +223,11 @@ class SandboxShim:
             return
         self._link = None
         record = self._folder.shim()
-        if record is None or record.dead:
-            return
+        if record is not None and not record.dead and not await self._reconnect(record):
+            await self._bury()
+
+    async def _reconnect(self, record: ShimRecord) -> bool:
+        """Connect to a shim anew; false where it does not answer. With the lock."""
         address = record.address or left_address(Path(record.bundle))
         for attempt in range(_TRIES if address else 0):
             if attempt:
@@ -227,8 +237,8 @@ class SandboxShim:
                 for task in self._tasks.values():
                     task.link = self._link
                 self._burial.watch(record)
-                return
-        await self._bury()
+                return True
+        return False
 
     async def _settle(self) -> None:
         """Let a start that was broken off come to its end, and find the shim it has left."""
