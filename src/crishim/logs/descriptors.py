@@ -50,21 +50,22 @@ class DescriptorReader(ByteReader):
     A terminal that nobody has open any more is at its end, and so is a reader that was closed.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, chunk: int = CHUNK) -> None:
         os.set_blocking(fd, False)
         self._loop = asyncio.get_running_loop()
         self._fd = fd
+        self._chunk = chunk
         self._left: int | None = None
         self._ready = _Ready(fd)
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     async def read(self) -> bytes:
-        """The next piece, 64 KiB at most; empty at the end. The loop gets a turn before each."""
+        """The next piece, of `chunk` bytes at most; empty at the end. The loop gets a turn before each."""
         await asyncio.sleep(0)
         while not self._closed and self._left != 0:
             try:
-                data = os.read(self._fd, CHUNK if self._left is None else min(CHUNK, self._left))
+                data = os.read(self._fd, self._chunk if self._left is None else min(self._chunk, self._left))
             except BlockingIOError:
                 await self._ready.wait(self._loop.add_reader, self._loop.remove_reader)
                 continue

@@ -32,6 +32,9 @@ from crishim.model.process import TerminalSize
 GRACE: Final = 1.0
 """Seconds for which output is awaited from those who hold a container's pipes when its process has ended."""
 
+CHUNK: Final = 16 * 1024
+"""Bytes of output that are written to the log in one turn of the event loop, where they may become twenty times as many."""
+
 BACKLOG: Final = 1024 * 1024
 """How many bytes of output may wait for one attached client."""
 
@@ -133,9 +136,9 @@ class ContainerStdio:
         self._foreign = foreign
         self._input = None if foreign.stdin is None else DescriptorWriter(foreign.stdin)
         if foreign.stdout is not None:
-            self._readers["stdout"] = DescriptorReader(foreign.stdout)
+            self._readers["stdout"] = DescriptorReader(foreign.stdout, CHUNK)
         if foreign.stderr is not None:
-            self._readers["stderr"] = DescriptorReader(foreign.stderr)
+            self._readers["stderr"] = DescriptorReader(foreign.stderr, CHUNK)
         self._start_pumps()
 
     async def attach(self, io: ProcessIO) -> None:
@@ -213,7 +216,7 @@ class ContainerStdio:
         from_stdout, stdout = _pipe(undo)
         from_stderr, stderr = _pipe(undo)
         self._input = None if feed is None else DescriptorWriter(feed)
-        self._readers = {"stdout": DescriptorReader(from_stdout), "stderr": DescriptorReader(from_stderr)}
+        self._readers = {"stdout": DescriptorReader(from_stdout, CHUNK), "stderr": DescriptorReader(from_stderr, CHUNK)}
         return ChildEnds(stdin, stdout, stderr)
 
     def _open_terminal(self, undo: contextlib.ExitStack) -> ChildEnds:
@@ -223,7 +226,7 @@ class ContainerStdio:
         feed = os.dup(master)
         undo.callback(os.close, feed)
         self._input = DescriptorWriter(feed)
-        self._readers = {"stdout": DescriptorReader(master)}
+        self._readers = {"stdout": DescriptorReader(master, CHUNK)}
         return ChildEnds(slave, slave, slave)
 
     def _close_ends(self) -> None:
