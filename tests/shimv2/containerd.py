@@ -43,6 +43,10 @@ stream_server_port = "0"
 default_runtime_name = "crishim"
 [{cri}.containerd.runtimes.crishim]
 runtime_type = "{RUNTIME}"
+[{cri}.containerd.runtimes.own]
+runtime_type = "{RUNTIME}"
+[{cri}.containerd.runtimes.own.options]
+ConfigPath = "{folder}/options.toml"
 [{cri}.containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
 [{cri}.cni]
@@ -50,6 +54,7 @@ conf_dir = "{folder}/cni"
 [{cri}.registry.mirrors."{host}"]
 endpoint = ["http://{host}"]
 """)
+        (folder / "options.toml").write_text(f'Root = "{folder}/shim/runc/own"\n')
         self.root = folder / "root"
         (self.root / "bin").mkdir(parents=True)
         shutil.copy2(str(shutil.which("busybox")), self.root / "bin" / "busybox")

@@ -90,6 +90,19 @@ def test_the_end_of_an_exec_s_input(node: Containerd) -> None:
     node.ctr("task", "rm", "t")
 
 
+def test_the_file_of_a_handlers_options(node: Containerd, tmp_path: Path) -> None:
+    """A file that names the runtime's state folder counts; a key that nobody knows is refused by its name."""
+    file, own = tmp_path / "options.toml", node.state / "runc" / "mine"
+    file.write_text(f'Root = "{own}"\n')
+    options = ("-d", "--runtime-config-path", str(file))
+    assert 0 == node.run("t", "sleep", "600", options=options).returncode
+    assert (own / "default" / "t" / "state.json").exists()
+    node.ctr("task", "kill", "--signal", "KILL", "t")
+    node.ctr("task", "rm", "t")
+    file.write_text("Rooot = 1\n")
+    assert b"options.Rooot" in node.run("u", "true", options=options).stderr
+
+
 def test_a_terminal(node: Containerd) -> None:
     """A task with a terminal has one."""
     run = f"ctr --address {node.folder}/c.sock run --rm -t --rootfs --runtime io.containerd.crishim.v2 --env PATH=/bin"
@@ -264,4 +277,8 @@ async def test_pods_of_containerd(tmp_path: Path) -> None:
             assert 137 == (await client.container_status(made[0])).exit_code
             await client.stop_sandbox(pod)
             await client.remove_sandbox(pod)
+            own = await client.run_sandbox(sandbox, "own")
+            assert (node.state / "runc" / "own" / "k8s.io" / own / "state.json").exists()
+            await client.stop_sandbox(own)
+            await client.remove_sandbox(own)
         assert eventually(lambda: not node.leftovers())

@@ -2,7 +2,8 @@
 
     python -m crishim.backends.runc.shim FOLDER
 
-What a handler of containerd's configures for runc's own shim (BinaryName, Root, SystemdCgroup) counts here, too.
+What a handler of containerd's configures for runc's own shim counts here, too: BinaryName, Root, SystemdCgroup. IoUid and IoGid
+say whose the pipes are that a shim makes; here containerd's own are used. Any other key is refused by its name.
 """
 
 import sys
@@ -11,11 +12,10 @@ if __name__ == "__main__":
     sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio takes it or leaves it; a tenth of our memory would be its
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Final
 
-from google.protobuf.message import DecodeError
-
-from crishim._proto import shim_runc_pb2 as runc_pb
 from crishim.backends.runc.command import RuntimeCommand
 from crishim.backends.runc.runtime import RuncRuntime
 from crishim.errors import InvalidArgument
@@ -23,9 +23,10 @@ from crishim.interfaces.oci_runtime import OciRuntime
 from crishim.linux.children import become_subreaper
 from crishim.pods.host import host
 from crishim.shimv2.server.daemon import Make
+from crishim.shimv2.server.options import read_options
 from crishim.shimv2.server.run import serve
 
-_OPTIONS = "containerd.runc.v1.Options"
+_KEYS: Final[Mapping[str, type]] = {"BinaryName": str, "Root": str, "SystemdCgroup": bool, "IoUid": int, "IoGid": int}
 
 
 def runc(folder: Path) -> Make:
@@ -33,25 +34,26 @@ def runc(folder: Path) -> Make:
     made: dict[tuple[str, str, str, bool], RuncRuntime] = {}
 
     def of(namespace: str, options: tuple[str, bytes]) -> OciRuntime:
-        wanted = _wanted(options)
-        key = (namespace, wanted.binary_name or "runc", wanted.root, wanted.systemd_cgroup)
+        wanted = _checked(read_options(options))
+        program, systemd = str(wanted.get("BinaryName", "runc")), bool(wanted.get("SystemdCgroup", False))
+        own = str(wanted.get("Root", ""))
+        key = (namespace, program, own, systemd)
         if key not in made:
-            program, root = key[1], Path(wanted.root) / namespace if wanted.root else folder / "runc" / namespace
-            command = RuntimeCommand(program, root, systemd_cgroup=key[3])
-            made[key] = RuncRuntime(command, folder / "s", host(systemd_cgroup=key[3]))
+            root = Path(own) / namespace if own else folder / "runc" / namespace
+            command = RuntimeCommand(program, root, systemd_cgroup=systemd)
+            made[key] = RuncRuntime(command, folder / "s", host(systemd_cgroup=systemd))
         return made[key]
 
     return of
 
 
-def _wanted(options: tuple[str, bytes]) -> runc_pb.Options:
-    kind, value = options
-    if kind != _OPTIONS:
-        return runc_pb.Options()
-    try:
-        return runc_pb.Options.FromString(value)
-    except DecodeError as error:
-        raise InvalidArgument("options", f"cannot be read: {error}") from error
+def _checked(wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name, given in wanted.items():
+        if name not in _KEYS:
+            raise InvalidArgument(f"options.{name}", f"is none of {', '.join(_KEYS)}")
+        if type(given) is not _KEYS[name]:
+            raise InvalidArgument(f"options.{name}", f"{given!r} is no {_KEYS[name].__name__}")
+    return wanted
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ from crishim.model.stats import CgroupUsage
 from crishim.model.values import ContainerId
 from crishim.pods.bundle import read_config
 from crishim.pods.usage import cgroup_usage
+from crishim.shimv2.server.options import self_contained
 from crishim.shimv2.server.rootfs import mount_rootfs, unmount_rootfs
 from crishim.shimv2.server.task import Creation, IoPaths, Key, Pipes, Task, TaskEvents, TaskProcess, TaskRecords
 
@@ -71,15 +72,16 @@ class Tasks:
 
     async def create(self, key: Key, creation: Creation) -> int:
         """Mount the root and create the container; answers the pid. Raises `AlreadyExists`."""
+        options = await asyncio.to_thread(self_contained, creation.options)
         if key in self._tasks:
             raise AlreadyExists("task", key[1])
         pipes = Pipes(creation.io)
-        task = Task(key, creation.bundle, self._make(key[0], creation.options), TaskProcess(pipes))
+        task = Task(key, creation.bundle, self._make(key[0], options), TaskProcess(pipes))
         self._tasks[key] = task
         try:
             async with task.turn:
                 pipes.hold()
-                await asyncio.to_thread(self._kept.keep, key, creation.bundle, creation.options)
+                await asyncio.to_thread(self._kept.keep, key, creation.bundle, options)
                 await asyncio.to_thread(mount_rootfs, creation.bundle / "rootfs", creation.mounts)
                 task.main.pid = await task.runtime.create(key[1], creation.bundle, _stdio(pipes.paths))
                 processes.record(creation.bundle / FIRST_PROCESS, task.main.pid)

@@ -1,0 +1,78 @@
+"""What containerd's configuration says of a runtime, in either of the two forms in which a shim gets it.
+
+containerd's CRI sends `containerd.runc.v1.Options` to the shim that is called runc's, and `runtimeoptions.v1.Options` to any
+other: the handler's `options` table as TOML in `config_body`, or a file in `config_path`. The keys are the same.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from crishim._proto import shim_options_pb2 as options_pb
+from crishim._proto import shim_runc_pb2 as runc_pb
+from crishim.errors import InvalidArgument
+
+M = TypeVar("M", bound=Message)
+
+RUNC: Final = "containerd.runc.v1.Options"
+RUNTIME: Final = "runtimeoptions.v1.Options"
+
+_TYPE_URL: Final = "TypeUrl"
+"""A key of any handler's table, which says what the others are."""
+
+
+def read_options(options: tuple[str, bytes]) -> Mapping[str, Any]:
+    """The keys of a handler's table, as TOML has them (`SystemdCgroup`), without those that are empty, zero or false.
+
+    `options` is a message's type and value, the type empty where there is none. May read a file. Raises `InvalidArgument` for
+    another type, and for what cannot be read.
+    """
+    kind, value = options
+    if not kind:
+        return {}
+    if kind == RUNC:
+        message = _decoded(runc_pb.Options(), value)
+        table = {"".join(part.title() for part in field.name.split("_")): given for field, given in message.ListFields()}
+    elif kind == RUNTIME:
+        table = _table(_decoded(options_pb.Options(), value))
+    else:
+        raise InvalidArgument("options", f"{kind} is neither {RUNC} nor {RUNTIME}")
+    return {name: given for name, given in table.items() if given and name != _TYPE_URL}
+
+
+def self_contained(options: tuple[str, bytes]) -> tuple[str, bytes]:
+    """The same options with the text of their file in them, for whoever needs them when the file may be another. Reads it."""
+    kind, value = options
+    if kind != RUNTIME:
+        return options
+    message = _decoded(options_pb.Options(), value)
+    if message.config_path and not message.config_body:
+        message.config_body = _text(message.config_path)
+    return kind, message.SerializeToString(deterministic=True)
+
+
+def _table(message: options_pb.Options) -> dict[str, Any]:
+    """A body goes before a path, as containerd sends either."""
+    text = message.config_body or (_text(message.config_path) if message.config_path else b"")
+    try:
+        return tomllib.loads(text.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidArgument(f"options.{message.config_path or 'config_body'}", f"is no TOML: {error}") from error
+
+
+def _text(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidArgument("options.config_path", f"{path}: {error.strerror}") from error
+
+
+def _decoded(message: M, value: bytes) -> M:
+    try:
+        message.ParseFromString(value)
+    except DecodeError as error:
+        raise InvalidArgument("options", f"cannot be read: {error}") from error
+    return message
