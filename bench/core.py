@@ -1,6 +1,6 @@
 """What the library itself costs: no engine, only the fake backend.
 
-Prints times and sizes of one run on one machine; nothing is asserted. CgroupUsage that depend on the machine are put beside an
+Prints times and sizes of one run on one machine; nothing is asserted. Figures that depend on the machine are put beside an
 empty call of the same server in the same run.
 
     python bench/core.py

@@ -44,7 +44,7 @@ class ConfigFolder:
 
 
 class ResultCache:
-    """CachedResult attachments, one file each, named as libcni names them: `<network>-<container>-<interface>`."""
+    """Cached attachments, one file each, named as libcni names them: `<network>-<container>-<interface>`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -85,11 +85,11 @@ class Plugins:
         return None
 
     async def add(self, kind: str, call: PluginCall, config: bytes) -> Mapping[str, Any]:
-        """PluginCall ADD and answer its result. Raises as `run`."""
+        """Run ADD and answer its result. Raises as `run`."""
         return result_of(kind, await self.run(kind, call, config))
 
     async def run(self, kind: str, call: PluginCall, config: bytes) -> bytes:
-        """PluginCall a plugin and answer what it printed.
+        """Run a plugin and answer what it printed.
 
         Cancelled, the plugin and all it has started are killed first. Raises `FailedPrecondition` where there is no such
         plugin, `Unavailable` for what may pass, and `PluginFailed`.

@@ -68,7 +68,7 @@ WISHES: Final = {
     "mounts.mount_options": f'{_MOUNT} mount_options: "noexec"',
     "devices": 'devices { container_path: "/dev/thing" host_path: "/dev/null" permissions: "r" }',
 }
-"""StdioOptions by the field, or by what a field begins with: the text of the message that the last word of the name is in."""
+"""Requests by the field, or by what a field begins with: the text of the message that the last word of the name is in."""
 
 
 @attrs.frozen

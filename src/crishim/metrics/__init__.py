@@ -1,1 +1,1 @@
-"""CgroupUsage for Prometheus: the extra `metrics`."""
+"""Metrics for Prometheus: the extra `metrics`."""

@@ -1,4 +1,4 @@
-"""Streams: signals, execs, exits, and requests for a process's streams."""
+"""Processes: signals, execs, exits, and requests for a process's streams."""
 
 import enum
 import re

@@ -97,7 +97,7 @@ class RstStream:
 
 @attrs.frozen
 class Settings:
-    """StdioOptions of the peer: (flags, id, value) each."""
+    """Settings of the peer: (flags, id, value) each."""
 
     entries: tuple[tuple[int, int, int], ...]
 

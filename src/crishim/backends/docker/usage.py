@@ -1,4 +1,4 @@
-"""CgroupUsage of containers and pods: read from the cgroups that the engine's runtime made, never asked of the engine."""
+"""Usage of containers and pods: read from the cgroups that the engine's runtime made, never asked of the engine."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ from crishim.pods.usage import Counted, Counts, cgroup_usage, count, network_usa
 
 
 class Usages:
-    """CgroupUsage of all containers."""
+    """Usage of all containers."""
 
     def __init__(self, clock: Clock, cgroups: Cgroups | None = None) -> None:
         self._clock = clock

@@ -53,7 +53,7 @@ class EventWatch:
                 event = await news.get()
 
     async def close(self) -> None:
-        """EventWatch no more; who waits is told `Unavailable`."""
+        """Watch no more; who waits is told `Unavailable`."""
         pump, self._pump = self._pump, None
         if pump is not None:
             pump.cancel()

@@ -13,7 +13,7 @@ A log adds the time to each entry: `2026-01-02T03:04:05.000000006Z CONTENT`. An 
 one that is longer than 16 KiB, without. The engine of 20.10 leaves out the newline of the last piece, too; such a piece has the
 time of the first one and is shorter.
 
-LogEntries of a log that the engine tells twice (pure).
+Entries of a log that the engine sends twice (pure).
 
 An engine that follows its own log across a rotation may begin again a little before the place where it was. Such a repetition
 goes back in time, to entries that were just told; a clock that was set back does so too, but tells new ones.

@@ -1,4 +1,4 @@
-"""Streams that a runtime left to us: waiting for them, killing all of them, and taking over their terminal.
+"""Processes that a runtime left to us: waiting for them, killing all of them, and taking over their terminal.
 
 Containers that are children of ours, for callers who stay as long as their containers do.
 

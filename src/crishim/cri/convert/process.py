@@ -1,4 +1,4 @@
-"""Streams and their streams."""
+"""Execs and their streams."""
 
 from crishim._proto import cri_pb2 as pb
 from crishim.cri.convert.common import MAX_PORT, at_least, between, sandbox_id

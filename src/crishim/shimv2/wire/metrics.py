@@ -2,7 +2,7 @@
 
 Which version comes is the host's matter, even for a virtual machine whose guest has the other one.
 
-CgroupUsage of a cgroup -> containerd's metrics of either version, the other way of `metrics` (pure).
+Usage of a cgroup -> containerd's metrics of either version, the other way of `metrics` (pure).
 """
 
 from collections.abc import Callable
