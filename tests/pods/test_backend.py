@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from crishim.backends.runc.pods import build
-from crishim.linux.processes import ended, recorded
+from crishim.errors import NotFound
+from crishim.linux.processes import ended as process_ended
+from crishim.linux.processes import recorded
 from crishim.model.container import ContainerState
-from crishim.model.values import ContainerId
+from crishim.model.values import ContainerId, SandboxId
 from crishim.monitor.conmon import MONITOR_PROCESS
 from crishim.pods.backend import OciPodBackend
 from crishim.testing import Harness
@@ -21,6 +23,7 @@ from tests.backends.runc.world import needs, node
 pytestmark = [pytest.mark.node, needs("runc", "conmon", "busybox")]
 
 COUNTING = """#!/bin/sh
+echo "$*" >> {folder}/ran
 case " $* " in
 *" state "*) echo "$*" >> {folder}/asked; [ ! -e {folder}/broken ] || exit 3;;
 *" start "*) [ ! -e {folder}/hang ] || {{ runc "$@"; touch {folder}/hung; exec sleep 600; }};;
@@ -92,7 +95,7 @@ async def test_without_its_monitor_a_container_is_asked_for(world: Harness, tmp_
     monitor = recorded(tmp_path / "run" / "containers" / running / MONITOR_PROCESS)
     assert monitor is not None
     os.kill(monitor.pid, signal.SIGKILL)
-    await ended(monitor)
+    await process_ended(monitor)
     assert ContainerState.RUNNING is (await found(world))[running]
     assert [running] == [line.split()[-1] for line in (tmp_path / "asked").read_text().splitlines()]
 
@@ -117,3 +120,54 @@ async def test_a_container_that_the_runtime_cannot_look_at(world: Harness, tmp_p
     expected = {created: ContainerState.CREATED, running: ContainerState.RUNNING, past: ContainerState.EXITED}
     assert expected == await found(world)
     (tmp_path / "broken").unlink()
+
+
+async def ended(world: Harness, tmp_path: Path) -> tuple[SandboxId, ContainerId]:
+    """A pod with a container that has ended, and of which the runtime knows nothing any more."""
+    sandbox = await world.run_sandbox()
+    container = await world.run_container(sandbox, "past", "sh", "-c", "exit 3")
+    await world.backend.wait_container(container)
+    await until((tmp_path / "run" / "containers" / container / "released").exists)
+    return sandbox, container
+
+
+async def test_removals_of_what_has_ended_run_no_program(world: Harness, tmp_path: Path) -> None:
+    """What the runtime holds of a container is freed at its end, so that its removal, and its pod's, need nobody."""
+    sandbox, container = await ended(world, tmp_path)
+    await world.services.sandboxes.stop(sandbox)
+    (tmp_path / "ran").write_text("")
+    await world.services.containers.remove(container)
+    await world.services.sandboxes.remove(sandbox)
+    assert ("", []) == ((tmp_path / "ran").read_text(), list((tmp_path / "run" / "containers").iterdir()))
+
+
+async def test_what_was_released_is_found_as_it_has_ended(world: Harness, tmp_path: Path) -> None:
+    """State, exit and a kill's refusal are as before, here and after a restart of ours."""
+    _, container = await ended(world, tmp_path)
+    assert 3 == (await world.backend.wait_container(container)).code
+    with pytest.raises(NotFound):
+        await world.backend.kill_container(container, signal.SIGKILL)
+    assert ContainerState.EXITED is (await found(world))[container]
+    assert isinstance(world.backend, OciPodBackend)
+    later = build(world.backend._context)
+    await later.inventory()
+    assert 3 == (await later.wait_container(container)).code
+
+
+async def test_a_release_that_was_broken_off(world: Harness, tmp_path: Path) -> None:
+    """Where the runtime has forgotten a container, and we died before that was written, its removal goes through."""
+    sandbox, container = await ended(world, tmp_path)
+    (tmp_path / "run" / "containers" / container / "released").unlink()
+    await world.services.sandboxes.stop(sandbox)
+    await world.services.sandboxes.remove(sandbox)
+    assert [] == list((tmp_path / "run" / "containers").iterdir())
+
+
+async def test_a_removal_during_the_release(world: Harness, tmp_path: Path) -> None:
+    """A removal that comes while the end of its container is worked on waits for that, and leaves nothing."""
+    sandbox = await world.run_sandbox()
+    for number in range(5):
+        container = await world.run_container(sandbox, f"past{number}", "sleep", "600")
+        await world.services.containers.stop(container, 0)
+        await world.services.containers.remove(container)
+    assert [] == list((tmp_path / "run" / "containers").iterdir())

@@ -9,6 +9,7 @@ beside one another.
 """
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -27,6 +28,9 @@ from crishim.model.values import ContainerId, ImageId
 
 _PAGE: Final = 4096
 """mount(2) reads one page of options and drops the rest without a word."""
+_VOLATILE: Final = (5, 10)
+"""The kernel from which an overlay can be `volatile`: nothing of it is written through to the disk, not even when it is
+unmounted. After a crash of the machine its upper folder may be anything, and no container has it any more."""
 _RECORD: Final = "snapshot.json"
 
 
@@ -96,6 +100,8 @@ class Snapshots:
                 _copy_root(upper, lowers)
                 self._write(container_id)
             if not is_mount_root(root):
+                shutil.rmtree(work)  # a volatile overlay that was mounted before is not mounted over the same again
+                work.mkdir()
                 _overlay(root, [*lowers, *([] if lowers else [empty])], upper, work)
         return Rootfs(path=str(root), upper=str(upper), volumes=str(place / "volumes"))
 
@@ -252,4 +258,11 @@ def _options(paths: list[str], *, writable: bool) -> str:
     if not writable:
         return f"{index}lowerdir={':'.join(paths)}"
     *lowers, upper, work = paths
-    return f"{index}lowerdir={':'.join(lowers)},upperdir={upper},workdir={work}"
+    volatile = "volatile," if _kernel() >= _VOLATILE else ""
+    return f"{index}{volatile}lowerdir={':'.join(lowers)},upperdir={upper},workdir={work}"
+
+
+@functools.cache
+def _kernel() -> tuple[int, int]:
+    major, minor, *_ = os.uname().release.split(".")
+    return int(major), int(minor.partition("-")[0])

@@ -138,6 +138,22 @@ class SupportsLiveness(Protocol):
 
 
 @runtime_checkable
+class SupportsRelease(Protocol):
+    """Optional: what the runtime holds of a container that has ended can be freed before the container is deleted.
+
+    `pods.OciPodBackend` calls it in the background as soon as a container has ended, so that RemoveContainer, which comes
+    later, has less to do. Without it `delete` does the whole work.
+    """
+
+    @abstractmethod
+    async def release(self, container_id: str) -> None:
+        """Free what is not needed for `state`, `wait` and `delete`, which answer as before. Repeatable.
+
+        An error is logged, and leaves everything to `delete`. No `delete` comes while it runs.
+        """
+
+
+@runtime_checkable
 class SupportsExecProcess(Protocol):
     """Optional: further processes in a running container, which pods and the shim server both run by this one verb.
 
@@ -194,6 +210,7 @@ class SupportsCgroupUsage(Protocol):
 RUNTIME_CAPABILITIES: Final[tuple[type, ...]] = (
     SupportsPrepare,
     SupportsLiveness,
+    SupportsRelease,
     SupportsExecProcess,
     SupportsUpdateResources,
     SupportsCgroupUsage,

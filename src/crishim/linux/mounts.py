@@ -134,6 +134,14 @@ def unmount(target: Path | str) -> bool:
     return bool(libc.umount2(os.fsencode(target), _MNT_DETACH) == 0)
 
 
+def unmount_entries(folder: Path) -> None:
+    """Let go of what is mounted at the entries of a folder, also in several layers. The node's other mounts are not read."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            while is_mount_root(entry.path) and unmount(entry.path):
+                pass
+
+
 def unmount_below(folder: Path) -> None:
     """Let go of every mount at and below a folder, the innermost first; also of those that others hide."""
     while mounts := mounts_below(folder):

@@ -19,33 +19,30 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.errors import CrishimError, DataLoss, FailedPrecondition, Internal, NotFound
+from crishim.errors import CrishimError, FailedPrecondition, Internal, NotFound
 from crishim.interfaces.backend import Backend, BackendContext, BackendInfo
 from crishim.interfaces.capabilities import SupportsSandboxUpdate, SupportsSandboxWait
 from crishim.interfaces.oci_runtime import (
     FIRST_PROCESS,
     OciRuntime,
-    OciStatus,
     Stdio,
-    SupportsLiveness,
     SupportsPrepare,
+    SupportsRelease,
 )
 from crishim.interfaces.seats import Rootfs, RootfsProvider
 from crishim.linux import pins, processes
-from crishim.linux.cgroups import Cgroups, folder_of
-from crishim.linux.mounts import unmount_below
+from crishim.linux.cgroups import Cgroups
+from crishim.linux.mounts import unmount_entries
 from crishim.linux.roots import read_in_root
 from crishim.model.container import (
     ContainerCreated,
     ContainerMetadata,
     ContainerSpec,
-    ContainerState,
     Inventory,
-    ObservedContainer,
 )
 from crishim.model.process import Exit
 from crishim.model.resources import Resources
-from crishim.model.sandbox import ObservedSandbox, SandboxSpec, SandboxStarted
+from crishim.model.sandbox import SandboxSpec, SandboxStarted
 from crishim.model.security import LinuxContainerUser, NamespaceMode, UserNamespace
 from crishim.model.values import ContainerId, FrozenDict, ImageId, SandboxId
 from crishim.oci import cdi
@@ -54,33 +51,16 @@ from crishim.oci.resources import cgroups_path
 from crishim.oci.spec import config as oci_config
 from crishim.oci.users import resolve_user
 from crishim.pods import files, sources
-from crishim.pods.bundle import delete_bundle, make_bundle, read_config, write_atomically, write_bundle
+from crishim.pods.bundle import delete_bundle, make_bundle, write_atomically, write_bundle
 from crishim.pods.capabilities import RuntimeCapabilities
 from crishim.pods.host import device_node
+from crishim.pods.observer import STARTED, STARTING, PodObserver
 from crishim.pods.pid_namespaces import PidNamespaces, pid_options
 from crishim.pods.volumes import make_volumes
 
 _log = logging.getLogger(__name__)
 
 PAUSE: Final = "catatonit"
-
-_EXIT_TIMEOUT: Final = 1.0
-"""Seconds for which an inventory waits for the exit of what the runtime calls stopped."""
-
-_OBSERVE_TIMEOUT: Final = 20.0
-"""Seconds for which an inventory waits for the runtime's word on one container: one that hangs keeps no others back."""
-
-_STARTING: Final = "starting"
-_STARTED: Final = "started-at"
-"""Files of a bundle: when its start was asked for; renamed when the runtime has said that it took place."""
-
-_STATES: Final = {
-    OciStatus.CREATING: ContainerState.CREATED,
-    OciStatus.CREATED: ContainerState.CREATED,
-    OciStatus.RUNNING: ContainerState.RUNNING,
-    OciStatus.PAUSED: ContainerState.RUNNING,
-    OciStatus.STOPPED: ContainerState.EXITED,
-}
 
 
 class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsSandboxUpdate):
@@ -101,6 +81,8 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         self._pods = context.runtime_state / "sandboxes"
         self._pids = PidNamespaces(self._bundles, self._pods)
         self._cgroups = cgroups or Cgroups(v2=host.cgroup_v2)
+        self._observer = PodObserver(runtime, self._bundles, self._pods, self._cgroups)
+        self._releases: dict[ContainerId, asyncio.Task[None]] = {}
         self._stops: dict[SandboxId, asyncio.Event] = {}
         self.capabilities |= {SupportsSandboxWait, SupportsSandboxUpdate}
 
@@ -110,9 +92,7 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
 
     async def inventory(self) -> Inventory:
         """Every pod's folder, and every bundle with what the runtime says of it."""
-        sandboxes = await asyncio.gather(*(self._observe_pod(folder) for folder in _folders(self._pods)))
-        found = await asyncio.gather(*(self._observe_bundle(folder) for folder in _folders(self._bundles)))
-        return Inventory(sandboxes=tuple(sandboxes), containers=tuple(found))
+        return await self._observer.inventory()
 
     async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
         """Make the pod's files, and its pause where the PID namespace is shared."""
@@ -125,6 +105,7 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         """End the pause, and let go of what is mounted for the pod."""
         folder = await self._end_pod(sandbox_id)
         (folder / "stopped").touch()
+        await asyncio.to_thread(delete_bundle, folder / "pause")  # with nothing left of it, a removal runs no program
         self._tell_stopped(sandbox_id)
 
     async def remove_sandbox(self, sandbox_id: SandboxId) -> None:
@@ -169,13 +150,13 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
     async def start_container(self, container_id: ContainerId) -> None:
         """The runtime's start."""
         bundle = self._bundle(container_id)
-        write_atomically(bundle / _STARTING, str(self._context.clock.now()))
+        write_atomically(bundle / STARTING, str(self._context.clock.now()))
         try:
             await self._runtime.start(container_id)
         except CrishimError:  # a start that is given up may yet take place
-            (bundle / _STARTING).unlink(missing_ok=True)
+            (bundle / STARTING).unlink(missing_ok=True)
             raise
-        (bundle / _STARTING).replace(bundle / _STARTED)
+        (bundle / STARTING).replace(bundle / STARTED)
 
     async def kill_container(self, container_id: ContainerId, signal: int) -> None:
         """The runtime's kill; SIGKILL reaches every process where the container has no PID namespace of its own."""
@@ -188,8 +169,18 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         end = await self._runtime.wait(container_id)
         if not bundle.exists():
             raise NotFound("container", container_id)
-        await asyncio.to_thread(self._end_leftovers, bundle)
+        await asyncio.to_thread(self._observer.end_leftovers, bundle)
+        if isinstance(self._runtime, SupportsRelease) and container_id not in self._releases:
+            releasing = asyncio.create_task(self._release_state(self._runtime, container_id), name=f"release of {container_id}")
+            self._releases[container_id] = releasing
+            releasing.add_done_callback(lambda _: self._releases.pop(container_id, None))
         return end
+
+    async def _release_state(self, runtime: SupportsRelease, container_id: ContainerId) -> None:
+        try:
+            await runtime.release(container_id)
+        except CrishimError as error:
+            _log.debug("container %s is released with its removal: %s", container_id, error)
 
     async def remove_container(self, container_id: ContainerId) -> None:
         """The runtime's delete, the root file system, the bundle: as far as each is there."""
@@ -197,81 +188,13 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         if not bundle.exists():
             await self._release(container_id)
             raise NotFound("container", container_id)
+        if (releasing := self._releases.get(container_id)) is not None:
+            await asyncio.wait({releasing})
         with contextlib.suppress(NotFound):
             await self._runtime.delete(container_id)
         await self._release(container_id)
         self._pids.forget(bundle)
         await asyncio.to_thread(delete_bundle, bundle)
-
-    async def _observe_pod(self, folder: Path) -> ObservedSandbox:
-        pod, pause = SandboxId(folder.name), folder / "pause"
-        ready = not (folder / "stopped").exists()
-        return ObservedSandbox(id=pod, ready=ready and (not pause.exists() or await self._pause_lives(pod, pause)))
-
-    async def _pause_lives(self, pod: SandboxId, pause: Path) -> bool:
-        alive = self._runtime.alive(pod, pause) if isinstance(self._runtime, SupportsLiveness) else None
-        if alive is not None:
-            return alive
-        try:
-            return (await self._runtime.state(pod)).status is not OciStatus.STOPPED
-        except NotFound:
-            return False
-        except CrishimError as error:  # whoever waits for it will see its end
-            _log.warning("whether the pause of sandbox %s lives is not known: %s", pod, error)
-            return True
-
-    async def _observe_bundle(self, bundle: Path) -> ObservedContainer:
-        """As the runtime says; where it cannot say, what its start would have led to: whoever waits will see its end."""
-        starting = _read(bundle / _STARTING)
-        started_at = int(_read(bundle / _STARTED) or starting or 0) or None
-        try:
-            async with asyncio.timeout(_OBSERVE_TIMEOUT):
-                return await self._observe(bundle, started_at, starting=bool(starting))
-        except (CrishimError, TimeoutError) as error:
-            _log.warning("the state of container %s is not known: %s", bundle.name, error)
-            state = ContainerState.RUNNING if started_at else ContainerState.CREATED
-            return ObservedContainer(
-                id=ContainerId(bundle.name), sandbox_id=SandboxId(_read(bundle / "sandbox")), state=state, started_at=started_at
-            )
-
-    async def _observe(self, bundle: Path, started_at: int | None, *, starting: bool) -> ObservedContainer:
-        container_id = ContainerId(bundle.name)
-        sandbox_id = SandboxId(_read(bundle / "sandbox"))
-        alive = self._runtime.alive(container_id, bundle) if isinstance(self._runtime, SupportsLiveness) else None
-        if alive is None or starting:  # of a start that was broken off only the runtime knows whether it took place
-            state = await self._state(container_id, started_at)
-        elif started_at is None:
-            state = ContainerState.CREATED
-        else:
-            state = ContainerState.RUNNING if alive else ContainerState.EXITED
-        end = None
-        if state is ContainerState.EXITED and not started_at:
-            state = ContainerState.CREATED
-        elif state is ContainerState.EXITED:
-            try:
-                async with asyncio.timeout(_EXIT_TIMEOUT):
-                    end = await self._runtime.wait(container_id)
-                await asyncio.to_thread(self._end_leftovers, bundle)
-            except TimeoutError:
-                state = ContainerState.RUNNING  # its end is not complete yet: whoever waits will be told
-        return ObservedContainer(id=container_id, sandbox_id=sandbox_id, state=state, started_at=started_at, exit=end)
-
-    async def _state(self, container_id: ContainerId, started_at: int | None) -> ContainerState:
-        try:
-            return _STATES[(await self._runtime.state(container_id)).status]
-        except NotFound:
-            return ContainerState.EXITED if started_at else ContainerState.CREATED
-
-    def _end_leftovers(self, bundle: Path) -> None:
-        """What a container has started ends with it, also where its PID namespace goes on, as a shared one or the node's."""
-        try:
-            linux = read_config(bundle).get("linux", {})
-        except DataLoss:
-            return
-        namespaces = linux.get("namespaces", ())
-        own = any(namespace["type"] == "pid" and not namespace.get("path") for namespace in namespaces)
-        if not own and (path := linux.get("cgroupsPath", "")):
-            self._cgroups.kill(folder_of(path))
 
     def _fill_bundle(
         self,
@@ -334,9 +257,13 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
     async def _end_pod(self, sandbox_id: SandboxId) -> Path:
         """End the pause and let go of the pod's mounts; answers the pod's folder."""
         folder = self._pod(sandbox_id)
-        with contextlib.suppress(NotFound):
-            await self._runtime.delete(sandbox_id)
-        await asyncio.to_thread(unmount_below, folder)
+        pause = folder / "pause"
+        if self._sandbox_container or pause.exists():
+            with contextlib.suppress(NotFound):
+                await self._runtime.delete(sandbox_id)
+        for place in (pause, folder):
+            if place.exists():
+                await asyncio.to_thread(unmount_entries, place)
         return folder
 
     async def _start_pause(self, spec: SandboxSpec) -> None:
@@ -401,14 +328,3 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         if not folder.exists():
             raise NotFound("sandbox", sandbox_id)
         return folder
-
-
-def _folders(parent: Path) -> list[Path]:
-    return [path for path in parent.iterdir() if path.is_dir()] if parent.exists() else []
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return ""

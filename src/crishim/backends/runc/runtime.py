@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import signal
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ from crishim.backends.runc.exec import AdoptedChild, ChildContainers, ConsoleSoc
 from crishim.errors import CrishimError, DataLoss, InvalidArgument, NotFound
 from crishim.interfaces.backend import BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import ProcessIO
-from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
+from crishim.interfaces.oci_runtime import FIRST_PROCESS, OciState, OciStatus, Stdio
 from crishim.linux import processes
 from crishim.linux.cgroups import Cgroups, start_scope
 from crishim.linux.children import children
@@ -43,6 +44,13 @@ _log = logging.getLogger(__name__)
 
 _START_TIMEOUT: Final = 1.0
 """Seconds for which the start of an exec that was given up may go on; of a paused container it does not end."""
+
+
+_END_TIMEOUT: Final = 1.0
+"""Seconds for the end of a process that was killed; a frozen one does not end before the runtime thaws it."""
+
+_RELEASED: Final = "released"
+"""A file of a bundle: the runtime's own state of its container is deleted."""
 
 
 class CgroupWarmup:
@@ -130,6 +138,8 @@ class MonitoredRuntime:
 
     async def state(self, container_id: str) -> OciState:
         """As `OciRuntime.state`."""
+        if (bundle := self._bundles.get(container_id)) is not None and (bundle / _RELEASED).exists():
+            return OciState(id=container_id, status=OciStatus.STOPPED, pid=0, bundle=str(bundle))
         told = await self._command.json(container_id, "state", container_id)
         return OciState(
             id=container_id,
@@ -151,9 +161,14 @@ class MonitoredRuntime:
         except NotFound:
             await self._command.run(container_id, "delete", "--force", container_id)
             raise
-        await self._command.run(container_id, "delete", "--force", container_id)
+        if not (bundle / _RELEASED).exists():
+            await self._delete_state(container_id, bundle)
         await self._monitor.clear(bundle, container_id, self._monitor_cgroups(bundle))
         self._bundles.pop(container_id, None)
+
+    async def _delete_state(self, container_id: str, bundle: Path) -> None:  # noqa: ARG002 - for those who look at it
+        """Have the runtime kill and forget a container."""
+        await self._command.run(container_id, "delete", "--force", container_id)
 
     async def wait(self, container_id: str) -> Exit:
         """As `OciRuntime.wait`."""
@@ -304,6 +319,41 @@ class RuncRuntime(MonitoredRuntime):
             self._attended.forget(container_id)
             raise
         self._attended.forget(container_id)
+
+    async def release(self, container_id: str) -> None:
+        """As `SupportsRelease.release`: the runtime forgets the container; its exit and its bundle stay."""
+        bundle = await self._bundle(container_id)
+        if not (bundle / _RELEASED).exists():
+            await self._command.run(container_id, "delete", container_id)
+            (bundle / _RELEASED).touch()
+
+    async def _delete_state(self, container_id: str, bundle: Path) -> None:
+        """As the runtime's `delete --force`, which waits for an end by tenths of a second (runc 1.2 and later)."""
+        if await self._end_first(container_id, bundle):
+            try:
+                await self._command.run(container_id, "delete", container_id)
+            except NotFound:
+                return
+            except CrishimError as error:
+                _log.debug("container %s is deleted by force: %s", container_id, error)
+            else:
+                return
+        await super()._delete_state(container_id, bundle)
+
+    async def _end_first(self, container_id: str, bundle: Path) -> bool:
+        """Kill the first process of a container and wait for its end, for `_END_TIMEOUT` seconds at most; whether it came."""
+        if container_id not in self._attended and self._monitor.exit_of(bundle) is not None:
+            return True
+        first = processes.recorded(bundle / FIRST_PROCESS)
+        if first is None:
+            return False
+        processes.send(first, signal.SIGKILL)
+        try:
+            async with asyncio.timeout(_END_TIMEOUT):
+                await self.wait(container_id)
+        except (TimeoutError, CrishimError):
+            return False
+        return True
 
     async def pause_container(self, container_id: ContainerId) -> None:
         """As `SupportsPause`."""
