@@ -257,8 +257,9 @@ async def test_one_delete_frees_nothing(machines: ShimWorld) -> None:
     assert 137 == (await binary.delete(pod.id, Path(record.bundle))).code
     assert 3 == len(host_leftovers(machines.folder))
     await machines.restart()
-    await until(lambda: [] == host_leftovers(machines.folder))
+    assert 137 == (await machines.wait(spec.id)).code
     assert ContainerState.EXITED is await state_of(machines, spec)
+    await until(lambda: [] == host_leftovers(machines.folder))
 
 
 async def test_the_shim_dies_while_we_are_away(machines: ShimWorld) -> None:
