@@ -5,9 +5,10 @@ that grow with what the counting cost, and told from memory; a first count is wa
 """
 
 import asyncio
+import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
@@ -20,6 +21,7 @@ from crishim.interfaces.oci_runtime import OciRuntime, SupportsCgroupUsage
 from crishim.interfaces.seats import Clock
 from crishim.linux.cgroups import Cgroups, folder_of, read_text, slice_folder
 from crishim.linux.namespaces import inside
+from crishim.model.container import ContainerCreated, ContainerSpec
 from crishim.model.image import FilesystemUsage
 from crishim.model.sandbox import SandboxSpec, SandboxStarted
 from crishim.model.stats import CgroupUsage, ContainerUsage, MetricSample, NetworkInterfaceUsage, NetworkUsage, SandboxUsage
@@ -105,7 +107,8 @@ class MeasuredPods(OciPodBackend, SupportsStats):
         self.capabilities |= {SupportsStats}
         self._counts: Counts[Counted] = Counts(context.clock)
         self._folders: dict[str, str] = {}
-        self._owners: dict[str, str] = {}
+        self._members: dict[str, set[str]] | None = None
+        """The ids of each pod's containers, by sandbox; None before the first question, which looks at every bundle once."""
 
     async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
         """As `Backend.start_sandbox`; what its figures need is written down."""
@@ -115,14 +118,28 @@ class MeasuredPods(OciPodBackend, SupportsStats):
         write_atomically(folder / "netns", "" if spec.host_network else spec.netns)
         return started
 
+    async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
+        """As `Backend.create_container`."""
+        if self._members is not None:
+            self._members.setdefault(spec.sandbox.id, set()).add(spec.id)
+        return await super().create_container(spec)
+
     async def remove_container(self, container_id: ContainerId) -> None:
         """As `Backend.remove_container`."""
+        owner = read_text(self._bundles / container_id / "sandbox")
         try:
             await super().remove_container(container_id)
         finally:
             self._counts.forget(container_id)
-            for kept in (self._folders, self._owners):
-                kept.pop(container_id, None)
+            self._folders.pop(container_id, None)
+            if self._members is not None and not (self._bundles / container_id).exists():
+                self._members.get(owner, set()).discard(container_id)
+
+    async def remove_sandbox(self, sandbox_id: SandboxId) -> None:
+        """As `Backend.remove_sandbox`."""
+        await super().remove_sandbox(sandbox_id)
+        if self._members is not None:
+            self._members.pop(sandbox_id, None)
 
     async def container_usage(self, container_id: ContainerId) -> ContainerUsage:
         """As `SupportsStats.container_usage`. One that has ended has its last figures, as long as its cgroup is there."""
@@ -161,11 +178,11 @@ class MeasuredPods(OciPodBackend, SupportsStats):
     async def _pod_usage(self, sandbox_id: SandboxId, pod: Path) -> CgroupUsage:
         if folder := self._pod_cgroup(pod):
             return await asyncio.to_thread(cgroup_usage, self._cgroups, folder)
-        bundles = {bundle.name: bundle for bundle in self._bundles.glob("*") if self._owner(bundle) == sandbox_id}
+        bundles = {name: self._bundles / name for name in self._containers_of(sandbox_id)}
         if (pause := pod / "pause").exists():
             bundles[sandbox_id] = pause
         if not isinstance(self._runtime, SupportsCgroupUsage):
-            folders = [self._folder(bundle) for bundle in bundles.values()]
+            folders = list(self._known_folders(bundles.values()))
             return await asyncio.to_thread(lambda: sum_usage(cgroup_usage(self._cgroups, folder) for folder in folders))
         usages = await asyncio.gather(*(self._usage_of(ContainerId(name), "") for name in bundles), return_exceptions=True)
         for usage in usages:
@@ -192,11 +209,18 @@ class MeasuredPods(OciPodBackend, SupportsStats):
                 self._folders[bundle.name] = kept
         return kept
 
-    def _owner(self, bundle: Path) -> str:
-        kept = self._owners.get(bundle.name) or read_text(bundle / "sandbox")
-        if kept:
-            self._owners[bundle.name] = kept
-        return kept
+    def _known_folders(self, bundles: Iterable[Path]) -> Iterator[str]:
+        """The cgroups of bundles; of one that is only being made there is none yet."""
+        for bundle in bundles:
+            with contextlib.suppress(NotFound):
+                yield self._folder(bundle)
+
+    def _containers_of(self, sandbox_id: SandboxId) -> set[str]:
+        if self._members is None:
+            self._members = {}
+            for bundle in self._bundles.glob("*"):
+                self._members.setdefault(read_text(bundle / "sandbox"), set()).add(bundle.name)
+        return self._members.get(sandbox_id, set())
 
 
 def cgroup_usage(cgroups: Cgroups, folder: str) -> CgroupUsage:
