@@ -106,7 +106,7 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
             await stack.enter_async_context(streams.serving(services.streams))
         if metrics is not None:
             metrics.attend(services.gauges, streams.traffic if streams is not None else None)
-            await stack.enter_async_context(_scraped(metrics, config.metrics_address))
+            await stack.enter_async_context(_scraped(metrics, config.metrics_address, services))
         await stack.enter_async_context(serve(Dispatcher(services, _observers(metrics)), config.listen))
         yield services
 
@@ -234,10 +234,14 @@ def _metrics(config: Config) -> Any:
     return Metrics(__version__)
 
 
-def _scraped(metrics: Any, address: str) -> AbstractAsyncContextManager[str]:
+def _scraped(metrics: Any, address: str, services: Services) -> AbstractAsyncContextManager[str]:
+    from crishim.metrics.cadvisor import ContainerFamilies
     from crishim.metrics.endpoint import scraped
 
-    return scraped(metrics, address)
+    async def containers() -> ContainerFamilies:
+        return ContainerFamilies(await services.stats.metric_descriptors(), await services.stats.metrics())
+
+    return scraped(metrics, address, containers)
 
 
 def _observers(metrics: Any) -> Callable[[Call], None]:

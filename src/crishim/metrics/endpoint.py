@@ -1,4 +1,5 @@
-"""`GET /metrics` over HTTP/1.1, for a scraper; on the event loop, so that what is counted does not change meanwhile.
+"""`GET /metrics` and `GET /metrics/cadvisor` over HTTP/1.1, for a scraper; on the event loop, so that what is counted does not
+change meanwhile.
 
 One request at a time on a connection, which may be kept. A client that sends nothing for `_TIMEOUT` seconds is let go. Anybody
 who reaches the address may read the figures: it is the loopback's unless somebody says otherwise.
@@ -7,16 +8,19 @@ who reaches the address may read the figures: it is the loopback's unless somebo
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Final, TypeAlias
 
 import h11
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from crishim.errors import InvalidArgument
+from crishim.errors import CrishimError, InvalidArgument
 
 _log = logging.getLogger(__name__)
+
+Collect: TypeAlias = Callable[[], Awaitable[Collector]]
+"""What is to be shown, asked for at each scrape. May raise any `CrishimError`."""
 
 _TIMEOUT: Final = 60.0
 _CONNECTIONS: Final = 64
@@ -31,12 +35,17 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 @contextlib.asynccontextmanager
-async def scraped(metrics: Collector, address: str) -> AsyncIterator[str]:
+async def scraped(metrics: Collector, address: str, containers: Collect | None = None) -> AsyncIterator[str]:
     """Answer scrapers inside the `async with`, which gives the URL. Port 0 is any free one.
+
+    `containers` gives what is at `/metrics/cadvisor`.
 
     Raises `InvalidArgument` for an address that is none, and `OSError` for one that cannot be had.
     """
     host, port = split_address(address)
+    paths: dict[bytes, Collect] = {b"/metrics": lambda: _same(metrics)}
+    if containers is not None:
+        paths[b"/metrics/cadvisor"] = containers
     talks: set[asyncio.Task[None]] = set()
 
     async def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -45,7 +54,7 @@ async def scraped(metrics: Collector, address: str) -> AsyncIterator[str]:
         talks.add(task)
         try:
             if len(talks) <= _CONNECTIONS:
-                await _talk(metrics, reader, writer)
+                await _talk(paths, reader, writer)
         except (OSError, TimeoutError, asyncio.CancelledError):
             pass
         finally:
@@ -65,10 +74,10 @@ async def scraped(metrics: Collector, address: str) -> AsyncIterator[str]:
         await asyncio.gather(*talks)
 
 
-async def _talk(metrics: Collector, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _talk(paths: Mapping[bytes, Collect], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     connection = h11.Connection(h11.SERVER)
     while (request := await _request(connection, reader, writer)) is not None:
-        status, headers, body = _answer(metrics, request)
+        status, headers, body = await _answer(paths, request)
         headers.append((b"content-length", str(len(body)).encode()))
         for event in (
             h11.Response(status_code=status, headers=headers),
@@ -107,11 +116,20 @@ async def _request(
             return None
 
 
-def _answer(metrics: Collector, request: h11.Request) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    if request.target.partition(b"?")[0] != b"/metrics":
-        return 404, [(b"content-type", b"text/plain")], b"the figures are at /metrics\n"
+async def _same(metrics: Collector) -> Collector:
+    return metrics
+
+
+async def _answer(paths: Mapping[bytes, Collect], request: h11.Request) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    collect = paths.get(request.target.partition(b"?")[0])
+    if collect is None:
+        return 404, [(b"content-type", b"text/plain")], b"metrics are at " + b", ".join(paths) + b"\n"
     if request.method not in {b"GET", b"HEAD"}:
         return 405, [(b"allow", b"GET, HEAD"), (b"content-type", b"text/plain")], b"figures are read by GET\n"
     accept = b",".join(value for name, value in request.headers if name == b"accept")
     encode, content_type = choose_encoder(accept.decode("latin-1"))
+    try:
+        metrics = await collect()
+    except CrishimError as error:
+        return 503, [(b"content-type", b"text/plain")], f"{error.message}\n".encode(errors="replace")
     return 200, [(b"content-type", content_type.encode())], encode(metrics)
