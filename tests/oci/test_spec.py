@@ -24,10 +24,10 @@ from crishim.model.security import (
     SELinuxOption,
 )
 from crishim.model.values import ContainerId, FrozenDict, ImageId, SandboxId
-from crishim.oci.facts import CAPABILITIES, DEFAULT_CAPABILITIES, BindSource, DeviceNode, Host, NamespacePaths, Place
+from crishim.oci.facts import CAPABILITIES, DEFAULT_CAPABILITIES, AppArmor, BindSource, DeviceNode, Host, NamespacePaths, Place
 from crishim.oci.mounts import PROPAGATIONS
 from crishim.oci.resources import cgroups_path
-from crishim.oci.security import MASKED, READONLY
+from crishim.oci.security import APPARMOR_DEFAULT, MASKED, READONLY, apparmor_profile
 from crishim.oci.spec import config, process_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "oci"
@@ -340,6 +340,39 @@ def test_seccomp_profiles() -> None:
         config(secured(seccomp=default), HOST, PLACE)
     with pytest.raises(InvalidArgument, match="localhost_ref"):
         config(secured(seccomp=local), HOST, PLACE)
+
+
+@pytest.mark.parametrize("privileged", [False, True])
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (None, APPARMOR_DEFAULT),
+        (SecurityProfile(ProfileType.RUNTIME_DEFAULT), APPARMOR_DEFAULT),
+        (SecurityProfile(ProfileType.UNCONFINED), ""),
+        (SecurityProfile(ProfileType.LOCALHOST, "mine"), "mine"),
+    ],
+)
+def test_apparmor_profiles(asked: SecurityProfile | None, expected: str, privileged: bool) -> None:
+    """Unsaid and RuntimeDefault are the default, but for the privileged, who have it only by its name (mapping.md 9)."""
+    machine = AppArmor(loaded=frozenset({APPARMOR_DEFAULT, "mine"}))
+    chosen = apparmor_profile(secured(apparmor=asked, privileged=privileged), machine)
+    assert ("" if privileged and expected == APPARMOR_DEFAULT else expected) == chosen
+    process = config(secured(apparmor=asked), HOST, attrs.evolve(PLACE, apparmor=expected))["process"]
+    assert expected == process.get("apparmorProfile", "")
+    assert process.get("apparmorProfile") == process_of({"process": process}, ("sh",), terminal=False).get("apparmorProfile")
+
+
+def test_apparmor_profiles_that_are_not_there() -> None:
+    """A profile that is asked for is refused by its name; the default that nobody asks for is left out."""
+    local = secured(apparmor=SecurityProfile(ProfileType.LOCALHOST, "mine"))
+    with pytest.raises(InvalidArgument, match=r"apparmor\.localhost_ref.*'mine': the kernel has no such profile"):
+        apparmor_profile(local, AppArmor(loaded=frozenset({APPARMOR_DEFAULT})))
+    without = AppArmor(problem="this machine has no AppArmor")
+    with pytest.raises(InvalidArgument, match="'mine': this machine has no AppArmor"):
+        apparmor_profile(local, without)
+    with pytest.raises(InvalidArgument, match="RuntimeDefault: this machine has no AppArmor"):
+        apparmor_profile(secured(apparmor=SecurityProfile(ProfileType.RUNTIME_DEFAULT)), without)
+    assert "" == apparmor_profile(spec(), without) == apparmor_profile(secured(), without)
 
 
 def test_seccomp_conditions() -> None:

@@ -6,11 +6,14 @@ from typing import Any, Final
 from crishim.errors import InvalidArgument
 from crishim.model.container import ContainerSpec
 from crishim.model.security import Capability, LinuxContainerSecurityContext, ProfileType, SecurityProfile, SELinuxOption
-from crishim.oci.facts import CAPABILITIES, DEFAULT_CAPABILITIES, Host
+from crishim.oci.facts import CAPABILITIES, DEFAULT_CAPABILITIES, AppArmor, Host
 from crishim.oci.seccomp import seccomp
 
 _FIELD: Final = "config.linux.security_context"
 _LEVEL: Final = re.compile(r"s\d+(-s\d+)?(:c\d+([.,]c\d+)*)?")
+
+APPARMOR_DEFAULT: Final = "crishim-default"
+"""The AppArmor profile of containers that name none."""
 
 MASKED: Final = (
     "/proc/acpi",
@@ -86,15 +89,28 @@ def seccomp_profile(spec: ContainerSpec, profiles: dict[str, str], host: Host) -
             return seccomp(host.seccomp_default, granted, host, field)
 
 
-def apparmor_profile(spec: ContainerSpec, host: Host) -> str:
-    """process.apparmorProfile; empty for none. A profile by name is refused where the machine has no AppArmor."""
-    security = spec.security
-    profile = security.apparmor if security else None
-    if profile is None or profile.profile_type is not ProfileType.LOCALHOST:
-        return ""
-    if not host.apparmor:
-        raise InvalidArgument(f"{_FIELD}.apparmor", "names a profile, and this machine has no AppArmor")
-    return profile.localhost_ref
+def apparmor_profile(spec: ContainerSpec, machine: AppArmor) -> str:
+    """process.apparmorProfile; empty for none, which is Unconfined, and what the privileged get who name none.
+
+    RuntimeDefault is `APPARMOR_DEFAULT`, and so is what is unsaid, where it can be had. Raises `InvalidArgument` for a profile
+    that is asked for and not loaded.
+    """
+    security = spec.security or LinuxContainerSecurityContext()
+    profile, field = security.apparmor, f"{_FIELD}.apparmor"
+    if profile is None:
+        return "" if security.privileged or machine.problem else APPARMOR_DEFAULT
+    match profile.profile_type:
+        case ProfileType.UNCONFINED:
+            return ""
+        case ProfileType.LOCALHOST:
+            if profile.localhost_ref not in machine.loaded:
+                why = "the kernel has no such profile" if machine.loaded else machine.problem
+                raise InvalidArgument(f"{field}.localhost_ref", f"{profile.localhost_ref!r}: {why}")
+            return profile.localhost_ref
+        case ProfileType.RUNTIME_DEFAULT:
+            if machine.problem:
+                raise InvalidArgument(field, f"is RuntimeDefault: {machine.problem}")
+            return "" if security.privileged else APPARMOR_DEFAULT
 
 
 def selinux_labels(spec: ContainerSpec, host: Host) -> tuple[str, str]:

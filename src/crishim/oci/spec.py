@@ -11,7 +11,6 @@ from crishim.oci.facts import Host, NamespacePaths, Place
 from crishim.oci.mounts import check_shared, mounts, rootfs_propagation
 from crishim.oci.resources import device_nodes, device_rules, oom_score_adj, resources
 from crishim.oci.security import (
-    apparmor_profile,
     capabilities,
     masked_paths,
     privileged,
@@ -74,8 +73,8 @@ def _process(spec: ContainerSpec, host: Host, place: Place, label: str) -> dict[
     }
     if host.rlimits:
         process["rlimits"] = [{"type": kind, "soft": soft, "hard": hard} for kind, soft, hard in host.rlimits]
-    if profile := apparmor_profile(spec, host):
-        process["apparmorProfile"] = profile
+    if place.apparmor:
+        process["apparmorProfile"] = place.apparmor
     if label:
         process["selinuxLabel"] = label
     return process

@@ -54,6 +54,7 @@ from crishim.oci.resources import cgroups_path
 from crishim.oci.spec import config as oci_config
 from crishim.oci.users import resolve_user
 from crishim.pods import files, sources
+from crishim.pods.apparmor import AppArmorProfiles
 from crishim.pods.bundle import delete_bundle, make_bundle, read_config, write_atomically, write_bundle
 from crishim.pods.capabilities import RuntimeCapabilities
 from crishim.pods.host import device_node
@@ -98,15 +99,18 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         self._pods = context.runtime_state / "sandboxes"
         self._pids = PidNamespaces(self._bundles, self._pods)
         self._cgroups = cgroups or Cgroups(v2=host.cgroup_v2)
+        self._apparmor = AppArmorProfiles(used=host.apparmor)
         self._stops: dict[SandboxId, asyncio.Event] = {}
         self.capabilities |= {SupportsSandboxWait, SupportsSandboxUpdate}
 
     async def probe(self) -> BackendInfo:
-        """As the runtime's."""
-        return await self._runtime.probe()
+        """As the runtime's, with what containers get of AppArmor."""
+        info = await self._runtime.probe()
+        return attrs.evolve(info, details=FrozenDict({**info.details, "apparmor": self._apparmor.outlook()}))
 
     async def inventory(self) -> Inventory:
-        """Every pod's folder, and every bundle with what the runtime says of it."""
+        """Every pod's folder, and every bundle with what the runtime says of it. The default AppArmor profile is loaded."""
+        await self._apparmor.ready()
         sandboxes = await asyncio.gather(*(self._observe_pod(folder) for folder in _folders(self._pods)))
         found = await asyncio.gather(*(self._observe(folder) for folder in _folders(self._bundles)))
         return Inventory(sandboxes=tuple(sandboxes), containers=tuple(found))
@@ -148,6 +152,7 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
     async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
         """Root file system, user, config.json, and the runtime's create."""
         pod = self._pod(spec.sandbox.id)
+        apparmor = await self._apparmor.choose(spec)
         bundle = self._bundles / spec.id
         make_bundle(bundle)
         stdio = Stdio(terminal=spec.tty, log_path=spec.log_path, keep_stdin=spec.stdin, stdin_once=spec.stdin_once)
@@ -157,7 +162,7 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         rootfs = await self._roots().prepare(spec.id, spec.image_id, namespaces.user)
         views = await self._views(spec, namespaces.user)
         volumes = await make_volumes(spec, rootfs, bundle, files.files_of(pod, spec.sandbox), namespaces)
-        place = await asyncio.to_thread(self._fill_bundle, bundle, spec, pod, rootfs, views, volumes)
+        place = await asyncio.to_thread(self._fill_bundle, bundle, spec, pod, rootfs, views, volumes, apparmor)
         with self._pids.joined(spec):
             pid = await self._runtime.create(spec.id, bundle, stdio)
         processes.record(bundle / FIRST_PROCESS, pid)
@@ -266,8 +271,9 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         rootfs: Rootfs,
         views: Mapping[str, BindSource],
         volumes: FrozenDict[str, str],
+        apparmor: str,
     ) -> Place:
-        place = attrs.evolve(self._place(spec, pod, rootfs, views), volumes=volumes)
+        place = attrs.evolve(self._place(spec, pod, rootfs, views), volumes=volumes, apparmor=apparmor)
         config = oci_config(spec, self._host, place)
         if names := cdi.wanted(spec.cdi_devices, spec.annotations):
             cdi.inject(config, names, sources.cdi_files(), device_node)
@@ -342,6 +348,7 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
             rootfs=str(root),
             user=LinuxContainerUser(0, 0, (0,)),
             namespaces=self._pod_namespaces(spec),
+            apparmor=await self._apparmor.choose(pause),
             cgroups_path=cgroups_path(parent, spec.id, systemd=self._host.systemd_cgroup),
             annotations=FrozenDict({"io.kubernetes.cri.container-type": "sandbox", **self._sandbox_annotations(spec)}),
         )

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from crishim.backends.runc.command import Features, features, version_of
-from crishim.model.features import Feature
+from crishim.model.features import OCI, Feature
 from crishim.model.runtime import RuntimeHandlerFeatures
 
 KERNEL = (6, 1)
@@ -42,6 +42,14 @@ def test_by_word_or_version(name: str, version: str, text: str, expected: Featur
 def test_the_kernel_has_a_say(kernel: tuple[int, int], expected: Features) -> None:
     """Recursive read-only mounts need Linux 5.12, layers with ids of their own 5.19."""
     assert expected == features("crun", "1.8.1", "", kernel)
+
+
+def test_what_a_runtime_was_built_without_is_not_supported() -> None:
+    """A runtime that says that it has no seccomp gets no filter to ignore; one that says nothing of it has it."""
+    parts = {"seccomp": {"enabled": False}, "apparmor": {"enabled": True}}
+    built = features("crun", "1.21", json.dumps({"linux": parts}), KERNEL)
+    assert (False, True, True) == tuple(f in built.supported for f in (Feature.SECCOMP, Feature.APPARMOR, Feature.SELINUX))
+    assert OCI <= features("crun", "1.21", json.dumps({"linux": {"seccomp": {}}}), KERNEL).supported
 
 
 def test_what_follows_from_them() -> None:

@@ -29,6 +29,7 @@ TOOLS = {
     "unshare": "util-linux",
     "nsenter": "util-linux",
     "catatonit": "catatonit",
+    "apparmor_parser": "apparmor",
     "ip": "iproute2",
     "iptables": "iptables",
     "skopeo": "skopeo",

@@ -30,6 +30,7 @@ Version = tuple[int, ...]
 
 _RECURSIVE_READONLY: Final[dict[str, Version]] = {"runc": (1, 1), "crun": (1, 4)}
 _IDMAP: Final[dict[str, Version]] = {"runc": (1, 2), "crun": (1, 8)}
+_BUILT: Final = {"seccomp": Feature.SECCOMP, "apparmor": Feature.APPARMOR, "selinux": Feature.SELINUX}
 _KERNEL_RECURSIVE_READONLY: Final = (5, 12)
 _KERNEL_IDMAP: Final = (5, 19)
 """Overlayfs takes layers with ids of their own since then."""
@@ -41,11 +42,13 @@ class Features:
 
     recursive_readonly: bool = False
     idmap: bool = False
+    lacking: frozenset[Feature] = frozenset()
+    """What it was built without: a runtime can be built without seccomp, and then takes no filter."""
 
     @property
     def supported(self) -> frozenset[Feature]:
         """The requested that can be kept with them."""
-        kept = set(OCI)
+        kept = set(OCI - self.lacking)
         if self.recursive_readonly:
             kept.add(Feature.RECURSIVE_READONLY_MOUNTS)
         if self.idmap:
@@ -63,15 +66,20 @@ def features(name: str, version: str, told: str, kernel: tuple[int, int]) -> Fea
     number = version_of(version)
     readonly = _since(_RECURSIVE_READONLY, name, number)
     idmap = _since(_IDMAP, name, number)
+    lacking: frozenset[Feature] = frozenset()
     try:
         answer = json.loads(told)
         readonly = "rro" in answer.get("mountOptions", ())
+        lacking = frozenset(
+            feature for word, feature in _BUILT.items() if not answer["linux"].get(word, {}).get("enabled", True)
+        )
         idmap = bool(answer["linux"]["mountExtensions"]["idmap"]["enabled"])
     except (ValueError, KeyError, TypeError, AttributeError):
         pass  # it says nothing of it, and its version must do
     return Features(
         recursive_readonly=readonly and kernel >= _KERNEL_RECURSIVE_READONLY,
         idmap=idmap and kernel >= _KERNEL_IDMAP,
+        lacking=lacking,
     )
 
 
