@@ -121,7 +121,8 @@ class Host:
 class NamespacePaths:
     """The namespaces to join; an empty path of network, ipc or uts means the host's, an empty pid a new one.
 
-    `host_pid` means the host's. `user` empty means the host's; with it the mappings are repeated.
+    `host_pid` means the host's. `user` empty means the host's. Its mappings are here for whoever makes files for the pod:
+    config.json must not repeat them for a namespace that is joined (runc 1.2 warns of it, in the container's log).
     """
 
     network: str = ""

@@ -44,9 +44,6 @@ def config(spec: ContainerSpec, host: Host, place: Place) -> dict[str, Any]:
         linux["mountLabel"] = mount_label
     if place.sysctls:
         linux["sysctl"] = dict(place.sysctls)
-    if place.namespaces.user:
-        for key, lines in (("uidMappings", place.namespaces.uids), ("gidMappings", place.namespaces.gids)):
-            linux[key] = [{"containerID": line.container_id, "hostID": line.host_id, "size": line.length} for line in lines]
     made: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
         "process": _process(spec, host, place, process_label),
