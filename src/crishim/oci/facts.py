@@ -91,6 +91,14 @@ class AppArmor:
     problem: str = ""
 
 
+@attrs.frozen
+class Labels:
+    """SELinux labels of a container: its processes', and its files'. Empty for none: what a process then is, policy says."""
+
+    process: str = ""
+    mounts: str = ""
+
+
 @attrs.frozen(kw_only=True)
 class Host:
     """The machine. `bounding` are the capabilities that this process may hand on; "all" never means more.
@@ -150,7 +158,7 @@ class Place:
 
     `sources` maps each mount's container path to its resolved source; `files` maps a container path (`/etc/hosts`, ...) to the
     pod's file for it; `volumes` maps the path of an image's volume to its folder; `profiles` maps a Localhost seccomp reference
-    to the text of its file; `apparmor` is the name of the AppArmor profile, empty for none.
+    to the text of its file; `apparmor` is the name of the AppArmor profile, empty for none; `labels` are SELinux's.
     """
 
     rootfs: str
@@ -162,6 +170,7 @@ class Place:
     sources: FrozenDict[str, BindSource] = FrozenDict()
     profiles: FrozenDict[str, str] = EMPTY
     apparmor: str = ""
+    labels: Labels = Labels()
     cgroups_path: str = ""
     annotations: FrozenDict[str, str] = EMPTY
     sysctls: FrozenDict[str, str] = EMPTY
