@@ -440,7 +440,7 @@ def in_pod(option: SELinuxOption | None = None, ipc: NamespaceMode = NamespaceMo
         (None, SELinuxOption(type="my_t", level="s0:c1,c2"), "system_u:system_r:my_t:s0:c1,c2"),
         (SELinuxOption(type="pod_t"), None, "system_u:system_r:pod_t:s0:c3,c7"),
         (SELinuxOption(type="pod_t"), SELinuxOption(user="u", role="r", type="t", level="s0"), "u:r:t:s0"),
-        (SELinuxOption(type="pod_t"), SELinuxOption(), "system_u:system_r:container_t:s0:c3,c7"),
+        (SELinuxOption(type="pod_t"), SELinuxOption(), "system_u:system_r:pod_t:s0:c3,c7"),
     ],
 )
 def test_labels(of_pod: SELinuxOption | None, of_container: SELinuxOption | None, expected: str) -> None:

@@ -159,9 +159,10 @@ def selinux_labels(spec: ContainerSpec, host: Host, level: str, *, host_pid: boo
     Without a `level` (a pod of before there were any) who names nothing has none. The privileged have no process label, nor has
     who shares the node's processes or IPC and names none: policy lets them run as `spc_t`. Raises `InvalidArgument`.
     """
-    own = spec.security.selinux_options if spec.security else None
-    option = own or spec.sandbox.config.linux.security_context.selinux_options or SELinuxOption()
-    named = option != SELinuxOption()
+    nothing = SELinuxOption()
+    own = (spec.security.selinux_options if spec.security else None) or nothing
+    option = own if own != nothing else spec.sandbox.config.linux.security_context.selinux_options or nothing
+    named = option != nothing
     if not host.selinux or not (named or level):
         return Labels()
     level = _checked(option.level) or level or "s0"
