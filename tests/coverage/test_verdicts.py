@@ -47,6 +47,7 @@ PLAIN = {
         "linux.security_context.namespace_options.ipc=POD",
         f"{SANDBOX}.linux.security_context.namespace_options.pid=POD",
         f"{CONTAINER}.linux.security_context.namespace_options.pid=CONTAINER",
+        f"{CONTAINER}.linux.security_context.apparmor.profile_type=RuntimeDefault",
     },
 }
 """Values that ask for what the plainest pod of these tests has anyway: to keep them nothing has to change."""

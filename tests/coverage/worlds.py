@@ -13,8 +13,9 @@ from crishim.model.sandbox import DNSConfig
 from crishim.model.security import NamespaceMode
 from crishim.model.values import FrozenDict
 from crishim.oci import cdi
-from crishim.oci.facts import BindSource, DeviceNode, Host, Place
+from crishim.oci.facts import AppArmor, BindSource, DeviceNode, Host, Place
 from crishim.oci.resources import cgroups_path
+from crishim.oci.security import APPARMOR_DEFAULT, apparmor_profile, relabelled, selinux_labels
 from crishim.oci.spec import config as oci_config
 from crishim.oci.users import resolve_user
 from crishim.pods import files
@@ -30,7 +31,9 @@ def on_runc(folder: Path, message: str, field: Field | None) -> Any:
     sandbox = sandbox_with(field if message != CONTAINER else None)
     spec = container_with(field if message == CONTAINER else None, sandbox)
     config = sandbox.config
+    labels = selinux_labels(spec, HOST, "s0:c1,c2")
     return (
+        relabelled(spec, labels),
         oci_config(spec, HOST, _place(folder, spec)),
         spec.log_path,
         (spec.stdin, spec.stdin_once),
@@ -68,6 +71,8 @@ def _place(folder: Path, spec: ContainerSpec) -> Place:
         ),
         sources=FrozenDict({mount.container_path: _source(mount.image_sub_path, source) for mount in spec.mounts}),
         profiles=FrozenDict({"localhost/profile": PROFILE, "profile": PROFILE}),
+        apparmor=apparmor_profile(spec, AppArmor(loaded=frozenset({APPARMOR_DEFAULT, "profile"}))),
+        labels=selinux_labels(spec, HOST, "s0:c1,c2"),
         cgroups_path=cgroups_path(config.linux.cgroup_parent, spec.id, systemd=False),
     )
 

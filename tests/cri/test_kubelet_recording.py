@@ -9,11 +9,18 @@ from google.protobuf.message import Message
 
 from crishim.cri import pb
 from crishim.cri.convert import common, container, image, process, runtime, sandbox, sandbox_config, stats
+from crishim.lifecycle.features import check_sandbox, container_features
+from crishim.lifecycle.resolve import resolve
 from crishim.model.container import ContainerState
+from crishim.model.features import Feature
+from crishim.model.image import ImageConfig
 from crishim.model.process import Signal
+from crishim.model.sandbox import SandboxSpec
 from crishim.model.security import NamespaceMode
+from crishim.model.values import ContainerId, ImageId, SandboxId
 
 RECORDING = Path(__file__).parents[1] / "golden" / "kubelet-1.36.jsonl"
+PROFILES = frozenset({Feature.SECCOMP, Feature.APPARMOR})
 
 Call: TypeAlias = Mapping[str, Any]
 
@@ -101,6 +108,21 @@ def test_a_plain_container_is_what_the_kubelet_says_it_is() -> None:
     assert context.namespace_options.pid is NamespaceMode.CONTAINER
     assert len(context.masked_paths) == 12
     assert len(context.readonly_paths) == 5
+
+
+def test_whose_profiles_count_as_asked_for() -> None:
+    """The kubelet sends every sandbox RuntimeDefault, and containers what their pod says: only that may be refused."""
+    asked = set()
+    for call in calls("CreateContainer"):
+        _, config, pod = container.decode_create(json_format.ParseDict(call["request"], pb.CreateContainerRequest()))
+        assert pod is not None
+        sandbox_spec = SandboxSpec(id=SandboxId("s"), config=pod)
+        check_sandbox(sandbox_spec, frozenset(Feature) - PROFILES)
+        spec = resolve(config, ImageConfig(), sandbox_spec, container_id=ContainerId("c"), image_id=ImageId("i"))
+        asked |= {
+            (call["pod"], feature) for feature, is_set in container_features(spec).items() if is_set and feature in PROFILES
+        }
+    assert {("sec", Feature.SECCOMP)} == asked
 
 
 def test_the_kubelet_asks_for_states() -> None:

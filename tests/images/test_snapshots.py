@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from crishim.errors import InvalidArgument
-from crishim.images.snapshots import Snapshots, refuse_marks
+from crishim.images.snapshots import Snapshots, overlay_options, refuse_marks
 from crishim.images.tree import OPAQUE
 from crishim.linux.mounts import unmount_below
 from crishim.model.values import ContainerId, ImageId
@@ -158,3 +158,12 @@ def test_volumes_belong_to_the_container(place: Path) -> None:
     assert (True, 3) == (100_000 <= after - before < 200_000, inodes)
     snapshots.release(C1)
     assert not volume.exists()
+
+
+def test_a_root_with_a_label() -> None:
+    """The label of a container's files is an option of the overlay, quoted, as levels have commas; without one it has none."""
+    label = "system_u:object_r:container_file_t:s0:c3,c7"
+    writable = overlay_options(["/two", "/one", "/upper", "/work"], label, writable=True)
+    assert writable.endswith(f'lowerdir=/two:/one,upperdir=/upper,workdir=/work,context="{label}"')
+    assert overlay_options(["/one", "/empty"], label, writable=False).endswith(f'lowerdir=/one:/empty,context="{label}"')
+    assert "context" not in overlay_options(["/one", "/upper", "/work"], "", writable=True)

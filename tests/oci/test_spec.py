@@ -1,13 +1,14 @@
 """config.json, request by request."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
-from crishim.errors import InvalidArgument, PullError
+from crishim.errors import InvalidArgument, PullError, ResourceExhausted
 from crishim.model.container import ContainerMetadata, ContainerSpec, Mount, MountPropagation, UserSpec
 from crishim.model.resources import HugepageLimit, Resources
 from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, SandboxSpec
@@ -24,10 +25,29 @@ from crishim.model.security import (
     SELinuxOption,
 )
 from crishim.model.values import ContainerId, FrozenDict, ImageId, SandboxId
-from crishim.oci.facts import CAPABILITIES, DEFAULT_CAPABILITIES, BindSource, DeviceNode, Host, NamespacePaths, Place
+from crishim.oci.facts import (
+    CAPABILITIES,
+    DEFAULT_CAPABILITIES,
+    AppArmor,
+    BindSource,
+    DeviceNode,
+    Host,
+    Labels,
+    NamespacePaths,
+    Place,
+)
 from crishim.oci.mounts import PROPAGATIONS
 from crishim.oci.resources import cgroups_path
-from crishim.oci.security import MASKED, READONLY
+from crishim.oci.security import (
+    APPARMOR_DEFAULT,
+    MASKED,
+    READONLY,
+    apparmor_profile,
+    free_level,
+    named_level,
+    relabelled,
+    selinux_labels,
+)
 from crishim.oci.spec import config, process_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "oci"
@@ -114,6 +134,15 @@ CASES = {
         ),
         HOST,
         PLACE,
+    ),
+    "labelled": (
+        secured(selinux_options=SELinuxOption(type="my_t")),
+        HOST,
+        attrs.evolve(
+            PLACE,
+            labels=Labels("system_u:system_r:my_t:s0:c3,c7", "system_u:object_r:container_file_t:s0:c3,c7"),
+            apparmor=APPARMOR_DEFAULT,
+        ),
     ),
     "image-volumes": (
         attrs.evolve(
@@ -314,13 +343,13 @@ def test_namespaces(paths: NamespacePaths, expected: list[dict[str, str]]) -> No
     assert expected == config(spec(), HOST, attrs.evolve(PLACE, namespaces=paths))["linux"]["namespaces"]
 
 
-def test_user_namespace_repeats_its_mappings() -> None:
-    """A pod's user namespace is joined by path, with its mappings again."""
+def test_a_user_namespace_is_joined_without_its_mappings() -> None:
+    """A pod's user namespace is joined by its path alone: runc warns of mappings beside it, and means to refuse them."""
     lines = (IDMapping(host_id=100000, container_id=0, length=65536),)
     paths = NamespacePaths(user="/user", uids=lines, gids=lines)
     made = config(spec(), HOST, attrs.evolve(PLACE, namespaces=paths))["linux"]
     assert {"type": "user", "path": "/user"} in made["namespaces"]
-    assert [{"containerID": 0, "hostID": 100000, "size": 65536}] == made["uidMappings"] == made["gidMappings"]
+    assert set() == {"uidMappings", "gidMappings"} & set(made)
 
 
 def test_seccomp_profiles() -> None:
@@ -342,6 +371,39 @@ def test_seccomp_profiles() -> None:
         config(secured(seccomp=local), HOST, PLACE)
 
 
+@pytest.mark.parametrize("privileged", [False, True])
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (None, APPARMOR_DEFAULT),
+        (SecurityProfile(ProfileType.RUNTIME_DEFAULT), APPARMOR_DEFAULT),
+        (SecurityProfile(ProfileType.UNCONFINED), ""),
+        (SecurityProfile(ProfileType.LOCALHOST, "mine"), "mine"),
+    ],
+)
+def test_apparmor_profiles(asked: SecurityProfile | None, expected: str, privileged: bool) -> None:
+    """Unsaid and RuntimeDefault are the default, but for the privileged, who have it only by its name (mapping.md 9)."""
+    machine = AppArmor(loaded=frozenset({APPARMOR_DEFAULT, "mine"}))
+    chosen = apparmor_profile(secured(apparmor=asked, privileged=privileged), machine)
+    assert ("" if privileged and expected == APPARMOR_DEFAULT else expected) == chosen
+    process = config(secured(apparmor=asked), HOST, attrs.evolve(PLACE, apparmor=expected))["process"]
+    assert expected == process.get("apparmorProfile", "")
+    assert process.get("apparmorProfile") == process_of({"process": process}, ("sh",), terminal=False).get("apparmorProfile")
+
+
+def test_apparmor_profiles_that_are_not_there() -> None:
+    """A profile that is asked for is refused by its name; the default that nobody asks for is left out."""
+    local = secured(apparmor=SecurityProfile(ProfileType.LOCALHOST, "mine"))
+    with pytest.raises(InvalidArgument, match=r"apparmor\.localhost_ref.*'mine': the kernel has no such profile"):
+        apparmor_profile(local, AppArmor(loaded=frozenset({APPARMOR_DEFAULT})))
+    without = AppArmor(problem="this machine has no AppArmor")
+    with pytest.raises(InvalidArgument, match="'mine': this machine has no AppArmor"):
+        apparmor_profile(local, without)
+    with pytest.raises(InvalidArgument, match="RuntimeDefault: this machine has no AppArmor"):
+        apparmor_profile(secured(apparmor=SecurityProfile(ProfileType.RUNTIME_DEFAULT)), without)
+    assert "" == apparmor_profile(spec(), without) == apparmor_profile(secured(), without)
+
+
 def test_seccomp_conditions() -> None:
     """Rules for other capabilities, architectures and kernels are left out; sub-architectures are added."""
     profile = {
@@ -361,16 +423,79 @@ def test_seccomp_conditions() -> None:
     assert [["b"], ["d"]] == [rule["names"] for rule in made["syscalls"]]
 
 
-def test_labels_follow_the_pod() -> None:
-    """SELinux labels are the container's, else none; a machine without SELinux has none; a bad level is refused."""
-    option = SELinuxOption(type="my_t", level="s0:c1,c2")
-    host = attrs.evolve(HOST, selinux=True)
-    made = config(secured(selinux_options=option), host, PLACE)
-    assert "system_u:system_r:my_t:s0:c1,c2" == made["process"]["selinuxLabel"]
-    assert "system_u:object_r:container_file_t:s0:c1,c2" == made["linux"]["mountLabel"]
-    assert "selinuxLabel" not in config(secured(selinux_options=option), HOST, PLACE)["process"]
+ON = attrs.evolve(HOST, selinux=True)
+
+
+def in_pod(option: SELinuxOption | None = None, ipc: NamespaceMode = NamespaceMode.POD) -> SandboxSpec:
+    """A sandbox with this label and IPC namespace."""
+    context = LinuxSandboxSecurityContext(selinux_options=option, namespace_options=NamespaceOption(ipc=ipc))
+    return attrs.evolve(SANDBOX, config=attrs.evolve(SANDBOX.config, linux=LinuxPodSandboxConfig(security_context=context)))
+
+
+@pytest.mark.parametrize(
+    ("of_pod", "of_container", "expected"),
+    [
+        (None, None, "system_u:system_r:container_t:s0:c3,c7"),
+        (None, SELinuxOption(type="my_t"), "system_u:system_r:my_t:s0:c3,c7"),
+        (None, SELinuxOption(type="my_t", level="s0:c1,c2"), "system_u:system_r:my_t:s0:c1,c2"),
+        (SELinuxOption(type="pod_t"), None, "system_u:system_r:pod_t:s0:c3,c7"),
+        (SELinuxOption(type="pod_t"), SELinuxOption(user="u", role="r", type="t", level="s0"), "u:r:t:s0"),
+        (SELinuxOption(type="pod_t"), SELinuxOption(), "system_u:system_r:pod_t:s0:c3,c7"),
+    ],
+)
+def test_labels(of_pod: SELinuxOption | None, of_container: SELinuxOption | None, expected: str) -> None:
+    """A label is the container's or its pod's, with the usual words and the pod's level for what is left out (mapping.md 9)."""
+    asked = attrs.evolve(secured(selinux_options=of_container), sandbox=in_pod(of_pod))
+    labels = selinux_labels(asked, ON, "s0:c3,c7")
+    user, _, _, level = expected.split(":", 3)
+    assert Labels(process=expected, mounts=f"{user}:object_r:container_file_t:{level}") == labels
+
+
+def test_who_has_no_process_label() -> None:
+    """The privileged, and who shares the node's processes or IPC and names nothing, are left to policy; their files are not."""
+    files = "system_u:object_r:container_file_t:s0:c3,c7"
+    own = SELinuxOption(type="my_t")
+    for asked, host_pid in (
+        (secured(privileged=True), False),
+        (secured(privileged=True, selinux_options=own), False),
+        (spec(), True),
+        (spec(sandbox=in_pod(ipc=NamespaceMode.NODE)), False),
+    ):
+        assert Labels(mounts=files) == selinux_labels(asked, ON, "s0:c3,c7", host_pid=host_pid)
+    named = secured(selinux_options=own)
+    assert "system_u:system_r:my_t:s0:c3,c7" == selinux_labels(named, ON, "s0:c3,c7", host_pid=True).process
+
+
+def test_where_there_are_no_labels() -> None:
+    """Without SELinux nobody has any, nor has who names none in a pod of before there were levels; a bad level is refused."""
+    option = SELinuxOption(type="my_t")
+    assert Labels() == selinux_labels(secured(selinux_options=option), HOST, "") == selinux_labels(spec(), ON, "")
+    assert "system_u:system_r:my_t:s0" == selinux_labels(secured(selinux_options=option), ON, "").process
     with pytest.raises(InvalidArgument, match="level"):
-        config(secured(selinux_options=SELinuxOption(level="loud")), host, PLACE)
+        selinux_labels(secured(selinux_options=SELinuxOption(level="loud")), ON, "s0:c3,c7")
+    with pytest.raises(InvalidArgument, match="level"):
+        named_level(in_pod(SELinuxOption(level="loud")))
+
+
+def test_levels_of_pods() -> None:
+    """Every pair of two categories can be had, each once, and one that is taken is not given again."""
+    every = {free_level(seed, ()) for seed in range(1024 * 1023 // 2)}
+    assert 1024 * 1023 // 2 == len(every)
+    assert all(re.fullmatch(r"s0:c\d+,c\d+", level) for level in every)
+    pairs = [tuple(int(part.lstrip("c")) for part in level[3:].split(",")) for level in every]
+    assert all(0 <= low < high < 1024 for low, high in pairs)
+    assert free_level(6, ()) == free_level(5, {free_level(5, ())})
+    with pytest.raises(ResourceExhausted):
+        free_level(5, every)
+
+
+def test_what_is_relabelled() -> None:
+    """Volumes that ask for it, with their numbers; of who may use all labels (`spc_t`) none."""
+    asked = Mount(container_path="/a", host_path="/a", selinux_relabel=True)
+    mounts = (Mount(container_path="/b", host_path="/b"), asked, Mount(container_path="/c", selinux_relabel=True))
+    assert [(1, asked)] == relabelled(spec(mounts=mounts), Labels("u:r:container_t:s0", "files"))
+    assert [(1, asked)] == relabelled(spec(mounts=mounts), Labels("", "files"))
+    assert [] == relabelled(spec(mounts=mounts), Labels("u:r:spc_t:s0", "files")) == relabelled(spec(mounts=mounts), Labels())
 
 
 def test_cgroups_path() -> None:

@@ -1,7 +1,13 @@
 """What the node is told about the runtime as a whole."""
 
+import json
+
+import attrs
+
 from crishim.errors import PermissionDenied
-from crishim.testing import Harness, failing
+from crishim.interfaces.backend import BackendInfo
+from crishim.model.values import FrozenDict
+from crishim.testing import FakeBackend, Harness, failing
 from crishim.testing.fakes import FakeNetwork
 
 
@@ -12,3 +18,15 @@ async def test_network_that_cannot_be_asked_is_not_ready() -> None:
         condition = (await world.services.runtime.status(verbose=False)).conditions[1]
         assert ("NetworkReady", False, "NetworkPluginNotReady") == (condition.type, condition.status, condition.reason)
         assert "Network plugin returns error: /etc/cni/net.d: Permission denied" == condition.message
+
+
+async def test_what_a_backend_says_of_the_machine_is_told_verbosely() -> None:
+    """The details of a backend are in the verbose Status, under its handler."""
+
+    class Telling(FakeBackend):
+        async def probe(self) -> BackendInfo:
+            return attrs.evolve(await super().probe(), details=FrozenDict({"apparmor": "this machine has no AppArmor"}))
+
+    async with Harness(Telling(logs_to_disk=False)) as world:
+        told = json.loads((await world.services.runtime.status(verbose=True)).info["config"])
+    assert {"apparmor": "this machine has no AppArmor"} == told["backends"]["default"]["details"]

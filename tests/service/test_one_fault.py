@@ -261,6 +261,34 @@ async def test_figures_that_hang_are_left_out_of_a_list(monkeypatch: pytest.Monk
         assert [other] == [stats.id for stats in await world.services.stats.containers(ContainerStatsFilter())]
 
 
+async def test_a_slow_probe_holds_up_no_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container whose usage is Unavailable is missing from the list, which does not wait for the probe that follows."""
+    monkeypatch.setattr("crishim.service.stats._LIST_DEADLINE", 0.05)
+
+    class Hung(FakeBackend):
+        gone: ContainerId | None = None
+
+        async def container_usage(self, container_id: ContainerId) -> ContainerUsage:
+            if container_id == self.gone:
+                raise Unavailable("no answer")
+            return await super().container_usage(container_id)
+
+        async def probe(self) -> BackendInfo:
+            if self.gone is not None:
+                await asyncio.Event().wait()
+            return await super().probe()
+
+    backend = Hung(logs_to_disk=False)
+    async with Harness(backend) as world:
+        sandbox_id = await world.run_sandbox()
+        gone = await world.run_container(sandbox_id, "gone")
+        other = await world.run_container(sandbox_id, "other")
+        backend.gone = gone
+        listing = asyncio.create_task(world.services.stats.containers(ContainerStatsFilter()))
+        await asyncio.wait({listing}, timeout=5)
+        assert [other] == [stats.id for stats in listing.result()]
+
+
 async def test_ids_are_taken_by_prefix() -> None:
     """A unique prefix is taken wherever an id is; an ambiguous one is refused with the candidates; stop takes it, too."""
     async with Harness() as world:

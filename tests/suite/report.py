@@ -19,6 +19,7 @@ SKIPS: Final[Mapping[str, str]] = {
 
 OF_RUNTIMES: Final[Mapping[str, Mapping[str, str]]] = {
     "runc": {"no runtime handler found which supports user namespaces": "runc before 1.2 maps no ids of mounts"},
+    "crun": {"no runtime handler found which supports user namespaces": "crun before 1.9 maps no ids of volumes"},
     "docker": {
         "no runtime handler found which supports user namespaces": "an engine maps ids for all containers, or none",
         "runtime does not implement recursive readonly mounts": "engines before 25 (API 1.44) have none",

@@ -83,7 +83,7 @@ class Snapshots:
         """Keep layers for a container that is about to be prepared."""
         self._held[container_id] = attrs.evolve(self._held.get(container_id, SnapshotUse()), layers=layers)
 
-    def prepare(self, container_id: ContainerId, userns: str = "") -> Rootfs:
+    def prepare(self, container_id: ContainerId, userns: str = "", label: str = "") -> Rootfs:
         """The writable root of a container whose layers are held. Raises `ResourceExhausted` and what mounting raises."""
         place = self._folder / container_id
         root, upper, work, empty = (place / name for name in ("rootfs", "upper", "work", "empty"))
@@ -102,10 +102,12 @@ class Snapshots:
             if not is_mount_root(root):
                 shutil.rmtree(work)  # a volatile overlay that was mounted before is not mounted over the same again
                 work.mkdir()
-                _overlay(root, [*lowers, *([] if lowers else [empty])], upper, work)
+                _overlay(root, [*lowers, *([] if lowers else [empty])], upper, work, label)
         return Rootfs(path=str(root), upper=str(upper), volumes=str(place / "volumes"))
 
-    def view(self, container_id: ContainerId, image_id: ImageId, layers: tuple[str, ...], userns: str = "") -> Path:
+    def view(
+        self, container_id: ContainerId, image_id: ImageId, layers: tuple[str, ...], userns: str = "", label: str = ""
+    ) -> Path:
         """A read-only mount of an image, for as long as the container's folder is here. Repeating it gives the same."""
         place = self._folder / container_id
         target, empty, void = place / "views" / image_id.partition(":")[2], place / "empty", place / "void"
@@ -118,7 +120,7 @@ class Snapshots:
         if not is_mount_root(target):
             with self._mapped(place, layers, userns) as lowers:
                 # overlayfs wants two lower folders where there is no upper one
-                _overlay(target, [*lowers, empty, *([] if layers else [void])], None, None)
+                _overlay(target, [*lowers, empty, *([] if layers else [void])], None, None, label)
         return target
 
     def unview(self, container_id: ContainerId, image_id: ImageId) -> None:
@@ -231,11 +233,14 @@ def _shown_layers(lowers: list[Path]) -> list[Path]:
     return next((lowers[: number + 1] for number, lower in enumerate(lowers) if is_opaque(lower)), lowers)
 
 
-def _overlay(target: Path, lowers: list[Path], upper: Path | None, work: Path | None) -> None:
-    """Mount an overlay; where its options are longer than a page, by way of open folders, whose names are short."""
+def _overlay(target: Path, lowers: list[Path], upper: Path | None, work: Path | None, label: str) -> None:
+    """Mount an overlay, all of it with an SELinux label if that is given.
+
+    Where its options are longer than a page it is made by way of open folders, whose names are short.
+    """
     paths = [*lowers, *([upper] if upper else []), *([work] if work else [])]
     flags = 0 if upper else MS_RDONLY | MS_NOSUID | MS_NODEV
-    data = _options([str(path) for path in paths], writable=upper is not None)
+    data = overlay_options([str(path) for path in paths], label, writable=upper is not None)
     if len(data) < _PAGE:
         mount("overlay", target, "overlay", flags, data)
         return
@@ -244,7 +249,7 @@ def _overlay(target: Path, lowers: list[Path], upper: Path | None, work: Path | 
         with renamed(f"mounting {target}"):
             for path in paths:
                 descriptors.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))  # noqa: PERF401 - some may be open when one fails
-        data = _options([f"/proc/self/fd/{descriptor}" for descriptor in descriptors], writable=upper is not None)
+        data = overlay_options([f"/proc/self/fd/{descriptor}" for descriptor in descriptors], label, writable=upper is not None)
         if len(data) >= _PAGE:
             raise ResourceExhausted(f"{len(lowers)} layers are more than one mount can name")
         mount("overlay", target, "overlay", flags, data)
@@ -253,13 +258,15 @@ def _overlay(target: Path, lowers: list[Path], upper: Path | None, work: Path | 
             os.close(descriptor)
 
 
-def _options(paths: list[str], *, writable: bool) -> str:
+def overlay_options(paths: list[str], label: str, *, writable: bool) -> str:
+    """The options of an overlay: of its lower folders, then, if it is `writable`, the upper one and the work folder."""
     index = "index=off," if Path("/sys/module/overlay/parameters/index").exists() else ""
+    context = f',context="{label}"' if label else ""  # in quotes, as there are commas in a level
     if not writable:
-        return f"{index}lowerdir={':'.join(paths)}"
+        return f"{index}lowerdir={':'.join(paths)}{context}"
     *lowers, upper, work = paths
     volatile = "volatile," if _kernel() >= _VOLATILE else ""
-    return f"{index}{volatile}lowerdir={':'.join(lowers)},upperdir={upper},workdir={work}"
+    return f"{index}{volatile}lowerdir={':'.join(lowers)},upperdir={upper},workdir={work}{context}"
 
 
 @functools.cache

@@ -160,11 +160,11 @@ class ContentStore(ImageService, RootfsProvider):
         )
         return ImageFsInfo(image_filesystems=(usage,))
 
-    async def prepare(self, container_id: ContainerId, image_id: ImageId, userns: str = "") -> Rootfs:
+    async def prepare(self, container_id: ContainerId, image_id: ImageId, userns: str = "", label: str = "") -> Rootfs:
         """A writable root over an image. Raises `NotFound` where the image is not here and the container has no root yet."""
         if not self._snapshots.has_root(container_id):
             self._snapshots.hold(container_id, self._layers(image_id))
-        return await asyncio.to_thread(self._snapshots.prepare, container_id, userns)
+        return await asyncio.to_thread(self._snapshots.prepare, container_id, userns, label)
 
     async def release(self, container_id: ContainerId) -> None:
         """Unmount and delete a container's root and its views."""
@@ -174,12 +174,12 @@ class ContentStore(ImageService, RootfsProvider):
         if self._content.sizes.keys() - layers:
             await self._sweep()
 
-    async def view(self, container_id: ContainerId, image_id: ImageId, userns: str = "") -> Path:
+    async def view(self, container_id: ContainerId, image_id: ImageId, userns: str = "", label: str = "") -> Path:
         """A read-only mount of an image for an image volume of a container; `release` takes it away with all the rest.
 
         Repeating it gives the same folder. Raises `NotFound` for an image that is not here.
         """
-        return await asyncio.to_thread(self._snapshots.view, container_id, image_id, self._layers(image_id), userns)
+        return await asyncio.to_thread(self._snapshots.view, container_id, image_id, self._layers(image_id), userns, label)
 
     async def unview(self, container_id: ContainerId, image_id: ImageId) -> None:
         """Let go of one view. One that is not there is no error."""

@@ -28,7 +28,7 @@ from crishim.model.features import PROCESS, Feature
 from crishim.model.process import Exit
 from crishim.model.runtime import CgroupDriver, RuntimeHandlerFeatures
 from crishim.model.sandbox import SandboxSpec, SandboxStarted
-from crishim.model.values import ContainerId, FrozenDict, SandboxId
+from crishim.model.values import EMPTY, ContainerId, FrozenDict, SandboxId
 
 
 class NetnsSource(enum.Enum):
@@ -41,13 +41,17 @@ class NetnsSource(enum.Enum):
 
 @attrs.frozen(kw_only=True)
 class BackendInfo:
-    """What a backend says of itself. `name` and `version` are non-empty; `features` are advertised in Status."""
+    """What a backend says of itself. `name` and `version` are non-empty; `features` are advertised in Status.
+
+    `details` are told to people, in Status's verbose info: what of the machine decides what pods get, in words.
+    """
 
     name: str
     version: str
     netns: NetnsSource = NetnsSource.NONE
     supported: frozenset[Feature] = PROCESS
     features: RuntimeHandlerFeatures = RuntimeHandlerFeatures()
+    details: FrozenDict[str, str] = EMPTY
 
 
 @attrs.frozen(kw_only=True)

@@ -221,14 +221,15 @@ class RootfsProvider(Protocol):
     """Makes root file systems out of images: three verbs."""
 
     @abstractmethod
-    async def prepare(self, container_id: ContainerId, image_id: ImageId, userns: str = "") -> Rootfs:
+    async def prepare(self, container_id: ContainerId, image_id: ImageId, userns: str = "", label: str = "") -> Rootfs:
         """A writable root of the container's own. Repeating it for the same container gives the same root.
 
-        `userns` is the path of the container's user namespace, empty for the node's: its ids are then the image's.
+        `userns` is the path of the container's user namespace, empty for the node's: its ids are then the image's. `label` is
+        the SELinux label of all its files, empty where they have their own.
         """
 
     @abstractmethod
-    async def view(self, container_id: ContainerId, image_id: ImageId, userns: str = "") -> Path:
+    async def view(self, container_id: ContainerId, image_id: ImageId, userns: str = "", label: str = "") -> Path:
         """A read-only mount of another image, for a volume of the container. Raises `NotFound`."""
 
     @abstractmethod

@@ -2,8 +2,11 @@
 
 The two tables below say when a field counts as set. What the kubelet sends for every plain pod does not count, and the tables
 know it: uid 0, its usual masked and readonly paths and its own mounts, pid mode CONTAINER, user namespace mode NODE, empty
-hugepage limits, and seccomp or AppArmor profiles that are RuntimeDefault or Unconfined. A test plays the kubelet's plainest
-pod against a backend that supports nothing.
+hugepage limits, and seccomp that is RuntimeDefault for the sandbox and Unconfined for containers. A test plays the kubelet's
+plainest pod against a backend that supports nothing.
+
+The sandbox's RuntimeDefault is of the pause container, which runs nothing of the pod's; a container's comes only if the pod
+asks for it, or the administrator by the kubelet's `seccompDefault`. So a container's counts as set, for seccomp and AppArmor.
 """
 
 from collections.abc import Collection, Mapping
@@ -45,8 +48,8 @@ USUAL_MOUNTS: Final = frozenset(
 _NO_SECURITY: Final = LinuxContainerSecurityContext()
 
 
-def _profile_set(profile: SecurityProfile | None) -> bool:
-    return profile is not None and profile.profile_type is ProfileType.LOCALHOST
+def _profile_set(profile: SecurityProfile | None, *plain: ProfileType) -> bool:
+    return profile is not None and profile.profile_type not in {ProfileType.UNCONFINED, *plain}
 
 
 def _namespaces_set(options: NamespaceOption) -> Mapping[Feature, bool]:
@@ -68,8 +71,6 @@ def _security_set(security: LinuxContainerSecurityContext | LinuxSandboxSecurity
         Feature.STRICT_GROUPS: strict,
         Feature.PRIVILEGED: security.privileged,
         Feature.READONLY_ROOTFS: security.readonly_rootfs,
-        Feature.SECCOMP: _profile_set(security.seccomp),
-        Feature.APPARMOR: _profile_set(security.apparmor),
         Feature.SELINUX: security.selinux_options not in {None, SELinuxOption()},
         **_namespaces_set(security.namespace_options),
     }
@@ -91,6 +92,8 @@ def sandbox_features(spec: SandboxSpec) -> Mapping[Feature, bool]:
     linux = config.linux
     return {
         **_security_set(linux.security_context),
+        Feature.SECCOMP: _profile_set(linux.security_context.seccomp, ProfileType.RUNTIME_DEFAULT),
+        Feature.APPARMOR: _profile_set(linux.security_context.apparmor, ProfileType.RUNTIME_DEFAULT),
         Feature.SYSCTLS: bool(linux.sysctls),
         Feature.HOST_PORTS: any(mapping.host_port for mapping in config.port_mappings),
     }
@@ -102,6 +105,8 @@ def container_features(spec: ContainerSpec) -> Mapping[Feature, bool]:
     mounts = spec.mounts
     return {
         **_security_set(security),
+        Feature.SECCOMP: _profile_set(security.seccomp),
+        Feature.APPARMOR: _profile_set(security.apparmor),
         Feature.USER: spec.user.user not in {"", "0", "root"} or spec.user.group not in {"", "0", "root"},
         Feature.CAPABILITIES: security.capabilities != Capability(),
         Feature.NO_NEW_PRIVS: security.no_new_privs,

@@ -70,7 +70,10 @@ class SELinuxOption:
 
 @attrs.frozen
 class SecurityProfile:
-    """A seccomp or AppArmor profile. `localhost_ref` is set with LOCALHOST only: a path (seccomp) or a name (AppArmor)."""
+    """A seccomp or AppArmor profile. `localhost_ref` is set with LOCALHOST only: a path (seccomp) or a name (AppArmor).
+
+    Neither begins with CRI's `localhost/`.
+    """
 
     profile_type: ProfileType = ProfileType.RUNTIME_DEFAULT
     localhost_ref: str = ""

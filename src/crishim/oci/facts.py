@@ -84,9 +84,26 @@ class DeviceNode:
 
 
 @attrs.frozen(kw_only=True)
+class AppArmor:
+    """The names of the profiles that the kernel has. `problem` says why the default is not among them; empty if it is."""
+
+    loaded: frozenset[str] = frozenset()
+    problem: str = ""
+
+
+@attrs.frozen
+class Labels:
+    """SELinux labels of a container: its processes', and its files'. Empty for none: what a process then is, policy says."""
+
+    process: str = ""
+    mounts: str = ""
+
+
+@attrs.frozen(kw_only=True)
 class Host:
     """The machine. `bounding` are the capabilities that this process may hand on; "all" never means more.
 
+    `apparmor` and `selinux` are whether containers get profiles and labels of it: not where the runtime has no use for them.
     `lowest_oom_score_adj` is what a process without CAP_SYS_RESOURCE can go down to; None where there is no bound.
     `seccomp_default` is the text of the distribution's default profile in its own format, empty where there is none.
     `rlimits` are (name, soft, hard).
@@ -112,7 +129,8 @@ class Host:
 class NamespacePaths:
     """The namespaces to join; an empty path of network, ipc or uts means the host's, an empty pid a new one.
 
-    `host_pid` means the host's. `user` empty means the host's; with it the mappings are repeated.
+    `host_pid` means the host's. `user` empty means the host's. Its mappings are here for whoever makes files for the pod:
+    config.json must not repeat them for a namespace that is joined (runc 1.2 warns of it, in the container's log).
     """
 
     network: str = ""
@@ -140,7 +158,7 @@ class Place:
 
     `sources` maps each mount's container path to its resolved source; `files` maps a container path (`/etc/hosts`, ...) to the
     pod's file for it; `volumes` maps the path of an image's volume to its folder; `profiles` maps a Localhost seccomp reference
-    to the text of its file.
+    to the text of its file; `apparmor` is the name of the AppArmor profile, empty for none; `labels` are SELinux's.
     """
 
     rootfs: str
@@ -151,6 +169,8 @@ class Place:
     devices: tuple[DeviceNode, ...] = ()
     sources: FrozenDict[str, BindSource] = FrozenDict()
     profiles: FrozenDict[str, str] = EMPTY
+    apparmor: str = ""
+    labels: Labels = Labels()
     cgroups_path: str = ""
     annotations: FrozenDict[str, str] = EMPTY
     sysctls: FrozenDict[str, str] = EMPTY

@@ -19,6 +19,4 @@ ignores: Final[Mapping[str, str]] = {
     f"{_SANDBOX}.apparmor": _PAUSE,
     f"{_CONTAINER}.namespace_options.network": _POD,
     f"{_CONTAINER}.namespace_options.ipc": _POD,
-    f"{_CONTAINER}.apparmor.profile_type=RuntimeDefault": "no AppArmor profile comes with crishim; only Localhost ones are set",
-    "ContainerConfig.mounts.selinux_relabel": "volumes keep their labels; label them for the containers' type",
 }

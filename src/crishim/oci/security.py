@@ -1,16 +1,31 @@
 """Capabilities, profiles, labels and paths."""
 
 import re
+from collections.abc import Collection
 from typing import Any, Final
 
-from crishim.errors import InvalidArgument
-from crishim.model.container import ContainerSpec
-from crishim.model.security import Capability, LinuxContainerSecurityContext, ProfileType, SecurityProfile, SELinuxOption
-from crishim.oci.facts import CAPABILITIES, DEFAULT_CAPABILITIES, Host
+from crishim.errors import InvalidArgument, ResourceExhausted
+from crishim.model.container import ContainerSpec, Mount
+from crishim.model.sandbox import SandboxSpec
+from crishim.model.security import (
+    Capability,
+    LinuxContainerSecurityContext,
+    NamespaceMode,
+    ProfileType,
+    SecurityProfile,
+    SELinuxOption,
+)
+from crishim.oci.facts import CAPABILITIES, DEFAULT_CAPABILITIES, AppArmor, Host, Labels
 from crishim.oci.seccomp import seccomp
 
 _FIELD: Final = "config.linux.security_context"
+_USER: Final = "system_u"
+_FILES: Final = "container_file_t"
+_CATEGORIES: Final = 1024
 _LEVEL: Final = re.compile(r"s\d+(-s\d+)?(:c\d+([.,]c\d+)*)?")
+
+APPARMOR_DEFAULT: Final = "crishim-default"
+"""The AppArmor profile of containers that name none."""
 
 MASKED: Final = (
     "/proc/acpi",
@@ -86,30 +101,88 @@ def seccomp_profile(spec: ContainerSpec, profiles: dict[str, str], host: Host) -
             return seccomp(host.seccomp_default, granted, host, field)
 
 
-def apparmor_profile(spec: ContainerSpec, host: Host) -> str:
-    """process.apparmorProfile; empty for none. A profile by name is refused where the machine has no AppArmor."""
-    security = spec.security
-    profile = security.apparmor if security else None
-    if profile is None or profile.profile_type is not ProfileType.LOCALHOST:
-        return ""
-    if not host.apparmor:
-        raise InvalidArgument(f"{_FIELD}.apparmor", "names a profile, and this machine has no AppArmor")
-    return profile.localhost_ref
+def apparmor_profile(spec: ContainerSpec, machine: AppArmor) -> str:
+    """process.apparmorProfile; empty for none, which is Unconfined, and what the privileged get who name none.
+
+    RuntimeDefault is `APPARMOR_DEFAULT`, and so is what is unsaid, where it can be had. Raises `InvalidArgument` for a profile
+    that is asked for and not loaded.
+    """
+    security = spec.security or LinuxContainerSecurityContext()
+    profile, field = security.apparmor, f"{_FIELD}.apparmor"
+    if profile is None:
+        return "" if security.privileged or machine.problem else APPARMOR_DEFAULT
+    match profile.profile_type:
+        case ProfileType.UNCONFINED:
+            return ""
+        case ProfileType.LOCALHOST:
+            if profile.localhost_ref not in machine.loaded:
+                why = "the kernel has no such profile" if machine.loaded else machine.problem
+                raise InvalidArgument(f"{field}.localhost_ref", f"{profile.localhost_ref!r}: {why}")
+            return profile.localhost_ref
+        case ProfileType.RUNTIME_DEFAULT:
+            if machine.problem:
+                raise InvalidArgument(field, f"is RuntimeDefault: {machine.problem}")
+            return "" if security.privileged else APPARMOR_DEFAULT
 
 
-def selinux_labels(spec: ContainerSpec, host: Host) -> tuple[str, str]:
-    """The labels of process and mounts: the container's, else the pod's; empty without SELinux. The privileged have none."""
-    own = spec.security.selinux_options if spec.security else None
-    option = own or spec.sandbox.config.linux.security_context.selinux_options
-    if option in {None, SELinuxOption()} or not host.selinux:
-        return "", ""
-    assert option is not None
-    if option.level and not _LEVEL.fullmatch(option.level):
-        raise InvalidArgument(f"{_FIELD}.selinux_options.level", f"{option.level!r} is no level")
-    user, level = option.user or "system_u", option.level or "s0"
+def named_level(sandbox: SandboxSpec) -> str:
+    """The level that a pod names; empty for none. Raises `InvalidArgument` for what is no level."""
+    option = sandbox.config.linux.security_context.selinux_options or SELinuxOption()
+    return _checked(option.level)
+
+
+def free_level(seed: int, taken: Collection[str]) -> str:
+    """The level of a pod that names none: `s0:cA,cB`, two different categories of 1024, a pair that nobody has.
+
+    `seed` is a large number of the pod's own: nodes that start pods in the same order do not give the same levels.
+    """
+    pairs = _CATEGORIES * (_CATEGORIES - 1) // 2
+    for step in range(pairs):
+        first, second = divmod((seed + step) % pairs, _CATEGORIES - 1)
+        # the pairs of unequal categories as a rectangle of half the height: what is below the diagonal is turned into it
+        low, high = (first, second + 1) if second >= first else (_CATEGORIES - 1 - first, _CATEGORIES - 1 - second)
+        level = f"s0:c{min(low, high)},c{max(low, high)}"
+        if level not in taken:
+            return level
+    raise ResourceExhausted("every pair of SELinux categories is some pod's")
+
+
+def file_label(sandbox: SandboxSpec, level: str) -> str:
+    """The label of a pod's files."""
+    option = sandbox.config.linux.security_context.selinux_options or SELinuxOption()
+    return f"{option.user or _USER}:object_r:{_FILES}:{level}"
+
+
+def selinux_labels(spec: ContainerSpec, host: Host, level: str, *, host_pid: bool = False) -> Labels:
+    """The labels of a container: parts that it names, then its pod's, then the usual ones with the pod's `level`.
+
+    Without a `level` (a pod of before there were any) who names nothing has none. The privileged have no process label, nor has
+    who shares the node's processes or IPC and names none: policy lets them run as `spc_t`. Raises `InvalidArgument`.
+    """
+    nothing = SELinuxOption()
+    own = (spec.security.selinux_options if spec.security else None) or nothing
+    option = own if own != nothing else spec.sandbox.config.linux.security_context.selinux_options or nothing
+    named = option != nothing
+    if not host.selinux or not (named or level):
+        return Labels()
+    level = _checked(option.level) or level or "s0"
+    user = option.user or _USER
     process = ":".join((user, option.role or "system_r", option.type or "container_t", level))
-    mounts = f"{user}:object_r:container_file_t:{level}"
-    return ("" if privileged(spec) else process), mounts
+    free = privileged(spec) or (not named and (host_pid or spec.sandbox.namespaces.ipc is NamespaceMode.NODE))
+    return Labels(process="" if free else process, mounts=f"{user}:object_r:{_FILES}:{level}")
+
+
+def relabelled(spec: ContainerSpec, labels: Labels) -> list[tuple[int, Mount]]:
+    """The mounts whose sources get the container's label, with their numbers: none for `spc_t`, which may use any."""
+    if not labels.mounts or ":spc_t:" in labels.process:
+        return []
+    return [(number, mount) for number, mount in enumerate(spec.mounts) if mount.selinux_relabel and mount.host_path]
+
+
+def _checked(level: str) -> str:
+    if level and not _LEVEL.fullmatch(level):
+        raise InvalidArgument(f"{_FIELD}.selinux_options.level", f"{level!r} is no level")
+    return level
 
 
 def masked_paths(spec: ContainerSpec) -> tuple[list[str], list[str]]:

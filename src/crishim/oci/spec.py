@@ -11,12 +11,10 @@ from crishim.oci.facts import Host, NamespacePaths, Place
 from crishim.oci.mounts import check_shared, mounts, rootfs_propagation
 from crishim.oci.resources import device_nodes, device_rules, oom_score_adj, resources
 from crishim.oci.security import (
-    apparmor_profile,
     capabilities,
     masked_paths,
     privileged,
     seccomp_profile,
-    selinux_labels,
 )
 
 OCI_VERSION = "1.0.2"
@@ -24,7 +22,6 @@ OCI_VERSION = "1.0.2"
 
 def config(spec: ContainerSpec, host: Host, place: Place) -> dict[str, Any]:
     """The container's config.json."""
-    process_label, mount_label = selinux_labels(spec, host)
     masked, readonly = masked_paths(spec)
     check_shared(spec, (*masked, *readonly))
     all_devices = (*place.devices, *(host.devices if privileged(spec) else ()))
@@ -41,16 +38,13 @@ def config(spec: ContainerSpec, host: Host, place: Place) -> dict[str, Any]:
         linux["seccomp"] = profile
     if propagation := rootfs_propagation(spec):
         linux["rootfsPropagation"] = propagation
-    if mount_label:
-        linux["mountLabel"] = mount_label
+    if place.labels.mounts:
+        linux["mountLabel"] = place.labels.mounts
     if place.sysctls:
         linux["sysctl"] = dict(place.sysctls)
-    if place.namespaces.user:
-        for key, lines in (("uidMappings", place.namespaces.uids), ("gidMappings", place.namespaces.gids)):
-            linux[key] = [{"containerID": line.container_id, "hostID": line.host_id, "size": line.length} for line in lines]
     made: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
-        "process": _process(spec, host, place, process_label),
+        "process": _process(spec, host, place),
         "root": {"path": place.rootfs, "readonly": spec.security is not None and spec.security.readonly_rootfs},
         "mounts": mounts(spec, place),
         "linux": linux,
@@ -59,7 +53,7 @@ def config(spec: ContainerSpec, host: Host, place: Place) -> dict[str, Any]:
     return made
 
 
-def _process(spec: ContainerSpec, host: Host, place: Place, label: str) -> dict[str, Any]:
+def _process(spec: ContainerSpec, host: Host, place: Place) -> dict[str, Any]:
     user = place.user
     env = spec.env if "HOSTNAME" in spec.env or not host.hostname else FrozenDict({**spec.env, "HOSTNAME": host.hostname})
     process: dict[str, Any] = {
@@ -74,10 +68,10 @@ def _process(spec: ContainerSpec, host: Host, place: Place, label: str) -> dict[
     }
     if host.rlimits:
         process["rlimits"] = [{"type": kind, "soft": soft, "hard": hard} for kind, soft, hard in host.rlimits]
-    if profile := apparmor_profile(spec, host):
-        process["apparmorProfile"] = profile
-    if label:
-        process["selinuxLabel"] = label
+    if place.apparmor:
+        process["apparmorProfile"] = place.apparmor
+    if place.labels.process:
+        process["selinuxLabel"] = place.labels.process
     return process
 
 

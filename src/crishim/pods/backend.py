@@ -53,6 +53,7 @@ from crishim.oci.users import resolve_user
 from crishim.pods import files, sources
 from crishim.pods.bundle import delete_bundle, make_bundle, write_atomically, write_bundle
 from crishim.pods.capabilities import RuntimeCapabilities
+from crishim.pods.confinement import Confinement
 from crishim.pods.host import device_node
 from crishim.pods.observer import STARTED, STARTING, PodObserver
 from crishim.pods.pid_namespaces import PidNamespaces, pid_options
@@ -81,22 +82,26 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         self._pods = context.runtime_state / "sandboxes"
         self._pids = PidNamespaces(self._bundles, self._pods)
         self._cgroups = cgroups or Cgroups(v2=host.cgroup_v2)
+        self._confinement = Confinement(host, self._pods)
         self._observer = PodObserver(runtime, self._bundles, self._pods, self._cgroups)
         self._releases: dict[ContainerId, asyncio.Task[None]] = {}
         self._stops: dict[SandboxId, asyncio.Event] = {}
         self.capabilities |= {SupportsSandboxWait, SupportsSandboxUpdate}
 
     async def probe(self) -> BackendInfo:
-        """As the runtime's."""
-        return await self._runtime.probe()
+        """As the runtime's, with what containers get of AppArmor and SELinux."""
+        info = await self._runtime.probe()
+        return attrs.evolve(info, details=FrozenDict({**info.details, **self._confinement.details()}))
 
     async def inventory(self) -> Inventory:
-        """Every pod's folder, and every bundle with what the runtime says of it."""
+        """Every pod's folder, and every bundle with what the runtime says of it. The default AppArmor profile is loaded."""
+        await self._confinement.ready()
         return await self._observer.inventory()
 
     async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
         """Make the pod's files, and its pause where the PID namespace is shared."""
         await asyncio.to_thread(files.make, self._pods / spec.id, spec, self._host.hostname)
+        await self._confinement.label_pod(spec)
         if self._sandbox_container or spec.namespaces.pid is NamespaceMode.POD:
             await self._start_pause(spec)
         return SandboxStarted()
@@ -132,16 +137,19 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
     async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
         """Root file system, user, config.json, and the runtime's create."""
         pod = self._pod(spec.sandbox.id)
+        apparmor, labels = await self._confinement.choose(spec)
         bundle = self._bundles / spec.id
         make_bundle(bundle)
         stdio = Stdio(terminal=spec.tty, log_path=spec.log_path, keep_stdin=spec.stdin, stdin_once=spec.stdin_once)
         if isinstance(self._runtime, SupportsPrepare):
             await self._runtime.prepare(spec.id, bundle, stdio)
         namespaces = self._pod_namespaces(spec.sandbox)
-        rootfs = await self._roots().prepare(spec.id, spec.image_id, namespaces.user)
-        views = await self._views(spec, namespaces.user)
+        rootfs = await self._roots().prepare(spec.id, spec.image_id, namespaces.user, labels.mounts)
+        views = await self._views(spec, namespaces.user, labels.mounts)
         volumes = await make_volumes(spec, rootfs, bundle, files.files_of(pod, spec.sandbox), namespaces)
-        place = await asyncio.to_thread(self._fill_bundle, bundle, spec, pod, rootfs, views, volumes)
+        chosen = {"volumes": volumes, "apparmor": apparmor, "labels": labels}
+        place = await asyncio.to_thread(self._fill_bundle, bundle, spec, pod, rootfs, views, chosen)
+        await self._confinement.relabel(spec, labels, volumes.values())
         with self._pids.joined(spec):
             pid = await self._runtime.create(spec.id, bundle, stdio)
         processes.record(bundle / FIRST_PROCESS, pid)
@@ -203,9 +211,10 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         pod: Path,
         rootfs: Rootfs,
         views: Mapping[str, BindSource],
-        volumes: FrozenDict[str, str],
+        chosen: Mapping[str, Any],
     ) -> Place:
-        place = attrs.evolve(self._place(spec, pod, rootfs, views), volumes=volumes)
+        """Write config.json; `chosen` are fields of the `Place` that were chosen before."""
+        place = attrs.evolve(self._place(spec, pod, rootfs, views), **chosen)
         config = oci_config(spec, self._host, place)
         if names := cdi.wanted(spec.cdi_devices, spec.annotations):
             cdi.inject(config, names, sources.cdi_files(), device_node)
@@ -279,11 +288,14 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
             image_id=ImageId(PAUSE),
             argv=(f"/{PAUSE}", "-P"),
         )
+        apparmor, labels = await self._confinement.choose(pause)
         parent = spec.config.linux.cgroup_parent
         place = Place(
             rootfs=str(root),
             user=LinuxContainerUser(0, 0, (0,)),
             namespaces=self._pod_namespaces(spec),
+            apparmor=apparmor,
+            labels=labels,
             cgroups_path=cgroups_path(parent, spec.id, systemd=self._host.systemd_cgroup),
             annotations=FrozenDict({"io.kubernetes.cri.container-type": "sandbox", **self._sandbox_annotations(spec)}),
         )
@@ -306,12 +318,13 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
             raise Internal("this backend was given nobody to make root file systems")
         return self._context.rootfs
 
-    async def _views(self, spec: ContainerSpec, userns: str) -> Mapping[str, BindSource]:
+    async def _views(self, spec: ContainerSpec, userns: str, label: str) -> Mapping[str, BindSource]:
         """The sources of the image volumes, by container path."""
         found = {}
         for mount in spec.mounts:
             if mount.image is not None and mount.image.image:
-                root = await self._roots().view(spec.id, ImageId(mount.image.image_ref or mount.image.image), userns)
+                image_id = ImageId(mount.image.image_ref or mount.image.image)
+                root = await self._roots().view(spec.id, image_id, userns, label)
                 found[mount.container_path] = sources.image_source(root, mount.image_sub_path)
         return found
 

@@ -1,5 +1,6 @@
 """The files of a pod that its containers share: hostname, hosts, resolv.conf, and /dev/shm."""
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +31,7 @@ def hosts(hostname: str, ips: tuple[str, ...]) -> str:
 
 
 def make(folder: Path, spec: SandboxSpec, node_name: str) -> None:
-    """Write the files of a pod into `folder` and mount its /dev/shm there."""
+    """Write the files of a pod into `folder` and mount its /dev/shm there. They belong to the pod's root user."""
     folder.mkdir(parents=True, mode=0o711)
     config = spec.config
     hostname = config.hostname or node_name
@@ -40,11 +41,22 @@ def make(folder: Path, spec: SandboxSpec, node_name: str) -> None:
     empty = config.dns_config is None or config.dns_config == DNSConfig()
     dns = _node_file("/etc/resolv.conf", "") if empty or config.dns_config is None else resolv_conf(config.dns_config)
     (folder / "resolv.conf").write_text(dns, encoding="utf-8")
+    owner = owner_of(spec)
     for name in ("hostname", "hosts", "resolv.conf"):
         (folder / name).chmod(0o644)
+        os.chown(folder / name, *owner)
     if spec.namespaces.ipc is not NamespaceMode.NODE:
         (folder / "shm").mkdir()
         mount("shm", folder / "shm", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, f"mode=1777,{_SHM_SIZE}")
+        os.chown(folder / "shm", *owner)
+
+
+def owner_of(spec: SandboxSpec) -> tuple[int, int]:
+    """Who outside is the pod's root, and its group: ids of the node's."""
+    userns = spec.namespaces.userns_options
+    if userns is None or userns.mode is not NamespaceMode.POD:
+        return 0, 0
+    return userns.uids[0].host_id, userns.gids[0].host_id
 
 
 def files_of(folder: Path, spec: SandboxSpec) -> FrozenDict[str, str]:

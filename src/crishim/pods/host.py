@@ -7,13 +7,14 @@ from pathlib import Path
 from crishim.model.runtime import CgroupDriver
 from crishim.oci.facts import CAPABILITIES, DeviceNode, Host
 
+SELINUX = Path("/sys/fs/selinux")
 SECCOMP_DEFAULT = Path("/usr/share/containers/seccomp.json")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 _SYS_RESOURCE = 24
 
 
-def host(*, systemd_cgroup: bool = False, rlimits: tuple[tuple[str, int, int], ...] = ()) -> Host:
-    """This machine, as it is now."""
+def host(*, systemd_cgroup: bool = False, rlimits: tuple[tuple[str, int, int], ...] = (), selinux: Path = SELINUX) -> Host:
+    """This machine, as it is now. `selinux` is where SELinux's file system is mounted, if it is."""
     bounding = _bounding()
     own_score = int(Path("/proc/self/oom_score_adj").read_text(encoding="ascii"))
     release = platform.release().split(".")
@@ -28,7 +29,7 @@ def host(*, systemd_cgroup: bool = False, rlimits: tuple[tuple[str, int, int], .
         architecture=_ARCHITECTURES.get(platform.machine(), platform.machine()),
         kernel=(int(release[0]), int(release[1])),
         apparmor=_read(Path("/sys/module/apparmor/parameters/enabled")).startswith("Y"),
-        selinux=Path("/sys/fs/selinux/enforce").exists(),
+        selinux=(selinux / "enforce").exists(),
         hostname=platform.node(),
         devices=host_devices(),
         rlimits=rlimits,

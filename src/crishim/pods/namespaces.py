@@ -140,7 +140,10 @@ class PinnedNamespaces:
             for kind in kinds:
                 _pin_from(second, kind, pins)
         # the node's root may set what even the owner of the namespaces may not: the hostname, by way of /proc
-        await asyncio.to_thread(inside, [str(pins / kind) for kind in kinds], lambda: _furnish(spec, kinds))
+        refused = await asyncio.to_thread(inside, [str(pins / kind) for kind in kinds], lambda: _furnish(spec, kinds))
+        enter = (*inner, *(f"--{kind}={pins / kind}" for kind in kinds))
+        for name in refused:
+            await _write_as_owner(enter, name, spec.config.linux.sysctls[name])
 
     def _make_private(self) -> None:
         """Pins must not travel to other mount namespaces, or nobody could let go of them all."""
@@ -182,7 +185,8 @@ def _unstack(folder: Path) -> None:
 
 def _pin(pins: Path, spec: SandboxSpec, kinds: Collection[str]) -> None:
     """In new namespaces: furnish them, and bind them to their files."""
-    _furnish(spec, kinds)
+    if refused := _furnish(spec, kinds):
+        raise _refusal(refused[0], spec.config.linux.sysctls[refused[0]], "Permission denied")
     for kind in kinds:
         mount(f"/proc/thread-self/ns/{kind}", pins / kind, flags=MS_BIND)
 
@@ -193,8 +197,12 @@ def _pin_from(pid: int, kind: str, pins: Path) -> None:
         raise Unknown(f"the process with the pod's new {kind} namespace has ended")
 
 
-def _furnish(spec: SandboxSpec, kinds: Collection[str]) -> None:
-    """In a pod's namespaces: set its hostname and sysctls."""
+def _furnish(spec: SandboxSpec, kinds: Collection[str]) -> list[str]:
+    """In a pod's namespaces: set its hostname and sysctls; answers those that the kernel leaves to the namespaces' owner.
+
+    Since Linux 5.19 (`ipc_permissions`, `mq_permissions`) those of IPC and of message queues are its root's alone.
+    """
+    refused = []
     if "uts" in kinds and spec.config.hostname:
         try:
             Path("/proc/sys/kernel/hostname").write_text(spec.config.hostname, encoding="utf-8")
@@ -203,9 +211,28 @@ def _furnish(spec: SandboxSpec, kinds: Collection[str]) -> None:
     for name, value in spec.config.linux.sysctls.items():
         try:
             # with the line's end, since an empty value would not be written at all
-            Path("/proc/sys", name.replace(".", "/")).write_text(f"{value}\n", encoding="utf-8")
+            _sysctl(name).write_text(f"{value}\n", encoding="utf-8")
+        except PermissionError:
+            refused.append(name)
         except OSError as error:
-            raise InvalidArgument(f"config.linux.sysctls[{name}]", f"{value!r}: {error.strerror}") from error
+            raise _refusal(name, value, str(error.strerror)) from error
+    return refused
+
+
+def _sysctl(name: str) -> Path:
+    return Path("/proc/sys", name.replace(".", "/"))
+
+
+def _refusal(name: str, value: str, reason: str) -> InvalidArgument:
+    return InvalidArgument(f"config.linux.sysctls[{name}]", f"{value!r}: {reason}")
+
+
+async def _write_as_owner(enter: tuple[str, ...], name: str, value: str) -> None:
+    """Set a sysctl as the root of the user namespace that `enter` goes into."""
+    process = await _start(*enter, "tee", str(_sysctl(name)))
+    _, complaint = await process.communicate(f"{value}\n".encode())
+    if process.returncode:
+        raise _refusal(name, value, complaint.decode("utf-8", "replace").strip().rpartition(": ")[2])
 
 
 async def _start(*command: str) -> asyncio.subprocess.Process:

@@ -78,7 +78,7 @@ def profiles(spec: ContainerSpec) -> FrozenDict[str, str]:
     seccomp = spec.security.seccomp if spec.security else None
     if seccomp is None or not is_localhost(seccomp):
         return FrozenDict()
-    path = seccomp.localhost_ref.removeprefix("localhost/")
+    path = seccomp.localhost_ref
     try:
         return FrozenDict({seccomp.localhost_ref: Path(path).read_text(encoding="utf-8")})
     except OSError as error:

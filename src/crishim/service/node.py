@@ -162,6 +162,7 @@ class Runtime:
                 "problem": handle.problem,
                 "capabilities": sorted(capability.__name__ for capability in handle.capabilities),
                 "supported": sorted(handle.known_info.supported) if handle.known_info else [],
+                "details": dict(handle.known_info.details) if handle.known_info else {},
             }
             for handle in self._core.backends.handles
         }

@@ -265,14 +265,20 @@ class Stats:
         ]
 
     async def _measured(self, works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+        """What is measured within `_LIST_DEADLINE`, in order.
+
+        What takes longer, as the probe after an `Unavailable` may, goes on without anybody who waits for it.
+        """
+        tasks = [self._core.tasks.spawn(work, "stats of a list") for work in works]
+        if tasks:
+            await asyncio.wait(tasks, timeout=_LIST_DEADLINE)
         figures = []
-        for outcome in await asyncio.gather(*works, return_exceptions=True):
-            if isinstance(outcome, CrishimError):
-                _log.debug("left out of a stats list: %s", outcome)
-            elif isinstance(outcome, BaseException):
-                raise outcome
+        for task in tasks:
+            error = task.exception() if task.done() and not task.cancelled() else None
+            if not task.done() or isinstance(error, CrishimError):
+                _log.debug("left out of a stats list: %s", error or "it takes too long")
             else:
-                figures.append(outcome)
+                figures.append(task.result())
         return figures
 
     async def _container(self, entry: ContainerEntry, deadline: float | None = None) -> ContainerStats:

@@ -15,7 +15,9 @@ from crishim.errors import CrishimError
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import FIRST_PROCESS
 from crishim.linux.processes import recorded
-from crishim.model.container import ContainerState
+from crishim.model.container import ContainerState, LinuxContainerConfig
+from crishim.model.features import Feature
+from crishim.model.security import LinuxContainerSecurityContext, ProfileType, SecurityProfile
 from crishim.model.values import ContainerId
 from crishim.testing import Harness
 from crishim.testing.conformance.candidate import until
@@ -115,3 +117,22 @@ async def test_the_sandboxs_death(world: Harness, tmp_path: Path) -> None:
     await world.services.sandboxes.stop(sandbox)
     await world.services.sandboxes.remove(sandbox)
     assert not list((tmp_path / "run" / "runtime").glob("*.state"))
+
+
+@gvisor
+async def test_filters_are_loaded_into_gvisor(tmp_path: Path) -> None:
+    """A seccomp profile of a container in gVisor denies what it says; the node's AppArmor and SELinux are refused."""
+    rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}
+    profile = tmp_path / "profile.json"
+    profile.write_text(
+        json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": [rule]})
+    )
+    security = LinuxContainerSecurityContext(seccomp=SecurityProfile(ProfileType.LOCALHOST, str(profile)))
+    async with node(tmp_path, runtime="runsc", runtime_args=["--platform=ptrace", "--network=none"]) as world:
+        sandbox = await world.run_sandbox()
+        linux = LinuxContainerConfig(security_context=security)
+        denied = await world.run_container(sandbox, "denied", "busybox", "mkdir", "/tmp/a", linux=linux)
+        allowed = await world.run_container(sandbox, "allowed", "busybox", "mkdir", "/tmp/b")
+        assert (1, 0) == (await ended(world, denied), await ended(world, allowed))
+        supported = (await world.backend.probe()).supported
+    assert frozenset() == supported & {Feature.APPARMOR, Feature.SELINUX}

@@ -29,6 +29,7 @@ TOOLS = {
     "unshare": "util-linux",
     "nsenter": "util-linux",
     "catatonit": "catatonit",
+    "apparmor_parser": "apparmor",
     "ip": "iproute2",
     "iptables": "iptables",
     "skopeo": "skopeo",
@@ -61,7 +62,7 @@ class BusyboxRoots:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    async def prepare(self, container_id: ContainerId, image_id: ImageId, userns: str = "") -> Rootfs:
+    async def prepare(self, container_id: ContainerId, image_id: ImageId, userns: str = "", label: str = "") -> Rootfs:
         root = self._folder / container_id
         for name in ("bin", "etc", "proc", "sys", "dev", "tmp"):
             (root / name).mkdir(parents=True, exist_ok=True)
@@ -78,7 +79,7 @@ class BusyboxRoots:
             return Rootfs(path=str(mapped), upper=str(root))
         return Rootfs(path=str(root), upper=str(root))
 
-    async def view(self, container_id: ContainerId, image_id: ImageId, userns: str = "") -> Path:
+    async def view(self, container_id: ContainerId, image_id: ImageId, userns: str = "", label: str = "") -> Path:
         raise NotFound("image", image_id)
 
     async def release(self, container_id: ContainerId) -> None:

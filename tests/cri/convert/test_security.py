@@ -79,6 +79,17 @@ def test_the_message_of_a_profile_beats_the_text() -> None:
     assert (RUNTIME_DEFAULT, RUNTIME_DEFAULT) == (decoded.seccomp, decoded.apparmor)
 
 
+def test_the_front_of_the_text_form_is_left_out_of_messages() -> None:
+    """A `localhost/` that a client writes into the newer form too, as critest does, is no part of a path or name."""
+    message = pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref="localhost/mine")
+    context = pb.LinuxContainerSecurityContext(seccomp=message, apparmor=message)
+    decoded = security.decode_container_context(context, "s")
+    assert [SecurityProfile(ProfileType.LOCALHOST, "mine")] * 2 == [decoded.seccomp, decoded.apparmor]
+    message.localhost_ref = "localhost/"
+    with refused("s.apparmor.localhost_ref"):
+        security.decode_container_context(pb.LinuxContainerSecurityContext(apparmor=message), "s")
+
+
 @pytest.mark.parametrize("text", ["default", "localhost/", "localhost", "runtime/other"])
 def test_other_texts_are_no_profile(text: str) -> None:
     """A text that names no profile is refused by its own field."""

@@ -18,8 +18,7 @@ ignores: Final[Mapping[str, str]] = {
         for value in ("network=POD", "pid=POD", "pid=CONTAINER", "ipc=POD")
     },
     **{
-        f"{rights}.{profile}.profile_type=RuntimeDefault": "a process runs unconfined"
-        for rights in _RIGHTS
+        f"PodSandboxConfig.linux.security_context.{profile}.profile_type=RuntimeDefault": "there is no pause container"
         for profile in ("seccomp", "apparmor")
     },
 }

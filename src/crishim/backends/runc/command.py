@@ -1,6 +1,7 @@
 """What a runtime can do that older versions cannot: by its own word, `features`, or by its version where it has no such word.
 
-Pure. Recursive read-only mounts came with runc 1.1 and crun 1.4, mounts with ids of their own with runc 1.2 and crun 1.8; crun
+Pure. Recursive read-only mounts came with runc 1.1 and crun 1.4, user namespaces that somebody else has made with runc 1.2 and
+crun 1.8, and mounts with ids of their own in these with runc 1.2 and crun 1.9 (1.8 makes them inside, where it may not). crun
 answers `features` since 1.8.7, and speaks of id mappings in it since 1.9.
 
 A runc-compatible command line: runc, crun, youki, runsc.
@@ -29,7 +30,9 @@ from crishim.monitor.conmon import runtime_message
 Version = tuple[int, ...]
 
 _RECURSIVE_READONLY: Final[dict[str, Version]] = {"runc": (1, 1), "crun": (1, 4)}
-_IDMAP: Final[dict[str, Version]] = {"runc": (1, 2), "crun": (1, 8)}
+_USERNS: Final[dict[str, Version]] = {"runc": (1, 2), "crun": (1, 8)}
+_IDMAP: Final[dict[str, Version]] = {"runc": (1, 2), "crun": (1, 9)}
+_BUILT: Final = {"seccomp": Feature.SECCOMP, "apparmor": Feature.APPARMOR, "selinux": Feature.SELINUX}
 _KERNEL_RECURSIVE_READONLY: Final = (5, 12)
 _KERNEL_IDMAP: Final = (5, 19)
 """Overlayfs takes layers with ids of their own since then."""
@@ -40,21 +43,26 @@ class Features:
     """What one runtime can do on one kernel."""
 
     recursive_readonly: bool = False
+    userns: bool = False
     idmap: bool = False
+    lacking: frozenset[Feature] = frozenset()
+    """What it was built without: a runtime can be built without seccomp, and then takes no filter."""
 
     @property
     def supported(self) -> frozenset[Feature]:
         """The requested that can be kept with them."""
-        kept = set(OCI)
+        kept = set(OCI - self.lacking)
         if self.recursive_readonly:
             kept.add(Feature.RECURSIVE_READONLY_MOUNTS)
+        if self.userns or self.idmap:
+            kept.add(Feature.USER_NAMESPACE)
         if self.idmap:
-            kept |= {Feature.USER_NAMESPACE, Feature.IDMAP_MOUNTS}
+            kept.add(Feature.IDMAP_MOUNTS)
         return frozenset(kept)
 
     @property
     def advertised(self) -> RuntimeHandlerFeatures:
-        """The same for Status."""
+        """The same for Status, where user namespaces mean mounts with mapped ids too (CRI, RuntimeHandlerFeatures)."""
         return RuntimeHandlerFeatures(recursive_read_only_mounts=self.recursive_readonly, user_namespaces=self.idmap)
 
 
@@ -63,15 +71,21 @@ def features(name: str, version: str, told: str, kernel: tuple[int, int]) -> Fea
     number = version_of(version)
     readonly = _since(_RECURSIVE_READONLY, name, number)
     idmap = _since(_IDMAP, name, number)
+    lacking: frozenset[Feature] = frozenset()
     try:
         answer = json.loads(told)
         readonly = "rro" in answer.get("mountOptions", ())
+        lacking = frozenset(
+            feature for word, feature in _BUILT.items() if not answer["linux"].get(word, {}).get("enabled", True)
+        )
         idmap = bool(answer["linux"]["mountExtensions"]["idmap"]["enabled"])
     except (ValueError, KeyError, TypeError, AttributeError):
         pass  # it says nothing of it, and its version must do
     return Features(
         recursive_readonly=readonly and kernel >= _KERNEL_RECURSIVE_READONLY,
+        userns=(idmap or _since(_USERNS, name, number)) and kernel >= _KERNEL_IDMAP,
         idmap=idmap and kernel >= _KERNEL_IDMAP,
+        lacking=lacking,
     )
 
 

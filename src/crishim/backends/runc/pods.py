@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import attrs
+
 from crishim.backends.runc.command import RuntimeCommand
 from crishim.backends.runc.runsc import GvisorPods, RunscRuntime
 from crishim.backends.runc.runtime import RuncRuntime
@@ -92,12 +94,13 @@ def build(context: BackendContext) -> Backend:
     root = context.runtime_state / "runtime"
     with contextlib.suppress(CrishimError):
         become_subreaper()
-    args = [str(argument) for argument in context.options.get("runtime_args", ())]
+    gvisor = bool(context.options.get("gvisor", Path(program).name == "runsc"))
+    args = [*(("--oci-seccomp",) if gvisor else ()), *map(str, context.options.get("runtime_args", ()))]
     command = RuntimeCommand(program, root, systemd_cgroup=systemd, args=args)
     machine = host(systemd_cgroup=systemd, rlimits=_rlimits(context.options.get("ulimits", {})))
-    gvisor = bool(context.options.get("gvisor", Path(program).name == "runsc"))
     sockets = context.runtime_state / "s"
     if gvisor:
+        machine = attrs.evolve(machine, apparmor=False, selinux=False)  # gVisor has no use for either
         return GvisorPods(RunscRuntime(command, sockets, machine), context, machine)
     return MeasuredPods(RuncRuntime(command, sockets, machine), context, machine)
 

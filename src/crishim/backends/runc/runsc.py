@@ -17,9 +17,10 @@ from crishim.backends.runc.command import meaning
 from crishim.backends.runc.exec import AdoptedChild
 from crishim.backends.runc.runtime import MonitoredRuntime
 from crishim.errors import CrishimError, InvalidArgument, Unavailable
-from crishim.interfaces.backend import BackendContext
+from crishim.interfaces.backend import BackendContext, BackendInfo
 from crishim.linux.processes import read_pid
 from crishim.model.container import ContainerSpec
+from crishim.model.features import Feature
 from crishim.model.sandbox import SandboxSpec
 from crishim.model.security import NamespaceMode
 from crishim.model.stats import CgroupUsage
@@ -32,9 +33,17 @@ from crishim.pods.usage import MeasuredPods
 class RunscRuntime(MonitoredRuntime):
     """Runs the bundles of `GvisorPods` with gVisor's `runsc`, each member of a pod behind a holder.
 
+    AppArmor profiles and SELinux labels are of the node's kernel, which its containers do not see. Their seccomp filters are
+    loaded into gVisor's own by its option `--oci-seccomp` alone.
+
     Of a bundle that is in no pod it tells no exit, since gVisor's sandbox outlives its first process: gVisor's own shim is for
     those.
     """
+
+    async def probe(self) -> BackendInfo:
+        """As `MonitoredRuntime.probe`."""
+        info = await super().probe()
+        return attrs.evolve(info, supported=info.supported - {Feature.APPARMOR, Feature.SELINUX})
 
     def _monitored(self) -> tuple[str, tuple[str, ...]]:
         return sys.executable, ("-IS", holder.__file__, *self._command.line)

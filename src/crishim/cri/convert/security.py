@@ -111,13 +111,17 @@ def encode_selinux(label: SELinuxOption) -> pb.SELinuxOption:
 
 
 def decode_profile(message: pb.SecurityProfile, path: str) -> SecurityProfile:
-    """A profile. `localhost_ref` stands with Localhost, and there it must."""
+    """A profile. `localhost_ref` stands with Localhost, and there it must; a `localhost/` at its front is left out.
+
+    Clients that knew the text form write that front here too: critest does, and containerd and CRI-O take it.
+    """
     profile_type = decode_enum(ProfileType, message.profile_type, f"{path}.profile_type")
+    reference = message.localhost_ref.removeprefix("localhost/")
     if profile_type is ProfileType.LOCALHOST:
-        not_empty(message.localhost_ref, f"{path}.localhost_ref")
+        not_empty(reference, f"{path}.localhost_ref")
     elif message.localhost_ref:
         raise InvalidArgument(f"{path}.localhost_ref", "is set without profile type Localhost")
-    return SecurityProfile(profile_type=profile_type, localhost_ref=message.localhost_ref)
+    return SecurityProfile(profile_type=profile_type, localhost_ref=reference)
 
 
 def encode_profile(profile: SecurityProfile) -> pb.SecurityProfile:

@@ -54,7 +54,7 @@ async def check_unsupported_features_are_refused(world: World) -> None:
     """A request that sets a field outside `supported` is refused with InvalidArgument naming the field, and leaves nothing."""
     async with _services(world) as services:
         sandbox_id = await services.sandboxes.run(_sandbox(world), "")
-        for feature, security in _WISHES.items():
+        for feature, security in _WISHES:
             if feature in world.info.supported:
                 continue
             plain = _plain(world, world.programs.sleeps())
@@ -99,16 +99,18 @@ async def check_hung_verb_does_not_hang_a_pod(world: World) -> None:
         raise AssertionError("a hung create must end with DeadlineExceeded")
 
 
-_WISHES = {
-    Feature.PRIVILEGED: LinuxContainerSecurityContext(privileged=True),
-    Feature.READONLY_ROOTFS: LinuxContainerSecurityContext(readonly_rootfs=True),
-    Feature.NO_NEW_PRIVS: LinuxContainerSecurityContext(no_new_privs=True),
-    Feature.USER: LinuxContainerSecurityContext(run_as_user=1234),
-    Feature.SECCOMP: LinuxContainerSecurityContext(seccomp=SecurityProfile(ProfileType.LOCALHOST, "/profile.json")),
-    Feature.APPARMOR: LinuxContainerSecurityContext(apparmor=SecurityProfile(ProfileType.LOCALHOST, "profile")),
-    Feature.HOST_PID: LinuxContainerSecurityContext(namespace_options=NamespaceOption(pid=NamespaceMode.NODE)),
-    Feature.HOST_IPC: LinuxContainerSecurityContext(namespace_options=NamespaceOption(ipc=NamespaceMode.NODE)),
-}
+_WISHES = (
+    (Feature.PRIVILEGED, LinuxContainerSecurityContext(privileged=True)),
+    (Feature.READONLY_ROOTFS, LinuxContainerSecurityContext(readonly_rootfs=True)),
+    (Feature.NO_NEW_PRIVS, LinuxContainerSecurityContext(no_new_privs=True)),
+    (Feature.USER, LinuxContainerSecurityContext(run_as_user=1234)),
+    (Feature.SECCOMP, LinuxContainerSecurityContext(seccomp=SecurityProfile(ProfileType.LOCALHOST, "/profile.json"))),
+    (Feature.APPARMOR, LinuxContainerSecurityContext(apparmor=SecurityProfile(ProfileType.LOCALHOST, "profile"))),
+    (Feature.SECCOMP, LinuxContainerSecurityContext(seccomp=SecurityProfile(ProfileType.RUNTIME_DEFAULT))),
+    (Feature.APPARMOR, LinuxContainerSecurityContext(apparmor=SecurityProfile(ProfileType.RUNTIME_DEFAULT))),
+    (Feature.HOST_PID, LinuxContainerSecurityContext(namespace_options=NamespaceOption(pid=NamespaceMode.NODE))),
+    (Feature.HOST_IPC, LinuxContainerSecurityContext(namespace_options=NamespaceOption(ipc=NamespaceMode.NODE))),
+)
 
 
 def _services(world: World) -> Services:

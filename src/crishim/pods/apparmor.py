@@ -1,0 +1,122 @@
+"""AppArmor on this machine: which profiles its kernel has, and a default profile, loaded where it is missing.
+
+The default allows and denies what the default profiles of containerd, Docker and CRI-O do: a container may use files, the
+network and its capabilities, and may mount nothing; it may signal and trace its like, and be signalled by a runtime and by who
+is unconfined; below /proc and /sys it may set shared memory's limits and its own cgroups', and nothing else of the kernel's.
+What is not named is denied. It includes no file of the distribution's, so it is the same on every node.
+
+A profile of that name that is loaded already stays: an administrator's own is not replaced.
+"""
+
+import asyncio
+import logging
+import shutil
+from pathlib import Path
+from typing import Final
+
+from crishim.linux.children import children
+from crishim.model.container import ContainerSpec
+from crishim.oci.facts import AppArmor
+from crishim.oci.security import APPARMOR_DEFAULT, apparmor_profile
+
+_log = logging.getLogger(__name__)
+
+PARSER: Final = "apparmor_parser"
+LOADED: Final = Path("/sys/kernel/security/apparmor/profiles")
+_ABSENT: Final = "this machine has no AppArmor"
+
+_PROFILE: Final = f"""\
+profile {APPARMOR_DEFAULT} flags=(attach_disconnected, mediate_deleted) {{
+  file,
+  network,
+  capability,
+  umount,
+  deny mount,
+
+  signal (send, receive) peer={APPARMOR_DEFAULT},
+  signal (receive) peer=unconfined,
+  signal (receive) peer=runc,
+  signal (receive) peer=crun,
+  ptrace (trace, tracedby, read, readby) peer={APPARMOR_DEFAULT},
+
+  # Below /proc a container writes what belongs to processes, and shared memory's settings.
+  deny /proc/* w,
+  deny /proc/[^0-9s]*/** w,
+  deny /proc/s[^y]*/** w,
+  deny /proc/sys[^/]*/** w,
+  deny /proc/sys/[^k]*{{,/**}} w,
+  deny /proc/sys/k[^e]*{{,/**}} w,
+  deny /proc/sys/kernel/[^s]*{{,/**}} w,
+  deny /proc/sys/kernel/s[^h]*{{,/**}} w,
+  deny /proc/sys/kernel/sh[^m]*{{,/**}} w,
+  deny /proc/{{kcore,kmem,mem,sysrq-trigger}} rwklx,
+
+  # Below /sys it writes its own cgroups.
+  deny /sys/[^f]*/** wklx,
+  deny /sys/f[^s]*/** wklx,
+  deny /sys/fs/[^c]*/** wklx,
+  deny /sys/fs/c[^g]*/** wklx,
+  deny /sys/fs/cg[^r]*/** wklx,
+  deny /sys/{{firmware,devices/virtual/powercap,kernel/security}}/** rwklx,
+}}
+"""
+
+
+class AppArmorProfiles:
+    """Chooses containers' profiles. `used` is whether they get any; `loaded` is the kernel's list."""
+
+    def __init__(self, *, used: bool, loaded: Path = LOADED, parser: str = PARSER) -> None:
+        self._used = used
+        self._loaded = loaded
+        self._parser = parser
+        self._loading = asyncio.Lock()
+
+    def outlook(self) -> str:
+        """What a container that names no profile gets: the default's name, or why it gets none. Loads nothing."""
+        if not self._used:
+            return _ABSENT
+        loaded, problem = self._read()
+        if problem or APPARMOR_DEFAULT in loaded or shutil.which(self._parser):
+            return problem or APPARMOR_DEFAULT
+        return f"{APPARMOR_DEFAULT} is not loaded, and there is no {self._parser} (apparmor)"
+
+    async def ready(self) -> AppArmor:
+        """What the kernel has; the default is loaded first where it is missing."""
+        if not self._used:
+            return AppArmor(problem=_ABSENT)
+        async with self._loading:
+            loaded, problem = await asyncio.to_thread(self._read)
+            if not problem and APPARMOR_DEFAULT not in loaded:
+                if problem := await self._load():
+                    _log.warning("containers that name no AppArmor profile get none: %s", problem)
+                else:
+                    loaded, problem = await asyncio.to_thread(self._read)
+            return AppArmor(loaded=loaded, problem=problem)
+
+    async def choose(self, spec: ContainerSpec) -> str:
+        """The name of a container's profile; empty for none. Raises `InvalidArgument` as `apparmor_profile` does."""
+        return apparmor_profile(spec, await self.ready())
+
+    def _read(self) -> tuple[frozenset[str], str]:
+        """The names in the kernel's list, and why it cannot be read."""
+        try:
+            lines = self._loaded.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        except OSError as error:
+            return frozenset(), f"{self._loaded}: {error.strerror}"
+        return frozenset(line.rpartition(" (")[0] for line in lines), ""
+
+    async def _load(self) -> str:
+        """Have the kernel take the default; what went wrong, empty for nothing."""
+        pipe = asyncio.subprocess.PIPE
+        try:
+            process = await children.start(self._parser, "-Kr", stdin=pipe, stdout=asyncio.subprocess.DEVNULL, stderr=pipe)
+        except OSError as error:
+            return f"{self._parser} (apparmor): {error.strerror}"
+        try:
+            _, complaint = await process.communicate(_PROFILE.encode())
+        except asyncio.CancelledError:
+            process.kill()
+            await process.wait()
+            raise
+        said = complaint.decode("utf-8", "replace").strip()
+        return f"{self._parser} ended with {process.returncode}: {said[:500]}" if process.returncode else ""
