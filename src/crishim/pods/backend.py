@@ -34,6 +34,7 @@ from crishim.interfaces.seats import Rootfs, RootfsProvider
 from crishim.linux import pins, processes
 from crishim.linux.cgroups import Cgroups, folder_of
 from crishim.linux.mounts import unmount_below
+from crishim.linux.programs import find_program
 from crishim.linux.roots import read_in_root
 from crishim.model.container import (
     ContainerCreated,
@@ -325,8 +326,7 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         return folder
 
     async def _start_pause(self, spec: SandboxSpec) -> None:
-        program = shutil.which(PAUSE)
-        if program is None:
+        if not (program := find_program(PAUSE)):
             raise FailedPrecondition("missing", "installed", f"{PAUSE}, which a shared PID namespace needs")
         bundle = self._pods / spec.id / "pause"
         root = bundle / "rootfs"

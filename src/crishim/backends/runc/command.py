@@ -11,7 +11,6 @@ by the few phrases that the runtimes have for it.
 
 import asyncio
 import json
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ import attrs
 
 from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, NotFound, Unknown
 from crishim.linux.children import children
+from crishim.linux.programs import find_program
 from crishim.logs.stdio import ChildEnds
 from crishim.model.features import OCI, Feature
 from crishim.model.runtime import RuntimeHandlerFeatures
@@ -130,7 +130,7 @@ class RuntimeCommand:
     """Runs the runtime's subcommands. `root` is the runtime's own state folder, `args` further global arguments."""
 
     def __init__(self, program: str, root: Path, *, systemd_cgroup: bool = False, args: Sequence[str] = ()) -> None:
-        self.program = shutil.which(program) or program  # conmon wants a path
+        self.program = find_program(program) or program  # conmon wants a path
         self.name = Path(program).name
         self.systemd_cgroup = systemd_cgroup
         self.line = (self.program, f"--root={root}", *args)
