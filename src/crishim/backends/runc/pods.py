@@ -5,7 +5,6 @@ The head of the package lists the options.
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +17,7 @@ from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.plugin import Plugin
 from crishim.interfaces.seats import Finding
 from crishim.linux.children import become_subreaper
+from crishim.linux.programs import find_program
 from crishim.model.runtime import CgroupDriver
 from crishim.oci.ignores import ignores
 from crishim.pods.host import host
@@ -28,48 +28,26 @@ _PROGRAMS: Final = (
     ("skopeo", True, "no image can be pulled", "skopeo"),
     ("unshare", False, "no pod can have a user namespace", "util-linux"),
     ("nsenter", False, "no pod can have a user namespace", "util-linux"),
-    ("catatonit", False, "no pod can share a process namespace among its containers", "catatonit"),
+    ("catatonit", True, "no pod can share a process namespace among its containers", "catatonit"),
+    ("zstd", False, "no image with zstd layers can be pulled", "zstd"),
 )
-_PLUGINS: Final = ("opt/cni/bin", "usr/lib/cni")
 _SECCOMP: Final = "usr/share/containers/seccomp.json"
-_POLICY: Final = "etc/containers/policy.json"
 
 
 def findings(root: Path, runtime: str = "runc") -> Iterator[Finding]:
     """One finding for each thing that pods of `runtime` need. `root` is where the machine's files lie."""
     yield Finding(what="root", ok=os.geteuid() == 0, without="nothing can be mounted", remedy="run it as root")
     for program, needed, without, package in ((runtime, True, "no container can be made", Path(runtime).name), *_PROGRAMS):
-        path = shutil.which(program)
+        path = find_program(program)
         remedy = f"apt-get install {package}"
-        yield Finding(what=program, ok=path is not None, needed=needed, found=path or "", without=without, remedy=remedy)
-    kinds = _text(root / "proc/filesystems").split()
-    yield Finding(
-        what="overlayfs", ok="overlay" in kinds, without="no root file system can be mounted", remedy="modprobe overlay"
-    )
-    folders = [folder for folder in _PLUGINS if (root / folder).is_dir()]
-    yield Finding(
-        what="CNI plugins",
-        ok=bool(folders),
-        needed=False,
-        found=", ".join(f"/{folder}" for folder in folders),
-        without="only pods on the host's network can run",
-        remedy="apt-get install containernetworking-plugins",
-    )
+        yield Finding(what=program, ok=bool(path), needed=needed, found=path, without=without, remedy=remedy)
     yield _file(root, _SECCOMP, "pods that ask for the RuntimeDefault seccomp profile are refused", needed=False)
-    yield _file(root, _POLICY, "nothing is pulled, unless the configuration names a signature policy", needed=False)
 
 
 def _file(root: Path, name: str, without: str, *, needed: bool) -> Finding:
-    there = (root / name).is_file()
+    there = os.access(root / name, os.R_OK)
     remedy = "apt-get install golang-github-containers-common"
     return Finding(what=f"/{name}", ok=there, needed=needed, found=f"/{name}" if there else "", without=without, remedy=remedy)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""
 
 
 _OPTIONS: Final = frozenset({"runtime", "runtime_args", "gvisor", "ulimits"})
