@@ -34,19 +34,25 @@ def command(path: Path | None) -> None:
         config = app.read_config(path)
         console = Console(highlight=False, soft_wrap=True)
         console.print(f"crishim {__version__}, Python {platform.python_version()}, {platform.system()} {platform.release()}")
-        used: dict[str, list[str]] = {}
-        for backend in config.backend_names:
-            used.setdefault(config.plugin_of(backend), []).append(backend)
-        whole = _print_findings(console, "crishim", _own_findings(config))
-        plugins = [plugin for plugin in map(_loaded, used) if plugin is not None and plugin.needs_node]
-        if plugins:
-            store = any(plugin.images is None for plugin in plugins)
-            whole = _print_findings(console, "node", node_findings(config, store=store)) and whole
-        for name in sorted({*installed(), *used}):
-            for title, findings in _plugin_findings(config, name, used.get(name, [])):
-                complete = _print_findings(console, title, findings)
-                whole = whole and (complete or name not in used)
-        sys.exit(0 if whole else 1)
+        whole = [_print_findings(console, title, found) for title, found in findings(config)]
+        used = {config.plugin_of(backend) for backend in config.backend_names}
+        for name in sorted({*installed()} - used):
+            for title, found in _plugin_findings(config, name, []):
+                _print_findings(console, title, found)
+        sys.exit(0 if all(whole) else 1)
+
+
+def findings(config: Config) -> Iterator[tuple[str, Iterable[Finding]]]:
+    """What serving with this configuration needs, with titles: crishim's own, the node's, each backend's."""
+    used: dict[str, list[str]] = {}
+    for backend in config.backend_names:
+        used.setdefault(config.plugin_of(backend), []).append(backend)
+    yield "crishim", _own_findings(config)
+    plugins = [plugin for plugin in map(_loaded, used) if plugin is not None and plugin.needs_node]
+    if plugins:
+        yield "node", node_findings(config, store=any(plugin.images is None for plugin in plugins))
+    for name in sorted(used):
+        yield from _plugin_findings(config, name, used[name])
 
 
 def _loaded(name: str) -> Plugin | None:
