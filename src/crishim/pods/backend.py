@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.errors import CrishimError, DataLoss, FailedPrecondition, Internal, NotFound
+from crishim.errors import CreateRefused, CrishimError, DataLoss, FailedPrecondition, Internal, NotFound
 from crishim.interfaces.backend import Backend, BackendContext, BackendInfo
 from crishim.interfaces.capabilities import SupportsSandboxUpdate, SupportsSandboxWait
 from crishim.interfaces.oci_runtime import (
@@ -71,6 +71,8 @@ _EXIT_TIMEOUT: Final = 1.0
 _STARTING: Final = "starting"
 _STARTED: Final = "started-at"
 """Files of a bundle: when its start was asked for; renamed when the runtime has said that it took place."""
+_REFUSED: Final = "refused"
+"""A file of a bundle with the words in which the runtime has refused to create it."""
 
 _STATES: Final = {
     OciStatus.CREATING: ContainerState.CREATED,
@@ -159,14 +161,20 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         views = await self._views(spec, namespaces.user)
         volumes = await make_volumes(spec, rootfs, bundle, files.files_of(pod, spec.sandbox), namespaces)
         place = await asyncio.to_thread(self._fill_bundle, bundle, spec, pod, rootfs, views, volumes)
-        with self._pids.joined(spec):
-            pid = await self._runtime.create(spec.id, bundle, stdio)
-        processes.record(bundle / FIRST_PROCESS, pid)
+        try:
+            with self._pids.joined(spec):
+                pid = await self._runtime.create(spec.id, bundle, stdio)
+        except CreateRefused as refusal:
+            await self._refuse_start(bundle, refusal)
+        else:
+            processes.record(bundle / FIRST_PROCESS, pid)
         return ContainerCreated(user=place.user)
 
     async def start_container(self, container_id: ContainerId) -> None:
         """The runtime's start."""
         bundle = self._bundle(container_id)
+        if refusal := _read(bundle / _REFUSED):
+            raise CreateRefused(refusal)
         write_atomically(bundle / _STARTING, str(self._context.clock.now()))
         try:
             await self._runtime.start(container_id)
@@ -201,6 +209,16 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         self._pids.forget(bundle)
         await asyncio.to_thread(delete_bundle, bundle)
 
+    async def _refuse_start(self, bundle: Path, refusal: CreateRefused) -> None:
+        """Keep why the runtime did not create the container, for its start, and nothing of it in the runtime."""
+        write_atomically(bundle / _REFUSED, refusal.message)
+        try:
+            await self._runtime.delete(bundle.name)
+        except NotFound:
+            pass
+        except CrishimError as error:  # the container's removal tries it again
+            _log.warning("what the refused creation of container %s has left is not freed: %s", bundle.name, error)
+
     async def _observe_pod(self, folder: Path) -> ObservedSandbox:
         pod, pause = SandboxId(folder.name), folder / "pause"
         ready = not (folder / "stopped").exists()
@@ -223,8 +241,11 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         sandbox_id = SandboxId(_read(bundle / "sandbox"))
         starting = _read(bundle / _STARTING)
         started_at = int(_read(bundle / _STARTED) or starting or 0) or None
+        refused = (bundle / _REFUSED).exists()
         alive = self._runtime.alive(container_id, bundle) if isinstance(self._runtime, SupportsLiveness) else None
-        if alive is None or starting:  # of a start that was broken off only the runtime knows whether it took place
+        if refused:
+            state = ContainerState.CREATED
+        elif alive is None or starting:  # of a start that was broken off only the runtime knows whether it took place
             state = await self._state(container_id, started_at)
         elif started_at is None:
             state = ContainerState.CREATED

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, NotFound, Unknown
+from crishim.errors import AlreadyExists, CreateRefused, CrishimError, FailedPrecondition, NotFound, Unknown
 from crishim.linux.children import children
 from crishim.linux.programs import find_program
 from crishim.logs.stdio import ChildEnds
@@ -105,10 +105,21 @@ _TAKEN = ("already exists",)
 
 
 def meaning(container_id: str, log: str, stderr: str, *, creating: bool = False) -> CrishimError:
-    """The error behind a failed command: its last logged error, else what it wrote.
+    """The error behind a failed command, by `last_error`.
 
     What is not there when a container is created is something that the container wants.
     """
+    message = last_error(log, stderr)
+    low = message.lower()
+    if any(phrase in low for phrase in _TAKEN):
+        return AlreadyExists("container", container_id)
+    if not creating and any(phrase in low for phrase in _GONE):
+        return NotFound("container", container_id)
+    return CreateRefused(message) if creating else Unknown(message)
+
+
+def last_error(log: str, stderr: str) -> str:
+    """What a failed command has said: its last logged error, else what it wrote."""
     message = ""
     for line in log.splitlines():
         try:
@@ -117,13 +128,7 @@ def meaning(container_id: str, log: str, stderr: str, *, creating: bool = False)
             continue
         if entry.get("level") == "error":
             message = str(entry.get("msg", ""))
-    message = message or runtime_message(stderr) or "the runtime failed without a word"
-    low = message.lower()
-    if any(phrase in low for phrase in _TAKEN):
-        return AlreadyExists("container", container_id)
-    if not creating and any(phrase in low for phrase in _GONE):
-        return NotFound("container", container_id)
-    return Unknown(message)
+    return message or runtime_message(stderr) or "the runtime failed without a word"
 
 
 class RuntimeCommand:
