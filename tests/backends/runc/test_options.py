@@ -1,5 +1,10 @@
 """What can be said of the runc backend in crishim.toml, and what it needs of a machine."""
 
+import json
+import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +52,43 @@ def test_one_setting_rules_the_cgroups(tmp_path: Path, driver: CgroupDriver) -> 
 
 def test_default_limits(tmp_path: Path) -> None:
     """A number is both limits, a pair is soft and hard."""
-    backend: Any = build(context(tmp_path, {"ulimits": {"nofile": [1024, 65536], "core": 0}}))
-    assert (("RLIMIT_NOFILE", 1024, 65536), ("RLIMIT_CORE", 0, 0)) == backend._host.rlimits
+    backend: Any = build(context(tmp_path, {"ulimits": {"nofile": [16, 64], "core": 0}}))
+    assert (("RLIMIT_NOFILE", 16, 64), ("RLIMIT_CORE", 0, 0)) == backend._host.rlimits
+
+
+POWERLESS = """
+import json, logging, sys
+from pathlib import Path
+from crishim.backends.runc.pods import build, check
+from tests.backends.runc.test_options import context
+logging.basicConfig(format="%(message)s")
+options = json.loads(sys.argv[1])
+found = [[finding.what, finding.ok, finding.needed] for finding in check(options) if "ulimits" in finding.what]
+print(json.dumps([build(context(Path(sys.argv[2]), options))._host.rlimits, found]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("limits", "given", "found"),
+    [
+        ({"nofile": [1024, 65536], "core": 0}, [["RLIMIT_NOFILE", 1024, 4096], ["RLIMIT_CORE", 0, 0]], 1),
+        ({"nofile": 65536}, [["RLIMIT_NOFILE", 4096, 4096]], 1),
+        ({"nofile": [8, 16]}, [["RLIMIT_NOFILE", 8, 16]], 0),
+    ],
+)
+def test_limits_that_cannot_be_given(tmp_path: Path, limits: dict[str, Any], given: list[Any], found: int) -> None:
+    """Without CAP_SYS_RESOURCE a limit above the process's own is its own, logged once and checked (setrlimit(2))."""
+    without = ["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*without, sys.executable, "-c", POWERLESS, json.dumps({"ulimits": limits}), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[3],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096)),
+    )
+    assert [given, [["ulimits.nofile", False, False]] * found] == json.loads(done.stdout)
+    assert found == done.stderr.count("ulimits.nofile is 4096 for containers"), done.stderr
 
 
 def test_a_machine_with_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

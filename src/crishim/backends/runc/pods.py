@@ -4,10 +4,12 @@ The head of the package lists the options.
 """
 
 import contextlib
+import logging
 import os
+import resource
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from crishim.backends.runc.command import RuntimeCommand
 from crishim.backends.runc.runsc import GvisorPods, RunscRuntime
@@ -20,7 +22,7 @@ from crishim.linux.children import become_subreaper
 from crishim.linux.programs import find_program
 from crishim.model.runtime import CgroupDriver
 from crishim.oci.ignores import ignores
-from crishim.pods.host import host
+from crishim.pods.host import host, may_raise_limits
 from crishim.pods.usage import MeasuredPods
 
 _PROGRAMS: Final = (
@@ -50,6 +52,11 @@ def _file(root: Path, name: str, without: str, *, needed: bool) -> Finding:
     return Finding(what=f"/{name}", ok=there, needed=needed, found=f"/{name}" if there else "", without=without, remedy=remedy)
 
 
+RLimit: TypeAlias = tuple[str, int, int]
+"""A name of setrlimit(2), the soft and the hard limit."""
+
+_log = logging.getLogger(__name__)
+
 _OPTIONS: Final = frozenset({"runtime", "runtime_args", "gvisor", "ulimits"})
 _ULIMITS: Final = (
     *("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue"),
@@ -72,7 +79,10 @@ def build(context: BackendContext) -> Backend:
         become_subreaper()
     args = [str(argument) for argument in context.options.get("runtime_args", ())]
     command = RuntimeCommand(program, root, systemd_cgroup=systemd, args=args)
-    machine = host(systemd_cgroup=systemd, rlimits=_rlimits(context.options.get("ulimits", {})))
+    limits = _rlimits(context.options.get("ulimits", {}))
+    for name, hard in too_high(limits):
+        _log.warning("ulimits.%s is %d for containers, this process's own: above it CAP_SYS_RESOURCE is needed", name, hard)
+    machine = host(systemd_cgroup=systemd, rlimits=clamped(limits))
     gvisor = bool(context.options.get("gvisor", Path(program).name == "runsc"))
     sockets = context.runtime_state / "s"
     if gvisor:
@@ -82,13 +92,40 @@ def build(context: BackendContext) -> Backend:
 
 def check(options: Mapping[str, Any]) -> Iterable[Finding]:
     """What pods with these options need of this machine."""
-    return findings(Path("/"), str(options.get("runtime", "runc")))
+    yield from findings(Path("/"), str(options.get("runtime", "runc")))
+    for name, hard in too_high(_rlimits(options.get("ulimits", {}))):
+        yield Finding(
+            what=f"ulimits.{name}",
+            ok=False,
+            needed=False,
+            without=f"containers get {hard}, this process's own: above it CAP_SYS_RESOURCE is needed",
+            remedy="raise Limit... in crishim's unit, or lower the option",
+        )
 
 
 plugin = Plugin(build=build, check=check, ignores=ignores, needs_node=True)
 
 
-def _rlimits(wanted: Any) -> tuple[tuple[str, int, int], ...]:
+def too_high(limits: Iterable[RLimit]) -> Iterator[tuple[str, int]]:
+    """Limits above this process's own hard ones, which it may not raise; each with its option's name and its own hard limit.
+
+    setrlimit(2): a process without CAP_SYS_RESOURCE may not raise a hard limit, so a runtime that it starts would fail.
+    """
+    if may_raise_limits():
+        return
+    for name, _, hard in limits:
+        own = resource.getrlimit(getattr(resource, name))[1] if hasattr(resource, name) else resource.RLIM_INFINITY
+        if own != resource.RLIM_INFINITY and hard > own:
+            yield name.removeprefix("RLIMIT_").lower(), own
+
+
+def clamped(limits: tuple[RLimit, ...]) -> tuple[RLimit, ...]:
+    """The limits as far as this process may give them."""
+    most = {f"RLIMIT_{name.upper()}": hard for name, hard in too_high(limits)}
+    return tuple((name, min(soft, most.get(name, soft)), min(hard, most.get(name, hard))) for name, soft, hard in limits)
+
+
+def _rlimits(wanted: Any) -> tuple[RLimit, ...]:
     if not isinstance(wanted, Mapping):
         raise InvalidArgument("options.ulimits", "must be a table of limits by name")
     made = []
