@@ -48,7 +48,7 @@ REASONS: Final = {
 
 TOOLS: Final = {
     "root": "run the tests as root",
-    "crictl": "releases of kubernetes-sigs/cri-tools have it",
+    "crictl": "docs/how-to/debug.md says how to get it",
     "runc": "apt-get install runc",
     "containerd": "apt-get install containerd",
     "ctr": "apt-get install containerd",

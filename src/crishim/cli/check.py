@@ -94,7 +94,7 @@ def _own_findings(config: Config) -> list[Finding]:
                 needed=False,
                 found=", ".join(modules) if not missing else "",
                 without=f"no {what}",
-                remedy=f"pip install 'crishim[{extra}]'",
+                remedy=f"{sys.executable} -m pip install 'crishim[{extra}]'",
             )
         )
     return [*findings, *folder_findings(config)]
