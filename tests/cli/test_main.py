@@ -71,7 +71,9 @@ def test_a_configuration_is_checked(tmp_path: Path) -> None:
 def test_a_machine_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`crishim check` lists what each backend finds and what is missing, and fails if a backend in use lacks what it needs."""
     file = tmp_path / "crishim.toml"
-    file.write_text(f'state = "{tmp_path}/state"\nruntime_state = "{tmp_path}/run"\n[handlers]\n"" = "used"\n')
+    file.write_text(
+        f'listen = "{tmp_path}/s"\nstate = "{tmp_path}/state"\nruntime_state = "{tmp_path}/run"\n[handlers]\n"" = "used"\n'
+    )
     missing = Finding(what="conmon", ok=False, without="no logs", remedy="apt install conmon")
     found = Finding(what="runc", ok=True, found="1.1.0")
     checks = {"used": [found], "other": [missing]}
