@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+export PATH := $(abspath $(BIN)):$(PATH)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test examples docs reference pictures package packages proto fuzz soak coverage-page critest critest-all critest-containerd clean
+.PHONY: demo test examples docs reference pictures package packages tools proto fuzz soak coverage-page critest critest-all critest-containerd clean
 
 # Plays a pod on the embedded backend: no root, no daemon.
 demo: $(VENV)/.node
@@ -39,6 +40,11 @@ package: $(VENV)/.dev
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/twine check --strict dist/*
 	PYTHON=$(PYTHON) .ci/installed dist
+
+# crictl and critest, built from the sources of cri-tools in the folder CRITOOLS; says without it whether they are there.
+CRITOOLS ?=
+tools: | $(VENV)/bin/python
+	CRITOOLS=$(CRITOOLS) .ci/tools $(BIN)
 
 # The node's tools, where we are root and apt is there; says what it leaves out.
 packages:

@@ -254,6 +254,15 @@ def test_children_have_one_owner(path: Path) -> None:
     assert set() == used & owned
 
 
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(SRC)))
+def test_programs_are_found_in_one_way(path: Path) -> None:
+    """PATH is read in `linux/programs.py` alone."""
+    attributes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)]
+    used = {(node.value.id, node.attr) for node in attributes if isinstance(node.value, ast.Name)}
+    owned = {("shutil", "which"), ("os", "get_exec_path"), ("os", "execvp")}
+    assert path.relative_to(SRC) == Path("linux/programs.py") or set() == used & owned
+
+
 PIDFILE_MAY = {
     "backends/runc/exec.py",  # the runtime's own, read at once after its create
     "monitor/conmon.py",  # names it for the runtime that conmon runs

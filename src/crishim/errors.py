@@ -70,6 +70,10 @@ class Unknown(CrishimError):
     """Something raised what no contract allows; a traceback is in the log."""
 
 
+class CreateRefused(Unknown):
+    """An OCI runtime has refused to create a container, in its own words: a program that is missing, a mount that fails."""
+
+
 class InvalidArgument(CrishimError):
     """The request makes no sense. `field` is the CRI path of what is wrong, for instance `config.metadata`."""
 

@@ -71,7 +71,9 @@ def test_a_configuration_is_checked(tmp_path: Path) -> None:
 def test_a_machine_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`crishim check` lists what each backend finds and what is missing, and fails if a backend in use lacks what it needs."""
     file = tmp_path / "crishim.toml"
-    file.write_text(f'state = "{tmp_path}/state"\nruntime_state = "{tmp_path}/run"\n[handlers]\n"" = "used"\n')
+    file.write_text(
+        f'listen = "{tmp_path}/s"\nstate = "{tmp_path}/state"\nruntime_state = "{tmp_path}/run"\n[handlers]\n"" = "used"\n'
+    )
     missing = Finding(what="conmon", ok=False, without="no logs", remedy="apt install conmon")
     found = Finding(what="runc", ok=True, found="1.1.0")
     checks = {"used": [found], "other": [missing]}
@@ -85,6 +87,7 @@ def test_a_machine_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(check, "installed", lambda: ("broken", "other"))
     done = run("check", "--config", str(file))
     assert 0 == done.exit_code, done.output
+    assert "pod network" not in done.output
     for words in (
         ["ok", "runc", "1.1.0"],
         ["missing", "conmon", "no logs; apt install conmon"],
@@ -267,14 +270,3 @@ def test_an_absent_extra_is_named(tmp_path: Path) -> None:
     environ = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run([sys.executable, "-m", "crishim"], capture_output=True, text=True, check=False, env=environ)
     assert (1, "crishim: the command line needs click: pip install 'crishim[cli]'\n") == (done.returncode, done.stderr)
-
-
-@pytest.mark.parametrize(
-    ("text", "ok"),
-    [("cgroupDriver: systemd\n", [True, True]), ('cgroupDriver: "cgroupfs"\n', [True, False]), ("kind: x\n", [True])],
-)
-def test_the_kubelets_driver_is_compared(tmp_path: Path, text: str, ok: list[bool]) -> None:
-    """`check` names a kubelet's configuration that has another cgroup driver, and needs none."""
-    (tmp_path / "config.yaml").write_text(text)
-    assert ok == [finding.ok for finding in check._driver_findings("systemd", tmp_path / "config.yaml")]
-    assert [True] == [finding.ok for finding in check._driver_findings("systemd", tmp_path / "none")]

@@ -31,6 +31,8 @@ from typing import Final
 import attrs
 import yaml
 
+from crishim.linux.programs import find_program
+
 ROOT: Final = Path(__file__).parents[2]
 REASONS: Final = {
     "installs": "it changes this machine's Python or packages; the extras and packages that it names are checked instead",
@@ -46,7 +48,7 @@ REASONS: Final = {
 
 TOOLS: Final = {
     "root": "run the tests as root",
-    "crictl": "releases of kubernetes-sigs/cri-tools have it",
+    "crictl": "docs/how-to/debug.md says how to get it",
     "runc": "apt-get install runc",
     "containerd": "apt-get install containerd",
     "ctr": "apt-get install containerd",
@@ -122,8 +124,7 @@ def needs(page: Path) -> tuple[str, ...]:
 
 def missing(page: Path) -> tuple[str, ...]:
     """What of it is not here."""
-    there = {"root": os.geteuid() == 0}
-    return tuple(each for each in needs(page) if not there.get(each, bool(_which(each))))
+    return tuple(each for each in needs(page) if not _there(each))
 
 
 def commands(text: str) -> list[tuple[str, str]]:
@@ -269,8 +270,7 @@ def _mounts_of(pid: int) -> str:
         return ""
 
 
-def _which(tool: str) -> str | None:
-    if tool.startswith("/"):
-        return tool if Path(tool).exists() else None
-    folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if (Path(folder) / tool).is_file()]
-    return folders[0] if folders else None
+def _there(tool: str) -> bool:
+    if tool == "root":
+        return os.geteuid() == 0
+    return os.path.exists(tool) if tool.startswith("/") else bool(find_program(tool))  # noqa: PTH110 - what may not be looked at

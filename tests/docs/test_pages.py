@@ -52,6 +52,32 @@ def test_extras_that_are_named_exist(page: Path) -> None:
     assert set() == asked - known.keys()
 
 
+@pytest.mark.parametrize("page", [*pages(), *sorted((ROOT / "examples").rglob("*.md"))], ids=named)
+def test_pip_has_an_environment(page: Path) -> None:
+    """Pip runs in an environment that the page has made: Debian and Fedora refuse it elsewhere (PEP 668)."""
+    made = False
+    for line in page.read_text().splitlines():
+        made = made or "-m venv" in line
+        assert made or not re.match(r"\s*(\$ )?(pip|\S*/pip|python3? -m pip) install", line), line
+
+
+def test_the_unit_runs_what_is_installed() -> None:
+    """The way to install that operating.md tells puts the program where the unit has it; .ci/installed goes that way."""
+    steps = install_steps()
+    assert "python3 -m venv /opt/crishim" == steps[0]
+    linked = {name for step in steps if step.startswith("ln ") and step.endswith(" /usr/local/bin/") for name in step.split()}
+    unit = (ROOT / "examples" / "crishim.service").read_text()
+    (program,) = re.findall(r"^ExecStart=(\S+)", unit, re.MULTILINE)
+    assert "/usr/local/bin" == str(Path(program).parent)
+    assert {f"/opt/crishim/bin/{name}" for name in (Path(program).name, "containerd-shim-crishim-v2")} <= linked
+
+
+def install_steps() -> list[str]:
+    """The commands of operating.md that install crishim."""
+    (block,) = [block for block in blocks(ROOT / "docs" / "operating.md") if "-m venv" in block.text]
+    return block.text.splitlines()
+
+
 @pytest.mark.parametrize("page", pages(), ids=named)
 def test_links_lead_somewhere(page: Path) -> None:
     """A link to a file of the repository finds it, and one to a headline of a page, too."""

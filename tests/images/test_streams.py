@@ -1,7 +1,6 @@
 import gzip
 import hashlib
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +60,7 @@ def test_headers_that_ask_for_nonsense(tmp_path: Path) -> None:
 
 def test_a_missing_zstd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A zstd layer where there is no zstd says which package has it."""
-    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
     blob = tmp_path / "blob"
     blob.write_bytes(b"\x28\xb5\x2f\xfd")
     with LayerStream(blob) as stream, pytest.raises(Unavailable, match="apt-get install zstd"):

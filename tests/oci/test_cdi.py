@@ -1,5 +1,6 @@
 """Devices of the Container Device Interface."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def test_who_asks() -> None:
 
 
 def test_files(tmp_path: Path) -> None:
-    """JSON and YAML are read, in the order of the folders; what cannot be used is left out."""
+    """JSON and YAML are read, in the order of the folders; of what cannot be used there is the reason, with the file's name."""
     first, second = tmp_path / "etc", tmp_path / "run"
     first.mkdir()
     second.mkdir()
@@ -103,8 +104,38 @@ def test_files(tmp_path: Path) -> None:
     for name, text in (("c.json", "{"), ("d.yaml", "a: ["), ("e.json", "[]"), ("f.json", '{"kind": "a.b/c"}'), ("g.txt", "")):
         (second / name).write_text(text)
     none: dict[str, Any] = {}
+    found = cdi_files((first, second))
     assert (
         Described(kind="a.b/c", priority=0, common=none, devices={"d": none}),
         Described(kind="x.y/z", priority=1, common=none, devices=none),
-    ) == cdi_files((first, second))
+    ) == found[:2]
+    assert [f"{second}/{name}" for name in ("c.json", "d.yaml", "e.json", "f.json")] == [
+        file.problem.partition(":")[0] for file in found[2:]
+    ]
     assert () == cdi_files((tmp_path / "none",))
+
+
+@pytest.mark.parametrize(
+    ("edits", "problem"),
+    [
+        ({"mounts": [{"hostPath": "/a", "containerPath": "/b"}, {"containerPath": "/b"}]}, "mounts[1].hostPath is missing"),
+        ({"deviceNodes": [{"path": "/dev/x", "major": "9"}]}, "deviceNodes[0].major must be a whole number, not '9'"),
+        ({"env": "A=b"}, "env must be a list, not 'A=b'"),
+        ({"hooks": [{"path": "/bin/x"}]}, "hooks[0].hookName is missing"),
+        ({"hooks": [{"hookName": "createContainer", "path": "/x", "args": [1]}]}, "hooks[0].args[0] must be a text, not 1"),
+        ({"additionalGids": [True]}, "additionalGids[0] must be a whole number, not True"),
+        ({"intelRdt": "x"}, "intelRdt must be an object, not 'x'"),
+        (["x"], "must be an object, not ['x']"),
+    ],
+)
+def test_a_malformed_file(tmp_path: Path, edits: Any, problem: str) -> None:
+    """Whoever asks for a device is told which file and field are not as the specification has them (CDI, JSON schema)."""
+    content = {"cdiVersion": "0.6.0", "kind": "a.b/c", "devices": [{"name": "good"}, {"name": "bad", "containerEdits": edits}]}
+    (tmp_path / "vendor.json").write_text(json.dumps(content))
+    with pytest.raises(InvalidArgument) as refused:
+        inject(config(), ["a.b/c=good"], cdi_files((tmp_path,)), find)
+    field = f"devices[1].containerEdits{'' if problem.startswith('must') else '.'}"
+    said = f"{tmp_path}/vendor.json: {field}{' ' if field[-1] == 's' else ''}{problem}"
+    assert f"config.CDI_devices[0].name: unresolvable CDI device a.b/c=good: it is described by no file; {said}" == str(
+        refused.value
+    )

@@ -10,6 +10,7 @@ import pytest
 
 from crishim.errors import InvalidArgument, PullError, ResourceExhausted
 from crishim.model.container import ContainerMetadata, ContainerSpec, Mount, MountPropagation, UserSpec
+from crishim.model.image import ImageSpec
 from crishim.model.resources import HugepageLimit, Resources
 from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, SandboxSpec
 from crishim.model.security import (
@@ -292,6 +293,28 @@ def test_what_would_be_mounted_on_the_node_is_refused(
     mounts, place = bidirectional(*paths)
     with pytest.raises(InvalidArgument, match=field):
         config(spec(mounts=mounts, security=security), HOST, place)
+
+
+def test_further_options_of_a_mount() -> None:
+    """They follow the fields' own (CRI, `Mount.mount_options`), of a path and of an image."""
+    mounts = (
+        Mount(container_path="/data", host_path="/h", readonly=True, mount_options=("noexec", "nosuid")),
+        Mount(container_path="/image", image=ImageSpec(image="i"), mount_options=("nodev",)),
+    )
+    place = attrs.evolve(PLACE, sources=FrozenDict({mount.container_path: BindSource(path="/h") for mount in mounts}))
+    made = config(spec(mounts=mounts), HOST, place)
+    assert ["rbind", "rprivate", "ro", "noexec", "nosuid"] == options_of(made, "/data")
+    assert ["rbind", "rprivate", "ro", "nodev"] == options_of(made, "/image")
+
+
+@pytest.mark.parametrize("option", ["rw", "rshared", "suid", "bind", "size=1k", ""])
+def test_options_that_take_something_back(option: str) -> None:
+    """An option that would undo another field of the mount, or that no bind mount keeps, is refused by the field's name."""
+    mounts = (Mount(container_path="/data", host_path="/h", readonly=True, mount_options=("noexec", option)),)
+    place = attrs.evolve(PLACE, sources=FrozenDict({"/data": BindSource(path="/h")}))
+    with pytest.raises(InvalidArgument) as refused:
+        config(spec(mounts=mounts), HOST, place)
+    assert "config.mounts[0].mount_options" == refused.value.field
 
 
 @pytest.mark.parametrize("propagation", [MountPropagation.BIDIRECTIONAL, MountPropagation.HOST_TO_CONTAINER])

@@ -1,7 +1,9 @@
 import base64
+import os
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from crishim.errors import InvalidArgument
@@ -105,8 +107,11 @@ def test_variables_come_from_objects() -> None:
 
 
 def test_volumes_hold_what_objects_hold(tmp_path: Path) -> None:
-    """Every key is a file, or the items by their paths and permissions; containers cannot write there."""
-    pod = pod_without_binary()
+    """Every key is a file, or the items by their paths and permissions; containers cannot write there.
+
+    Their group is one of ours, since only root gives files to another.
+    """
+    pod = attrs.evolve(pod_without_binary(), security=attrs.evolve(pod_without_binary().security, fs_group=os.getegid()))
     node = Node(root=str(tmp_path / "kubelet"), logs=str(tmp_path / "logs"))
     PodFolders(pod, node).make()
     mounts = {

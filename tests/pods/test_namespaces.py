@@ -1,6 +1,7 @@
 # ruff: noqa: ASYNC240 - nothing else runs on these loops, so a blocking look at a small file holds up nobody
 """Namespaces of pods: their sysctls, and where they are pinned."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from crishim.linux.mounts import MS_BIND, MS_PRIVATE, mount, mounts_below
 from crishim.linux.namespaces import inside
 from crishim.model.sandbox import LinuxPodSandboxConfig, SandboxSpec
 from crishim.model.values import SandboxId
-from crishim.pods.namespaces import PinnedNamespaces, check_sysctls
+from crishim.pods.namespaces import PinnedNamespaces, check_sysctls, of_interface, sysctl_parts
 from crishim.testing.harness import sandbox_config
 from tests.backends.runc.world import needs, node
 
@@ -51,6 +52,45 @@ async def test_values_that_the_kernel_does_not_take_are_refused(tmp_path: Path, 
     async with node(tmp_path) as world:
         with pytest.raises(InvalidArgument, match="ip_unprivileged_port_start"):
             await world.run_sandbox(linux=linux)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "late"),
+    [
+        ("net.ipv4.conf.eth0.rp_filter", ["net", "ipv4", "conf", "eth0", "rp_filter"], True),
+        ("net/ipv4/conf/eth0.1/rp_filter", ["net", "ipv4", "conf", "eth0.1", "rp_filter"], True),
+        ("net.ipv6.neigh.eth0/1.retrans_time_ms", ["net", "ipv6", "neigh", "eth0.1", "retrans_time_ms"], True),
+        ("net.ipv6.conf.all.forwarding", ["net", "ipv6", "conf", "all", "forwarding"], False),
+        ("net.ipv6.conf.default.accept_ra", ["net", "ipv6", "conf", "default", "accept_ra"], False),
+        ("net.ipv4.conf.lo.route_localnet", ["net", "ipv4", "conf", "lo", "route_localnet"], False),
+        ("net.core.somaxconn", ["net", "core", "somaxconn"], False),
+    ],
+)
+def test_names_lead_to_files(name: str, parts: list[str], late: bool) -> None:
+    """Names are read as by sysctl.d(5), and those of interfaces wait for the network's plugins."""
+    assert (parts, late) == (sysctl_parts(name), of_interface(name))
+
+
+@pytest.mark.node
+@needs("runc", "ip")
+async def test_sysctls_of_an_interface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are set once plugins have made it, and one that nobody makes is refused by the field's name."""
+
+    async def set_up(spec: SandboxSpec) -> tuple[str, ...]:
+        link = ["ip", "link", "add", "eth0", "type", "bridge"]
+        inside(spec.netns, lambda: subprocess.run(link, check=True))
+        return ("192.0.2.1",)
+
+    linux = LinuxPodSandboxConfig(sysctls={"net.ipv4.conf.eth0.arp_ignore": "2", "net.ipv4.ip_unprivileged_port_start": "7"})
+    async with node(tmp_path) as world:
+        monkeypatch.setattr(world.network, "set_up", set_up)
+        sandbox = await world.run_sandbox(linux=linux)
+        netns = PinnedNamespaces(tmp_path / "pins").path(sandbox, "net")
+        files = ["net/ipv4/conf/eth0/arp_ignore", "net/ipv4/ip_unprivileged_port_start"]
+        assert ["2", "7"] == inside(netns, lambda: [Path("/proc/sys", file).read_text().strip() for file in files])
+        none = LinuxPodSandboxConfig(sysctls={"net.ipv4.conf.eth7.arp_ignore": "2"})
+        with pytest.raises(InvalidArgument, match="eth7"):
+            await world.run_sandbox("other", linux=none)
 
 
 @pytest.fixture

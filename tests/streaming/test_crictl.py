@@ -28,7 +28,7 @@ from crishim.testing.harness import container_config, sandbox_config
 from tests.backends.runc.world import BusyboxRoots, needs
 
 CRICTL = shutil.which("crictl") or ""
-pytestmark = pytest.mark.skipif(not CRICTL, reason="crictl is not on PATH; it is a part of Kubernetes' cri-tools")
+pytestmark = pytest.mark.skipif(not CRICTL, reason="needs crictl: docs/how-to/debug.md says how to get it")
 both = pytest.mark.parametrize("transport", ["spdy", "websocket"])
 
 

@@ -52,7 +52,7 @@ def missing(runtime: str) -> list[str]:
     """What the suite needs and this machine lacks, each with the way to get it."""
     lacking = [f"{tool}: apt-get install {package}" for tool, package in TOOLS.items() if shutil.which(tool) is None]
     if shutil.which(CRITEST) is None:
-        lacking.append("critest: from the releases of kubernetes-sigs/cri-tools, on PATH or named by $CRITEST")
+        lacking.append("critest: on PATH or named by $CRITEST; docs/how-to/debug.md says how to get it")
     if runtime == "docker" and not engine.available():
         lacking.append("dockerd: apt-get install docker.io")
     if os.geteuid() != 0:

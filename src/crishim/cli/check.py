@@ -1,9 +1,7 @@
 """`crishim check`: what this machine offers, and what it lacks."""
 
 import platform
-import re
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import util
 from pathlib import Path
@@ -14,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from crishim import __version__, app
+from crishim.cli.machine import folder_findings, node_findings
 from crishim.cli.options import config_option, exit_on_error
 from crishim.config import Config
 from crishim.interfaces.plugin import Plugin
@@ -21,7 +20,6 @@ from crishim.interfaces.seats import Finding
 from crishim.model.values import EMPTY
 from crishim.plugins import PluginError, installed, load
 
-_KUBELET: Final = Path("/var/lib/kubelet/config.yaml")
 _EXTRAS: Final = (
     ("streaming", ("h11", "wsproto"), "exec, attach and port-forward"),
     ("metrics", ("prometheus_client", "h11"), "figures for Prometheus"),
@@ -36,15 +34,32 @@ def command(path: Path | None) -> None:
         config = app.read_config(path)
         console = Console(highlight=False, soft_wrap=True)
         console.print(f"crishim {__version__}, Python {platform.python_version()}, {platform.system()} {platform.release()}")
-        used: dict[str, list[str]] = {}
-        for backend in config.backend_names:
-            used.setdefault(config.plugin_of(backend), []).append(backend)
-        whole = _print_findings(console, "crishim", _own_findings(config))
-        for name in sorted({*installed(), *used}):
-            for title, findings in _plugin_findings(config, name, used.get(name, [])):
-                complete = _print_findings(console, title, findings)
-                whole = whole and (complete or name not in used)
-        sys.exit(0 if whole else 1)
+        whole = [_print_findings(console, title, found) for title, found in findings(config)]
+        used = {config.plugin_of(backend) for backend in config.backend_names}
+        for name in sorted({*installed()} - used):
+            for title, found in _plugin_findings(config, name, []):
+                _print_findings(console, title, found)
+        sys.exit(0 if all(whole) else 1)
+
+
+def findings(config: Config) -> Iterator[tuple[str, Iterable[Finding]]]:
+    """What serving with this configuration needs, with titles: crishim's own, the node's, each backend's."""
+    used: dict[str, list[str]] = {}
+    for backend in config.backend_names:
+        used.setdefault(config.plugin_of(backend), []).append(backend)
+    yield "crishim", _own_findings(config)
+    plugins = [plugin for plugin in map(_loaded, used) if plugin is not None and plugin.needs_node]
+    if plugins:
+        yield "node", node_findings(config, store=any(plugin.images is None for plugin in plugins))
+    for name in sorted(used):
+        yield from _plugin_findings(config, name, used[name])
+
+
+def _loaded(name: str) -> Plugin | None:
+    try:
+        return load(name)
+    except PluginError:
+        return None  # which is a finding of its own
 
 
 def _plugin_findings(config: Config, name: str, backends: list[str]) -> Iterator[tuple[str, Iterable[Finding]]]:
@@ -79,41 +94,10 @@ def _own_findings(config: Config) -> list[Finding]:
                 needed=False,
                 found=", ".join(modules) if not missing else "",
                 without=f"no {what}",
-                remedy=f"pip install 'crishim[{extra}]'",
+                remedy=f"{sys.executable} -m pip install 'crishim[{extra}]'",
             )
         )
-    for folder in (config.state, config.runtime_state):
-        near = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
-        writable = _writable(near)
-        findings.append(
-            Finding(what=folder, ok=writable, found=f"{near} is writable", without="no state is kept", remedy="run as root")
-        )
-    return [*findings, *_driver_findings(app.driver_of(config).name.lower(), _KUBELET)]
-
-
-def _driver_findings(driver: str, kubelet: Path) -> Iterable[Finding]:
-    """Who makes cgroups, and whether the kubelet's own configuration, where there is one, says the same."""
-    yield Finding(what="cgroup driver", ok=True, found=driver)
-    try:
-        match = re.search(r"^cgroupDriver:\s*[\"']?(\w+)", kubelet.read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        return
-    if match is not None:
-        yield Finding(
-            what="the kubelet's cgroupDriver",
-            ok=match[1] == driver,
-            found=match[1],
-            without=f"{kubelet} has {match[1]}, and crishim {driver}: limits of pods are lost",
-            remedy=f"set cgroupDriver: {driver} there, or cgroup_driver here",
-        )
-
-
-def _writable(folder: Path) -> bool:
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
+    return [*findings, *folder_findings(config)]
 
 
 def _print_findings(console: Console, title: str, findings: Iterable[Finding]) -> bool:

@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import logging
+import os
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -12,6 +14,8 @@ from crishim.cli.daemon import announced, ended_by_signals, start_logging, taken
 from crishim.cli.options import config_option, exit_on_error
 from crishim.config import Config
 from crishim.linux.children import watch_by_pidfd
+
+_PROCESS: Final = ("process", "crishim.backends.process:plugin")
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +31,7 @@ def command(path: Path | None) -> None:
 async def serve(config: Config) -> None:
     """Run a node's runtime until SIGTERM or SIGINT. Containers go on."""
     start_logging(config.log.level, config.log.format)
+    _warn_of_plain_processes(config)
     watch_by_pidfd()
     manager = taken_over()
     with ended_by_signals() as ended:
@@ -34,3 +39,13 @@ async def serve(config: Config) -> None:
             gc.freeze()  # records and modules are there for long: no look for garbage need go through them
             await ended.wait()
             _log.info("ending; containers go on")
+
+
+def _warn_of_plain_processes(config: Config) -> None:
+    for handler, backend in config.handlers.items():
+        if config.plugin_of(backend) in _PROCESS and os.geteuid() == 0:
+            _log.warning(
+                "PODS ARE PLAIN PROCESSES OF ROOT on this machine, with all its files and no isolation: handler %r has the"
+                " process backend; `crishim config init` writes a configuration with a container runtime",
+                handler or "default",
+            )

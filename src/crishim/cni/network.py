@@ -110,17 +110,30 @@ class CniNetwork(PodNetwork):
 
         STATUS runs beside, at most once in ten seconds: its outcome is told by a later call.
         """
-        network, problems = self._config.current()
-        if network is None:
-            return _not_ready("; ".join((f"no network configuration in {self._config.folder}", *problems)))
-        if missing := sorted({plugin.type for plugin in network.plugins if self._plugins.find(plugin.type) is None}):
-            folders = ", ".join(map(str, self._plugins.folders))
-            return _not_ready(f"network {network.name} needs {', '.join(missing)}, not found in {folders}")
+        if lacking := self.lacks():
+            return _not_ready(lacking)
+        network = self._network()
         if network.speaks(_WITH_STATUS):
             self._ask_status(network)
             if self._status_of is network and self._trouble:
                 return _not_ready(self._trouble)
         return NetworkReady(ready=True)
+
+    def lacks(self) -> str:
+        """What a network lacks in its two folders: a valid configuration, or a plugin of it; empty where both are there."""
+        network, problems = self._config.current()
+        if network is None:
+            return "; ".join((f"no network configuration in {self._config.folder}", *problems))
+        if missing := sorted({plugin.type for plugin in network.plugins if self._plugins.find(plugin.type) is None}):
+            folders = ", ".join(map(str, self._plugins.folders))
+            return f"network {network.name} needs {', '.join(missing)}, not found in {folders}"
+        return ""
+
+    @property
+    def name(self) -> str:
+        """The network's name; empty without a valid configuration."""
+        network, _ = self._config.current()
+        return network.name if network is not None else ""
 
     async def begin(self) -> None:
         """For the start, before anything else: end the plugins that a server of ours left behind when it was killed."""

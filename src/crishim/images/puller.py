@@ -58,6 +58,7 @@ from crishim.images.skopeo import (
 )
 from crishim.images.skopeo_process import MAX_OUTPUT, CopyWatch, FolderWatch, PullProgress, Watch, run
 from crishim.interfaces.seats import Clock
+from crishim.linux.programs import find_program
 from crishim.model.image import AuthConfig
 
 _MAX_NESTED: Final = 4
@@ -115,8 +116,7 @@ class Puller:
         Raises `NotFound`, `PermissionDenied`, `PullError`, `ResourceExhausted` for a full disk, `DataLoss`, and `Unavailable`
         where skopeo is missing.
         """
-        program = shutil.which(self._settings.program)
-        if program is None:
+        if not (program := find_program(self._settings.program)):
             raise Unavailable(f"{self._settings.program} is not on PATH, and pulls images: apt-get install skopeo")
         settings = attrs.evolve(self._settings, program=program)
         with tempfile.TemporaryDirectory(dir=self._scratch) as name, renaming({OSError: Unavailable}):

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 import re
-import shutil
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from crishim.errors import PullError, PullReason
 from crishim.images.manifest import Descriptor, Manifest
 from crishim.interfaces.seats import Clock
 from crishim.linux.children import children
+from crishim.linux.programs import find_program
 
 MAX_OUTPUT: Final = 4 << 20
 """What registries accept and clients read of a manifest (distribution-spec, "Pushing Manifests")."""
@@ -188,7 +188,7 @@ async def _process(
     command: list[str], feed: Callable[[bytes], None], cwd: Path | None
 ) -> AsyncIterator["asyncio.Future[tuple[bytes, bytes, int]]"]:
     """A process in a group of its own, which outlives neither the block nor us: its output, its error text and its code."""
-    pdeathsig = shutil.which("setpriv")
+    pdeathsig = find_program("setpriv")
     starting = asyncio.create_task(
         children.start(
             *([pdeathsig, "--pdeathsig", "KILL"] if pdeathsig else []),

@@ -5,7 +5,6 @@ is, its first bytes tell. No read ever holds more than a few chunks in memory, h
 """
 
 import hashlib
-import shutil
 import subprocess
 import zlib
 from collections.abc import Generator
@@ -14,6 +13,7 @@ from types import TracebackType
 from typing import BinaryIO, Final, Self
 
 from crishim.errors import DataLoss, Unavailable
+from crishim.linux.programs import find_program
 
 CHUNK: Final = 1 << 20
 _LONGEST_READ: Final = 8 << 20
@@ -121,8 +121,7 @@ def _gunzipped(file: BinaryIO) -> Generator[bytes, None, None]:
 
 
 def _unzstd(file: BinaryIO) -> Generator[bytes, None, None]:
-    program = shutil.which("zstd")
-    if program is None:
+    if not (program := find_program("zstd")):
         raise Unavailable("the image has zstd layers, and zstd is not on PATH: apt-get install zstd")
     with subprocess.Popen([program, "-dcq"], stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
         assert process.stdout is not None

@@ -102,12 +102,17 @@ class Backend(Protocol):
     async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
         """Make everything ready so that only the start is left; nothing of the container runs yet.
 
-        The answer may tell the user that the image's files gave.
+        A program that cannot be run is no error here: it fails the start. The answer may tell the user that the image's files
+        gave.
         """
 
     @abstractmethod
     async def start_container(self, container_id: ContainerId) -> None:
-        """Run the container's process, once. A program that cannot be run is an error here, not an exit."""
+        """Run the container's process, once. A program that cannot be run is an error here, not an exit.
+
+        The message is shown to people: the container is EXITED then, with code 128 and reason StartError, as in containerd
+        (setStartError), so that a pod's restart policy decides. A failed creation is tried again for as long as the pod is.
+        """
 
     @abstractmethod
     async def kill_container(self, container_id: ContainerId, signal: int) -> None:

@@ -78,7 +78,8 @@ class OciRuntime(Protocol):
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
         """Create what `bundle`/config.json describes; return the pid of its first process, which does not run the program yet.
 
-        The caller records the pid (`FIRST_PROCESS`); the runtime need not write it anywhere.
+        The caller records the pid (`FIRST_PROCESS`); the runtime need not write it anywhere. Raises `CreateRefused` where the
+        runtime has said no: of a pod's container the creation then succeeds, and its start fails with the message.
         """
 
     @abstractmethod

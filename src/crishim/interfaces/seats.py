@@ -158,6 +158,13 @@ class SandboxNamespaces(Protocol):
         """Make them and answer the path of the network namespace; empty on the host network."""
 
     @abstractmethod
+    async def connected(self, spec: SandboxSpec) -> None:
+        """Called once the pod's network is set up, or is known not to be: set what concerns its interfaces.
+
+        Raises `InvalidArgument` naming the field, where there is no such interface.
+        """
+
+    @abstractmethod
     def path(self, sandbox_id: SandboxId, kind: str) -> str:
         """Where a namespace of the pod can be joined: `net`, `ipc`, `uts` or `user`; empty where the pod uses the host's."""
 

@@ -20,6 +20,7 @@ that nobody has announced stay zombies elsewhere.
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -32,6 +33,7 @@ from typing import Any, Final
 
 from crishim.errors import NotFound
 from crishim.linux.processes import Identity, Process, read
+from crishim.linux.programs import find_program
 from crishim.linux.syscalls import last_error, libc
 
 GRACE: Final = 10.0
@@ -135,16 +137,17 @@ class Children:
     async def start(self, *argv: str | Path, **options: Any) -> asyncio.subprocess.Process:
         """Start a program, as `asyncio.create_subprocess_exec` does, in a session of its own.
 
-        asyncio waits for it, by its pid. Raises `OSError` where it cannot be run.
+        asyncio waits for it, by its pid. Raises `FileNotFoundError` where it is missing, and `OSError` where it cannot be run.
         """
         self._attach()
-        process = await asyncio.create_subprocess_exec(*argv, start_new_session=True, **options)
+        program = _program(str(argv[0]), options)
+        process = await asyncio.create_subprocess_exec(*argv, executable=program, start_new_session=True, **options)
         self._programs[process.pid] = process
         return process
 
     def spawn(self, argv: list[str], **options: Any) -> Child:
-        """Start a program, as `subprocess.Popen` does, that the caller waits for by the answer. Raises as `Popen`."""
-        process = subprocess.Popen(argv, **options)
+        """Start a program, as `subprocess.Popen` does, that the caller waits for by the answer. Raises as `start`."""
+        process = subprocess.Popen(argv, executable=_program(argv[0], options), **options)
         process.returncode = 0  # whatever becomes of it is read by its pidfd: Popen must not wait for it when it is deleted
         return self.adopt(process.pid)
 
@@ -246,6 +249,15 @@ class Children:
         if zombie.session != zombie.pid or _in_other_pid_namespace(zombie.pid):
             return 0
         return max(0.0, since + GRACE - now)
+
+
+def _program(name: str, options: dict[str, Any]) -> str:
+    """What to execute for `name` with the options of `subprocess.Popen`."""
+    if "/" in name:
+        return name
+    if not (found := find_program(name, env=options.get("env"), cwd=str(options.get("cwd") or ""))):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    return found
 
 
 def _has_zombie() -> bool:

@@ -219,7 +219,7 @@ class PreparedMonitor:
     async def create(self, cgroups: tuple[Path, ...], *, timeout: float = 100.0) -> int:
         """Have it create the container, put it into its cgroups, and answer the pid of the container's first process.
 
-        Raises `Unknown` with the runtime's words.
+        Raises `CreateRefused` with the runtime's words, `Unknown` where conmon fails, and `DeadlineExceeded`.
         """
         with contextlib.suppress(BrokenPipeError):  # it has ended: what it said is told
             os.write(self._start, b"\n")

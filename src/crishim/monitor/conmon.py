@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 
-from crishim.errors import Unknown
+from crishim.errors import CreateRefused, Unknown
 from crishim.interfaces.oci_runtime import Stdio
 from crishim.model.process import TerminalSize
 from crishim.monitor.pipes import has_pipes
@@ -97,14 +97,14 @@ def runtime_message(text: str) -> str:
 
 
 def parse_sync(line: bytes) -> int:
-    """The container's pid from the sync pipe's line. Raises `Unknown` with the runtime's own words."""
+    """The container's pid from the sync pipe's line. Raises `CreateRefused` with the runtime's words, or `Unknown`."""
     try:
         told = json.loads(line)
         pid = int(told.get("data", told.get("pid", -1)))
     except (ValueError, AttributeError) as error:
         raise Unknown(f"the monitor said {line[:200]!r}") from error
     if pid <= 0:
-        raise Unknown(runtime_message(str(told.get("message") or "")) or "the runtime failed without a word")
+        raise CreateRefused(runtime_message(str(told.get("message") or "")) or "the runtime failed without a word")
     return pid
 
 

@@ -20,31 +20,72 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_-]*
 _ANNOTATION: Final = "cdi.k8s.io/"
 _HOOKS: Final = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 
+_WORDS: Final = {str: "a text", int: "a whole number"}
+_EDITS: Final = {
+    "env": [str],
+    "deviceNodes": [
+        {"path!": str, "hostPath": str, "type": str, "permissions": str}
+        | dict.fromkeys(("major", "minor", "fileMode", "uid", "gid"), int)
+    ],
+    "mounts": [{"hostPath!": str, "containerPath!": str, "type": str, "options": [str]}],
+    "hooks": [{"hookName!": str, "path!": str, "args": [str], "env": [str], "timeout": int}],
+    "additionalGids": [int],
+    "intelRdt": {},
+}
+_FILE: Final = {
+    "cdiVersion!": str,
+    "kind!": str,
+    "containerEdits": _EDITS,
+    "devices": [{"name!": str, "containerEdits": _EDITS}],
+}
+"""The specification's fields that are read here; `!` behind those that it requires."""
+
 FindNode = Callable[[str, str, str], DeviceNode | None]
 """The node at a host path, to be seen at a container path with these permissions; None for what is no device."""
 
 
 @attrs.frozen(kw_only=True)
 class Described:
-    """A file's content: a kind (`vendor.com/class`), edits for whoever uses any of its devices, and edits by device."""
+    """A file's content: a kind (`vendor.com/class`), edits for whoever uses any of its devices, and edits by device.
 
-    kind: str
-    priority: int
-    common: Mapping[str, Any]
-    devices: Mapping[str, Mapping[str, Any]]
+    `problem` names the file and what is wrong with it, where it describes nothing for that.
+    """
+
+    kind: str = ""
+    priority: int = 0
+    common: Mapping[str, Any] = attrs.Factory(dict)
+    devices: Mapping[str, Mapping[str, Any]] = attrs.Factory(dict)
+    problem: str = ""
 
 
 def described(content: Any, priority: int) -> Described:
-    """A file, parsed from JSON or YAML. Raises `ValueError` for what is none of CDI's."""
-    try:
-        kind = str(content["kind"])
-        devices = {str(device["name"]): device.get("containerEdits") or {} for device in content.get("devices") or ()}
-        common = content.get("containerEdits") or {}
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"is no description of CDI devices: {error!r}") from error
-    if not content.get("cdiVersion"):
-        raise ValueError("has no cdiVersion")
-    return Described(kind=kind, priority=priority, common=common, devices=devices)
+    """A file, parsed from JSON or YAML. Raises `ValueError` naming the field that is not as the specification has it."""
+    _check(content, _FILE, "")
+    common = content.get("containerEdits") or {}
+    devices = {device["name"]: device.get("containerEdits") or {} for device in content.get("devices") or ()}
+    return Described(kind=content["kind"], priority=priority, common=common, devices=devices)
+
+
+def _check(value: Any, shape: Any, path: str) -> None:
+    """Raise `ValueError` where a value has not the shape: a type, a list of one shape, or fields, needed ones with `!`."""
+    where = path or "the file"
+    if isinstance(shape, type):
+        if not isinstance(value, shape) or (shape is int and isinstance(value, bool)):
+            raise ValueError(f"{where} must be {_WORDS[shape]}, not {value!r}")
+    elif isinstance(shape, list):
+        if not isinstance(value, list):
+            raise ValueError(f"{where} must be a list, not {value!r}")  # noqa: TRY004 - one class for all that is malformed
+        for number, item in enumerate(value):
+            _check(item, shape[0], f"{path}[{number}]")
+    else:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} must be an object, not {value!r}")  # noqa: TRY004
+        for name, inner in shape.items():
+            field, below = name.rstrip("!"), f"{path}.{name.rstrip('!')}".lstrip(".")
+            if value.get(field) not in (None, ""):
+                _check(value[field], inner, below)
+            elif name.endswith("!"):
+                raise ValueError(f"{below} is missing")
 
 
 def wanted(names: Sequence[str], annotations: Mapping[str, str]) -> tuple[str, ...]:
@@ -75,7 +116,8 @@ def _resolve(name: str, files: Sequence[Described], field: str) -> tuple[Describ
     found = [file for file in files if file.kind == kind and device in file.devices]
     best = [file for file in found if file.priority == max(other.priority for other in found)]
     if len(best) != 1:
-        why = "is described by no file" if not best else "is described by several files"
+        problems = "; ".join(("is described by no file", *(file.problem for file in files if file.problem)))
+        why = "is described by several files" if best else problems
         raise InvalidArgument(field, f"unresolvable CDI device {name}: it {why}")
     return best[0], best[0].devices[device]
 

@@ -23,6 +23,9 @@ _PROPAGATION: Final = {
     MountPropagation.BIDIRECTIONAL: "rshared",
 }
 
+_OPTIONS: Final = frozenset({"nodev", "noexec", "nosuid", "noatime", "nodiratime", "relatime", "strictatime"})
+"""The further options of a mount: flags of its own that take nothing back of its other fields, as `rw` or `suid` would."""
+
 _SHM: Final = "/dev/shm"  # noqa: S108
 _SHM_OPTIONS: Final = ("rw", "nosuid", "nodev", "noexec")
 """Shared memory stays writable with a read-only root, as in containerd and CRI-O; a bind has to repeat the tmpfs's flags."""
@@ -130,6 +133,9 @@ def _own(mount: Mount, number: int, place: Place) -> dict[str, Any]:
         raise InvalidArgument(f"{field}.propagation", f"{source.path!r} is not on a shared or slave mount")
     if mount.recursive_read_only and not (mount.readonly and mount.propagation is MountPropagation.PRIVATE):
         raise PullError(PullReason.RRO_UNSUPPORTED, f"{field}: recursive_read_only needs readonly and private propagation")
+    for option in mount.mount_options:
+        if option not in _OPTIONS:
+            raise InvalidArgument(f"{field}.mount_options", f"{option!r} is none of {', '.join(sorted(_OPTIONS))}")
     readonly = mount.readonly or mount.image is not None
     access = "rro" if mount.recursive_read_only else "ro" if readonly else "rw"
     made = _bind(mount.container_path, source.path, [_PROPAGATION[mount.propagation], access, *mount.mount_options])

@@ -14,6 +14,7 @@ from typing import Final
 
 from crishim.errors import DataLoss, FailedPrecondition, InvalidArgument, PermissionDenied
 from crishim.linux.mounts import mounts_below, unmount_below
+from crishim.linux.programs import find_program
 from crishim.logs.lines import parse
 from crishim.play.configs import Node, log_folder, pod_facts, pod_folder, sub_path, volume_path
 from crishim.play.pod import Pod, PodContainer, Volume, VolumeKind
@@ -149,10 +150,9 @@ class PodFolders:
 
     def _mount_memory(self, path: Path, volume: Volume) -> None:
         options = ["-o", f"size={volume.size},mode=777" if volume.size else "mode=777"]
-        try:
-            done = subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(path)], check=False, capture_output=True)
-        except FileNotFoundError as error:
-            raise FailedPrecondition("missing", "installed", "the program mount (Debian: mount)") from error
+        if not (program := find_program("mount")):
+            raise FailedPrecondition("missing", "installed", "the program mount (Debian: mount)")
+        done = subprocess.run([program, "-t", "tmpfs", *options, "tmpfs", str(path)], check=False, capture_output=True)
         if done.returncode:
             raise PermissionDenied(f"{volume.path}.medium: {done.stderr.decode(errors='replace').strip()}")
 

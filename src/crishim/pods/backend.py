@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.errors import CrishimError, FailedPrecondition, Internal, NotFound
+from crishim.errors import CreateRefused, CrishimError, FailedPrecondition, Internal, NotFound
 from crishim.interfaces.backend import Backend, BackendContext, BackendInfo
 from crishim.interfaces.capabilities import SupportsSandboxUpdate, SupportsSandboxWait
 from crishim.interfaces.oci_runtime import (
@@ -33,6 +33,7 @@ from crishim.interfaces.seats import Rootfs, RootfsProvider
 from crishim.linux import pins, processes
 from crishim.linux.cgroups import Cgroups
 from crishim.linux.mounts import unmount_entries
+from crishim.linux.programs import find_program
 from crishim.linux.roots import read_in_root
 from crishim.model.container import (
     ContainerCreated,
@@ -55,7 +56,7 @@ from crishim.pods.bundle import delete_bundle, make_bundle, write_atomically, wr
 from crishim.pods.capabilities import RuntimeCapabilities
 from crishim.pods.confinement import Confinement
 from crishim.pods.host import device_node
-from crishim.pods.observer import STARTED, STARTING, PodObserver
+from crishim.pods.observer import REFUSED, STARTED, STARTING, PodObserver, read
 from crishim.pods.pid_namespaces import PidNamespaces, pid_options
 from crishim.pods.volumes import make_volumes
 
@@ -150,14 +151,20 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         chosen = {"volumes": volumes, "apparmor": apparmor, "labels": labels}
         place = await asyncio.to_thread(self._fill_bundle, bundle, spec, pod, rootfs, views, chosen)
         await self._confinement.relabel(spec, labels, volumes.values())
-        with self._pids.joined(spec):
-            pid = await self._runtime.create(spec.id, bundle, stdio)
-        processes.record(bundle / FIRST_PROCESS, pid)
+        try:
+            with self._pids.joined(spec):
+                pid = await self._runtime.create(spec.id, bundle, stdio)
+        except CreateRefused as refusal:
+            await self._refuse_start(bundle, refusal)
+        else:
+            processes.record(bundle / FIRST_PROCESS, pid)
         return ContainerCreated(user=place.user)
 
     async def start_container(self, container_id: ContainerId) -> None:
         """The runtime's start."""
         bundle = self._bundle(container_id)
+        if refusal := read(bundle / REFUSED):
+            raise CreateRefused(refusal)
         write_atomically(bundle / STARTING, str(self._context.clock.now()))
         try:
             await self._runtime.start(container_id)
@@ -203,6 +210,16 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         await self._release(container_id)
         self._pids.forget(bundle)
         await asyncio.to_thread(delete_bundle, bundle)
+
+    async def _refuse_start(self, bundle: Path, refusal: CreateRefused) -> None:
+        """Keep why the runtime did not create the container, for its start, and nothing of it in the runtime."""
+        write_atomically(bundle / REFUSED, refusal.message)
+        try:
+            await self._runtime.delete(bundle.name)
+        except NotFound:
+            pass
+        except CrishimError as error:  # the container's removal tries it again
+            _log.warning("what the refused creation of container %s has left is not freed: %s", bundle.name, error)
 
     def _fill_bundle(
         self,
@@ -276,8 +293,7 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         return folder
 
     async def _start_pause(self, spec: SandboxSpec) -> None:
-        program = shutil.which(PAUSE)
-        if program is None:
+        if not (program := find_program(PAUSE)):
             raise FailedPrecondition("missing", "installed", f"{PAUSE}, which a shared PID namespace needs")
         bundle = self._pods / spec.id / "pause"
         root = bundle / "rootfs"

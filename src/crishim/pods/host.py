@@ -24,7 +24,7 @@ def host(*, systemd_cgroup: bool = False, rlimits: tuple[tuple[str, int, int], .
         swap=_swap(),
         hugetlb=Path("/sys/fs/cgroup/hugetlb").exists() or "hugetlb" in _controllers(),
         bounding=frozenset(name for number, name in enumerate(CAPABILITIES) if bounding >> number & 1),
-        lowest_oom_score_adj=None if _effective() >> _SYS_RESOURCE & 1 else own_score,
+        lowest_oom_score_adj=None if may_raise_limits() else own_score,
         seccomp_default=_read(SECCOMP_DEFAULT),
         architecture=_ARCHITECTURES.get(platform.machine(), platform.machine()),
         kernel=(int(release[0]), int(release[1])),
@@ -88,8 +88,9 @@ def _bounding() -> int:
     return _status("CapBnd")
 
 
-def _effective() -> int:
-    return _status("CapEff")
+def may_raise_limits() -> bool:
+    """Whether this process has CAP_SYS_RESOURCE: it may raise hard limits, and lower oom_score_adj."""
+    return bool(_status("CapEff") >> _SYS_RESOURCE & 1)
 
 
 def _status(field: str) -> int:

@@ -1,8 +1,8 @@
 """Pinned namespaces: a pod without a pause process.
 
 One unshare(2) in a thread makes a pod's network, IPC and UTS namespaces; each is bound to a file
-`<folder>/<sandbox id>/<kind>`, and hostname and sysctls are set inside. A namespace lives as long as its file is mounted. A
-process namespace cannot be kept so: it dies with its first process.
+`<folder>/<sandbox id>/<kind>`, and hostname and sysctls are set inside; those of interfaces wait for the network. A namespace
+lives as long as its file is mounted. A process namespace cannot be kept so: it dies with its first process.
 
 A pod with a user namespace has that first, and the others are made inside it, since whoever owns a namespace rules in it. From
 inside nothing can be mounted outside, so two processes stay for a moment, and their namespaces are bound from here.
@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -65,6 +65,25 @@ def check_sysctls(names: Iterable[str], kinds: Collection[str]) -> None:
             raise InvalidArgument(f"config.linux.sysctls[{name}]", "is not of a namespace of the pod's own")
 
 
+def sysctl_parts(name: str) -> list[str]:
+    """A sysctl's name as folders below /proc/sys, as sysctl.d(5) reads it.
+
+    The first of dots and slashes separates; the other one is a part's own: `net/ipv4/conf/eth0.1/forwarding`, and
+    `net.ipv4.conf.eth0/1.forwarding`.
+    """
+    if "/" in name.split(".", 1)[0]:
+        return name.split("/")
+    return [part.replace("/", ".") for part in name.split(".")]
+
+
+def of_interface(name: str) -> bool:
+    """Whether a sysctl is that of an interface which a new network namespace does not have yet."""
+    match sysctl_parts(name):
+        case ["net", _, "conf" | "neigh", interface, _]:
+            return interface not in {"all", "default", "lo"}
+    return False
+
+
 class PinnedNamespaces:
     """Makes, finds and lets go of pods' namespaces below `folder`, which is made a private mount of its own."""
 
@@ -104,6 +123,12 @@ class PinnedNamespaces:
                 await self.remove(spec.id)
             raise
         return self.path(spec.id, "net")
+
+    async def connected(self, spec: SandboxSpec) -> None:
+        """As `SandboxNamespaces.connected`: set the sysctls of interfaces, which the network's plugins have made."""
+        late = {name: value for name, value in spec.config.linux.sysctls.items() if of_interface(name)}
+        if late and (refused := await asyncio.to_thread(inside, self.path(spec.id, "net"), lambda: _set_sysctls(late))):
+            raise _refusal(refused[0], late[refused[0]], "Permission denied")
 
     async def remove(self, sandbox_id: SandboxId) -> None:
         """As `SandboxNamespaces.remove`."""
@@ -202,13 +227,18 @@ def _furnish(spec: SandboxSpec, kinds: Collection[str]) -> list[str]:
 
     Since Linux 5.19 (`ipc_permissions`, `mq_permissions`) those of IPC and of message queues are its root's alone.
     """
-    refused = []
     if "uts" in kinds and spec.config.hostname:
         try:
             Path("/proc/sys/kernel/hostname").write_text(spec.config.hostname, encoding="utf-8")
         except OSError as error:
             raise from_os_error(error, "setting the pod's hostname") from error
-    for name, value in spec.config.linux.sysctls.items():
+    return _set_sysctls({name: value for name, value in spec.config.linux.sysctls.items() if not of_interface(name)})
+
+
+def _set_sysctls(values: Mapping[str, str]) -> list[str]:
+    """Set them; answers those that the kernel refuses to who is not the root of their namespace's owner."""
+    refused = []
+    for name, value in values.items():
         try:
             # with the line's end, since an empty value would not be written at all
             _sysctl(name).write_text(f"{value}\n", encoding="utf-8")
@@ -220,7 +250,7 @@ def _furnish(spec: SandboxSpec, kinds: Collection[str]) -> list[str]:
 
 
 def _sysctl(name: str) -> Path:
-    return Path("/proc/sys", name.replace(".", "/"))
+    return Path("/proc/sys", *sysctl_parts(name))
 
 
 def _refusal(name: str, value: str, reason: str) -> InvalidArgument:

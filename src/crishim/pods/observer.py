@@ -25,6 +25,9 @@ STARTING: Final = "starting"
 STARTED: Final = "started-at"
 """Files of a bundle: when its start was asked for; renamed when the runtime has said that it took place."""
 
+REFUSED: Final = "refused"
+"""A file of a bundle with the words in which the runtime has refused to create it."""
+
 _STATES: Final = {
     OciStatus.CREATING: ContainerState.CREATED,
     OciStatus.CREATED: ContainerState.CREATED,
@@ -68,8 +71,8 @@ class PodObserver:
 
     async def _observe_bundle(self, bundle: Path) -> ObservedContainer:
         """As the runtime says; where it cannot say, what its start would have led to: whoever waits will see its end."""
-        starting = _read(bundle / STARTING)
-        started_at = int(_read(bundle / STARTED) or starting or 0) or None
+        starting = read(bundle / STARTING)
+        started_at = int(read(bundle / STARTED) or starting or 0) or None
         try:
             async with asyncio.timeout(_OBSERVE_TIMEOUT):
                 return await self._observe(bundle, started_at, starting=bool(starting))
@@ -77,14 +80,16 @@ class PodObserver:
             _log.warning("the state of container %s is not known: %s", bundle.name, error)
             state = ContainerState.RUNNING if started_at else ContainerState.CREATED
             return ObservedContainer(
-                id=ContainerId(bundle.name), sandbox_id=SandboxId(_read(bundle / "sandbox")), state=state, started_at=started_at
+                id=ContainerId(bundle.name), sandbox_id=SandboxId(read(bundle / "sandbox")), state=state, started_at=started_at
             )
 
     async def _observe(self, bundle: Path, started_at: int | None, *, starting: bool) -> ObservedContainer:
         container_id = ContainerId(bundle.name)
-        sandbox_id = SandboxId(_read(bundle / "sandbox"))
+        sandbox_id = SandboxId(read(bundle / "sandbox"))
         alive = self._runtime.alive(container_id, bundle) if isinstance(self._runtime, SupportsLiveness) else None
-        if alive is None or starting:  # of a start that was broken off only the runtime knows whether it took place
+        if (bundle / REFUSED).exists():
+            state = ContainerState.CREATED
+        elif alive is None or starting:  # of a start that was broken off only the runtime knows whether it took place
             state = await self._state(container_id, started_at)
         elif started_at is None:
             state = ContainerState.CREATED
@@ -124,7 +129,8 @@ def _folders(parent: Path) -> list[Path]:
     return [path for path in parent.iterdir() if path.is_dir()] if parent.exists() else []
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
+    """The text of a file; empty where there is none."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError:

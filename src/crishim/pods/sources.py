@@ -1,7 +1,6 @@
 """Looking up what a container asks of the host: mount sources, devices, profile files."""
 
 import json
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,6 @@ from crishim.pods.host import device_node
 
 CDI_FOLDERS: Final = (Path("/etc/cdi"), Path("/var/run/cdi"))
 """Where descriptions of devices lie, those of the last folder first (CDI specification, the registry)."""
-
-_log = logging.getLogger(__name__)
 
 
 def bind_sources(spec: ContainerSpec) -> FrozenDict[str, BindSource]:
@@ -86,7 +83,7 @@ def profiles(spec: ContainerSpec) -> FrozenDict[str, str]:
 
 
 def cdi_files(folders: Sequence[Path] = CDI_FOLDERS) -> tuple[Described, ...]:
-    """The descriptions of CDI devices on this machine; a file that cannot be used is logged and left out."""
+    """The descriptions of CDI devices on this machine; of a file that cannot be used there is only its `problem`."""
     found = []
     for priority, folder in enumerate(folders):
         for path in sorted(folder.glob("*")):
@@ -94,7 +91,7 @@ def cdi_files(folders: Sequence[Path] = CDI_FOLDERS) -> tuple[Described, ...]:
                 try:
                     found.append(described(_parsed(path), priority))
                 except (OSError, ValueError, ImportError) as error:
-                    _log.warning("%s: %s", path, error)
+                    found.append(Described(problem=f"{path}: {error}"))
     return tuple(found)
 
 

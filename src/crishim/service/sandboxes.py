@@ -156,6 +156,8 @@ class Sandboxes:
             if core.namespaces is not None:
                 spec = attrs.evolve(spec, netns=await core.network_step("namespaces", core.namespaces.create(spec)))
             spec = await self._connect(spec)
+            if core.namespaces is not None:
+                await core.network_step("namespaces", core.namespaces.connected(spec))
         started = await handle.call("start_sandbox", handle.backend.start_sandbox(spec), deadline)
         if started.ips:
             spec = attrs.evolve(spec, ips=started.ips)

@@ -463,6 +463,9 @@ class FakeNamespaces:
         self.held[spec.id] = f"/fake/netns/{spec.id}"
         return "" if spec.host_network else self.held[spec.id]
 
+    async def connected(self, spec: SandboxSpec) -> None:
+        assert spec.id in self.held
+
     def path(self, sandbox_id: SandboxId, kind: str) -> str:
         return self.held.get(sandbox_id, "") if kind == "net" else ""
 

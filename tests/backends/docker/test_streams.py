@@ -2,18 +2,19 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from crishim.errors import FailedPrecondition, InvalidArgument
+from crishim.backends.docker import streams
+from crishim.errors import FailedPrecondition, InvalidArgument, Unavailable
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.linux import processes
 from crishim.model.process import ExecSpec, TerminalSize
 from crishim.testing.conformance.offers import Sink, Source
 from tests.backends.docker.node import SLEEPS, Node
-from tests.backends.docker.world import Dockerd, needs
+from tests.backends.docker.world import Dockerd, dockerd, needs
 
 pytestmark = [pytest.mark.node, needs("dockerd", "busybox", "catatonit")]
 
@@ -23,7 +24,11 @@ SHELL = ("sh", "-c")
 class Slow:
     """A client that reads nothing."""
 
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
     async def write(self, data: bytes) -> None:
+        self.asked.set()
         await asyncio.Event().wait()
 
 
@@ -128,6 +133,42 @@ async def test_a_slow_client_is_dropped(engine: Dockerd, tmp_path: Path) -> None
         await attached
         assert 4000 == len(node.log("main"))
         await node.clear()
+
+
+async def test_a_stalled_exec_is_let_go(engine: Dockerd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exec whose client does not read ends when its processes were killed; until then the client is waited for."""
+    monkeypatch.setattr(streams, "_STALLED", 0.2)
+    async with Node(tmp_path, engine.socket).running() as node:
+        container = await node.container(await node.sandbox(), "main", SLEEPS)
+        client = Slow()
+        argv = (*SHELL, "while :; do head -c 65536 /dev/zero; done")
+        running = asyncio.create_task(node.backend.exec(container, ExecSpec(argv=argv), ProcessIO(stdout=client)))
+        await asyncio.wait_for(client.asked.wait(), 30)
+        assert set() == (await asyncio.wait({running}, timeout=1))[0]
+        await node.services.containers.stop(container, 0)
+        async with asyncio.timeout(30):
+            assert 0 != (await running).code  # 137, or 126 where the engine collects it late
+        await node.clear()
+
+
+@pytest.fixture
+def mortal() -> Iterator[Dockerd]:
+    """An engine of the test's own, to be killed."""
+    with dockerd() as running:
+        yield running
+
+
+async def test_the_engine_goes_away_from_an_attach(mortal: Dockerd, tmp_path: Path) -> None:
+    """An attach whose engine dies is an error, and no end of the container."""
+    async with Node(tmp_path, mortal.socket).running() as node:
+        container = await node.container(await node.sandbox(), "main", (*SHELL, "while :; do echo tick; sleep 0.05; done"))
+        out = Sink()
+        attached = asyncio.create_task(node.backend.attach(container, ProcessIO(stdout=out)))
+        await out.has(b"tick")
+        await asyncio.to_thread(mortal.kill)
+        with pytest.raises(Unavailable):
+            async with asyncio.timeout(30):
+                await attached
 
 
 async def test_input_without_once_stays_open(engine: Dockerd, tmp_path: Path) -> None:

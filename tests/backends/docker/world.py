@@ -27,7 +27,7 @@ from crishim.system import SystemClock
 from tests.backends.runc.world import APPLETS
 
 TOOLS = {"dockerd": "docker.io", "busybox": "busybox-static", "catatonit": "catatonit"}
-ELSEWHERE = {"crictl": "the releases of kubernetes-sigs/cri-tools have it"}
+ELSEWHERE = {"crictl": "docs/how-to/debug.md says how to get it"}
 IMAGE = "exam"
 
 _TIMEOUT = 60.0

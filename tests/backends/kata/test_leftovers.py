@@ -52,6 +52,7 @@ async def test_all_is_freed(tmp_path: Path, hypervisor: subprocess.Popen[bytes])
 
 
 @pytest.mark.node
+@needs()
 async def test_what_is_mounted_is_not_deleted(tmp_path: Path) -> None:
     """A root file system that is mounted in a folder of kata's is unmounted, and its files stay."""
     (tmp_path / "root").mkdir()

@@ -7,7 +7,7 @@ from crishim.backends.kata import check
 from crishim.backends.kata.leftovers import KataBinary
 from crishim.backends.kata.needs import findings
 from crishim.errors import FailedPrecondition
-from crishim.shimv2.client.binary import find_program
+from crishim.linux.programs import find_program
 
 CONFIGURATION = """
 [hypervisor.qemu]

@@ -1,5 +1,10 @@
 """What can be said of the runc backend in crishim.toml, and what it needs of a machine."""
 
+import json
+import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,20 +52,54 @@ def test_one_setting_rules_the_cgroups(tmp_path: Path, driver: CgroupDriver) -> 
 
 def test_default_limits(tmp_path: Path) -> None:
     """A number is both limits, a pair is soft and hard."""
-    backend: Any = build(context(tmp_path, {"ulimits": {"nofile": [1024, 65536], "core": 0}}))
-    assert (("RLIMIT_NOFILE", 1024, 65536), ("RLIMIT_CORE", 0, 0)) == backend._host.rlimits
+    backend: Any = build(context(tmp_path, {"ulimits": {"nofile": [16, 64], "core": 0}}))
+    assert (("RLIMIT_NOFILE", 16, 64), ("RLIMIT_CORE", 0, 0)) == backend._host.rlimits
 
 
-def test_a_machine_with_everything_but_plugins(tmp_path: Path) -> None:
-    """What is missing is named with what then does not work; only what pods cannot do without is needed."""
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/filesystems").write_text("nodev\tproc\nnodev\toverlay\n")
+POWERLESS = """
+import json, logging, sys
+from pathlib import Path
+from crishim.backends.runc.pods import build, check
+from tests.backends.runc.test_options import context
+logging.basicConfig(format="%(message)s")
+options = json.loads(sys.argv[1])
+found = [[finding.what, finding.ok, finding.needed] for finding in check(options) if "ulimits" in finding.what]
+print(json.dumps([build(context(Path(sys.argv[2]), options))._host.rlimits, found]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("limits", "given", "found"),
+    [
+        ({"nofile": [1024, 65536], "core": 0}, [["RLIMIT_NOFILE", 1024, 4096], ["RLIMIT_CORE", 0, 0]], 1),
+        ({"nofile": 65536}, [["RLIMIT_NOFILE", 4096, 4096]], 1),
+        ({"nofile": [8, 16]}, [["RLIMIT_NOFILE", 8, 16]], 0),
+    ],
+)
+def test_limits_that_cannot_be_given(tmp_path: Path, limits: dict[str, Any], given: list[Any], found: int) -> None:
+    """Without CAP_SYS_RESOURCE a limit above the process's own is its own, logged once and checked (setrlimit(2))."""
+    without = ["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*without, sys.executable, "-c", POWERLESS, json.dumps({"ulimits": limits}), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[3],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096)),
+    )
+    assert [given, [["ulimits.nofile", False, False]] * found] == json.loads(done.stdout)
+    assert found == done.stderr.count("ulimits.nofile is 4096 for containers"), done.stderr
+
+
+def test_a_machine_with_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing is named with what then does not work; what most pods ask for is needed."""
+    monkeypatch.setenv("PATH", str(tmp_path))
     told = {finding.what: finding for finding in findings(tmp_path)}
-    assert told["overlayfs"].ok
-    missing = told["CNI plugins"]
-    assert (False, False) == (missing.ok, missing.needed)
-    assert "host's network" in missing.without
-    assert {"root", "runc", "conmon", "skopeo", "unshare"} < told.keys()
+    missing = {what for what, finding in told.items() if finding.needed and not finding.ok}
+    assert {"runc", "conmon", "skopeo", "catatonit"} == missing - {"root"}
+    assert {"unshare", "nsenter", "zstd", "/usr/share/containers/seccomp.json"} == {
+        what for what, finding in told.items() if not finding.needed
+    }
     assert [finding.what for finding in check({})] == list(told)
 
 

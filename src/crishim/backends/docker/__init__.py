@@ -3,7 +3,6 @@
 Options: see `options.Options`. What the engine does not support is refused by name; docs/docker.md has the whole table.
 """
 
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from crishim.backends.docker.images import DockerImages
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.plugin import Plugin
 from crishim.interfaces.seats import Finding, ImageService
+from crishim.linux.programs import find_program
 
 __all__ = ["DockerBackend", "DockerImages", "plugin"]
 
@@ -33,19 +33,24 @@ def images(context: BackendContext) -> ImageService:
 def check(options: Mapping[str, Any]) -> Iterable[Finding]:
     """What the machine offers: the engine's socket, and the program of which the pause image is made."""
     socket = Path(str(options.get("socket", Options().socket)))
+    try:
+        there = socket.is_socket()
+    except OSError:
+        there = False
     yield Finding(
         what="docker engine",
-        ok=socket.is_socket(),
-        needed=False,
-        found=str(socket) if socket.is_socket() else "",
-        without="the docker backend has nothing to run pods with, unless its option `socket` names another",
+        ok=there,
+        found=str(socket),
+        without=f"no pod can run: there is no socket {socket}, and no option `socket` that names another",
         remedy="apt-get install docker.io",
     )
-    program = shutil.which(PROGRAM)
+    if options.get("pause_image"):
+        return
+    program = find_program(PROGRAM)
     yield Finding(
         what=PROGRAM,
-        ok=program is not None,
-        found=program or "",
+        ok=bool(program),
+        found=program,
         without="no pause image can be made; the option `pause_image` must name one that is there",
         remedy="apt-get install catatonit",
     )

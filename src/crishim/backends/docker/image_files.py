@@ -21,6 +21,7 @@ from crishim.backends.docker.convert import Maker, helper_body
 from crishim.backends.docker.engine import Engine, Options
 from crishim.errors import CrishimError, FailedPrecondition, NotFound, PullError, PullReason, ResourceExhausted, Unknown
 from crishim.linux.children import children
+from crishim.linux.programs import find_program
 from crishim.model.values import ImageId
 
 PROGRAM: Final = "catatonit"
@@ -48,8 +49,7 @@ class PauseImage:
                     raise FailedPrecondition("missing", "here", f"the pause image {self.name}") from None
             else:
                 return
-            program = shutil.which(PROGRAM)
-            if program is None:
+            if not (program := find_program(PROGRAM)):
                 raise FailedPrecondition("missing", "installed", f"{PROGRAM}, of which the pause image is made")
             repository, _, tag = self.name.rpartition(":")
             query = {"fromSrc": "-", "repo": repository, "tag": tag, "changes": _ENTRYPOINT}

@@ -31,6 +31,9 @@ _TIMEOUT: Final = 10.0
 _START: Final = 0.5
 """Seconds within which an exec that was asked for and then cancelled may still begin."""
 
+_STALLED: Final = 10.0
+"""Seconds without any progress after which output of a process that has ended is dropped, as by `ExecStreams`."""
+
 _CANNOT_RUN: Final = frozenset({126, 127})
 
 
@@ -55,14 +58,14 @@ class ContainerStreams:
             async with contextlib.AsyncExitStack() as stack:
                 stack.push_async_callback(stream.close)
                 stack.push_async_callback(_ended, self._inputs(f"/exec/{exec_id}/resize", stream, io, tty=spec.tty))
-                await _copy_out(stream, io, tty=spec.tty)
+                await self._copy_out(exec_id, _Delivery(stream, io, tty=spec.tty))
             return await self._exit(exec_id, spec)
         except asyncio.CancelledError:
             await asyncio.shield(self._kill(exec_id))
             raise
 
     async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
-        """As `SupportsAttach.attach`."""
+        """As `SupportsAttach.attach`. Raises `Unavailable` where the stream ends and the container has not."""
         told = await self._engine.inspect(container_id)
         if not runs(told):
             raise FailedPrecondition(str(told["State"].get("Status")), "running", f"container {container_id}")
@@ -73,12 +76,45 @@ class ContainerStreams:
         attacher = Attacher(io, BACKLOG)
         once = bool(config.get("StdinOnce"))
         tasks = self._inputs(f"/containers/{container_id}/resize", stream, io, tty=tty, feeds=feeds, ends=once)
-        tasks.append(asyncio.create_task(_offer(stream, attacher, tty=tty)))
+        offering = asyncio.create_task(_offer(stream, attacher, tty=tty))
         try:
             await attacher.run()
+            if offering.done():  # else the client has left, or was dropped
+                await self._check_end(container_id)
         finally:
-            await _ended(tasks)
+            await _ended([*tasks, offering])
             await stream.close()
+
+    async def _check_end(self, container_id: ContainerId) -> None:
+        """A container's streams end with it, a moment before the engine knows. Raises `Unavailable` where it has not ended."""
+        pause, timeout = 0.002, self._clock.monotonic() + _TIMEOUT
+        with contextlib.suppress(NotFound):
+            while runs(await self._engine.inspect(container_id)):
+                if self._clock.monotonic() > timeout:
+                    raise Unavailable(f"the engine has broken off the streams of container {container_id}, which runs")
+                await self._clock.sleep(pause)
+                pause = min(2 * pause, 0.2)
+
+    async def _copy_out(self, exec_id: str, delivery: "_Delivery") -> None:
+        """Hand over all output; what a client has stopped reading is dropped when the exec has ended, killed or not."""
+        copying = asyncio.create_task(delivery.run())
+        try:
+            while not copying.done():
+                before = delivery.delivered
+                await asyncio.wait({copying}, timeout=_STALLED)
+                if delivery.writing and delivery.delivered == before and await self._is_over(exec_id):
+                    _log.warning("the client of exec %s does not read; the rest of the output is dropped", exec_id)
+                    return
+            copying.result()
+        finally:
+            copying.cancel()
+            await asyncio.gather(copying, return_exceptions=True)
+
+    async def _is_over(self, exec_id: str) -> bool:
+        try:
+            return not (await self._inspect(exec_id)).get("Running")
+        except NotFound:  # its container is gone
+            return True
 
     def _inputs(
         self, resize: str, stream: TakenOver, io: ProcessIO, *, tty: bool, feeds: bool = True, ends: bool = True
@@ -134,18 +170,29 @@ class ContainerStreams:
         return told
 
 
-async def _copy_out(stream: TakenOver, io: ProcessIO, *, tty: bool) -> None:
-    """Hand over all output; what the client does not want, or has stopped reading, is thrown away."""
-    writers: dict[str, ByteWriter | None] = {"stdout": io.stdout, "stderr": io.stderr}
-    frames = Frames(tty=tty)
-    while data := await stream.read():
-        for name, piece in frames.feed(data):
-            writer = writers[name]
-            if writer is not None:
-                try:
-                    await writer.write(piece)
-                except (BrokenPipeError, ConnectionError):
-                    writers[name] = None
+class _Delivery:
+    """Hands over all output of an exec; what the client does not want is thrown away."""
+
+    def __init__(self, stream: TakenOver, io: ProcessIO, *, tty: bool) -> None:
+        self.delivered = 0
+        self.writing = False
+        self._stream = stream
+        self._writers: dict[str, ByteWriter | None] = {"stdout": io.stdout, "stderr": io.stderr}
+        self._frames = Frames(tty=tty)
+
+    async def run(self) -> None:
+        """Return at the stream's end. Counts what was `delivered`, and tells whether the client is waited for."""
+        while data := await self._stream.read():
+            for name, piece in self._frames.feed(data):
+                writer = self._writers[name]
+                if writer is not None:
+                    self.writing = True
+                    try:
+                        await writer.write(piece)
+                    except (BrokenPipeError, ConnectionError):
+                        self._writers[name] = None
+                    self.writing = False
+                self.delivered += len(piece)
 
 
 async def _offer(stream: TakenOver, attacher: Attacher, *, tty: bool) -> None:

@@ -1,7 +1,6 @@
 """What kata needs of a machine, for `crishim check`: looked at, and never changed."""
 
 import os
-import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Any, Final
 
 from crishim.backends.kata.leftovers import PROGRAMS
 from crishim.interfaces.seats import Finding
-from crishim.shimv2.client.binary import binary_name, find_program
+from crishim.linux.programs import find_program
+from crishim.shimv2.client.binary import binary_name
 
 CONFIGURATIONS: Final = (
     "etc/kata-containers/configuration.toml",
@@ -47,11 +47,11 @@ def findings(root: Path, shim: str = RUNTIME, config_path: str = "") -> Iterator
         without="kata's shim refuses every container (Unix syslog delivery error)",
         remedy="run systemd-journald, or a syslog daemon",
     )
-    pause = shutil.which("catatonit")
+    pause = find_program("catatonit")
     yield Finding(
         what="catatonit",
-        ok=pause is not None,
-        found=pause or "",
+        ok=bool(pause),
+        found=pause,
         without="a machine has nothing to run as its pod's own container",
         remedy="apt-get install catatonit",
     )

@@ -17,7 +17,9 @@ and the writing of its number, stays unknown. Exits that were seen are kept ther
 gone.
 """
 
-from typing import Final
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from crishim.backends.process.backend import ProcessBackend
 from crishim.backends.process.ignores import ignores
@@ -25,6 +27,7 @@ from crishim.backends.process.images import HostImages
 from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.plugin import Plugin
+from crishim.interfaces.seats import Finding
 from crishim.model.features import Feature
 
 __all__ = ["HostImages", "ProcessBackend", "plugin"]
@@ -46,9 +49,22 @@ def build(context: BackendContext) -> Backend:
     return ProcessBackend(context, ignored)
 
 
+def check(_: Mapping[str, Any]) -> Iterable[Finding]:
+    """That pods are processes of this user, which a node of root's must not be."""
+    root = os.geteuid() == 0
+    yield Finding(
+        what="isolation",
+        ok=False,
+        needed=root,
+        without=f"pods are plain processes of {'root' if root else 'this user'} on this machine, with all its files",
+        remedy="crishim config init writes a configuration with a container runtime",
+    )
+
+
 plugin = Plugin(
     build=build,
     images=HostImages,
+    check=check,
     ignores=ignores,
     exam={"restores_exit_after_restart": False},  # nobody can collect a child that is not theirs
 )

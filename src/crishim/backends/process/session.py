@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -12,6 +11,7 @@ import attrs
 from crishim.errors import InvalidArgument, NotFound, PermissionDenied, ResourceExhausted, Unimplemented
 from crishim.linux.children import Child, children
 from crishim.linux.processes import Identity, read
+from crishim.linux.programs import find_program
 from crishim.logs.stdio import ChildEnds
 
 UMASK: Final = 0o022
@@ -113,16 +113,14 @@ class Session:
 
 
 def _setsid() -> str:
-    setsid = shutil.which("setsid")
-    if setsid is None:
+    if not (setsid := find_program("setsid")):
         raise Unimplemented("tty", "a terminal needs setsid, which is in Debian's package util-linux")
     return setsid
 
 
 def _found(argv: list[str], env: Mapping[str, str], cwd: str) -> list[str]:
     """The same, if the program is there: behind setsid a missing one would be an exit and no error."""
-    name = str(Path(cwd) / argv[0]) if "/" in argv[0] else argv[0]
-    if "\0" in "".join(argv) or shutil.which(name, path=os.pathsep.join(os.get_exec_path(env))) is None:
+    if "\0" in "".join(argv) or not find_program(argv[0], env=env, cwd=cwd):
         raise _cannot_run(argv[0], "no such program")
     return argv
 

@@ -12,7 +12,6 @@ by the few phrases that the runtimes have for it.
 
 import asyncio
 import json
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +19,9 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, NotFound, Unknown
+from crishim.errors import AlreadyExists, CreateRefused, CrishimError, FailedPrecondition, NotFound, Unknown
 from crishim.linux.children import children
+from crishim.linux.programs import find_program
 from crishim.logs.stdio import ChildEnds
 from crishim.model.features import OCI, Feature
 from crishim.model.runtime import RuntimeHandlerFeatures
@@ -119,10 +119,21 @@ _TAKEN = ("already exists",)
 
 
 def meaning(container_id: str, log: str, stderr: str, *, creating: bool = False) -> CrishimError:
-    """The error behind a failed command: its last logged error, else what it wrote.
+    """The error behind a failed command, by `last_error`.
 
     What is not there when a container is created is something that the container wants.
     """
+    message = last_error(log, stderr)
+    low = message.lower()
+    if any(phrase in low for phrase in _TAKEN):
+        return AlreadyExists("container", container_id)
+    if not creating and any(phrase in low for phrase in _GONE):
+        return NotFound("container", container_id)
+    return CreateRefused(message) if creating else Unknown(message)
+
+
+def last_error(log: str, stderr: str) -> str:
+    """What a failed command has said: its last logged error, else what it wrote."""
     message = ""
     for line in log.splitlines():
         try:
@@ -131,20 +142,14 @@ def meaning(container_id: str, log: str, stderr: str, *, creating: bool = False)
             continue
         if entry.get("level") == "error":
             message = str(entry.get("msg", ""))
-    message = message or runtime_message(stderr) or "the runtime failed without a word"
-    low = message.lower()
-    if any(phrase in low for phrase in _TAKEN):
-        return AlreadyExists("container", container_id)
-    if not creating and any(phrase in low for phrase in _GONE):
-        return NotFound("container", container_id)
-    return Unknown(message)
+    return message or runtime_message(stderr) or "the runtime failed without a word"
 
 
 class RuntimeCommand:
     """Runs the runtime's subcommands. `root` is the runtime's own state folder, `args` further global arguments."""
 
     def __init__(self, program: str, root: Path, *, systemd_cgroup: bool = False, args: Sequence[str] = ()) -> None:
-        self.program = shutil.which(program) or program  # conmon wants a path
+        self.program = find_program(program) or program  # conmon wants a path
         self.name = Path(program).name
         self.systemd_cgroup = systemd_cgroup
         self.line = (self.program, f"--root={root}", *args)

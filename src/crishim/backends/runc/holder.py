@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     runtime, args, container = argv[:at], argv[at:], argv[-1]
     bundle, console = Path(option(args, "--bundle")), option(args, "--console-socket")
     if is_sandbox(bundle):
-        os.execvp(runtime[0], argv)  # noqa: S606 - the very command that conmon was given
+        os.execv(runtime[0], argv)  # noqa: S606 - the very command that conmon was given
     with contextlib.ExitStack() as stack:
         terminal = stack.enter_context(Terminal()) if console else None
         created = subprocess.run(

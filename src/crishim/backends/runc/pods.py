@@ -4,11 +4,12 @@ The head of the package lists the options.
 """
 
 import contextlib
+import logging
 import os
-import shutil
+import resource
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import attrs
 
@@ -20,9 +21,10 @@ from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.plugin import Plugin
 from crishim.interfaces.seats import Finding
 from crishim.linux.children import become_subreaper
+from crishim.linux.programs import find_program
 from crishim.model.runtime import CgroupDriver
 from crishim.oci.ignores import ignores
-from crishim.pods.host import host
+from crishim.pods.host import host, may_raise_limits
 from crishim.pods.usage import MeasuredPods
 
 _PROGRAMS: Final = (
@@ -30,49 +32,32 @@ _PROGRAMS: Final = (
     ("skopeo", True, "no image can be pulled", "skopeo"),
     ("unshare", False, "no pod can have a user namespace", "util-linux"),
     ("nsenter", False, "no pod can have a user namespace", "util-linux"),
-    ("catatonit", False, "no pod can share a process namespace among its containers", "catatonit"),
+    ("catatonit", True, "no pod can share a process namespace among its containers", "catatonit"),
+    ("zstd", False, "no image with zstd layers can be pulled", "zstd"),
 )
-_PLUGINS: Final = ("opt/cni/bin", "usr/lib/cni")
 _SECCOMP: Final = "usr/share/containers/seccomp.json"
-_POLICY: Final = "etc/containers/policy.json"
 
 
 def findings(root: Path, runtime: str = "runc") -> Iterator[Finding]:
     """One finding for each thing that pods of `runtime` need. `root` is where the machine's files lie."""
     yield Finding(what="root", ok=os.geteuid() == 0, without="nothing can be mounted", remedy="run it as root")
     for program, needed, without, package in ((runtime, True, "no container can be made", Path(runtime).name), *_PROGRAMS):
-        path = shutil.which(program)
+        path = find_program(program)
         remedy = f"apt-get install {package}"
-        yield Finding(what=program, ok=path is not None, needed=needed, found=path or "", without=without, remedy=remedy)
-    kinds = _text(root / "proc/filesystems").split()
-    yield Finding(
-        what="overlayfs", ok="overlay" in kinds, without="no root file system can be mounted", remedy="modprobe overlay"
-    )
-    folders = [folder for folder in _PLUGINS if (root / folder).is_dir()]
-    yield Finding(
-        what="CNI plugins",
-        ok=bool(folders),
-        needed=False,
-        found=", ".join(f"/{folder}" for folder in folders),
-        without="only pods on the host's network can run",
-        remedy="apt-get install containernetworking-plugins",
-    )
+        yield Finding(what=program, ok=bool(path), needed=needed, found=path, without=without, remedy=remedy)
     yield _file(root, _SECCOMP, "pods that ask for the RuntimeDefault seccomp profile are refused", needed=False)
-    yield _file(root, _POLICY, "nothing is pulled, unless the configuration names a signature policy", needed=False)
 
 
 def _file(root: Path, name: str, without: str, *, needed: bool) -> Finding:
-    there = (root / name).is_file()
+    there = os.access(root / name, os.R_OK)
     remedy = "apt-get install golang-github-containers-common"
     return Finding(what=f"/{name}", ok=there, needed=needed, found=f"/{name}" if there else "", without=without, remedy=remedy)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""
+RLimit: TypeAlias = tuple[str, int, int]
+"""A name of setrlimit(2), the soft and the hard limit."""
 
+_log = logging.getLogger(__name__)
 
 _OPTIONS: Final = frozenset({"runtime", "runtime_args", "gvisor", "ulimits"})
 _ULIMITS: Final = (
@@ -97,7 +82,10 @@ def build(context: BackendContext) -> Backend:
     gvisor = bool(context.options.get("gvisor", Path(program).name == "runsc"))
     args = [*(("--oci-seccomp",) if gvisor else ()), *map(str, context.options.get("runtime_args", ()))]
     command = RuntimeCommand(program, root, systemd_cgroup=systemd, args=args)
-    machine = host(systemd_cgroup=systemd, rlimits=_rlimits(context.options.get("ulimits", {})))
+    limits = _rlimits(context.options.get("ulimits", {}))
+    for name, hard in too_high(limits):
+        _log.warning("ulimits.%s is %d for containers, this process's own: above it CAP_SYS_RESOURCE is needed", name, hard)
+    machine = host(systemd_cgroup=systemd, rlimits=clamped(limits))
     sockets = context.runtime_state / "s"
     if gvisor:
         machine = attrs.evolve(machine, apparmor=False, selinux=False)  # gVisor has no use for either
@@ -107,13 +95,40 @@ def build(context: BackendContext) -> Backend:
 
 def check(options: Mapping[str, Any]) -> Iterable[Finding]:
     """What pods with these options need of this machine."""
-    return findings(Path("/"), str(options.get("runtime", "runc")))
+    yield from findings(Path("/"), str(options.get("runtime", "runc")))
+    for name, hard in too_high(_rlimits(options.get("ulimits", {}))):
+        yield Finding(
+            what=f"ulimits.{name}",
+            ok=False,
+            needed=False,
+            without=f"containers get {hard}, this process's own: above it CAP_SYS_RESOURCE is needed",
+            remedy="raise Limit... in crishim's unit, or lower the option",
+        )
 
 
 plugin = Plugin(build=build, check=check, ignores=ignores, needs_node=True)
 
 
-def _rlimits(wanted: Any) -> tuple[tuple[str, int, int], ...]:
+def too_high(limits: Iterable[RLimit]) -> Iterator[tuple[str, int]]:
+    """Limits above this process's own hard ones, which it may not raise; each with its option's name and its own hard limit.
+
+    setrlimit(2): a process without CAP_SYS_RESOURCE may not raise a hard limit, so a runtime that it starts would fail.
+    """
+    if may_raise_limits():
+        return
+    for name, _, hard in limits:
+        own = resource.getrlimit(getattr(resource, name))[1] if hasattr(resource, name) else resource.RLIM_INFINITY
+        if own != resource.RLIM_INFINITY and hard > own:
+            yield name.removeprefix("RLIMIT_").lower(), own
+
+
+def clamped(limits: tuple[RLimit, ...]) -> tuple[RLimit, ...]:
+    """The limits as far as this process may give them."""
+    most = {f"RLIMIT_{name.upper()}": hard for name, hard in too_high(limits)}
+    return tuple((name, min(soft, most.get(name, soft)), min(hard, most.get(name, hard))) for name, soft, hard in limits)
+
+
+def _rlimits(wanted: Any) -> tuple[RLimit, ...]:
     if not isinstance(wanted, Mapping):
         raise InvalidArgument("options.ulimits", "must be a table of limits by name")
     made = []

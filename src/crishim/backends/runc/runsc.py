@@ -13,10 +13,10 @@ from pathlib import Path
 import attrs
 
 from crishim.backends.runc import holder
-from crishim.backends.runc.command import meaning
+from crishim.backends.runc.command import last_error
 from crishim.backends.runc.exec import AdoptedChild
 from crishim.backends.runc.runtime import MonitoredRuntime
-from crishim.errors import CrishimError, InvalidArgument, Unavailable
+from crishim.errors import CrishimError, InvalidArgument, Unavailable, Unknown
 from crishim.interfaces.backend import BackendContext, BackendInfo
 from crishim.linux.processes import read_pid
 from crishim.model.container import ContainerSpec
@@ -62,7 +62,7 @@ class RunscRuntime(MonitoredRuntime):
             raise Unavailable(f"the holder of {container_id} is gone") from error
         answer = await read_pipe(told)
         if answer != holder.OK:
-            raise meaning(container_id, answer.decode("utf-8", "replace"), "the container's holder has died")
+            raise Unknown(last_error(answer.decode("utf-8", "replace"), "the container's holder has died"))
 
     async def delete(self, container_id: str) -> None:
         """As `OciRuntime.delete`; a member's holder leaves first."""

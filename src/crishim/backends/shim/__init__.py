@@ -5,7 +5,6 @@ Options: `shim` (a runtime's name or a program; default `io.containerd.runc.v2`)
 takes runtimeoptions.v1), `bootstrap` (whether `start` reads BootstrapParams; found out by default).
 """
 
-import shutil
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.plugin import Plugin
 from crishim.interfaces.seats import Finding
+from crishim.linux.programs import find_program
 from crishim.model.runtime import CgroupDriver
 from crishim.oci.ignores import ignores
 from crishim.pods.host import host
@@ -58,11 +58,11 @@ def check(options: Mapping[str, Any]) -> Iterable[Finding]:
     runtime = str(options.get("runtime", "runc"))
     behind = ((runtime, runtime),) if "runc" in shim and "config_path" not in options else ()
     for program, package in ((shim, "containerd"), *behind, ("catatonit", "catatonit")):
-        path = shutil.which(program)
+        path = find_program(program)
         yield Finding(
             what=program,
-            ok=path is not None,
-            found=path or "",
+            ok=bool(path),
+            found=path,
             without="no pod can be started",
             remedy=f"apt-get install {package}",
         )

@@ -7,9 +7,7 @@ what a shim that is dead has left, and answers how the task ended (containerd, r
 import asyncio
 import os
 import re
-import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +17,7 @@ from google.protobuf.message import DecodeError
 from crishim._proto import shim_task_pb2 as task_pb
 from crishim.errors import DeadlineExceeded, FailedPrecondition, Unknown
 from crishim.linux.children import children
+from crishim.linux.programs import find_program
 from crishim.model.process import Exit
 from crishim.shimv2.wire.messages import Bootstrap, bootstrap_params, exit_of, parse_bootstrap
 
@@ -31,11 +30,6 @@ def binary_name(runtime: str) -> str:
     """The program of a runtime's name, `io.containerd.runc.v2` -> `containerd-shim-runc-v2`; a program's name stays."""
     match = _RUNTIME.fullmatch(runtime)
     return f"containerd-shim-{match[1]}-{match[2]}" if match and "/" not in runtime else runtime
-
-
-def find_program(name: str, folders: Sequence[str]) -> str:
-    """The path of a program on PATH, or else in `folders`; empty where it is in none."""
-    return shutil.which(name) or shutil.which(name, path=os.pathsep.join(folders)) or ""
 
 
 def one_line(output: bytes) -> str:

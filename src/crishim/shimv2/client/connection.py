@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError, Message
 from crishim._proto import shim_events_pb2 as events_pb
 from crishim._proto import shim_task_pb2 as pb
 from crishim._proto import shim_types_pb2 as types_pb
-from crishim.errors import InvalidArgument, NotFound, Unknown
+from crishim.errors import CreateRefused, InvalidArgument, NotFound, Unknown
 from crishim.model.process import Exit, TerminalSize
 from crishim.shimv2.client.fifos import FifoPaths
 from crishim.shimv2.wire.messages import NAMESPACE_KEY, SERVICES, Bootstrap, exit_of, named
@@ -205,6 +205,8 @@ class ShimLink:
             exec_id = "" if method == "Exec" else getattr(request, "exec_id", "")
             name = getattr(request, "id", "")
             refusal = named(error, "exec" if exec_id else "container", exec_id or name)
+            if method == "Create" and isinstance(refusal, Unknown | NotFound):
+                raise CreateRefused(error.message) from error
             if isinstance(refusal, NotFound) and not await self._is_missing(method, name, exec_id):
                 raise Unknown(f"{method} of {exec_id or name}: {error.message}") from error
             raise refusal from error
@@ -215,8 +217,6 @@ class ShimLink:
         """Whether a process of which a call has answered NOT_FOUND is not there, or has ended, where it was to be killed."""
         if method == "State":
             return True
-        if method == "Create":
-            return False
         try:
             state = await self.state(name, exec_id)
         except NotFound:
