@@ -15,18 +15,21 @@ import asyncio
 import contextlib
 import json
 import logging
+import signal
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import attrs
 
 from crishim.backends.runc.command import Features, RuntimeCommand
 from crishim.backends.runc.exec import AdoptedChild, ChildContainers, ConsoleSocket
 from crishim.errors import CrishimError, DataLoss, InvalidArgument, NotFound
 from crishim.interfaces.backend import BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import ProcessIO
-from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
-from crishim.linux import processes
+from crishim.interfaces.oci_runtime import FIRST_PROCESS, OciState, OciStatus, Stdio
+from crishim.linux import oom, processes
 from crishim.linux.cgroups import Cgroups, start_scope
 from crishim.linux.children import children
 from crishim.linux.processes import read_pid
@@ -67,6 +70,7 @@ class MonitoredRuntime:
         self._bundles: dict[str, Path] = {}
         self._waiting: dict[str, PreparedMonitor] = {}
         self._moving: set[asyncio.Task[None]] = set()
+        self._killed: set[str] = set()
         self._moves = CgroupWarmup(self._cgroups)
 
     async def probe(self) -> BackendInfo:
@@ -137,6 +141,8 @@ class MonitoredRuntime:
 
     async def kill(self, container_id: str, number: int, *, everyone: bool = False) -> None:
         """As `OciRuntime.kill`."""
+        if number == signal.SIGKILL:
+            self._killed.add(container_id)
         await self._command.run(container_id, "kill", *(("--all",) if everyone else ()), container_id, str(number))
 
     async def delete(self, container_id: str) -> None:
@@ -151,10 +157,14 @@ class MonitoredRuntime:
         await self._command.run(container_id, "delete", "--force", container_id)
         await self._monitor.clear(bundle, container_id, self._monitor_cgroups(bundle))
         self._bundles.pop(container_id, None)
+        self._killed.discard(container_id)
 
     async def wait(self, container_id: str) -> Exit:
         """As `OciRuntime.wait`."""
-        return await self._monitor.wait(await self._bundle(container_id), container_id)
+        bundle = await self._bundle(container_id)
+        end = await self._monitor.wait(bundle, container_id)
+        killed = await asyncio.to_thread(self._killed_for_memory, container_id, bundle, end)
+        return attrs.evolve(end, oom=killed)
 
     def alive(self, container_id: str, bundle: Path) -> bool | None:
         """As `SupportsLiveness.alive`: it lives as long as its monitor does, which ends after having written its exit."""
@@ -205,6 +215,19 @@ class MonitoredRuntime:
                 child = self._adopted(container_id, folder)
             started(read_pid(folder / "pid"))
             return await child.accompany(streams)
+
+    def _killed_for_memory(self, container_id: str, bundle: Path, end: Exit) -> bool:
+        """Whether want of memory has ended the first process, and not only one that it started.
+
+        The kernel's log is sure. Its record may be overwritten, and the monitor's note is of any process in the cgroup: that
+        counts unless the first process was killed by us.
+        """
+        if end.code != 128 + signal.SIGKILL:
+            return False
+        first = processes.recorded(bundle / FIRST_PROCESS)
+        if first is not None and oom.killed_for_memory(first):
+            return True
+        return end.oom and container_id not in self._killed
 
     async def _ability(self) -> tuple[str, Features]:
         return await self._command.version(), Features()
