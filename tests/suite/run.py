@@ -123,7 +123,7 @@ def registry(folder: Path) -> Iterator[int]:
 
 
 def critest(folder: Path, endpoint: Path, arguments: Sequence[str], kept: Path) -> str:
-    """Run the suite against a socket; its report. The whole output goes to `kept`."""
+    """Run the suite against a socket; its report, which goes beside `kept`, the file of the whole output."""
     endpoints = [f"--{kind}-endpoint=unix://{endpoint}" for kind in ("runtime", "image")]
     done = subprocess.run(
         [CRITEST, *endpoints, "--ginkgo.no-color", f"--ginkgo.junit-report={folder}/report.xml", *arguments],
@@ -136,7 +136,8 @@ def critest(folder: Path, endpoint: Path, arguments: Sequence[str], kept: Path) 
     kept.write_text(done.stdout)
     if not (folder / "report.xml").exists():
         raise SystemExit(done.stdout[-2000:])
-    return (folder / "report.xml").read_text()
+    shutil.copy2(folder / "report.xml", kept.with_suffix(".xml"))
+    return kept.with_suffix(".xml").read_text()
 
 
 def write_settings(folder: Path, port: int, runtime: str) -> Path:
@@ -153,7 +154,6 @@ def write_settings(folder: Path, port: int, runtime: str) -> Path:
 listen = "{folder}/cri.sock"
 state = "{folder}/state"
 runtime_state = "{folder}/run"
-cgroup_driver = "cgroupfs"
 [handlers]
 "" = "{runtime}"
 {backend_of(runtime, folder)}

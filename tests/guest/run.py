@@ -1,0 +1,227 @@
+"""Test this checkout on a node with systemd, cgroup v2 and AppArmor: `python -m tests.guest.run [--minutes 25] [PART ...]`.
+
+Has the guest made (`build.py`), boots it, installs the wheel of this checkout, and runs the parts below inside, in their order.
+Prints what passed, failed and was left out of each, and whether it left the node as it was. No part is begun that would not
+end within the minutes; which ones were left out for that is printed. Ends with 1 if anything failed.
+"""
+
+import argparse
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+from xml.etree import ElementTree as ET
+
+import attrs
+
+from tests.guest.build import CHECKOUT, build, missing
+from tests.guest.machine import Machine, alone
+from tests.suite.images import busybox
+from tests.suite.report import outcomes
+from tests.suite.run import CACHE, CRITEST
+
+PYTHON: Final = "/opt/crishim/bin/python"
+CHECKOUT_INSIDE: Final = "/root/checkout"
+NO_SUITE: Final = "it needs critest (releases of kubernetes-sigs/cri-tools) and dpkg-source (apt-get install dpkg-dev) here"
+
+
+@attrs.frozen
+class Part:
+    """A part of the run. `script` is for bash, in the checkout inside; `{report}` is where its JUnit report has to be.
+
+    `minutes` is what it needs at most on two cores. A part whose script has two pieces reboots the guest between them.
+    """
+
+    name: str
+    minutes: float
+    scripts: tuple[str, ...]
+    reports: str = ""
+
+
+def pytest(name: str, minutes: float, *arguments: str) -> Part:
+    """A part that is pytest's, or several calls of it with a reboot before each but the first."""
+    scripts = tuple(
+        f"{PYTHON} -m pytest -q -p no:cacheprovider --junitxml=/share/reports/{number}.xml {words}"
+        for number, words in enumerate(arguments)
+    )
+    return Part(name, minutes, scripts)
+
+
+def suite(runtime: str) -> Part:
+    """The official suite."""
+    script = (
+        f"export XDG_CACHE_HOME=/share/cache CRITEST=/share/critest; {PYTHON} -m tests.suite.run {runtime}; code=$?; "
+        f"cp /share/cache/crishim-suite/{runtime}.xml /share/reports/; exit $code"
+    )
+    return Part(f"suite-{runtime}", 11, (script,))
+
+
+PARTS: Final = (
+    pytest("life", 4, "tests/guest --ignore=tests/guest/test_reboot.py"),
+    pytest("reboot", 2, "tests/guest/test_reboot.py -k before", "tests/guest/test_reboot.py -k after"),
+    pytest("node", 6, "tests/node tests/linux tests/monitor tests/pods"),
+    pytest("exam", 5, "tests/conformance/test_runtimes.py tests/backends/runc/test_exam.py -k 'Runc or Crun'"),
+    suite("runc"),
+    suite("crun"),
+    pytest("backend", 6, "tests/backends/runc --ignore=tests/backends/runc/test_exam.py"),
+)
+"""In the order of what is worth most."""
+
+
+@attrs.define
+class Outcome:
+    """What became of one part."""
+
+    sums: Counter[str]
+    failed: list[str]
+
+    def line(self, name: str) -> str:
+        """A sentence for people."""
+        told = ", ".join(f"{self.sums[how]} {how}" for how in ("passed", "failed", "left out"))
+        return f"guest: {name}: {told}" + "".join(f"\n  {line}" for line in self.failed)
+
+
+class Run:
+    """One run of the parts in one guest, within a bound of time (None: none)."""
+
+    def __init__(self, machine: Machine, until: float | None) -> None:
+        self._machine = machine
+        self._until = until
+
+    def left(self) -> float:
+        """Seconds that are left."""
+        return 1e9 if self._until is None else self._until - time.monotonic()
+
+    def install(self) -> None:
+        """The wheel and the tests of this checkout. Raises SystemExit where that fails."""
+        share = self._machine.share
+        for name in ("checkout", "wheel", "reports"):
+            shutil.rmtree(share / name, ignore_errors=True)
+        build_wheel = (
+            sys.executable,
+            "-m",
+            "build",
+            "--wheel",
+            "--no-isolation",
+            "--outdir",
+            str(share / "wheel"),
+            str(CHECKOUT),
+        )
+        done = subprocess.run(build_wheel, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"the wheel could not be built:\n{done.stderr[-1000:]}")
+        (share / "reports").mkdir(parents=True)
+        ignored = shutil.ignore_patterns("__pycache__", ".*")
+        for name in ("tests", "examples"):
+            shutil.copytree(CHECKOUT / name, share / "checkout" / name, ignore=ignored)
+        shutil.copy2(CHECKOUT / "pyproject.toml", share / "checkout")
+        script = f"""set -e
+rm -rf {CHECKOUT_INSIDE}; cp -r /share/checkout {CHECKOUT_INSIDE}
+/opt/crishim/bin/pip -q install --no-index --no-deps --force-reinstall /share/wheel/*.whl
+crishim --version; runc --version | head -1; crun --version | head -1; uname -r; systemctl --version | head -1"""
+        if self._machine.run(script, timeout=300):
+            raise SystemExit("the checkout could not be installed in the guest")
+
+    def part(self, part: Part) -> Outcome:
+        """Run a part, and look at what it has left."""
+        reports = self._machine.share / "reports"
+        before = self._traces()
+        outcome = Outcome(Counter(), [])
+        for number, script in enumerate(part.scripts):
+            shutil.rmtree(reports)
+            reports.mkdir()
+            if number:
+                self._machine.stop()
+                self._machine.start()
+            code = self._machine.run(f"cd {CHECKOUT_INSIDE} && {script}", timeout=min(self.left(), 3600))
+            if code:
+                outcome.failed.append("was not done in time" if code == 124 else f"ended with {code}")
+            for report in reports.glob("*.xml"):
+                outcome.sums += sums(report.read_text(encoding="utf-8"))
+        outcome.failed.extend(f"left behind: {line}" for line in sorted(self._traces() - before))
+        return outcome
+
+    def _traces(self) -> set[str]:
+        told = self._machine.share / "traces"
+        if self._machine.run(f"python3 {CHECKOUT_INSIDE}/tests/guest/traces.py > /share/traces", timeout=60):
+            raise SystemExit("the guest does not tell what is on it")
+        return set(json.loads(told.read_text(encoding="utf-8")))
+
+
+def sums(xml: str) -> Counter[str]:
+    """How many passed, failed and were left out by a report of pytest's or Ginkgo's."""
+    if "[It]" in xml:
+        return Counter(outcomes(xml).values())
+    found: Counter[str] = Counter()
+    for case in ET.fromstring(xml).iter("testcase"):
+        kinds = {child.tag for child in case}
+        found["failed" if kinds & {"failure", "error"} else "left out" if "skipped" in kinds else "passed"] += 1
+    return found
+
+
+def suites_files(share: Path) -> bool:
+    """Put into the shared folder what the official suite takes from the host; whether it is there at all."""
+    critest = shutil.which(CRITEST)
+    if critest is None or shutil.which("dpkg-source") is None:
+        return False
+    share.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(critest, share / "critest")
+    target = share / "cache/crishim-suite"
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(busybox(CACHE), target)
+    return True
+
+
+def run(parts: Sequence[Part], minutes: float | None) -> int:
+    """Run parts; how many failed."""
+    begun = time.monotonic()
+    build()
+    machine = Machine()
+    this = Run(machine, None if minutes is None else begun + 60 * minutes)
+    with_suite = suites_files(machine.share)
+    told, bad = [], 0
+    try:
+        machine.fresh()
+        machine.start()
+        this.install()
+        for part in parts:
+            if part.name.startswith("suite-") and not with_suite:
+                told.append(f"guest: left out: {part.name}: {NO_SUITE}")
+            elif this.left() < 60 * part.minutes:
+                told.append(f"guest: left out for want of time: {part.name}, which takes up to {part.minutes} minutes")
+            else:
+                print(f"guest: {part.name}", flush=True)
+                outcome = this.part(part)
+                bad += bool(outcome.failed)
+                told.append(outcome.line(part.name))
+    finally:
+        machine.stop()
+    print(*told, f"guest: {'FAILED' if bad else 'passed'} in {(time.monotonic() - begun) / 60:.0f} minutes", sep="\n")
+    return bad
+
+
+def main() -> int:
+    """Run what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, help="begin no part that would not end by then")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(part.name for part in PARTS)}; all without")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - {part.name for part in PARTS}:
+        parser.error(f"there is no part {', '.join(sorted(unknown))}")
+    if lacking := missing():
+        print("left out: the guest, which needs:", *lacking, sep="\n  ")
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the guest ends with us
+    chosen = [part for part in PARTS if not options.parts or part.name in options.parts]
+    with alone():
+        return 1 if run(chosen, options.minutes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
