@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,7 @@ HERE: Final = Path(__file__).parent
 CHECKOUT: Final = HERE.parents[1]
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
 FOLDER: Final = Path(os.environ.get("CRISHIM_GUEST", CACHE / "crishim" / "guest"))
+MIRROR: Final = "http://deb.debian.org/debian"
 SUITE: Final = "trixie"
 KERNELS_SUITE: Final = "sid"
 DISK: Final = "8G"
@@ -83,7 +85,18 @@ def missing() -> list[str]:
         lacking.append("root")
     if os.uname().machine != "x86_64":
         lacking.append("an x86-64 processor: User Mode Linux has no other")
+    if not (FOLDER / "disk.made").exists() and not reachable():
+        lacking.append(f"Debian's mirror: {MIRROR} does not answer")
     return lacking
+
+
+def reachable() -> bool:
+    """Whether Debian's mirror answers."""
+    try:
+        with urllib.request.urlopen(f"{MIRROR}/dists/{SUITE}/Release", timeout=20):
+            return True
+    except OSError:
+        return False
 
 
 def run(*command: str | Path, folder: Path | None = None, log: Path) -> None:
@@ -119,7 +132,7 @@ def make_root(folder: Path) -> str:
     if stale(root, wanted):
         print("guest: Debian's packages", flush=True)
         shutil.rmtree(root, ignore_errors=True)
-        run("debootstrap", "--variant=minbase", "--include=ca-certificates", SUITE, root, log=log)
+        run("debootstrap", "--variant=minbase", "--include=ca-certificates", SUITE, root, MIRROR, log=log)
         refuses = root / "usr/sbin/policy-rc.d"  # by which packages ask whether to start their services
         refuses.write_text("#!/bin/sh\nexit 101\n", encoding="ascii")
         refuses.chmod(0o755)

@@ -64,7 +64,7 @@ PARTS: Final = (
     pytest("life", 4, "tests/guest --ignore=tests/guest/test_reboot.py"),
     pytest("reboot", 2, "tests/guest/test_reboot.py -k before", "tests/guest/test_reboot.py -k after"),
     pytest("node", 6, "tests/node tests/linux tests/monitor tests/pods"),
-    pytest("exam", 5, "tests/conformance/test_runtimes.py tests/backends/runc/test_exam.py -k 'Runc or Crun'"),
+    pytest("exam", 5, "tests/conformance/test_runtimes.py tests/backends/runc/test_exam.py -k 'not Runsc'"),
     suite("runc"),
     suite("crun"),
     pytest("backend", 6, "tests/backends/runc --ignore=tests/backends/runc/test_exam.py"),
@@ -146,9 +146,10 @@ crishim --version; runc --version | head -1; crun --version | head -1; uname -r;
                 ends = read_report(report.read_text(encoding="utf-8"))
                 outcome.sums += Counter(ends.values())
                 outcome.lines += [f"failed: {name}" for name, how in ends.items() if how == "failed"]
-        left = sorted(self._traces() - before)
-        outcome.lines += [f"left behind: {line}" for line in left]
-        outcome.bad |= bool(left)
+        after = self._traces()
+        outcome.lines += [f"left behind: {line}" for line in sorted(after - before)]
+        outcome.lines += [f"taken away: {line}" for line in sorted(before - after)]
+        outcome.bad |= after != before
         return outcome
 
     def _traces(self) -> set[str]:
