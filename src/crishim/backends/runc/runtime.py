@@ -143,7 +143,11 @@ class MonitoredRuntime:
         """As `OciRuntime.kill`."""
         if number == signal.SIGKILL:
             self._killed.add(container_id)
-        await self._command.run(container_id, "kill", *(("--all",) if everyone else ()), container_id, str(number))
+        try:
+            await self._command.run(container_id, "kill", *(("--all",) if everyone else ()), container_id, str(number))
+        except CrishimError:  # it had ended before
+            self._killed.discard(container_id)
+            raise
 
     async def delete(self, container_id: str) -> None:
         """As `OciRuntime.delete`. Of a creation that was broken off there may be more than the runtime's state tells."""
@@ -219,15 +223,14 @@ class MonitoredRuntime:
     def _killed_for_memory(self, container_id: str, bundle: Path, end: Exit) -> bool:
         """Whether want of memory has ended the first process, and not only one that it started.
 
-        The kernel's log is sure. Its record may be overwritten, and the monitor's note is of any process in the cgroup: that
-        counts unless the first process was killed by us.
+        The kernel's log is sure, but its record may be overwritten. The monitor's note is of any process in the cgroup: it
+        counts unless we have killed the container.
         """
-        if end.code != 128 + signal.SIGKILL:
+        killed = container_id in self._killed
+        if end.code != 128 + signal.SIGKILL or (killed and not end.oom):
             return False
         first = processes.recorded(bundle / FIRST_PROCESS)
-        if first is not None and oom.killed_for_memory(first):
-            return True
-        return end.oom and container_id not in self._killed
+        return (first is not None and oom.killed_for_memory(first)) or (end.oom and not killed)
 
     async def _ability(self) -> tuple[str, Features]:
         return await self._command.version(), Features()
