@@ -57,17 +57,17 @@ def suite(runtime: str) -> Part:
         f"export XDG_CACHE_HOME=/share/cache CRITEST=/share/critest; {PYTHON} -m tests.suite.run {runtime}; code=$?; "
         f"cp /share/cache/crishim-suite/{runtime}.xml /share/reports/; exit $code"
     )
-    return Part(f"suite-{runtime}", 11, (script,))
+    return Part(f"suite-{runtime}", 9, (script,))
 
 
 PARTS: Final = (
-    pytest("life", 4, "tests/guest --ignore=tests/guest/test_reboot.py"),
+    pytest("life", 6, "tests/guest --ignore=tests/guest/test_reboot.py"),
     pytest("reboot", 2, "tests/guest/test_reboot.py -k before", "tests/guest/test_reboot.py -k after"),
     pytest("node", 6, "tests/node tests/linux tests/monitor tests/pods"),
     pytest("exam", 5, "tests/conformance/test_runtimes.py tests/backends/runc/test_exam.py -k 'not Runsc'"),
     suite("runc"),
     suite("crun"),
-    pytest("backend", 6, "tests/backends/runc --ignore=tests/backends/runc/test_exam.py"),
+    pytest("backend", 4, "tests/backends/runc --ignore=tests/backends/runc/test_exam.py"),
 )
 """In the order of what is worth most."""
 
