@@ -105,8 +105,8 @@ def run(*command: str | Path, folder: Path | None = None, log: Path) -> None:
     with log.open("ab") as output:
         done = subprocess.run(command, cwd=folder, env=environment, stdout=output, stderr=output, check=False)
     if done.returncode:
-        told = log.read_text(encoding="utf-8", errors="replace")[-1500:]
-        raise SystemExit(f"{' '.join(map(str, command))} ended with {done.returncode}; {log} ends with:\n{told}")
+        end = log.read_text(encoding="utf-8", errors="replace")[-1500:]
+        raise SystemExit(f"{' '.join(map(str, command))} ended with {done.returncode}; {log} ends with:\n{end}")
 
 
 def recipe(*parts: str) -> str:
@@ -186,8 +186,8 @@ def kernel_source(root: Path, work: Path, log: Path) -> Path:
     flags = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
     run("chroot", root, "apt-get", *flags, "-q", "update", log=log)
     depends: list[str | Path] = ["chroot", root, "apt-cache", *flags, "depends", "linux-source"]
-    told = subprocess.run(depends, capture_output=True, text=True, check=True).stdout
-    package = next(line.split()[-1] for line in told.splitlines() if "Depends: linux-source-" in line)
+    output = subprocess.run(depends, capture_output=True, text=True, check=True).stdout
+    package = next(line.split()[-1] for line in output.splitlines() if "Depends: linux-source-" in line)
     run("chroot", root, "sh", "-c", f"cd {inside} && apt-get {' '.join(flags)} download {package}", log=log)
     (archive,) = state.glob(f"{package}_*.deb")
     run("dpkg-deb", "-x", archive, work / "package", log=log)

@@ -61,10 +61,10 @@ class Machine:
         """Run a script as root; its exit code, 124 where it was not done in time. Its output is printed as it comes."""
         name, code = self._send(script)
         limit = time.monotonic() + timeout
-        with (self.share / "out" / name).open("rb") as told:
+        with (self.share / "out" / name).open("rb") as written:
             while True:
                 ended, late = code.exists(), time.monotonic() > limit
-                if output and (data := told.read()):
+                if output and (data := written.read()):
                     sys.stdout.write(data.decode("utf-8", "replace"))
                     sys.stdout.flush()
                 if ended:

@@ -82,8 +82,8 @@ class Outcome:
 
     def line(self, name: str) -> str:
         """A sentence for people."""
-        told = ", ".join(f"{self.sums[how]} {how}" for how in ("passed", "failed", "left out"))
-        return f"guest: {name}: {told}" + "".join(f"\n  {line}" for line in self.lines)
+        counts = ", ".join(f"{self.sums[how]} {how}" for how in ("passed", "failed", "left out"))
+        return f"guest: {name}: {counts}" + "".join(f"\n  {line}" for line in self.lines)
 
 
 class Run:
@@ -102,17 +102,10 @@ class Run:
         share = self._machine.share
         for name in ("checkout", "wheel", "reports"):
             shutil.rmtree(share / name, ignore_errors=True)
-        build_wheel = (
-            sys.executable,
-            "-m",
-            "build",
-            "--wheel",
-            "--no-isolation",
-            "--outdir",
-            str(share / "wheel"),
-            str(CHECKOUT),
+        build_wheel = (sys.executable, "-m", "build", "--wheel", "--no-isolation")
+        done = subprocess.run(
+            [*build_wheel, "--outdir", share / "wheel", CHECKOUT], capture_output=True, text=True, check=False
         )
-        done = subprocess.run(build_wheel, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"the wheel could not be built:\n{done.stderr[-1000:]}")
         (share / "reports").mkdir(parents=True)
@@ -153,10 +146,10 @@ crishim --version; runc --version | head -1; crun --version | head -1; uname -r;
         return outcome
 
     def _traces(self) -> set[str]:
-        told = self._machine.share / "traces"
+        traces = self._machine.share / "traces"
         if self._machine.run(f"python3 {CHECKOUT_INSIDE}/tests/guest/traces.py > /share/traces", timeout=60):
-            raise SystemExit("the guest does not tell what is on it")
-        return set(json.loads(told.read_text(encoding="utf-8")))
+            raise SystemExit("the mounts and cgroups of the guest cannot be listed")
+        return set(json.loads(traces.read_text(encoding="utf-8")))
 
 
 def read_report(xml: str) -> dict[str, str]:
@@ -191,24 +184,24 @@ def run(parts: Sequence[Part], minutes: float | None) -> int:
     machine = Machine()
     this = Run(machine, None if minutes is None else begun + 60 * minutes)
     with_suite = suites_files(machine.share)
-    told, bad = [], 0
+    lines, bad = [], 0
     try:
         machine.fresh()
         machine.start()
         this.install()
         for part in parts:
             if part.name.startswith("suite-") and not with_suite:
-                told.append(f"guest: left out: {part.name}: {NO_SUITE}")
+                lines.append(f"guest: left out: {part.name}: {NO_SUITE}")
             elif this.left() < 60 * part.minutes:
-                told.append(f"guest: left out for want of time: {part.name}, which takes up to {part.minutes} minutes")
+                lines.append(f"guest: left out for want of time: {part.name}, which takes up to {part.minutes} minutes")
             else:
                 print(f"guest: {part.name}", flush=True)
                 outcome = this.part(part)
                 bad += outcome.bad
-                told.append(outcome.line(part.name))
+                lines.append(outcome.line(part.name))
     finally:
         machine.stop()
-    print(*told, f"guest: {'FAILED' if bad else 'passed'} in {(time.monotonic() - begun) / 60:.0f} minutes", sep="\n")
+    print(*lines, f"guest: {'FAILED' if bad else 'passed'} in {(time.monotonic() - begun) / 60:.0f} minutes", sep="\n")
     return bad
 
 

@@ -34,8 +34,8 @@ async def usage(client: CriClient, sandbox: str) -> pb.PodSandboxStats:
 async def metrics(client: CriClient, container: str) -> dict[str, int]:
     """A container's metrics by name."""
     reply = await client._ask("ListPodSandboxMetrics", pb.ListPodSandboxMetricsRequest(), pb.ListPodSandboxMetricsResponse)
-    held = [held for pod in reply.pod_metrics for held in pod.container_metrics if held.container_id == container]
-    return {metric.name: metric.value.value for one in held for metric in one.metrics}
+    containers = [found for pod in reply.pod_metrics for found in pod.container_metrics if found.container_id == container]
+    return {metric.name: metric.value.value for found in containers for metric in found.metrics}
 
 
 async def test_where_a_pod_lies(node: Node) -> None:
@@ -86,10 +86,10 @@ async def test_figures(node: Node) -> None:
             memory = (await usage(client, sandbox)).linux.memory
             assert 128 * MIB == memory.available_bytes.value + memory.working_set_bytes.value
             assert memory.usage_bytes.value > 0
-            told = await metrics(client, container)
-            assert told["container_processes"] >= 2
-            assert told["container_file_descriptors"] >= 6
-            assert told["container_sockets"] >= 1
+            values = await metrics(client, container)
+            assert values["container_processes"] >= 2
+            assert values["container_file_descriptors"] >= 6
+            assert values["container_sockets"] >= 1
             await node.empty(client)
 
 

@@ -107,7 +107,7 @@ class UnitNode(Node):
         systemctl("daemon-reload")
 
     def start(self, *_before: str) -> None:
-        """Start it, and return when it has told systemd that it serves."""
+        """Start it, and return when it has notified systemd that it serves."""
         systemctl("enable", "--now", "--quiet", UNIT.name)
 
     def main(self) -> int:

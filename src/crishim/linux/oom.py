@@ -4,7 +4,6 @@ A cgroup counts such kills, but not of whom, and one that systemd has made is re
 last process has ended. The log still has the pid then, as the initial PID namespace counts it.
 """
 
-import contextlib
 import os
 import re
 import time
@@ -28,7 +27,7 @@ _DRIFT: Final = 0.999
 
 
 def killed_for_memory(process: Identity) -> bool:
-    """Whether the kernel's log tells that it has killed a process for want of memory. False where the log cannot be read."""
+    """Whether the kernel's log says that a process was killed for want of memory. False where the log cannot be read."""
     if os.stat("/proc/self/ns/pid").st_ino != _INITIAL_PID_NAMESPACE:  # noqa: PTH116 - a look at what the kernel serves
         return False
     suspended = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
@@ -38,17 +37,17 @@ def killed_for_memory(process: Identity) -> bool:
 
 def kills(log: Path) -> list[tuple[int, float]]:
     """All kills that the log still has: pid, and seconds since the boot."""
-    found = []
-    with contextlib.suppress(OSError):
+    try:
         fd = os.open(log, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            for record in iter(lambda: _next(fd), b""):
-                told = _KILLED.match(record)
-                if told is not None and int(told[1]) < _FROM_USERS:
-                    found.append((int(told[3]), int(told[2]) / 1e6))
-        finally:
-            os.close(fd)
-    return found
+    except OSError:
+        return []
+    try:
+        found = [_KILLED.match(record) for record in iter(lambda: _next(fd), b"")]
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
+    return [(int(kill[3]), int(kill[2]) / 1e6) for kill in found if kill is not None and int(kill[1]) < _FROM_USERS]
 
 
 def _next(fd: int) -> bytes:
