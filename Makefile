@@ -59,11 +59,11 @@ critest-containerd: packages $(VENV)/.dev
 
 # This checkout on a node with systemd, cgroup v2 and AppArmor, within MINUTES; which parts were left out for that is printed.
 MINUTES ?= 25
-guest: $(VENV)/.dev
+guest: packages $(VENV)/.dev
 	$(BIN)/python -m tests.guest.run --minutes $(MINUTES)
 
 # The same without a bound.
-guest-all: $(VENV)/.dev
+guest-all: packages $(VENV)/.dev
 	$(BIN)/python -m tests.guest.run
 
 # Code from the .proto files, after a change to one.
