@@ -16,7 +16,7 @@ from crishim.interfaces.oci_runtime import OciRuntime
 from crishim.linux.children import become_subreaper
 from crishim.pods.host import host
 from crishim.testing.conformance.runtimes import OciRuntimeConformance
-from tests.backends.runc.world import APPLETS, needs, without_hybrid
+from tests.backends.runc.world import APPLETS, needs, needs_systemd, without_hybrid
 from tests.shimv2.containerd import PROGRAMS, containerd
 
 SHIM = Path(__file__).parents[2] / "examples" / "plain_shim.py"
@@ -33,7 +33,9 @@ def busybox(root: Path) -> None:
 
 
 class WithBusybox(OciRuntimeConformance):
-    """Bundles of a busybox."""
+    """Bundles of a busybox, with cgroups that the runtime makes itself or systemd for it."""
+
+    systemd = False
 
     def write_bundle(self, bundle: Path, argv: tuple[str, ...]) -> None:
         busybox(bundle / "rootfs")
@@ -42,7 +44,8 @@ class WithBusybox(OciRuntimeConformance):
         config["process"] |= {"args": list(argv), "terminal": False, "env": ["PATH=/bin"]}
         config["root"] = {"path": "rootfs"}
         config["ociVersion"] = "1.0.2"  # which every runtime here knows, unlike a newer one that runc may have written
-        config["linux"]["cgroupsPath"] = f"/crishim-exam/{bundle.name}"
+        systemd, plain = f"crishim_exam.slice:crishim:{bundle.name}", f"/crishim-exam/{bundle.name}"
+        config["linux"]["cgroupsPath"] = systemd if self.systemd else plain
         (bundle / "config.json").write_text(json.dumps(config))
 
 
@@ -55,7 +58,8 @@ class TestRunc(WithBusybox):
 
     async def make_runtime(self, folder: Path) -> OciRuntime:
         become_subreaper()
-        return RuncRuntime(RuntimeCommand(self.runtime, folder / "runtime"), folder / "s", host())
+        command = RuntimeCommand(self.runtime, folder / "runtime", systemd_cgroup=self.systemd)
+        return RuncRuntime(command, folder / "s", host(systemd_cgroup=self.systemd))
 
 
 @pytest.mark.node
@@ -69,6 +73,20 @@ class TestCrun(TestRunc):
     def no_hybrid(self) -> None:
         """The machine is as crun wants it."""
         without_hybrid()
+
+
+@needs_systemd()
+class TestRuncUnderSystemd(TestRunc):
+    """The same where systemd makes the cgroups."""
+
+    systemd = True
+
+
+@needs_systemd()
+class TestCrunUnderSystemd(TestCrun):
+    """The same where systemd makes the cgroups."""
+
+    systemd = True
 
 
 @pytest.mark.node

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -21,9 +22,11 @@ from crishim.linux.mounts import mounts_below, unmount_below
 from crishim.linux.processes import recorded
 from crishim.model.container import ContainerMetadata
 from crishim.model.image import ImageSpec
+from crishim.model.runtime import CgroupDriver
 from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxConfig
 from crishim.model.security import LinuxSandboxSecurityContext
 from crishim.play import CallError, CriClient, connect
+from crishim.pods.host import cgroup_driver, cgroup_v2
 from crishim.testing.harness import container_config, sandbox_config
 from tests.node.registry import File, Layout, folder, serving, tar_of
 
@@ -51,19 +54,24 @@ def images(place: Path) -> Iterator[str]:
 
 
 class Node:
-    """One node. `image` is the reference of what its containers run; `number` sets it apart from other nodes."""
+    """One node, with the machine's own cgroup driver. `image` is the reference of what its containers run; `number` sets it
+    apart from other nodes.
+    """
 
-    def __init__(self, place: Path, image: str, number: int = 77, *, plugin: str = "", state: Path | None = None) -> None:
+    def __init__(
+        self, place: Path, image: str, number: int = 77, *, plugin: str = "", state: Path | None = None, runtime: str = "runc"
+    ) -> None:
         self.place = place
         self.image = image
         self.bridge = f"crinode{number}"
-        self.cgroup = f"/crinode{number}"
+        self.systemd = cgroup_driver() is CgroupDriver.SYSTEMD
+        self.cgroup = f"/crinode{number}.slice" if self.systemd else f"/crinode{number}"
         self.addresses = place / "addresses"
         self.state = state or place / "state"
         self.run = place / "run"
         self._server: subprocess.Popen[bytes] | None = None
         network = place / "net.d"
-        network.mkdir()
+        network.mkdir(exist_ok=True)
         bridge: dict[str, Any] = {
             "type": "bridge",
             "bridge": self.bridge,
@@ -73,11 +81,11 @@ class Node:
         plugins = [bridge, *([{"type": plugin}] if plugin else [])]
         conflist = {"cniVersion": "1.0.0", "name": "node", "plugins": plugins}
         (network / "10-node.conflist").write_text(json.dumps(conflist))
-        (place / "bin").mkdir()
+        (place / "bin").mkdir(exist_ok=True)
         host = image.partition("/")[0]
         (place / "registries.conf").write_text(f'[[registry]]\nlocation = "{host}"\ninsecure = true\n')
         (place / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
-        self.configure()
+        self.configure(runtime)
 
     def configure(self, runtime: str = "runc") -> None:
         """Write the configuration."""
@@ -85,7 +93,6 @@ class Node:
 listen = "{self.place}/cri.sock"
 state = "{self.state}"
 runtime_state = "{self.run}"
-cgroup_driver = "cgroupfs"
 [handlers]
 "" = "runc"
 [backends.runc]
@@ -182,7 +189,7 @@ plugins = ["{self.place}/bin", "{PLUGINS}"]
         """What is on this machine because of this node's pods: mounts, cgroups, addresses, interfaces, processes, folders."""
         pins = self.run / "namespaces"
         found = {f"mount {mount.path}" for mount in mounts_below(self.place) if mount.path != str(pins)}
-        found |= {f"cgroup {path}" for path in CGROUPS.glob(f"*{self.cgroup}/*/")}
+        found |= {f"cgroup {path}" for path in self._cgroups()}
         found |= {
             f"address {path.name}" for path in self.addresses.glob("node/*") if path.name[0].isdigit() and "." in path.name
         }
@@ -194,12 +201,25 @@ plugins = ["{self.place}/bin", "{PLUGINS}"]
         found |= {f"folder {path}" for path in (self.state / "images" / "containers").glob("*")}
         return found
 
+    def groups(self) -> list[Path]:
+        """The cgroup of this node's pods, of every hierarchy there is."""
+        pattern = self.cgroup.lstrip("/") if cgroup_v2() else f"*{self.cgroup}"
+        return list(CGROUPS.glob(pattern))
+
+    def _cgroups(self) -> list[Path]:
+        """The cgroups of pods and containers that are left; systemd removes its own soon after their last process has ended."""
+        for _ in range(100 if self.systemd else 0):
+            if not any(True for group in self.groups() for _ in group.glob("*/")):
+                break
+            time.sleep(0.02)
+        return [path for group in self.groups() for path in group.glob("*/")]
+
     def crash(self) -> None:
         """What a reboot does: every process of the node's, every mount and every cgroup is gone; so is the runtime's folder."""
         self.kill()
-        for group in CGROUPS.glob(f"*{self.cgroup}/*/cgroup.procs"):
-            for pid in group.read_text().split():
-                with contextlib.suppress(ProcessLookupError):
+        for path in [path for group in self.groups() for path in group.rglob("cgroup.procs")]:
+            with contextlib.suppress(OSError):
+                for pid in path.read_text().split():
                     os.kill(int(pid), signal.SIGKILL)
         for number, _ in processes(str(self.place)):
             with contextlib.suppress(ProcessLookupError):
@@ -211,7 +231,9 @@ plugins = ["{self.place}/bin", "{PLUGINS}"]
         """Leave nothing."""
         self.crash()
         subprocess.run(["ip", "link", "delete", self.bridge], check=False, capture_output=True)
-        for group in CGROUPS.glob(f"*{self.cgroup}"):
+        if self.systemd:
+            subprocess.run(["systemctl", "stop", self.cgroup.lstrip("/")], check=False, capture_output=True)
+        for group in self.groups():
             for child in (*group.glob("*/"), group):
                 with contextlib.suppress(OSError):
                     child.rmdir()

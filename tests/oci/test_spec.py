@@ -221,6 +221,18 @@ def test_all_is_what_this_process_has() -> None:
     assert ["CAP_CHOWN", "CAP_KILL"] == config(secured(privileged=True), host, PLACE)["process"]["capabilities"]["bounding"]
 
 
+@pytest.mark.parametrize(
+    ("v2", "privileged", "expected"),
+    [(True, True, "bind"), (True, False, "cgroup"), (False, True, "cgroup"), (False, False, "cgroup")],
+)
+def test_the_node_s_cgroup2_is_bound(v2: bool, privileged: bool, expected: str) -> None:
+    """Without a cgroup namespace cgroup2 is not mounted anew, which would change the options of the node's own mount."""
+    made = config(secured(privileged=privileged), attrs.evolve(HOST, cgroup_v2=v2), PLACE)
+    (kind,) = [mount["type"] for mount in made["mounts"] if mount["destination"] == "/sys/fs/cgroup"]
+    assert expected == kind
+    assert {"type": "cgroup"} not in made["linux"]["namespaces"] or expected == "cgroup"
+
+
 def test_unknown_capability_is_refused() -> None:
     """A capability that Linux does not have is named."""
     with pytest.raises(InvalidArgument, match="MAGIC"):

@@ -77,10 +77,17 @@ async def test_failed_start_is_an_exit() -> None:
 
 
 async def test_exit_reasons() -> None:
-    """Reason of an exit: OOMKilled before all, Completed for code 0, Error for others (rpc.md 5, ContainerStatus)."""
+    """Reason of an exit: OOMKilled for SIGKILL with it, Completed for code 0, Error for others (rpc.md 5, ContainerStatus)."""
+    ends = (
+        ("a", 0, False, "Completed"),
+        ("b", 3, False, "Error"),
+        ("c", 137, True, "OOMKilled"),
+        ("d", 0, True, "Completed"),
+        ("e", 143, True, "Error"),
+    )
     async with Harness() as world:
         sandbox_id = await world.run_sandbox()
-        for name, code, oom, reason in (("a", 0, False, "Completed"), ("b", 3, False, "Error"), ("c", 137, True, "OOMKilled")):
+        for name, code, oom, reason in ends:
             container_id = await world.run_container(sandbox_id, name)
             world.fake.exits(name, code, oom=oom)
             await settle()

@@ -37,6 +37,7 @@ TOOLS: Final = {
 }
 BRIDGE: Final = "crisuite0"
 SUBNET: Final = "10.87.0.0/16"
+SLICE: Final = "test.slice"
 NETWORK: Final = """{
   "cniVersion": "1.0.0", "name": "crishim-suite",
   "plugins": [
@@ -123,7 +124,7 @@ def registry(folder: Path) -> Iterator[int]:
 
 
 def critest(folder: Path, endpoint: Path, arguments: Sequence[str], kept: Path) -> str:
-    """Run the suite against a socket; its report. The whole output goes to `kept`."""
+    """Run the suite against a socket; its report, which goes beside `kept`, the file of the whole output."""
     endpoints = [f"--{kind}-endpoint=unix://{endpoint}" for kind in ("runtime", "image")]
     done = subprocess.run(
         [CRITEST, *endpoints, "--ginkgo.no-color", f"--ginkgo.junit-report={folder}/report.xml", *arguments],
@@ -136,7 +137,8 @@ def critest(folder: Path, endpoint: Path, arguments: Sequence[str], kept: Path) 
     kept.write_text(done.stdout)
     if not (folder / "report.xml").exists():
         raise SystemExit(done.stdout[-2000:])
-    return (folder / "report.xml").read_text()
+    shutil.copy2(folder / "report.xml", kept.with_suffix(".xml"))
+    return kept.with_suffix(".xml").read_text()
 
 
 def write_settings(folder: Path, port: int, runtime: str) -> Path:
@@ -153,7 +155,6 @@ def write_settings(folder: Path, port: int, runtime: str) -> Path:
 listen = "{folder}/cri.sock"
 state = "{folder}/state"
 runtime_state = "{folder}/run"
-cgroup_driver = "cgroupfs"
 [handlers]
 "" = "{runtime}"
 {backend_of(runtime, folder)}
@@ -187,6 +188,8 @@ def main() -> int:
             shutil.copy2(folder / "serve.log", CACHE / f"{runtime}.log")
         unmount_below(folder)
     subprocess.run(["ip", "link", "delete", BRIDGE], check=False, stderr=subprocess.DEVNULL)
+    if Path("/run/systemd/system").is_dir():  # the suite's pods lie there, whose slice nobody else stops
+        subprocess.run(["systemctl", "stop", SLICE], check=False, stderr=subprocess.DEVNULL)
     return 1 if bad else 0
 
 

@@ -134,8 +134,9 @@ class Exit:
     """How a process ended. `code` is its exit code, or 128 + the signal's number for the killed.
 
     `at` and `started_at` are the backend's own knowledge, None where it has none: the library then takes its own clock.
-    `oom` is true only where the kernel's out-of-memory killer took a process of the container. `reason` and `message` go to
-    ContainerStatus as they are, and are usually left empty.
+    `oom` is true where the kernel's out-of-memory killer took a process of the container. Such a container is OOMKilled if its
+    first process has ended by SIGKILL; a backend that knows whom the killer took says so of that process alone. `reason` and
+    `message` go to ContainerStatus as they are, and are usually left empty.
     """
 
     code: int

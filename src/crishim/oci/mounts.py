@@ -31,11 +31,11 @@ _SHM_OPTIONS: Final = ("rw", "nosuid", "nodev", "noexec")
 """Shared memory stays writable with a read-only root, as in containerd and CRI-O; a bind has to repeat the tmpfs's flags."""
 
 
-def mounts(spec: ContainerSpec, place: Place) -> list[dict[str, Any]]:
-    """config.mounts, in order."""
+def mounts(spec: ContainerSpec, place: Place, *, cgroup_v2: bool = False) -> list[dict[str, Any]]:
+    """config.mounts, in order, for a host with this version of cgroups."""
     asked = topmost(spec.mounts)
     taken = {_path(mount) for _, mount in asked}
-    usual = [mount for mount in _usual(spec, place) if mount["destination"] not in taken]
+    usual = [mount for mount in _usual(spec, place, cgroup_v2=cgroup_v2) if mount["destination"] not in taken]
     if "/dev" in taken:
         usual = [mount for mount in usual if not mount["destination"].startswith("/dev/")]
     access = "ro" if _readonly_rootfs(spec) else "rw"
@@ -97,10 +97,15 @@ def rootfs_propagation(spec: ContainerSpec) -> str:
     return "rslave" if MountPropagation.HOST_TO_CONTAINER in wanted else ""
 
 
-def _usual(spec: ContainerSpec, place: Place) -> list[dict[str, Any]]:
+def _usual(spec: ContainerSpec, place: Place, *, cgroup_v2: bool) -> list[dict[str, Any]]:
     access = "rw" if privileged(spec) else "ro"
-    # Runtimes make it of binds of the host's cgroups, in their own mount namespace or before they enter it.
-    cgroup = ["rprivate", "nosuid", "noexec", "nodev", "relatime", access]
+    options = ["rprivate", "nosuid", "noexec", "nodev", "relatime", access]
+    if cgroup_v2 and privileged(spec):
+        # There is no cgroup namespace then, and outside of one a new mount of cgroup2 sets the options of every other: runc 1.1
+        # makes one, which takes nsdelegate and memory_recursiveprot from the node's own.
+        cgroup = _bind("/sys/fs/cgroup", "/sys/fs/cgroup", options)
+    else:  # of v1 runtimes make binds of the host's, in their own mount namespace or before they enter it
+        cgroup = _mount("/sys/fs/cgroup", "cgroup", "cgroup", options)
     host_network = spec.sandbox.namespaces.network is NamespaceMode.NODE
     if place.namespaces.user and host_network:
         # Sysfs belongs to the network namespace's owner. Whoever binds it for a user namespace clones the node's own mount, and
@@ -118,7 +123,7 @@ def _usual(spec: ContainerSpec, place: Place) -> list[dict[str, Any]]:
         _mount("/dev/pts", "devpts", "devpts", devpts),
         _mount("/dev/mqueue", "mqueue", "mqueue", ["nosuid", "noexec", "nodev"]),
         sys,
-        _mount("/sys/fs/cgroup", "cgroup", "cgroup", cgroup),
+        cgroup,
     ]
 
 

@@ -46,7 +46,7 @@ def config(spec: ContainerSpec, host: Host, place: Place) -> dict[str, Any]:
         "ociVersion": OCI_VERSION,
         "process": _process(spec, host, place),
         "root": {"path": place.rootfs, "readonly": spec.security is not None and spec.security.readonly_rootfs},
-        "mounts": mounts(spec, place),
+        "mounts": mounts(spec, place, cgroup_v2=host.cgroup_v2),
         "linux": linux,
         "annotations": {**annotations(spec), **place.annotations},
     }

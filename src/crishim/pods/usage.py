@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 
 import attrs
 
-from crishim.errors import DataLoss, NotFound
+from crishim.errors import DataLoss, FailedPrecondition, NotFound
 from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.capabilities import SupportsStats
 from crishim.interfaces.oci_runtime import OciRuntime, SupportsCgroupUsage
@@ -23,6 +23,7 @@ from crishim.linux.cgroups import Cgroups, folder_of, read_text, slice_folder
 from crishim.linux.namespaces import inside
 from crishim.model.container import ContainerCreated, ContainerSpec
 from crishim.model.image import FilesystemUsage
+from crishim.model.resources import Resources
 from crishim.model.sandbox import SandboxSpec, SandboxStarted
 from crishim.model.stats import CgroupUsage, ContainerUsage, MetricSample, NetworkInterfaceUsage, NetworkUsage, SandboxUsage
 from crishim.model.values import ContainerId, SandboxId
@@ -140,6 +141,21 @@ class MeasuredPods(OciPodBackend, SupportsStats):
         await super().remove_sandbox(sandbox_id)
         if self._members is not None:
             self._members.pop(sandbox_id, None)
+
+    async def update_container(self, container_id: ContainerId, resources: Resources) -> None:
+        """As `SupportsUpdate.update_container`. A memory limit below what is in use is refused with `FailedPrecondition`.
+
+        cgroup v1 refuses it by itself; v2 takes it, and kills (cgroup-v2, memory.max). What runtimes know as
+        `checkBeforeUpdate` (runtime specification 1.1) not every one has. Inactive file cache counts as free, as elsewhere.
+        """
+        limit = resources.memory_limit_in_bytes
+        if self._cgroups.v2 and limit > 0:
+            used = (await self._usage_of(container_id, self._folder(self._bundle(container_id)))).working_set
+            if used is not None and limit < used:
+                raise FailedPrecondition(
+                    f"using {used} bytes of memory", f"below the new limit of {limit}", f"container {container_id}"
+                )
+        await super().update_container(container_id, resources)
 
     async def container_usage(self, container_id: ContainerId) -> ContainerUsage:
         """As `SupportsStats.container_usage`. One that has ended has its last figures, as long as its cgroup is there."""

@@ -7,6 +7,7 @@ back, and has the wait begin anew. A sandbox that can die by itself is waited fo
 import asyncio
 import functools
 import logging
+import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -53,13 +54,14 @@ class Watcher:
             task.cancel()
 
     async def ended(self, entry: ContainerEntry, end: Exit) -> None:
-        """Write how a container ended, once. Reason: OOMKilled, else the backend's, else Completed or Error.
+        """Write how a container ended, once. Reason: OOMKilled after a SIGKILL, else the backend's, else Completed or Error.
 
         It is shown and told to subscribers at once, and written even if the caller is cancelled.
         """
         if entry.record.exit is not None:
             return
-        reason = "OOMKilled" if end.oom else end.reason or ("Completed" if end.code == 0 else "Error")
+        killed = end.oom and end.code == 128 + signal.SIGKILL  # another one's death may have been noted
+        reason = "OOMKilled" if killed else end.reason or ("Completed" if end.code == 0 else "Error")
         started_at = end.started_at or entry.started_at
         record = ExitRecord(
             code=end.code,

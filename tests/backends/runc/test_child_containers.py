@@ -81,7 +81,8 @@ async def test_a_kill_for_want_of_memory_is_told(bundles: Bundles, cgroup: str) 
 
     def little(config: Any) -> None:
         config["linux"]["cgroupsPath"] = cgroup
-        config["linux"]["resources"]["memory"] = {"limit": 8 * MIB, "swap": 8 * MIB}
+        # runc's own init is in it first, with a copy of its program where it can make none that is shared
+        config["linux"]["resources"]["memory"] = {"limit": 32 * MIB, "swap": 32 * MIB}
 
     name = await bundles.created("greedy", "dd", "if=/dev/zero", "of=/dev/null", f"bs={64 * MIB}", "count=1", change=little)
     await bundles.runtime.start(name)

@@ -9,13 +9,16 @@ import pytest
 
 from crishim.backends.runc.pods import build
 from crishim.interfaces.backend import Backend, BackendContext
+from crishim.model.runtime import CgroupDriver
 from crishim.pods.namespaces import PinnedNamespaces
 from crishim.testing.conformance import BackendConformance, Candidate
-from tests.backends.runc.world import BusyboxRoots, needs, without_hybrid
+from tests.backends.runc.world import BusyboxRoots, needs, needs_systemd, without_hybrid
 
 
 class OnThisNode(BackendConformance):
     """A runtime of this machine, with a busybox for every container and pinned namespaces."""
+
+    driver = CgroupDriver.CGROUPFS
 
     @pytest.fixture(autouse=True)
     def pins(self, tmp_path: Path) -> Iterator[None]:
@@ -28,6 +31,7 @@ class OnThisNode(BackendConformance):
         candidate = super().candidate(folder)
         context = attrs.evolve(
             candidate.context,
+            cgroup_driver=self.driver,
             rootfs=BusyboxRoots(folder / "roots"),
             namespaces=self._pins,
         )
@@ -56,6 +60,20 @@ class TestCrun(OnThisNode):
     def no_hybrid(self) -> None:
         """The machine is as crun wants it."""
         without_hybrid()
+
+
+@needs_systemd()
+class TestRuncUnderSystemd(TestRunc):
+    """The same where systemd makes the cgroups."""
+
+    driver = CgroupDriver.SYSTEMD
+
+
+@needs_systemd()
+class TestCrunUnderSystemd(TestCrun):
+    """The same where systemd makes the cgroups."""
+
+    driver = CgroupDriver.SYSTEMD
 
 
 @pytest.mark.node

@@ -15,7 +15,9 @@ from crishim.errors import NotFound
 from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.seats import Rootfs
 from crishim.linux.mounts import is_mount_root, mount_idmapped, unmount
+from crishim.model.runtime import CgroupDriver
 from crishim.model.values import ContainerId, FrozenDict, ImageId
+from crishim.pods.host import cgroup_driver
 from crishim.pods.namespaces import PinnedNamespaces
 from crishim.store.memory import MemoryStore
 from crishim.system import SystemClock
@@ -46,6 +48,12 @@ def needs(*tools: str) -> pytest.MarkDecorator:
     if os.geteuid() != 0:
         return pytest.mark.skip(reason="needs root: run the tests as root")
     return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}: apt-get install {packages}")
+
+
+def needs_systemd() -> pytest.MarkDecorator:
+    """A test that runs where systemd is process 1 and owns cgroup v2, as in the guest."""
+    here = cgroup_driver() is CgroupDriver.SYSTEMD
+    return pytest.mark.skipif(not here, reason="needs systemd as process 1 and cgroup v2: make guest")
 
 
 def without_hybrid() -> None:

@@ -11,6 +11,7 @@ import array
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -24,9 +25,10 @@ from crishim.backends.runc.command import RuntimeCommand
 from crishim.errors import DeadlineExceeded, NotFound, Unavailable, Unknown
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import Stdio
+from crishim.linux import oom
 from crishim.linux.cgroups import Cgroups
 from crishim.linux.children import Child, children
-from crishim.linux.processes import kill_family, read_pid
+from crishim.linux.processes import Identity, kill_family, read_pid
 from crishim.logs.execution import ExecStreams
 from crishim.model.process import Exit
 from crishim.monitor.pipes import opened
@@ -45,6 +47,11 @@ class AdoptedChild:
         self._child: Child | None = None
         with contextlib.suppress(NotFound):
             self._child = children.adopt(pid)
+
+    @property
+    def identity(self) -> Identity | None:
+        """The process; None where it had gone before it could be adopted."""
+        return None if self._child is None else self._child.identity
 
     async def exit(self) -> Exit:
         """Return when it has ended. For one caller."""
@@ -182,8 +189,15 @@ class ChildContainers:
 
     async def _end_of(self, child: AdoptedChild, cgroup: str) -> Exit:
         end = await child.exit()
-        oom = await asyncio.to_thread(self._cgroups.killed_for_memory, cgroup)
-        return attrs.evolve(end, oom=oom)
+        if end.code != 128 + signal.SIGKILL:
+            return end  # of who was killed for want of memory, the first process was not
+        killed = await asyncio.to_thread(
+            lambda: (
+                self._cgroups.killed_for_memory(cgroup)
+                or (child.identity is not None and oom.killed_for_memory(child.identity))
+            )
+        )
+        return attrs.evolve(end, oom=killed)
 
 
 async def _until(ended: "asyncio.Task[Exit]") -> None:

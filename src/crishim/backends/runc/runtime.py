@@ -21,13 +21,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import attrs
+
 from crishim.backends.runc.command import Features, RuntimeCommand
 from crishim.backends.runc.exec import AdoptedChild, ChildContainers, ConsoleSocket
 from crishim.errors import CrishimError, DataLoss, InvalidArgument, NotFound
 from crishim.interfaces.backend import BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import FIRST_PROCESS, OciState, OciStatus, Stdio
-from crishim.linux import processes
+from crishim.linux import oom, processes
 from crishim.linux.cgroups import Cgroups, start_scope
 from crishim.linux.children import children
 from crishim.linux.processes import read_pid
@@ -78,6 +80,7 @@ class MonitoredRuntime:
         self._bundles: dict[str, Path] = {}
         self._waiting: dict[str, PreparedMonitor] = {}
         self._moving: set[asyncio.Task[None]] = set()
+        self._killed: set[str] = set()
         self._moves = CgroupWarmup(self._cgroups)
 
     async def probe(self) -> BackendInfo:
@@ -150,7 +153,13 @@ class MonitoredRuntime:
 
     async def kill(self, container_id: str, number: int, *, everyone: bool = False) -> None:
         """As `OciRuntime.kill`."""
-        await self._command.run(container_id, "kill", *(("--all",) if everyone else ()), container_id, str(number))
+        if number == signal.SIGKILL:
+            self._killed.add(container_id)
+        try:
+            await self._command.run(container_id, "kill", *(("--all",) if everyone else ()), container_id, str(number))
+        except CrishimError:  # it had ended before
+            self._killed.discard(container_id)
+            raise
 
     async def delete(self, container_id: str) -> None:
         """As `OciRuntime.delete`. Of a creation that was broken off there may be more than the runtime's state tells."""
@@ -165,6 +174,7 @@ class MonitoredRuntime:
             await self._delete_state(container_id, bundle)
         await self._monitor.clear(bundle, container_id, self._monitor_cgroups(bundle))
         self._bundles.pop(container_id, None)
+        self._killed.discard(container_id)
 
     async def _delete_state(self, container_id: str, bundle: Path) -> None:  # noqa: ARG002 - for those who look at it
         """Have the runtime kill and forget a container."""
@@ -172,7 +182,10 @@ class MonitoredRuntime:
 
     async def wait(self, container_id: str) -> Exit:
         """As `OciRuntime.wait`."""
-        return await self._monitor.wait(await self._bundle(container_id), container_id)
+        bundle = await self._bundle(container_id)
+        end = await self._monitor.wait(bundle, container_id)
+        killed = await asyncio.to_thread(self._killed_for_memory, container_id, bundle, end)
+        return attrs.evolve(end, oom=killed)
 
     def alive(self, container_id: str, bundle: Path) -> bool | None:
         """As `SupportsLiveness.alive`: it lives as long as its monitor does, which ends after having written its exit."""
@@ -244,6 +257,18 @@ class MonitoredRuntime:
         await asyncio.wait({starting})
         if not starting.cancelled() and starting.exception() is None:
             await starting.result().end()
+
+    def _killed_for_memory(self, container_id: str, bundle: Path, end: Exit) -> bool:
+        """Whether want of memory has ended the first process, and not only one that it started.
+
+        The kernel's log is sure, but its record may be overwritten. The monitor's note is of any process in the cgroup: it
+        counts unless we have killed the container.
+        """
+        killed = container_id in self._killed
+        if end.code != 128 + signal.SIGKILL or (killed and not end.oom):
+            return False
+        first = processes.recorded(bundle / FIRST_PROCESS)
+        return (first is not None and oom.killed_for_memory(first)) or (end.oom and not killed)
 
     async def _ability(self) -> tuple[str, Features]:
         return await self._command.version(), Features()
@@ -347,6 +372,7 @@ class RuncRuntime(MonitoredRuntime):
         first = processes.recorded(bundle / FIRST_PROCESS)
         if first is None:
             return False
+        self._killed.add(container_id)
         processes.send(first, signal.SIGKILL)
         try:
             async with asyncio.timeout(_END_TIMEOUT):
