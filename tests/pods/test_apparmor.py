@@ -56,7 +56,9 @@ async def test_the_default_is_loaded_once(tmp_path: Path) -> None:
     ("script", "reason"),
     [("echo broken >&2; exit 3", "ended with 3: broken"), (None, "No such file")],
 )
-async def test_a_default_that_cannot_be_loaded(tmp_path: Path, script: str | None, reason: str) -> None:
+async def test_a_default_that_cannot_be_loaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, script: str | None, reason: str
+) -> None:
     """Who asks for the default is refused with the reason; who asks for nothing gets none; others' profiles are there."""
     (tmp_path / "loaded").write_text("mine too (enforce)\n")
     program = parser(tmp_path, script) if script else str(tmp_path / "none")
@@ -64,6 +66,7 @@ async def test_a_default_that_cannot_be_loaded(tmp_path: Path, script: str | Non
     with pytest.raises(InvalidArgument, match=f"apparmor.*RuntimeDefault.*{reason}"):
         await profiles.choose(secured(apparmor=DEFAULT))
     assert ("", "mine too") == (await profiles.choose(spec()), await profiles.choose(secured(apparmor=MINE)))
+    assert [True] == [reason in record.getMessage() for record in caplog.records if record.name == "crishim.pods.apparmor"]
 
 
 def test_what_is_told_beforehand(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ class AppArmorProfiles:
         self._loaded = loaded
         self._parser = parser
         self._loading = asyncio.Lock()
+        self._problem = ""
 
     def outlook(self) -> str:
         """What a container that names no profile gets: the default's name, or why it gets none. Loads nothing."""
@@ -87,10 +88,12 @@ class AppArmorProfiles:
         async with self._loading:
             loaded, problem = await asyncio.to_thread(self._read)
             if not problem and APPARMOR_DEFAULT not in loaded:
-                if problem := await self._load():
-                    _log.warning("containers that name no AppArmor profile get none: %s", problem)
-                else:
+                problem = await self._load()
+                if not problem:
                     loaded, problem = await asyncio.to_thread(self._read)
+                elif problem != self._problem:  # it is tried again with each container, and told once
+                    _log.warning("containers that name no AppArmor profile get none: %s", problem)
+            self._problem = problem
             return AppArmor(loaded=loaded, problem=problem)
 
     async def choose(self, spec: ContainerSpec) -> str:
