@@ -1,8 +1,10 @@
 """The unit of examples/ under systemd: started, restarted, killed and hung, with pods that go on."""
 
+import json
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +49,16 @@ def test_it_serves_when_it_is_started(unit: UnitNode) -> None:
     assert "active" == systemctl("is-active", UNIT.name)
     assert "-999" == Path(f"/proc/{unit.main()}/oom_score_adj").read_text().strip()
     assert "/system.slice/crishim.service" == own_folder(Path(f"/proc/{unit.main()}/cgroup").read_text(), "", v2=True)
+
+
+def test_its_log_is_the_journal(unit: UnitNode) -> None:
+    """What the server logs has its priority in the journal, and no time of its own in front."""
+    unit.start()
+    command = ["journalctl", "--unit", UNIT.name, "--output=json", f"_PID={unit.main()}"]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    entries = [json.loads(line) for line in lines]
+    expected = ("6", f"crishim.server: serving CRI on {unit.place}/cri.sock")
+    assert expected in {(entry["PRIORITY"], entry["MESSAGE"]) for entry in entries}
 
 
 @pytest.mark.parametrize("way", ["restart", "kill", "stop"])
