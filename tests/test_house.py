@@ -83,6 +83,7 @@ THINKING = {"model", "errors", "interfaces", "lifecycle", "service", "cri", "con
 PURE = {
     "backends/docker/convert.py",
     "backends/docker/observed.py",
+    "backends/docker/options.py",
     "backends/docker/wire.py",
     "images/endpoints.py",
     "images/manifest.py",
@@ -206,6 +207,15 @@ def test_thinking_does_no_io(path: Path) -> None:
     assert set() == {module for module in named & IMPURE_MODULES if (relative, module) not in IMPURE_MAY}
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     assert [] == [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "open"]
+
+
+@pytest.mark.parametrize("path", thinking(), ids=lambda path: str(path.relative_to(SRC)))
+def test_thinking_needs_only_what_thinks(path: Path) -> None:
+    """What thinks imports of ours only what thinks, and messages: so it is pure however far one follows its imports."""
+    may = {*thinking(), SRC / "system.py"}  # the clock that services have where nobody gives them one
+    files = {SRC.parent.joinpath(*name.split(".")) for name in imports(path, at_run_time=True) if is_ours(name)}
+    ours = {file.with_suffix(".py") for file in files if file.is_dir() is False and not file.name.endswith("_pb2")}
+    assert set() == ours - may
 
 
 def module_name(path: Path) -> str:

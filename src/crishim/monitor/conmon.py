@@ -15,7 +15,6 @@ import attrs
 from crishim.errors import CreateRefused, Unknown
 from crishim.interfaces.oci_runtime import Stdio
 from crishim.model.process import TerminalSize
-from crishim.monitor.pipes import has_pipes
 
 MONITOR_PROCESS = "monitor"
 """The file of a bundle in which it is kept which process (pid and start time) the monitor is."""
@@ -115,3 +114,8 @@ def resize_line(size: TerminalSize) -> bytes:
 
 REOPEN_LINE = b"2 0 0\n"
 """What `ctl` takes for opening the log anew."""
+
+
+def has_pipes(stdio: Stdio) -> bool:
+    """Whether its pipes become the process's streams: a terminal's are the caller's to copy, and a log is the monitor's."""
+    return not stdio.terminal and not stdio.log_path and bool(stdio.stdin or stdio.stdout or stdio.stderr)

@@ -8,14 +8,10 @@ from typing import Final
 from crishim.errors import InvalidArgument
 from crishim.interfaces.oci_runtime import Stdio
 from crishim.logs.stdio import ChildEnds
+from crishim.monitor.conmon import has_pipes
 
 _STREAMS: Final = (("stdin", os.O_RDONLY | os.O_NONBLOCK), ("stdout", os.O_RDWR), ("stderr", os.O_RDWR))
 """Outputs are opened for reading too, or the open would wait for somebody who reads; an input without, or it had no end."""
-
-
-def has_pipes(stdio: Stdio) -> bool:
-    """Whether its pipes become the process's streams: a terminal's are the caller's to copy, and a log is the monitor's."""
-    return not stdio.terminal and not stdio.log_path and bool(stdio.stdin or stdio.stdout or stdio.stderr)
 
 
 @contextlib.contextmanager

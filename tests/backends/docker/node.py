@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from crishim.backends.docker import DockerBackend, DockerImages
-from crishim.backends.docker.engine import Engine, read_options
+from crishim.backends.docker.engine import Engine
+from crishim.backends.docker.options import read_options
 from crishim.config import Deadlines
 from crishim.model.container import ContainerConfig, ContainerFilter, ContainerMetadata, ContainerState, LinuxContainerConfig
 from crishim.model.image import ImageSpec

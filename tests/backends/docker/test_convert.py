@@ -9,7 +9,7 @@ import pytest
 
 from crishim.backends.docker import convert
 from crishim.backends.docker.convert import Found, Maker
-from crishim.backends.docker.engine import EngineFacts, Options
+from crishim.backends.docker.options import EngineFacts, Options
 from crishim.errors import InvalidArgument, PullError
 from crishim.model.container import ContainerMetadata, ContainerSpec, Device, Mount, MountPropagation
 from crishim.model.features import Feature

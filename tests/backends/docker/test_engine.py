@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from crishim.backends.docker.engine import Conflict, Engine, EngineFacts, encoded, facts, refusal
+from crishim.backends.docker.engine import Conflict, Engine, encoded, facts, refusal
+from crishim.backends.docker.options import EngineFacts
 from crishim.errors import CrishimError, InvalidArgument, NotFound, Unavailable, Unknown
 from tests.backends.docker.http_server import Served, serving
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from crishim.backends.docker.convert import Maker
-from crishim.backends.docker.engine import Engine, EngineFacts, Options
+from crishim.backends.docker.engine import Engine
 from crishim.backends.docker.image_files import ImageFiles
 from crishim.backends.docker.observed import KIND
+from crishim.backends.docker.options import EngineFacts, Options
 from crishim.errors import NotFound, PullError
 from crishim.model.values import ImageId
 from crishim.pods.host import host

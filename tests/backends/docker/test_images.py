@@ -9,8 +9,9 @@ from pathlib import Path
 import attrs
 import pytest
 
-from crishim.backends.docker.engine import Engine, Options
+from crishim.backends.docker.engine import Engine
 from crishim.backends.docker.images import DockerImages, config_of, names_of
+from crishim.backends.docker.options import Options
 from crishim.errors import CrishimError, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
 from crishim.model.image import AuthConfig, Image, ImageConfig, ImageSpec
 from crishim.model.values import FrozenDict

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from crishim.backends.docker.engine import Options, read_options
+from crishim.backends.docker.options import Options, read_options
 from crishim.errors import InvalidArgument
 
 

@@ -4,8 +4,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from crishim.backends.docker.engine import Engine, Options
+from crishim.backends.docker.engine import Engine
 from crishim.backends.docker.image_files import IMAGE, PauseImage
+from crishim.backends.docker.options import Options
 from crishim.errors import FailedPrecondition
 from tests.backends.docker.world import Dockerd, needs
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from crishim.backends.docker.engine import EngineFacts
 from crishim.backends.docker.observed import Known
+from crishim.backends.docker.options import EngineFacts
 from crishim.backends.docker.usage import folder_for, write_unified
 from crishim.errors import InvalidArgument
 from crishim.model.container import LinuxContainerConfig

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from crishim.backends.docker import DockerBackend
-from crishim.backends.docker.engine import Engine, read_options
+from crishim.backends.docker.engine import Engine
+from crishim.backends.docker.options import read_options
 from crishim.errors import CrishimError
 from crishim.interfaces.backend import BackendContext
 from crishim.linux import processes

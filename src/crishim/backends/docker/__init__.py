@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from crishim.backends.docker.backend import DockerBackend
-from crishim.backends.docker.engine import Engine, Options, read_options
+from crishim.backends.docker.engine import Engine
 from crishim.backends.docker.image_files import PROGRAM
 from crishim.backends.docker.images import DockerImages
+from crishim.backends.docker.options import Options, read_options
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.plugin import Plugin
 from crishim.interfaces.seats import Finding, ImageService

@@ -16,7 +16,7 @@ from typing import Any, Final
 import attrs
 
 from crishim.backends.docker.convert import Found, Maker, container_body, limits, sandbox_body, supported
-from crishim.backends.docker.engine import Calls, Conflict, Engine, EngineFacts, Options
+from crishim.backends.docker.engine import Calls, Conflict, Engine
 from crishim.backends.docker.image_files import ImageFiles, PauseImage
 from crishim.backends.docker.logs import Logs
 from crishim.backends.docker.observed import (
@@ -37,6 +37,7 @@ from crishim.backends.docker.observed import (
     pid_of,
     runs,
 )
+from crishim.backends.docker.options import EngineFacts, Options
 from crishim.backends.docker.streams import ContainerStreams
 from crishim.backends.docker.usage import Usages, write_unified
 from crishim.backends.docker.watch import Event, EventWatch

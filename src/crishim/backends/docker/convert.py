@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.backends.docker.engine import OLDEST, EngineFacts, Options
 from crishim.backends.docker.observed import CONTAINER_KIND, HELPER_KIND, KIND, LOG, OWNER, SANDBOX, SANDBOX_KIND, UNIFIED
+from crishim.backends.docker.options import OLDEST, EngineFacts, Options
 from crishim.errors import InvalidArgument, PullError, PullReason
 from crishim.model.container import ContainerSpec, Mount, MountPropagation
 from crishim.model.features import Feature

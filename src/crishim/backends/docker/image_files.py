@@ -18,7 +18,8 @@ from typing import IO, Final
 import attrs
 
 from crishim.backends.docker.convert import Maker, helper_body
-from crishim.backends.docker.engine import Engine, Options
+from crishim.backends.docker.engine import Engine
+from crishim.backends.docker.options import Options
 from crishim.errors import CrishimError, FailedPrecondition, NotFound, PullError, PullReason, ResourceExhausted, Unknown
 from crishim.linux.children import children
 from crishim.linux.programs import find_program

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.backends.docker.engine import Conflict, Engine, Options
+from crishim.backends.docker.engine import Conflict, Engine
 from crishim.backends.docker.image_files import IMAGE
+from crishim.backends.docker.options import Options
 from crishim.backends.docker.wire import Progress, failure, registry_auth
 from crishim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
 from crishim.images.manifest import image_config

@@ -7,8 +7,8 @@ from pathlib import Path
 import attrs
 
 from crishim.backends.docker.convert import cgroups_path
-from crishim.backends.docker.engine import EngineFacts
 from crishim.backends.docker.observed import Known
+from crishim.backends.docker.options import EngineFacts
 from crishim.errors import InvalidArgument, NotFound
 from crishim.interfaces.seats import Clock
 from crishim.linux.cgroups import ROOT, Cgroups, folder_of, slice_folder
