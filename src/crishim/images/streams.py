@@ -1,19 +1,23 @@
 """A layer's blob as one stream of plain tar, hashed as it goes.
 
-gzip (with several members, as pigz and eStargz write them) and plain tar are read here; zstd by the `zstd` program. What a blob
-is, its first bytes tell. No read ever holds more than a few chunks in memory, however much a blob swells.
+gzip (with several members, as pigz and eStargz write them), zstd and plain tar. What a blob is, its first bytes tell. No read
+ever holds more than a few chunks in memory, however much a blob swells. ISA-L reads gzip at more than twice zlib's speed; it
+comes with the extra `images`, as zstd does before Python 3.14.
 """
 
 import hashlib
-import subprocess
-import zlib
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
 
 from crishim.errors import DataLoss, Unavailable
-from crishim.linux.programs import find_program
+
+try:
+    from isal import isal_zlib as zlib
+except ImportError:
+    import zlib  # type: ignore[no-redef]  # the same face
 
 CHUNK: Final = 1 << 20
 _LONGEST_READ: Final = 8 << 20
@@ -25,7 +29,7 @@ _ZSTD_SKIPPABLE: Final = range(0x184D2A50, 0x184D2A60)
 class LayerStream:
     """What `tarfile` wants of a file: `read`, `tell`, and `seek`, forward only. For one thread, inside a `with`.
 
-    Broken compression, and a header that wants more than 8 MiB, raise `DataLoss`; without the `zstd` program: `Unavailable`.
+    Broken compression, and a header that wants more than 8 MiB, raise `DataLoss`; without a module for zstd: `Unavailable`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -121,15 +125,25 @@ def _gunzipped(file: BinaryIO) -> Generator[bytes, None, None]:
 
 
 def _unzstd(file: BinaryIO) -> Generator[bytes, None, None]:
-    if not (program := find_program("zstd")):
-        raise Unavailable("the image has zstd layers, and zstd is not on PATH: apt-get install zstd")
-    with subprocess.Popen([program, "-dcq"], stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        try:
-            while piece := process.stdout.read(CHUNK):
+    """Frames behind one another, as of a gzip's members; skippable ones hold nothing."""
+    try:
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            from backports import zstd
+    except ImportError as error:
+        raise Unavailable("the image has zstd layers: pip install 'crishim[images]' brings what reads them") from error
+    decoder = zstd.ZstdDecompressor()
+    data, inside = b"", False
+    try:
+        while not decoder.needs_input or (data := data or file.read(CHUNK)):
+            inside = True
+            if piece := decoder.decompress(data, CHUNK):
                 yield piece
-            if process.wait():
-                raise DataLoss(f"the layer's zstd is broken: {process.stderr.read().decode(errors='replace').strip()}")
-        finally:
-            process.kill()
+            data = b""
+            if decoder.eof:
+                data, inside, decoder = decoder.unused_data, False, zstd.ZstdDecompressor()
+    except zstd.ZstdError as error:
+        raise DataLoss(f"the layer's zstd is broken: {error}") from error
+    if inside:
+        raise DataLoss("the layer's zstd ends too early")

@@ -36,7 +36,6 @@ TOOLS = {
     "iptables": "iptables",
     "skopeo": "skopeo",
     "docker-registry": "docker-registry",
-    "zstd": "zstd",
     "containerd-shim-runc-v2": "containerd",
 }
 

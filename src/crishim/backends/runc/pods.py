@@ -33,7 +33,6 @@ _PROGRAMS: Final = (
     ("unshare", False, "no pod can have a user namespace", "util-linux"),
     ("nsenter", False, "no pod can have a user namespace", "util-linux"),
     ("catatonit", True, "no pod can share a process namespace among its containers", "catatonit"),
-    ("zstd", False, "no image with zstd layers can be pulled", "zstd"),
 )
 _SECCOMP: Final = "usr/share/containers/seccomp.json"
 
