@@ -118,7 +118,7 @@ def _gunzipped(file: BinaryIO) -> Generator[bytes, None, None]:
             data = decoder.unconsumed_tail
             if decoder.eof:
                 data, inside, decoder = decoder.unused_data, False, zlib.decompressobj(31)
-    except zlib.error as error:
+    except zlib.error as error:  # type: ignore[misc]  # an instance, as it is typed
         raise DataLoss(f"the layer's gzip is broken: {error}") from error
     if inside:
         raise DataLoss("the layer's gzip ends too early")
