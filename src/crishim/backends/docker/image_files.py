@@ -20,7 +20,7 @@ import attrs
 from crishim.backends.docker.convert import Maker, helper_body
 from crishim.backends.docker.engine import Engine, Options
 from crishim.errors import CrishimError, FailedPrecondition, NotFound, PullError, PullReason, ResourceExhausted, Unknown
-from crishim.linux.children import children
+from crishim.linux.children import children, end_program
 from crishim.model.values import ImageId
 
 PROGRAM: Final = "catatonit"
@@ -168,9 +168,7 @@ class ImageFiles:
             tar.stdin.close()
             await tar.wait()
         except BaseException:
-            if tar.returncode is None:
-                tar.kill()
-            await tar.wait()
+            await end_program(tar)
             await asyncio.to_thread(shutil.rmtree, target, ignore_errors=True)
             raise
         if tar.returncode:

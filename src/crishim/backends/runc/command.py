@@ -20,7 +20,7 @@ from typing import Any, Final
 import attrs
 
 from crishim.errors import AlreadyExists, CrishimError, FailedPrecondition, NotFound, Unknown
-from crishim.linux.children import children
+from crishim.linux.children import children, end_program
 from crishim.logs.stdio import ChildEnds
 from crishim.model.features import OCI, Feature
 from crishim.model.runtime import RuntimeHandlerFeatures
@@ -167,8 +167,7 @@ class RuntimeCommand:
             try:
                 out, err = await process.communicate(sent or None)
             except asyncio.CancelledError:
-                process.kill()
-                await process.wait()
+                await end_program(process)
                 raise
             if process.returncode:
                 told = log.read().decode("utf-8", "replace")
