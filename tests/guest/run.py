@@ -61,7 +61,7 @@ def suite(runtime: str) -> Part:
 
 
 PARTS: Final = (
-    pytest("life", 6, "tests/guest --ignore=tests/guest/test_reboot.py"),
+    pytest("life", 7, "tests/guest --ignore=tests/guest/test_reboot.py"),
     pytest("reboot", 2, "tests/guest/test_reboot.py -k before", "tests/guest/test_reboot.py -k after"),
     pytest("node", 6, "tests/node tests/linux tests/monitor tests/pods"),
     pytest("exam", 5, "tests/conformance/test_runtimes.py tests/backends/runc/test_exam.py -k 'not Runsc'"),

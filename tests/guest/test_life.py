@@ -56,6 +56,19 @@ async def test_where_a_pod_lies(node: Node) -> None:
     assert set() == node.traces()
 
 
+async def test_containers_that_end_at_once(node: Node) -> None:
+    """A container that ends and is removed while its monitor is being moved leaves no scope."""
+    node.start()
+    async with node.client() as client:
+        await node.pull(client)
+        with kubelets_pod(node, "life6") as pod:
+            sandbox = await client.run_sandbox(pod.config)
+            for number in range(8):
+                await client.remove_container(await run_container(client, node, sandbox, pod, f"c{number}", "true"))
+            await until(lambda: not pod.scopes())
+            await node.empty(client)
+
+
 async def test_limits_stay(node: Node) -> None:
     """The kubelet's next change of the pod's slice, and a reload of systemd, leave a container's limits as they are."""
     node.start()

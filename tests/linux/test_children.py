@@ -13,7 +13,7 @@ import pytest
 
 from crishim.errors import NotFound
 from crishim.linux import children as room
-from crishim.linux.children import become_subreaper, children, watch_by_pidfd
+from crishim.linux.children import become_subreaper, children, end_program, watch_by_pidfd
 from crishim.linux.processes import read
 
 LEAVES_ORPHANS = """
@@ -193,3 +193,14 @@ async def test_several_wait_for_one() -> None:
     waiters[0].cancel()
     await asyncio.gather(*waiters[1:])
     assert 0 == child.collect()
+
+
+async def test_a_program_that_has_ended_can_be_ended() -> None:
+    """Whoever gives up a program need not know whether it has ended meanwhile: its exit code is what it was."""
+    process = await children.start("true")
+    await process.wait()
+    await end_program(process)
+    assert 0 == process.returncode
+    sleeping = await children.start("sleep", "600")
+    await end_program(sleeping)
+    assert -signal.SIGKILL == sleeping.returncode

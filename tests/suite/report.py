@@ -7,9 +7,8 @@ from xml.etree import ElementTree as ET
 
 FAILURES: Final[Mapping[str, str]] = {
     "public image with digest should be pulled and removed": "asks for a digest that no image built anew can have",
-    "AppArmor runtime": "profiles of AppArmor are not proved yet",
 }
-"""Parts of the names of specs that fail for everybody with rebuilt images, or so far, and why."""
+"""Parts of the names of specs that fail for everybody with rebuilt images, and why."""
 
 SKIPS: Final[Mapping[str, str]] = {
     "AppArmor is disabled on this host": "the host has no AppArmor",

@@ -47,27 +47,28 @@ async def start_scope(unit: str, parent: str, pid: int) -> None:
 
     Raises `FailedPrecondition` where there is no busctl, and `Unknown` with what it said.
     """
-    call = ("busctl", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
     properties = ("2", "PIDs", "au", "1", str(pid), "Slice", "s", parent)
+    await _ask_systemd("StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", *properties, "0")
+
+
+async def stop_scope(unit: str) -> None:
+    """Have systemd end a scope. One whose process had ended before it was moved stays empty, and systemd never removes it.
+
+    Raises as `start_scope`.
+    """
+    await _ask_systemd("StopUnit", "ss", unit, "replace")
+
+
+async def _ask_systemd(method: str, *arguments: str) -> None:
+    call = ("busctl", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
     quiet, pipe = asyncio.subprocess.DEVNULL, asyncio.subprocess.PIPE
     try:
-        process = await children.start(
-            *call,
-            "StartTransientUnit",
-            "ssa(sv)a(sa(sv))",
-            unit,
-            "fail",
-            *properties,
-            "0",
-            stdin=quiet,
-            stdout=quiet,
-            stderr=pipe,
-        )
+        process = await children.start(*call, method, *arguments, stdin=quiet, stdout=quiet, stderr=pipe)
     except FileNotFoundError as error:
         raise FailedPrecondition("missing", "installed", "busctl (systemd)") from error
     _, complaint = await process.communicate()
     if process.returncode:
-        raise Unknown(f"scope {unit} in {parent}: {complaint.decode('utf-8', 'replace').strip()}")
+        raise Unknown(f"{method} {arguments[1]}: {complaint.decode('utf-8', 'replace').strip()}")
 
 
 def own_folder(text: str, controller: str, *, v2: bool) -> str:

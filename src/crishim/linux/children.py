@@ -55,6 +55,13 @@ def become_subreaper() -> None:
         raise last_error("becoming a child subreaper")
 
 
+async def end_program(process: asyncio.subprocess.Process) -> None:
+    """Kill a program of `Children.start`, unless it has ended, and collect it."""
+    with contextlib.suppress(ProcessLookupError):  # asyncio has seen its end, and nobody has asked for its exit code yet
+        process.kill()
+    await process.wait()
+
+
 def watch_by_pidfd() -> None:
     """Have asyncio wait for its programs by pidfd instead of a thread for each. Python does so by itself from 3.12 on."""
     if sys.version_info < (3, 12):

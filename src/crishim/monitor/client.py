@@ -25,7 +25,7 @@ from crishim.errors import CrishimError, DeadlineExceeded, FailedPrecondition, N
 from crishim.interfaces.capabilities import ByteReader, ProcessIO
 from crishim.interfaces.oci_runtime import FIRST_PROCESS
 from crishim.linux import processes
-from crishim.linux.children import children
+from crishim.linux.children import children, end_program
 from crishim.linux.processes import Identity
 from crishim.logs.attachers import Attacher
 from crishim.model.process import Exit, TerminalSize
@@ -251,9 +251,7 @@ class PreparedMonitor:
                 os.close(end)
 
     async def _end(self) -> None:
-        if self._process.returncode is None:
-            self._process.kill()
-            await asyncio.shield(self._process.wait())
+        await asyncio.shield(end_program(self._process))
 
 
 def monitor_of(bundle: Path, container_id: str) -> Identity | None:

@@ -14,7 +14,7 @@ from typing import Final
 
 from crishim.errors import Unknown
 from crishim.interfaces.seats import Rootfs
-from crishim.linux.children import children
+from crishim.linux.children import children, end_program
 from crishim.linux.roots import path_in_root
 from crishim.model.container import ContainerSpec
 from crishim.model.values import FrozenDict
@@ -95,8 +95,7 @@ async def _copy(source: Path, target: Path) -> None:
     try:
         _, complaint = await process.communicate()
     except asyncio.CancelledError:
-        process.kill()
-        await process.wait()
+        await end_program(process)
         raise
     if process.returncode:
         raise Unknown(f"copying the image's {source.name} to a volume: {complaint.decode(errors='replace')[:2000]}")

@@ -21,7 +21,7 @@ from crishim.backends.docker.convert import Maker, helper_body
 from crishim.backends.docker.engine import Engine
 from crishim.backends.docker.options import Options
 from crishim.errors import CrishimError, FailedPrecondition, NotFound, PullError, PullReason, ResourceExhausted, Unknown
-from crishim.linux.children import children
+from crishim.linux.children import children, end_program
 from crishim.linux.programs import find_program
 from crishim.model.values import ImageId
 
@@ -169,9 +169,7 @@ class ImageFiles:
             tar.stdin.close()
             await tar.wait()
         except BaseException:
-            if tar.returncode is None:
-                tar.kill()
-            await tar.wait()
+            await end_program(tar)
             await asyncio.to_thread(shutil.rmtree, target, ignore_errors=True)
             raise
         if tar.returncode:

@@ -20,7 +20,7 @@ from typing import Any, Final
 import attrs
 
 from crishim.errors import AlreadyExists, CreateRefused, CrishimError, FailedPrecondition, NotFound, Unknown
-from crishim.linux.children import children
+from crishim.linux.children import children, end_program
 from crishim.linux.programs import find_program
 from crishim.logs.stdio import ChildEnds
 from crishim.model.features import OCI, Feature
@@ -186,8 +186,7 @@ class RuntimeCommand:
             try:
                 out, err = await process.communicate(sent or None)
             except asyncio.CancelledError:
-                process.kill()
-                await process.wait()
+                await end_program(process)
                 raise
             if process.returncode:
                 told = log.read().decode("utf-8", "replace")

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import posixpath
 import signal
 import tempfile
 from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ from crishim.interfaces.backend import BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import FIRST_PROCESS, OciState, OciStatus, Stdio
 from crishim.linux import oom, processes
-from crishim.linux.cgroups import Cgroups, start_scope
+from crishim.linux.cgroups import Cgroups, slice_folder, start_scope, stop_scope
 from crishim.linux.children import children
 from crishim.linux.processes import read_pid
 from crishim.logs.execution import ExecStreams
@@ -53,6 +54,17 @@ _END_TIMEOUT: Final = 1.0
 
 _RELEASED: Final = "released"
 """A file of a bundle: the runtime's own state of its container is deleted."""
+
+
+_MONITOR_ENDED_WITHIN = 2.0
+"""Seconds in which a monitor has ended whose container is gone."""
+
+_REMOVED_TRIES, _REMOVED_PAUSE = 8, 0.025
+"""How often, and after how many seconds, systemd is seen to have removed a scope."""
+
+
+def _monitor_scope(container_id: str) -> str:
+    return f"crishim-conmon-{container_id}.scope"
 
 
 class CgroupWarmup:
@@ -79,7 +91,7 @@ class MonitoredRuntime:
         self._cgroups = Cgroups(v2=host.cgroup_v2)
         self._bundles: dict[str, Path] = {}
         self._waiting: dict[str, PreparedMonitor] = {}
-        self._moving: set[asyncio.Task[None]] = set()
+        self._moving: dict[str, asyncio.Task[None]] = {}
         self._killed: set[str] = set()
         self._moves = CgroupWarmup(self._cgroups)
 
@@ -119,9 +131,7 @@ class MonitoredRuntime:
         pid = await self._waiting.pop(container_id).create(self._monitor_cgroups(bundle))
         self._bundles[container_id] = bundle
         if self._command.systemd_cgroup:
-            task = asyncio.create_task(self._move_monitor(container_id, bundle))
-            self._moving.add(task)
-            task.add_done_callback(self._moving.discard)
+            self._moving[container_id] = asyncio.create_task(self._move_monitor(container_id, bundle))
         return pid
 
     async def _move_monitor(self, container_id: str, bundle: Path) -> None:
@@ -131,9 +141,26 @@ class MonitoredRuntime:
         if monitor is None:
             return
         try:
-            await start_scope(f"crishim-conmon-{container_id}.scope", parent or "system.slice", monitor.pid)
+            await start_scope(_monitor_scope(container_id), parent or "system.slice", monitor.pid)
         except CrishimError as error:
             _log.warning("the monitor of container %s stays in the cgroup of this process: %s", container_id, error)
+
+    async def _end_monitor(self, container_id: str, bundle: Path, folder: str) -> None:
+        """Have the monitor's scope removed: systemd does so when the monitor has ended, unless it was moved too late."""
+        if (moving := self._moving.pop(container_id, None)) is not None:
+            await asyncio.shield(moving)
+        if (monitor := monitor_of(bundle, container_id)) is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_MONITOR_ENDED_WITHIN):
+                    await processes.ended(monitor)
+        for _ in range(_REMOVED_TRIES):
+            if not self._cgroups.exists(folder):
+                return
+            await asyncio.sleep(_REMOVED_PAUSE)
+        try:
+            await stop_scope(_monitor_scope(container_id))
+        except CrishimError as error:
+            _log.debug("the scope of the monitor of container %s: %s", container_id, error)
 
     async def start(self, container_id: str) -> None:
         """As `OciRuntime.start`."""
@@ -173,6 +200,8 @@ class MonitoredRuntime:
         if not (bundle / _RELEASED).exists():
             await self._delete_state(container_id, bundle)
         await self._monitor.clear(bundle, container_id, self._monitor_cgroups(bundle))
+        if self._command.systemd_cgroup and (scope := self._monitor_folder(container_id, bundle)):
+            await self._end_monitor(container_id, bundle, scope)
         self._bundles.pop(container_id, None)
         self._killed.discard(container_id)
 
@@ -279,6 +308,14 @@ class MonitoredRuntime:
         except DataLoss:  # the creation was broken off before there was one
             return ()
         return self._cgroups.beside(config.get("linux", {}).get("cgroupsPath", ""))
+
+    def _monitor_folder(self, container_id: str, bundle: Path) -> str:
+        """Where the monitor's scope lies; empty where the creation was broken off before there was a configuration."""
+        try:
+            path = read_config(bundle).get("linux", {}).get("cgroupsPath", "")
+        except DataLoss:
+            return ""
+        return posixpath.join(slice_folder(path.partition(":")[0] or "system.slice"), _monitor_scope(container_id))
 
     def _monitored(self) -> tuple[str, tuple[str, ...]]:
         """The program that conmon runs for the runtime, and what stands before its subcommand."""

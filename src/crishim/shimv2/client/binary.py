@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from crishim._proto import shim_task_pb2 as task_pb
 from crishim.errors import DeadlineExceeded, FailedPrecondition, Unknown
-from crishim.linux.children import children
+from crishim.linux.children import children, end_program
 from crishim.linux.programs import find_program
 from crishim.model.process import Exit
 from crishim.shimv2.wire.messages import Bootstrap, bootstrap_params, exit_of, parse_bootstrap
@@ -131,8 +131,7 @@ class ShimBinary:
                 async with asyncio.timeout(self.timeout):
                     code = await process.wait()
             except BaseException as error:
-                process.kill()
-                await process.wait()
+                await end_program(process)
                 if isinstance(error, TimeoutError):
                     raise DeadlineExceeded(f"{self.program} {args[-1]} took longer than {self.timeout:g} s") from error
                 raise
