@@ -4,7 +4,7 @@ import asyncio
 import threading
 from pathlib import Path
 
-from crishim.backends.runc.runtime import CgroupWarmup
+from crishim.backends.runc.cgroup_warmup import CgroupWarmup
 from crishim.linux.cgroups import Cgroups
 
 

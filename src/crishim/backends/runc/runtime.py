@@ -1,10 +1,4 @@
-"""Moves of processes between cgroups, foreseen.
-
-The first one after a rest waits until the kernel has seen all of its processors idle for a moment (RCU's grace period: some
-10 ms), and all that is asked of cgroups meanwhile waits with it; those that follow soon do not. A runtime makes such a move for
-every container and every exec, after some 10 ms of getting ready. So both are to pass at once.
-
-OciRuntimes over a runc-compatible command line, with a conmon per container, or none for those that are attended to.
+"""OciRuntimes over a runc-compatible command line, with a conmon per container, or none for those that are attended to.
 
 The runtime's own state, conmon's files and the bundle are all the state there is; after a restart of ours the runtime itself
 tells where a container's bundle lies. Only of attended containers more is in memory: their exits and terminals
@@ -24,6 +18,7 @@ from typing import Any, Final
 
 import attrs
 
+from crishim.backends.runc.cgroup_warmup import CgroupWarmup
 from crishim.backends.runc.command import Features, RuntimeCommand
 from crishim.backends.runc.exec import AdoptedChild, ChildContainers, ConsoleSocket
 from crishim.errors import CrishimError, DataLoss, InvalidArgument, NotFound
@@ -65,19 +60,6 @@ _REMOVED_TRIES, _REMOVED_PAUSE = 8, 0.025
 
 def _monitor_scope(container_id: str) -> str:
     return f"crishim-conmon-{container_id}.scope"
-
-
-class CgroupWarmup:
-    """Has the wait for the next move begin now."""
-
-    def __init__(self, cgroups: Cgroups) -> None:
-        self._cgroups = cgroups
-        self._waiting: asyncio.Future[None] | None = None
-
-    def soon(self) -> None:
-        """A process will be moved soon. Returns at once; however often it is called, one thread waits."""
-        if self._waiting is None or self._waiting.done():
-            self._waiting = asyncio.get_running_loop().run_in_executor(None, self._cgroups.move_to_own)
 
 
 class MonitoredRuntime:
