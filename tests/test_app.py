@@ -11,10 +11,15 @@ from crishim import app
 from crishim.config import Config, parse
 from crishim.cri import pb
 from crishim.errors import FailedPrecondition, InvalidArgument
+from crishim.interfaces.backend import NetnsSource
+from crishim.interfaces.plugin import Plugin
 from crishim.model.image import ImageSpec
+from crishim.model.sandbox import LinuxPodSandboxConfig
+from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
 from crishim.model.values import FrozenDict
-from crishim.play import connect
+from crishim.play import CallError, connect
 from crishim.plugins import PluginError
+from crishim.testing import FakeBackend
 from crishim.testing.harness import container_config, sandbox_config
 
 PROCESS = "crishim.backends.process:plugin"
@@ -30,6 +35,14 @@ def config_in(folder: Path, backend: str = FAKE, **changes: Any) -> Config:
         "backends": FrozenDict({"mine": FrozenDict({"plugin": backend})}),
     }
     return Config(**{**values, **changes})
+
+
+needy = Plugin(build=lambda _: FakeBackend(netns=NetnsSource.LIBRARY))
+"""A plug-in that relies on the node's namespaces, and does not say so."""
+
+ON_THE_NODE = LinuxPodSandboxConfig(
+    security_context=LinuxSandboxSecurityContext(namespace_options=NamespaceOption(network=NamespaceMode.NODE))
+)
 
 
 def mode(path: str) -> int | None:
@@ -179,3 +192,15 @@ async def test_a_certificate_is_rotated(tmp_path: Path) -> None:
         assert first != second
         (tmp_path / "tls.pem").write_text("nonsense")
         assert second == await seen(port)
+
+
+async def test_pods_without_their_network_are_refused(tmp_path: Path) -> None:
+    """A backend that relies on namespaces which nobody makes gets no pod that is to have a network of its own."""
+    async with (
+        app.running(config_in(tmp_path, "tests.test_app:needy")) as services,
+        connect(f"unix://{tmp_path}/cri.sock") as client,
+    ):
+        assert services.ready
+        with pytest.raises(CallError, match="needs_node"):
+            await client.run_sandbox(sandbox_config("pod"))
+        assert await client.run_sandbox(sandbox_config("on-the-node", linux=ON_THE_NODE))

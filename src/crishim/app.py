@@ -31,7 +31,7 @@ from crishim.model.runtime import CgroupDriver
 from crishim.model.values import SandboxId
 from crishim.plugins import build, load
 from crishim.pods.host import cgroup_driver
-from crishim.pods.namespaces import PinnedNamespaces
+from crishim.pods.namespaces import NoNamespaces, PinnedNamespaces
 from crishim.server import serve
 from crishim.service.backends import Settings
 from crishim.service.services import Services
@@ -92,7 +92,7 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
             backends={handler: seats[name][0] for handler, name in config.handlers.items()},
             images={handler: service for handler, service in images.items() if service is not None},
             network=node.network,
-            namespaces=node.namespaces,
+            namespaces=node.namespaces or NoNamespaces(),
             dialer=node.dialer,
             store=store,
             urls=streams,

@@ -84,6 +84,27 @@ def of_interface(name: str) -> bool:
     return False
 
 
+class NoNamespaces:
+    """Stands where no backend of a node has asked for one: a pod must not land in the node's network instead of its own."""
+
+    async def create(self, spec: SandboxSpec) -> str:
+        """Raise `FailedPrecondition` for a pod that is to have a network of its own."""
+        if not spec.host_network:
+            subject = "the plug-in, whose backend leaves network namespaces to the library (NetnsSource.LIBRARY),"
+            raise FailedPrecondition("declared without them", "declared with `needs_node`", subject)
+        return ""
+
+    async def connected(self, spec: SandboxSpec) -> None:
+        """There is nothing to set."""
+
+    def path(self, sandbox_id: SandboxId, kind: str) -> str:  # noqa: ARG002 - none has one
+        """None has one."""
+        return ""
+
+    async def remove(self, sandbox_id: SandboxId) -> None:
+        """There is nothing to remove."""
+
+
 class PinnedNamespaces:
     """Makes, finds and lets go of pods' namespaces below `folder`, which is made a private mount of its own."""
 

@@ -387,7 +387,7 @@ class FakeBackend(
         return [held for held in self.containers.values() if held.spec.sandbox.id == sandbox_id]
 
 
-plugin = Plugin(build=lambda _: FakeBackend())
+plugin = Plugin(build=lambda _: FakeBackend(netns=NetnsSource.NONE))
 """The fake for `crishim play --backend crishim.testing.fakes:plugin` and the like."""
 
 
