@@ -10,11 +10,11 @@ A profile of that name that is loaded already stays: an administrator's own is n
 
 import asyncio
 import logging
-import shutil
 from pathlib import Path
 from typing import Final
 
 from crishim.linux.children import children
+from crishim.linux.programs import find_program
 from crishim.model.container import ContainerSpec
 from crishim.oci.facts import AppArmor
 from crishim.oci.security import APPARMOR_DEFAULT, apparmor_profile
@@ -77,7 +77,7 @@ class AppArmorProfiles:
         if not self._used:
             return _ABSENT
         loaded, problem = self._read()
-        if problem or APPARMOR_DEFAULT in loaded or shutil.which(self._parser):
+        if problem or APPARMOR_DEFAULT in loaded or find_program(self._parser):
             return problem or APPARMOR_DEFAULT
         return f"{APPARMOR_DEFAULT} is not loaded, and there is no {self._parser} (apparmor)"
 
