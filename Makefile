@@ -78,7 +78,7 @@ proto: $(VENV)/.dev
 
 # The table of what becomes of each field of CRI, after a change to what a backend supports.
 coverage-page: $(VENV)/.dev
-	$(BIN)/crishim coverage --markdown process runc > docs/coverage.md
+	$(BIN)/crishim coverage --markdown process runc docker shim kata > docs/coverage.md
 
 # Broken input for the streaming parsers, a million of each kind.
 fuzz: $(VENV)/.dev

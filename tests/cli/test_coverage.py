@@ -6,7 +6,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from crishim.cli.main import main
-from tests.backends.runc.world import needs
 
 PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
 
@@ -33,11 +32,20 @@ def test_what_is_no_backend_is_told(name: str) -> None:
     assert (1, True) == (done.exit_code, name.partition(":")[0] in done.output), done.output
 
 
-@needs("runc")
+def test_an_engine_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an engine does not answer, what its plug-in says counts, and why is on stderr."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    done = run("kata", "--only", "refused")
+    assert 0 == done.exit_code, done.output
+    assert "containerd-shim-kata-v2" in done.stderr
+    assert "linux.security_context.seccomp" in done.stdout
+
+
 def test_the_page_is_what_is_printed() -> None:
-    """docs/coverage.md is what `crishim coverage --markdown process runc` prints; `make coverage-page` writes it anew."""
+    """docs/coverage.md is what `make coverage-page` prints, on a machine with no engine at all too."""
     printed = subprocess.run(
-        [sys.executable, "-m", "crishim", "coverage", "--markdown", "process", "runc"],
+        [sys.executable, "-m", "crishim", "coverage", "--markdown", "process", "runc", "docker", "shim", "kata"],
+        env={"PATH": "/nowhere"},
         capture_output=True,
         text=True,
         check=False,

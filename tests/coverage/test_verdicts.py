@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from crishim.backends.docker.convert import supported
+from crishim.backends.docker.options import EngineFacts
 from crishim.coverage.samples import Field, fields
 from crishim.coverage.verdicts import (
     CONTAINER,
@@ -20,15 +22,19 @@ from crishim.coverage.verdicts import (
 )
 from crishim.cri import Dispatcher, pb
 from crishim.errors import InvalidArgument, Unimplemented
+from crishim.images.reference import parse
+from crishim.images.skopeo import credentials
 from crishim.interfaces.capabilities import ALL
 from crishim.model.features import OCI, PROCESS, Feature
+from crishim.model.image import AuthConfig
 from crishim.plugins import load
 from crishim.testing import FakeBackend, Harness
-from tests.coverage.worlds import on_processes, on_runc
+from tests.coverage.worlds import on_docker, on_processes, on_runc
 
 WORLDS: dict[str, tuple[Collection[Feature], Callable[[Path, str, Field | None], Any]]] = {
     "process": (PROCESS, on_processes),
     "runc": (OCI, on_runc),
+    "docker": (supported(EngineFacts(cgroup_v2=True, apparmor=True, recursive_readonly=True)), on_docker),
 }
 
 EVERYWHERE = {
@@ -47,6 +53,14 @@ PLAIN = {
         "linux.security_context.namespace_options.ipc=POD",
         f"{SANDBOX}.linux.security_context.namespace_options.pid=POD",
         f"{CONTAINER}.linux.security_context.namespace_options.pid=CONTAINER",
+        f"{CONTAINER}.linux.security_context.apparmor.profile_type=RuntimeDefault",
+    },
+    "docker": {
+        *EVERYWHERE,
+        "linux.security_context.namespace_options.network=POD",
+        "linux.security_context.namespace_options.ipc=POD",
+        "linux.security_context.namespace_options.pid=CONTAINER",
+        f"{SANDBOX}.linux.security_context.namespace_options.pid=POD",
         f"{CONTAINER}.linux.security_context.apparmor.profile_type=RuntimeDefault",
     },
 }
@@ -121,6 +135,15 @@ def test_no_table_is_out_of_date() -> None:
     with pytest.raises(InvalidArgument) as refused:
         coverage(Subject(name="x", supported=(), capabilities=(), ignores={"ContainerConfig.colour": "no"}))
     assert "ignores[ContainerConfig.colour]" == refused.value.field
+
+
+def test_the_node_s_image_store_takes_no_registry_token() -> None:
+    """A token of a registry is refused where images are in the node's own store, as a pull refuses it."""
+    field = "PullImageRequest.auth.registry_token"
+    node = {line.name: line for line in coverage(Subject(name="x", supported=(), capabilities=ALL, node_images=True))}
+    assert (Verdict.REFUSED, Verdict.SUPPORTED) == (node[field].verdict, lines_of("docker")[field].verdict)
+    with pytest.raises(InvalidArgument, match="registry_token"):
+        credentials(parse("registry/image"), AuthConfig(registry_token="token"))
 
 
 @pytest.mark.parametrize("rpc", NEEDED)

@@ -1,8 +1,10 @@
-"""What a field does to the pure parts of the two backends that crishim's table is printed for."""
+"""What a field does to the pure parts of backends."""
 
 from pathlib import Path
 from typing import Any
 
+from crishim.backends.docker.convert import Found, Maker, container_body, sandbox_body
+from crishim.backends.docker.options import EngineFacts, Options
 from crishim.backends.process.session import Program
 from crishim.cni.attachment import attachment
 from crishim.coverage.samples import Field
@@ -54,6 +56,29 @@ def on_processes(folder: Path, message: str, field: Field | None) -> Any:
     spec = container_with(field if message == CONTAINER else None, sandbox_with(field if message != CONTAINER else None))
     program = Program(argv=spec.argv, env=spec.env, cwd=spec.cwd, tty=spec.tty)
     return program, spec.log_path, spec.stdin, spec.stdin_once
+
+
+def on_docker(folder: Path, message: str, field: Field | None) -> Any:
+    """The bodies of the two create calls, and what else is done by crishim's own hands."""
+    del folder
+    sandbox = sandbox_with(field if message != CONTAINER else None)
+    spec = container_with(field if message == CONTAINER else None, sandbox)
+    source = BindSource(path="/source", shared=True)
+    user = resolve_user(spec.user, b"root:x:0:0::/:\ntext:x:7:7::/:\n", b"extra:x:9:root\n")
+    facts = EngineFacts(api=(1, 51), cgroup_v2=True, apparmor=True, selinux=True, recursive_readonly=True)
+    maker = Maker(facts=facts, host=HOST, options=Options(), owner="owner")
+    found = Found(
+        user=user,
+        sources=FrozenDict({mount.container_path: _source(mount.image_sub_path, source) for mount in spec.mounts}),
+        profiles=FrozenDict({"localhost/profile": PROFILE, "profile": PROFILE}),
+    )
+    return (
+        sandbox_body(sandbox, "pause", maker),
+        container_body(spec, maker, found),
+        attachment(sandbox),
+        spec.log_path,
+        sandbox.config.linux.security_context.privileged,
+    )
 
 
 def _place(folder: Path, spec: ContainerSpec) -> Place:

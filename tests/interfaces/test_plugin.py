@@ -13,6 +13,7 @@ def test_only_build_is_required() -> None:
     """A plug-in with a backend alone has no images, checks nothing, ignores nothing and needs no node."""
     plugin = crishim.Plugin(build=build)
     assert (build, None, None, False) == (plugin.build, plugin.images, plugin.check, plugin.needs_node)
+    assert plugin.supported is None
     assert ({}, {}) == (dict(plugin.ignores), dict(plugin.exam))
 
 
@@ -26,7 +27,7 @@ def test_tables_are_copied() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("build", 1), ("images", 1), ("check", ()), ("ignores", 1), ("needs_node", 1), ("exam", 1)],
+    [("build", 1), ("images", 1), ("check", ()), ("ignores", 1), ("supported", ()), ("needs_node", 1), ("exam", 1)],
 )
 def test_a_wrong_type_is_refused(field: str, value: Any) -> None:
     """A field of another type raises `TypeError` where the plug-in is written, not where it is used."""

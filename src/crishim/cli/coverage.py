@@ -13,8 +13,10 @@ from rich.text import Text
 
 from crishim.cli.options import exit_on_error
 from crishim.coverage.verdicts import FieldVerdict, Subject, Verdict, coverage
-from crishim.interfaces.backend import BackendContext
+from crishim.errors import CrishimError
+from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.capabilities import capabilities
+from crishim.model.features import Feature
 from crishim.plugins import build, load
 from crishim.system import SystemClock
 
@@ -23,6 +25,9 @@ _HEAD: Final = """\
 
 What becomes of each field of each request, backend by backend. This page is printed by `crishim coverage --markdown`; for a
 backend of your own, `crishim coverage package.module:plugin` prints the same.
+
+Where versions differ, the table is for the newest: runc from 1.2, crun from 1.9, docker from 25, on Linux from 5.19 with
+cgroup v2 and AppArmor; Kata has its default configuration. `crishim coverage BACKEND` asks what is on this machine.
 
 - **supported**: the backend, or crishim itself, does what the field asks for.
 - **refused**: a request that sets it to this ends with INVALID_ARGUMENT naming the field, or with UNIMPLEMENTED naming the
@@ -41,15 +46,18 @@ _STYLES: Final = {Verdict.SUPPORTED: "green", Verdict.REFUSED: "red", Verdict.IG
 @click.option(
     "--only", type=click.Choice([verdict.value for verdict in Verdict]), help="Show the fields with this verdict alone."
 )
-@click.option("--markdown", is_flag=True, help="One table for all the backends, as in the documentation.")
+@click.option(
+    "--markdown", is_flag=True, help="One table for all the backends with their newest engines, as in the documentation."
+)
 def command(backends: tuple[str, ...], only: str | None, *, markdown: bool) -> None:
     """What becomes of each field of CRI: supported, refused, or ignored and why.
 
     BACKEND is an installed plug-in, or package.module:attribute. It is built with its default options and asked who it is;
-    nothing is run on it. A refused field ends the call with INVALID_ARGUMENT or UNIMPLEMENTED, an ignored one changes nothing.
+    nothing is run on it. Where its engine does not answer, what its plug-in says of the newest one counts. A refused field ends
+    the call with INVALID_ARGUMENT or UNIMPLEMENTED, an ignored one changes nothing.
     """
     with exit_on_error():
-        tables = [coverage(_subject(name)) for name in backends]
+        tables = [coverage(_subject(name, ask=not markdown)) for name in backends]
         if markdown:
             click.echo("\n".join(_markdown(backends, tables)), nl=False)
             return
@@ -57,19 +65,33 @@ def command(backends: tuple[str, ...], only: str | None, *, markdown: bool) -> N
             _print(name, lines, only)
 
 
-def _subject(name: str) -> Subject:
-    """The backend as it is on this machine. Raises what its making and its probe raise."""
+def _subject(name: str, *, ask: bool) -> Subject:
+    """The backend as it is on this machine, or as its plug-in says. Raises what its making and its probe raise."""
     plugin = load(name)
     with tempfile.TemporaryDirectory(prefix="crishim-coverage-") as folder:
         backend = build(plugin.build, BackendContext(state=Path(folder), runtime_state=Path(folder), clock=SystemClock()), name)
-        info = asyncio.run(backend.probe())
+        supported = plugin.supported
+        if ask or supported is None:
+            supported = _asked(name, backend, supported)
     return Subject(
         name=name,
-        supported=info.supported,
+        supported=supported,
         capabilities=capabilities(backend),
         dials=plugin.needs_node,
+        node_images=plugin.needs_node and plugin.images is None,
         ignores=plugin.ignores,
     )
+
+
+def _asked(name: str, backend: Backend, otherwise: frozenset[Feature] | None) -> frozenset[Feature]:
+    """What the backend says that it supports; `otherwise`, and why on stderr, where it does not answer."""
+    try:
+        return asyncio.run(backend.probe()).supported
+    except CrishimError as error:
+        if otherwise is None:
+            raise
+        click.echo(f"{name}: {error}; this is what the newest one supports", err=True)
+        return otherwise
 
 
 def _print(name: str, lines: Sequence[FieldVerdict], only: str | None) -> None:

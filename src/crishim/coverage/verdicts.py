@@ -81,6 +81,11 @@ SENSELESS: Final[Mapping[str, str]] = {
 }
 """What every backend refuses, outside the two configurations."""
 
+NODE_IMAGES_REFUSE: Final[Mapping[str, str]] = {
+    "PullImageRequest.auth.registry_token": "InvalidArgument: skopeo takes it on its command line only, for everybody to read",
+}
+"""What the node's own image store refuses."""
+
 NEEDED: Final[Mapping[str, tuple[type, ...]]] = {
     "ExecSync": (SupportsExec,),
     "Exec": (SupportsExec,),
@@ -142,6 +147,8 @@ class Subject:
     capabilities: Collection[type]
     dials: bool = False
     """Whether crishim itself can dial into its pods."""
+    node_images: bool = False
+    """Whether its images are in the node's own store."""
     ignores: Mapping[str, str] = attrs.field(factory=dict)
 
 
@@ -211,8 +218,9 @@ def _judged(subject: Subject, message: str, field: Field, requested: Collection[
     if missing := [feature for feature in requested if feature not in subject.supported]:
         nearest = max(missing, key=lambda feature: len(feature.value) if _begins(field.name, feature.value) else 0)
         return FieldVerdict(message, field.name, Verdict.REFUSED, f"InvalidArgument names config.{nearest.value}")
-    if (reason := found(SENSELESS, name)) is not None:
-        return FieldVerdict(message, field.name, Verdict.REFUSED, reason)
+    for table in (SENSELESS, NODE_IMAGES_REFUSE if subject.node_images else {}):
+        if (reason := found(table, name)) is not None:
+            return FieldVerdict(message, field.name, Verdict.REFUSED, reason)
     for table in (UNUSED, subject.ignores):
         if (reason := found(table, name)) is not None:
             return FieldVerdict(message, field.name, Verdict.IGNORED, reason)

@@ -14,6 +14,7 @@ from attrs.validators import instance_of, is_callable, optional
 
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.seats import Finding, ImageService
+from crishim.model.features import Feature
 from crishim.model.values import EMPTY, FrozenDict, frozen
 
 
@@ -59,6 +60,13 @@ class Plugin:
 
     An example: `{"PodSandboxConfig.dns_config": "the machine's resolver is used"}`. Read by `crishim coverage` alone, which
     raises `InvalidArgument` for a name that is no field. A field that is neither here nor refused is reported as supported.
+    """
+
+    supported: frozenset[Feature] | None = attrs.field(default=None, validator=optional(instance_of(frozenset)))
+    """What the backend supports with its default options, the newest engine and a kernel of today.
+
+    `crishim coverage --markdown` takes this in place of `BackendInfo.supported`, so that the table is the same on every
+    machine, and `crishim coverage` takes it where `Backend.probe` fails. Without it the backend is asked, and must be there.
     """
 
     needs_node: bool = attrs.field(default=False, validator=instance_of(bool))

@@ -109,6 +109,7 @@ def container_features(spec: ContainerSpec) -> Mapping[Feature, bool]:
         Feature.APPARMOR: _profile_set(security.apparmor),
         Feature.USER: spec.user.user not in {"", "0", "root"} or spec.user.group not in {"", "0", "root"},
         Feature.CAPABILITIES: security.capabilities != Capability(),
+        Feature.AMBIENT_CAPABILITIES: bool(security.capabilities.add_ambient_capabilities),
         Feature.NO_NEW_PRIVS: security.no_new_privs,
         Feature.MASKED_PATHS: bool({*security.masked_paths, *security.readonly_paths} - USUAL_PATHS),
         **_limits_set(spec.resources),

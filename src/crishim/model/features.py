@@ -13,6 +13,7 @@ class Feature(enum.StrEnum):
     SUPPLEMENTAL_GROUPS = "linux.security_context.supplemental_groups"
     STRICT_GROUPS = "linux.security_context.supplemental_groups_policy"
     CAPABILITIES = "linux.security_context.capabilities"
+    AMBIENT_CAPABILITIES = "linux.security_context.capabilities.add_ambient_capabilities"
     PRIVILEGED = "linux.security_context.privileged"
     READONLY_ROOTFS = "linux.security_context.readonly_rootfs"
     NO_NEW_PRIVS = "linux.security_context.no_new_privs"

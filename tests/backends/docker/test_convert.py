@@ -250,10 +250,6 @@ REFUSED = [
         "config.mounts[0].propagation",
     ),
     (
-        secured(capabilities=Capability(add_ambient_capabilities=("CHOWN",))),
-        "config.linux.security_context.capabilities.add_ambient_capabilities",
-    ),
-    (
         secured(seccomp=SecurityProfile(ProfileType.LOCALHOST, "/other.json")),
         "config.linux.security_context.seccomp.localhost_ref",
     ),

@@ -5,13 +5,14 @@ Options: see `options.Options`. What the engine does not support is refused by n
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from crishim.backends.docker.backend import DockerBackend
+from crishim.backends.docker.convert import supported
 from crishim.backends.docker.engine import Engine
 from crishim.backends.docker.image_files import PROGRAM
 from crishim.backends.docker.images import DockerImages
-from crishim.backends.docker.options import Options, read_options
+from crishim.backends.docker.options import EngineFacts, Options, read_options
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.plugin import Plugin
 from crishim.interfaces.seats import Finding, ImageService
@@ -57,4 +58,22 @@ def check(options: Mapping[str, Any]) -> Iterable[Finding]:
     )
 
 
-plugin = Plugin(build=build, images=images, check=check, needs_node=True)
+_PAUSE: Final = "the pause runs nothing of its own, with the engine's default profiles"
+_POD: Final = "the sandbox's counts, for all of its containers"
+_OWN: Final = "each container says whose processes it sees"
+_NEWEST: Final = EngineFacts(cgroup_v2=True, apparmor=True, recursive_readonly=True)
+_SANDBOX: Final = "PodSandboxConfig.linux.security_context"
+_CONTAINER: Final = "ContainerConfig.linux.security_context"
+_IGNORES: Final = {
+    f"{_SANDBOX}.seccomp": _PAUSE,
+    f"{_SANDBOX}.seccomp_profile_path": _PAUSE,
+    f"{_SANDBOX}.apparmor": _PAUSE,
+    f"{_SANDBOX}.supplemental_groups_policy": _PAUSE,
+    f"{_SANDBOX}.readonly_rootfs": "the pause's root is read-only always",
+    f"{_SANDBOX}.namespace_options.pid=TARGET": _OWN,
+    f"{_SANDBOX}.namespace_options.target_id": _OWN,
+    f"{_CONTAINER}.namespace_options.network": _POD,
+    f"{_CONTAINER}.namespace_options.ipc": _POD,
+}
+
+plugin = Plugin(build=build, images=images, check=check, ignores=_IGNORES, supported=supported(_NEWEST), needs_node=True)

@@ -76,6 +76,7 @@ class Found:
 def supported(facts: EngineFacts) -> frozenset[Feature]:
     """The optional fields that this engine keeps."""
     never = {
+        Feature.AMBIENT_CAPABILITIES,
         Feature.USER_NAMESPACE,
         Feature.IDMAP_MOUNTS,
         Feature.MOUNT_OPTIONS,
@@ -251,8 +252,6 @@ def container_security(spec: ContainerSpec, maker: Maker, found: Found) -> dict[
 
 def capabilities(asked: Capability, maker: Maker) -> dict[str, list[str]]:
     """CapAdd and CapDrop. ALL to add means what this machine can give; dropping ALL wins over adding ALL."""
-    if asked.add_ambient_capabilities:
-        raise InvalidArgument(f"{_FIELD}.capabilities.add_ambient_capabilities", "is set, and the engine has none")
     adds = [_named(name) for name in asked.add_capabilities]
     drops = [_named(name) for name in asked.drop_capabilities]
     if "ALL" in adds and "ALL" in drops:

@@ -14,7 +14,7 @@ import attrs
 
 from crishim.backends.kata.leftovers import KataBinary
 from crishim.backends.kata.needs import RUNTIME, findings
-from crishim.backends.kata.pods import KataPods, KataRuntime
+from crishim.backends.kata.pods import WITHOUT_SECCOMP, KataPods, KataRuntime
 from crishim.backends.shim import checked, configured, shim_binary
 from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
@@ -63,4 +63,4 @@ def check(options: Mapping[str, Any]) -> Iterable[Finding]:
     return findings(Path("/"), str(options.get("shim", RUNTIME)), str(options.get("config_path", "")))
 
 
-plugin = Plugin(build=build, check=check, ignores={**ignores, **_IGNORES}, needs_node=True)
+plugin = Plugin(build=build, check=check, ignores={**ignores, **_IGNORES}, supported=WITHOUT_SECCOMP, needs_node=True)

@@ -41,6 +41,10 @@ _SIZE: Final = {
 """The annotations by which kata sizes a machine when it boots, and the sums over the pod that they tell."""
 
 
+WITHOUT_SECCOMP: Final = VM - {Feature.SECCOMP}
+"""What is supported where kata's configuration lets no seccomp profile into the guest, its default."""
+
+
 class KataRuntime(ShimRuntime):
     """A ShimRuntime whose containers live in a virtual machine."""
 
@@ -50,7 +54,7 @@ class KataRuntime(ShimRuntime):
     async def probe(self) -> BackendInfo:
         """As `Backend.probe`. Without seccomp in the guest a profile would be dropped in silence: it is not supported then."""
         info = await super().probe()
-        return attrs.evolve(info, supported=VM if self.guest_seccomp else VM - {Feature.SECCOMP})
+        return attrs.evolve(info, supported=VM if self.guest_seccomp else WITHOUT_SECCOMP)
 
 
 class KataPods(MeasuredPods, SupportsPortForward):

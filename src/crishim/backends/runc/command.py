@@ -66,6 +66,10 @@ class Features:
         return RuntimeHandlerFeatures(recursive_read_only_mounts=self.recursive_readonly, user_namespaces=self.idmap)
 
 
+NEWEST: Final = Features(recursive_readonly=True, userns=True, idmap=True)
+"""What a runtime and a kernel of today can do."""
+
+
 def features(name: str, version: str, told: str, kernel: tuple[int, int]) -> Features:
     """`told` is the answer to `features`, empty where the runtime knows no such word."""
     number = version_of(version)

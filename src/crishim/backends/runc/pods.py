@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
-from crishim.backends.runc.command import RuntimeCommand
+from crishim.backends.runc.command import NEWEST, RuntimeCommand
 from crishim.backends.runc.runsc import GvisorPods, RunscRuntime
 from crishim.backends.runc.runtime import RuncRuntime
 from crishim.errors import CrishimError, InvalidArgument
@@ -105,7 +105,7 @@ def check(options: Mapping[str, Any]) -> Iterable[Finding]:
         )
 
 
-plugin = Plugin(build=build, check=check, ignores=ignores, needs_node=True)
+plugin = Plugin(build=build, check=check, ignores=ignores, supported=NEWEST.supported, needs_node=True)
 
 
 def too_high(limits: Iterable[RLimit]) -> Iterator[tuple[str, int]]:

@@ -238,7 +238,7 @@ class MonitoredRuntime:
         with tempfile.TemporaryDirectory(prefix="exec") as made, contextlib.closing(streams):
             folder = Path(made)
             (folder / "process.json").write_bytes(json.dumps(process, ensure_ascii=False).encode("utf-8", "surrogateescape"))
-            starting = asyncio.create_task(self._start_exec(container_id, folder, streams, terminal=terminal))
+            starting = asyncio.create_task(self._start_exec(container_id, folder, streams, process))
             try:
                 child = await asyncio.shield(starting)
             except asyncio.CancelledError:
@@ -247,16 +247,19 @@ class MonitoredRuntime:
             started(read_pid(folder / "pid"))
             return await child.accompany(streams)
 
-    async def _start_exec(self, container_id: str, folder: Path, streams: ExecStreams, *, terminal: bool) -> AdoptedChild:
+    async def _start_exec(
+        self, container_id: str, folder: Path, streams: ExecStreams, process: Mapping[str, Any]
+    ) -> AdoptedChild:
         args = self._exec_args(folder)
+        program = process["args"][0]
         with children.expecting():
             try:
-                if terminal:
+                if process.get("terminal"):
                     async with ConsoleSocket(folder / "console") as console:
-                        await self._run_exec(container_id, [*args, f"--console-socket={console.path}"], None)
+                        await self._run_exec(container_id, program, [*args, f"--console-socket={console.path}"], None)
                         streams.adopt_terminal(await console.terminal())
                 else:
-                    await self._run_exec(container_id, args, streams.open())
+                    await self._run_exec(container_id, program, args, streams.open())
             except asyncio.CancelledError:
                 await self._adopted(container_id, folder).end()
                 raise
@@ -310,12 +313,12 @@ class MonitoredRuntime:
     def _adopted(self, container_id: str, folder: Path) -> AdoptedChild:  # noqa: ARG002 - gVisor needs the container too
         return AdoptedChild(read_pid(folder / "pid"))
 
-    async def _run_exec(self, container_id: str, args: list[str], ends: ChildEnds | None) -> None:
+    async def _run_exec(self, container_id: str, program: str, args: list[str], ends: ChildEnds | None) -> None:
         try:
             await self._command.start_detached(container_id, [*args, container_id], ends)
         except NotFound as error:
             if (await self.state(container_id)).status is OciStatus.RUNNING:
-                raise InvalidArgument("cmd", "there is no such program in the container") from error
+                raise InvalidArgument("cmd", f"{program!r} is no program in the container") from error
             raise
 
     async def _bundle(self, container_id: str) -> Path:

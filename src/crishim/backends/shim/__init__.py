@@ -8,7 +8,7 @@ takes runtimeoptions.v1), `bootstrap` (whether `start` reads BootstrapParams; fo
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from crishim.backends.runc.command import RuntimeCommand
+from crishim.backends.runc.command import NEWEST, RuntimeCommand
 from crishim.backends.shim.runc import RuncShimBinary, RuncShimRuntime
 from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
@@ -98,4 +98,4 @@ def configured(path: str) -> Options:
     return (lambda _: runtime_options(path)) if path else no_options
 
 
-plugin = Plugin(build=build, check=check, ignores=ignores, needs_node=True)
+plugin = Plugin(build=build, check=check, ignores=ignores, supported=NEWEST.supported, needs_node=True)
