@@ -157,7 +157,7 @@ async def reconnect() -> None:
         assert isinstance(world.backend, MeasuredPods)
         runtime = world.backend._runtime  # noqa: SLF001 - no verb of a backend is a crash of ours
         assert isinstance(runtime, ShimRuntime)
-        await runtime.let_go()
+        await runtime.detach()
         world.backend = await make(context)
         begun = time.monotonic()
         inventory = await world.backend.inventory()

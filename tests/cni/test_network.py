@@ -162,7 +162,7 @@ async def test_ready_follows_the_folder(node: Node) -> None:
     node.plugin("gives", GIVES)
     assert NetworkReady(ready=True) == await node.network.ready()
     (node.config / "10-test.conflist").write_text("{")
-    assert "10-test.conflist: is no JSON" in (await node.network.ready()).message
+    assert "10-test.conflist: is not JSON" in (await node.network.ready()).message
     assert [] == node.order()
 
 

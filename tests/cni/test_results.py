@@ -56,7 +56,7 @@ def test_errors_keep_the_plugin_s_words() -> None:
     assert isinstance(error, PluginFailed)
     assert (7, "CNI plugin bridge failed (ADD): bad config; no bridge") == (error.number, error.message)
     assert "CNI plugin p failed (DEL): panic: x" == failure("p", "DEL", 2, b"", b"panic: x\n").message
-    assert "CNI plugin p failed (DEL): it ended with -9 and no word" == failure("p", "DEL", -9, b"", b"").message
+    assert "CNI plugin p failed (DEL): exit code -9, no output" == failure("p", "DEL", -9, b"", b"").message
 
 
 @pytest.mark.parametrize("code", [11, 50, 51])
@@ -78,7 +78,7 @@ def test_what_means_gone() -> None:
 @pytest.mark.parametrize("out", [b"", b"[]", b"done"])
 def test_a_result_is_an_object(out: bytes) -> None:
     """A plugin that ends well and prints no object has failed."""
-    with pytest.raises(PluginFailed, match="answered no result"):
+    with pytest.raises(PluginFailed, match="printed no result"):
         result_of("p", out)
 
 

@@ -147,7 +147,7 @@ def test_the_manifest_for_a_platform(offered: tuple[str, ...], wanted: str, chos
 
 def test_no_manifest_for_a_platform() -> None:
     """What is missing, and what there is, are named."""
-    with pytest.raises(NotFound, match="linux/arm64, windows/amd64 that suits 'linux/amd64'"):
+    with pytest.raises(NotFound, match="linux/arm64, windows/amd64 that fits 'linux/amd64'"):
         choose(index("windows/amd64", "linux/arm64"), Platform("linux", "amd64"))
 
 

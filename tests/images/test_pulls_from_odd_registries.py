@@ -152,7 +152,7 @@ async def test_a_registry_that_asks_to_wait(tmp_path: Path, upstream: OddRegistr
     async with configured(tmp_path, upstream.address, stall=1.5, progress=reports) as store:
         await store.pull(ImageSpec(image=NAME), None, None)
     waits = {report.waiting for report in reports if report.waiting}
-    assert {f"{upstream.address} answers 429 Too Many Requests and asks to wait 2 seconds"} == waits
+    assert {f"{upstream.address} responded 429 Too Many Requests and requests a wait of 2 seconds"} == waits
 
 
 async def test_a_registry_that_asks_to_wait_for_ever(

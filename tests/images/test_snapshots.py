@@ -55,9 +55,9 @@ def test_layers_lie_over_one_another(place: Path, count: int) -> None:
     assert (expected, expected) == (names(root.path), names(view))
     if count:
         assert (layers[-1], layers[-1]) == ((Path(root.path) / "same").read_text(), (view / "same").read_text())
-    assert set(layers) == snapshots.held
+    assert set(layers) == snapshots.in_use
     snapshots.release(C1)
-    assert (set(), set(), set()) == (snapshots.held, names(place / "snapshots"), names(place / "trash"))
+    assert (set(), set(), set()) == (snapshots.in_use, names(place / "snapshots"), names(place / "trash"))
 
 
 def test_a_root_that_hides_all_below(place: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_restart(place: Path) -> None:
     assert root == made(place).prepare(C1)
     unmount_below(place)
     after = made(place)
-    assert ((C1,), {"low"}, True) == (after.containers, after.held, after.has_root(C1))
+    assert ((C1,), {"low"}, True) == (after.containers, after.in_use, after.has_root(C1))
     after.prepare(C1)
     assert ({"f", "mine"}, {C1}) == (names(root.path), names(place / "snapshots"))
 
@@ -124,7 +124,7 @@ def test_release_is_repeatable(place: Path) -> None:
     snapshots.release(C1)
     snapshots.view(C1, IMAGE, (layer(place, "low"),))
     snapshots.unview(C1, IMAGE)
-    assert set() == snapshots.held
+    assert set() == snapshots.in_use
     snapshots.release(C1)
     snapshots.release(C1)
 

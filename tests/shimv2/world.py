@@ -63,7 +63,7 @@ class ShimWorld(World):
         async def close(backend: object) -> None:
             assert isinstance(backend, MeasuredPods)
             assert isinstance(backend._runtime, ShimRuntime)
-            await backend._runtime.let_go()
+            await backend._runtime.detach()
 
         context = BackendContext(
             state=folder / "state",

@@ -1,1 +1,1 @@
-"""Pods' networks by CNI plugins: configuration, invocation, results; and connections into a pod's namespace."""
+"""Pods' networks by CNI plugins: configuration, invocation, results; and connections into a pod's network namespace."""

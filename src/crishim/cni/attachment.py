@@ -1,7 +1,7 @@
-"""What a pod asks of its network, and what a plugin gets on its stdin.
+"""The attachment of a sandbox to a network, and the stdin of a plugin.
 
-Capability arguments are those that the kubelet's runtimes give (CNI CONVENTIONS.md): portMappings, bandwidth, dns and the
-pod's annotations. A plugin gets only those that it claims.
+Capability arguments are those that the kubelet's runtimes set (CNI CONVENTIONS.md): portMappings, bandwidth, dns and the pod's
+annotations. A plugin gets only those that it claims.
 """
 
 import json
@@ -21,7 +21,7 @@ INGRESS: Final = "kubernetes.io/ingress-bandwidth"
 EGRESS: Final = "kubernetes.io/egress-bandwidth"
 
 _BURST: Final = (1 << 32) - 1
-"""Bits; as the kubelet's network plugin had it, and all runtimes since."""
+"""Bits; the value of the kubelet's network plugin, and of all runtimes since."""
 
 _QUANTITY: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(?:([kMGTPE]i?|Ki|m)|[eE]([+-]?\d{1,3}))?")
 _SUFFIXES: Final = {
@@ -34,9 +34,9 @@ _LEAST, _MOST = 1000, 1000**5
 
 @attrs.frozen(kw_only=True)
 class Attachment:
-    """A sandbox's tie to a network: all that the plugins must be told again when it is undone.
+    """An attachment of a sandbox to a network, with everything that DEL must get again.
 
-    `args` are CNI_ARGS in pairs; `netns` is the path that ADD was given.
+    `args` are the pairs of CNI_ARGS; `netns` is the path that ADD was given.
     """
 
     container_id: str
@@ -46,7 +46,7 @@ class Attachment:
 
 
 def attachment(spec: SandboxSpec) -> Attachment:
-    """The attachment that a sandbox wants. Raises `InvalidArgument` for what no plugin could be told."""
+    """The attachment for a sandbox. Raises `InvalidArgument` for values that cannot be passed to plugins."""
     return Attachment(
         container_id=spec.id,
         netns=spec.netns,
@@ -56,7 +56,7 @@ def attachment(spec: SandboxSpec) -> Attachment:
 
 
 def cni_args(spec: SandboxSpec) -> tuple[tuple[str, str], ...]:
-    """CNI_ARGS, as Kubernetes' runtimes give them."""
+    """CNI_ARGS, as Kubernetes' runtimes set them."""
     metadata = spec.config.metadata
     pairs = (
         ("IgnoreUnknown", "1"),
@@ -67,13 +67,13 @@ def cni_args(spec: SandboxSpec) -> tuple[tuple[str, str], ...]:
     )
     for key, value in pairs:
         if set(value) & set(";=\0"):
-            raise InvalidArgument("config.metadata", f"{value!r} cannot be told to a network plugin as {key}")
+            raise InvalidArgument("config.metadata", f"{value!r} cannot be passed to a network plugin as {key}")
     return pairs
 
 
 def capability_arguments(config: PodSandboxConfig) -> dict[str, Any]:
-    """What the pod's configuration has for plugins that claim a capability, by the capability's name."""
-    made: dict[str, Any] = {"io.kubernetes.cri.pod-annotations": dict(config.annotations)}
+    """The values of the pod's configuration for plugins that claim a capability, by the capability's name."""
+    arguments: dict[str, Any] = {"io.kubernetes.cri.pod-annotations": dict(config.annotations)}
     ports = [
         {
             "hostPort": mapping.host_port,
@@ -85,45 +85,45 @@ def capability_arguments(config: PodSandboxConfig) -> dict[str, Any]:
         if mapping.host_port > 0
     ]
     if ports:
-        made["portMappings"] = ports
+        arguments["portMappings"] = ports
     if limits := _bandwidth(config.annotations):
-        made["bandwidth"] = limits
+        arguments["bandwidth"] = limits
     if config.dns_config is not None:
         dns = attrs.asdict(config.dns_config)
-        made["dns"] = {key: list(values) for key, values in dns.items() if values}
+        arguments["dns"] = {key: list(values) for key, values in dns.items() if values}
     if config.linux.cgroup_parent:
-        made["cgroupPath"] = config.linux.cgroup_parent
-    return made
+        arguments["cgroupPath"] = config.linux.cgroup_parent
+    return arguments
 
 
 def plugin_input(
     network: NetworkList, plugin: PluginConfig, capabilities: Mapping[str, Any], previous: Mapping[str, Any] | None = None
 ) -> bytes:
-    """The object that a plugin reads: its own, with name, version, its capability arguments, and the result before it."""
-    told = {key: value for key, value in plugin.config.items() if key != "capabilities"}
-    told["name"] = network.name
-    told["cniVersion"] = network.version
+    """The stdin of a plugin: its own object, with name, version, its capability arguments, and the previous result."""
+    config = {key: value for key, value in plugin.config.items() if key != "capabilities"}
+    config["name"] = network.name
+    config["cniVersion"] = network.version
     if given := {name: capabilities[name] for name in sorted(plugin.capabilities) if name in capabilities}:
-        told["runtimeConfig"] = given
+        config["runtimeConfig"] = given
     if previous is not None:
-        told["prevResult"] = previous
-    return json.dumps(told, ensure_ascii=False).encode()
+        config["prevResult"] = previous
+    return json.dumps(config, ensure_ascii=False).encode()
 
 
 def garbage_input(network: NetworkList, plugin: PluginConfig, valid: Sequence[str]) -> bytes:
-    """What a plugin reads for GC: its object, and the attachments that are to stay (specification 1.1, GC)."""
-    told = json.loads(plugin_input(network, plugin, {}))
-    told["cni.dev/valid-attachments"] = [{"containerID": container_id, "ifname": INTERFACE} for container_id in valid]
-    return json.dumps(told, ensure_ascii=False).encode()
+    """The stdin of a plugin for GC: its object, and the valid attachments (specification 1.1, GC)."""
+    config = json.loads(plugin_input(network, plugin, {}))
+    config["cni.dev/valid-attachments"] = [{"containerID": container_id, "ifname": INTERFACE} for container_id in valid]
+    return json.dumps(config, ensure_ascii=False).encode()
 
 
 def bits_per_second(annotation: str, text: str) -> int:
-    """A Kubernetes quantity between 1k and 1P, as the annotations of bandwidth must be. Raises `InvalidArgument`."""
+    """A Kubernetes quantity between 1k and 1P, as the bandwidth annotations require. Raises `InvalidArgument`."""
     field = f"config.annotations[{annotation}]"
-    found = _QUANTITY.fullmatch(text)
-    if found is None:
-        raise InvalidArgument(field, f"{text!r} is no quantity")
-    number, suffix, exponent = found.groups()
+    match = _QUANTITY.fullmatch(text)
+    if match is None:
+        raise InvalidArgument(field, f"{text!r} is not a quantity")
+    number, suffix, exponent = match.groups()
     value = Decimal(number) * (_SUFFIXES[suffix] if suffix else Decimal(10) ** int(exponent or 0))
     if not _LEAST <= value <= _MOST:
         raise InvalidArgument(field, f"{text!r} is not between 1k and 1P bits per second")
@@ -131,9 +131,9 @@ def bits_per_second(annotation: str, text: str) -> int:
 
 
 def _bandwidth(annotations: Mapping[str, str]) -> dict[str, int]:
-    made = {}
+    bandwidth = {}
     for annotation, direction in ((INGRESS, "ingress"), (EGRESS, "egress")):
         if text := annotations.get(annotation, ""):
-            made[f"{direction}Rate"] = bits_per_second(annotation, text)
-            made[f"{direction}Burst"] = _BURST
-    return made
+            bandwidth[f"{direction}Rate"] = bits_per_second(annotation, text)
+            bandwidth[f"{direction}Burst"] = _BURST
+    return bandwidth

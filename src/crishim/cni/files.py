@@ -1,4 +1,4 @@
-"""The two folders of a network: its configuration, read again when it has changed, and the kept attachments."""
+"""The two folders of a network: its configuration files, read again when they have changed, and the stored attachments."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from crishim.errors import DataLoss
 
 
 class ConfigFolder:
-    """The network that a folder's files describe. A listing tells whether they have changed; nothing watches."""
+    """The network in a folder's files. Each call lists the folder to see whether they have changed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -21,7 +21,7 @@ class ConfigFolder:
         self._problems: tuple[str, ...] = ()
 
     def current(self) -> tuple[NetworkList | None, tuple[str, ...]]:
-        """The network, and what is wrong with files that would have come before it."""
+        """The network, and the errors of the files that precede it."""
         stamps = sorted(self._stamps())
         if stamps != self._seen:
             self._network, self._problems = choose((name, self._read(name)) for name, *_ in stamps)
@@ -33,8 +33,8 @@ class ConfigFolder:
             for entry in entries:
                 if entry.name.endswith(EXTENSIONS):
                     with contextlib.suppress(OSError):
-                        told = entry.stat()
-                        yield entry.name, told.st_mtime_ns, told.st_size, told.st_ino
+                        info = entry.stat()
+                        yield entry.name, info.st_mtime_ns, info.st_size, info.st_ino
 
     def _read(self, name: str) -> bytes:
         try:
@@ -44,21 +44,21 @@ class ConfigFolder:
 
 
 class ResultCache:
-    """Cached attachments, one file each, named as libcni names them: `<network>-<container>-<interface>`."""
+    """Stored attachments, one file each, with libcni's names: `<network>-<container>-<interface>`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def put(self, kept: CachedResult) -> None:
-        """Write one, whole or not at all."""
+    def put(self, result: CachedResult) -> None:
+        """Write one, atomically."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = self._path(kept.network, kept.attachment.container_id)
+        path = self._path(result.network, result.attachment.container_id)
         temporary = path.with_name(f".{path.name}")
-        temporary.write_bytes(encode(kept))
+        temporary.write_bytes(encode(result))
         temporary.replace(path)
 
     def of(self, container_id: str) -> list[CachedResult | str]:
-        """All that is kept of one container; the name of a file for one that cannot be read."""
+        """The stored attachments of one container; for a file that cannot be read, its name."""
         return [self._load(path) for path in sorted(self._folder.glob(f"*-{container_id}-{INTERFACE}"))]
 
     def containers(self, network: NetworkList) -> list[str]:

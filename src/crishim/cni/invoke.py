@@ -1,10 +1,8 @@
-"""Plugins that were left behind by a server of ours that was killed: the next one ends them.
+"""Runs CNI plugins (CNI specification, section 2), and kills those that a killed server has left running.
 
-A plugin that hangs would stay for good, and one that goes on would set up what is being torn down. Each call has a note, and a
-variable of its environment with the note's name: so there is no moment in which a plugin runs and is not known, and what one
-has rightly left running is not taken for it.
-
-Running one plugin: the execution protocol of the CNI specification, section 2.
+A plugin that hangs would stay for ever, and one that continues would set up what is being torn down. So each call writes a
+note, and sets an environment variable to the note's name before the plugin starts: every running plugin is known, and
+processes that an earlier plugin has rightly left running are not mistaken for it.
 """
 
 import asyncio
@@ -34,7 +32,9 @@ class LeftoverPlugins:
 
     @contextlib.contextmanager
     def noted(self) -> Iterator[dict[str, str]]:
-        """The environment for a plugin that runs inside, made of ours. Where no note can be written it runs all the same."""
+        """The environment for a plugin that runs inside the `with`, derived from ours. The plugin also runs if no note can be
+        written.
+        """
         note = self._folder / os.urandom(8).hex()
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -46,7 +46,7 @@ class LeftoverPlugins:
                 note.unlink()
 
     def end(self) -> None:
-        """Kill who is noted, and all that they have started. For the start, when nobody of ours runs."""
+        """Kill the noted plugins, and all their descendants. Called at start, when no call is under way."""
         for note in self._folder.glob("*"):
             kill_family_now(with_variable(_VARIABLE, str(note)))
             note.unlink(missing_ok=True)
@@ -62,37 +62,37 @@ class PluginCall:
     args: tuple[tuple[str, str], ...] = ()
 
     def variables(self, folders: Iterable[Path]) -> dict[str, str]:
-        """The protocol's variables of the plugin's environment."""
-        made = {"CNI_COMMAND": self.command, "CNI_PATH": ":".join(map(str, folders))}
+        """The protocol's environment variables."""
+        variables = {"CNI_COMMAND": self.command, "CNI_PATH": ":".join(map(str, folders))}
         if self.container_id:
-            made |= {"CNI_CONTAINERID": self.container_id, "CNI_NETNS": self.netns, "CNI_IFNAME": INTERFACE}
-            made["CNI_ARGS"] = ";".join(f"{key}={value}" for key, value in self.args)
-        return made
+            variables |= {"CNI_CONTAINERID": self.container_id, "CNI_NETNS": self.netns, "CNI_IFNAME": INTERFACE}
+            variables["CNI_ARGS"] = ";".join(f"{key}={value}" for key, value in self.args)
+        return variables
 
 
 class Plugins:
-    """The plugins' programs, in the first of `folders` that has each. `leftovers` knows whom a killed server leaves."""
+    """The plugins' programs, each in the first of `folders` that has it. `leftovers` records the running ones."""
 
     def __init__(self, folders: Iterable[Path], leftovers: LeftoverPlugins) -> None:
         self.folders = tuple(folders)
         self._strays = leftovers
 
     def find(self, kind: str) -> Path | None:
-        """The program of a plugin."""
+        """The path of a plugin's program, or None."""
         for folder in self.folders:
             if os.access(program := folder / kind, os.X_OK) and program.is_file():
                 return program
         return None
 
     async def add(self, kind: str, call: PluginCall, config: bytes) -> Mapping[str, Any]:
-        """Run ADD and answer its result. Raises as `run`."""
+        """Run ADD and return its result. Raises as `run`."""
         return result_of(kind, await self.run(kind, call, config))
 
     async def run(self, kind: str, call: PluginCall, config: bytes) -> bytes:
-        """Run a plugin and answer what it printed.
+        """Run a plugin and return its stdout.
 
-        Cancelled, the plugin and all it has started are killed first. Raises `FailedPrecondition` where there is no such
-        plugin, `Unavailable` for what may pass, and `PluginFailed`.
+        On cancellation the plugin and its descendants are killed first. Raises `FailedPrecondition` if there is no such
+        plugin, `Unavailable` for temporary errors, and `PluginFailed`.
         """
         program = self.find(kind)
         if program is None:

@@ -1,9 +1,7 @@
-"""SetnsDialer: port-forward's way into a pod.
+"""CniNetwork: pods' networks by CNI plugins. SetnsDialer: connections to ports in a pod's network namespace.
 
-CniNetwork: pods' networks by CNI plugins.
-
-An attachment is kept before ADD and completed after it, and forgotten once every DEL has succeeded: so whatever died in
-between, `tear_down` knows what to undo, of which configuration, even when the folder's files are others by now.
+An attachment is stored before ADD and completed after it, and deleted once every DEL has succeeded: after a crash in between,
+`tear_down` knows what to undo with which configuration, even if the folder's files have changed.
 """
 
 import asyncio
@@ -32,10 +30,10 @@ from crishim.model.sandbox import SandboxSpec
 
 
 class SetnsDialer(NetnsDialer):
-    """Connects to a loopback inside a network namespace. A socket stays in the namespace in which it was made."""
+    """Connects to the loopback interface in a network namespace. A socket stays in the namespace in which it was created."""
 
     async def dial(self, netns: str, port: int) -> ByteStream:
-        """As `NetnsDialer.dial`; a namespace that is gone is `Unavailable` too."""
+        """As `NetnsDialer.dial`; a missing namespace is `Unavailable` too."""
 
         def make(family: int) -> socket.socket:
             return inside(netns, functools.partial(stream_socket, family))
@@ -44,16 +42,16 @@ class SetnsDialer(NetnsDialer):
 
 
 NOT_READY: Final = "NetworkPluginNotReady"
-"""The reason of the NetworkReady condition, as the kubelet knows it."""
+"""The reason of the NetworkReady condition, as in containerd and CRI-O."""
 
 _WITH_DEL: Final = "0.4.0"
-"""From this version on DEL is told the result of ADD."""
+"""Since this version DEL gets the result of ADD."""
 
 _WITH_STATUS: Final = "1.1.0"
-"""From this version on there are STATUS and GC."""
+"""Since this version there are STATUS and GC."""
 
 _STATUS_AGE: Final = 10.0
-"""Seconds for which an answer of STATUS serves."""
+"""Seconds for which a result of STATUS is used."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,54 +59,56 @@ _log = logging.getLogger(__name__)
 class CniNetwork(PodNetwork):
     """Connects pods by the plugins of one network: the first valid file of `config_folder` (`/etc/cni/net.d`).
 
-    `plugin_folders` hold the programs (`/opt/cni/bin`, Debian's `/usr/lib/cni`). `cache_folder` is this object's own and
-    survives a reboot: host-local's addresses do too, and only what is kept here can be freed.
+    `plugin_folders` have the programs (`/opt/cni/bin`, Debian's `/usr/lib/cni`). `cache_folder` is this object's own and
+    survives a reboot, as host-local's addresses do: an attachment can be freed only if it is stored here.
     """
 
     def __init__(self, config_folder: Path, plugin_folders: Collection[Path], cache_folder: Path) -> None:
         self._config = ConfigFolder(config_folder)
         self._strays = LeftoverPlugins(cache_folder / "running")
         self._plugins = Plugins(plugin_folders, self._strays)
-        self._kept = ResultCache(cache_folder / "results")
+        self._results = ResultCache(cache_folder / "results")
         self._status: asyncio.Task[None] | None = None
         self._status_of: NetworkList | None = None
         self._status_until = 0.0
         self._trouble = ""
 
     async def set_up(self, spec: SandboxSpec) -> tuple[str, ...]:
-        """As `PodNetwork.set_up`: `lo` is set up, then every plugin's ADD in turn.
+        """As `PodNetwork.set_up`: `lo` is set up, then every plugin's ADD runs in turn.
 
-        Raises `InvalidArgument` for annotations or names that cannot be told to plugins, `Unavailable` without a network, and
-        what the plugins answer.
+        Raises `InvalidArgument` for annotations or names that cannot be passed to plugins, `Unavailable` without a network,
+        and the plugins' errors.
         """
         network = self._network()
-        asked = attachment(spec)
+        requested = attachment(spec)
         raise_loopback(spec.netns)
-        self._kept.put(CachedResult(network=network, attachment=asked))
+        self._results.put(CachedResult(network=network, attachment=requested))
         result: Mapping[str, Any] | None = None
         for plugin in network.plugins:
-            config = plugin_input(network, plugin, asked.capabilities, result)
-            result = await self._plugins.add(plugin.type, _call("ADD", asked), config)
+            config = plugin_input(network, plugin, requested.capabilities, result)
+            result = await self._plugins.add(plugin.type, _call("ADD", requested), config)
         assert result is not None
-        self._kept.put(CachedResult(network=network, attachment=asked, result=result))
+        self._results.put(CachedResult(network=network, attachment=requested, result=result))
         return addresses(result)
 
     async def tear_down(self, spec: SandboxSpec) -> None:
-        """As `PodNetwork.tear_down`: every plugin's DEL, the last one first. What has no kept attachment was never set up.
+        """As `PodNetwork.tear_down`: every plugin's DEL, the last one first. A sandbox without a stored attachment was never
+        set up.
 
-        One plugin's failure does not keep the others from their work; the first failure is raised, and the attachment stays.
+        The failure of one plugin does not prevent the others from running; the first failure is raised, and the attachment
+        stays.
         """
-        for kept in self._kept.of(spec.id):
-            if isinstance(kept, str):
-                await self._undo_unknown(spec, kept)
+        for stored in self._results.of(spec.id):
+            if isinstance(stored, str):
+                await self._undo_unknown(spec, stored)
             else:
-                await self._undo(kept)
-                self._kept.forget(kept.network, spec.id)
+                await self._undo(stored)
+                self._results.forget(stored.network, spec.id)
 
     async def ready(self) -> NetworkReady:
-        """Whether there is a valid configuration whose plugins are all here, and what their STATUS said last.
+        """Whether there is a valid configuration whose plugins are all installed, and the last result of STATUS.
 
-        STATUS runs beside, at most once in ten seconds: its outcome is told by a later call.
+        STATUS runs in the background, at most once in ten seconds; a later call reports its result.
         """
         if lacking := self.lacks():
             return _not_ready(lacking)
@@ -120,7 +120,7 @@ class CniNetwork(PodNetwork):
         return NetworkReady(ready=True)
 
     def lacks(self) -> str:
-        """What a network lacks in its two folders: a valid configuration, or a plugin of it; empty where both are there."""
+        """What the network's two folders lack: a valid configuration, or a plugin of it; empty if nothing is missing."""
         network, problems = self._config.current()
         if network is None:
             return "; ".join((f"no network configuration in {self._config.folder}", *problems))
@@ -136,19 +136,20 @@ class CniNetwork(PodNetwork):
         return network.name if network is not None else ""
 
     async def begin(self) -> None:
-        """For the start, before anything else: end the plugins that a server of ours left behind when it was killed."""
+        """Called at start, before everything else: kill the plugins that a killed server has left running."""
         await asyncio.to_thread(self._strays.end)
 
     async def collect(self, valid: Collection[str]) -> None:
-        """Free what no sandbox of `valid` explains: kept attachments of others, and, where the version has GC, all the rest.
+        """Free the attachments of sandboxes that are not in `valid`: stored ones, and by GC, where the version has it, all
+        others.
 
-        For the start, when nothing is being set up. The plugins' own memory must be used by nobody else: GC frees what other
-        runtimes of this network hold. Failures are logged.
+        Called at start, when nothing is being set up. No other runtime may use this network: GC would free its attachments.
+        Failures are logged.
         """
         network, _ = self._config.current()
         if network is None:
             return
-        for container_id in self._kept.containers(network):
+        for container_id in self._results.containers(network):
             if container_id not in valid:
                 await _logged(self._collect_one(container_id))
         if network.speaks(_WITH_STATUS) and not network.disable_gc:
@@ -157,7 +158,7 @@ class CniNetwork(PodNetwork):
                 await _logged(self._plugins.run(plugin.type, PluginCall(command="GC"), config))
 
     async def close(self) -> None:
-        """End what runs beside."""
+        """End the background tasks."""
         if self._status is not None:
             self._status.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -170,34 +171,34 @@ class CniNetwork(PodNetwork):
             raise Unavailable("; ".join((f"no network configuration in {self._config.folder}", *problems)))
         return network
 
-    async def _undo(self, kept: CachedResult) -> None:
-        network, asked = kept.network, kept.attachment
-        if not is_network_namespace(asked.netns):
-            asked = attrs.evolve(asked, netns="")
-        result = kept.result if network.speaks(_WITH_DEL) else None
+    async def _undo(self, stored: CachedResult) -> None:
+        network, requested = stored.network, stored.attachment
+        if not is_network_namespace(requested.netns):
+            requested = attrs.evolve(requested, netns="")
+        result = stored.result if network.speaks(_WITH_DEL) else None
         failures = []
         for plugin in reversed(network.plugins):
             try:
                 await self._plugins.run(
-                    plugin.type, _call("DEL", asked), plugin_input(network, plugin, asked.capabilities, result)
+                    plugin.type, _call("DEL", requested), plugin_input(network, plugin, requested.capabilities, result)
                 )
             except CrishimError as error:
-                if asked.netns or not means_gone(error):
+                if requested.netns or not means_gone(error):
                     failures.append(error)
         if failures:
             raise failures[0]
 
     async def _undo_unknown(self, spec: SandboxSpec, name: str) -> None:
-        """Undo what a kept file that cannot be read stood for, by the configuration of today."""
-        _log.warning("the kept network result %s cannot be read; the present network is told to let go of it", name)
+        """Undo an attachment whose file cannot be read, by the current configuration."""
+        _log.warning("the stored network result %s cannot be read; its attachment is deleted from the current network", name)
         await self._undo(CachedResult(network=self._network(), attachment=attachment(spec)))
-        self._kept.drop(name)
+        self._results.drop(name)
 
     async def _collect_one(self, container_id: str) -> None:
-        for kept in self._kept.of(container_id):
-            if not isinstance(kept, str):
-                await self._undo(kept)
-                self._kept.forget(kept.network, container_id)
+        for stored in self._results.of(container_id):
+            if not isinstance(stored, str):
+                await self._undo(stored)
+                self._results.forget(stored.network, container_id)
 
     def _ask_status(self, network: NetworkList) -> None:
         if self._status is not None and not self._status.done():
@@ -217,8 +218,8 @@ class CniNetwork(PodNetwork):
         self._status_until = time.monotonic() + _STATUS_AGE
 
 
-def _call(command: str, asked: Attachment) -> PluginCall:
-    return PluginCall(command=command, container_id=asked.container_id, netns=asked.netns, args=asked.args)
+def _call(command: str, requested: Attachment) -> PluginCall:
+    return PluginCall(command=command, container_id=requested.container_id, netns=requested.netns, args=requested.args)
 
 
 def _not_ready(message: str) -> NetworkReady:
@@ -229,4 +230,4 @@ async def _logged(work: Awaitable[object]) -> None:
     try:
         await work
     except CrishimError as error:
-        _log.warning("network garbage stays: %s", error)
+        _log.warning("network garbage collection failed: %s", error)

@@ -1,7 +1,8 @@
-"""The CRI door: messages on one side, our own words on the other. Needs protobuf, and nothing of gRPC.
+"""CRI's wire format: conversion between its messages and the library's values, and dispatch of calls. Needs protobuf, and
+nothing of gRPC.
 
-`pb` holds CRI's messages, enumerations and services, generated from our own copy of the contract. They agree with everybody
-else's stubs byte for byte.
+`pb` has CRI's messages, enumerations and services, generated from the project's copy of api.proto. They encode to the same
+bytes as any other stubs.
 """
 
 from crishim._proto import cri_pb2 as pb

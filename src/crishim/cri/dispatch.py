@@ -1,11 +1,11 @@
-"""One path for every call: decode, call, errors, encode. No socket, no gRPC.
+"""The path of every call: decode, call, convert errors, encode. No socket, no gRPC.
 
     dispatch = Dispatcher(services)
-    reply = await dispatch(request)                                # a message of anybody's CRI stubs; its name chooses the row
+    reply = await dispatch(request)                                # a message of any CRI stubs; its name selects the row
     reply_bytes = await dispatch.call("RunPodSandbox", request_bytes)
     async for reply_bytes in dispatch.stream("StreamContainers", request_bytes): ...
 
-What is raised is always a `CrishimError` (or `CancelledError`). Until `services` is entered every call is `Unavailable`.
+A call raises only `CrishimError`s (or `CancelledError`). Until `services` is entered every call is `Unavailable`.
 """
 
 import logging
@@ -25,12 +25,12 @@ _log = logging.getLogger("crishim.rpc")
 
 _EXPECTED: Final = frozenset({Code.OK, Code.NOT_FOUND, Code.UNIMPLEMENTED, Code.CANCELLED})
 _READ: Final = re.compile("(List|Stream).*|.*(Status|Stats)|Version|RuntimeConfig|ImageFsInfo")
-"""What changes nothing. A kubelet asks some 20 of these a second."""
+"""Read-only RPCs. A kubelet sends some 20 of these a second."""
 
 
 @attrs.frozen(kw_only=True)
 class Call:
-    """A finished call: what the log, and whoever else observes, is told. `subject` is the id or image that it was about."""
+    """A finished call, for the log and other observers. `subject` is the id or image reference of the request."""
 
     method: str
     subject: str
@@ -40,7 +40,7 @@ class Call:
 
 
 def log_call(call: Call) -> None:
-    """One line per call: errors that a client must not expect are warnings, reads that went well are for debugging."""
+    """Log one line per call: unexpected errors as warnings, successful reads at level DEBUG."""
     level = logging.INFO if call.code in _EXPECTED else logging.WARNING
     if call.code is Code.OK and _READ.fullmatch(call.method):
         level = logging.DEBUG
@@ -50,7 +50,7 @@ def log_call(call: Call) -> None:
 
 
 class Dispatcher:
-    """Every RPC of CRI over one `Services`. `observe` is told of each call when it has ended."""
+    """Every RPC of CRI over one `Services`. `observe` is called with each finished call."""
 
     def __init__(self, services: Services, observe: Callable[[Call], None] = log_call) -> None:
         self._services = services
@@ -59,20 +59,20 @@ class Dispatcher:
         self._by_request = {row.request.DESCRIPTOR.name: row for row in self.routes.values()}
 
     async def __call__(self, request: Message) -> Any:
-        """The reply to a request message, in the request's own stubs. Streamed replies come from `messages`."""
+        """The response to a request message, in the request's own stubs. For streaming RPCs use `messages`."""
         row = self._row_of(request)
         data = await self.call(row.name, request.SerializeToString())
         return self._reply_class(request, row)().FromString(data)
 
     async def messages(self, request: Message) -> AsyncIterator[Any]:
-        """The replies to a streaming request, in the request's own stubs."""
+        """The responses to a streaming request, in the request's own stubs."""
         row = self._row_of(request)
         reply = self._reply_class(request, row)
         async for data in self.stream(row.name, request.SerializeToString()):
             yield reply().FromString(data)
 
     async def call(self, name: str, data: bytes) -> bytes:
-        """The encoded reply to the RPC `name`. Streaming RPCs are `Unimplemented` here."""
+        """The encoded response to the RPC `name`. Streaming RPCs raise `Unimplemented` here."""
         row = self._row(name)
         if not isinstance(row, Unary):
             raise Unimplemented(name, f"{name} streams its reply")
@@ -84,7 +84,7 @@ class Dispatcher:
             return reply if isinstance(reply, bytes) else reply.SerializeToString()
 
     async def stream(self, name: str, data: bytes) -> AsyncIterator[bytes]:
-        """The encoded replies to the streaming RPC `name`."""
+        """The encoded responses to the streaming RPC `name`."""
         row = self._row(name)
         watch = _CallRecord(self._services, row, self._observe)
         with watch:
@@ -102,24 +102,24 @@ class Dispatcher:
     def _row(self, name: str) -> Row:
         row = self.routes.get(name)
         if row is None:
-            raise Unimplemented(name, f"{name} is no RPC of CRI that is known here")
+            raise Unimplemented(name, f"{name} is not a known RPC of CRI")
         return row
 
     def _row_of(self, request: Message) -> Row:
         row = self._by_request.get(request.DESCRIPTOR.name)
         if row is None:
-            raise Unimplemented(request.DESCRIPTOR.name, f"{request.DESCRIPTOR.name} is no request of CRI that is known here")
+            raise Unimplemented(request.DESCRIPTOR.name, f"{request.DESCRIPTOR.name} is not a known request of CRI")
         return row
 
     def _reply_class(self, request: Message, row: Row) -> type[Message]:
-        file: Any = request.DESCRIPTOR.file  # the stubs cannot say which of protobuf's two descriptor classes it is
+        file: Any = request.DESCRIPTOR.file  # protobuf has two descriptor classes, and the stubs name neither
         service = file.services_by_name[row.service.rpartition(".")[2]]
         name = service.methods_by_name[row.name].output_type.name
         return message_factory.GetMessageClass(file.message_types_by_name[name])
 
 
 class _CallRecord:
-    """What surrounds every call: readiness before it, errors and the observer after it."""
+    """Wraps one call: checks readiness before it, converts its errors, and calls the observer after it."""
 
     def __init__(self, services: Services, row: Row, observe: Callable[[Call], None]) -> None:
         self._services = services
@@ -129,7 +129,7 @@ class _CallRecord:
         self._begin = 0.0
 
     def parse(self, data: bytes) -> Any:
-        """The request in `data`."""
+        """The request decoded from `data`. Raises `InvalidArgument`."""
         try:
             request = self._row.request.FromString(data)
         except DecodeError as error:
@@ -147,7 +147,7 @@ class _CallRecord:
         if isinstance(error, CrishimError):
             code, message = error.code, error.message
         elif isinstance(error, Exception):
-            _log.error("%s failed in a way that is a bug", self._row.name, exc_info=error)
+            _log.error("%s failed with an unexpected error", self._row.name, exc_info=error)
             code, message = Code.UNKNOWN, f"{type(error).__name__}: {error}"
         elif error is not None:
             code = Code.CANCELLED

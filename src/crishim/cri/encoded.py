@@ -1,12 +1,11 @@
-"""List replies out of items that stay encoded.
+"""Builds list responses from cached encoded items.
 
-A repeated field is its items one after the other on the wire, each led by the field's key and its own length (protobuf's
-encoding, "repeated elements"). So a reply that holds nothing but one list is the join of its items' bytes, and an item that did
-not change since the last list need not be encoded again. The kubelet lists everything once a second; hardly anything changes.
+On the wire a repeated field is its items one after the other, each preceded by the field's key and its length (protobuf's
+encoding, "repeated elements"). So a response that consists of one list is the concatenation of its items' bytes, and an
+unchanged item need not be encoded again. The kubelet lists everything once a second, and few items change.
 
-A streamed list is the same bytes in several messages: each has at least one item, an empty list has no message.
-
-An item that protobuf cannot encode is left out and logged: the kubelet needs the others, and asks for them once a second.
+A streamed list is the same bytes in several messages: each has at least one item, an empty list has no message. An item that
+protobuf cannot encode is left out and logged: the kubelet needs the others.
 """
 
 import logging
@@ -18,7 +17,7 @@ from google.protobuf.message import EncodeError, Message
 from crishim.model.values import Versioned
 
 BATCH_BYTES: Final = 1 << 20
-"""How large a streamed message grows: far below the 16 MiB that clients take."""
+"""The size to which a streamed message grows: far below the 16 MiB that clients accept."""
 
 _KEEP_AT_LEAST: Final = 1024
 _MAX_LOGGED: Final = 1024
@@ -32,7 +31,7 @@ class HasId(Protocol):
 
     @property
     def id(self) -> str:
-        """What names the item among its like."""
+        """The id by which encoded items are cached."""
 
 
 T = TypeVar("T")
@@ -40,7 +39,7 @@ Item = TypeVar("Item", bound=HasId)
 
 
 def varint(number: int) -> bytes:
-    """A number, not negative, seven bits to a byte, the lowest first; the eighth bit says that more follow."""
+    """A protobuf varint, not negative."""
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -56,7 +55,7 @@ def field_item(field_number: int, message: Message) -> bytes:
 
 
 def batches(parts: Iterable[bytes], limit: int = BATCH_BYTES) -> Iterator[bytes]:
-    """Items joined to messages of at most `limit` bytes; an item that alone is longer has a message of its own."""
+    """Concatenate items to messages of at most `limit` bytes; a longer item has a message of its own."""
     batch: list[bytes] = []
     size = 0
     for part in parts:
@@ -70,9 +69,9 @@ def batches(parts: Iterable[bytes], limit: int = BATCH_BYTES) -> Iterator[bytes]
 
 
 class ListedItems(Generic[T]):
-    """The items of one repeated field, encoded for each list.
+    """The items of one repeated field, encoded anew for each list.
 
-    Made with the field's number and the items' encoder. Each item that cannot be encoded is logged once.
+    Constructed with the field's number and the items' encoder. An item that cannot be encoded is logged once.
     """
 
     def __init__(self, field_number: int, encode: Callable[[T], Message]) -> None:
@@ -81,7 +80,7 @@ class ListedItems(Generic[T]):
         self._logged: set[str] = set()
 
     def part(self, item: T) -> bytes:
-        """One item's bytes; none where it cannot be encoded."""
+        """One item's bytes; empty if it cannot be encoded."""
         try:
             return field_item(self._field_number, self._encode(item))
         except (ValueError, TypeError, OverflowError, EncodeError) as error:
@@ -89,11 +88,11 @@ class ListedItems(Generic[T]):
             return b""
 
     def join(self, items: Iterable[T]) -> bytes:
-        """The reply that holds these items and nothing else."""
+        """The response that consists of these items."""
         return b"".join(map(self.part, items))
 
     def batches(self, items: Iterable[T], limit: int = BATCH_BYTES) -> Iterator[bytes]:
-        """The same list, streamed."""
+        """The same list as a stream of messages."""
         return batches(filter(None, map(self.part, items)), limit)
 
     def _log_once(self, message: str) -> None:
@@ -106,41 +105,40 @@ class ListedItems(Generic[T]):
 
 
 class EncodedItems(Generic[Item]):
-    """The items of one repeated field, kept encoded by id and version.
+    """The items of one repeated field, cached encoded by id and version.
 
-    Made with the field's number and the items' encoder. What is kept stays within twice the longest list of late (and a
-    thousand items): when it grows beyond, all that the list just asked for does not show is let go, and comes back by being
-    encoded once more. Not for use by several threads.
+    Constructed with the field's number and the items' encoder. The cache is limited to twice the longest recent list (and a
+    thousand items): when it grows beyond that, items that are not in the current list are dropped. Not thread-safe.
     """
 
     def __init__(self, field_number: int, encode: Callable[[Item], Message]) -> None:
         self._items = ListedItems(field_number, encode)
-        self._kept: dict[str, tuple[int, bytes]] = {}
+        self._cached: dict[str, tuple[int, bytes]] = {}
         self._bound = _KEEP_AT_LEAST
         self._joined: tuple[Versioned[Item], ...] | None = None
         self._join = b""
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._cached)
 
     def parts(self, items: Sequence[Versioned[Item]]) -> list[bytes]:
         """The items' bytes, in their order."""
-        kept = self._kept
+        cached = self._cached
         parts = []
         for versioned in items:
             item = versioned.item
-            entry = kept.get(item.id)
+            entry = cached.get(item.id)
             if entry is None or entry[0] != versioned.version:
-                entry = kept[item.id] = versioned.version, self._items.part(item)
+                entry = cached[item.id] = versioned.version, self._items.part(item)
             if entry[1]:
                 parts.append(entry[1])
-        if len(kept) > self._bound:
-            self._kept = {versioned.item.id: kept[versioned.item.id] for versioned in items}
+        if len(cached) > self._bound:
+            self._cached = {versioned.item.id: cached[versioned.item.id] for versioned in items}
             self._bound = max(_KEEP_AT_LEAST, 2 * len(items))
         return parts
 
     def join(self, items: Sequence[Versioned[Item]]) -> bytes:
-        """The reply that holds these items and nothing else. A tuple that was joined last is not joined again."""
+        """The response that consists of these items. The result for the last tuple is cached."""
         if items is not self._joined:
             joined = b"".join(self.parts(items))
             if not isinstance(items, tuple):
@@ -149,5 +147,5 @@ class EncodedItems(Generic[Item]):
         return self._join
 
     def batches(self, items: Sequence[Versioned[Item]], limit: int = BATCH_BYTES) -> Iterator[bytes]:
-        """The same list, streamed."""
+        """The same list as a stream of messages."""
         return batches(self.parts(items), limit)

@@ -1,7 +1,7 @@
-"""The table: CRI's 43 RPCs, each with its request, its decoder, the verb of the service, and its encoder.
+"""The table of CRI's 43 RPCs, each with its request, its decoder, the verb of the service, and its encoder.
 
-This is the index of the whole library. A row whose parts do not fit one another does not type-check. How a call goes (errors,
-log, "not ready yet") stands once, in `dispatch`.
+It is the index of the library. A row whose parts do not fit together fails type checking. `dispatch` handles errors, logging
+and readiness for all rows.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -29,7 +29,7 @@ IMAGE = "runtime.v1.ImageService"
 
 @attrs.frozen
 class Unary(Generic[Q, R, *A]):
-    """One request, one reply. `encode` gives a message, or bytes where they are kept ready."""
+    """One request, one response. `encode` returns a message, or bytes if the response is cached."""
 
     service: str
     name: str
@@ -41,7 +41,7 @@ class Unary(Generic[Q, R, *A]):
 
 @attrs.frozen
 class Streamed(Generic[Q, R, *A]):
-    """One request, a list in several messages. `chunks` gives their bytes."""
+    """One request, a list in several messages. `chunks` yields their bytes."""
 
     service: str
     name: str
@@ -53,7 +53,7 @@ class Streamed(Generic[Q, R, *A]):
 
 @attrs.frozen
 class Subscription(Generic[Q, R]):
-    """One request, and messages for as long as the client stays."""
+    """One request, and messages until the client disconnects."""
 
     service: str
     name: str
@@ -66,7 +66,7 @@ Row: TypeAlias = Unary | Streamed | Subscription  # type: ignore[type-arg]  # ro
 
 
 def routes() -> dict[str, Row]:
-    """The rows by RPC name, with fresh memories for the encoded lists."""
+    """The rows by RPC name, with empty caches for the encoded lists."""
     sandboxes = EncodedItems[PodSandbox](1, sandbox.encode_item)
     containers = EncodedItems[Container](1, container.encode_item)
     images = ListedItems[Image](1, image.encode_image)

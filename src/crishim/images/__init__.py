@@ -1,1 +1,1 @@
-"""Images on this node: pulled by skopeo, unpacked once, and laid under containers by the kernel's overlayfs."""
+"""Images on this node: pulled by skopeo, unpacked once, and mounted for containers by the kernel's overlayfs."""

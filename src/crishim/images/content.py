@@ -1,14 +1,14 @@
-"""The folders of a store: blobs, layers, and what is under way. Everything here blocks, and is for threads.
+"""The folders of a store: blobs, layers, and work in progress. All calls block, and are for threads.
 
-    index.json              which images there are; what is not in it does not exist
+    index.json              the images of the store; content without an image here is unused
     blobs/ALGORITHM/HEX     content as the registry has it
-    layers/HEX/fs           a layer, unpacked, by its chain id; `layer.json` beside it tells what it takes
+    layers/HEX/fs           an unpacked layer, by its chain id; `layer.json` beside it has its size
     snapshots/CONTAINER     see `snapshots`
-    tmp                     pulls and unpackings that are under way, and what is being deleted; empty at each start
+    tmp                     pulls and unpackings under way, and what is being deleted; emptied at each start
 
-A pull makes its blobs and layers durable (syncfs) before a layer gets its name, and a layer before an image gets its: a loss of
-power at any moment leaves whole images, and perhaps content that no image names, which the next start sweeps. Blobs that no
-image names stay for a day, since a pull that was interrupted goes on from them.
+A pull makes its blobs and layers durable (syncfs) before it renames a layer to its name, and a layer before it adds the image
+to the index: a power failure leaves complete images, and perhaps unused content, which the next start deletes. Unused blobs
+stay for a day, since an interrupted pull continues from them.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ _PAUSE: Final = 0.05
 
 @attrs.frozen
 class LayerSize:
-    """What an unpacked layer takes, rounded up to blocks."""
+    """The disk usage of an unpacked layer, rounded up to blocks."""
 
     bytes: int
     inodes: int
@@ -48,7 +48,7 @@ class LayerSize:
 
 @attrs.frozen
 class UnpackedLayer:
-    """A layer in `place`/fs that has no name yet. `bytes` and `inodes` are what it takes, rounded up to blocks."""
+    """A layer in `place`/fs that has no name yet. `bytes` and `inodes` are its disk usage, rounded up to blocks."""
 
     place: Path
     diff_id: str
@@ -57,9 +57,9 @@ class UnpackedLayer:
 
 
 def _lock(descriptor: int) -> None:
-    """Lock a file. Who was killed in the middle of a fork may hold it for a moment longer, in a child that is not yet another.
+    """Lock a file. After a process was killed during a fork, its child may hold the lock for a moment longer.
 
-    Raises `OSError` if somebody else goes on holding it.
+    Raises `OSError` if another process keeps holding it.
     """
     for _ in range(_TRIES):
         with contextlib.suppress(BlockingIOError):
@@ -70,9 +70,9 @@ def _lock(descriptor: int) -> None:
 
 
 class Content:
-    """The folders below `folder`, made if they are not there, and locked against other processes until `close`.
+    """The folders below `folder`, created if they do not exist, and locked against other processes until `close`.
 
-    Raises `FailedPrecondition` while another process has them, and `PermissionDenied`.
+    Raises `FailedPrecondition` while another process has them locked, and `PermissionDenied`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -95,13 +95,13 @@ class Content:
         self._naming = threading.Lock()
 
     def close(self) -> None:
-        """Let others have the folders. May be repeated."""
+        """Unlock the folders. May be called twice."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
     def blob(self, digest: str) -> Path:
-        """Where content of a digest is, or will be."""
+        """The path of the blob with a digest, whether it exists or not."""
         algorithm, _, digits = digest.partition(":")
         return self.blobs / algorithm / digits
 
@@ -110,7 +110,7 @@ class Content:
         return self._layer(chain_id) / "fs"
 
     def load(self) -> tuple[dict[ImageId, ImageEntry], dict[ImageId, Configuration], list[str]]:
-        """The images whose parts are all here, what their configurations say, and complaints about the others.
+        """The complete images, their configurations, and error messages about the others.
 
         Raises `DataLoss` for an index that cannot be read.
         """
@@ -138,7 +138,9 @@ class Content:
         return whole, configs, complaints
 
     def config(self, image_id: ImageId, layers: int) -> Configuration:
-        """An image's configuration. Raises `DataLoss`; what is broken is deleted, so that the next pull brings it anew."""
+        """An image's configuration. Raises `DataLoss` for invalid content, which is deleted, so that the next pull downloads
+        it again.
+        """
         path = self.blob(image_id)
         try:
             return parse_config(check(path.read_bytes(), image_id, "the image's configuration"), layers)
@@ -147,7 +149,7 @@ class Content:
             raise
 
     def save(self, table: Mapping[ImageId, ImageEntry]) -> None:
-        """Write the index; it is on the disk on return. Raises `ResourceExhausted`."""
+        """Write the index durably. Raises `ResourceExhausted`."""
         fresh = self.tmp / "index.json"
         with renamed("writing the index of images"):
             with fresh.open("wb") as file:
@@ -158,14 +160,14 @@ class Content:
             _sync_folder(self.folder)
 
     def work(self) -> Path:
-        """A new empty folder for something under way."""
+        """Create an empty folder for work in progress."""
         with renamed("making a folder"):
             return Path(tempfile.mkdtemp(dir=self.tmp))
 
     def adopt(self, layers: Mapping[str, UnpackedLayer]) -> None:
-        """Give unpacked and settled layers of one image their places, by chain id.
+        """Move the unpacked and settled layers of one image to their names, by chain id.
 
-        Everything is on the disk before it has its name.
+        Everything is durable before it gets its name.
         """
         with renamed("storing layers"):
             for layer in layers.values():
@@ -180,9 +182,10 @@ class Content:
             _sync_folder(self.layers)
 
     def sweep(self, layers: Collection[str], blobs: Collection[str], doomed: Collection[str], now: float) -> Callable[[], None]:
-        """Take away the layers that are not named, and blobs that are not named and are doomed or a day old at `now`.
+        """Move away the layers that are not in `layers`, and the blobs that are not in `blobs` and are in `doomed` or a day
+        old at `now`.
 
-        That is quick; the answer is a function that really deletes.
+        That is fast; the returned function deletes them.
         """
         gone = [self._layer(chain_id) for chain_id in self.sizes if chain_id not in layers]
         gone += [place for place in self.layers.iterdir() if f"sha256:{place.name}" not in self.sizes]

@@ -1,8 +1,8 @@
-"""Where an image may come from: the mirrors and the location that a registries.conf names (pure).
+"""The endpoints of an image: the mirrors and the location that a registries.conf names (pure).
 
 containers-registries.conf(5), version 2. skopeo takes an image's manifest and all its blobs from the first endpoint that has
-the manifest, and waits as long as that one keeps a connection open. So a pull tries the endpoints one by one, each with a
-registries.conf that knows no other: the image keeps its name, which signature policies and credentials go by.
+the manifest, and waits as long as the connection to that one stays open. So a pull tries the endpoints one by one, each with a
+registries.conf that has no other: the image keeps its name, to which signature policies and credentials refer.
 """
 
 import json
@@ -19,7 +19,7 @@ _PULL_FROM_MIRROR: Final = {"": {"tag", "digest"}, "all": {"tag", "digest"}, "di
 
 @attrs.frozen
 class Endpoint:
-    """A repository as one registry has it: host, port and path. `insecure` allows plain HTTP and unknown certificates."""
+    """A repository in one registry: host, port and path. `insecure` allows plain HTTP and unverified certificates."""
 
     repository: str
     insecure: bool
@@ -28,8 +28,8 @@ class Endpoint:
 def endpoints(files: Iterable[bytes], reference: Reference) -> tuple[Endpoint, ...]:
     """The endpoints of an image in the order in which they are tried, the registry itself last.
 
-    A later one of `files` overrides an earlier one. Empty where no mirror is configured for the image, or where the
-    configuration is for skopeo to refuse.
+    Later `files` override earlier ones. Empty if no mirror is configured for the image, or if skopeo is to report an error in
+    the configuration.
     """
     try:
         registries = [item for text in files for item in _tables(tomllib.loads(text.decode()).get("registry"))]
@@ -47,7 +47,7 @@ def endpoints(files: Iterable[bytes], reference: Reference) -> tuple[Endpoint, .
 
 
 def registries_conf(files: Iterable[bytes], reference: Reference, endpoint: Endpoint) -> str:
-    """A registries.conf by which an image comes from one endpoint. Credential helpers stay those of the last file with any."""
+    """A registries.conf by which an image comes from one endpoint. Credential helpers are those of the last file with any."""
     helpers: Any = None
     for text in files:
         helpers = tomllib.loads(text.decode()).get("credential-helpers", helpers)
@@ -73,7 +73,7 @@ def _prefix(registry: dict[str, Any]) -> str:
 
 
 def _matched(prefix: str, reference: Reference) -> int:
-    """How many characters of a reference a prefix stands for; 0 where it is not for this image."""
+    """The length of the part of a reference that a prefix matches; 0 if it does not match."""
     text = str(reference)
     if prefix.startswith("*."):
         end = reference.registry.find(prefix[1:]) + len(prefix) - 1 if prefix[1:] in reference.registry else 0

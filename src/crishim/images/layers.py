@@ -1,11 +1,11 @@
-"""Layers: a blob becomes a folder that overlayfs can lay over others.
+"""Unpacks layers: a blob becomes a folder for overlayfs.
 
-`unpack` knows nothing of the layers below, so the layers of an image unpack beside one another, and while others are still on
-their way. `settle` then, from the bottom to the top, brings in what a layer takes from those below it: owner and mode of
-folders that it only passes through, targets of hard links, and the place where a symbolic link of a lower layer really leads.
-The outcome is what unpacking over the layers below would have given (image-spec v1.1, layer.md, "Applying Changesets").
+`unpack` does not depend on the layers below, so the layers of an image are unpacked concurrently, and while others are being
+downloaded. `settle` then adds, from the bottom to the top, what a layer takes from those below it: owner and mode of folders
+that it does not list, targets of hard links, and the real place of a path through a symbolic link of a lower layer. The result
+equals unpacking over the layers below (image-spec v1.1, layer.md, "Applying Changesets").
 
-The diff id, which the caller has to compare, is that of the whole stream, also of what follows the archive's end.
+The caller compares the diff id, which is that of the whole stream, including what follows the archive's end.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ import attrs
 
 from crishim.errors import CrishimError, DataLoss, from_os_error
 from crishim.images.streams import CHUNK, LayerStream
-from crishim.images.tree import OPAQUE, Metadata, Tree, cleaned, is_whiteout, joined, kept_xattr, sane, set_xattrs
+from crishim.images.tree import OPAQUE, Metadata, Tree, cleaned, is_kept_xattr, is_whiteout, joined, sane, set_xattrs
 
 _WHITEOUT: Final = ".wh."
 _RESERVED: Final = ".wh..wh."
@@ -38,7 +38,7 @@ _MOST_LINKS: Final = 40
 
 @attrs.frozen
 class Unpacked:
-    """A layer in its folder, not yet settled. `bytes` and `inodes` are what it takes, rounded up to blocks."""
+    """An unpacked layer, not yet settled. `bytes` and `inodes` are its disk usage, rounded up to blocks."""
 
     tree: Tree
     diff_id: str
@@ -47,9 +47,9 @@ class Unpacked:
 
 
 def unpack(blob: Path, folder: Path) -> Unpacked:
-    """Unpack a blob into a folder, which must be empty and ours alone. Blocks.
+    """Unpack a blob into an empty folder that nothing else uses. Blocks.
 
-    Raises `DataLoss` for a layer that is broken or leads out of its folder, and `ResourceExhausted` for a full disk.
+    Raises `DataLoss` for a layer that is invalid or has paths outside of its folder, and `ResourceExhausted` for a full disk.
     """
     with renamed(f"unpacking {blob.name[:12]}"), LayerStream(blob) as stream:
         folder.chmod(0o755)
@@ -59,9 +59,9 @@ def unpack(blob: Path, folder: Path) -> Unpacked:
 
 
 def settle(tree: Tree, lowers: Sequence[Path]) -> None:
-    """Bring in what a layer takes from those below it, the topmost first, all of them settled. Blocks; to be done once.
+    """Add what a layer takes from the settled layers below it, the topmost first. Blocks; to be called once.
 
-    Raises `DataLoss` for a hard link to what is nowhere, and `ResourceExhausted` for a full disk.
+    Raises `DataLoss` for a hard link without a target, and `ResourceExhausted` for a full disk.
     """
     with renamed("unpacking"):
         waiting: list[tuple[int, str]] = []
@@ -79,7 +79,7 @@ def settle(tree: Tree, lowers: Sequence[Path]) -> None:
 
 
 def found_below(lowers: Sequence[Path], place: str) -> Path | None:
-    """What a stack of layers, the topmost first, shows at a place; symbolic links are not followed."""
+    """The file that a stack of layers, the topmost first, has at a place; symbolic links are not followed."""
     parts = place.split("/") if place else []
     for lower in lowers:
         path, hidden = lower, False
@@ -101,7 +101,7 @@ def found_below(lowers: Sequence[Path], place: str) -> Path | None:
 
 @contextlib.contextmanager
 def renamed(doing: str) -> Iterator[None]:
-    """The kernel's and tarfile's errors in our words."""
+    """Convert the kernel's and tarfile's errors to `CrishimError`s."""
     try:
         yield
     except CrishimError:
@@ -113,11 +113,11 @@ def renamed(doing: str) -> Iterator[None]:
 
 
 class _Entry(tar.TarInfo):
-    """tarfile's entry, but an archive that is broken in its middle is an error, and not its end."""
+    """A tarfile entry for which an archive that is damaged in its middle is an error, and not its end."""
 
     @classmethod
     def fromtarfile(cls, tarfile: tar.TarFile) -> Self:
-        """The next entry. Raises `DataLoss`, or tarfile's own word for the end."""
+        """The next entry. Raises `DataLoss`, or tarfile's own exception for the end."""
         try:
             return super().fromtarfile(tarfile)
         except (_EOF, _EMPTY) as error:
@@ -136,7 +136,7 @@ class _Writer:
         self._stream = stream
 
     def write_all(self) -> None:
-        """Every entry, in the archive's order."""
+        """Write every entry, in the archive's order."""
         stream: Any = self._stream
         archive: Any = tar.TarFile(fileobj=stream, tarinfo=_Entry, encoding="utf-8", errors="surrogateescape")
         while (entry := archive.next()) is not None:
@@ -179,7 +179,7 @@ class _Writer:
             return
         hidden = base.removeprefix(_WHITEOUT)
         if hidden in {"", ".", ".."}:
-            raise DataLoss(f"the layer removes {hidden!r}")
+            raise DataLoss(f"the layer has an invalid whiteout of {hidden!r}")
         tree.whiteout(tree.place(posixpath.join(folder, hidden)))
         self.inodes += 1
 
@@ -224,12 +224,12 @@ class _Writer:
             tree.link_below(place, source)
             return
         if stat.S_ISDIR(status.st_mode) or is_whiteout(status):
-            raise DataLoss(f"the layer has a hard link to {linkname[:200]!r}, which is no file")
+            raise DataLoss(f"the layer has a hard link to {linkname[:200]!r}, which is not a file")
         tree.clear(place)
         os.link(tree.at(source), tree.at(place), follow_symlinks=False)
 
     def _make_node(self, entry: tar.TarInfo, path: str) -> bool:
-        """A symbolic link, pipe or device; False for a device that this host does not let us make (in a user namespace)."""
+        """Create a symbolic link, pipe or device; False for a device that this process may not create (in a user namespace)."""
         if entry.type == tar.SYMTYPE:
             os.symlink(entry.linkname, path)
             return True
@@ -270,12 +270,12 @@ def _settle_folder(tree: Tree, place: str, lowers: Sequence[Path]) -> None:
     elif stat.S_ISLNK(status.st_mode):
         to = _real_folder(tree, place, os.readlink(below), lowers)
         if to == place or to.startswith(f"{place}/"):
-            raise DataLoss(f"a symbolic link of the image leads into itself at {place!r}")
+            raise DataLoss(f"a symbolic link of the image refers to itself at {place!r}")
         tree.move_folder(place, tree.folder(to))
 
 
 def _real_folder(tree: Tree, place: str, target: str, lowers: Sequence[Path]) -> str:
-    """Where a symbolic link of a lower layer at `place` leads, in the layers below and this one together."""
+    """The target of a symbolic link of a lower layer at `place`, in the layers below and this one together."""
     stack = (Path(tree.root), *lowers)
     at = "" if target.startswith("/") else place.rpartition("/")[0]
     todo, hops = target.split("/")[::-1], 0
@@ -287,14 +287,14 @@ def _real_folder(tree: Tree, place: str, target: str, lowers: Sequence[Path]) ->
             at = at.rpartition("/")[0]
             continue
         here = joined(at, part)
-        found = found_below(stack, here)
-        if found is None or not found.is_symlink():
+        link_file = found_below(stack, here)
+        if link_file is None or not link_file.is_symlink():
             at = here
             continue
         hops += 1
         if hops > _MOST_LINKS:
-            raise DataLoss(f"symbolic links of the image lead in a circle at {place!r}")
-        link = os.readlink(found)
+            raise DataLoss(f"symbolic links of the image form a loop at {place!r}")
+        link = os.readlink(link_file)
         at = "" if link.startswith("/") else at
         todo.extend(link.split("/")[::-1])
     return at
@@ -305,7 +305,7 @@ def _copy_up(tree: Tree, place: str, target: str, lowers: Sequence[Path]) -> Non
     below = found_below(lowers, joined(_real_folder(tree, "", folder, lowers), base))
     status = None if below is None else below.lstat()
     if below is None or status is None or not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
-        raise DataLoss(f"the layer has a hard link to {target[:200]!r}, which is no file of the image")
+        raise DataLoss(f"the layer has a hard link to {target[:200]!r}, which is not a file of the image")
     if os.path.lexists(tree.at(place)):
         return
     shutil.copyfile(below, tree.at(place), follow_symlinks=False)
@@ -314,7 +314,7 @@ def _copy_up(tree: Tree, place: str, target: str, lowers: Sequence[Path]) -> Non
 
 
 def _metadata_of(path: Path, status: os.stat_result) -> Metadata:
-    names = [name for name in os.listxattr(path, follow_symlinks=False) if kept_xattr(name)]
+    names = [name for name in os.listxattr(path, follow_symlinks=False) if is_kept_xattr(name)]
     return Metadata(
         uid=status.st_uid,
         gid=status.st_gid,
@@ -325,7 +325,7 @@ def _metadata_of(path: Path, status: os.stat_result) -> Metadata:
 
 
 def is_opaque(path: Path) -> bool:
-    """Whether a folder hides what the layers below have in it."""
+    """Whether a folder is opaque: it hides the content of the layers below."""
     try:
         return os.getxattr(path, OPAQUE, follow_symlinks=False) == b"y"
     except OSError:

@@ -1,8 +1,7 @@
-"""What registries hold: indexes, manifests and image configurations, as values (pure).
+"""Parses indexes, manifests and image configurations (pure).
 
-OCI image-spec v1.1 (image-index.md, manifest.md, config.md) and docker's schema 2, which differ in media types alone. Whatever
-does not have the shape that these demand is `DataLoss`; what is well-formed and still no image for containers is
-`InvalidArgument`.
+OCI image-spec v1.1 (image-index.md, manifest.md, config.md) and docker's schema 2, which differ in media types only. Content
+that does not match these is `DataLoss`; valid content that is not a container image is `InvalidArgument`.
 """
 
 import contextlib
@@ -26,10 +25,10 @@ _CHOICES: Final = _INDEXES | {
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 }
-"""What an index may lead to, besides artifacts of other kinds."""
+"""The media types of an index's entries, besides artifacts of other kinds."""
 
 _MOST_BYTES: Final = 1 << 53
-"""What JSON's numbers can say exactly, and more than any store has."""
+"""The largest integer that JSON numbers represent exactly, and more than any store has."""
 
 _SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1"
 _ARCHITECTURES: Final = {
@@ -43,12 +42,12 @@ _ARCHITECTURES: Final = {
     "loongarch64": ("loong64", ""),
 }
 _MOST_LAYERS: Final = 500
-"""overlayfs takes 500 lower layers (fs/overlayfs/params.c, OVL_MAX_STACK)."""
+"""The maximum of lower layers in overlayfs (fs/overlayfs/params.c, OVL_MAX_STACK)."""
 
 
 @attrs.frozen
 class Platform:
-    """What a program needs of a machine, in Go's words: `linux`, `amd64`, and perhaps a variant such as `v7`."""
+    """The platform of a program, in Go's terms: `linux`, `amd64`, and perhaps a variant such as `v7`."""
 
     os: str
     architecture: str
@@ -60,7 +59,7 @@ class Platform:
 
 @attrs.frozen
 class Descriptor:
-    """A piece of content: its digest, its size in bytes, and what it is."""
+    """A reference to content: its digest, its size in bytes, and its platform."""
 
     digest: str
     size: int
@@ -77,20 +76,20 @@ class Index:
 
 @attrs.frozen
 class Manifest:
-    """One image: its configuration, and its layers from the bottom to the top. `size` is that of all of it, as transferred."""
+    """One image: its configuration, and its layers from the bottom to the top. `size` is the sum of all, as transferred."""
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
 
     @property
     def size(self) -> int:
-        """Bytes of the configuration and the layers."""
+        """The size of the configuration and the layers, in bytes."""
         return self.config.size + sum(layer.size for layer in self.layers)
 
 
 @attrs.frozen
 class Configuration:
-    """An image's configuration: what it says about processes, and the digests of its layers as plain tar, bottom first."""
+    """An image configuration: the defaults for processes, and the digests of the layers as plain tar, bottom first."""
 
     config: ImageConfig
     diff_ids: tuple[str, ...]
@@ -98,30 +97,30 @@ class Configuration:
 
 
 def digest_of(data: bytes) -> str:
-    """`sha256:` and 64 digits."""
+    """The sha256 digest of `data`."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def check(data: bytes, digest: str, what: str) -> bytes:
-    """`data`, if it is what `digest` promises. Raises `DataLoss`."""
-    algorithm, _, wanted = digest.partition(":")
-    if algorithm not in {"sha256", "sha384", "sha512"} or hashlib.new(algorithm, data).hexdigest() != wanted:
-        raise DataLoss(f"{what} is not what its digest {digest} promises")
+    """`data`, if its digest is `digest`. Raises `DataLoss`."""
+    algorithm, _, expected = digest.partition(":")
+    if algorithm not in {"sha256", "sha384", "sha512"} or hashlib.new(algorithm, data).hexdigest() != expected:
+        raise DataLoss(f"{what} does not have the digest {digest}")
     return data
 
 
 def parse_manifest(data: bytes) -> Index | Manifest:
-    """A manifest or an index. Raises `DataLoss` for neither, and `InvalidArgument` for docker's schema 1."""
+    """A manifest or an index. Raises `DataLoss` for anything else, and `InvalidArgument` for docker's schema 1."""
     with _shaped("manifest"):
         top = _object(json.loads(data))
         media_type = str(top.get("mediaType", ""))
         if media_type.startswith(_SCHEMA_1) or top.get("schemaVersion") == 1:
-            raise InvalidArgument("image.image", "is in docker's schema 1, which nobody makes any more; push it again")
+            raise InvalidArgument("image.image", "is in docker's schema 1, which is obsolete; push it again")
         if media_type in _INDEXES or (not media_type and "manifests" in top):
             return Index(tuple(_descriptor(item) for item in top["manifests"]))
         layers = tuple(_descriptor(item) for item in top["layers"])
         if len(layers) > _MOST_LAYERS:
-            raise InvalidArgument("image.image", f"has {len(layers)} layers, and overlayfs takes {_MOST_LAYERS}")
+            raise InvalidArgument("image.image", f"has {len(layers)} layers, and the maximum of overlayfs is {_MOST_LAYERS}")
         return Manifest(_descriptor(top["config"]), layers)
 
 
@@ -130,15 +129,17 @@ def parse_config(data: bytes, layers: int) -> Configuration:
     with _shaped("image configuration"):
         top = _object(json.loads(data))
         if not isinstance(top.get("rootfs"), dict):
-            raise InvalidArgument("image.image", "is an artifact, and no image for containers")
+            raise InvalidArgument("image.image", "is an artifact and not a container image")
         diff_ids = tuple(str(item) for item in top["rootfs"].get("diff_ids") or ())
         if len(diff_ids) != layers or not all(valid_digest(item) for item in diff_ids):
-            raise DataLoss(f"the image configuration speaks of {len(diff_ids)} layers, and the manifest of {layers}")
+            raise DataLoss(f"the image configuration has {len(diff_ids)} layers, and the manifest {layers}")
         return Configuration(image_config(_object(top.get("config") or {})), diff_ids, _platform(top))
 
 
 def image_config(value: dict[str, Any]) -> ImageConfig:
-    """The `config` of an image configuration (image-spec, config.md). Texts are cleaned; wrong shapes raise `TypeError`."""
+    """The `config` of an image configuration (image-spec, config.md). Invalid text is replaced; wrong types raise
+    `TypeError`.
+    """
     return ImageConfig(
         entrypoint=_texts(value.get("Entrypoint")),
         cmd=_texts(value.get("Cmd")),
@@ -152,7 +153,7 @@ def image_config(value: dict[str, Any]) -> ImageConfig:
 
 
 def chain_ids(diff_ids: Iterable[str]) -> tuple[str, ...]:
-    """The name of each layer together with all below it (config.md, "Layer ChainID")."""
+    """The chain id of each layer: its name together with all layers below it (config.md, "Layer ChainID")."""
     chain: list[str] = []
     for diff_id in diff_ids:
         chain.append(digest_of(f"{chain[-1]} {diff_id}".encode()) if chain else diff_id)
@@ -166,11 +167,10 @@ def this_platform(machine: str) -> Platform:
 
 
 def choose(index: Index, platform: Platform) -> Descriptor:
-    """The manifest of an index that suits a machine best: the highest variant that the machine can run.
+    """The manifest of an index that fits a machine best: the highest variant that the machine can run.
 
-    Where none of these is there, the first manifest or index that names no platform. An index may lead to another one.
-
-    Raises `NotFound` naming the platforms that there are.
+    If none fits, the first entry without a platform. The result may be another index. Raises `NotFound` naming the available
+    platforms.
     """
     ranked = [(_rank(item.platform, platform), item) for item in index.manifests if item.platform]
     fitting = [(rank, item) for rank, item in ranked if rank is not None]
@@ -178,21 +178,23 @@ def choose(index: Index, platform: Platform) -> Descriptor:
     if not fitting and unnamed:
         return unnamed[0]
     if not fitting:
-        there = ", ".join(sorted({str(item.platform) for item in index.manifests if item.platform})) or "none that is named"
-        raise NotFound(f"an image among those for {there} that suits", str(platform))
+        there = ", ".join(sorted({str(item.platform) for item in index.manifests if item.platform})) or "no named platform"
+        raise NotFound(f"an image among those for {there} that fits", str(platform))
     return max(fitting, key=lambda pair: pair[0])[1]
 
 
-def _rank(offered: Platform | None, wanted: Platform) -> int | None:
-    """How well a manifest suits; None for not at all. Attestations say `unknown/unknown` and suit nobody."""
-    if offered is None or (offered.os, offered.architecture) != (wanted.os, wanted.architecture):
+def _rank(offered: Platform | None, machine: Platform) -> int | None:
+    """The preference of a manifest; None if it does not fit. Attestations have the platform `unknown/unknown`, which never
+    fits.
+    """
+    if offered is None or (offered.os, offered.architecture) != (machine.os, machine.architecture):
         return None
-    ours, theirs = _variant(wanted), _variant(offered)
+    ours, theirs = _variant(machine), _variant(offered)
     return theirs if theirs <= ours else None
 
 
 def _variant(platform: Platform) -> int:
-    """A variant as a number. Without one arm64 is v8, arm is v7, amd64 is v1 (containerd/platforms, normalizeArch)."""
+    """A variant as a number. The defaults are v8 for arm64, v7 for arm, v1 for amd64 (containerd/platforms, normalizeArch)."""
     default = {"arm64": "v8", "arm": "v7", "amd64": "v1"}.get(platform.architecture, "v0")
     digits = (platform.variant or default).removeprefix("v").partition(".")[0]
     return int(digits) if digits.isdecimal() else 0
@@ -201,7 +203,7 @@ def _variant(platform: Platform) -> int:
 def _descriptor(value: Any) -> Descriptor:
     digest, size = value["digest"], value["size"]
     if not isinstance(digest, str) or not valid_digest(digest) or not isinstance(size, int) or not 0 <= size < _MOST_BYTES:
-        raise DataLoss(f"the manifest names content by {str(digest)[:100]!r} of {str(size)[:30]} bytes")
+        raise DataLoss(f"the manifest has an invalid descriptor: {str(digest)[:100]!r}, {str(size)[:30]} bytes")
     platform = _platform(_object(value["platform"])) if value.get("platform") else None
     return Descriptor(digest, size, str(value.get("mediaType", "")), platform)
 
@@ -215,7 +217,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _text(value: Any) -> str:
-    """A text that UTF-8 can carry: JSON may hold halves of surrogate pairs, which protobuf refuses."""
+    """A string that UTF-8 can encode: JSON may contain unpaired surrogates, which protobuf refuses."""
     return str(value or "").encode("utf-8", "replace").decode("utf-8")
 
 
@@ -230,4 +232,4 @@ def _shaped(what: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataLoss(f"the {what} does not have the shape of one: {type(error).__name__} {error}") from error
+        raise DataLoss(f"the {what} is invalid: {type(error).__name__} {error}") from error

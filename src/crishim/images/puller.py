@@ -1,9 +1,9 @@
-"""One pull: from a name to blobs on the disk, by two runs of skopeo for each endpoint that is tried.
+"""Pulls one image: from a reference to blobs on the disk, by two runs of skopeo for each endpoint that is tried.
 
-The first asks the registry what it has under the name: the bytes of that answer are what the image's digest is of. The second
-brings configuration and layers, each verified by skopeo against its digest, each into its place when it is whole, so that a
-pull that was interrupted goes on with the next blob, from whichever endpoint. Credentials travel in a file of mode 0600 that
-lives as long as the pull.
+The first run gets the manifest or index of the reference, whose bytes determine the image's digest. The second downloads
+configuration and layers; skopeo verifies each against its digest and moves it to its place when it is complete, so that an
+interrupted pull continues with the next blob, from any endpoint. Credentials are in a file of mode 0600 that exists during the
+pull only.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ _log = logging.getLogger(__name__)
 
 @attrs.frozen
 class Copied:
-    """What was copied: a manifest, its digest, and its size in bytes. `fetched` bytes of its content were not here before."""
+    """A copied image: its manifest, digest, and size in bytes. `fetched` bytes of its content were downloaded."""
 
     digest: str
     size: int
@@ -79,7 +79,7 @@ class Copied:
 
 @attrs.frozen
 class Pulled:
-    """The digest of what a name stands for at the registry, and what was copied; None where it was here already."""
+    """The digest of the reference in its registry, and the copied image; None if it was present already."""
 
     digest: str
     copied: Copied | None
@@ -87,11 +87,11 @@ class Pulled:
 
 @attrs.frozen(kw_only=True)
 class PullHooks:
-    """What a pull asks and reports, all on the event loop.
+    """What a pull calls, all on the event loop.
 
-    `has` is asked whether the digest that the registry named is already here: then nothing is copied. `claim` is awaited with
-    every digest that the copy may have, before it is looked which are here: from then on none may be deleted. `arrived` is
-    called with each layer when it is whole; after a failure of one endpoint it may be called with the same layer again.
+    `has` tells whether the digest that the registry named is present: then nothing is copied. `claim` is awaited with every
+    digest that the copy may have, before the pull checks which are present: from then on none may be deleted. `arrived` is
+    called with each complete layer; after a failure of one endpoint it may be called with the same layer again.
     """
 
     has: Callable[[str], bool]
@@ -101,7 +101,7 @@ class PullHooks:
 
 
 class Puller:
-    """Runs pulls, any number beside one another. `blobs` takes content as `ALGORITHM/HEX`; `scratch` what is under way."""
+    """Runs pulls concurrently. `blobs` receives content as `ALGORITHM/HEX`; `scratch` has the work in progress."""
 
     def __init__(self, blobs: Path, scratch: Path, clock: Clock, settings: PullSettings) -> None:
         self._blobs = blobs
@@ -111,13 +111,13 @@ class Puller:
         self._platform = this_platform(platform.machine())
 
     async def pull(self, reference: Reference, auth: AuthConfig | None, hooks: PullHooks) -> Pulled:
-        """Bring everything of an image into `blobs`, from the first endpoint that has all of it: its mirrors, then itself.
+        """Download an image into `blobs`, from the first endpoint that has all of it: its mirrors, then its registry.
 
         Raises `NotFound`, `PermissionDenied`, `PullError`, `ResourceExhausted` for a full disk, `DataLoss`, and `Unavailable`
-        where skopeo is missing.
+        if skopeo is missing.
         """
         if not (program := find_program(self._settings.program)):
-            raise Unavailable(f"{self._settings.program} is not on PATH, and pulls images: apt-get install skopeo")
+            raise Unavailable(f"{self._settings.program} is not on PATH, and is needed to pull images: apt-get install skopeo")
         settings = attrs.evolve(self._settings, program=program)
         with tempfile.TemporaryDirectory(dir=self._scratch) as name, renaming({OSError: Unavailable}):
             folder = Path(name)
@@ -170,7 +170,7 @@ def _registries_files(configured: str) -> list[bytes]:
 def _settings_for(
     settings: PullSettings, reference: Reference, endpoint: Endpoint | None, files: Sequence[bytes], place: Path
 ) -> PullSettings:
-    """The settings for one endpoint. Without any, skopeo reads its own configuration."""
+    """The settings for one endpoint. Without an endpoint, skopeo reads its own configuration."""
     if endpoint is None:
         return settings
     conf = place / "registries.conf"
@@ -179,7 +179,7 @@ def _settings_for(
 
 
 def _verdict(failures: Sequence[tuple[str, CrishimError]]) -> CrishimError:
-    """What a pull fails with: the registry's own failure, but a mirror's clear answer where the registry gave none."""
+    """The error of a pull: the registry's own, or a mirror's definite one if the registry could not be reached."""
     error = failures[-1][1]
     if isinstance(error, Unknown) or (isinstance(error, PullError) and error.reason is PullReason.REGISTRY_UNAVAILABLE):
         error = next((other for _, other in failures if isinstance(other, NotFound | PermissionDenied)), error)
@@ -192,7 +192,7 @@ def _verdict(failures: Sequence[tuple[str, CrishimError]]) -> CrishimError:
 
 @attrs.frozen(kw_only=True)
 class _Attempt:
-    """A pull from one endpoint. `subject` names both in messages, `place` is a folder for what is under way."""
+    """A pull from one endpoint. `subject` names both in messages, `place` is a folder for work in progress."""
 
     settings: PullSettings
     reference: Reference
@@ -207,44 +207,46 @@ class _Attempt:
     async def pull(self) -> Pulled:
         """See `Puller.pull`."""
         for _ in range(2):
-            asked = await self._ask()
-            if self.hooks.has(asked.digest):
-                return Pulled(asked.digest, None)
+            resolved = await self._ask()
+            if self.hooks.has(resolved.digest):
+                return Pulled(resolved.digest, None)
             layout = self.place / "layout"
-            command = copy_command(self.settings, asked.source, asked.platform, self.authfile, str(self.blobs), str(layout))
-            await self.hooks.claim(
-                (*asked.allowed, asked.manifest.config.digest, *(layer.digest for layer in asked.manifest.layers))
+            command = copy_command(
+                self.settings, resolved.source, resolved.platform, self.authfile, str(self.blobs), str(layout)
             )
-            missing = self._missing(asked.manifest)
+            await self.hooks.claim(
+                (*resolved.allowed, resolved.manifest.config.digest, *(layer.digest for layer in resolved.manifest.layers))
+            )
+            missing = self._missing(resolved.manifest)
             progress, arrived = self.hooks.progress, self.hooks.arrived
-            await self._run(command, CopyWatch(str(self.reference), progress, self._blob, asked.manifest, layout, arrived))
+            await self._run(command, CopyWatch(str(self.reference), progress, self._blob, resolved.manifest, layout, arrived))
             digest, data = self._copied(layout)
             copied = parse_manifest(data)
-            if digest in asked.allowed and isinstance(copied, Manifest):
-                await self._fetch_foreign(asked, copied)
-                return Pulled(asked.digest, Copied(digest, len(data), copied, missing))
+            if digest in resolved.allowed and isinstance(copied, Manifest):
+                await self._fetch_foreign(resolved, copied)
+                return Pulled(resolved.digest, Copied(digest, len(data), copied, missing))
             shutil.rmtree(layout)
-        raise Aborted(f"{self.subject} was pushed anew while it was being pulled")
+        raise Aborted(f"{self.subject} was pushed again while it was being pulled")
 
     async def _ask(self) -> "_Asked":
         data = await self._inspect(self.reference)
         digest = self.reference.digest or digest_of(data)
-        found = parse_manifest(check(data, digest, self.subject))
-        if isinstance(found, Manifest):
-            return _Asked(digest, frozenset({digest}), None, found, self.reference)
-        chosen = choose(found, self.platform)
+        root = parse_manifest(check(data, digest, self.subject))
+        if isinstance(root, Manifest):
+            return _Asked(digest, frozenset({digest}), None, root, self.reference)
+        chosen = choose(root, self.platform)
         one, manifest = await self._manifest(chosen)
         if isinstance(manifest, Manifest) and chosen.platform:
-            return _Asked(digest, frozenset(item.digest for item in found.manifests), chosen.platform, manifest, self.reference)
+            return _Asked(digest, frozenset(item.digest for item in root.manifests), chosen.platform, manifest, self.reference)
         for _ in range(_MAX_NESTED):
             if isinstance(manifest, Manifest):
-                # skopeo chooses by platform, and out of one index: what it cannot find is named by its digest
+                # skopeo chooses by platform, and only in one index: what it cannot find is named by its digest
                 return _Asked(digest, frozenset({one.digest}), None, manifest, one)
             one, manifest = await self._manifest(choose(manifest, self.platform))
         raise DataLoss(f"{self.subject} is an index within more than {_MAX_NESTED} others")
 
     async def _manifest(self, item: Descriptor) -> tuple[Reference, Manifest | Index]:
-        """What an index leads to, and its name by digest."""
+        """Inspect an entry of an index; return its reference by digest, and its manifest or index."""
         one = attrs.evolve(self.reference, tag="", digest=item.digest)
         return one, parse_manifest(check(await self._inspect(one), item.digest, str(one)))
 
@@ -253,7 +255,7 @@ class _Attempt:
         return await self._run(command, Watch(str(self.reference), self.hooks.progress))
 
     async def _run(self, command: list[str], watch: Watch, cwd: Path | None = None) -> bytes:
-        """Run skopeo to its end, and give its output."""
+        """Run skopeo to its end, and return its output."""
         ended = await run(command, self.subject, self.settings.stall, self.clock, watch, cwd)
         if ended.code != 0:
             raise failure(ended.log, self.reference)
@@ -261,8 +263,8 @@ class _Attempt:
             raise DataLoss(f"{self.subject}: its manifest is larger than {MAX_OUTPUT} bytes")
         return ended.output
 
-    async def _fetch_foreign(self, asked: "_Asked", manifest: Manifest) -> None:
-        """Bring the layers that have URLs, which a copy leaves out: from the registry if it has them, else from the URLs."""
+    async def _fetch_foreign(self, resolved: "_Asked", manifest: Manifest) -> None:
+        """Download the layers that have URLs, which a copy leaves out: from the registry if it has them, else from the URLs."""
         missing = [layer.digest for layer in manifest.layers if not self._blob(layer.digest).exists()]
         if not missing:
             return
@@ -270,25 +272,25 @@ class _Attempt:
         folder.mkdir()
         watch = FolderWatch(str(self.reference), self.hooks.progress, folder)
         try:
-            await self._run(layers_command(self.settings, asked.source, self.authfile, missing), watch, folder)
+            await self._run(layers_command(self.settings, resolved.source, self.authfile, missing), watch, folder)
         except ResourceExhausted:
             raise
         except CrishimError as error:
             _log.debug("layers of %s come from their URLs, not from the registry: %s", self.subject, error)
             target = str(folder / "image")
-            command = foreign_command(self.settings, asked.source, asked.platform, self.authfile, target)
+            command = foreign_command(self.settings, resolved.source, resolved.platform, self.authfile, target)
             await self._run(command, watch, folder)
         await asyncio.to_thread(self._take_in, folder, missing)
 
     def _take_in(self, folder: Path, digests: Sequence[str]) -> None:
-        found = {path.name: path for path in folder.glob("*/*")}
+        files = {path.name: path for path in folder.glob("*/*")}
         for digest in digests:
-            path = found.get(digest.partition(":")[2])
+            path = files.get(digest.partition(":")[2])
             if path is None:
                 raise DataLoss(f"{self.subject}: neither the registry nor a URL has the layer {digest}")
             with path.open("rb") as file:
                 if digest.partition(":")[2] != hashlib.file_digest(file, digest.partition(":")[0]).hexdigest():
-                    raise DataLoss(f"{self.subject}: what came for the layer {digest} is something else")
+                    raise DataLoss(f"{self.subject}: the downloaded layer does not have the digest {digest}")
             self._blob(digest).parent.mkdir(exist_ok=True)
             path.rename(self._blob(digest))
 
@@ -297,8 +299,8 @@ class _Attempt:
         return self.blobs / algorithm / digits
 
     def _missing(self, manifest: Manifest) -> int:
-        wanted = {item.digest: item.size for item in (*manifest.layers, manifest.config)}
-        return sum(size for digest, size in wanted.items() if not self._blob(digest).exists())
+        sizes = {item.digest: item.size for item in (*manifest.layers, manifest.config)}
+        return sum(size for digest, size in sizes.items() if not self._blob(digest).exists())
 
     def _copied(self, layout: Path) -> tuple[str, bytes]:
         index = json.loads((layout / "index.json").read_bytes())
@@ -308,7 +310,9 @@ class _Attempt:
 
 @attrs.frozen
 class _Asked:
-    """A name's digest in its registry, the digests that a copy may have, and what is to be copied by which name."""
+    """A resolved reference: its digest in the registry, the digests that a copy may have, and what to copy by which
+    reference.
+    """
 
     digest: str
     allowed: frozenset[str]

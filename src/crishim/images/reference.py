@@ -1,8 +1,8 @@
-"""How images are named (pure).
+"""Parses image references (pure).
 
-The grammar and the meaning of short names are those of github.com/distribution/reference (regexp.go, normalize.go): no registry
-means docker.io, one path component there means library/, neither tag nor digest means `latest`. Where a reference has both, the
-digest counts and the tag is dropped.
+The grammar and the meaning of short names are those of github.com/distribution/reference (regexp.go, normalize.go): without a
+registry it is docker.io, one path component there is in library/, without a tag or digest it is `latest`. If a reference has
+both, the digest counts and the tag is dropped.
 """
 
 import re
@@ -29,7 +29,7 @@ _ID_PREFIX: Final = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")
 
 @attrs.frozen
 class Reference:
-    """A full name: where, what, and which one; either a tag or a digest, never both and never none."""
+    """A full reference: registry, path, and either a tag or a digest."""
 
     registry: str
     path: str
@@ -38,7 +38,7 @@ class Reference:
 
     @property
     def repository(self) -> str:
-        """Registry and path, as repo tags and repo digests begin."""
+        """Registry and path, the first part of repo tags and repo digests."""
         return f"{self.registry}/{self.path}"
 
     def __str__(self) -> str:
@@ -46,39 +46,39 @@ class Reference:
 
 
 def parse(text: str) -> Reference:
-    """The full name that `text` means. Raises `InvalidArgument` for what no image can be called, ids included."""
+    """The full reference for `text`. Raises `InvalidArgument` if it is invalid, and for image ids."""
     if _BARE_ID.fullmatch(text) or _SHA256.fullmatch(text):
-        raise _refused(text, "is an image's id, and no name")
+        raise _refused(text, "is an image's id and not a name")
     name, at, digest = text.partition("@")
     if at and not valid_digest(digest):
-        raise _refused(text, "has a digest that is none")
+        raise _refused(text, "has an invalid digest")
     first, slash, rest = name.partition("/")
     if not slash or not _is_registry(first):
         first, rest = DEFAULT_REGISTRY, name
     path, colon, tag = rest.partition(":")
     if colon and not _TAG.fullmatch(tag):
-        raise _refused(text, "has a tag that is none")
+        raise _refused(text, "has an invalid tag")
     registry = canonical_registry(first)
     if registry == DEFAULT_REGISTRY and "/" not in path:
         path = f"library/{path}"
     if not _DOMAIN.fullmatch(registry) or not _PATH.fullmatch(path):
-        raise _refused(text, "is no image reference")
+        raise _refused(text, "is not an image reference")
     if len(f"{registry}/{path}") > _LONGEST:
         raise _refused(text, f"is longer than {_LONGEST} characters")
     return Reference(registry, path, digest=digest) if digest else Reference(registry, path, tag=tag or "latest")
 
 
 def valid_digest(text: str) -> bool:
-    """Whether `text` is `algorithm:hex`; with sha256, of exactly 64 small digits."""
+    """Whether `text` is `algorithm:hex`; with sha256, of exactly 64 lower-case digits."""
     if text.startswith("sha256:"):
         return _SHA256.fullmatch(text) is not None
     return _DIGEST.fullmatch(text) is not None
 
 
 def id_prefix(text: str) -> str:
-    """`sha256:` and the digits of what may be an image's id or the beginning of one; empty for what cannot be."""
-    found = _ID_PREFIX.fullmatch(text)
-    return f"sha256:{found[1]}" if found else ""
+    """`sha256:` and the digits of a possible image id or prefix of one; empty for any other text."""
+    match = _ID_PREFIX.fullmatch(text)
+    return f"sha256:{match[1]}" if match else ""
 
 
 def canonical_registry(host: str) -> str:
@@ -87,7 +87,7 @@ def canonical_registry(host: str) -> str:
 
 
 def is_loopback(registry: str) -> bool:
-    """Whether a registry is on this machine, where plain HTTP is good enough (as for docker and containerd)."""
+    """Whether a registry is on this machine, where plain HTTP is allowed (as in docker and containerd)."""
     host = registry.rpartition(":")[0] if re.search(r":[0-9]+$", registry) else registry
     return host in {"localhost", "[::1]"} or re.fullmatch(r"127(?:\.[0-9]{1,3}){3}", host) is not None
 

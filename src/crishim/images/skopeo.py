@@ -1,6 +1,6 @@
-"""skopeo's words: its command lines, its file of credentials, and what its error texts mean (pure).
+"""The interface of skopeo: its command lines, its credentials file, and its error messages (pure).
 
-skopeo answers 1 for everything that can go wrong, so its text is all there is: `failure` is the one place that reads it.
+skopeo exits with 1 for every error, so only its text tells the cause: `failure` is the one place that parses it.
 """
 
 import base64
@@ -30,10 +30,10 @@ from crishim.model.image import AuthConfig
 
 @attrs.frozen(kw_only=True)
 class PullSettings:
-    """How images are pulled. Empty paths leave skopeo its own defaults, which are those of containers(5).
+    """The settings of pulls. Empty paths leave skopeo its own defaults, which are those of containers(5).
 
-    `registries_conf` names mirrors and insecure registries, `policy` says which signatures are demanded, and `authfile` holds
-    credentials for pulls that bring none. A pull that moves no byte for `stall` seconds ends.
+    `registries_conf` names mirrors and insecure registries, `policy` the required signatures, and `authfile` has credentials
+    for pulls without any. A pull that transfers no byte for `stall` seconds is ended.
     """
 
     program: str = "skopeo"
@@ -44,7 +44,7 @@ class PullSettings:
 
 
 def inspect_command(settings: PullSettings, reference: Reference, authfile: str) -> list[str]:
-    """Prints the bytes that the registry has under a name: a manifest or an index."""
+    """Print the raw manifest or index of a reference."""
     return [
         *_general(settings),
         "inspect",
@@ -58,10 +58,10 @@ def inspect_command(settings: PullSettings, reference: Reference, authfile: str)
 def copy_command(
     settings: PullSettings, reference: Reference, platform: Platform | None, authfile: str, blobs: str, layout: str
 ) -> list[str]:
-    """Copies an image into the OCI layout `layout`, its content into `blobs`, every byte as the registry has it.
+    """Copy an image into the OCI layout `layout`, its content into `blobs`, with unchanged bytes.
 
-    The image is named as the user named it, since a signature policy may speak of tags; `platform` chooses out of an index.
-    skopeo leaves out layers that have URLs: an OCI layout may do without them.
+    The image has the reference of the request, since a signature policy may refer to tags; `platform` chooses in an index.
+    skopeo leaves out layers that have URLs, as an OCI layout may.
     """
     return [
         *_copying(settings, platform),
@@ -74,7 +74,7 @@ def copy_command(
 
 
 def layers_command(settings: PullSettings, reference: Reference, authfile: str, digests: Sequence[str]) -> list[str]:
-    """Copies layers from the registry into a new folder of the working directory; each file is named by its digits."""
+    """Copy layers from the registry into a new folder of the working directory; each file is named by its digest's digits."""
     return [
         *_general(settings),
         "layers",
@@ -88,7 +88,9 @@ def layers_command(settings: PullSettings, reference: Reference, authfile: str, 
 def foreign_command(
     settings: PullSettings, reference: Reference, platform: Platform | None, authfile: str, folder: str
 ) -> list[str]:
-    """Copies an image into a folder, layers with URLs from these, without credentials; each file is named by its digits."""
+    """Copy an image into a folder, layers with URLs from their URLs, without credentials; each file is named by its digest's
+    digits.
+    """
     return [*_copying(settings, platform), *_source(reference, authfile), f"docker://{reference}", f"dir:{folder}"]
 
 
@@ -117,10 +119,11 @@ def _source(reference: Reference, authfile: str) -> list[str]:
 
 
 def credentials(reference: Reference, auth: AuthConfig | None) -> dict[str, str] | None:
-    """The entry of a containers-auth.json(5) for a CRI request's credentials; None where they are none, or for elsewhere.
+    """The containers-auth.json(5) entry for a CRI request's credentials; None if there are none, or if they are for another
+    registry.
 
-    They count only if `server_address` is empty or the image's registry (as containerd's ParseAuth has it). Raises
-    `InvalidArgument` for a registry token, which skopeo takes on its command line only, where everybody could read it.
+    They count only if `server_address` is empty or the image's registry (as in containerd's ParseAuth). Raises
+    `InvalidArgument` for a registry token, which skopeo accepts only on its command line, where every user could read it.
     """
     if auth is None or (auth.server_address and _host(auth.server_address) != reference.registry):
         return None
@@ -134,15 +137,15 @@ def credentials(reference: Reference, auth: AuthConfig | None) -> dict[str, str]
         try:
             pair = base64.b64decode(auth.auth, validate=True).rstrip(b"\0").decode()
         except ValueError as error:
-            raise InvalidArgument("auth.auth", "is no base64 of a user name and a password") from error
+            raise InvalidArgument("auth.auth", "is not base64 of a user name and a password") from error
         if ":" not in pair:
-            raise InvalidArgument("auth.auth", "is no base64 of a user name and a password")
+            raise InvalidArgument("auth.auth", "is not base64 of a user name and a password")
         return {"auth": _base64(pair)}
     return None
 
 
 def auth_file(base: bytes, reference: Reference, entry: dict[str, str]) -> bytes:
-    """The file of credentials for one pull: the node's own, `base`, with `entry` for this repository before all others.
+    """The credentials file of one pull: the node's own, `base`, with `entry` for this repository before all others.
 
     Raises `FailedPrecondition` for a node's file that cannot be read.
     """
@@ -151,7 +154,7 @@ def auth_file(base: bytes, reference: Reference, entry: dict[str, str]) -> bytes
         helpers = {key: value for key, value in (top.get("credHelpers") or {}).items() if key != reference.registry}
         merged = {**top, "auths": {**(top.get("auths") or {}), reference.repository: entry}, "credHelpers": helpers}
     except (ValueError, AttributeError, TypeError) as error:
-        raise FailedPrecondition("no JSON", "a containers-auth.json", "the configured authfile") from error
+        raise FailedPrecondition("not JSON", "a containers-auth.json", "the configured authfile") from error
     return json.dumps(merged).encode()
 
 
@@ -206,17 +209,16 @@ _MIRRORS: Final = re.compile(r"\(Mirrors also failed: (.*?\])\)", re.DOTALL)
 
 
 def failure(stderr: str, reference: Reference) -> CrishimError:
-    """What went wrong, out of skopeo's text. The last line counts; the words of a mirror that answered count before the
-
-    upstream's, which the node may well not reach at all.
+    """The error in skopeo's output. The last line counts; the error of a mirror that responded precedes that of the registry,
+    which the node may not even reach.
     """
     text = _message(stderr)
-    found = _MIRRORS.search(text)
-    mirror = _verdict(found[1], reference) if found else None
+    match = _MIRRORS.search(text)
+    mirror = _verdict(match[1], reference) if match else None
     if isinstance(mirror, NotFound | PermissionDenied):
         return mirror
     said = _verdict(text, reference)
-    return said or Unknown(f"pulling {reference}: {text[:2000] or 'skopeo ended without a word'}")
+    return said or Unknown(f"pulling {reference}: {text[:2000] or 'skopeo ended without output'}")
 
 
 def _verdict(text: str, reference: Reference) -> CrishimError | None:
@@ -233,7 +235,7 @@ def _verdict(text: str, reference: Reference) -> CrishimError | None:
     if "digest did not match" in low or "digest mismatch" in low or "does not match the digest" in low:
         return DataLoss(f"pulling {reference}: {short}")
     if "unsupported schema version 2" in low:
-        # skopeo goes by the answer's Content-Type alone, and takes what it does not know for docker's schema 1
+        # skopeo judges by the Content-Type alone, and takes an unknown type for docker's schema 1
         return DataLoss(f"pulling {reference}: the registry gives the manifest without its media type as Content-Type: {short}")
     if _any(_DENIED, low):
         return PermissionDenied(f"pulling {reference}: {short}")
@@ -247,7 +249,7 @@ def _verdict(text: str, reference: Reference) -> CrishimError | None:
 
 
 def _without_name(text: str, reference: Reference) -> str:
-    """The text without the image's own name, which may be `access-denied` and is no word of the error."""
+    """The text without the image's own name, which may contain words such as `access-denied`."""
     which = reference.digest or reference.tag
     for name, instead in (
         (str(reference), ""),
@@ -262,11 +264,11 @@ def _without_name(text: str, reference: Reference) -> str:
 
 
 def _message(stderr: str) -> str:
-    """The last message of skopeo's log above its debug messages, freed of logrus' dress."""
+    """The last message of skopeo's log above its debug messages, without logrus' formatting."""
     lines = [line for line in stderr.splitlines() if line.strip() and " level=debug " not in line]
     last = lines[-1] if lines else ""
-    found = re.search(r'msg="((?:[^"\\]|\\.)*)"', last)
-    return re.sub(r"\\(.)", lambda match: "\n" if match[1] == "n" else match[1], found[1]) if found else last
+    match = re.search(r'msg="((?:[^"\\]|\\.)*)"', last)
+    return re.sub(r"\\(.)", lambda match: "\n" if match[1] == "n" else match[1], match[1]) if match else last
 
 
 def _any(words: Sequence[str], text: str) -> bool:
@@ -275,7 +277,7 @@ def _any(words: Sequence[str], text: str) -> bool:
 
 def _general(settings: PullSettings) -> list[str]:
     conf = ["--registries-conf", settings.registries_conf] if settings.registries_conf else []
-    return [settings.program, "--debug", *conf]  # a wait for a registry is in the debug log alone
+    return [settings.program, "--debug", *conf]  # only the debug log has the waits for registries
 
 
 def _host(address: str) -> str:

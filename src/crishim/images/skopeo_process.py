@@ -1,7 +1,7 @@
-"""One run of skopeo: watched, ended when nothing comes any more, and patient with a registry that asks for patience.
+"""Runs skopeo: with progress, a stall timeout, and waits that a registry requests.
 
-skopeo says on a pipe neither how far it is nor that it waits: the first is read from the sizes of its files, the second from
-its debug log. A registry's `429 Too Many Requests` makes it wait as `Retry-After` asks, each time a minute at most.
+skopeo's output on a pipe shows neither progress nor waits: the first is derived from the sizes of its files, the second from
+its debug log. After a registry's `429 Too Many Requests` it waits as long as `Retry-After` says, at most a minute each time.
 """
 
 import asyncio
@@ -22,19 +22,19 @@ from crishim.linux.children import children
 from crishim.linux.programs import find_program
 
 MAX_OUTPUT: Final = 4 << 20
-"""What registries accept and clients read of a manifest (distribution-spec, "Pushing Manifests")."""
+"""The manifest size that registries accept and clients read (distribution-spec, "Pushing Manifests")."""
 
 _POLL: Final = 0.1
 _MAX_TEXT: Final = 1 << 16
 _MAX_WAIT: Final = 300.0
-"""Seconds without a byte for which a registry may ask to wait; skopeo itself gives up after four waits of a minute each."""
+"""Seconds without a byte for which a registry may request a wait; skopeo itself gives up after four waits of a minute each."""
 
 _TOO_MANY: Final = re.compile(r"Too many requests to [a-z]+://([^/ ]+)[^ ]*: sleeping for ([0-9.]+) seconds")
 
 
 @attrs.frozen
 class PullProgress:
-    """How far a pull is: bytes that are here, bytes of all of it, and for what it waits, empty where bytes may come."""
+    """The progress of a pull: bytes present, bytes in total, and the reason of a wait, empty during transfers."""
 
     reference: str
     done: int
@@ -44,7 +44,7 @@ class PullProgress:
 
 @attrs.frozen
 class Ended:
-    """A run that has ended: its exit code, its output (the last `MAX_OUTPUT` bytes of it) and the end of its log."""
+    """A finished run: its exit code, its output (at most the last `MAX_OUTPUT` bytes) and the end of its log."""
 
     code: int
     output: bytes
@@ -52,7 +52,7 @@ class Ended:
 
 
 class Waits:
-    """What a run says in its log of registries that ask to wait. `until` is when the last wait ends, by the clock."""
+    """Finds in a run's log the waits that registries request. `until` is the end of the last one, by the clock."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -61,23 +61,23 @@ class Waits:
         self.reason = ""
 
     def feed(self, data: bytes) -> None:
-        """Read a piece of the log."""
+        """Parse a piece of the log."""
         *lines, self._rest = (self._rest + data.decode(errors="replace"))[-_MAX_TEXT:].split("\n")
         for line in lines:
-            if (found := _TOO_MANY.search(line)) is not None:
-                self.until = max(self.until, self._clock.monotonic() + float(found[2]))
-                self.reason = f"{found[1]} answers 429 Too Many Requests and asks to wait {float(found[2]):g} seconds"
+            if (match := _TOO_MANY.search(line)) is not None:
+                self.until = max(self.until, self._clock.monotonic() + float(match[2]))
+                self.reason = f"{match[1]} responded 429 Too Many Requests and requests a wait of {float(match[2]):g} seconds"
 
     @property
     def waiting(self) -> str:
-        """The reason of a wait that goes on."""
+        """The reason of a current wait."""
         return self.reason if self._clock.monotonic() < self.until else ""
 
 
 async def run(command: list[str], subject: str, stall: float, clock: Clock, watch: "Watch", cwd: Path | None = None) -> Ended:
-    """Run skopeo to its end. One that moves no byte for `stall` seconds is ended: `PullError`.
+    """Run skopeo to its end. A run that transfers no byte for `stall` seconds is killed: `PullError`.
 
-    The time for which a registry asks to wait does not count, up to five minutes; the reason is part of the error.
+    Waits that a registry requests do not count, up to five minutes; the reason is part of the error.
     """
     waits = Waits(clock)
     async with _process(command, waits.feed, cwd) as ending:
@@ -94,13 +94,13 @@ async def run(command: list[str], subject: str, stall: float, clock: Clock, watc
             if clock.monotonic() > deadline and not ending.done():
                 since = clock.monotonic() - moved
                 reason = f": {waits.reason}" if waits.until > moved else ""
-                raise PullError(PullReason.REGISTRY_UNAVAILABLE, f"{subject}: nothing has come for {since:.0f} seconds{reason}")
+                raise PullError(PullReason.REGISTRY_UNAVAILABLE, f"{subject}: no data for {since:.0f} seconds{reason}")
         output, log, code = ending.result()
     return Ended(code, output, log.decode(errors="replace"))
 
 
 class Watch:
-    """Follows a run that brings a manifest: all there is to report is that it waits."""
+    """Follows a run that gets a manifest: it reports only waits."""
 
     def __init__(self, reference: str, progress: Callable[[PullProgress], None]) -> None:
         self._reference = reference
@@ -108,21 +108,21 @@ class Watch:
         self._waiting = ""
 
     def look(self) -> int:
-        """A number that changes when anything came. Called on a thread."""
+        """A number that changes with every transfer. Called on a thread."""
         return 0
 
     def wait(self, reason: str) -> None:
-        """Note why nothing comes; empty when it may come again."""
+        """Record the reason of a wait; empty when transfers may continue."""
         self._waiting = reason
 
     def report(self) -> None:
-        """Pass on what the last look saw."""
+        """Report the result of the last look."""
         if self._waiting:
             self._progress(PullProgress(self._reference, 0, 0, self._waiting))
 
 
 class FolderWatch(Watch):
-    """Follows a copy into a folder by all that is in it."""
+    """Follows a copy into a folder by the size of everything in it."""
 
     def __init__(self, reference: str, progress: Callable[[PullProgress], None], folder: Path) -> None:
         super().__init__(reference, progress)
@@ -139,7 +139,7 @@ class FolderWatch(Watch):
 
 
 class CopyWatch(Watch):
-    """Follows a copy by the sizes of its files. `arrived` is called with each layer when it is whole."""
+    """Follows a copy by the sizes of its files. `arrived` is called with each complete layer."""
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class CopyWatch(Watch):
         self._whole = self._partial = 0
 
     def look(self) -> int:
-        """As `Watch.look`: the bytes that are here."""
+        """As `Watch.look`: the bytes present."""
         self._here += [item for item in self._awaited if self._blob(item.digest).exists()]
         self._awaited = [item for item in self._awaited if item not in self._here]
         partial = 0
@@ -187,7 +187,9 @@ class CopyWatch(Watch):
 async def _process(
     command: list[str], feed: Callable[[bytes], None], cwd: Path | None
 ) -> AsyncIterator["asyncio.Future[tuple[bytes, bytes, int]]"]:
-    """A process in a group of its own, which outlives neither the block nor us: its output, its error text and its code."""
+    """A process in a group of its own, which is killed at the end of the block or of this process: its output, its stderr and
+    its exit code.
+    """
     pdeathsig = find_program("setpriv")
     starting = asyncio.create_task(
         children.start(
@@ -213,14 +215,14 @@ async def _process(
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
-    """End a process that still runs, with its group."""
+    """Kill a running process, with its group."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
 
 async def _read(stream: asyncio.StreamReader | None, most: int, feed: Callable[[bytes], None]) -> bytes:
-    """All of a stream; what is beyond `most` bytes is dropped, oldest first for texts that end with what matters."""
+    """Read a stream to its end; beyond `most` bytes the oldest are dropped."""
     data = b""
     while stream is not None and (piece := await stream.read(1 << 16)):
         feed(piece)
@@ -229,11 +231,11 @@ async def _read(stream: asyncio.StreamReader | None, most: int, feed: Callable[[
 
 
 def _ignore(_: bytes) -> None:
-    """Nobody reads it meanwhile."""
+    """Discard output that is read at the end only."""
 
 
 async def _pause(ending: "asyncio.Future[tuple[bytes, bytes, int]]", clock: Clock) -> None:
-    """Return after a moment, or at the end."""
+    """Return after a moment, or at the end of the process."""
     pause = asyncio.create_task(clock.sleep(_POLL))
     pause.add_done_callback(lambda _: waiting.set())
     ending.add_done_callback(lambda _: waiting.set())

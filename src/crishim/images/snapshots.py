@@ -1,11 +1,11 @@
 """Root file systems: for each container a folder of its own over the layers of an image, by the kernel's overlayfs.
 
-A container's folder holds `upper`, `work`, `rootfs` (where the whole is mounted), `views` for image volumes, `volumes` for the
-folders of the image's own `VOLUME`s, and `snapshot.json`, which names the layers, so that the mount can be made again after a
-reboot without asking whether the image still exists. The layers that `held` names must stay.
+A container's folder has `upper`, `work`, `rootfs` (the mount point), `views` for image volumes, `volumes` for the folders of
+the image's own `VOLUME`s, and `snapshot.json`, which names the layers, so that the mount can be repeated after a reboot even
+if the image was removed. Layers that `in_use` names must not be deleted.
 
-All methods but `held`, `containers`, `has_root` and `hold` block, and are for threads; those for one container are never called
-beside one another.
+All methods but `in_use`, `containers`, `has_root` and `hold` block, and are for threads; calls for one container are never
+concurrent.
 """
 
 import contextlib
@@ -27,16 +27,17 @@ from crishim.linux.mounts import MS_NODEV, MS_NOSUID, MS_RDONLY, is_mount_root, 
 from crishim.model.values import ContainerId, ImageId
 
 _PAGE: Final = 4096
-"""mount(2) reads one page of options and drops the rest without a word."""
+"""mount(2) reads one page of options and ignores the rest without an error."""
 _VOLATILE: Final = (5, 10)
-"""The kernel from which an overlay can be `volatile`: nothing of it is written through to the disk, not even when it is
-unmounted. After a crash of the machine its upper folder may be anything, and no container has it any more."""
+"""The kernel since which an overlay can be `volatile`: nothing of it is synced to the disk, not even at its unmount. After a
+crash of the machine its upper folder is undefined, but no container uses it any more.
+"""
 _RECORD: Final = "snapshot.json"
 
 
 @attrs.frozen
 class SnapshotUse:
-    """What a container needs of the store: the layers of its root, bottom first, and those of each image volume.
+    """The layers that a container uses: those of its root, bottom first, and those of each image volume.
 
     Without a root of its own the layers are None.
     """
@@ -46,61 +47,63 @@ class SnapshotUse:
 
 
 class Snapshots:
-    """The containers' folders below `folder`. `layer` gives the folder of a chain id, `trash` takes what is to be deleted."""
+    """The containers' folders below `folder`. `layer` returns the folder of a chain id; `trash` receives what is to be
+    deleted.
+    """
 
     def __init__(self, folder: Path, trash: Path, layer: Callable[[str], Path]) -> None:
         self._folder = folder
         self._trash = trash
         self._layer = layer
-        self._held: dict[ContainerId, SnapshotUse] = {}
+        self._uses: dict[ContainerId, SnapshotUse] = {}
         for place in sorted(folder.iterdir()):
             try:
-                self._held[ContainerId(place.name)] = _read(place / _RECORD)
+                self._uses[ContainerId(place.name)] = _read(place / _RECORD)
             except (OSError, ValueError, KeyError, TypeError):
                 unmount_below(place)
                 shutil.rmtree(place)
 
     @property
-    def held(self) -> set[str]:
-        """The chain ids that containers need."""
+    def in_use(self) -> set[str]:
+        """The chain ids that containers use."""
         return {
             layer
-            for held in list(self._held.values())
-            for layers in (held.layers or (), *(view for _, view in held.views))
+            for in_use in list(self._uses.values())
+            for layers in (in_use.layers or (), *(view for _, view in in_use.views))
             for layer in layers
         }
 
     @property
     def containers(self) -> tuple[ContainerId, ...]:
-        """Whoever has a folder here."""
-        return tuple(self._held)
+        """The containers with a folder here."""
+        return tuple(self._uses)
 
     def has_root(self, container_id: ContainerId) -> bool:
-        """Whether layers are held for a container's root."""
-        return self._held.get(container_id, SnapshotUse()).layers is not None
+        """Whether layers are reserved for a container's root."""
+        return self._uses.get(container_id, SnapshotUse()).layers is not None
 
     def hold(self, container_id: ContainerId, layers: tuple[str, ...]) -> None:
-        """Keep layers for a container that is about to be prepared."""
-        self._held[container_id] = attrs.evolve(self._held.get(container_id, SnapshotUse()), layers=layers)
+        """Reserve layers for a container that is about to be prepared."""
+        self._uses[container_id] = attrs.evolve(self._uses.get(container_id, SnapshotUse()), layers=layers)
 
     def prepare(self, container_id: ContainerId, userns: str = "", label: str = "") -> Rootfs:
-        """The writable root of a container whose layers are held. Raises `ResourceExhausted` and what mounting raises."""
+        """The writable root of a container whose layers are reserved. Raises `ResourceExhausted` and the errors of mounting."""
         place = self._folder / container_id
         root, upper, work, empty = (place / name for name in ("rootfs", "upper", "work", "empty"))
         with (
             renamed(f"preparing {container_id[:12]}"),
-            self._mapped(place, self._held[container_id].layers or (), userns) as lowers,
+            self._mapped(place, self._uses[container_id].layers or (), userns) as lowers,
         ):
             if not (place / _RECORD).exists() or not root.exists():
                 for folder in (upper, work, empty, root):
                     folder.mkdir(parents=True, exist_ok=True)
-                # Its setuid programs are for no user of the machine; in a user namespace they are nobody's root, and who is
-                # root there must pass.
+                # nosuid: its setuid programs must not work for users of the machine. In a user namespace their ids are not the
+                # node's, and the namespace's root must be able to use them.
                 place.chmod(0o711 if userns else 0o700)
                 _copy_root(upper, lowers)
                 self._write(container_id)
             if not is_mount_root(root):
-                shutil.rmtree(work)  # a volatile overlay that was mounted before is not mounted over the same again
+                shutil.rmtree(work)  # a volatile overlay cannot be mounted again with the same work folder
                 work.mkdir()
                 _overlay(root, [*lowers, *([] if lowers else [empty])], upper, work, label)
         return Rootfs(path=str(root), upper=str(upper), volumes=str(place / "volumes"))
@@ -108,37 +111,37 @@ class Snapshots:
     def view(
         self, container_id: ContainerId, image_id: ImageId, layers: tuple[str, ...], userns: str = "", label: str = ""
     ) -> Path:
-        """A read-only mount of an image, for as long as the container's folder is here. Repeating it gives the same."""
+        """A read-only mount of an image, for as long as the container's folder exists. A repeated call returns the same."""
         place = self._folder / container_id
         target, empty, void = place / "views" / image_id.partition(":")[2], place / "empty", place / "void"
-        held = self._held.get(container_id, SnapshotUse())
-        self._held[container_id] = attrs.evolve(held, views=tuple({**dict(held.views), image_id: layers}.items()))
+        in_use = self._uses.get(container_id, SnapshotUse())
+        self._uses[container_id] = attrs.evolve(in_use, views=tuple({**dict(in_use.views), image_id: layers}.items()))
         with renamed(f"mounting {image_id}"):
             for folder in (target, empty, void):
                 folder.mkdir(parents=True, exist_ok=True)
             self._write(container_id)
         if not is_mount_root(target):
             with self._mapped(place, layers, userns) as lowers:
-                # overlayfs wants two lower folders where there is no upper one
+                # overlayfs needs two lower folders if there is no upper one
                 _overlay(target, [*lowers, empty, *([] if layers else [void])], None, None, label)
         return target
 
     def unview(self, container_id: ContainerId, image_id: ImageId) -> None:
-        """Let go of a view. One that is not there is no error."""
-        held = self._held.get(container_id)
-        if held is None:
+        """Unmount a view. One that does not exist is no error."""
+        in_use = self._uses.get(container_id)
+        if in_use is None:
             return
         unmount(self._folder / container_id / "views" / image_id.partition(":")[2])
-        self._held[container_id] = attrs.evolve(held, views=tuple(view for view in held.views if view[0] != image_id))
+        self._uses[container_id] = attrs.evolve(in_use, views=tuple(view for view in in_use.views if view[0] != image_id))
         with renamed(f"unmounting {image_id}"):
             self._write(container_id)
 
     def release(self, container_id: ContainerId) -> None:
-        """Unmount and delete all that a container has here."""
+        """Unmount and delete everything of a container."""
         place = self._folder / container_id
-        held = self._held.get(container_id)
-        if held is not None:
-            for image_id, _ in held.views:
+        in_use = self._uses.get(container_id)
+        if in_use is not None:
+            for image_id, _ in in_use.views:
                 unmount(place / "views" / image_id.partition(":")[2])
         unmount(place / "rootfs")
         if (place / "mapped").exists():
@@ -147,12 +150,12 @@ class Snapshots:
         with renamed(f"releasing {container_id[:12]}"):
             if place.exists():
                 place.rename(gone)
-            self._held.pop(container_id, None)
+            self._uses.pop(container_id, None)
             if gone.exists():
                 shutil.rmtree(gone)
 
     def usage(self, container_id: ContainerId) -> tuple[int, int]:
-        """Bytes on the disk and inodes of what a container wrote. Walks its whole upper folder and its volumes."""
+        """The disk usage in bytes and the inodes of what a container wrote. Walks its whole upper folder and its volumes."""
         upper = self._folder / container_id / "upper"
         seen: set[int] = set()
         used, todo = 0, [str(upper), str(upper.with_name("volumes"))]
@@ -179,25 +182,25 @@ class Snapshots:
 
     @contextlib.contextmanager
     def _mapped(self, place: Path, layers: Iterable[str], userns: str) -> Iterator[list[Path]]:
-        """The layers, top first, with the ids of a user namespace. An overlay that is mounted inside keeps them for itself."""
+        """The layers, top first, with the ids of a user namespace. An overlay mounted inside the `with` keeps them."""
         lowers = _shown_layers([self._layer(layer) for layer in reversed(tuple(layers))])
         if not userns:
             yield lowers
             return
-        made: list[Path] = []
+        mapped: list[Path] = []
         try:
             for number, lower in enumerate(lowers):
-                made.append(place / "mapped" / str(number))
-                made[-1].mkdir(parents=True, exist_ok=True)
-                mount_idmapped(lower, made[-1], userns)
-            yield made
+                mapped.append(place / "mapped" / str(number))
+                mapped[-1].mkdir(parents=True, exist_ok=True)
+                mount_idmapped(lower, mapped[-1], userns)
+            yield mapped
         finally:
-            for folder in made:
+            for folder in mapped:
                 unmount(folder)
 
     def _write(self, container_id: ContainerId) -> None:
-        held = self._held[container_id]
-        text = json.dumps({"layers": held.layers, "views": dict(held.views)})
+        in_use = self._uses[container_id]
+        text = json.dumps({"layers": in_use.layers, "views": dict(in_use.views)})
         record = self._folder / container_id / _RECORD
         fresh = record.with_suffix(".new")
         fresh.write_text(text, encoding="utf-8")
@@ -205,9 +208,11 @@ class Snapshots:
 
 
 def refuse_marks(folder: Path) -> None:
-    """Raises `InvalidArgument` for a folder that overlayfs' options cannot name."""
+    """Raise `InvalidArgument` for a folder that overlayfs' options cannot name."""
     if set(str(folder)) & set(":,\\"):
-        raise InvalidArgument("images.folder", f"{folder} has a ':', ',' or '\\' in it, which overlayfs cannot be told")
+        raise InvalidArgument(
+            "images.folder", f"{folder} contains a ':', ',' or '\\', which the options of overlayfs do not allow"
+        )
 
 
 def _read(record: Path) -> SnapshotUse:
@@ -217,7 +222,7 @@ def _read(record: Path) -> SnapshotUse:
 
 
 def _copy_root(upper: Path, lowers: list[Path]) -> None:
-    """The root folder of the whole is the uppermost one's: it gets what the image's has."""
+    """Copy the attributes of the image's root folder, since those of the upper folder are shown."""
     below = found_below(lowers, "")
     if below is None:
         upper.chmod(0o755)
@@ -229,14 +234,14 @@ def _copy_root(upper: Path, lowers: list[Path]) -> None:
 
 
 def _shown_layers(lowers: list[Path]) -> list[Path]:
-    """The layers, top first, down to one whose root hides all below: overlayfs does not look at that mark on a root."""
+    """The layers, top first, down to one whose root is opaque: overlayfs ignores that mark on a root."""
     return next((lowers[: number + 1] for number, lower in enumerate(lowers) if is_opaque(lower)), lowers)
 
 
 def _overlay(target: Path, lowers: list[Path], upper: Path | None, work: Path | None, label: str) -> None:
-    """Mount an overlay, all of it with an SELinux label if that is given.
+    """Mount an overlay, with an SELinux label for all of it if that is given.
 
-    Where its options are longer than a page it is made by way of open folders, whose names are short.
+    If its options are longer than a page, the layers are named by short paths of open folders.
     """
     paths = [*lowers, *([upper] if upper else []), *([work] if work else [])]
     flags = 0 if upper else MS_RDONLY | MS_NOSUID | MS_NODEV
@@ -251,7 +256,7 @@ def _overlay(target: Path, lowers: list[Path], upper: Path | None, work: Path | 
                 descriptors.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))  # noqa: PERF401 - some may be open when one fails
         data = overlay_options([f"/proc/self/fd/{descriptor}" for descriptor in descriptors], label, writable=upper is not None)
         if len(data) >= _PAGE:
-            raise ResourceExhausted(f"{len(lowers)} layers are more than one mount can name")
+            raise ResourceExhausted(f"{len(lowers)} layers are too many for one mount")
         mount("overlay", target, "overlay", flags, data)
     finally:
         for descriptor in descriptors:
@@ -259,7 +264,7 @@ def _overlay(target: Path, lowers: list[Path], upper: Path | None, work: Path | 
 
 
 def overlay_options(paths: list[str], label: str, *, writable: bool) -> str:
-    """The options of an overlay: of its lower folders, then, if it is `writable`, the upper one and the work folder."""
+    """The options of an overlay: the lower folders, then, if it is `writable`, the upper one and the work folder."""
     index = "index=off," if Path("/sys/module/overlay/parameters/index").exists() else ""
     context = f',context="{label}"' if label else ""  # in quotes, as there are commas in a level
     if not writable:

@@ -1,7 +1,8 @@
-"""The image store: CRI's images and the containers' root file systems, over one folder of the node.
+"""The image store: CRI's image service and the containers' root file systems, over one folder of the node.
 
-Lists and status answer from memory. Pulls of one name with the same credentials share their work, and pulls of one name never
-run beside one another; whoever stops waiting does not stop the pull. Layers are unpacked as they arrive, in worker processes.
+Lists and statuses are answered from memory. Concurrent pulls of one reference with the same credentials share the work, and
+pulls of one reference are otherwise serialized; a pull continues if its caller stops waiting. Layers are unpacked as they
+arrive, in worker processes.
 """
 
 import asyncio
@@ -42,7 +43,9 @@ def _ignore(_: PullProgress) -> None:
 
 @attrs.frozen
 class _Usage:
-    """A measurement of a writable layer: bytes, inodes, when (nanoseconds since the epoch), and until when it is good."""
+    """A measurement of a writable layer: bytes, inodes, its time (nanoseconds since the epoch), and until when it
+    may be used.
+    """
 
     bytes: int
     inodes: int
@@ -51,10 +54,12 @@ class _Usage:
 
 
 class ContentStore(ImageService, RootfsProvider):
-    """A store in `folder`. Making it reads the index and sweeps what a crash left, and blocks meanwhile. Must be closed.
+    """A store in `folder`. Constructing it reads the index and deletes leftovers of a crash, and blocks meanwhile. Must be
+    closed.
 
-    `pinned` are patterns of names (`*`, `?`) that the kubelet's collector must spare; `progress` is told how pulls go, on the
-    event loop. Raises `FailedPrecondition` while another process uses the folder, and `DataLoss` for a broken index.
+    `pinned` are patterns of names (`*`, `?`) of images that the kubelet must not garbage-collect; `progress` is called with
+    the progress of pulls, on the event loop. Raises `FailedPrecondition` while another process uses the folder, and `DataLoss`
+    for an invalid index.
     """
 
     def __init__(
@@ -93,7 +98,7 @@ class ContentStore(ImageService, RootfsProvider):
         self._measuring: dict[ContainerId, asyncio.Task[_Usage]] = {}
 
     async def close(self) -> None:
-        """End pulls that are under way; mounts stay."""
+        """Cancel pulls that are under way; mounts stay."""
         for task in list(self._pulls.values()):
             task.cancel()
         await asyncio.gather(*self._pulls.values(), *self._measuring.values(), return_exceptions=True)
@@ -109,16 +114,16 @@ class ContentStore(ImageService, RootfsProvider):
         if entry is None:
             return None
         config = self._configs[entry.id]
-        told: dict[str, Any] = {
+        verbose: dict[str, Any] = {
             "chainID": entry.layers[-1] if entry.layers else "",
             "manifest": entry.manifest,
             "platform": str(config.platform),
             "layers": config.diff_ids,
         }
-        return ImageDetail(image=self._shown(entry), config=config.config, info=FrozenDict({"info": json.dumps(told)}))
+        return ImageDetail(image=self._shown(entry), config=config.config, info=FrozenDict({"info": json.dumps(verbose)}))
 
     async def pull(self, image: ImageSpec, auth: AuthConfig | None, sandbox: PodSandboxConfig | None) -> ImageId:  # noqa: ARG002
-        """Bring an image here. An id is no name to pull by: it is answered when it is here, and `NotFound` otherwise.
+        """Pull an image. An id cannot be pulled: it is returned if the image is present, else `NotFound` is raised.
 
         Raises also `InvalidArgument`, `DataLoss`, `ResourceExhausted` for a full disk, and `Unavailable` without skopeo.
         """
@@ -136,7 +141,7 @@ class ContentStore(ImageService, RootfsProvider):
         return await asyncio.shield(task)
 
     async def remove(self, image: ImageSpec) -> None:
-        """Remove an image with all its names. What running containers need of it stays until they are gone."""
+        """Remove an image with all its names. Layers that containers use stay until these are removed."""
         async with self._writing:
             entry = find(self._table, image.image)
             if entry is None:
@@ -149,7 +154,7 @@ class ContentStore(ImageService, RootfsProvider):
         await self._sweep()
 
     async def fs_info(self) -> ImageFsInfo:
-        """One file system: unpacked layers, and the blobs they came of."""
+        """One file system: unpacked layers, and their blobs."""
         blobs = {blob for entry in self._table.values() for blob in entry.blobs}
         sizes = tuple(self._content.sizes.values())
         usage = FilesystemUsage(
@@ -161,7 +166,7 @@ class ContentStore(ImageService, RootfsProvider):
         return ImageFsInfo(image_filesystems=(usage,))
 
     async def prepare(self, container_id: ContainerId, image_id: ImageId, userns: str = "", label: str = "") -> Rootfs:
-        """A writable root over an image. Raises `NotFound` where the image is not here and the container has no root yet."""
+        """A writable root over an image. Raises `NotFound` if the image is not present and the container has no root yet."""
         if not self._snapshots.has_root(container_id):
             self._snapshots.hold(container_id, self._layers(image_id))
         return await asyncio.to_thread(self._snapshots.prepare, container_id, userns, label)
@@ -175,24 +180,24 @@ class ContentStore(ImageService, RootfsProvider):
             await self._sweep()
 
     async def view(self, container_id: ContainerId, image_id: ImageId, userns: str = "", label: str = "") -> Path:
-        """A read-only mount of an image for an image volume of a container; `release` takes it away with all the rest.
+        """A read-only mount of an image for an image volume of a container, which `release` unmounts.
 
-        Repeating it gives the same folder. Raises `NotFound` for an image that is not here.
+        A repeated call returns the same folder. Raises `NotFound` for an image that is not present.
         """
         return await asyncio.to_thread(self._snapshots.view, container_id, image_id, self._layers(image_id), userns, label)
 
     async def unview(self, container_id: ContainerId, image_id: ImageId) -> None:
-        """Let go of one view. One that is not there is no error."""
+        """Unmount one view. One that does not exist is no error."""
         await asyncio.to_thread(self._snapshots.unview, container_id, image_id)
 
     def prepared(self) -> tuple[ContainerId, ...]:
-        """The containers that have something here: what no record explains should be released."""
+        """The containers with a root or views in the store, so that those without a record can be released."""
         return self._snapshots.containers
 
     async def usage(self, container_id: ContainerId) -> FilesystemUsage:
-        """What a container wrote. Measured at most every 10 seconds, and seldomer where measuring takes long.
+        """The disk usage of what a container wrote. Measured at most every 10 seconds, and less often if measuring takes long.
 
-        Raises `NotFound` for a container without a root here.
+        Raises `NotFound` for a container without a root in the store.
         """
         known = self._usages.get(container_id)
         if known is None or self._clock.monotonic() >= known.good_until:
@@ -245,7 +250,7 @@ class ContentStore(ImageService, RootfsProvider):
             if entry is None:
                 return False
             here = entry, self._configs[entry.id]
-            claim.blobs.update(entry.blobs)  # a removal that comes now is followed by its sweep: that finds the claim
+            claim.blobs.update(entry.blobs)  # the sweep of a removal from now on finds the claim
             claim.layers.update(entry.layers)
             return True
 
@@ -286,10 +291,10 @@ class ContentStore(ImageService, RootfsProvider):
             if chain_id in missing
         }
         if layers:
-            # the layers that are here are claimed: they stay, also while others are settled over them
+            # the layers that are present are claimed, so that they stay while others are settled over them
             places = (layers[one].place if one in layers else self._content.layer(one).parent for one in chain)
             await self._workers.settle(tuple(places))
-            async with self._gate:  # a sweep takes what it finds half adopted
+            async with self._gate:  # a sweep would delete a partly adopted image
                 await asyncio.to_thread(self._content.adopt, layers)
         blobs = dict.fromkeys((copied.digest, image_id, *(layer.digest for layer in manifest.layers)))
         entry = ImageEntry(
@@ -298,7 +303,7 @@ class ContentStore(ImageService, RootfsProvider):
         return entry, config
 
     async def _sweep(self) -> None:
-        """Delete what nothing needs. Pulls under way need what they have claimed."""
+        """Delete unused content. Content that is claimed by pulls under way stays."""
         async with self._gate:
             doomed = tuple(self._doomed)
             self._doomed = {blob for claim in self._claims for blob in claim.blobs if blob in self._doomed}
@@ -306,9 +311,9 @@ class ContentStore(ImageService, RootfsProvider):
         await asyncio.to_thread(delete)
 
     def _needed(self) -> tuple[set[str], set[str]]:
-        """The layers and the blobs that an image, a container or a pull under way needs. On the event loop."""
+        """The layers and the blobs that an image, a container or a pull under way uses. Called on the event loop."""
         needing: tuple[ImageEntry | _Claim, ...] = (*self._table.values(), *self._claims)
-        layers = self._snapshots.held.union(*(entry.layers for entry in needing))
+        layers = self._snapshots.in_use.union(*(entry.layers for entry in needing))
         return layers, {blob for entry in needing for blob in entry.blobs}
 
     def _layers(self, image_id: ImageId) -> tuple[str, ...]:
@@ -328,7 +333,7 @@ class ContentStore(ImageService, RootfsProvider):
 
 @attrs.define(eq=False)
 class _Claim:
-    """What a pull under way counts on, by digest and by chain id. Added to under the store's gate."""
+    """The digests and chain ids on which a pull under way relies. Added to under the store's gate."""
 
     blobs: set[str] = attrs.field(factory=set)
     layers: set[str] = attrs.field(factory=set)

@@ -1,7 +1,7 @@
-"""A layer's blob as one stream of plain tar, hashed as it goes.
+"""Reads a layer's blob as one stream of plain tar, and hashes it.
 
-gzip (with several members, as pigz and eStargz write them), zstd and plain tar. What a blob is, its first bytes tell. No read
-ever holds more than a few chunks in memory, however much a blob swells. ISA-L reads gzip at more than twice zlib's speed; it
+Supported are gzip (with several members, as pigz and eStargz write them), zstd and plain tar, recognised by their first bytes.
+Memory use is limited to a few chunks, whatever the compression ratio. ISA-L reads gzip at more than twice zlib's speed; it
 comes with the extra `images`, as zstd does before Python 3.14.
 """
 
@@ -27,9 +27,10 @@ _ZSTD_SKIPPABLE: Final = range(0x184D2A50, 0x184D2A60)
 
 
 class LayerStream:
-    """What `tarfile` wants of a file: `read`, `tell`, and `seek`, forward only. For one thread, inside a `with`.
+    """The file object for `tarfile`: `read`, `tell`, and `seek`, forward only. For one thread, inside a `with`.
 
-    Broken compression, and a header that wants more than 8 MiB, raise `DataLoss`; without a module for zstd: `Unavailable`.
+    Invalid compressed data, and a header of more than 8 MiB, raise `DataLoss`; without a module for zstd `Unavailable` is
+    raised.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,15 +65,15 @@ class LayerStream:
         return self._position
 
     def seek(self, position: int) -> int:
-        """Go forward."""
+        """Skip forward to `position`."""
         if position < self._position:
-            raise DataLoss("the layer's headers lead backwards")
+            raise DataLoss("the layer's headers are out of order")
         while self._position < position and (self._piece or self._more()):
             self._take(position - self._position)
         return self._position
 
     def digest(self) -> str:
-        """The digest of all of the stream, which is read to its end first."""
+        """The digest of the whole stream, which is read to its end first."""
         while self._more():
             pass
         return f"sha256:{self._hash.hexdigest()}"
@@ -125,14 +126,14 @@ def _gunzipped(file: BinaryIO) -> Generator[bytes, None, None]:
 
 
 def _unzstd(file: BinaryIO) -> Generator[bytes, None, None]:
-    """Frames behind one another, as of a gzip's members; skippable ones hold nothing."""
+    """Concatenated frames, like a gzip's members; skippable frames are empty."""
     try:
         if sys.version_info >= (3, 14):
             from compression import zstd
         else:
             from backports import zstd
     except ImportError as error:
-        raise Unavailable("the image has zstd layers: pip install 'crishim[images]' brings what reads them") from error
+        raise Unavailable("the image has zstd layers, which need the extra: pip install 'crishim[images]'") from error
     decoder = zstd.ZstdDecompressor()
     data, inside = b"", False
     try:

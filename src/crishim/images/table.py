@@ -1,7 +1,7 @@
-"""Which images there are and what they are called (pure; `store` keeps the file).
+"""The images of a store and their names (pure; `store` writes the file).
 
-An image is its configuration's digest. Tags and repo digests are names, and each names one image at a time: a tag that was
-pushed anew moves. Removing an image by any of its names removes them all (CRI, RemoveImage).
+An image's id is its configuration's digest. Tags and repo digests are names, and each names one image at a time: a tag that
+was pushed again moves. Removing an image by any of its names removes all of them (CRI, RemoveImage).
 """
 
 import fnmatch
@@ -21,8 +21,8 @@ VERSION: Final = 1
 
 @attrs.frozen(kw_only=True)
 class ImageEntry:
-    """An image as it is kept. `blobs` are digests of all that was transferred, `manifest` and the configuration, `id`, among
-    them; `layers` are chain ids from the bottom to the top; `size` is bytes as transferred.
+    """A stored image. `blobs` are digests of everything that was transferred, including `manifest` and the configuration,
+    `id`; `layers` are chain ids from the bottom to the top; `size` is bytes as transferred.
     """
 
     id: ImageId
@@ -38,9 +38,9 @@ Table = Mapping[ImageId, ImageEntry]
 
 
 def named(table: Table, entry: ImageEntry, reference: Reference, digest: str) -> dict[ImageId, ImageEntry]:
-    """The table with an image that was just pulled by `reference`, which stands for `digest` at its registry.
+    """The table with an image that was just pulled by `reference`, which has `digest` in its registry.
 
-    A pull by digest gives no tag. The image keeps the names that it had; others lose a tag that is this one's now.
+    A pull by digest adds no tag. The image keeps its names; other images lose a tag that now belongs to this one.
     """
     tag = "" if reference.digest else str(reference)
     known = table.get(entry.id)
@@ -58,7 +58,7 @@ def named(table: Table, entry: ImageEntry, reference: Reference, digest: str) ->
 
 
 def find(table: Table, text: str) -> ImageEntry | None:
-    """The image that a text names: by id, tag, digest reference, or the beginning of exactly one id."""
+    """The image that a string names: by id, tag, digest reference, or a unique prefix of an id."""
     if text in table:
         return table[ImageId(text)]
     try:
@@ -69,22 +69,22 @@ def find(table: Table, text: str) -> ImageEntry | None:
         if name and (name in entry.tags or name in entry.digests):
             return entry
     prefix = id_prefix(text)
-    found = [entry for key, entry in table.items() if prefix and key.startswith(prefix)]
-    return found[0] if len(found) == 1 else None
+    matches = [entry for key, entry in table.items() if prefix and key.startswith(prefix)]
+    return matches[0] if len(matches) == 1 else None
 
 
 _DIGITS: Final = 10
-"""Digits of the largest id that there is; more are shown as a name, and no container runs as it."""
+"""Digits of the largest valid id; a longer number is shown as a name, and no container can run as it."""
 
 
 def pinned(entry: ImageEntry, patterns: Iterable[str]) -> bool:
-    """Whether an image is never to be collected: a pattern with `*` and `?` fits one of its names."""
+    """Whether an image must not be garbage-collected: a pattern with `*` and `?` matches one of its names."""
     names = (entry.id, *entry.tags, *entry.digests)
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
 def shown(entry: ImageEntry, user: str, *, is_pinned: bool) -> Image:
-    """An image as lists show it. `user` is the configuration's; its number or its name is told, without the group."""
+    """An image as lists show it. `user` is the configuration's; its number or its name is shown, without the group."""
     name = user.partition(":")[0]
     number = int(name) if name.isascii() and name.isdigit() and len(name) <= _DIGITS else None
     return Image(
@@ -99,12 +99,12 @@ def shown(entry: ImageEntry, user: str, *, is_pinned: bool) -> Image:
 
 
 def dump(table: Table) -> bytes:
-    """The table as a file."""
+    """The table as the bytes of its file."""
     return json.dumps({"version": VERSION, "images": [attrs.asdict(entry) for entry in table.values()]}, indent=1).encode()
 
 
 def load(data: bytes) -> dict[ImageId, ImageEntry]:
-    """The table out of a file. Raises `DataLoss`."""
+    """The table from the bytes of its file. Raises `DataLoss`."""
     try:
         top = json.loads(data)
         if top["version"] != VERSION:

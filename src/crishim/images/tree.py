@@ -1,10 +1,10 @@
-"""A folder that a layer is unpacked into, and the rules by which a name in the layer becomes a file of that folder.
+"""The folder into which a layer is unpacked, and the mapping of the layer's names to its files.
 
-Names are relative to the folder whatever they look like. `..` at their front, or at the front of a hard link's target, is
-refused; symbolic links on the way are followed inside the folder, as a process with its root there would follow them. Nothing
-else writes here while a layer is unpacked, so a folder that was seen to be one stays one until we ourselves remove it.
+Names are relative to the folder in any case. `..` at the beginning of a name, or of a hard link's target, is refused; symbolic
+links on the way are followed inside the folder, as for a process with its root there. Nothing else writes here during the
+unpacking, so a folder stays a folder until this module removes it.
 
-What a layer removes of the layers below becomes overlayfs' own marks (Documentation/filesystems/overlayfs.rst, "whiteouts and
+A layer's removals from the layers below become overlayfs' marks (Documentation/filesystems/overlayfs.rst, "whiteouts and
 opaque directories"): a character device 0:0, and the xattr `trusted.overlay.opaque` with `y` on a folder.
 """
 
@@ -24,12 +24,12 @@ from crishim.errors import DataLoss
 OPAQUE: Final = "trusted.overlay.opaque"
 _MOST_LINKS: Final = 40
 _LATEST: Final = 1 << 34
-"""Seconds since the epoch that every file system of ours can hold."""
+"""Seconds since the epoch that every supported file system can store."""
 
 
 @attrs.frozen(kw_only=True)
 class Metadata:
-    """What a file has besides its content: numbers of its owner, mode bits, seconds and nanoseconds, extended attributes."""
+    """The metadata of a file: numbers of its owner, mode bits, seconds and nanoseconds, extended attributes."""
 
     uid: int = 0
     gid: int = 0
@@ -39,11 +39,11 @@ class Metadata:
 
 
 class Tree:
-    """The folder, and what is known of it. Paths within are texts without a leading slash; the root is the empty text.
+    """The folder and its recorded state. Paths within are strings without a leading slash; the root is the empty string.
 
-    `implied` are folders that exist only because something lies in them, and `fresh` those that became so since somebody
-    emptied the list; `links` hard links (place -> target) whose target is in a layer below; `times` when folders shall have
-    been changed last.
+    `implied` are folders that exist only as parents, and `fresh` those added to `implied` since the list was last cleared;
+    `links` are hard links (place -> target) whose target is in a layer below; `times` the modification times to set on
+    folders.
     """
 
     def __init__(self, root: str) -> None:
@@ -56,12 +56,12 @@ class Tree:
         self._inside: dict[str, set[str]] = {}
 
     def dump(self) -> dict[str, Any]:
-        """What is known of the folder, for JSON; `load` makes it a tree again."""
+        """The recorded state as JSON data, for `load`."""
         return {"folders": sorted(self._folders), "implied": sorted(self.implied), "links": self.links, "times": self.times}
 
     @classmethod
     def load(cls, root: str, value: Mapping[str, Any]) -> "Tree":
-        """The tree at `root` of which `dump` has told."""
+        """The tree at `root` with the state that `dump` returned."""
         tree = cls(root)
         for place in value["folders"]:
             tree._add_folder(place)
@@ -73,17 +73,19 @@ class Tree:
         return tree
 
     def at(self, place: str) -> str:
-        """The path for the kernel."""
+        """The absolute path of a place."""
         return f"{self.root}/{place}" if place else self.root
 
     def place(self, name: str) -> str:
-        """Where an entry of this name goes; the folders above it exist afterwards. Raises `DataLoss` for one that leads out."""
+        """The place of an entry of this name; its parent folders exist afterwards. Raises `DataLoss` for one outside of the
+        folder.
+        """
         clean = cleaned(name)
         folder, _, base = clean.rpartition("/")
         return joined(self.folder(folder), base)
 
     def folder(self, path: str) -> str:
-        """The real place of a folder, made if it is not there; symbolic links on the way are followed."""
+        """The real place of a folder, created if necessary; symbolic links on the way are followed."""
         if path in self._folders:
             return path
         todo, at, hops = path.split("/")[::-1], "", 0
@@ -101,13 +103,13 @@ class Tree:
                 continue
             hops += 1
             if hops > _MOST_LINKS:
-                raise DataLoss(f"the layer's symbolic links lead in a circle at {path!r}")
+                raise DataLoss(f"the layer's symbolic links form a loop at {path!r}")
             at = "" if target.startswith("/") else at
             todo.extend(target.split("/")[::-1])
         return at
 
     def make_folder(self, place: str, metadata: Metadata) -> None:
-        """A folder that the layer names. One that is here already keeps what is in it."""
+        """Create a folder that the layer lists. An existing one keeps its content."""
         if place not in self._folders:
             hidden = self.clear(place)
             os.mkdir(self.at(place), 0o700)
@@ -119,7 +121,7 @@ class Tree:
         self.times[place] = metadata.mtime_ns
 
     def dress(self, place: str, metadata: Metadata) -> None:
-        """Owner, mode and extended attributes of anything but its time. The order matters: chown clears the bits after it."""
+        """Set owner, extended attributes and mode of any file. The order matters: chown clears setuid bits."""
         path = self.at(place)
         os.chown(path, metadata.uid, metadata.gid, follow_symlinks=False)
         if not stat.S_ISLNK(os.lstat(path).st_mode):
@@ -127,11 +129,11 @@ class Tree:
         set_xattrs(path, metadata.xattrs)
 
     def touch(self, place: str, mtime_ns: int) -> None:
-        """The time of its last change; what lies outside of sane times becomes the epoch."""
+        """Set the modification time; an unsupported time becomes the epoch."""
         os.utime(self.at(place), ns=(sane(mtime_ns), sane(mtime_ns)), follow_symlinks=False)
 
     def clear(self, place: str) -> bool:
-        """Make room. True if a whiteout was here: what comes in its place must not show what is below it."""
+        """Remove what is at a place. True if it was a whiteout: its replacement must not show what is below it."""
         self.links.pop(place, None)
         path = self.at(place)
         try:
@@ -142,13 +144,13 @@ class Tree:
             os.unlink(path)
             return is_whiteout(status)
         if not place:
-            raise DataLoss("the layer puts something in the place of its own root")
+            raise DataLoss("the layer replaces its own root")
         shutil.rmtree(path)
         self._forget(place)
         return False
 
     def link_below(self, place: str, target: str) -> None:
-        """A hard link to what a layer below has, or to what such a link leads to."""
+        """Record a hard link to a file of a layer below, or to the target of such a link."""
         self.links[place] = self.links.get(target, target)
         self._note(place)
 
@@ -164,7 +166,7 @@ class Tree:
         os.setxattr(self.at(place), OPAQUE, b"y")
 
     def move_folder(self, place: str, to: str) -> None:
-        """Bring all that a folder has into another one, which exists; what meets there is merged."""
+        """Move the content of a folder into an existing one; folders in both are merged."""
         for name in os.listdir(self.at(place)):
             source, target = joined(place, name), joined(to, name)
             if source in self._folders and target in self._folders:
@@ -182,7 +184,7 @@ class Tree:
         self._forget(place)
 
     def _step(self, here: str) -> str | None:
-        """See to it that `here` is a folder, or give the target of the symbolic link that it is."""
+        """Ensure that `here` is a folder, or return the target if it is a symbolic link."""
         path = self.at(here)
         try:
             status = os.lstat(path)
@@ -192,7 +194,7 @@ class Tree:
         if stat.S_ISLNK(status.st_mode):
             return os.readlink(path)
         if not is_whiteout(status):
-            raise DataLoss(f"the layer has something under {here!r}, which is no folder")
+            raise DataLoss(f"the layer has something under {here!r}, which is not a folder")
         os.unlink(path)
         self._imply(here)
         self.hide_below(here)
@@ -200,7 +202,7 @@ class Tree:
 
     def _imply(self, here: str) -> None:
         os.mkdir(self.at(here), 0o755)
-        os.chmod(self.at(here), 0o755)  # noqa: S103 - what an image's folder is, whatever our umask
+        os.chmod(self.at(here), 0o755)  # noqa: S103 - the mode of an image's folder, independent of the umask
         self._add_folder(here)
         self._add_implied(here)
 
@@ -217,11 +219,11 @@ class Tree:
         self._inside.setdefault(place.rpartition("/")[0], set()).add(place)
 
     def _known(self, place: str) -> list[str]:
-        """`place` and everything known below it, folders before what they have."""
-        found = [place]
-        for item in found:
-            found.extend(self._inside.get(item, ()))
-        return found
+        """`place` and everything recorded below it, folders before their content."""
+        places = [place]
+        for item in places:
+            places.extend(self._inside.get(item, ()))
+        return places
 
     def _forget(self, place: str) -> None:
         for item in self._known(place):
@@ -250,7 +252,7 @@ class Tree:
 
 
 def cleaned(name: str) -> str:
-    """A name of a layer as a place. Raises `DataLoss` for one that leads out of it."""
+    """A name of a layer as a place. Raises `DataLoss` for one outside of the layer."""
     clean = posixpath.normpath(name.lstrip("/") or ".")
     if clean == ".." or clean.startswith("../") or "\0" in clean:
         raise DataLoss(f"the layer has a path that leads out of it: {name[:200]!r}")
@@ -263,17 +265,17 @@ def joined(folder: str, name: str) -> str:
 
 
 def sane(mtime_ns: int) -> int:
-    """A time that a file system takes; the epoch for the others."""
+    """A time that every supported file system can store; the epoch for others."""
     return mtime_ns if 0 <= mtime_ns < _LATEST * 10**9 else 0
 
 
 def is_whiteout(status: os.stat_result) -> bool:
-    """Whether this is overlayfs' mark for what is not there."""
+    """Whether this is overlayfs' whiteout."""
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
-def kept_xattr(name: str) -> bool:
-    """Whether an extended attribute of a layer counts: overlayfs' own marks and the labels of other hosts do not."""
+def is_kept_xattr(name: str) -> bool:
+    """Whether an extended attribute of a layer is set: overlayfs' own marks and the labels of other hosts are not."""
     return (
         name == "security.capability"
         or name in {"system.posix_acl_access", "system.posix_acl_default"}
@@ -282,9 +284,9 @@ def kept_xattr(name: str) -> bool:
 
 
 def set_xattrs(path: str | int, xattrs: Mapping[str, bytes]) -> None:
-    """Set what counts, where the file system can keep it."""
+    """Set the extended attributes that `is_kept_xattr` accepts, if the file system supports them."""
     for name, value in xattrs.items():
-        if not kept_xattr(name):
+        if not is_kept_xattr(name):
             continue
         with ignoring(errno.ENOTSUP, *([errno.EPERM] if name.startswith("user.") else [])):
             os.setxattr(path, name, value, **({} if isinstance(path, int) else {"follow_symlinks": False}))
@@ -292,7 +294,7 @@ def set_xattrs(path: str | int, xattrs: Mapping[str, bytes]) -> None:
 
 @contextlib.contextmanager
 def ignoring(*numbers: int) -> Iterator[None]:
-    """Pass over these errors of the kernel."""
+    """Ignore these errors of the kernel."""
     try:
         yield
     except OSError as error:

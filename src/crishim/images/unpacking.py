@@ -1,4 +1,4 @@
-"""Unpacking in worker processes (`crishim.worker`): what a store starts for its pulls, and what one pull has under way."""
+"""Unpacking in worker processes (`crishim.worker`): the workers of a store, and the unpackings of one pull."""
 
 import asyncio
 import contextlib
@@ -26,22 +26,22 @@ _log = logging.getLogger(__name__)
 
 
 class Workers:
-    """Starts workers, at most as many beside one another as the machine has use for."""
+    """Starts workers, limited to what the machine can run concurrently."""
 
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(max(2, min(4, os.cpu_count() or 2)))
 
     async def unpack(self, blob: Path, place: Path) -> UnpackedLayer:
-        """Unpack a blob into `place`, which is made. A caller that is cancelled ends the worker.
+        """Unpack a blob into `place`, which is created. Cancelling the call kills the worker.
 
-        Raises `DataLoss` for a layer that is broken or leads out of its folder, `ResourceExhausted` for a full disk, and
-        `Unavailable` where the worker was killed or a program is missing.
+        Raises `DataLoss` for a layer that is invalid or has paths outside of its folder, `ResourceExhausted` for a full disk,
+        and `Unavailable` if the worker was killed or a program is missing.
         """
         answer = await self._run("unpack", [blob, place])
         return UnpackedLayer(place, answer["diff_id"], answer["bytes"], answer["inodes"])
 
     async def settle(self, places: Sequence[Path]) -> None:
-        """Bring in what the layers of an image, from the bottom to the top, take from those below them; see `layers.settle`."""
+        """Settle the layers of an image, given from the bottom to the top; see `layers.settle`."""
         await self._run("settle", places)
 
     async def _run(self, verb: str, paths: Sequence[Path]) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Workers:
 
 
 async def _output(*arguments: str) -> tuple[int, bytes, str]:
-    """Run a worker to its end: its exit code, its output, and the end of what it wrote to stderr."""
+    """Run a worker to its end: its exit code, its stdout, and the end of its stderr."""
     pipe = asyncio.subprocess.PIPE
     command = (sys.executable, "-P", "-m", "crishim.worker", str(os.getpid()), *arguments)
     starting = asyncio.create_task(children.start(*command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe))
@@ -77,7 +77,7 @@ async def _output(*arguments: str) -> tuple[int, bytes, str]:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill a worker that still runs, with what it has started, and wait for its end."""
+    """Kill a running worker, with its descendants, and wait for its end."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -86,7 +86,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 @attrs.define(eq=False)
 class Unpacking:
-    """The unpackings of one pull, each begun when its blob is here. `end` must be awaited."""
+    """The unpackings of one pull, each begun when its blob has arrived. `end` must be awaited."""
 
     content: Content
     workers: Workers
@@ -104,19 +104,19 @@ class Unpacking:
             self._all.append(job)
 
     async def take(self, digest: str, diff_id: str) -> UnpackedLayer:
-        """The unpacked blob, for one taker. Raises `DataLoss` if it is not what `diff_id` promises; it is deleted then."""
+        """The unpacked blob, for one caller. Raises `DataLoss` if its digest is not `diff_id`, and deletes it then."""
         self.begin(digest)
         try:
             layer = await self._jobs.pop(digest)
             if layer.diff_id != diff_id:
-                raise DataLoss(f"layer {digest} holds {layer.diff_id}, and the image promises {diff_id}")
+                raise DataLoss(f"layer {digest} has the diff id {layer.diff_id} instead of {diff_id}")
         except DataLoss:
             self.content.blob(digest).unlink(missing_ok=True)
             raise
         return layer
 
     async def end(self) -> None:
-        """Stop what still runs, and delete what was not adopted."""
+        """Cancel running unpackings, and delete what was not adopted."""
         for job in self._all:
             job.cancel()
         await asyncio.gather(*self._all, return_exceptions=True)

@@ -1,18 +1,18 @@
-"""The backend: what an author writes.
+"""The backend protocol, which the author of a backend implements.
 
-Who calls: only the service layer, on one event loop. How often, and what may run beside:
+Only the service layer calls a backend, on one event loop:
 
-- The library chooses every id. A sandbox is started before its containers are created, a container created before it is
-  started; containers are removed before their sandbox is stopped for good, and what is removed was stopped before.
-- At most one lifecycle call (start, stop, create, kill, remove) is under way per id; waits and capabilities run beside it,
-  and calls for different ids run beside each other.
-- Every call has a deadline. When it passes, or when a later stop or removal overtakes a start, the call is cancelled
-  (`asyncio.CancelledError`); afterwards the library calls the removal of the same id, whatever was already done.
-- Raise `NotFound` for what is not there and `Unavailable` while your engine is away; of that honesty the library makes CRI's
-  idempotence and its recovery. Anything that is not a `crishim.errors` class counts as a bug, is logged with its traceback,
-  and answered with UNKNOWN.
+- The library chooses every id. It starts a sandbox before it creates the sandbox's containers, and creates a container before
+  it starts it. It removes containers before it stops their sandbox for good, and stops everything before it removes it.
+- At most one lifecycle call (start, stop, create, kill, remove) is under way per id; waits and capabilities run beside it, and
+  so do calls for other ids.
+- Every call has a deadline. When it passes, or when a later stop or removal cancels a start, the call is cancelled
+  (`asyncio.CancelledError`); the library then calls the removal of the same id, whatever the cancelled call has done.
+- Raise `NotFound` for an object that does not exist and `Unavailable` while the engine cannot be reached: CRI's idempotence
+  and the recovery are built on these two. An exception that is not a `crishim.errors` class counts as a bug, is logged with
+  its traceback, and is answered with UNKNOWN.
 
-No backend needs to be idempotent, or to know grace periods, names, filters, labels, attempts or record files.
+A backend need not be idempotent, and handles no grace periods, names, filters, labels, attempts or record files.
 """
 
 import enum
@@ -32,7 +32,7 @@ from crishim.model.values import EMPTY, ContainerId, FrozenDict, SandboxId
 
 
 class NetnsSource(enum.Enum):
-    """Who makes a pod's network namespace: the library before the start, the backend while it starts, or nobody."""
+    """Who creates a pod's network namespace: the library before the start, the backend during the start, or nobody."""
 
     LIBRARY = "library"
     BACKEND = "backend"
@@ -41,9 +41,9 @@ class NetnsSource(enum.Enum):
 
 @attrs.frozen(kw_only=True)
 class BackendInfo:
-    """What a backend says of itself. `name` and `version` are non-empty; `features` are advertised in Status.
+    """A backend's description of itself. `name` and `version` are non-empty; `features` are advertised in Status.
 
-    `details` are told to people, in Status's verbose info: what of the machine decides what pods get, in words.
+    `details` are shown in the verbose info of Status: the properties of the machine that decide what pods get, as text.
     """
 
     name: str
@@ -56,9 +56,11 @@ class BackendInfo:
 
 @attrs.frozen(kw_only=True)
 class BackendContext:
-    """What `build(context)` receives. `state` is a folder of the backend's own, on a file system that survives a restart of
-    ours; `runtime_state` one that a reboot clears. `options` come from `crishim.toml`, unchecked: the backend knows its own.
-    `cgroup_driver` is what the kubelet is told: the backend's containers must get their cgroups in the same way.
+    """The argument of `build(context)`.
+
+    `state` is a folder of the backend's own, on a file system that survives a restart of this process; a reboot clears
+    `runtime_state`. `options` come from `crishim.toml`, unchecked: the backend knows its own. `cgroup_driver` is what the
+    kubelet receives from RuntimeConfig: the backend's containers must be placed in cgroups in the same way.
     """
 
     handler: str = ""
@@ -73,62 +75,71 @@ class BackendContext:
 
 @runtime_checkable
 class Backend(Protocol):
-    """Runs pods and containers: ten verbs. The module's head says who calls, when, and what may run beside."""
+    """Runs pods and containers, by ten verbs. The module's docstring describes the order and concurrency of the calls."""
 
     @abstractmethod
     async def probe(self) -> BackendInfo:
-        """Name, version and what is supported. Called at start and whenever an `Unavailable` engine may be back; cheap.
+        """Return name, version and supported features. Called at start and whenever an `Unavailable` engine may be back; it
+        must be cheap.
 
-        Raises `Unavailable`, with a message for people, while the engine cannot be used.
+        Raises `Unavailable`, with a message for the administrator, while the engine cannot be used.
         """
 
     @abstractmethod
     async def inventory(self) -> Inventory:
-        """Everything held, running or not. Asked at start and after `Unavailable`; never on a read path, so it may be slow."""
+        """Every sandbox and container that exists in the backend, running or not. Called at start and after `Unavailable`;
+        never on a read path, so it may be slow.
+        """
 
     @abstractmethod
     async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
-        """Make the pod's surroundings. With `NetnsSource.BACKEND` the answer names the namespace that was made."""
+        """Create the sandbox in which the pod's containers will run. With `NetnsSource.BACKEND` the result names the network
+        namespace that was created.
+        """
 
     @abstractmethod
     async def stop_sandbox(self, sandbox_id: SandboxId) -> None:
-        """End what keeps the sandbox alive. Its containers have been killed before. It stays known until removed."""
+        """End the processes of the sandbox itself. Its containers have been killed before. It stays known until it
+        is removed.
+        """
 
     @abstractmethod
     async def remove_sandbox(self, sandbox_id: SandboxId) -> None:
-        """Forget a stopped sandbox and free all it held. Its containers have been removed before."""
+        """Remove a stopped sandbox and free all its resources. Its containers have been removed before."""
 
     @abstractmethod
     async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
-        """Make everything ready so that only the start is left; nothing of the container runs yet.
+        """Create a container so that only the start remains; no process of the container runs yet.
 
-        A program that cannot be run is no error here: it fails the start. The answer may tell the user that the image's files
-        gave.
+        A program that cannot be run is no error here: it fails the start. The result may name the user that the image's passwd
+        and group files give.
         """
 
     @abstractmethod
     async def start_container(self, container_id: ContainerId) -> None:
-        """Run the container's process, once. A program that cannot be run is an error here, not an exit.
+        """Run the container's process, once. A program that cannot be run raises an error here and is not an exit.
 
-        The message is shown to people: the container is EXITED then, with code 128 and reason StartError, as in containerd
-        (setStartError), so that a pod's restart policy decides. A failed creation is tried again for as long as the pod is.
+        The message is shown in ContainerStatus: the container is then EXITED with code 128 and reason StartError, as in
+        containerd (setStartError), so that the pod's restart policy decides. The kubelet would repeat a failed creation for as
+        long as the pod exists.
         """
 
     @abstractmethod
     async def kill_container(self, container_id: ContainerId, signal: int) -> None:
-        """Send one signal (a Linux number) to the first process; SIGKILL ends all of the container.
+        """Send one signal (a Linux number) to the first process; SIGKILL ends every process of the container.
 
-        For the already dead, raise `NotFound` or do nothing; the library means the same by both.
+        For a container that has exited, raise `NotFound` or do nothing; the library treats both alike.
         """
 
     @abstractmethod
     async def wait_container(self, container_id: ContainerId) -> Exit:
-        """Return when the container has ended, all output of it having reached the log.
+        """Return when the container has exited and all its output is in the log.
 
-        Sticky: any number of waiters, at any time after the start, also after the exit, until the removal. May be cancelled at
-        any time without effect on the container. Raises `Unavailable` if the engine goes away: the wait is tried again.
+        Any number of callers may wait, at any time between the start and the removal, also after the exit. Cancelling a wait
+        has no effect on the container. Raises `Unavailable` if the engine cannot be reached any more: the wait is then
+        repeated.
         """
 
     @abstractmethod
     async def remove_container(self, container_id: ContainerId) -> None:
-        """Forget a container that was never started or has ended, and free all it held; never its log file."""
+        """Remove a container that was never started or has exited, and free all its resources, but never its log file."""

@@ -1,8 +1,8 @@
-"""What a backend may offer beyond the ten verbs; each protocol is a part of CRI.
+"""The optional verbs of a backend; each protocol corresponds to a part of CRI.
 
-A backend claims a capability by naming the protocol among its bases, or by having the verbs. A backend that has verbs which it
-cannot always serve (a wrapper, pods over a runtime) states a set instead: an attribute `capabilities`. `capabilities()` reads
-either, once, at registration; nothing is advertised or called that is not in it.
+A backend claims a capability by naming the protocol among its bases, or by having the verbs. A backend that cannot always
+serve verbs that it has (a wrapper, pods over a runtime) sets an attribute `capabilities` instead. `capabilities()` reads
+either, once, at registration; nothing outside that set is advertised or called.
 """
 
 from abc import abstractmethod
@@ -19,38 +19,38 @@ from crishim.model.values import ContainerId, SandboxId
 
 
 class ByteReader(Protocol):
-    """Bytes that come in."""
+    """A readable stream of bytes."""
 
     @abstractmethod
     async def read(self) -> bytes:
-        """The next piece, of any size; empty at the end, and ever after."""
+        """The next piece, of any size; empty at the end of the stream, and at every later call."""
 
 
 class ByteWriter(Protocol):
-    """Bytes that go out."""
+    """A writable stream of bytes."""
 
     @abstractmethod
     async def write(self, data: bytes) -> None:
-        """Hand over a piece; returns when there is room for another. Raises `BrokenPipeError` when nobody will read it."""
+        """Write a piece; return when there is room for another. Raises `BrokenPipeError` when there is no reader any more."""
 
 
 class ByteStream(ByteReader, ByteWriter, Protocol):
-    """A connection with two directions that end separately."""
+    """A connection whose two directions end separately."""
 
     @abstractmethod
     async def write_eof(self) -> None:
-        """Nothing more will be written; reading goes on."""
+        """End the writing direction; reading continues."""
 
     @abstractmethod
     async def close(self) -> None:
-        """End both directions and free the connection. May be called twice."""
+        """End both directions and close the connection. May be called twice."""
 
 
 @attrs.frozen(kw_only=True)
 class ProcessIO:
-    """The ends of a process's streams that a client holds; None for a stream that the client does not want.
+    """The client's ends of a process's streams; None for a stream that the client did not request.
 
-    What is None is discarded (output) or empty (input). `sizes` yields a terminal's sizes, the first one at once.
+    Output to None is discarded, input from None is empty. `sizes` yields the sizes of the terminal, the first one at once.
     """
 
     stdin: ByteReader | None = None
@@ -65,10 +65,10 @@ class SupportsExec(Protocol):
 
     @abstractmethod
     async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
-        """Run one more process in a running container; return when it has ended and all its output was written to `io`.
+        """Run one more process in a running container; return when it has exited and all its output is written to `io`.
 
-        Cancelled when the time is up: every process of the exec must then be killed before the cancellation is passed on.
-        A program that cannot be run raises `InvalidArgument`, or exits 126 or 127 as shells have it.
+        Cancelled at the request's timeout: every process of the exec must be killed before the cancellation is passed on. A
+        program that cannot be run raises `InvalidArgument`, or exits with 126 or 127 as in a shell.
         """
 
 
@@ -78,29 +78,31 @@ class SupportsAttach(Protocol):
 
     @abstractmethod
     async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
-        """Join the container's own streams from now on, beside any others; return when it has ended.
+        """Connect `io` to the container's own streams from now on, beside other attachments; return when the container has
+        exited.
 
-        Cancelled when the client leaves; the container goes on. A slow client is dropped, never waited for: return early.
-        The end of `io.stdin` closes the container's stdin only if it asked for `stdin_once`.
+        Cancelled when the client disconnects; the container keeps running. Return early for a client that reads too slowly,
+        instead of waiting for it. The end of `io.stdin` closes the container's stdin only if the container was created with
+        `stdin_once`.
         """
 
 
 @runtime_checkable
 class SupportsPortForward(Protocol):
-    """PortForward, where the library cannot dial inside the pod's namespace itself."""
+    """PortForward, where the library cannot dial inside the pod's network namespace."""
 
     @abstractmethod
     async def dial(self, sandbox_id: SandboxId, port: int) -> ByteStream:
-        """A TCP connection to `port` on the pod's loopback. Raises `Unavailable` when nobody listens."""
+        """A TCP connection to `port` on the pod's loopback interface. Raises `Unavailable` when nothing listens."""
 
 
 @runtime_checkable
 class SupportsSandboxWait(Protocol):
-    """A sandbox that can die by itself: a virtual machine, a pause process."""
+    """A sandbox that can end by itself: a virtual machine, a pause process."""
 
     @abstractmethod
     async def wait_sandbox(self, sandbox_id: SandboxId) -> Exit:
-        """Return when what keeps the sandbox alive has ended; sticky, like `wait_container`."""
+        """Return when the process that the sandbox consists of has ended; otherwise as `wait_container`."""
 
 
 @runtime_checkable
@@ -109,11 +111,13 @@ class SupportsStats(Protocol):
 
     @abstractmethod
     async def container_usage(self, container_id: ContainerId) -> ContainerUsage:
-        """Usage of one container, running or not. Cheap: it is called for every container each ten seconds."""
+        """The usage of one container, running or not. It must be cheap: the kubelet asks for every container each
+        ten seconds.
+        """
 
     @abstractmethod
     async def sandbox_usage(self, sandbox_id: SandboxId) -> SandboxUsage:
-        """Usage of a whole pod."""
+        """The usage of a whole pod."""
 
 
 @runtime_checkable
@@ -122,7 +126,9 @@ class SupportsUpdate(Protocol):
 
     @abstractmethod
     async def update_container(self, container_id: ContainerId, resources: Resources) -> None:
-        """Make `resources` (the whole outcome, not the change) the container's limits, or raise and leave all as it was."""
+        """Set the container's limits to `resources`, which is the complete result and not the change; or raise and change
+        nothing.
+        """
 
 
 @runtime_checkable
@@ -131,7 +137,7 @@ class SupportsSandboxUpdate(Protocol):
 
     @abstractmethod
     async def update_sandbox(self, sandbox_id: SandboxId, overhead: Resources | None, resources: Resources | None) -> None:
-        """The pod's sums have changed; its cgroup was already written by the kubelet."""
+        """Take note of new sums of the pod's resources; the kubelet has already written the pod's cgroup."""
 
 
 @runtime_checkable
@@ -140,23 +146,23 @@ class SupportsLogReopen(Protocol):
 
     @abstractmethod
     async def reopen_log(self, container_id: ContainerId) -> None:
-        """The log file was renamed: create the file at its path again and write there. It must exist on return.
+        """Create the log file at its path again, since the old one was renamed, and write to it. It must exist on return.
 
-        On an error no new file is left, since the kubelet renames the old one back.
+        After an error no new file may remain, since the kubelet renames the old one back.
         """
 
 
 @runtime_checkable
 class SupportsPause(Protocol):
-    """Pause and resume, for shims and for checkpoints of whole pods."""
+    """Pausing and resuming, for shims and for checkpoints of whole pods."""
 
     @abstractmethod
     async def pause_container(self, container_id: ContainerId) -> None:
-        """Stop all processes of the container where they are."""
+        """Freeze all processes of the container."""
 
     @abstractmethod
     async def resume_container(self, container_id: ContainerId) -> None:
-        """Let them go on."""
+        """Resume all processes of the container."""
 
 
 @runtime_checkable
@@ -165,32 +171,33 @@ class SupportsCheckpoint(Protocol):
 
     @abstractmethod
     async def checkpoint(self, container_id: ContainerId, path: str) -> None:
-        """Write a checkpoint archive of a running container to `path`; it goes on running."""
+        """Write a checkpoint archive of a running container to `path`; the container keeps running."""
 
     @abstractmethod
     async def restore(self, spec: ContainerSpec, path: str) -> None:
-        """Like `create_container`, from an archive; the start then resumes it."""
+        """Create a container from an archive, as `create_container`; its start then resumes the processes."""
 
 
 @runtime_checkable
 class SupportsLeftovers(Protocol):
-    """None of CRI's calls: verbose Status and a metric name what ended pods have left on the node."""
+    """Leftovers of ended pods, shown in the verbose info of Status and in a metric; no call of CRI."""
 
     @abstractmethod
     def leftovers(self) -> Mapping[SandboxId, Sequence[str]]:
-        """What could not be freed yet, for people, by sandbox; those of which everything is freed are not among them.
+        """What could not be freed yet, as text, by sandbox; a sandbox without leftovers is not listed.
 
-        Does not block. Removing such a sandbox raises `Unavailable` until all is freed.
+        Must not block. Removing such a sandbox raises `Unavailable` until everything is freed.
         """
 
 
 @runtime_checkable
 class SupportsClose(Protocol):
-    """None of CRI's calls: a backend that has something to end or to close with this process."""
+    """A backend that must end or close something with this process; no call of CRI."""
 
     @abstractmethod
     async def close(self) -> None:
-        """End the containers that cannot run without this process, and close what is open; an engine's containers go on.
+        """End the containers that cannot run without this process, and close open files and connections. Containers of an
+        engine keep running.
 
         Called once, after all other calls, at the end of `crishim play`. `crishim serve` does not call it: a node's containers
         outlive it.
@@ -214,7 +221,7 @@ ALL: tuple[type, ...] = (
 
 
 def capabilities(backend: object, among: tuple[type, ...] = ALL) -> frozenset[type]:
-    """The protocols that `backend` claims: the set it states, else those `among` these whose verbs it has."""
+    """The protocols that `backend` claims: its attribute `capabilities`, or else those of `among` whose verbs it has."""
     stated = getattr(backend, "capabilities", None)
     if stated is not None:
         return frozenset(stated)

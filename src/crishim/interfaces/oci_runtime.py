@@ -1,10 +1,9 @@
-"""The contract for authors who run OCI bundles.
+"""The protocol for runtimes of OCI bundles.
 
-`pods.OciPodBackend` makes a `Backend` of an `OciRuntime`; the shim v2 server calls one directly. The operations are the OCI
-runtime specification's five, and a wait. Ids are the caller's; at most one operation is under way per id, waits beside it.
-
-What a runtime may have beyond is one protocol each, which it has by its verbs: those below, and `SupportsAttach`,
-`SupportsLogReopen` and `SupportsPause` of a `Backend`.
+`pods.OciPodBackend` builds a `Backend` from an `OciRuntime`; the shim v2 server calls one directly. The operations are the
+five of the OCI runtime specification, and a wait. The caller chooses the ids; at most one operation is under way per id, and
+waits run beside it. Each optional ability is a protocol that a runtime claims by having its verbs: those below, and
+`SupportsAttach`, `SupportsLogReopen` and `SupportsPause` of a `Backend`.
 """
 
 import enum
@@ -21,14 +20,14 @@ from crishim.model.process import Exit
 from crishim.model.stats import CgroupUsage
 
 FIRST_PROCESS: Final = "process"
-"""The file of a bundle with the pid that `create` returned, and the process's start time.
+"""The file in a bundle with the pid that `create` returned, and that process's start time.
 
-Whoever called `create` writes it (pods, the shim server). No other file of a bundle is read for a pid.
+The caller of `create` writes it (pods, the shim server). No other file of a bundle is read for a pid.
 """
 
 
 class OciStatus(enum.StrEnum):
-    """The runtime specification's states."""
+    """The states of the runtime specification."""
 
     CREATING = "creating"
     CREATED = "created"
@@ -39,7 +38,7 @@ class OciStatus(enum.StrEnum):
 
 @attrs.frozen(kw_only=True)
 class OciState:
-    """The answer to `state`; `pid` is 0 unless created, running or paused."""
+    """The result of `state`; `pid` is 0 unless the status is created, running or paused."""
 
     id: str
     status: OciStatus
@@ -49,11 +48,12 @@ class OciState:
 
 @attrs.frozen(kw_only=True)
 class Stdio:
-    """Where a container's streams go.
+    """The container's streams.
 
-    `log_path` makes the runtime's monitor write a CRI log file and keep an attach socket, whoever goes away meanwhile. The
-    three paths are named pipes that become the process's own streams; with `terminal` the caller copies them, and there is no
-    stderr. `monitored_by_parent` tells that the caller stays for as long as the container does: nobody else need hold anything.
+    With `log_path` the runtime's monitor writes a CRI log file and listens on an attach socket, also while the caller is not
+    running. The three paths are named pipes that become the process's own streams; with `terminal` the caller copies them, and
+    there is no stderr. With `monitored_by_parent` the caller runs for as long as the container does, so that no other process
+    need keep the pipes open.
     """
 
     terminal: bool = False
@@ -68,7 +68,7 @@ class Stdio:
 
 @runtime_checkable
 class OciRuntime(Protocol):
-    """Runs bundles."""
+    """Runs OCI bundles."""
 
     @abstractmethod
     async def probe(self) -> BackendInfo:
@@ -76,30 +76,32 @@ class OciRuntime(Protocol):
 
     @abstractmethod
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
-        """Create what `bundle`/config.json describes; return the pid of its first process, which does not run the program yet.
+        """Create the container that `bundle`/config.json describes; return the pid of its first process, which does not run
+        the program yet.
 
-        The caller records the pid (`FIRST_PROCESS`); the runtime need not write it anywhere. Raises `CreateRefused` where the
-        runtime has said no: of a pod's container the creation then succeeds, and its start fails with the message.
+        The caller records the pid (`FIRST_PROCESS`); the runtime need not write it anywhere. Raises `CreateRefused` if the
+        runtime itself reports an error: a pod's container is then created all the same, and its start fails with the message.
         """
 
     @abstractmethod
     async def start(self, container_id: str) -> None:
-        """Run the created process."""
+        """Run the program in the created process."""
 
     @abstractmethod
     async def state(self, container_id: str) -> OciState:
-        """What it is doing. Raises `NotFound`."""
+        """The state of the container. Raises `NotFound`."""
 
     @abstractmethod
     async def kill(self, container_id: str, signal: int, *, everyone: bool = False) -> None:
-        """Send a signal to the first process, or to all."""
+        """Send a signal to the first process, or with `everyone` to all."""
 
     @abstractmethod
     async def delete(self, container_id: str) -> None:
-        """Free everything, killing what still runs. Raises `NotFound`.
+        """Delete the container, killing what still runs, and free all its resources. Raises `NotFound`.
 
-        It is called for containers of an earlier object over the same state, too: when a daemon has died, the next one ends
-        what it has left. What a runtime needs for that it must write to files; `NotFound` says that no process of it is left.
+        It is also called for containers of an earlier object over the same state: after a crash of the daemon the next one
+        ends them. What the runtime needs for that it must write to files; `NotFound` means that no process of the container is
+        left.
         """
 
     @abstractmethod
@@ -109,14 +111,15 @@ class OciRuntime(Protocol):
 
 @runtime_checkable
 class SupportsPrepare(Protocol):
-    """Optional: a creation begins while its bundle is still being written, for instance with the start of a monitor.
+    """Optional: begins a creation while its bundle is still being written, for instance by starting a monitor.
 
     `pods.OciPodBackend` calls it before the `create` of each container. Without it `create` does the whole work.
     """
 
     @abstractmethod
     async def prepare(self, container_id: str, bundle: Path, stdio: Stdio) -> None:
-        """Begin a creation; `bundle` is a folder that may be empty yet. `create` with the same arguments follows, or `delete`.
+        """Begin a creation; `bundle` is a folder that may still be empty. `create` with the same arguments follows, or
+        `delete`.
 
         An error fails the creation.
         """
@@ -124,7 +127,7 @@ class SupportsPrepare(Protocol):
 
 @runtime_checkable
 class SupportsLiveness(Protocol):
-    """Optional: the files of a bundle tell whether its first process runs.
+    """Optional: reads from the files of a bundle whether its first process runs.
 
     `pods.OciPodBackend` calls it in its inventory, once for each bundle. Without it the inventory calls `state`, which starts
     a process for each bundle where the runtime is a program.
@@ -132,7 +135,8 @@ class SupportsLiveness(Protocol):
 
     @abstractmethod
     def alive(self, container_id: str, bundle: Path) -> bool | None:
-        """Whether the first process of the bundle's container runs; None if the files do not tell, then `state` is called.
+        """Whether the first process of the bundle's container runs; None if the files do not show it, and `state` is then
+        called.
 
         Runs on the event loop: read a few small files, and start no process. Raises nothing.
         """
@@ -140,72 +144,72 @@ class SupportsLiveness(Protocol):
 
 @runtime_checkable
 class SupportsRelease(Protocol):
-    """Optional: what the runtime holds of a container that has ended can be freed before the container is deleted.
+    """Optional: frees resources of a container that has exited before the container is deleted.
 
-    `pods.OciPodBackend` calls it in the background as soon as a container has ended, so that RemoveContainer, which comes
-    later, has less to do. Without it `delete` does the whole work.
+    `pods.OciPodBackend` calls it in the background as soon as a container has exited, so that the later RemoveContainer has
+    less to do. Without it `delete` does the whole work.
     """
 
     @abstractmethod
     async def release(self, container_id: str) -> None:
-        """Free what is not needed for `state`, `wait` and `delete`, which answer as before. Repeatable.
+        """Free what is not needed for `state`, `wait` and `delete`, which return the same as before. Repeatable.
 
-        An error is logged, and leaves everything to `delete`. No `delete` comes while it runs.
+        An error is logged, and leaves everything to `delete`. `delete` is not called while it runs.
         """
 
 
 @runtime_checkable
 class SupportsExecProcess(Protocol):
-    """Optional: further processes in a running container, which pods and the shim server both run by this one verb.
+    """Optional: further processes in a running container.
 
     `pods.OciPodBackend` calls it for ExecSync and Exec, with the process of the container's config.json and the arguments and
-    terminal of the request; so a pod backend claims `SupportsExec` where its runtime has this. The shim server calls it at
-    the Start of an exec, with the process that containerd sent. Without it both answer UNIMPLEMENTED.
+    terminal of the request; a pod backend then claims `SupportsExec`. The shim server calls it at the Start of an exec, with
+    the process that containerd sent. Without it both answer UNIMPLEMENTED.
     """
 
     @abstractmethod
     async def exec_process(
         self, container_id: str, process: Mapping[str, Any], io: ProcessIO, started: Callable[[int], None]
     ) -> Exit:
-        """Run `process`, and return when it has ended and all its output was written to `io`.
+        """Run `process`, and return when it has exited and all its output is written to `io`.
 
         `process` is the object of that name in the runtime specification's config.json (args, env, cwd, user, terminal, ...),
-        complete. `started` is called once, with the pid as the node has it, as soon as the process runs.
+        complete. Call `started` once, with the pid in the node's pid namespace, as soon as the process runs.
 
-        Cancelled when the time is up or the container is deleted: every process of the exec must be killed before the
-        cancellation is passed on. Raises `InvalidArgument` for a program that cannot be run, unless that exits with 126 or 127
-        as in a shell; `NotFound` for a container that is not there.
+        Cancelled at a timeout or when the container is deleted: every process of the exec must be killed before the
+        cancellation is passed on. Raises `InvalidArgument` for a program that cannot be run, unless it exits with 126 or 127
+        as in a shell; `NotFound` for a container that does not exist.
         """
 
 
 @runtime_checkable
 class SupportsUpdateResources(Protocol):
-    """Optional: the limits of a container can change.
+    """Optional: changes the limits of a container.
 
-    `pods.OciPodBackend` calls it for UpdateContainerResources, and claims `SupportsUpdate` where its runtime has this; the shim
-    server calls it for Update. Without it both answer UNIMPLEMENTED.
+    `pods.OciPodBackend` calls it for UpdateContainerResources, and then claims `SupportsUpdate`; the shim server calls it for
+    Update. Without it both answer UNIMPLEMENTED.
     """
 
     @abstractmethod
     async def update_resources(self, container_id: str, resources: Mapping[str, Any]) -> None:
-        """Make `resources`, the runtime specification's `linux.resources`, the container's limits.
+        """Set the container's limits to `resources`, the runtime specification's `linux.resources`.
 
-        What `resources` does not have stays as it is. Raises `NotFound`, or what the runtime refuses; some limits may have
-        changed then, and the caller sets the former ones again.
+        A limit that `resources` does not contain stays as it is. Raises `NotFound`, or the runtime's refusal; some limits may
+        then have changed, and the caller sets the previous ones again.
         """
 
 
 @runtime_checkable
 class SupportsCgroupUsage(Protocol):
-    """Optional: the runtime reports a container's usage, since its processes are in no cgroup of the node (gVisor, VMs).
+    """Optional: reports a container's usage, for runtimes whose processes are in no cgroup of the node (gVisor, VMs).
 
     `pods.MeasuredPods` calls it for the stats and metrics of containers, about every ten seconds for each, and for the sum of
-    a pod that has no cgroup of its own. Without it the cgroup that config.json names is read.
+    a pod without a cgroup of its own. Without it the cgroup that config.json names is read.
     """
 
     @abstractmethod
     async def cgroup_usage(self, container_id: str) -> CgroupUsage:
-        """A running container's usage. Raises `NotFound` for one that has ended."""
+        """The usage of a running container. Raises `NotFound` after its exit."""
 
 
 RUNTIME_CAPABILITIES: Final[tuple[type, ...]] = (
@@ -220,4 +224,4 @@ RUNTIME_CAPABILITIES: Final[tuple[type, ...]] = (
     SupportsPause,
     SupportsLeftovers,
 )
-"""All that a runtime may have beside `OciRuntime`; the last four are those of a `Backend`, with the same verbs."""
+"""Every optional protocol of a runtime; the last four are those of a `Backend`, with the same verbs."""

@@ -1,9 +1,9 @@
-"""The plug-in: how crishim gets a backend out of a package of somebody else.
+"""The plug-in value, by which crishim loads a backend from another package.
 
-A module of the package holds one value, `plugin = Plugin(build=MyBackend)`, and an entry point of the group `crishim.backends`
-names it: `mine = "my_package.my_module:plugin"`. In `crishim.toml` the backend is then called `mine`. Everywhere that `mine`
-can stand, `my_package.my_module:plugin` can, without an installation: in `crishim.toml`, for `crishim play --backend`,
-`crishim coverage` and `pytest --crishim-backend`.
+A module of the package defines `plugin = Plugin(build=MyBackend)`, and an entry point of the group `crishim.backends` names
+it: `mine = "my_package.my_module:plugin"`. In `crishim.toml` the backend is then called `mine`. Without an installed entry
+point, `my_package.my_module:plugin` can be written instead of `mine` in `crishim.toml`, for `crishim play --backend`, `crishim
+coverage` and `pytest --crishim-backend`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -24,42 +24,44 @@ def _frozen(items: Mapping[str, Any]) -> FrozenDict[str, Any]:
 
 @attrs.frozen(kw_only=True)
 class Plugin:
-    """What a package offers: a backend, and what crishim needs to know of it before there is one.
+    """A backend of a package, and what crishim needs to know about it before it is built.
 
-    Only `build` is required. A field of a wrong type raises `TypeError` when the value is made: the module cannot be imported
-    then, and whatever wanted the plug-in fails with its name and the reason.
+    Only `build` is required. A field of a wrong type raises `TypeError` at construction: the import of the module then fails,
+    and the command that loads the plug-in reports its name and the reason.
     """
 
     build: Callable[[BackendContext], Backend] = attrs.field(validator=is_callable())
-    """Makes the backend; a class whose constructor takes the context will do.
+    """Builds the backend; it may be a class whose constructor takes the context.
 
-    Called by `crishim serve` and `crishim play` once for each backend that a handler names, before the socket is opened, and by
-    `crishim coverage` and the exam with folders of their own. The engine need not be there yet: that is for `Backend.probe`.
-    Raises `InvalidArgument` naming an option. Whatever it raises ends the start, with the backend's name.
+    Called by `crishim serve` and `crishim play` once for each backend that a handler names, before the socket is opened, and
+    by `crishim coverage` and the conformance suite with folders of their own. The engine need not be running yet:
+    `Backend.probe` reports that. Raises `InvalidArgument` naming an option. Any exception ends the start, and is reported with
+    the backend's name.
     """
 
     images: Callable[[BackendContext], ImageService] | None = attrs.field(default=None, validator=optional(is_callable()))
-    """Makes the image service of the handlers with this backend.
+    """Builds the image service of the handlers with this backend.
 
-    Called before `build`, with the same context; it may raise the same. Without it the handlers have the node's image store
-    where `needs_node` is set, else the default handler's images; where there are none either, PullImage is UNIMPLEMENTED and a
-    container's image is taken as it is named.
+    Called before `build`, with the same context; it may raise the same. Without it the handlers use the node's image store if
+    `needs_node` is set, else the default handler's image service; if there is none, PullImage is UNIMPLEMENTED and a
+    container's image reference is used as its id.
     """
 
     check: Callable[[Mapping[str, Any]], Iterable[Finding]] | None = attrs.field(
         default=None, validator=optional(is_callable())
     )
-    """What the machine has of what the backend needs, for `crishim check`.
+    """Checks whether the machine has what the backend needs, for `crishim check`.
 
-    Called with the options of each backend that a handler names, and with none for a plug-in that no handler uses. It looks at
-    the machine and changes nothing. What is missing is a `Finding`; what it raises is shown as a failure of this check alone.
+    Called with the options of each backend that a handler names, and without options for a plug-in that no handler uses. It
+    must change nothing on the machine. Something missing is a `Finding`; an exception is shown as a failure of this check
+    alone.
     """
 
     ignores: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
-    """Fields of CRI that the backend takes and does not use, with the reason, by the names that `crishim coverage` prints.
+    """Fields of CRI that the backend accepts and does not use, with the reason, by the names that `crishim coverage` prints.
 
-    An example: `{"PodSandboxConfig.dns_config": "the machine's resolver is used"}`. Read by `crishim coverage` alone, which
-    raises `InvalidArgument` for a name that is no field. A field that is neither here nor refused is reported as supported.
+    An example: `{"PodSandboxConfig.dns_config": "the machine's resolver is used"}`. Only `crishim coverage` reads it; it
+    raises `InvalidArgument` for a name that is not a field. A field that is neither here nor refused is reported as supported.
     """
 
     supported: frozenset[Feature] | None = attrs.field(default=None, validator=optional(instance_of(frozenset)))
@@ -70,15 +72,15 @@ class Plugin:
     """
 
     needs_node: bool = attrs.field(default=False, validator=instance_of(bool))
-    """Whether crishim makes root file systems, namespaces and networks for the pods.
+    """Whether crishim provides root file systems, namespaces and networks for the pods.
 
-    With it `BackendContext.rootfs` and `.namespaces` are set. `crishim serve` opens the image store and reads the CNI
-    configuration only where a backend in use has it set, and PortForward is dialled in the pod's network namespace.
+    It then sets `BackendContext.rootfs` and `.namespaces`. `crishim serve` opens the image store and reads the CNI
+    configuration only if a backend in use sets this, and PortForward is dialled in the pod's network namespace.
     """
 
     exam: FrozenDict[str, Any] = attrs.field(default=FrozenDict(), converter=_frozen)
     """Attributes of `crishim.testing.conformance.BackendConformance`, for `pytest --crishim-backend`.
 
-    They are the commands that the exam runs (`programs`), the backend's `options`, and known weaknesses, such as
+    They are the commands that the suite runs (`programs`), the backend's `options`, and known weaknesses, such as
     `{"survives_restart": False}`. An attribute that the class does not have is a usage error.
     """

@@ -1,4 +1,4 @@
-"""Seats beside the backend: clock, ids, URLs, observer, records, network, images. What each owes stands with it."""
+"""The protocols beside the backend: clock, ids, URLs, observer, record store, pod network, namespaces, images."""
 
 from abc import abstractmethod
 from pathlib import Path
@@ -16,15 +16,15 @@ from crishim.model.values import EMPTY, ContainerId, FrozenDict, ImageId, Sandbo
 
 
 class Clock(Protocol):
-    """The only source of time."""
+    """The source of time."""
 
     @abstractmethod
     def now(self) -> int:
-        """Nanoseconds since the epoch; what clients see."""
+        """The time in nanoseconds since the epoch, as clients see it."""
 
     @abstractmethod
     def monotonic(self) -> float:
-        """Seconds that never go back; for intervals."""
+        """Seconds of a clock that never goes back, for intervals."""
 
     @abstractmethod
     async def sleep(self, seconds: float) -> None:
@@ -32,7 +32,7 @@ class Clock(Protocol):
 
 
 class IdSource(Protocol):
-    """The only source of ids: 64 hexadecimal digits, never twice."""
+    """The source of ids: 64 hexadecimal digits, never repeated."""
 
     @abstractmethod
     def sandbox_id(self) -> SandboxId:
@@ -44,19 +44,21 @@ class IdSource(Protocol):
 
 
 class StreamUrls(Protocol):
-    """Where a client goes for a stream."""
+    """Issues the URLs of the streaming server."""
 
     @abstractmethod
     def mint(self, request: StreamRequest) -> str:
-        """A URL for this request, good once and for a minute. Raises `ResourceExhausted` with a thousand outstanding."""
+        """A URL for this request, valid for one use within a minute. Raises `ResourceExhausted` with a thousand outstanding."""
 
 
 class Observer(Protocol):
-    """Told of what ends. Names of verbs, backends and repairs come from bounded sets."""
+    """Receives measurements, for metrics. Names of verbs, backends and repairs come from bounded sets."""
 
     @abstractmethod
     def verb_ended(self, backend: str, verb: str, code: Code, seconds: float) -> None:
-        """A backend's verb with a deadline has ended. Waits, execs and attachments, which last as they like, are not told."""
+        """A backend's verb with a deadline has ended. Waits, execs and attachments have no usual duration and are not
+        reported.
+        """
 
     @abstractmethod
     def pull_ended(self, code: Code, seconds: float) -> None:
@@ -64,19 +66,19 @@ class Observer(Protocol):
 
     @abstractmethod
     def fetched(self, size: int) -> None:
-        """A pull brought `size` bytes that were not here before."""
+        """A pull has downloaded `size` bytes that were not in the store."""
 
     @abstractmethod
     def repaired(self, repair: str) -> None:
-        """Recovery has found a record and a backend that did not agree, and set out to repair it."""
+        """Recovery has begun a repair; `repair` is the name of its class."""
 
     @abstractmethod
     def subscriber_dropped(self) -> None:
-        """A stream of events was ended, since its client did not keep up."""
+        """A stream of events was closed because its client was too slow."""
 
 
 class NoObserver(Observer):
-    """Nobody is interested."""
+    """Discards all measurements."""
 
     def verb_ended(self, backend: str, verb: str, code: Code, seconds: float) -> None:
         """See `Observer`."""
@@ -96,7 +98,9 @@ class NoObserver(Observer):
 
 @attrs.frozen(kw_only=True)
 class Records:
-    """All records, in any order; `unreadable` are the ids of those that cannot be read, which are kept, with the reasons."""
+    """All records, in any order. `unreadable` maps the ids of records that cannot be read to the reasons; the store leaves
+    these records as they are.
+    """
 
     sandboxes: tuple[SandboxRecord, ...] = ()
     containers: tuple[ContainerRecord, ...] = ()
@@ -104,13 +108,13 @@ class Records:
 
 
 class RecordStore(Protocol):
-    """Keeps one record per id: three verbs. What `put` and `delete` have returned from survives a loss of power."""
+    """Stores one record per id. A `put` or `delete` that has returned survives a power failure."""
 
     @abstractmethod
     async def load(self) -> Records:
-        """All records. Called once, first.
+        """All records. Called once, before the other verbs.
 
-        Raises `DataLoss` (naming the file) for what is broken, `FailedPrecondition` for what a newer version wrote.
+        Raises `DataLoss` (naming the file) for a damaged store, `FailedPrecondition` for one that a newer version wrote.
         """
 
     @abstractmethod
@@ -119,12 +123,12 @@ class RecordStore(Protocol):
 
     @abstractmethod
     async def delete(self, id: str) -> None:  # noqa: A002 - the field's word for it
-        """Forget a record. Unknown ids are no error."""
+        """Delete a record. Unknown ids are no error."""
 
 
 @attrs.frozen(kw_only=True)
 class NetworkReady:
-    """Whether pods can be connected, and why not: the NetworkReady condition."""
+    """Whether the pod network is configured, with the reason if not: the NetworkReady condition."""
 
     ready: bool
     reason: str = ""
@@ -132,45 +136,47 @@ class NetworkReady:
 
 
 class PodNetwork(Protocol):
-    """Connects network namespaces: three verbs. Never called for pods on the host network."""
+    """Connects network namespaces. Never called for pods on the host network."""
 
     @abstractmethod
     async def set_up(self, spec: SandboxSpec) -> tuple[str, ...]:
-        """Connect `spec.netns` and answer the pod's addresses, the primary first, at most one of each family.
+        """Connect `spec.netns` and return the pod's addresses, the primary first, at most one of each family.
 
         The sandbox's record is written before. After an error `tear_down` is called.
         """
 
     @abstractmethod
     async def tear_down(self, spec: SandboxSpec) -> None:
-        """Disconnect and free the addresses. Repeatable; an empty `spec.netns` says that the namespace is gone already."""
+        """Disconnect the namespace and free the addresses. Repeatable; with an empty `spec.netns` the namespace no longer
+        exists.
+        """
 
     @abstractmethod
     async def ready(self) -> NetworkReady:
-        """Whether the network is configured. Asked with every Status: no process may be started for it."""
+        """Whether the network is configured. Called for every Status: start no process for it."""
 
 
 class SandboxNamespaces(Protocol):
-    """Makes the namespaces of a pod for backends that want them ready (`NetnsSource.LIBRARY`)."""
+    """Creates the namespaces of a pod for backends that want them ready (`NetnsSource.LIBRARY`)."""
 
     @abstractmethod
     async def create(self, spec: SandboxSpec) -> str:
-        """Make them and answer the path of the network namespace; empty on the host network."""
+        """Create the namespaces and return the path of the network namespace; empty on the host network."""
 
     @abstractmethod
     async def connected(self, spec: SandboxSpec) -> None:
-        """Called once the pod's network is set up, or is known not to be: set what concerns its interfaces.
+        """Called when the pod's network is set up, or needs no set-up: apply settings that concern its interfaces.
 
-        Raises `InvalidArgument` naming the field, where there is no such interface.
+        Raises `InvalidArgument` naming the field, if there is no such interface.
         """
 
     @abstractmethod
     def path(self, sandbox_id: SandboxId, kind: str) -> str:
-        """Where a namespace of the pod can be joined: `net`, `ipc`, `uts` or `user`; empty where the pod uses the host's."""
+        """The path of a namespace of the pod: `net`, `ipc`, `uts` or `user`; empty where the pod uses the host's."""
 
     @abstractmethod
     async def remove(self, sandbox_id: SandboxId) -> None:
-        """Let go of them. Repeatable, also for what was never made."""
+        """Remove the namespaces. Repeatable, also if none were created."""
 
 
 class NetnsDialer(Protocol):
@@ -178,45 +184,48 @@ class NetnsDialer(Protocol):
 
     @abstractmethod
     async def dial(self, netns: str, port: int) -> ByteStream:
-        """A TCP connection to the loopback of the namespace at path `netns` (empty: the host's), IPv4 first, then IPv6.
+        """A TCP connection to the loopback interface of the namespace at path `netns` (empty: the host's), IPv4 first, then
+        IPv6.
 
-        Raises `Unavailable`, naming both failures, when nobody listens. Use the backend's own dial where it has one.
+        Raises `Unavailable`, naming both failures, when nothing listens. Not called where the backend has its own dial.
         """
 
 
 class ImageService(Protocol):
-    """CRI's images: five verbs. Called beside each other at any time; lists and status answer from memory or a local index."""
+    """CRI's image service. Calls may run concurrently; lists and status are answered from memory or a local index."""
 
     @abstractmethod
     async def list(self) -> tuple[Image, ...]:
-        """All images, in any order. A removal shows here at once."""
+        """All images, in any order. A removed image disappears at once."""
 
     @abstractmethod
     async def status(self, image: ImageSpec) -> ImageDetail | None:
-        """One image by id, unique id prefix, tag or digest; None when it is not there (which is no error in CRI)."""
+        """One image by id, unique id prefix, tag or digest; None if it is not present (which is no error in CRI)."""
 
     @abstractmethod
     async def pull(self, image: ImageSpec, auth: AuthConfig | None, sandbox: PodSandboxConfig | None) -> ImageId:
-        """Bring an image here; the answer is its `Image.id`. Pulls of one reference share their work.
+        """Pull an image and return its `Image.id`. Concurrent pulls of one reference share the work.
 
-        Raises `NotFound`, `PermissionDenied`, or `PullError` with one of the kubelet's words.
+        Raises `NotFound`, `PermissionDenied`, or `PullError` with one of the kubelet's reasons.
         """
 
     @abstractmethod
     async def remove(self, image: ImageSpec) -> None:
-        """Remove the image with all its tags, whichever named it. Unknown images are no error. Containers keep running."""
+        """Remove the image with all its tags, whichever reference named it. Unknown images are no error. Containers keep
+        running.
+        """
 
     @abstractmethod
     async def fs_info(self) -> ImageFsInfo:
-        """What the store uses."""
+        """The usage of the store's file systems."""
 
 
 @attrs.frozen(kw_only=True)
 class Rootfs:
-    """A container's root: a folder that is mounted and ready, and the folder that takes what the container writes.
+    """A container's root file system: the mounted folder, and the folder that receives what the container writes.
 
-    `volumes` is a path, not made yet, for the folders of the image's volumes: `release` deletes it. Where it is empty they are
-    in the container's bundle.
+    `volumes` is a path, not created yet, for the folders of the image's volumes: `release` deletes it. Where it is empty they
+    are in the container's bundle.
     """
 
     path: str
@@ -225,14 +234,14 @@ class Rootfs:
 
 
 class RootfsProvider(Protocol):
-    """Makes root file systems out of images: three verbs."""
+    """Creates root file systems from images."""
 
     @abstractmethod
     async def prepare(self, container_id: ContainerId, image_id: ImageId, userns: str = "", label: str = "") -> Rootfs:
-        """A writable root of the container's own. Repeating it for the same container gives the same root.
+        """A writable root file system for one container. A repeated call for the same container returns the same.
 
-        `userns` is the path of the container's user namespace, empty for the node's: its ids are then the image's. `label` is
-        the SELinux label of all its files, empty where they have their own.
+        `userns` is the path of the container's user namespace, in which the files have the image's ids; empty for the node's.
+        `label` is the SELinux label of all its files, empty to leave their own.
         """
 
     @abstractmethod
@@ -241,15 +250,15 @@ class RootfsProvider(Protocol):
 
     @abstractmethod
     async def release(self, container_id: ContainerId) -> None:
-        """Unmount and delete the root and all views. Unknown containers are no error."""
+        """Unmount and delete the root file system and all views. Unknown containers are no error."""
 
 
 @attrs.frozen(kw_only=True)
 class Finding:
-    """One thing that a backend needs, or can use.
+    """The result of one check of the machine.
 
-    `what` names it, `found` says what is there (a version, a path). Where it is not `ok`, `without` says what then does not
-    work, and `remedy` is the command that brings it. A finding that is not `needed` is no obstacle.
+    `what` names the thing checked, `found` its version or path. If it is not `ok`, `without` says what does not work then, and
+    `remedy` is the command that installs it. A finding that is not `needed` is a warning only.
     """
 
     what: str

@@ -1,1 +1,1 @@
-"""The rules, as functions of values: nothing here waits, reads a clock, or touches a file."""
+"""The rules of the life cycle as pure functions of values: nothing here awaits, reads a clock, or touches a file."""

@@ -1,12 +1,14 @@
-"""What a request asks for, held against what a backend keeps. Nothing that protects a pod is ever silently ignored.
+"""Compares the fields that a request sets with the features that a backend supports. A field that protects a pod is never
+silently ignored.
 
-The two tables below say when a field counts as set. What the kubelet sends for every plain pod does not count, and the tables
-know it: uid 0, its usual masked and readonly paths and its own mounts, pid mode CONTAINER, user namespace mode NODE, empty
-hugepage limits, and seccomp that is RuntimeDefault for the sandbox and Unconfined for containers. A test plays the kubelet's
+The two functions below define when a field counts as set. What the kubelet sends for every plain pod does not count: uid 0,
+the default masked and readonly paths and the kubelet's own mounts, pid mode CONTAINER, user namespace mode NODE, empty
+hugepage limits, and seccomp that is RuntimeDefault for the sandbox or Unconfined for containers. A test runs the kubelet's
 plainest pod against a backend that supports nothing.
 
-The sandbox's RuntimeDefault is of the pause container, which runs nothing of the pod's; a container's comes only if the pod
-asks for it, or the administrator by the kubelet's `seccompDefault`. So a container's counts as set, for seccomp and AppArmor.
+The sandbox's RuntimeDefault applies to the pause container, which runs no code of the pod. A container has RuntimeDefault only
+if the pod sets it, or the administrator by the kubelet's `seccompDefault`, so there it counts as set, for seccomp and
+AppArmor.
 """
 
 from collections.abc import Collection, Mapping
@@ -34,7 +36,7 @@ USUAL_PATHS: Final = frozenset({
     "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
     "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
 })  # fmt: skip
-"""The paths that every pod with the default /proc mount asks to have masked or read-only."""
+"""The paths that every pod with the default /proc mount has masked or read-only."""
 
 USUAL_MOUNTS: Final = frozenset(
     {
@@ -43,7 +45,7 @@ USUAL_MOUNTS: Final = frozenset(
         "/var/run/secrets/kubernetes.io/serviceaccount",
     }
 )
-"""The mounts that the kubelet adds to every pod by itself."""
+"""The mounts that the kubelet adds to every pod."""
 
 _NO_SECURITY: Final = LinuxContainerSecurityContext()
 
@@ -87,7 +89,7 @@ def _limits_set(limits: Resources) -> Mapping[Feature, bool]:
 
 
 def sandbox_features(spec: SandboxSpec) -> Mapping[Feature, bool]:
-    """Each feature, and whether this sandbox asks for it."""
+    """Each feature, and whether this sandbox sets it."""
     config = spec.config
     linux = config.linux
     return {
@@ -100,7 +102,7 @@ def sandbox_features(spec: SandboxSpec) -> Mapping[Feature, bool]:
 
 
 def container_features(spec: ContainerSpec) -> Mapping[Feature, bool]:
-    """Each feature, and whether this container asks for it."""
+    """Each feature, and whether this container sets it."""
     security = spec.security or _NO_SECURITY
     mounts = spec.mounts
     return {
@@ -128,16 +130,18 @@ def container_features(spec: ContainerSpec) -> Mapping[Feature, bool]:
 
 
 def check_sandbox(spec: SandboxSpec, supported: Collection[Feature], ignored: Collection[Feature] = ()) -> None:
-    """Refuse a sandbox whose requested a backend does not keep; `ignored` are what the configuration calls unsafe to ignore."""
+    """Raise `InvalidArgument` if a sandbox sets a field that is not supported. `ignored` are the features that the
+    configuration allows to be ignored.
+    """
     _check(sandbox_features(spec), supported, ignored)
 
 
 def check_container(spec: ContainerSpec, supported: Collection[Feature], ignored: Collection[Feature] = ()) -> None:
-    """Refuse a container whose requested a backend does not keep."""
+    """Raise `InvalidArgument` if a container sets a field that is not supported; `ignored` as in `check_sandbox`."""
     _check(container_features(spec), supported, ignored)
 
 
 def _check(requested: Mapping[Feature, bool], supported: Collection[Feature], ignored: Collection[Feature]) -> None:
-    for feature, asked in requested.items():
-        if asked and feature not in supported and feature not in ignored:
+    for feature, is_set in requested.items():
+        if is_set and feature not in supported and feature not in ignored:
             raise InvalidArgument(f"config.{feature.value}", "is set, and this backend does not support it")

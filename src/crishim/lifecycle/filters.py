@@ -1,6 +1,6 @@
-"""CRI's list filters. Parts are joined by "and"; a selector's pairs must all be equal; an empty filter matches everything.
+"""CRI's list filters. All parts must match; a label selector's pairs must all be equal; an empty filter matches everything.
 
-An id matches also by its prefix, as everywhere.
+An id also matches by its prefix, as in all runtimes.
 """
 
 from collections.abc import Mapping
@@ -15,31 +15,31 @@ def labels_match(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool
     return all(labels.get(key) == value for key, value in selector.items())
 
 
-def sandbox_matches(item: PodSandbox, wanted: PodSandboxFilter) -> bool:
+def sandbox_matches(item: PodSandbox, filter_: PodSandboxFilter) -> bool:
     """Whether a list with this filter shows this sandbox."""
     return (
-        item.id.startswith(wanted.id)
-        and (wanted.state is None or wanted.state is item.state)
-        and labels_match(item.labels, wanted.label_selector)
+        item.id.startswith(filter_.id)
+        and (filter_.state is None or filter_.state is item.state)
+        and labels_match(item.labels, filter_.label_selector)
     )
 
 
-def container_matches(item: Container, wanted: ContainerFilter) -> bool:
+def container_matches(item: Container, filter_: ContainerFilter) -> bool:
     """Whether a list with this filter shows this container."""
     return (
-        item.id.startswith(wanted.id)
-        and (wanted.state is None or wanted.state is item.state)
-        and item.pod_sandbox_id.startswith(wanted.pod_sandbox_id)
-        and labels_match(item.labels, wanted.label_selector)
+        item.id.startswith(filter_.id)
+        and (filter_.state is None or filter_.state is item.state)
+        and item.pod_sandbox_id.startswith(filter_.pod_sandbox_id)
+        and labels_match(item.labels, filter_.label_selector)
     )
 
 
-def container_stats_match(item: Container, wanted: ContainerStatsFilter) -> bool:
+def container_stats_match(item: Container, filter_: ContainerStatsFilter) -> bool:
     """Whether a stats list with this filter shows this container."""
-    same = ContainerFilter(id=wanted.id, pod_sandbox_id=wanted.pod_sandbox_id, label_selector=wanted.label_selector)
+    same = ContainerFilter(id=filter_.id, pod_sandbox_id=filter_.pod_sandbox_id, label_selector=filter_.label_selector)
     return container_matches(item, same)
 
 
-def sandbox_stats_match(item: PodSandbox, wanted: PodSandboxStatsFilter) -> bool:
+def sandbox_stats_match(item: PodSandbox, filter_: PodSandboxStatsFilter) -> bool:
     """Whether a stats list with this filter shows this sandbox."""
-    return sandbox_matches(item, PodSandboxFilter(id=wanted.id, label_selector=wanted.label_selector))
+    return sandbox_matches(item, PodSandboxFilter(id=filter_.id, label_selector=filter_.label_selector))

@@ -1,7 +1,7 @@
-"""Names that are taken: one sandbox per (name, namespace, uid, attempt), one container per (sandbox, name, attempt).
+"""The index of reserved names: one sandbox per (name, namespace, uid, attempt), one container per (sandbox, name, attempt).
 
-A name is reserved before anything is made, and kept until the removal is done. CRI has no call that looks a name up; the
-reservation is what makes a repeated RunPodSandbox or CreateContainer find the first one instead of making a second.
+A name is reserved before anything is created, and released when the removal is complete. CRI has no call that looks a name up;
+through the reservation a repeated RunPodSandbox or CreateContainer finds the existing object instead of creating a second one.
 """
 
 from typing import Generic, NamedTuple, TypeVar
@@ -44,23 +44,23 @@ Id = TypeVar("Id", bound=str)
 
 
 class NameIndex(Generic[Name, Id]):
-    """Who has which name."""
+    """Maps reserved names to ids."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
         self._ids: dict[Name, Id] = {}
 
     def get(self, name: Name) -> Id | None:
-        """The id that has a name, if any."""
+        """The id for which a name is reserved, or None."""
         return self._ids.get(name)
 
     def reserve(self, name: Name, id: Id) -> None:  # noqa: A002 - the field's word for it
-        """Take a name for an id. Raises `AlreadyExists` if another id has it."""
+        """Reserve a name for an id. Raises `AlreadyExists` if it is reserved for another."""
         if self._ids.setdefault(name, id) != id:
             raise AlreadyExists(self._kind, "_".join(str(part) for part in name))
 
     def release(self, name: Name) -> None:
-        """Give a name back. Names that nobody has are no error."""
+        """Release a name. Unknown names are no error."""
         self._ids.pop(name, None)
 
     def __len__(self) -> int:

@@ -1,15 +1,15 @@
-"""Recovery as a function: what was wanted (records) and what is (inventory) -> what is to be done (repairs).
+"""Recovery as a pure function: desired state (records) and actual state (inventory) -> repairs.
 
-In any quarrel about what is, the backend is right; about what was wanted, the record is. The repairs of one plan are carried
-out in order; every one of them can be repeated, so a crash in the middle only means that the next plan is shorter.
+The backend decides what the actual state is, the record what the desired one is. The repairs of one plan are carried out in
+order. Each of them can be repeated, so after a crash in the middle the next plan is shorter.
 
 - unfinished records (CREATING, REMOVING, or a container without its sandbox): finish the removal;
-- a sandbox that was to be stopped: stop it again;
-- a container in both: take over its exit, watch it again, or leave it created; kill it if its end was already told;
-- a container that only the record knows: it is over, and nobody can say how;
-- what only the inventory knows: remove it, if it carries our mark;
-- records of another boot: nothing of them runs, no pid or namespace path is trusted, and networks are torn down without a
-  namespace; exits that are known stay.
+- a sandbox with a requested stop: stop it again;
+- a container in both: record its exit, watch it again, or leave it created; kill it if its exit was already recorded;
+- a container in the record only: it has exited, and the exit status is unknown;
+- an object in the inventory only: remove it if it carries our mark;
+- records of another boot: nothing of them runs, no pid or namespace path is valid, and networks are torn down without a
+  namespace; recorded exits stay.
 """
 
 from collections.abc import Iterable, Iterator
@@ -48,14 +48,14 @@ class FinishSandboxStop:
 
 @attrs.frozen
 class ForgetNetwork:
-    """The namespace went with another boot: free the addresses without it."""
+    """Free the addresses without the network namespace, which a reboot has deleted."""
 
     id: SandboxId
 
 
 @attrs.frozen
 class SandboxIs:
-    """Show the sandbox as the backend sees it, and watch it where that can be done."""
+    """Show the sandbox as the backend reports it, and watch it if it is ready."""
 
     id: SandboxId
     ready: bool
@@ -63,7 +63,7 @@ class SandboxIs:
 
 @attrs.frozen
 class ContainerIs:
-    """Show the container so; nothing is to be waited for."""
+    """Show the container in this state; it needs no watch."""
 
     id: ContainerId
     state: ContainerState
@@ -71,7 +71,7 @@ class ContainerIs:
 
 @attrs.frozen
 class WatchContainer:
-    """The container runs: wait for its end."""
+    """The container runs: wait for its exit."""
 
     id: ContainerId
     started_at: int | None
@@ -79,7 +79,7 @@ class WatchContainer:
 
 @attrs.frozen
 class TakeExit:
-    """The container ended while nobody looked: write its exit."""
+    """The container exited while this process did not watch: record its exit."""
 
     id: ContainerId
     exit: Exit
@@ -87,14 +87,14 @@ class TakeExit:
 
 @attrs.frozen
 class KillAgain:
-    """The container's end was told already, and yet it runs."""
+    """Kill the container again: its exit was recorded, and it still runs."""
 
     id: ContainerId
 
 
 @attrs.frozen
 class RemoveLeftoverContainer:
-    """The backend holds a container of ours that no record knows."""
+    """Remove a container of ours that no record names."""
 
     id: ContainerId
     running: bool
@@ -102,7 +102,7 @@ class RemoveLeftoverContainer:
 
 @attrs.frozen
 class RemoveLeftoverSandbox:
-    """The backend holds a sandbox of ours that no record knows."""
+    """Remove a sandbox of ours that no record names."""
 
     id: SandboxId
 
@@ -129,32 +129,32 @@ def plan(
     *,
     boot_id: str,
 ) -> list[Repair]:
-    """The repairs that make records and reality agree, in the order in which to carry them out.
+    """The repairs that make records and backend agree, in the order in which to carry them out.
 
-    The records are those of one backend; so is the inventory. `boot_id` names the machine's present boot.
+    `sandboxes`, `containers` and `inventory` belong to one backend. `boot_id` is that of the current boot.
     """
     wanted_sandboxes = {record.id: record for record in sandboxes}
     wanted_containers = {record.id: record for record in containers}
-    held_sandboxes = {seen.id: seen for seen in inventory.sandboxes}
-    held_containers = {seen.id: seen for seen in inventory.containers}
+    observed_sandboxes = {seen.id: seen for seen in inventory.sandboxes}
+    observed_containers = {seen.id: seen for seen in inventory.containers}
     repairs: list[Repair] = [
         RemoveLeftoverContainer(seen.id, running=seen.state is not ContainerState.CREATED and not seen.exit)
-        for seen in held_containers.values()
+        for seen in observed_containers.values()
         if seen.ours and seen.id not in wanted_containers
     ]
     for record in wanted_containers.values():
         sandbox = wanted_sandboxes.get(record.sandbox_id)
-        repairs.append(_container(record, held_containers.get(record.id), sandbox, boot_id))
+        repairs.append(_container(record, observed_containers.get(record.id), sandbox, boot_id))
     for sandbox in wanted_sandboxes.values():
-        repairs.extend(_sandbox(sandbox, held_sandboxes.get(sandbox.id), same_boot=sandbox.boot_id == boot_id))
+        repairs.extend(_sandbox(sandbox, observed_sandboxes.get(sandbox.id), same_boot=sandbox.boot_id == boot_id))
     repairs.extend(
-        RemoveLeftoverSandbox(held.id) for held in held_sandboxes.values() if held.ours and held.id not in wanted_sandboxes
+        RemoveLeftoverSandbox(seen.id) for seen in observed_sandboxes.values() if seen.ours and seen.id not in wanted_sandboxes
     )
     return repairs
 
 
 _MAY_RUN: Final = frozenset({ContainerState.RUNNING, ContainerState.UNKNOWN})
-"""What is waited for, and killed: where a backend cannot say whether it runs, the wait tells."""
+"""States in which a container is watched, and killed before removal. For UNKNOWN the wait reports whether it has exited."""
 
 
 def _container(
@@ -179,7 +179,7 @@ def _container(
 
 
 def _exit(record: ContainerRecord, seen: ObservedContainer | None) -> Exit:
-    """How it ended, with the start that is known; its creation stands for a start that nobody knows any more."""
+    """The exit of a container, with its start time; if that is unknown, its creation time."""
     end = (seen.exit if seen else None) or Exit.unknown()
     return attrs.evolve(end, started_at=end.started_at or (seen.started_at if seen else None) or record.created_at)
 

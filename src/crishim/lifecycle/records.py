@@ -1,20 +1,18 @@
-"""What the library remembers of a sandbox or container: what was asked and decided, never what runs.
+"""The records of sandboxes and containers, and their JSON form.
 
-A record is immutable but for its phase, and for a few facts that become known later: a sandbox's namespace and addresses, a
-container's user, its limits after an update, and its exit. It is written before the act it announces. Whether something runs
-is the backend's to say; the exit alone is kept here too, since some runtimes forget it.
+A record stores what was requested and decided, never what runs. It is immutable but for its phase and a few facts that become
+known later: a sandbox's namespace and addresses, a container's user, its limits after an update, and its exit. It is written
+before the act that it announces. The backend reports whether something runs; only the exit is stored here too, since some
+runtimes forget it.
 
-Frozen attrs values to plain JSON data and back, driven by their annotations.
-
-Only for records, where both ends are the same class: the wire is translated by hand. Fields at their default are left out, so
-records stay short, and a new field with a default needs no new version: fields that a version does not know are kept beside
-the record and written back. What does not fit its annotation raises `ValueError`.
-
-Records to bytes and back, across versions of this library.
+`unstructure` and `structure` convert frozen attrs values to plain JSON data and back, driven by their annotations; the wire is
+converted by hand, in `cri`. Fields with their default value are left out, so records stay short and a new field with a default
+needs no new version. Unknown fields are stored beside the record and written back. Data that does not match the annotation
+raises `ValueError`.
 
 Each record is one JSON object: `{"version": 2, "kind": "sandbox" | "container", ...}`. To change a record's shape in a way
-that its defaults do not cover: raise `VERSION`, and add a function to `_STEPS` that takes the data one version up. The golden
-files of the tests hold a record of every version that ever was.
+that defaults do not cover, raise `VERSION`, and add a function to `_STEPS` that converts the data to the next version. The
+golden files of the tests have a record of every version.
 """
 
 import enum
@@ -37,9 +35,9 @@ from crishim.model.values import EMPTY, ContainerId, FrozenDict, ImageId, Sandbo
 
 
 class Phase(enum.StrEnum):
-    """How far a request has come. CREATING and REMOVING are unfinished, and end in removal after a crash.
+    """The progress of a request. CREATING and REMOVING are unfinished, and lead to a removal after a crash.
 
-    STOPPED belongs to sandboxes: a stop was asked for, and is repeated after a crash, since all its steps are repeatable.
+    STOPPED is for sandboxes: a stop was requested. Its steps are repeatable, and are repeated after a crash.
     """
 
     CREATING = "creating"
@@ -50,10 +48,10 @@ class Phase(enum.StrEnum):
 
 @attrs.frozen(kw_only=True)
 class SandboxRecord:
-    """A sandbox that was asked for. `netns` and `ips` are empty until the network is up, and after a stop.
+    """A requested sandbox. `netns` and `ips` are empty until the network is set up, and after a stop.
 
-    `boot_id` tells in which boot of the machine it was made: in another one nothing of it runs. `backend` is the name of the
-    backend that made it; empty in records of before there was that field.
+    `boot_id` names the boot in which it was created: after a reboot nothing of it runs. `backend` is the name of the backend
+    that created it, empty in records written before the field existed.
     """
 
     id: SandboxId
@@ -70,13 +68,15 @@ class SandboxRecord:
 
     @property
     def spec(self) -> SandboxSpec:
-        """What the backend received for it."""
+        """What the backend received for the sandbox."""
         return SandboxSpec(id=self.id, config=self.config, handler=self.handler, netns=self.netns, ips=self.ips)
 
 
 @attrs.frozen(kw_only=True)
 class ExitRecord:
-    """How a container ended, as ContainerStatus tells it. Times are nanoseconds; `started_at` is 0 if it never ran."""
+    """How a container ended, as in ContainerStatus. Times are nanoseconds since the epoch; `started_at` is 0 if it
+    never ran.
+    """
 
     code: int
     reason: str
@@ -87,9 +87,9 @@ class ExitRecord:
 
 @attrs.frozen(kw_only=True)
 class ContainerRecord:
-    """A container that was asked for. `image_ref` is what status shows beside `image_id`.
+    """A requested container. `image_ref` is what ContainerStatus shows beside `image_id`.
 
-    `mounts` are the configuration's with the images of image volumes looked up; empty where there is none of these.
+    `mounts` are those of the configuration with the ids of image volumes filled in; empty if there are no image volumes.
     """
 
     id: ContainerId
@@ -112,7 +112,7 @@ Record: TypeAlias = SandboxRecord | ContainerRecord
 
 
 def unstructure(value: object) -> Any:
-    """JSON data for a value: attrs classes become objects, enumerations their values, tuples lists."""
+    """The JSON data of a value: attrs classes become objects, enumerations their values, tuples lists."""
     kind: Any = type(value)
     fields = _fields(kind)
     if fields is not None:
@@ -128,26 +128,26 @@ def unstructure(value: object) -> Any:
 
 
 def structure(data: object, kind: Any) -> Any:
-    """The value of type `kind` that `data` stands for, without the fields that it does not have (`unknown_fields`)."""
+    """The value of type `kind` for JSON data. Unknown fields are ignored (see `unknown_fields`). Raises `ValueError`."""
     return _reader(kind)(data)
 
 
 def unknown_fields(data: Any, kind: Any) -> dict[str, Any]:
-    """The parts of JSON data that the attrs class `kind` has no fields for, as of a later version; none within lists."""
+    """The parts of JSON data for which the attrs class `kind` has no field, as written by a later version; not within lists."""
     hints = typing.get_type_hints(kind)
-    found: dict[str, Any] = {}
+    unknown: dict[str, Any] = {}
     for name, item in data.items():
         if name not in hints:
-            found[name] = item
+            unknown[name] = item
         elif (
             (inner := _class_of(hints[name])) is not None and isinstance(item, dict) and (deeper := unknown_fields(item, inner))
         ):
-            found[name] = deeper
-    return found
+            unknown[name] = deeper
+    return unknown
 
 
 def _class_of(kind: Any) -> type | None:
-    """The attrs class that a field's annotation names, also as one that may be None."""
+    """The attrs class that a field's annotation names, alone or in a union with None."""
     for arm in typing.get_args(kind) or (kind,):
         if isinstance(arm, type) and attrs.has(arm):
             return arm
@@ -155,7 +155,7 @@ def _class_of(kind: Any) -> type | None:
 
 
 def merge_unknown(data: dict[str, Any], unknown: Mapping[str, Any]) -> None:
-    """Put unknown fields back into JSON data, where nothing else stands now."""
+    """Put unknown fields back into JSON data where no known value stands."""
     for name, item in unknown.items():
         if name not in data:
             data[name] = item
@@ -171,7 +171,7 @@ def _fields(kind: type) -> tuple[tuple[str, object], ...] | None:
 
 @cache
 def _reader(kind: Any) -> Callable[[Any], Any]:
-    """What makes a value of type `kind` of data."""
+    """A function that converts JSON data to a value of type `kind`."""
     origin, arms = typing.get_origin(kind), typing.get_args(kind)
     if origin in {typing.Union, types.UnionType}:
         (read,) = (_reader(arm) for arm in arms if arm is not types.NoneType)
@@ -216,7 +216,7 @@ _KINDS: Final[Mapping[str, type[SandboxRecord] | type[ContainerRecord]]] = {
 
 
 def _from_1(data: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 kept a container's limits only in its configuration."""
+    """Add `resources`: version 1 had a container's limits only in its configuration."""
     if data["kind"] == "container" and "resources" not in data:
         limits = (data["config"].get("linux") or {}).get("resources")
         if limits is not None:
@@ -228,7 +228,7 @@ _STEPS: Final[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {1: _f
 
 
 def dump_record(record: Record, unknown: Mapping[str, Any] = EMPTY) -> bytes:
-    """A record as the newest version's JSON, in ASCII, with the unknown fields that it was read with."""
+    """A record as ASCII JSON of the newest version, with the unknown fields that it was read with."""
     kind = "sandbox" if isinstance(record, SandboxRecord) else "container"
     data = {"version": VERSION, "kind": kind, **unstructure(record)}
     merge_unknown(data, unknown)
@@ -236,9 +236,9 @@ def dump_record(record: Record, unknown: Mapping[str, Any] = EMPTY) -> bytes:
 
 
 def load_record(raw: bytes) -> tuple[Record, dict[str, Any]]:
-    """The record that `raw` holds, whatever known version wrote it, and the fields of it that this version does not know.
+    """The record in `raw`, written by any known version, and its fields that this version does not know.
 
-    Raises `FailedPrecondition` for a newer version and `DataLoss` for anything that is no record.
+    Raises `FailedPrecondition` for a newer version and `DataLoss` for anything that is not a record.
     """
     try:
         data = json.loads(raw)

@@ -1,15 +1,15 @@
-"""ContainerConfig, ImageConfig and sandbox together -> ContainerSpec: what runs, where, as whom, ended by which signal.
+"""Resolves ContainerConfig, ImageConfig and sandbox to a ContainerSpec: program, environment, user, stop signal.
 
-The rules are the field's, and not written down in CRI itself:
+The rules are those of containerd and CRI-O; CRI itself does not state them:
 
-- command and args: a non-empty `command` replaces the image's entrypoint, and the image's cmd with it; otherwise the
-  image's entrypoint runs, with `args`, or with the image's cmd where there are no args. An entrypoint of one empty text
-  counts as none. Nothing at both ends is an error.
-- environment: PATH where the image has none, TERM with a terminal, HOSTNAME, then the image's variables, then the
-  container's; the same name is replaced in place.
-- folder: the container's, else the image's, else `/`.
-- user: `run_as_username`, else `run_as_user`, else the image's user; a group alone is an error. Groups of the image's user
-  text count only where nothing overrides the user.
+- command and args: a non-empty `command` replaces the image's entrypoint and cmd; otherwise the image's entrypoint runs, with
+  `args`, or with the image's cmd if there are no args. An entrypoint of one empty string counts as none. If both are empty the
+  request is an error.
+- environment: PATH if the image sets none, TERM with a terminal, HOSTNAME, then the image's variables, then the container's; a
+  repeated name replaces the value in place.
+- working directory: the container's, else the image's, else `/`.
+- user: `run_as_username`, else `run_as_user`, else the image's user; a group without a user is an error. The group in the
+  image's user counts only if the request names no user.
 - stop signal: the container's, else the image's, else SIGTERM.
 """
 
@@ -36,7 +36,7 @@ def resolve(
     container_id: ContainerId,
     image_id: ImageId,
 ) -> ContainerSpec:
-    """What a backend is given for this container. Raises `InvalidArgument` naming the field that makes no sense."""
+    """The spec that a backend receives for a container. Raises `InvalidArgument` naming the invalid field."""
     linux = config.linux
     security = linux.security_context if linux else None
     return ContainerSpec(
@@ -66,7 +66,7 @@ def resolve(
 
 
 def argv(config: ContainerConfig, image: ImageConfig) -> tuple[str, ...]:
-    """The program and its arguments."""
+    """The program and its arguments. Raises `InvalidArgument` if there are none."""
     command, args = config.command, config.args
     if not command:
         args = args or image.cmd
@@ -77,7 +77,7 @@ def argv(config: ContainerConfig, image: ImageConfig) -> tuple[str, ...]:
 
 
 def environment(config: ContainerConfig, image: ImageConfig, sandbox: SandboxSpec) -> FrozenDict[str, str]:
-    """The variables, in order. HOSTNAME is left out on the host network: the node's name is for the backend to know."""
+    """The environment variables, in order. HOSTNAME is left out on the host network: the backend knows the node's name."""
     env = {"PATH": DEFAULT_PATH}
     if config.tty:
         env["TERM"] = "xterm"
@@ -94,7 +94,7 @@ def environment(config: ContainerConfig, image: ImageConfig, sandbox: SandboxSpe
 
 
 def user(security: LinuxContainerSecurityContext | None, image: ImageConfig) -> UserSpec:
-    """Who to run as."""
+    """The user, group and supplemental groups to run with. Raises `InvalidArgument`."""
     if security is None:
         name, _, group = image.user.partition(":")
         return UserSpec(user=name, group=group)
@@ -121,7 +121,7 @@ def user(security: LinuxContainerSecurityContext | None, image: ImageConfig) -> 
 
 
 def stop_signal(config: ContainerConfig, image: ImageConfig) -> Signal:
-    """The signal that begins a stop; never RUNTIME_DEFAULT. An image's signal that has no name in CRI becomes SIGTERM."""
+    """The signal that begins a stop; never RUNTIME_DEFAULT. A signal of the image without a name in CRI becomes SIGTERM."""
     if config.stop_signal:
         return config.stop_signal
     number = signal_number(image.stop_signal) if image.stop_signal else None
@@ -129,7 +129,9 @@ def stop_signal(config: ContainerConfig, image: ImageConfig) -> Signal:
 
 
 def log_path(config: ContainerConfig, sandbox: SandboxSpec) -> str:
-    """The absolute path of the log; empty where either part is. The file must stay below the sandbox's log directory."""
+    """The absolute path of the log; empty if the request or the sandbox names none. It must be below the sandbox's log
+    directory.
+    """
     directory = sandbox.config.log_directory
     if not (directory and config.log_path):
         return ""

@@ -1,11 +1,11 @@
-"""The life cycles of sandboxes and containers. All transitions there are stand in the two tables of this file.
+"""The life cycles of sandboxes and containers, as two transition tables.
 
-A sandbox, as CRI shows it, is READY or NOTREADY; a container CREATED, RUNNING, EXITED or UNKNOWN. Before it is shown at all it
-has no state, None. UNKNOWN is a container whose backend, or whose own part of it, cannot be asked just now; it goes back to
-RUNNING or on to EXITED when it can. There is no restart: a container that should run again is a new container (CRI,
-StartContainer).
+A sandbox is READY or NOTREADY in CRI; a container CREATED, RUNNING, EXITED or UNKNOWN. Before it is shown it has no state,
+None. A container is UNKNOWN while its backend, or the part of the backend that runs it, cannot be reached; it then goes back
+to RUNNING or on to EXITED. A container is never restarted: the client creates a new one (CRI, StartContainer).
 
-Acts that lead from a state to itself are requests that are allowed there; only `sandbox_after` and `container_after` decide.
+An act that leads from a state to itself is a request that is allowed in that state. Only `sandbox_after` and `container_after`
+decide.
 """
 
 import enum
@@ -17,7 +17,7 @@ from crishim.model.sandbox import PodSandboxState
 
 
 class SandboxAct(enum.StrEnum):
-    """What may befall a sandbox. FIND and FIND_DEAD are what its backend shows at a recovery; FAIL is an undo that failed."""
+    """The events of a sandbox's life cycle. FIND and FIND_DEAD are observed by recovery; FAIL is a failed undo."""
 
     RUN = "run"
     FAIL = "fail"
@@ -29,7 +29,7 @@ class SandboxAct(enum.StrEnum):
 
 
 class ContainerAct(enum.StrEnum):
-    """What may befall a container. FIND and FIND_CREATED are what its backend shows at a recovery."""
+    """The events of a container's life cycle. FIND and FIND_CREATED are observed by recovery."""
 
     CREATE = "create"
     START = "start"
@@ -62,7 +62,7 @@ SANDBOX: Mapping[tuple[PodSandboxState | None, SandboxAct], PodSandboxState] = {
     (_NOTREADY, SandboxAct.STOP): _NOTREADY,
     (_NOTREADY, SandboxAct.DIE): _NOTREADY,
 }
-"""(state, act) -> state. A removal is allowed in every state: it stops first."""
+"""(state, act) -> state. A removal is allowed in every state: it stops the sandbox first."""
 
 _CREATED, _RUNNING = ContainerState.CREATED, ContainerState.RUNNING
 _EXITED, _UNKNOWN = ContainerState.EXITED, ContainerState.UNKNOWN
@@ -92,22 +92,22 @@ CONTAINER: Mapping[tuple[ContainerState | None, ContainerAct], ContainerState] =
     (_UNKNOWN, ContainerAct.FIND): _RUNNING,
     (_UNKNOWN, ContainerAct.FIND_CREATED): _CREATED,
 }
-"""(state, act) -> state. A removal is allowed in every state: it kills first."""
+"""(state, act) -> state. A removal is allowed in every state: it kills the container first."""
 
 
 def sandbox_after(state: PodSandboxState | None, act: SandboxAct, subject: str = "sandbox") -> PodSandboxState:
-    """The state after `act`. Raises `FailedPrecondition` where the table has none, naming the states that allow it."""
+    """The state after `act`. Raises `FailedPrecondition`, naming the states that allow it, if the table has no entry."""
     after = SANDBOX.get((state, act))
     if after is None:
         allowed = " or ".join(s.name for s in PodSandboxState if (s, act) in SANDBOX)
-        raise FailedPrecondition(state.name if state else "in the making", f"{allowed} to {act.value}", subject)
+        raise FailedPrecondition(state.name if state else "being created", f"{allowed} to {act.value}", subject)
     return after
 
 
 def container_after(state: ContainerState | None, act: ContainerAct, subject: str = "container") -> ContainerState:
-    """The state after `act`. Raises `FailedPrecondition` where the table has none, naming the states that allow it."""
+    """The state after `act`. Raises `FailedPrecondition`, naming the states that allow it, if the table has no entry."""
     after = CONTAINER.get((state, act))
     if after is None:
         allowed = " or ".join(s.name for s in ContainerState if (s, act) in CONTAINER)
-        raise FailedPrecondition(state.name if state else "in the making", f"{allowed} to {act.value}", subject)
+        raise FailedPrecondition(state.name if state else "being created", f"{allowed} to {act.value}", subject)
     return after

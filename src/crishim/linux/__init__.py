@@ -1,1 +1,1 @@
-"""What Python lacks of Linux; nothing of containers."""
+"""Interfaces of Linux that Python lacks. Nothing here knows containers."""

@@ -1,6 +1,7 @@
-"""Where a container's cgroup lies, reading it and removing it: files of /sys/fs/cgroup and of /proc, never a process.
+"""Locating, reading and removing cgroups, by files of /sys/fs/cgroup and /proc; no process is started for it but to create a
+scope.
 
-The path is the one that the bundle asked for. /proc/<pid>/cgroup tells it only of who certainly lives: pids are used again.
+A container's path is the one in its bundle. /proc/<pid>/cgroup is read only for a pid that is certainly still that process.
 """
 
 import asyncio
@@ -24,7 +25,9 @@ _PAUSE: Final = 0.02
 
 
 def folder_of(cgroups_path: str) -> str:
-    """linux.cgroupsPath below the root: a path as it is, systemd's `slice:prefix:name` as the scope in its slices."""
+    """The folder of linux.cgroupsPath below the root: a path unchanged, systemd's `slice:prefix:name` as the scope in its
+    slices.
+    """
     parent, colon, rest = cgroups_path.partition(":")
     if not colon:
         return posixpath.normpath(f"/{cgroups_path.lstrip('/')}")
@@ -34,7 +37,7 @@ def folder_of(cgroups_path: str) -> str:
 
 
 def slice_folder(unit: str) -> str:
-    """A systemd slice's folder: `a-b.slice` lies in `a.slice`, and `-.slice` is the root."""
+    """A systemd slice's folder: `a-b.slice` is in `a.slice`, and `-.slice` is the root."""
     unit = posixpath.basename(unit)
     names = unit.removesuffix(".slice").split("-")
     if unit == "-.slice":
@@ -43,9 +46,10 @@ def slice_folder(unit: str) -> str:
 
 
 async def start_scope(unit: str, parent: str, pid: int) -> None:
-    """Have systemd move a process into a new scope of the slice `parent`: whoever writes there beside systemd loses it.
+    """Have systemd move a process into a new scope of the slice `parent`; systemd moves back processes that others place
+    there.
 
-    Raises `FailedPrecondition` where there is no busctl, and `Unknown` with what it said.
+    Raises `FailedPrecondition` if there is no busctl, and `Unknown` with its output.
     """
     properties = ("2", "PIDs", "au", "1", str(pid), "Slice", "s", parent)
     await _ask_systemd("StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", *properties, "0")
@@ -89,11 +93,11 @@ class Cgroups:
         self._root = root
 
     def exists(self, folder: str) -> bool:
-        """Whether there is such a cgroup."""
+        """Whether the cgroup exists."""
         return (self._controller("memory") / folder.lstrip("/")).is_dir()
 
     def of(self, pid: int | str) -> str:
-        """The cgroup that counts the memory of a process that certainly lives, as of one that was just created."""
+        """The memory cgroup of a process that certainly still runs, for example one that was just created."""
         return own_folder(read_text(f"/proc/{pid}/cgroup"), "memory", v2=self._v2)
 
     @property
@@ -102,9 +106,9 @@ class Cgroups:
         return self._v2
 
     def reader(self, folder: str) -> Callable[[str], str]:
-        """Gives the text of a cgroup's file, empty where there is none: by its name on v2, `controller/file` on v1.
+        """A function that reads a file of the cgroup, empty if there is none: `file` on v2, `controller/file` on v1.
 
-        `cgroup.procs` has the processes of cgroups below, too, as the counters have.
+        `cgroup.procs` includes the processes of descendant cgroups, as the counters do.
         """
         root = str(self._root)
 
@@ -116,11 +120,11 @@ class Cgroups:
         return read
 
     def pids(self, folder: str) -> list[int]:
-        """The processes of a cgroup and of those below it: crun puts a container into one of its own below the scope."""
+        """The processes of a cgroup and its descendants: crun puts a container into a cgroup of its own below the scope."""
         return [int(pid) for pid in _members(str(self._controller("memory") / folder.lstrip("/"))).split()]
 
     def killed_for_memory(self, folder: str) -> bool:
-        """Whether a process of a cgroup was killed for want of memory; not where it is not known which cgroup that was."""
+        """Whether the out-of-memory killer has killed a process of a cgroup; false if the cgroup is unknown."""
         if not folder:
             return False
         file = "memory.events" if self._v2 else "memory.oom_control"
@@ -128,9 +132,9 @@ class Cgroups:
         return any(line.startswith("oom_kill ") and line != "oom_kill 0" for line in lines)
 
     def beside(self, cgroups_path: str) -> tuple[Path, ...]:
-        """Folders for what serves a container, beside its own, in each hierarchy that counts something for the pod.
+        """Folders for the monitor of a container, beside its cgroup, in each hierarchy that accounts for the pod.
 
-        None where the container has no pod's cgroup, where that is not there, or where systemd owns it.
+        Empty if the container has no pod's cgroup, if that does not exist, or if systemd owns it.
         """
         parent, name = posixpath.split(cgroups_path)
         if ":" in cgroups_path or parent in {"", "/"} or not self.exists(parent):
@@ -139,20 +143,20 @@ class Cgroups:
         return tuple(folder / parent.lstrip("/") / f"monitor-{name}" for folder in sorted(folders))
 
     def move_to_own(self) -> None:
-        """Move this process to the cgroup that it is in. Blocks for as long as the kernel takes to let processes move."""
+        """Move this process to the cgroup that it is in. Blocks until the kernel lets processes move."""
         if folder := own_folder(read_text("/proc/self/cgroup"), "pids", v2=self._v2):
             with contextlib.suppress(OSError):
                 (self._controller("pids") / folder.lstrip("/") / "cgroup.procs").write_text("0", encoding="ascii")
 
     def kill(self, folder: str) -> None:
-        """Kill every process of a cgroup and of those below it, and return when none is left. Blocks for a second at most."""
+        """Kill every process of a cgroup and its descendants, and return when none is left. Blocks for at most a second."""
         group = self._controller("memory") / folder.strip("/")
         if group in {self._root, self._controller("memory")}:
-            return  # that is everybody
+            return  # the root: every process of the machine
         for _ in range(_TRIES):
             try:
                 (group / "cgroup.kill").write_text("1", encoding="ascii")
-            except OSError:  # v1, or a kernel before 5.14
+            except OSError:  # no cgroup.kill: v1, or a kernel before 5.14
                 for member in (group, *(path for path in group.rglob("*") if path.is_dir())):
                     _kill_members(member)
             if not _populated(group):
@@ -160,7 +164,7 @@ class Cgroups:
             time.sleep(_PAUSE)
 
     def remove(self, folder: str) -> None:
-        """Kill what is left in a cgroup, and remove it, of every hierarchy there is. Blocks for a second at most for each."""
+        """Kill the processes of a cgroup, and remove it from every hierarchy. Blocks for at most a second for each."""
         name = folder.lstrip("/")
         roots = [self._root] if self._v2 else [path for path in self._root.iterdir() if path.is_dir() and not path.is_symlink()]
         for group in (root / name for root in roots if name):
@@ -178,7 +182,7 @@ class Cgroups:
 
 
 def _members(path: str) -> str:
-    """The text of cgroup.procs of a cgroup and of all below it."""
+    """The content of cgroup.procs of a cgroup and its descendants."""
     texts = [read_text(f"{path}/cgroup.procs")]
     with contextlib.suppress(OSError), os.scandir(path) as entries:
         texts += [_members(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -186,16 +190,16 @@ def _members(path: str) -> str:
 
 
 def _populated(group: Path) -> bool:
-    """Whether a process is in a cgroup or below it."""
+    """Whether a process is in a cgroup or its descendants."""
     return bool(_members(str(group)))
 
 
 def _kill_members(group: Path) -> None:
-    """Kill a cgroup's processes, and none that has got the pid of one that has just ended."""
+    """Kill a cgroup's processes, but not a new process with the pid of one that has just exited."""
     with contextlib.ExitStack() as stack:
         handles = {}
         for pid in read_text(group / "cgroup.procs").split():
-            with contextlib.suppress(OSError):  # also of 0, a process of another PID namespace
+            with contextlib.suppress(OSError):  # a pid of 0 is a process of another PID namespace
                 handles[pid] = os.pidfd_open(int(pid))
                 stack.callback(os.close, handles[pid])
         for pid in read_text(group / "cgroup.procs").split():
@@ -205,9 +209,9 @@ def _kill_members(group: Path) -> None:
 
 
 def read_text(path: str | Path) -> str:
-    """A small file; "" where it cannot be read, as files of a cgroup that is going away.
+    """The content of a small file; "" if it cannot be read, as files of a cgroup that is being removed.
 
-    Read by the bare system calls: thousands of files are read for one list.
+    Uses bare system calls: thousands of files are read for one list.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

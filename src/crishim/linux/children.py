@@ -1,21 +1,21 @@
 """The one owner of this process's children.
 
-Whoever starts a program, adopts an orphan or waits for an exit does it here: `start` and `spawn` for programs, `adopt` for
-processes that a program leaves to us as their subreaper. Each such child is waited for by its own pidfd, and collected once, by
-whoever waits for it; nothing here ever waits for "any child", and nothing is looked at for the sake of one child's exit.
+All code that starts a program, adopts an orphan or waits for an exit does it here: `start` and `spawn` for programs, `adopt`
+for processes that a program leaves to this process as their subreaper. Each such child is waited for by its own pidfd and
+reaped once, by its owner; nothing here waits for "any child" or scans processes for the exit of one child.
 
-Some orphans come to us that nobody has announced: what a dead shim leaves, and descendants of processes that share our PID
-namespace. They are collected as well, since a zombie keeps its PID namespace from ending. They must be told apart from children
-that other code of this program has started (`subprocess` in some thread), whose exits are not ours:
+Some orphans arrive unannounced: leftovers of a dead shim, and descendants of processes that share our PID namespace. They are
+reaped as well, since a zombie keeps its PID namespace from ending. They are distinguished as follows from children that other
+code of this program has started (`subprocess` in some thread), whose exits belong to that code:
 
-- a child in our own session is never touched: programs started here have sessions of their own, so an orphan cannot be in ours;
-- a child in a session that is neither ours nor led by itself is an orphan: a direct child can only be the leader;
-- the leader of its session is an orphan if it is in another PID namespace, and otherwise may be either: it is collected when it
+- a child in our own session is never reaped: programs started here have sessions of their own, so it cannot be an orphan;
+- a child in a session that is neither ours nor led by the child is an orphan: a direct child can only be the leader;
+- the leader of its session is an orphan if it is in another PID namespace; otherwise it may be either, and is reaped when it
   has been a zombie for `GRACE` seconds;
-- a child that has begun after a program that is under way in `expecting` may be what that program leaves: it is not touched.
+- a child that was started after a program in `expecting` began may be the process that the program leaves: it is not reaped.
 
-Linux gives orphans to the first thread of their subreaper, so this works where the event loop runs in the main thread; orphans
-that nobody has announced stay zombies elsewhere.
+Linux gives orphans to the first thread of their subreaper, so this works if the event loop runs in the main thread; elsewhere
+unannounced orphans stay zombies.
 """
 
 import asyncio
@@ -42,14 +42,14 @@ GRACE: Final = 10.0
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _WNOTHREAD: Final = 0x20000000
 _PAUSE: Final = 0.02
-"""Seconds between a child's end and the look for orphans: by then whoever owns the child has collected it."""
+"""Seconds between a child's exit and the search for orphans, in which the child's owner reaps it."""
 _TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def become_subreaper() -> None:
-    """Let orphans of our descendants become our children, so that their exits can be collected.
+    """Make this process the subreaper of its descendants, so that their exits can be collected.
 
-    Raises `PermissionDenied` where the kernel refuses.
+    Raises `PermissionDenied` if the kernel refuses.
     """
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise last_error("becoming a child subreaper")
@@ -63,7 +63,7 @@ async def end_program(process: asyncio.subprocess.Process) -> None:
 
 
 def watch_by_pidfd() -> None:
-    """Have asyncio wait for its programs by pidfd instead of a thread for each. Python does so by itself from 3.12 on."""
+    """Have asyncio wait for its programs by pidfd instead of by a thread for each; the default since Python 3.12."""
     if sys.version_info < (3, 12):
         watcher = asyncio.PidfdChildWatcher()
         watcher.attach_loop(asyncio.get_running_loop())
@@ -73,7 +73,7 @@ def watch_by_pidfd() -> None:
 class Child:
     """A child of this process, from its start or adoption until `collect` or `disown`.
 
-    `identity` stays the process's own until it is collected: the kernel does not give its pid to another before.
+    `identity` stays valid until the child is reaped: the kernel does not reuse its pid before.
     """
 
     def __init__(self, owner: "Children", identity: Identity, pidfd: int) -> None:
@@ -84,30 +84,30 @@ class Child:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def ended(self) -> None:
-        """Return when it has ended. Any number may wait, also after it was collected; a wait may be cancelled."""
+        """Return when the child has exited. Several callers may wait, also after it was reaped; a wait may be cancelled."""
         if self._loop is None and self._pidfd >= 0:
             self._loop = asyncio.get_running_loop()
             self._loop.add_reader(self._pidfd, self._note_end)
         await self._ended.wait()
 
     def send(self, number: int) -> None:
-        """Send a signal, if it has not ended. Raises `PermissionError`, and `OSError` for what is no signal."""
+        """Send a signal, if the child runs. Raises `PermissionError`, and `OSError` for an invalid signal."""
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
 
     def returncode(self) -> int | None:
-        """How it ended, as `subprocess` has it; None where it has not ended or is not our child. Collects nothing."""
+        """The exit status as in `subprocess`; None if it has not exited or is not our child. Does not reap."""
         return self._wait(os.WNOWAIT)
 
     def collect(self) -> int | None:
-        """Take its exit, once: its `returncode`, or None where it has not ended or is not our child."""
+        """Reap the child, once: its `returncode`, or None if it has not exited or is not our child."""
         code = self._wait(0)
         self.disown()
         return code
 
     def disown(self) -> None:
-        """Nobody here waits for it any more: when it ends it is collected like any other orphan."""
+        """Give up ownership: when the child exits it is reaped like any other orphan."""
         if self._pidfd < 0:
             return
         self._note_end()
@@ -131,7 +131,9 @@ class Child:
 
 
 class Children:
-    """All children that are ours to wait for. One per process, `children`, since children are the process's."""
+    """All children that this module waits for. There is one object per process, `children`, since children belong to the
+    process.
+    """
 
     def __init__(self) -> None:
         self._owned: dict[int, Child] = {}
@@ -144,7 +146,7 @@ class Children:
     async def start(self, *argv: str | Path, **options: Any) -> asyncio.subprocess.Process:
         """Start a program, as `asyncio.create_subprocess_exec` does, in a session of its own.
 
-        asyncio waits for it, by its pid. Raises `FileNotFoundError` where it is missing, and `OSError` where it cannot be run.
+        asyncio waits for it, by its pid. Raises `FileNotFoundError` if it is missing, and `OSError` if it cannot be run.
         """
         self._attach()
         program = _program(str(argv[0]), options)
@@ -153,15 +155,15 @@ class Children:
         return process
 
     def spawn(self, argv: list[str], **options: Any) -> Child:
-        """Start a program, as `subprocess.Popen` does, that the caller waits for by the answer. Raises as `start`."""
+        """Start a program, as `subprocess.Popen` does; the caller waits for it by the returned `Child`. Raises as `start`."""
         process = subprocess.Popen(argv, executable=_program(argv[0], options), **options)
-        process.returncode = 0  # whatever becomes of it is read by its pidfd: Popen must not wait for it when it is deleted
+        process.returncode = 0  # its exit is read by its pidfd: Popen must not wait for it when it is deleted
         return self.adopt(process.pid)
 
     def adopt(self, pid: int) -> Child:
-        """Own a process that is left to us, or will be: its exit is the caller's. At most one owner for each.
+        """Own a process that is or will be left to this process: the caller collects its exit. At most one owner for each.
 
-        Raises `NotFound` where there is no such process.
+        Raises `NotFound` if there is no such process.
         """
         self._attach()
         try:
@@ -177,7 +179,7 @@ class Children:
         return child
 
     def collect_at_end(self, pid: int) -> None:
-        """A process that is left to us, or will be, and whose exit nobody wants, is collected when it ends."""
+        """Reap a process that is or will be left to this process when it exits; nothing uses its exit status."""
         self._attach()
         try:
             child = self.adopt(pid)
@@ -188,7 +190,7 @@ class Children:
 
     @contextlib.contextmanager
     def expecting(self) -> Iterator[None]:
-        """A program runs inside that leaves a process to us, whose exit is wanted: it is adopted before the end."""
+        """Surround a program that leaves a process to this one, to be adopted before the end of the block."""
         mark = object()
         self._expecting[mark] = time.clock_gettime(time.CLOCK_BOOTTIME)
         try:
@@ -198,17 +200,17 @@ class Children:
             self.wake()
 
     def wake(self) -> None:
-        """Somebody may have been left to us."""
+        """Search for orphans soon."""
         self._look_in(_PAUSE)
 
     def forget(self, child: Child) -> None:
-        """It is collected, or nobody's: what it has left is ours now."""
+        """Drop a child that was reaped or disowned, and search for its orphans."""
         if self._owned.get(child.identity.pid) is child:
             del self._owned[child.identity.pid]
         self.wake()
 
     def _attach(self) -> None:
-        """Learn of ends on the running loop, where it is the main thread's and nobody else listens."""
+        """Watch SIGCHLD on the running loop, if it is the main thread's and no other handler is installed."""
         loop = asyncio.get_running_loop()
         if loop is self._loop or threading.current_thread() is not threading.main_thread():
             return
@@ -248,7 +250,7 @@ class Children:
         self._look = self._loop.call_later(seconds, self._collect_orphans)
 
     def _wait_for(self, zombie: Process, since: float, now: float) -> float | None:
-        """Seconds until a zombie that nobody owns is collected; None for one that is not an orphan of ours."""
+        """Seconds until a zombie without an owner is reaped; None for one that is not an orphan of ours."""
         if zombie.session == os.getsid(0):
             return None
         if self._expecting and (zombie.identity.start + 1) * _TICK >= min(self._expecting.values()):
@@ -259,16 +261,16 @@ class Children:
 
 
 def _program(name: str, options: dict[str, Any]) -> str:
-    """What to execute for `name` with the options of `subprocess.Popen`."""
+    """The program to execute for `name` with the options of `subprocess.Popen`."""
     if "/" in name:
         return name
-    if not (found := find_program(name, env=options.get("env"), cwd=str(options.get("cwd") or ""))):
+    if not (path := find_program(name, env=options.get("env"), cwd=str(options.get("cwd") or ""))):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-    return found
+    return path
 
 
 def _has_zombie() -> bool:
-    """Whether a child of this thread has ended and was not collected. Collects nothing."""
+    """Whether a child of this thread is a zombie. Does not reap."""
     try:
         return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | _WNOTHREAD) is not None
     except ChildProcessError:

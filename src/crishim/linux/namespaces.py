@@ -1,8 +1,8 @@
 """setns(2) and unshare(2) for pods' network, IPC and UTS namespaces.
 
-A thread of its own enters the namespaces and ends afterwards, so that no other code ever runs in the wrong ones. What is done
-inside is short: making a socket (which stays in its namespace wherever it is used), reading a counter, setting a hostname.
-User and process namespaces are no thread's to enter: they take a process.
+A thread of its own enters the namespaces and ends afterwards, so that no other code ever runs in them. The work inside is
+short: creating a socket (which stays in its namespace), reading a counter, setting a hostname. A thread cannot enter user and
+PID namespaces; that takes a process.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ _IFREQ: Final = "16sH22x"
 
 
 def is_network_namespace(path: str) -> bool:
-    """Whether a network namespace is pinned at `path`; a pin that was unmounted is an ordinary file."""
+    """Whether a network namespace is pinned at `path`; an unmounted pin is an ordinary file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -44,23 +44,23 @@ def is_network_namespace(path: str) -> bool:
 
 
 def inside(paths: str | Iterable[str], work: Callable[[], T]) -> T:
-    """What `work` gives or raises in the namespaces at these paths; blocks the caller as long as `work` lasts.
+    """Run `work` in the namespaces at these paths and return its result; blocks the caller.
 
-    Raises `NotFound` where there is no such namespace, and `PermissionDenied`.
+    Raises what `work` raises, `NotFound` for a missing namespace, and `PermissionDenied`.
     """
-    wanted = [paths] if isinstance(paths, str) else list(paths)
+    pins = [paths] if isinstance(paths, str) else list(paths)
 
     def enter() -> None:
-        for path in wanted:
+        for path in pins:
             _enter(path)
 
     return _apart(enter, work)
 
 
 def unshared(kinds: Iterable[str], work: Callable[[], T]) -> T:
-    """What `work` gives or raises in new namespaces of these kinds, `net`, `ipc`, `uts`; as `inside`.
+    """Run `work` in new namespaces of these kinds, `net`, `ipc`, `uts`; otherwise as `inside`.
 
-    They are gone afterwards, unless `work` binds them (from /proc/thread-self/ns) to something that lasts.
+    They end afterwards, unless `work` bind-mounts them (from /proc/thread-self/ns).
     """
     flags = sum(_FLAGS[kind] for kind in set(kinds))
 
@@ -72,12 +72,12 @@ def unshared(kinds: Iterable[str], work: Callable[[], T]) -> T:
 
 
 def raise_loopback(path: str) -> None:
-    """Set the `lo` of the namespace at `path` up, which gives it its addresses. Raises as `inside`."""
+    """Bring up `lo` in the namespace at `path`, which gives it its addresses. Raises as `inside`."""
 
     def raise_it() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-            told = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, struct.pack(_IFREQ, b"lo", 0))
-            flags = struct.unpack(_IFREQ, told)[1]
+            request = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, struct.pack(_IFREQ, b"lo", 0))
+            flags = struct.unpack(_IFREQ, request)[1]
             fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack(_IFREQ, b"lo", flags | _IFF_UP))
 
     inside(path, raise_it)
@@ -91,7 +91,7 @@ def _apart(enter: Callable[[], None], work: Callable[[], T]) -> T:
         try:
             enter()
             answers.append(work())
-        except Exception as error:  # noqa: BLE001 - raised again in the thread that asked
+        except Exception as error:  # noqa: BLE001 - raised again in the calling thread
             failures.append(error)
 
     thread = threading.Thread(target=run, name="namespaces")

@@ -1,4 +1,4 @@
-"""What /proc tells of processes: who descends from whom, and what they use (proc(5), /proc/pid/stat)."""
+"""Processes by /proc: their identity, descent and usage (proc(5), /proc/pid/stat)."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 @attrs.frozen
 class Identity:
-    """A process for good: its pid, and when it started in clock ticks since the boot, since pids are used again."""
+    """A process by its pid and its start time in clock ticks since the boot, since pids are reused."""
 
     pid: int
     start: int
@@ -26,7 +26,7 @@ class Identity:
 
     @classmethod
     def parse(cls, text: str) -> "Identity | None":
-        """The process that `str` has written; None for any other text."""
+        """The identity in a string that `str` has made; None for any other string."""
         try:
             pid, start = map(int, text.split())
         except ValueError:
@@ -36,7 +36,7 @@ class Identity:
 
 @attrs.frozen(kw_only=True)
 class Process:
-    """A process as it is just now. Times are clock ticks, with those of children it has waited for; `rss` is bytes."""
+    """The state of a process at one moment. Times are clock ticks, including reaped children; `rss` is bytes."""
 
     identity: Identity
     parent: int
@@ -49,12 +49,12 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Its number."""
+        """The process's pid."""
         return self.identity.pid
 
 
 def read(pid: int) -> Process | None:
-    """The process of this number; None if there is none that we may see. One that ended and was not waited for is there."""
+    """The process with this pid; None if there is none, or if it is not visible. A zombie is returned too."""
     try:
         raw = (_PROC / str(pid) / "stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
@@ -74,13 +74,13 @@ def read(pid: int) -> Process | None:
 
 
 def runs(identity: Identity) -> bool:
-    """Whether this very process has not ended."""
+    """Whether this process runs; false for a zombie."""
     process = read(identity.pid)
     return process is not None and process.identity == identity and not process.ended
 
 
 async def ended(identity: Identity) -> None:
-    """Return when this process has ended, be it our child or not; at once if there is none."""
+    """Return when this process has exited, whether it is our child or not; at once if there is none."""
     try:
         fd = os.pidfd_open(identity.pid)
     except ProcessLookupError:
@@ -88,7 +88,7 @@ async def ended(identity: Identity) -> None:
     loop = asyncio.get_running_loop()
     gone = asyncio.Event()
     try:
-        process = read(identity.pid)  # held open, so that no other can take the pid any more
+        process = read(identity.pid)  # read after the pidfd is open, so that the pid cannot be reused any more
         if process is not None and process.identity == identity:
             loop.add_reader(fd, gone.set)
             await gone.wait()
@@ -98,7 +98,7 @@ async def ended(identity: Identity) -> None:
 
 
 def read_pid(file: Path) -> int:
-    """The pid in a pid file; 0 where there is none."""
+    """The pid in a pid file; 0 if there is none."""
     try:
         return int(file.read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -106,7 +106,9 @@ def read_pid(file: Path) -> int:
 
 
 def record(file: Path, pid: int) -> Identity | None:
-    """Write down which process has this pid now; None, and nothing written, if it is gone. Raises `OSError`."""
+    """Record the identity of the process with this pid in a file; None, without a file, if it does not exist. Raises
+    `OSError`.
+    """
     process = read(pid)
     if process is None:
         return None
@@ -117,7 +119,7 @@ def record(file: Path, pid: int) -> Identity | None:
 
 
 def recorded(file: Path) -> Identity | None:
-    """The process that was written down in a file; None where there is no such file."""
+    """The identity recorded in a file; None if there is no such file."""
     try:
         return Identity.parse(file.read_text(encoding="ascii"))
     except OSError:
@@ -125,25 +127,25 @@ def recorded(file: Path) -> Identity | None:
 
 
 def everybody() -> Mapping[int, Process]:
-    """All processes by number. One look at each: some may have come or gone meanwhile."""
-    found = (read(int(name)) for name in os.listdir(_PROC) if name.isdigit())  # noqa: PTH208 - a Path for each is slower
-    return {process.pid: process for process in found if process is not None}
+    """All processes by pid. Each is read once: some may start or exit meanwhile."""
+    processes = (read(int(name)) for name in os.listdir(_PROC) if name.isdigit())  # noqa: PTH208 - a Path for each is slower
+    return {process.pid: process for process in processes if process is not None}
 
 
 def with_variable(name: str, value: str) -> list[Identity]:
-    """The processes whose programs were started with this variable in their environment, as far as we may see."""
-    wanted, found = os.fsencode(f"{name}={value}"), []
+    """The processes that were started with this variable in their environment, as far as visible."""
+    entry, matches = os.fsencode(f"{name}={value}"), []
     for process in everybody().values():
         with contextlib.suppress(OSError):
-            if wanted in (_PROC / str(process.pid) / "environ").read_bytes().split(b"\0"):
-                found.append(process.identity)
-    return found
+            if entry in (_PROC / str(process.pid) / "environ").read_bytes().split(b"\0"):
+                matches.append(process.identity)
+    return matches
 
 
 def family(roots: Iterable[Identity], processes: Mapping[int, Process]) -> list[Process]:
-    """The roots, what is in their sessions, what descends from any of these, and what is in sessions that those lead.
+    """The roots, the processes in their sessions, the descendants of all these, and the processes in sessions led by those.
 
-    A root may have gone; its number is then known to be its session's only as long as no other process has it.
+    A root may have exited; its pid still names its session unless another process has taken it.
     """
     members: dict[int, Process] = {}
     sessions: set[int] = set()
@@ -166,9 +168,9 @@ def family(roots: Iterable[Identity], processes: Mapping[int, Process]) -> list[
 
 
 async def kill_family(roots: Collection[Identity]) -> None:
-    """SIGKILL for the whole family, also for those who come to it meanwhile: who was killed can start no other.
+    """Send SIGKILL to the whole family, including processes that are started meanwhile.
 
-    A thread looks at every process of the node, and ends its work also when the caller is cancelled.
+    A thread scans all processes of the node, and finishes also when the caller is cancelled.
     """
     await asyncio.to_thread(kill_family_now, tuple(roots))
 
@@ -186,13 +188,13 @@ def kill_family_now(roots: Collection[Identity]) -> None:
 
 
 async def lives(roots: Collection[Identity]) -> bool:
-    """Whether anybody of the family still runs. A thread looks at every process of the node."""
+    """Whether a process of the family runs. A thread scans all processes of the node."""
     processes = await asyncio.to_thread(everybody)
     return any(not member.ended for member in family(roots, processes))
 
 
 def send(identity: Identity, number: int) -> None:
-    """Send a signal to this process and no other. What has ended takes no harm, and what may not be signalled neither."""
+    """Send a signal to this process and no other. Does nothing if it has exited or may not be signalled."""
     try:
         pidfd = os.pidfd_open(identity.pid)
     except OSError:
@@ -208,5 +210,5 @@ def send(identity: Identity, number: int) -> None:
 
 
 def boot_id() -> str:
-    """The kernel's name for this boot: numbers and start times of another one mean nothing."""
+    """The kernel's id of this boot; pids and start times of another boot are invalid."""
     return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -1,4 +1,4 @@
-"""Files of a container's root file system, found as a process with its root there would find them: no path leads out of it."""
+"""Files of a container's root file system, resolved as by a process with that root: no path leads out of it."""
 
 import ctypes
 import errno
@@ -13,7 +13,7 @@ _OPENAT2: Final = 437
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
 _RESOLVE_IN_ROOT: Final = 0x10
 _TRIES: Final = 10
-"""The kernel answers EAGAIN where something is renamed at the same time (openat2(2))."""
+"""The kernel returns EAGAIN if something is renamed at the same time (openat2(2))."""
 
 _LONGEST: Final = 1 << 20
 
@@ -29,9 +29,9 @@ def open_in_root(root: Path, path: str, flags: int) -> int:
     try:
         error = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
         for _ in range(_TRIES):
-            found = libc.syscall(_OPENAT2, folder, os.fsencode(path) or b".", ctypes.byref(how), ctypes.sizeof(how))
-            if found >= 0:
-                return int(found)
+            descriptor = libc.syscall(_OPENAT2, folder, os.fsencode(path) or b".", ctypes.byref(how), ctypes.sizeof(how))
+            if descriptor >= 0:
+                return int(descriptor)
             error = last_os_error()
             if error.errno != errno.EAGAIN:
                 break
@@ -41,7 +41,7 @@ def open_in_root(root: Path, path: str, flags: int) -> int:
 
 
 def path_in_root(root: Path, path: str) -> Path:
-    """The path on the host, without links, of what `path` is below a root. Raises `OSError`."""
+    """The path on the host, without links, of `path` below a root. Raises `OSError`."""
     descriptor = open_in_root(root, path, os.O_PATH)
     try:
         return Path(f"/proc/self/fd/{descriptor}").readlink()
@@ -50,9 +50,9 @@ def path_in_root(root: Path, path: str) -> Path:
 
 
 def read_in_root(root: Path, path: str) -> bytes:
-    """A file of a root file system; empty where it is not there, or is no file. At most 1 MiB."""
+    """The content of a file of a root file system; empty if it does not exist or is not a regular file. At most 1 MiB."""
     try:
-        # An image may have a named pipe there, for whose writer an open would wait for ever.
+        # The image may have a named pipe there; opening it must not wait for a writer.
         with open(open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY), "rb") as file:
             return file.read(_LONGEST) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
     except OSError:

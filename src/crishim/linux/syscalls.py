@@ -1,4 +1,4 @@
-"""The C library: system calls that Python has no function for."""
+"""The C library, for system calls that Python has no function for."""
 
 import ctypes
 import os
@@ -7,7 +7,7 @@ from typing import Final
 from crishim.errors import CrishimError, from_os_error
 
 libc: Final = ctypes.CDLL(None, use_errno=True)
-"""Its calls answer -1 where they failed, and then `last_os_error` tells why."""
+"""Calls return -1 on failure; `last_os_error` then returns the error."""
 
 
 def last_os_error() -> OSError:
@@ -17,5 +17,5 @@ def last_os_error() -> OSError:
 
 
 def last_error(what: str) -> CrishimError:
-    """The same in our words; `what` the call was for."""
+    """The same as a `CrishimError`; `what` names the failed operation."""
     return from_os_error(last_os_error(), what)

@@ -1,4 +1,6 @@
-"""TCP connections: to a loopback, this machine's or that of whoever made the socket, and to addresses."""
+"""TCP connections: to a loopback interface, of this network namespace or of the one in which a socket was created, and to
+addresses.
+"""
 
 import asyncio
 import contextlib
@@ -12,11 +14,11 @@ LOOPBACK: Final = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 _CHUNK: Final = 256 * 1024
 _TIMEOUT: Final = 10.0
-"""Seconds for which a loopback may leave a connection unanswered."""
+"""Seconds for a connection to a loopback interface."""
 
 
 class TcpStream:
-    """A connected socket, which is an `interfaces` `ByteStream`. A write waits for the kernel."""
+    """A connected socket as a `ByteStream` of `interfaces`. A write waits for the kernel."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -24,7 +26,7 @@ class TcpStream:
         self._closed = False
 
     async def read(self) -> bytes:
-        """The next piece; empty at the end, and when the other side broke off."""
+        """The next piece; empty at the end, and when the peer has closed the connection."""
         if self._closed:
             return b""
         try:
@@ -33,7 +35,7 @@ class TcpStream:
             return b""
 
     async def write(self, data: bytes) -> None:
-        """Hand over a piece. Raises `BrokenPipeError` when nobody will read it."""
+        """Write a piece. Raises `BrokenPipeError` when there is no reader any more."""
         if self._closed:
             raise BrokenPipeError("the connection is closed")
         try:
@@ -42,18 +44,18 @@ class TcpStream:
             raise BrokenPipeError(str(error)) from error
 
     async def write_eof(self) -> None:
-        """Nothing more will be written; reading goes on."""
+        """End the writing direction; reading continues."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 
     async def close(self) -> None:
-        """End both directions and free the connection. May be called twice."""
+        """End both directions and close the connection. May be called twice."""
         if self._closed:
             return
         self._closed = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        await asyncio.sleep(0)  # whoever waits for the socket is woken before its number can be used again
+        await asyncio.sleep(0)  # waiters are woken before the descriptor can be reused
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._socket)
         loop.remove_writer(self._socket)
@@ -61,26 +63,26 @@ class TcpStream:
 
 
 def stream_socket(family: int) -> socket.socket:
-    """A TCP socket of the network namespace in which the calling thread is."""
+    """A TCP socket of the network namespace of the calling thread."""
     return socket.socket(family, socket.SOCK_STREAM)
 
 
 async def dial_loopback(port: int, make: Callable[[int], socket.socket] = stream_socket) -> TcpStream:
-    """Connect to `port` of a loopback, IPv4 first; `make` gives the socket of an address family.
+    """Connect to `port` of a loopback interface, IPv4 first; `make` returns a socket of an address family.
 
-    Raises `Unavailable`, naming both failures, when nobody listens, and `InvalidArgument` for what is no port.
+    Raises `Unavailable`, naming both failures, when nothing listens, and `InvalidArgument` for an invalid port.
     """
     return await _dial(LOOPBACK, port, make)
 
 
 async def dial_address(addresses: Sequence[str], port: int) -> TcpStream:
-    """Connect to `port` of whoever has these addresses, tried in their order. Raises as `dial_loopback`."""
+    """Connect to `port` of one of these addresses, tried in order. Raises as `dial_loopback`."""
     return await _dial([(socket.AF_INET6 if ":" in host else socket.AF_INET, host) for host in addresses], port, stream_socket)
 
 
 async def _dial(hosts: Iterable[tuple[int, str]], port: int, make: Callable[[int], socket.socket]) -> TcpStream:
     if not 0 < port < 1 << 16:
-        raise InvalidArgument("port", f"{port} is no port")
+        raise InvalidArgument("port", f"{port} is not a port")
     failures = []
     for family, host in hosts:
         try:
@@ -90,12 +92,12 @@ async def _dial(hosts: Iterable[tuple[int, str]], port: int, make: Callable[[int
     raise Unavailable(f"nobody listens on port {port}: {'; '.join(failures)}")
 
 
-async def _connect(made: socket.socket, host: str, port: int) -> TcpStream:
+async def _connect(sock: socket.socket, host: str, port: int) -> TcpStream:
     try:
-        made.setblocking(False)
+        sock.setblocking(False)
         async with asyncio.timeout(_TIMEOUT):
-            await asyncio.get_running_loop().sock_connect(made, (host, port))
-        return TcpStream(made)
+            await asyncio.get_running_loop().sock_connect(sock, (host, port))
+        return TcpStream(sock)
     except BaseException:
-        made.close()
+        sock.close()
         raise

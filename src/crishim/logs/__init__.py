@@ -1,1 +1,1 @@
-"""Container output: the CRI log file, and the descriptors of a container that nobody else holds."""
+"""Container output: the CRI log file, and the streams of containers that have no monitor or engine."""

@@ -1,4 +1,4 @@
-"""One attacher's copy of a container's output."""
+"""The copy of a container's output for one attached client."""
 
 import asyncio
 import collections
@@ -11,19 +11,19 @@ _log = logging.getLogger(__name__)
 
 
 class Attacher:
-    """Hands output to one client, from a queue of `limit` bytes. A client that lets it overflow is dropped."""
+    """Delivers output to one client, from a queue of `limit` bytes. A client whose queue overflows is dropped."""
 
     def __init__(self, io: ProcessIO, limit: int) -> None:
         self._writers = {"stdout": io.stdout, "stderr": io.stderr}
         self._limit = limit
         self._queue: collections.deque[tuple[ByteWriter, bytes]] = collections.deque()
         self._waiting = 0
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._ended = False
         self._delivery: asyncio.Task[None] | None = None
 
     def offer(self, stream: Stream, data: bytes) -> None:
-        """Some output has come. Never waits."""
+        """Queue a piece of output. Never waits."""
         writer = self._writers[stream]
         if writer is None or self._ended:
             return
@@ -35,15 +35,15 @@ class Attacher:
             return
         self._waiting += len(data)
         self._queue.append((writer, data))
-        self._news.set()
+        self._changed.set()
 
     def end(self) -> None:
-        """No more will come; what waits is still delivered."""
+        """End the output; queued pieces are still delivered."""
         self._ended = True
-        self._news.set()
+        self._changed.set()
 
     async def run(self) -> None:
-        """Deliver until the end, until the client leaves, or until it is dropped."""
+        """Deliver until the end, until the client disconnects, or until it is dropped."""
         self._delivery = asyncio.create_task(self._deliver())
         try:
             await asyncio.wait({self._delivery})
@@ -55,7 +55,7 @@ class Attacher:
 
     async def _deliver(self) -> None:
         while self._queue or not self._ended:
-            self._news.clear()
+            self._changed.clear()
             while self._queue:
                 writer, data = self._queue.popleft()
                 try:
@@ -64,4 +64,4 @@ class Attacher:
                     return
                 self._waiting -= len(data)
             if not self._ended:
-                await self._news.wait()
+                await self._changed.wait()

@@ -17,7 +17,7 @@ CHUNK: Final = 64 * 1024
 
 
 class _Ready:
-    """Waiting for a descriptor to be ready, by whatever pair of the loop's methods; one waiter at a time."""
+    """Waits for a descriptor to be ready, by any pair of the loop's methods; one waiter at a time."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -35,7 +35,7 @@ class _Ready:
             self.wake()
 
     def wake(self) -> None:
-        """Let the waiter go, and the loop watch the descriptor no longer."""
+        """Release the waiter, and stop watching the descriptor."""
         waiter, self._waiter = self._waiter, None
         if waiter is not None:
             assert self._remove is not None
@@ -45,9 +45,9 @@ class _Ready:
 
 
 class DescriptorReader(ByteReader):
-    """Reads from a pipe or a terminal's master side, which it owns from now on. One reader at a time.
+    """Reads from a pipe or a terminal's master side, which it owns. One reader at a time.
 
-    A terminal that nobody has open any more is at its end, and so is a reader that was closed.
+    The stream ends when a terminal has no other end open any more, and when the reader is closed.
     """
 
     def __init__(self, fd: int, chunk: int = CHUNK) -> None:
@@ -61,7 +61,7 @@ class DescriptorReader(ByteReader):
         self._closed = False
 
     async def read(self) -> bytes:
-        """The next piece, of `chunk` bytes at most; empty at the end. The loop gets a turn before each."""
+        """The next piece, of at most `chunk` bytes; empty at the end. Other tasks of the loop run before each."""
         await asyncio.sleep(0)
         while not self._closed and self._left != 0:
             try:
@@ -81,15 +81,15 @@ class DescriptorReader(ByteReader):
         return b""
 
     def end_within(self, seconds: float) -> None:
-        """The process has ended, and others may still hold the other end: wait `seconds` for them to let go of it.
+        """Called when the process has exited while others may still have the other end open: wait `seconds` for its close.
 
-        What is in the pipe by then is still read, and then there is an end. May be called again; the first call counts.
+        Data in the pipe at that time is still read, and then the stream ends. May be called again; the first call counts.
         """
         if self._timer is None and not self._closed:
             self._timer = self._loop.call_later(seconds, self._cut)
 
     def close(self) -> None:
-        """Read no more. May be called twice."""
+        """Stop reading. May be called twice."""
         if not self._closed:
             self._closed = True
             self._ready.wake()
@@ -104,7 +104,7 @@ class DescriptorReader(ByteReader):
 
 
 class DescriptorWriter(ByteWriter):
-    """Writes to a pipe or a terminal's master side, which it owns from now on. Writers beside each other take turns."""
+    """Writes to a pipe or a terminal's master side, which it owns. Concurrent writes are serialized."""
 
     def __init__(self, fd: int) -> None:
         os.set_blocking(fd, False)
@@ -116,7 +116,7 @@ class DescriptorWriter(ByteWriter):
         self._closed = False
 
     async def write(self, data: bytes) -> None:
-        """Hand over a piece; returns when all of it is in the pipe. Raises `BrokenPipeError` when nobody will read it."""
+        """Write a piece; return when all of it is in the pipe. Raises `BrokenPipeError` when there is no reader any more."""
         rest = memoryview(data)
         async with self._turn:
             self._within_line = not data.endswith((b"\n", b"\r"))
@@ -131,7 +131,7 @@ class DescriptorWriter(ByteWriter):
                     raise BrokenPipeError(errno.EPIPE, error.strerror) from error
 
     async def end_of_input(self) -> None:
-        """Tell the reader that nothing more comes: a pipe is closed, a terminal in line mode gets its end-of-file character."""
+        """Signal the end of input: a pipe is closed, a terminal in line mode gets its end-of-file character."""
         if self._closed:
             return
         if not os.isatty(self._fd):
@@ -144,13 +144,13 @@ class DescriptorWriter(ByteWriter):
                 await self.write(end + end if self._within_line else end)
 
     def resize(self, size: TerminalSize) -> None:
-        """Give the terminal its size; the processes in front of it get SIGWINCH. What is gone, or none, has no size."""
+        """Resize the terminal; its foreground processes get SIGWINCH. Does nothing for a pipe or a closed terminal."""
         with contextlib.suppress(OSError):
             rows, columns = min(size.height, 0xFFFF), min(size.width, 0xFFFF)
             fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def close(self) -> None:
-        """Write no more. May be called twice."""
+        """Stop writing. May be called twice."""
         if not self._closed:
             self._closed = True
             self._ready.wake()

@@ -1,4 +1,4 @@
-"""The streams of one more process in a container, copied with back-pressure to and from a client."""
+"""The streams of an exec, copied with back-pressure to and from a client."""
 
 import asyncio
 import contextlib
@@ -16,13 +16,13 @@ from crishim.model.process import TerminalSize
 _log = logging.getLogger(__name__)
 
 _STALLED: Final = 10.0
-"""Seconds without any progress after which output of a process that has ended is dropped."""
+"""Seconds without progress after which the remaining output of an exited process is dropped."""
 
 
 class ExecStreams:
-    """The streams of one exec. Output that the client does not want, or has stopped reading, is thrown away.
+    """The streams of one exec. Output that the client does not request, or no longer reads, is discarded.
 
-    `open`, start the process with the descriptors, `copy` until it has ended, and in any case `close`.
+    Call `open`, start the process with the descriptors, `copy` until it has exited, and in any case `close`.
     """
 
     def __init__(self, io: ProcessIO, *, tty: bool) -> None:
@@ -35,19 +35,19 @@ class ExecStreams:
         self._delivered = 0
 
     def open(self) -> ChildEnds:
-        """Make the descriptors. Raises `ResourceExhausted`."""
+        """Create the descriptors. Raises `ResourceExhausted`."""
         try:
             return self._open_terminal() if self._tty else self._open_pipes()
         except OSError as error:
             raise ResourceExhausted(f"no streams for an exec: {error.strerror}") from error
 
     def adopt_terminal(self, master: int) -> None:
-        """Instead of `open`: take over the master side of a terminal that somebody else has made."""
+        """Instead of `open`: take over the master side of an existing terminal."""
         self._outputs.append((DescriptorReader(master), self._io.stdout))
         self._input = DescriptorWriter(os.dup(master))
 
     def adopt(self, foreign: ForeignStreams) -> None:
-        """Instead of `open`: take over our ends of streams that somebody else has made."""
+        """Instead of `open`: take over our ends of existing streams."""
         self._foreign = foreign
         if foreign.stdin is not None:
             self._input = DescriptorWriter(foreign.stdin)
@@ -56,9 +56,9 @@ class ExecStreams:
                 self._outputs.append((DescriptorReader(fd), writer))
 
     async def copy(self, ended: Callable[[], Awaitable[None]]) -> None:
-        """Copy until `ended` returns and all output was handed over.
+        """Copy until `ended` returns and all output is delivered.
 
-        Streams that were left behind with the pipes are awaited for `GRACE` seconds, as with a container.
+        If other processes still have the pipes open then, their output is awaited for `GRACE` seconds, as with a container.
         """
         self._close_ends()
         outputs = [asyncio.create_task(self._copy_out(reader, writer)) for reader, writer in self._outputs]
@@ -78,10 +78,10 @@ class ExecStreams:
             await asyncio.gather(*outputs, return_exceptions=True)
             for outcome in await asyncio.gather(*inputs, return_exceptions=True):
                 if isinstance(outcome, Exception):
-                    _log.warning("the input of an exec broke off: %r", outcome)
+                    _log.warning("the input of an exec failed: %r", outcome)
 
     async def _deliver(self, outputs: list[asyncio.Task[None]]) -> None:
-        """Wait for what the process has written, as long as the client takes any of it within `_STALLED` seconds."""
+        """Deliver the remaining output, as long as the client reads some of it within `_STALLED` seconds."""
         left = set(outputs)
         while left:
             before = self._delivered
@@ -117,7 +117,7 @@ class ExecStreams:
                 self._input.resize(size)
 
     def close(self) -> None:
-        """Let go of all descriptors."""
+        """Close all descriptors."""
         self._close_ends()
         if self._input is not None:
             self._input.close()

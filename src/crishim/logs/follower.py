@@ -1,8 +1,8 @@
-"""A CRI log written from a stream that somebody else keeps with its times (docker's engine), across restarts of ours.
+"""Writes a CRI log from a stream with timestamps that another program stores (docker's engine), across restarts.
 
-The log itself tells where to go on. `resume_point` (pure) finds in its end the time from which to ask the keeper again, and
-the lines that are there already; the follower drops as many of the repeated lines as are there, and no more. Two streams of
-one container may be kept slightly out of order, so a little more than strictly new is asked for.
+The log itself shows where to continue. `resume_point` (pure) derives from its end the time from which to request the stream
+again, and the lines that are already written; the follower drops as many of the repeated lines as are there, and no more. The
+two streams of a container may be stored slightly out of order, so the request overlaps.
 """
 
 import collections
@@ -22,12 +22,14 @@ OVERLAP: Final = 1_000_000_000
 """By how much the streams of one container may be out of order, in nanoseconds."""
 
 TAIL: Final = 1024 * 1024
-"""How much of a log's end is looked at, in bytes."""
+"""The length of the log's end that is read, in bytes."""
 
 
 @attrs.frozen
 class ResumePoint:
-    """From when to ask again (nanoseconds, inclusive), the lines that are there from then on, and the size of a torn one."""
+    """The time from which to request again (nanoseconds, inclusive), the lines written since then, and the size of an
+    incomplete last line.
+    """
 
     since: int = 0
     lines: tuple[bytes, ...] = ()
@@ -35,9 +37,9 @@ class ResumePoint:
 
 
 def resume_point(tail: bytes, *, cut: bool = False, overlap: int = OVERLAP) -> ResumePoint:
-    """Where to go on behind a log that ends with `tail`; `cut` says that the log has more before it.
+    """Where to continue a log that ends with `tail`; `cut` if the log is longer than `tail`.
 
-    Raises `DataLoss` for a tail that is no log.
+    Raises `DataLoss` for a tail that is not a CRI log.
     """
     whole = tail[: tail.rfind(b"\n") + 1]
     torn = len(tail) - len(whole)
@@ -52,10 +54,10 @@ def resume_point(tail: bytes, *, cut: bool = False, overlap: int = OVERLAP) -> R
 
 
 class LogFollower:
-    """Writes a log at `path` and goes on where it ends. `since` is what the keeper is to be asked for, 0 for everything.
+    """Writes a log at `path` and continues at its end. `since` is the time from which to request the stream, 0 for everything.
 
-    Entries from before `since` must not be written. Where the log was just rotated and is still empty, the file it was renamed
-    to tells where to go on. Raises as `LogFile` does, and `DataLoss` for a file that is no log.
+    Do not write entries from before `since`. If the log was just rotated and is still empty, the renamed file shows where to
+    continue. Raises as `LogFile` does, and `DataLoss` for a file that is not a CRI log.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,20 +73,20 @@ class LogFollower:
         self._file = LogFile(path)
 
     def write(self, time: int, stream: Stream, entry: bytes) -> None:
-        """Write one entry as the keeper has it: with its newline, or without one where the line goes on in the next entry."""
+        """Write one entry: with its newline, or without one if the line continues in the next entry."""
         self.write_all([(time, stream, entry)])
 
     def write_all(self, entries: Iterable[tuple[int, Stream, bytes]]) -> None:
-        """Write entries at once."""
-        made = (line for time, stream, entry in entries for line in _lines(time, stream, entry))
-        self._file.append(b"".join([line for line in made if not self._is_there(line)]))
+        """Write several entries in one call."""
+        encoded = (line for time, stream, entry in entries for line in _lines(time, stream, entry))
+        self._file.append(b"".join([line for line in encoded if not self._is_there(line)]))
 
     def reopen(self) -> None:
         """As `LogFile.reopen`."""
         self._file.reopen()
 
     def close(self) -> None:
-        """Write no more. May be called twice."""
+        """Stop writing. May be called twice."""
         self._file.close()
 
     def _is_there(self, line: bytes) -> bool:
@@ -97,7 +99,7 @@ class LogFollower:
 
 
 def _lines(time: int, stream: Stream, entry: bytes) -> list[bytes]:
-    if 0 < len(entry) <= MAX_CONTENT and entry.find(b"\n") == len(entry) - 1:  # one whole line, as nearly always
+    if 0 < len(entry) <= MAX_CONTENT and entry.find(b"\n") == len(entry) - 1:  # one whole line, the common case
         return [encode(time, stream, [(entry[:-1], False)])]
     splitter = Splitter()
     pieces = (*splitter.feed(entry), *splitter.finish())
@@ -105,7 +107,9 @@ def _lines(time: int, stream: Stream, entry: bytes) -> list[bytes]:
 
 
 def _rotated(path: Path) -> list[Path]:
-    """The files that the kubelet has renamed this log to (`LOG.YYYYMMDD-HHMMSS`) and not yet compressed, the newest first."""
+    """The files to which the kubelet has renamed this log (`LOG.YYYYMMDD-HHMMSS`) and which are not compressed yet, the newest
+    first.
+    """
     if not path.parent.is_dir():
         return []
     name = re.compile(re.escape(path.name) + r"\.\d{8}-\d{6}")

@@ -1,12 +1,13 @@
 r"""The lines of a CRI log file (pure).
 
-A line is `TIMESTAMP STREAM TAGS CONTENT\n`, with single spaces. TIMESTAMP is RFC 3339; we write nine digits of fraction and
-`Z`, and read any. STREAM is `stdout` or `stderr`; a terminal's output is all `stdout`. TAGS are separated by colons, the first
-one `F` for the last piece of a line or `P` for one that goes on. CONTENT is the output as it was, without its newline; a
-carriage return stays. Source: CRI's log format as the kubelet's and crictl's readers parse it (k8s.io/cri-client, pkg/logs).
+A line is `TIMESTAMP STREAM TAGS CONTENT\n`, with single spaces. TIMESTAMP is RFC 3339, written with nine digits of fraction
+and `Z`, and read in any form. STREAM is `stdout` or `stderr`; a terminal's output is all `stdout`. TAGS are separated by
+colons; the first is `F` for the last piece of a line or `P` for one that continues. CONTENT is the unchanged output without its
+newline; a carriage return stays. Source: CRI's log format as the kubelet's and crictl's readers parse it (k8s.io/cri-client,
+pkg/logs).
 
-A line of the output that is longer than 16 KiB becomes several pieces of exactly that size and a rest. What the output ends
-with, if it is no newline, is a `P` piece. Each stream has its own unfinished line.
+A line of output that is longer than 16 KiB becomes several pieces of exactly that size and a rest. Output without a final
+newline ends with a `P` piece. Each stream has its own unfinished line.
 """
 
 import datetime as dt
@@ -31,7 +32,7 @@ _SECOND: Final = 1_000_000_000
 
 @attrs.frozen
 class Line:
-    """One line of a log: nanoseconds since the epoch, and whether the output's line goes on in the next one."""
+    """One line of a log: the time in nanoseconds since the epoch, and whether the output's line continues in the next one."""
 
     time: int
     stream: Stream
@@ -40,11 +41,11 @@ class Line:
 
 
 Piece: TypeAlias = tuple[bytes, bool]
-"""Whole lines of the output without the last one's newline, or (true) a part of a line that goes on in the next piece."""
+"""Whole lines of the output without the last newline, or (true) a part of a line that continues in the next piece."""
 
 
 def encode(time: int, stream: Stream, pieces: Iterable[Piece]) -> bytes:
-    """Pieces of output that came at one time as lines of the file, each with its newline."""
+    """Pieces of output with one timestamp as lines of the file, each with its newline."""
     seconds, fraction = divmod(time, _SECOND)
     head = b"%b.%09dZ %b " % (_second(seconds), fraction, stream.encode())
     part, last = head + b"P ", head + b"F "
@@ -57,19 +58,19 @@ def encode(time: int, stream: Stream, pieces: Iterable[Piece]) -> bytes:
 
 
 def parse(raw: bytes) -> Line:
-    """The line that `raw` is, with or without its newline. Raises `DataLoss` for what is none."""
+    """Parse a line, with or without its newline. Raises `DataLoss`."""
     parts = raw.removesuffix(b"\n").split(b" ", 3)
     if len(parts) != 4 or parts[1] not in _STREAMS:
         raise DataLoss(f"not a log line: {raw[:80]!r}")
     time, stream, tags, content = parts
     first = tags.split(b":", 1)[0]
     if first not in {b"P", b"F"}:
-        raise DataLoss(f"neither a whole line nor a part of one: {raw[:80]!r}")
+        raise DataLoss(f"neither a full nor a partial line: {raw[:80]!r}")
     return Line(parse_time(time.decode("ascii", "replace")), _STREAMS[stream], first == b"P", content)
 
 
 def parse_time(text: str) -> int:
-    """Nanoseconds since the epoch of an RFC 3339 time. Raises `DataLoss`."""
+    """An RFC 3339 time in nanoseconds since the epoch. Raises `DataLoss`."""
     match = _TIME.fullmatch(text)
     if match is None:
         raise DataLoss(f"not a time: {text!r}")
@@ -82,22 +83,22 @@ def parse_time(text: str) -> int:
 
 
 class Splitter:
-    """Cuts one stream's output into pieces of 16 KiB at most, and keeps what is unfinished, which is as much at most.
+    """Splits one stream's output into pieces of at most 16 KiB, and stores an unfinished line of at most that size.
 
-    Lines that fit are cut off together: what a piece of output costs depends on its size, not on the number of its lines.
+    Lines that fit are cut off together: the cost of a piece depends on its size, not on the number of its lines.
     """
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[Piece]:
-        """The pieces that are ready."""
+        """The pieces that are complete."""
         text = self._rest + data
         ready: list[Piece] = []
         start, end = 0, text.rfind(b"\n")
         while len(text) - start > MAX_CONTENT or start <= end:
             newline = text.rfind(b"\n", start, start + MAX_CONTENT + 1)
-            if newline < 0:  # the last piece of a line is never empty: so what is exactly 16 KiB long waits
+            if newline < 0:  # the last piece of a line must not be empty, so exactly 16 KiB wait
                 ready.append((text[start : start + MAX_CONTENT], True))
                 start += MAX_CONTENT
             else:
@@ -107,7 +108,7 @@ class Splitter:
         return ready
 
     def finish(self) -> list[Piece]:
-        """The stream has ended: what is left, if anything, as a part of a line that never ended."""
+        """At the end of the stream: the unfinished line as a partial piece, if there is one."""
         rest, self._rest = self._rest, b""
         return [(rest, True)] if rest else []
 

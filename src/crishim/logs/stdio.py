@@ -1,13 +1,12 @@
-"""The streams of a container whose backend has nobody else to hold them.
+"""The streams of a container that this process serves itself, without a monitor or an engine.
 
-`ContainerStdio` makes the descriptors that a process is started with, writes what comes out of them to the CRI log, hands
-copies to attached clients, and keeps the container's stdin. Everything runs on the event loop; there is no thread, and a
-process is never held up: its output is read as it comes, with or without room on the disk, whether a client reads its copy or
-not.
+`ContainerStdio` creates the descriptors with which a process is started, writes its output to the CRI log, copies it to
+attached clients, and keeps the container's stdin open. Everything runs on the event loop, without threads. The process is
+never blocked by its output: it is read as it arrives, whether or not the disk is full or a client reads its copy.
 
-The order of calls is `open`, start the process with the descriptors, `started`, and when the process has ended `drained` and
-`close`. `attach`, `resize` and `reopen` may come at any time between `started` and `close`. Where somebody else has made the
-streams (a shim, with named pipes), `adopt` takes the place of `open` and `started`.
+Call `open`, start the process with the descriptors, call `started`, and when the process has exited `drained` and `close`.
+`attach`, `resize` and `reopen` may be called at any time between `started` and `close`. If another program has created the
+streams (a shim, with named pipes), call `adopt` instead of `open` and `started`.
 """
 
 import asyncio
@@ -30,20 +29,20 @@ from crishim.logs.writer import LogFile
 from crishim.model.process import TerminalSize
 
 GRACE: Final = 1.0
-"""Seconds for which output is awaited from those who hold a container's pipes when its process has ended."""
+"""Seconds for which output is awaited from processes that still have a container's pipes open after its exit."""
 
 CHUNK: Final = 16 * 1024
-"""Bytes of output that are written to the log in one turn of the event loop, where they may become twenty times as many."""
+"""Bytes of output that are written to the log in one step of the event loop; single-byte lines grow twentyfold there."""
 
 BACKLOG: Final = 1024 * 1024
-"""How many bytes of output may wait for one attached client."""
+"""How many bytes of output are queued for one attached client."""
 
 _log = logging.getLogger(__name__)
 
 
 @attrs.frozen
 class ChildEnds:
-    """The descriptors for a process's stdin, stdout and stderr; all the same one, a terminal's, with `tty`."""
+    """The descriptors for a process's stdin, stdout and stderr; with `tty` all are the same terminal."""
 
     stdin: int
     stdout: int
@@ -52,9 +51,9 @@ class ChildEnds:
 
 @attrs.frozen(kw_only=True)
 class ForeignStreams:
-    """Our ends of streams that somebody else has made for a process; None for those that there are not.
+    """Our ends of streams that another program has created for a process; None for a stream that does not exist.
 
-    `resize` gives the terminal its size, where there is one; `stdin_ended` is called when our end of stdin was closed.
+    `resize` resizes the terminal, if there is one; `stdin_ended` is called when our end of stdin is closed.
     """
 
     stdin: int | None = None
@@ -65,7 +64,7 @@ class ForeignStreams:
 
 
 class StdioOptions(Protocol):
-    """What is requested of a container's streams; a `ContainerSpec` says it."""
+    """The requested streams of a container; `ContainerSpec` has these attributes."""
 
     @property
     def id(self) -> str: ...  # noqa: D102 - as in ContainerSpec, all five
@@ -84,9 +83,9 @@ class StdioOptions(Protocol):
 
 
 class ContainerStdio:
-    """The streams of one container, as its spec requested them: `log_path`, `stdin`, `stdin_once`, `tty`.
+    """The streams of one container as its spec requests them: `log_path`, `stdin`, `stdin_once`, `tty`.
 
-    For use on one event loop. `backlog` bounds what waits for one attached client, in bytes.
+    For use on one event loop. `backlog` limits what is queued for one attached client, in bytes.
     """
 
     def __init__(self, spec: StdioOptions, clock: Clock, *, backlog: int = BACKLOG) -> None:
@@ -104,7 +103,7 @@ class ContainerStdio:
         self._ended = False
 
     def open(self) -> ChildEnds:
-        """Open the log and make the descriptors, which stay open until `started` or `close`. To be called once.
+        """Open the log and create the descriptors, which stay open until `started` or `close`. To be called once.
 
         Raises as `LogFile` does, and `ResourceExhausted` when there are no descriptors left; nothing is left open then.
         """
@@ -118,14 +117,14 @@ class ContainerStdio:
         return self._ends
 
     def started(self) -> None:
-        """The process has its descriptors: let go of its ends, and read."""
+        """The process has its descriptors: close its ends here, and start reading."""
         self._close_ends()
         self._start_pumps()
 
     def adopt(self, foreign: ForeignStreams) -> None:
-        """Instead of `open` and `started`: open the log, and read and write streams that somebody else has made.
+        """Instead of `open` and `started`: open the log, and read and write existing streams.
 
-        The descriptors are taken over, also when it raises as `LogFile` does.
+        The descriptors are taken over, also if it raises as `LogFile` does.
         """
         with contextlib.ExitStack() as undo:
             for fd in (foreign.stdin, foreign.stdout, foreign.stderr):
@@ -142,7 +141,9 @@ class ContainerStdio:
         self._start_pumps()
 
     async def attach(self, io: ProcessIO) -> None:
-        """As `SupportsAttach.attach`: join the streams from now on, until the container or the client is done, or too slow."""
+        """As `SupportsAttach.attach`: join the streams from now on, until the container or the client ends, or the client is
+        too slow.
+        """
         if self._ended:
             return
         attacher = Attacher(io, self._backlog)
@@ -160,7 +161,7 @@ class ContainerStdio:
                 feed.cancel()
             for outcome in await asyncio.gather(*feeds, return_exceptions=True):
                 if isinstance(outcome, Exception):
-                    _log.warning("the input of an attached client broke off: %r", outcome)
+                    _log.warning("the input of an attached client failed: %r", outcome)
             if io.stdin is not None and self._spec.stdin_once:
                 await self._end_input()
 
@@ -170,15 +171,15 @@ class ContainerStdio:
             self._input.resize(size)
 
     def reopen(self) -> None:
-        """As `LogFile.reopen`. Without a log there is nothing to do."""
+        """As `LogFile.reopen`. Does nothing without a log."""
         if self._file is not None:
             self._file.reopen()
 
     async def drained(self, grace: float = GRACE) -> None:
-        """Return when all output of the ended process has reached the log; attached clients then come to their end.
+        """Return when all output of the exited process is in the log; attached clients are then ended.
 
-        Others who still hold the pipes are awaited for `grace` seconds; what they write later is not read. May be called by
-        many, and again after it was cancelled.
+        Output of other processes that still have the pipes open is awaited for `grace` seconds; later output is not read.
+        Several callers may wait, also again after a cancellation.
         """
         for reader in self._readers.values():
             reader.end_within(grace)
@@ -187,7 +188,7 @@ class ContainerStdio:
         self._end()
 
     async def close(self) -> None:
-        """Let go of all descriptors and of the log; the file stays. May be called twice, at any time."""
+        """Close all descriptors and the log; the file stays. May be called twice, at any time."""
         self._close_ends()
         for reader in self._readers.values():
             reader.close()

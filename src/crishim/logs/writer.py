@@ -1,4 +1,4 @@
-"""The file that log lines go to."""
+"""The file to which log lines are written."""
 
 import contextlib
 import logging
@@ -17,12 +17,11 @@ _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_
 
 
 class LogFile:
-    """A log file at `path`, mode 0640, to which whole lines are appended; missing parent folders are made.
+    """A log file at `path`, mode 0640, to which whole lines are appended; missing parent folders are created.
 
-    Its calls block for as long as a write into the page cache takes. A symbolic link in place of the file is refused, and
-    nothing that might stand there (a named pipe) holds up a write.
-
-    Raises `PermissionDenied`, `ResourceExhausted` or `Unknown`, naming the path, if the file cannot be opened.
+    Calls block for as long as a write into the page cache takes. A symbolic link at `path` is refused, and opening does not
+    block on a special file (a named pipe). Raises `PermissionDenied`, `ResourceExhausted` or `Unknown`, naming the path, if
+    the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,10 +32,10 @@ class LogFile:
             self._fd: int | None = self._open()
 
     def append(self, lines: bytes) -> None:
-        """Append lines, each with its newline. Never raises for the file's sake.
+        """Append lines, each with its newline. A failed write is logged, not raised.
 
-        What does not fit (the disk is full) is lost, and told once in our own log; a line that was written in part is taken
-        back. Writing is tried again with the next call.
+        Lines that cannot be written (the disk is full) are lost, which is logged once; a partly written line is removed. The
+        next call writes again.
         """
         if self._fd is None or not lines:
             return
@@ -53,10 +52,10 @@ class LogFile:
             self._failing = False
 
     def reopen(self) -> None:
-        """Go on in a file at the same path, which is there on return.
+        """Continue in a new file at the same path, which exists on return.
 
-        On an error no new file is left, and the old one is written on: the kubelet then renames it back (its container log
-        manager). Parent folders are not made again.
+        After an error no new file is left, and the old one is still written to: the kubelet then renames it back (its
+        container log manager). Parent folders are not created again.
         """
         if self._fd is None:
             raise FailedPrecondition("closed", "open", f"the log {self._path}")
@@ -66,7 +65,7 @@ class LogFile:
         self._fd = fd
 
     def close(self) -> None:
-        """Write no more. May be called twice."""
+        """Stop writing. May be called twice."""
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)

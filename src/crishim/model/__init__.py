@@ -1,6 +1,6 @@
-"""The words of this house: frozen values for what is asked and what is seen.
+"""The values of the library: frozen classes for what clients request and what backends report.
 
-A class with CRI's name (`ContainerConfig`, `Mount`, ...) is CRI's message with the same fields, decoded once at the door.
-`*Spec` is what a backend receives: resolved. `Observed*` is what a backend saw. `*Status` is what CRI is told.
-Everything is hashable and comparable; times are integer nanoseconds since the epoch, sizes are bytes.
+A class with CRI's name (`ContainerConfig`, `Mount`, ...) is CRI's message with the same fields, decoded once by `cri`. `*Spec`
+is what a backend receives: resolved. `Observed*` is what a backend reports. `*Status` is what CRI shows. Everything is
+hashable and comparable; times are integer nanoseconds since the epoch, sizes are bytes.
 """

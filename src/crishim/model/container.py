@@ -1,4 +1,4 @@
-"""Containers, with their mounts and devices; and what is seen of pods and containers together."""
+"""Containers with their mounts and devices, the detailed statuses, and a backend's inventory."""
 
 import enum
 
@@ -13,7 +13,7 @@ from crishim.model.values import EMPTY, ContainerId, FrozenDict, ImageId, Sandbo
 
 
 class MountPropagation(enum.IntEnum):
-    """Which way mounts made later travel. BIDIRECTIONAL also reaches the host."""
+    """How mounts propagate between the host and the container. BIDIRECTIONAL also reaches the host."""
 
     PRIVATE = 0
     HOST_TO_CONTAINER = 1
@@ -60,7 +60,7 @@ class ContainerState(enum.IntEnum):
 
 @attrs.frozen
 class ContainerMetadata:
-    """What names a container within its sandbox."""
+    """The name of a container within its sandbox."""
 
     name: str
     attempt: int = 0
@@ -68,7 +68,7 @@ class ContainerMetadata:
 
 @attrs.frozen
 class KeyValue:
-    """An environment variable. Bytes that are no UTF-8 stand as surrogate escapes (PEP 383)."""
+    """An environment variable. Bytes that are not UTF-8 are surrogate escapes (PEP 383)."""
 
     key: str
     value: str = ""
@@ -76,7 +76,7 @@ class KeyValue:
 
 @attrs.frozen(kw_only=True)
 class LinuxContainerConfig:
-    """The Linux part of a container's configuration. Without `security_context` the backend's own defaults protect it."""
+    """The Linux part of a container's configuration. Without `security_context` the backend's defaults apply."""
 
     resources: Resources = Resources()
     security_context: LinuxContainerSecurityContext | None = None
@@ -84,7 +84,7 @@ class LinuxContainerConfig:
 
 @attrs.frozen(kw_only=True)
 class ContainerConfig:
-    """What CreateContainer asks for. `log_path` is relative to the sandbox's log directory; empty means no log."""
+    """The configuration in CreateContainer. `log_path` is relative to the sandbox's log directory; empty means no log."""
 
     metadata: ContainerMetadata
     image: ImageSpec = ImageSpec()
@@ -107,10 +107,10 @@ class ContainerConfig:
 
 @attrs.frozen(kw_only=True)
 class UserSpec:
-    """Which user to run as, before the image's passwd and group files are read.
+    """The user to run as, before the image's passwd and group files are read.
 
-    `user` is a number or a name, empty for root; `group` a number or name, empty for the user's own primary group (0 where
-    passwd does not know the user). `supplemental_groups` come on top; MERGE also adds the groups of the image's /etc/group.
+    `user` is a number or a name, empty for root; `group` a number or name, empty for the user's primary group (0 if passwd
+    does not have the user). `supplemental_groups` are added; MERGE also adds the groups of the image's /etc/group.
     """
 
     user: str = ""
@@ -121,10 +121,10 @@ class UserSpec:
 
 @attrs.frozen(kw_only=True)
 class ContainerSpec:
-    """What a backend receives for a container: everything resolved, nothing to derive again.
+    """What a backend receives for a container, completely resolved.
 
-    `argv`, `env`, `cwd`, `user` and `stop_signal` are the outcome of the configuration and the image together; `log_path` is
-    absolute, or empty for no log; `image_id` is the image service's id, and `image_config` what that image says of itself.
+    `argv`, `env`, `cwd`, `user` and `stop_signal` result from the configuration and the image together; `log_path` is
+    absolute, or empty for no log; `image_id` is the image service's id, and `image_config` that image's own configuration.
     """
 
     id: ContainerId
@@ -153,14 +153,14 @@ class ContainerSpec:
 
 @attrs.frozen(kw_only=True)
 class ContainerCreated:
-    """What a backend may tell of a container it created: the user that the image's files gave."""
+    """What a backend may report of a created container: the user that the image's passwd and group files give."""
 
     user: LinuxContainerUser | None = None
 
 
 @attrs.frozen(kw_only=True)
 class ObservedContainer:
-    """A container that a backend holds. `exit` goes with state EXITED, where the backend still knows it."""
+    """A container as a backend reports it. `exit` is set in state EXITED if the backend still has the exit status."""
 
     id: ContainerId
     sandbox_id: SandboxId
@@ -188,7 +188,7 @@ class Container:
 
 @attrs.frozen(kw_only=True)
 class ContainerStatus:
-    """A container as ContainerStatus shows it. `started_at`, `finished_at` are zero for what has not happened."""
+    """A container as ContainerStatus shows it. `started_at` and `finished_at` are zero before the start and the exit."""
 
     id: ContainerId
     metadata: ContainerMetadata
@@ -213,7 +213,7 @@ class ContainerStatus:
 
 @attrs.frozen(kw_only=True)
 class ContainerFilter:
-    """A list's filter: parts are joined by "and"; empty parts match all. State CREATED is a value, None is none."""
+    """A list filter: all parts must match, empty parts match everything. State CREATED is a value, None is no filter."""
 
     id: str = ""
     state: ContainerState | None = None
@@ -223,10 +223,10 @@ class ContainerFilter:
 
 @attrs.frozen(kw_only=True)
 class PodSandboxDetail:
-    """The answer to PodSandboxStatus. `info` is filled for verbose requests only.
+    """The response to PodSandboxStatus. `info` is filled for verbose requests only.
 
-    `containers_statuses` and `timestamp` (the moment at which all of it was so) are for clients that live by events; empty and
-    0 where the runtime sends none.
+    `containers_statuses` and `timestamp` (the time at which all statuses were taken) are for clients that use container
+    events; empty and 0 where the runtime sends none.
     """
 
     status: PodSandboxStatus
@@ -237,7 +237,7 @@ class PodSandboxDetail:
 
 @attrs.frozen(kw_only=True)
 class ContainerDetail:
-    """The answer to ContainerStatus. `info` is filled for verbose requests only."""
+    """The response to ContainerStatus. `info` is filled for verbose requests only."""
 
     status: ContainerStatus
     info: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
@@ -245,7 +245,7 @@ class ContainerDetail:
 
 @attrs.frozen(kw_only=True)
 class Inventory:
-    """Everything a backend holds, with its state, in any order."""
+    """Every sandbox and container of a backend, in any order."""
 
     sandboxes: tuple[ObservedSandbox, ...] = ()
     containers: tuple[ObservedContainer, ...] = ()

@@ -1,12 +1,12 @@
-"""Which optional requested a backend can keep."""
+"""The optional fields of a spec that a backend may support."""
 
 import enum
 
 
 class Feature(enum.StrEnum):
-    """The optional fields of a spec that a backend may keep; each is named by its CRI path.
+    """An optional field of a spec; each is named by its CRI path.
 
-    A request that sets one which the backend does not support is refused with `InvalidArgument`, naming the field.
+    A request that sets a field which the backend does not support is refused with `InvalidArgument`, naming the field.
     """
 
     USER = "linux.security_context.run_as_user"
@@ -47,14 +47,14 @@ class Feature(enum.StrEnum):
 
 
 PROCESS: frozenset[Feature] = frozenset({Feature.HOST_NETWORK, Feature.HOST_PID, Feature.HOST_IPC, Feature.STDIN, Feature.TTY})
-"""What a plain child process can keep."""
+"""What a plain child process supports."""
 
 OCI: frozenset[Feature] = frozenset(Feature) - {
     Feature.RECURSIVE_READONLY_MOUNTS,
     Feature.IDMAP_MOUNTS,
     Feature.USER_NAMESPACE,
 }
-"""What a lifted OCI runtime of any version keeps."""
+"""What an OCI runtime of any version supports, run as pods."""
 
 VM: frozenset[Feature] = OCI - {
     Feature.HOST_NETWORK,
@@ -68,4 +68,4 @@ VM: frozenset[Feature] = OCI - {
     Feature.UNIFIED,
     Feature.CDI_DEVICES,
 }
-"""What a container in a virtual machine can keep."""
+"""What a container in a virtual machine supports."""

@@ -1,4 +1,4 @@
-"""Images: how they are named, what they hold, what a store says of itself."""
+"""Images: references, configuration, credentials, and the usage of a store."""
 
 import attrs
 
@@ -7,9 +7,9 @@ from crishim.model.values import EMPTY, FrozenDict, ImageId, frozen
 
 @attrs.frozen(kw_only=True)
 class ImageSpec:
-    """How a request names an image. `image` may be an id, a tag or a digest reference; the kubelet sends ids.
+    """An image reference of a request. `image` may be an id, a tag or a digest reference; the kubelet sends ids.
 
-    `user_specified_image` is what the pod's author wrote; `image_ref` what an earlier PullImage answered.
+    `user_specified_image` is what the pod's author wrote; `image_ref` is the result of an earlier PullImage.
     """
 
     image: str = ""
@@ -23,7 +23,7 @@ class ImageSpec:
 class Image:
     """An image of the store, as lists show it. `uid` and `username` come from the image's user; at most one is set.
 
-    `size` is bytes, and above zero: clients take zero for a broken answer. `id` is what PullImage answered.
+    `size` is bytes, and above zero: clients reject zero. `id` is the result of PullImage.
     """
 
     id: ImageId
@@ -38,9 +38,9 @@ class Image:
 
 @attrs.frozen(kw_only=True)
 class ImageConfig:
-    """What an image says about processes made of it: the OCI image configuration's `config`, with its defaults.
+    """The defaults of an image for its processes: `config` of the OCI image configuration.
 
-    `user` is the image's own text: a name or number, and perhaps `:group`.
+    `user` is the image's own string: a name or number, and perhaps `:group`.
     """
 
     entrypoint: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class ImageConfig:
 
 @attrs.frozen(kw_only=True)
 class ImageDetail:
-    """One image, whole: what ImageStatus tells, and what CreateContainer resolves with. `info` is for verbose replies."""
+    """One image with its configuration, for ImageStatus and for CreateContainer. `info` is for verbose responses."""
 
     image: Image
     config: ImageConfig = ImageConfig()
@@ -64,7 +64,7 @@ class ImageDetail:
 
 @attrs.frozen(kw_only=True)
 class AuthConfig:
-    """Credentials for one registry. `auth` is base64 of `user:password`. Shown without its secrets."""
+    """Credentials for one registry. `auth` is base64 of `user:password`. The repr leaves the secrets out."""
 
     username: str = ""
     password: str = attrs.field(default="", repr=False)
@@ -76,7 +76,7 @@ class AuthConfig:
 
 @attrs.frozen(kw_only=True)
 class FilesystemUsage:
-    """How much of a file system something uses. `mountpoint` is a path on it; the kubelet asks the kernel about that path."""
+    """The usage of a file system. `mountpoint` is a path on it; the kubelet calls statfs on that path."""
 
     timestamp: int
     mountpoint: str
@@ -86,7 +86,7 @@ class FilesystemUsage:
 
 @attrs.frozen(kw_only=True)
 class ImageFsInfo:
-    """The file systems of a store, the default one first; the second list only where containers live elsewhere."""
+    """The file systems of a store, the default one first; the second list only where containers are stored elsewhere."""
 
     image_filesystems: tuple[FilesystemUsage, ...]
     container_filesystems: tuple[FilesystemUsage, ...] = ()

@@ -30,7 +30,7 @@ def signal_number(name: str) -> int | None:
 
 
 class Signal(enum.IntEnum):
-    """The signals that CRI can name, with CRI's own numbers; `number` is Linux's."""
+    """CRI's signals, with CRI's own numbers; `number` is Linux's."""
 
     RUNTIME_DEFAULT = 0
     SIGABRT = 1
@@ -106,7 +106,7 @@ class Signal(enum.IntEnum):
 
     @classmethod
     def from_number(cls, number: int) -> "Signal":
-        """CRI's name for a Linux signal number; RUNTIME_DEFAULT where CRI has none."""
+        """CRI's signal for a Linux signal number; RUNTIME_DEFAULT if CRI has none."""
         return next((signal for signal in cls if signal and signal.number == number), cls.RUNTIME_DEFAULT)
 
 
@@ -120,7 +120,8 @@ class TerminalSize:
 
 @attrs.frozen(kw_only=True)
 class ExecSpec:
-    """One more process in a running container. It inherits the container's environment, folder, user and capabilities.
+    """One more process in a running container. It inherits the container's environment, working directory, user and
+    capabilities.
 
     With `tty` there is no stderr, and TERM is `xterm`.
     """
@@ -131,12 +132,12 @@ class ExecSpec:
 
 @attrs.frozen(kw_only=True)
 class Exit:
-    """How a process ended. `code` is its exit code, or 128 + the signal's number for the killed.
+    """The exit status of a process. `code` is its exit code, or 128 + the signal's number.
 
-    `at` and `started_at` are the backend's own knowledge, None where it has none: the library then takes its own clock.
-    `oom` is true where the kernel's out-of-memory killer took a process of the container. Such a container is OOMKilled if its
-    first process has ended by SIGKILL; a backend that knows whom the killer took says so of that process alone. `reason` and
-    `message` go to ContainerStatus as they are, and are usually left empty.
+    `at` and `started_at` are times that the backend knows, else None: the library then reads its own clock. `oom` is true if
+    the kernel's out-of-memory killer killed a process of the container. The container is OOMKilled if its first process also
+    ended by SIGKILL; a backend that can identify the killed process sets `oom` for the first process only. `reason` and
+    `message` are copied to ContainerStatus, and usually empty.
     """
 
     code: int
@@ -148,18 +149,18 @@ class Exit:
 
     @classmethod
     def from_returncode(cls, returncode: int) -> "Exit":
-        """From what `subprocess` and `asyncio` give: a negative number is a signal."""
+        """The exit status for a return code of `subprocess` or `asyncio`: a negative number is a signal."""
         return cls(code=returncode if returncode >= 0 else 128 - returncode)
 
     @classmethod
     def unknown(cls) -> "Exit":
-        """It is over, and nobody can say how: code 255, reason Unknown, as the field has it."""
+        """The exit status of a process that has ended with an unknown one: code 255, reason Unknown, as in containerd."""
         return cls(code=255, reason="Unknown")
 
 
 @attrs.frozen(kw_only=True)
 class ExecSyncResult:
-    """What came of a command that was waited for. Each stream is cut at 16 MiB; `exit_code` is as in `Exit.code`."""
+    """The result of ExecSync. Each stream is cut at 16 MiB; `exit_code` is as in `Exit.code`."""
 
     stdout: bytes = b""
     stderr: bytes = b""
@@ -168,7 +169,7 @@ class ExecSyncResult:
 
 @attrs.frozen(kw_only=True)
 class ExecRequest:
-    """A process with streams. With `tty` there is no stderr; at least one stream is wanted."""
+    """A process with streams. With `tty` there is no stderr; at least one stream is requested."""
 
     container_id: ContainerId
     cmd: tuple[str, ...]
@@ -180,7 +181,7 @@ class ExecRequest:
 
 @attrs.frozen(kw_only=True)
 class AttachRequest:
-    """The container's own streams. `tty` must be what the container was made with."""
+    """A request for the container's own streams. `tty` must equal the container's own."""
 
     container_id: ContainerId
     tty: bool = False
@@ -191,7 +192,7 @@ class AttachRequest:
 
 @attrs.frozen(kw_only=True)
 class PortForwardRequest:
-    """Ports of a pod. The SPDY protocol names its ports itself; only the WebSocket one uses these."""
+    """Ports of a pod. Only the WebSocket protocol uses them; SPDY names the port with each stream."""
 
     pod_sandbox_id: SandboxId
     port: tuple[int, ...] = ()

@@ -15,10 +15,10 @@ class HugepageLimit:
 
 @attrs.frozen(kw_only=True)
 class Resources:
-    """Limits of a container or pod. Zero and empty mean "not asked for"; in an update, "leave as it is".
+    """Limits of a container or pod. Zero and empty mean "not set"; in an update, "unchanged".
 
     `cpu_period` and `cpu_quota` are microseconds (a quota of -1 is no limit); memory is bytes, and swap is memory and swap
-    together, as cgroup v1 counts. `oom_score_adj` is a value even when zero. `unified` names cgroup v2 files.
+    together, as in cgroup v1. `oom_score_adj` is a value even when zero. `unified` names cgroup v2 files.
     """
 
     cpu_period: int = 0
@@ -33,22 +33,22 @@ class Resources:
     memory_swap_limit_in_bytes: int = 0
 
     def updated(self, change: "Resources") -> "Resources":
-        """These limits with every non-zero value of `change` in its place; `unified` and hugepages are merged by name.
+        """These limits with every non-zero value of `change`; `unified` and hugepages are merged by name.
 
-        A swap limit that was equal to the memory limit, no swap, moves with it. `oom_score_adj` stays: it cannot be changed for
-        a process that runs.
+        A swap limit equal to the memory limit (no swap) follows it. `oom_score_adj` stays: it cannot be changed for a running
+        process.
         """
-        asked = {
+        changed = {
             field.name: getattr(change, field.name)
             for field in attrs.fields(Resources)
             if field.name not in {"oom_score_adj", "unified", "hugepage_limits"} and getattr(change, field.name)
         }
-        if self.memory_swap_limit_in_bytes == self.memory_limit_in_bytes > 0 and "memory_limit_in_bytes" in asked:
-            asked.setdefault("memory_swap_limit_in_bytes", change.memory_limit_in_bytes)
+        if self.memory_swap_limit_in_bytes == self.memory_limit_in_bytes > 0 and "memory_limit_in_bytes" in changed:
+            changed.setdefault("memory_swap_limit_in_bytes", change.memory_limit_in_bytes)
         pages = {limit.page_size: limit for limit in (*self.hugepage_limits, *change.hugepage_limits)}
         return attrs.evolve(
             self,
-            **asked,
+            **changed,
             unified=FrozenDict({**self.unified, **change.unified}),
             hugepage_limits=tuple(pages.values()),
         )

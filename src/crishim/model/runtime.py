@@ -10,7 +10,7 @@ from crishim.model.values import EMPTY, ContainerId, FrozenDict, SandboxId, froz
 
 
 class CgroupDriver(enum.IntEnum):
-    """Who makes cgroups. CRI's zero value is SYSTEMD."""
+    """The cgroup driver. CRI's zero value is SYSTEMD."""
 
     SYSTEMD = 0
     CGROUPFS = 1
@@ -18,7 +18,7 @@ class CgroupDriver(enum.IntEnum):
 
 @attrs.frozen(kw_only=True)
 class Version:
-    """The answer to Version. All four parts must be non-empty, and `runtime_version` semantic, or clients refuse it."""
+    """The response to Version. All four parts must be non-empty, and `runtime_version` semantic, or clients reject it."""
 
     version: str = "0.1.0"
     runtime_name: str = "crishim"
@@ -28,7 +28,7 @@ class Version:
 
 @attrs.frozen(kw_only=True)
 class RuntimeCondition:
-    """`RuntimeReady` or `NetworkReady`, and why not. A missing or false one makes the node NotReady."""
+    """`RuntimeReady` or `NetworkReady`, with the reason if false. A missing or false one makes the node NotReady."""
 
     type: str
     status: bool
@@ -38,7 +38,7 @@ class RuntimeCondition:
 
 @attrs.frozen(kw_only=True)
 class RuntimeHandlerFeatures:
-    """Features of one handler; never more than its backend claims."""
+    """Features of one handler; never more than its backend supports."""
 
     recursive_read_only_mounts: bool = False
     user_namespaces: bool = False
@@ -46,7 +46,7 @@ class RuntimeHandlerFeatures:
 
 @attrs.frozen(kw_only=True)
 class RuntimeHandler:
-    """A handler as Status lists it; the default one appears under the empty name too."""
+    """A handler as Status lists it; the default handler is also listed under the empty name."""
 
     name: str
     features: RuntimeHandlerFeatures = RuntimeHandlerFeatures()
@@ -63,7 +63,7 @@ class RuntimeFeatures:
 
 @attrs.frozen(kw_only=True)
 class RuntimeStatus:
-    """The answer to Status. `info` is filled for verbose requests only."""
+    """The response to Status. `info` is filled for verbose requests only."""
 
     conditions: tuple[RuntimeCondition, ...]
     handlers: tuple[RuntimeHandler, ...] = ()
@@ -72,7 +72,7 @@ class RuntimeStatus:
 
 
 class ContainerEventType(enum.IntEnum):
-    """What happened."""
+    """The kind of a container event."""
 
     CREATED = 0
     STARTED = 1
@@ -82,9 +82,9 @@ class ContainerEventType(enum.IntEnum):
 
 @attrs.frozen(kw_only=True)
 class ContainerEvent:
-    """Something happened to a container, or to a sandbox (then `container_id` is the sandbox's id).
+    """An event of a container, or of a sandbox (`container_id` is then the sandbox's id).
 
-    It carries the pod as it was then: the kubelet ignores events without it.
+    It carries the status of the pod at that time: the kubelet ignores events without it.
     """
 
     container_id: str
@@ -96,7 +96,7 @@ class ContainerEvent:
 
 @attrs.frozen(kw_only=True)
 class RestorePod:
-    """A pod to be made from what CheckpointPod wrote below `checkpoint_path`. Unknown `options` are refused."""
+    """A pod to restore from what CheckpointPod wrote below `checkpoint_path`. Unknown `options` are refused."""
 
     checkpoint_path: str
     config: PodSandboxConfig
@@ -107,7 +107,7 @@ class RestorePod:
 
 @attrs.frozen(kw_only=True)
 class RestoredPod:
-    """The pod that was made, with a pair of name and new id for each of its containers. They wait to be started."""
+    """The restored pod, with a pair of name and new id for each of its containers, which are not started yet."""
 
     sandbox_id: SandboxId
     containers: tuple[tuple[str, ContainerId], ...] = ()

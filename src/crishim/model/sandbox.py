@@ -1,4 +1,6 @@
-"""Sandboxes: asked for (`PodSandboxConfig`), resolved (`SandboxSpec`), seen (`ObservedSandbox`), told (`PodSandboxStatus`)."""
+"""Sandboxes: requested (`PodSandboxConfig`), resolved (`SandboxSpec`), observed (`ObservedSandbox`), shown
+(`PodSandboxStatus`).
+"""
 
 import enum
 
@@ -26,7 +28,7 @@ class Protocol(enum.IntEnum):
 
 @attrs.frozen
 class PodSandboxMetadata:
-    """The four parts that name a sandbox among its like; kept until it is removed."""
+    """The four parts of a sandbox's unique name, reserved until the sandbox is removed."""
 
     name: str
     namespace: str
@@ -36,7 +38,7 @@ class PodSandboxMetadata:
 
 @attrs.frozen(kw_only=True)
 class DNSConfig:
-    """What /etc/resolv.conf shall say."""
+    """The content of the pod's /etc/resolv.conf."""
 
     servers: tuple[str, ...] = ()
     searches: tuple[str, ...] = ()
@@ -66,7 +68,9 @@ class LinuxPodSandboxConfig:
 
 @attrs.frozen(kw_only=True)
 class PodSandboxConfig:
-    """What RunPodSandbox asks for. Labels and annotations travel unchanged. `dns_config` None means the node's own."""
+    """The configuration in RunPodSandbox. Labels and annotations are returned unchanged. `dns_config` None means the node's
+    own.
+    """
 
     metadata: PodSandboxMetadata
     hostname: str = ""
@@ -82,8 +86,8 @@ class PodSandboxConfig:
 class SandboxSpec:
     """What a backend receives for a sandbox.
 
-    `netns` is the path of a network namespace that is ready for use; empty on the host network, or where the backend makes
-    its own (`NetnsSource.BACKEND`, `NONE`). `ips` are the addresses inside it, the primary one first.
+    `netns` is the path of a network namespace that is ready for use; empty on the host network, or where the backend creates
+    its own (`NetnsSource.BACKEND`, `NONE`). `ips` are its addresses, the primary one first.
     """
 
     id: SandboxId
@@ -99,13 +103,15 @@ class SandboxSpec:
 
     @property
     def host_network(self) -> bool:
-        """Whether the pod lives in the node's network namespace."""
+        """Whether the pod uses the node's network namespace."""
         return self.namespaces.network is NamespaceMode.NODE
 
 
 @attrs.frozen(kw_only=True)
 class SandboxStarted:
-    """What a backend found when it started a sandbox: the path of the namespace it made, and addresses it gave itself."""
+    """What a backend reports of a started sandbox: the path of the network namespace that it created, and the addresses that
+    it assigned.
+    """
 
     netns: str = ""
     ips: tuple[str, ...] = ()
@@ -113,7 +119,7 @@ class SandboxStarted:
 
 @attrs.frozen(kw_only=True)
 class ObservedSandbox:
-    """A sandbox that a backend holds. `ours` is false for what carries no mark of this library; that is never touched."""
+    """A sandbox as a backend reports it. `ours` is false for one without a mark of this library; that is never touched."""
 
     id: SandboxId
     ready: bool
@@ -138,7 +144,7 @@ class PodSandbox:
 @attrs.frozen(kw_only=True)
 class PodSandboxStatus:
     """A sandbox as PodSandboxStatus shows it. Without `ips` the network is left unset: an empty ip would make the kubelet
-    build the sandbox again.
+    create the sandbox again.
     """
 
     id: SandboxId
@@ -154,7 +160,7 @@ class PodSandboxStatus:
 
 @attrs.frozen(kw_only=True)
 class PodSandboxFilter:
-    """A list's filter: parts are joined by "and"; empty parts match all. State READY is a value, None is none."""
+    """A list filter: all parts must match, empty parts match everything. State READY is a value, None is no filter."""
 
     id: str = ""
     state: PodSandboxState | None = None

@@ -1,4 +1,4 @@
-"""Who a process is and what it may do: users, capabilities, profiles and namespaces, as CRI asks for them."""
+"""Users, capabilities, security profiles and namespaces, as CRI has them."""
 
 import enum
 
@@ -6,7 +6,7 @@ import attrs
 
 
 class NamespaceMode(enum.IntEnum):
-    """Whose namespace is used: the pod's, one of the container's own, the node's, or another container's."""
+    """Whose namespace is used: the pod's, the container's own, the node's, or another container's."""
 
     POD = 0
     CONTAINER = 1
@@ -22,7 +22,7 @@ class SupplementalGroupsPolicy(enum.IntEnum):
 
 
 class ProfileType(enum.IntEnum):
-    """Which seccomp or AppArmor profile."""
+    """The kind of a seccomp or AppArmor profile."""
 
     RUNTIME_DEFAULT = 0
     UNCONFINED = 1
@@ -31,7 +31,7 @@ class ProfileType(enum.IntEnum):
 
 @attrs.frozen
 class IDMapping:
-    """`length` ids from `container_id` inside a user namespace stand for ids from `host_id` outside."""
+    """`length` ids from `container_id` inside a user namespace map to ids from `host_id` outside."""
 
     host_id: int
     container_id: int
@@ -40,7 +40,7 @@ class IDMapping:
 
 @attrs.frozen
 class UserNamespace:
-    """The user namespace of a pod: NODE for none, POD with exactly one line of uids and one of gids."""
+    """The user namespace of a pod: NODE for none, POD with exactly one mapping of uids and one of gids."""
 
     mode: NamespaceMode = NamespaceMode.POD
     uids: tuple[IDMapping, ...] = ()
@@ -60,7 +60,7 @@ class NamespaceOption:
 
 @attrs.frozen
 class SELinuxOption:
-    """An SELinux label's four parts; empty parts are the host's choice."""
+    """The four parts of an SELinux label; the host chooses empty parts."""
 
     user: str = ""
     role: str = ""
@@ -70,9 +70,8 @@ class SELinuxOption:
 
 @attrs.frozen
 class SecurityProfile:
-    """A seccomp or AppArmor profile. `localhost_ref` is set with LOCALHOST only: a path (seccomp) or a name (AppArmor).
-
-    Neither begins with CRI's `localhost/`.
+    """A seccomp or AppArmor profile. `localhost_ref` is set with LOCALHOST only: a path (seccomp) or a name (AppArmor),
+    without CRI's prefix `localhost/`.
     """
 
     profile_type: ProfileType = ProfileType.RUNTIME_DEFAULT
@@ -90,7 +89,7 @@ class Capability:
 
 @attrs.frozen(kw_only=True)
 class LinuxSandboxSecurityContext:
-    """Security of the sandbox itself. A privileged container needs a privileged sandbox."""
+    """The security context of the sandbox itself. A privileged container needs a privileged sandbox."""
 
     namespace_options: NamespaceOption = NamespaceOption()
     selinux_options: SELinuxOption | None = None
@@ -106,9 +105,10 @@ class LinuxSandboxSecurityContext:
 
 @attrs.frozen(kw_only=True)
 class LinuxContainerSecurityContext:
-    """Security of a container. Empty `masked_paths` mean that nothing is masked: the client sends the usual list itself.
+    """The security context of a container. Empty `masked_paths` mask nothing: the client sends the usual list itself.
 
-    `run_as_username` beats `run_as_user`. A missing `seccomp` means unconfined, a missing `apparmor` the runtime's default.
+    `run_as_username` has precedence over `run_as_user`. A missing `seccomp` means unconfined, a missing `apparmor` the
+    runtime's default.
     """
 
     capabilities: Capability = Capability()
@@ -130,7 +130,7 @@ class LinuxContainerSecurityContext:
 
 @attrs.frozen
 class LinuxContainerUser:
-    """The user that a container's first process really runs as. The primary group is among `supplemental_groups`."""
+    """The user that a container's first process actually runs as. The primary group is among `supplemental_groups`."""
 
     uid: int
     gid: int

@@ -1,6 +1,6 @@
-"""Usage figures. None means "not measured", which is not zero; every group has the time at which it was read.
+"""Usage of containers and pods. None means "not measured", which is not zero; every group has the time at which it was read.
 
-A backend leaves `usage_nano_cores` unset: the library derives it from two of its samples.
+A backend leaves `usage_nano_cores` unset: the library derives it from two samples.
 """
 
 import enum
@@ -15,7 +15,7 @@ from crishim.model.values import EMPTY, ContainerId, FrozenDict, SandboxId, froz
 
 @attrs.frozen(kw_only=True)
 class PsiData:
-    """One line of a pressure file: total stall in nanoseconds, and averages in percent."""
+    """One line of a pressure file: total stall time in nanoseconds, and averages in percent."""
 
     total: int = 0
     avg10: float = 0.0
@@ -25,7 +25,7 @@ class PsiData:
 
 @attrs.frozen(kw_only=True)
 class PsiStats:
-    """A pressure file (cgroup v2 only)."""
+    """The pressure stall information of a cgroup (v2 only)."""
 
     full: PsiData = PsiData()
     some: PsiData = PsiData()
@@ -33,7 +33,7 @@ class PsiStats:
 
 @attrs.frozen(kw_only=True)
 class CpuUsage:
-    """CPU time since the start, and cores in use just now, both in nano units."""
+    """CPU time since the start in core nanoseconds, and the current rate in nano cores."""
 
     timestamp: int
     usage_core_nano_seconds: int | None = None
@@ -74,7 +74,7 @@ class IoUsage:
 
 @attrs.frozen(kw_only=True)
 class ProcessUsage:
-    """How many processes there are."""
+    """The number of processes."""
 
     timestamp: int
     process_count: int | None = None
@@ -111,7 +111,7 @@ class MetricSample:
 
 @attrs.frozen
 class DeviceIo:
-    """What went to and from a block device, `major:minor`."""
+    """The I/O counters of a block device, `major:minor`."""
 
     device: str
     reads: int = 0
@@ -122,9 +122,10 @@ class DeviceIo:
 
 @attrs.frozen(kw_only=True)
 class CgroupUsage:
-    """A cgroup's usage with all below it: times in nanoseconds, sizes in bytes; None is "not measured", a limit's None none.
+    """The usage of a cgroup and its descendants: times in nanoseconds, sizes in bytes; None is "not measured", for a limit
+    "none".
 
-    `tasks` are threads; `processes` those of the cgroup itself, for want of a counter.
+    `tasks` are threads; `processes` are those of the cgroup itself, since the kernel has no counter for its descendants.
     """
 
     cpu: int | None = None
@@ -188,7 +189,7 @@ class SandboxUsage:
 
 @attrs.frozen(kw_only=True)
 class ContainerStats:
-    """A container's figures with what names it: the kubelet joins them by these attributes."""
+    """A container's usage with the attributes by which the kubelet joins it."""
 
     id: ContainerId
     metadata: ContainerMetadata
@@ -199,7 +200,7 @@ class ContainerStats:
 
 @attrs.frozen(kw_only=True)
 class PodSandboxStats:
-    """A pod's figures and its containers'."""
+    """The usage of a pod and of its containers."""
 
     id: SandboxId
     metadata: PodSandboxMetadata
@@ -227,7 +228,7 @@ class PodSandboxStatsFilter:
 
 
 class MetricType(enum.IntEnum):
-    """Whether a metric only grows."""
+    """Whether a metric is a counter or a gauge."""
 
     COUNTER = 0
     GAUGE = 1

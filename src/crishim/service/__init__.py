@@ -1,1 +1,3 @@
-"""What CRI means, over the interfaces: order, locks, joining, recovery. No backend, store or network is imported here."""
+"""The service layer: the semantics of CRI over the protocols of `interfaces/` (ordering, locks, joining of retries, recovery).
+It imports no backend, store or network.
+"""

@@ -1,10 +1,10 @@
-"""Runtime handler -> backend, what it supports, and whether it can be reached.
+"""Maps runtime handlers to backends, with the features and the reachability of each backend.
 
-Every call of a backend's verb goes through a `BackendHandle`, which gives it a deadline and renames foreign exceptions. A call
-has three outcomes: an answer; an error, `NotFound` among them, which concerns what was asked about and nothing else; or the
-backend is lost. `Unavailable` alone does not tell the last two apart, so the backend is probed then, and is lost if the probe
-fails. A lost backend is asked again, with growing pauses; when it is back, recovery compares its inventory with the records
-before any new call reaches it.
+Every call of a backend's verb goes through a `BackendHandle`, which gives it a deadline and converts foreign exceptions. A
+call has three outcomes: a result; an error such as `NotFound`, which concerns only the object of the call; or a lost backend.
+`Unavailable` alone does not distinguish the last two: the backend is then probed, and counts as lost if the probe fails. A
+lost backend is probed again with growing pauses. When it answers, recovery compares its inventory with the records before any
+new call reaches it.
 """
 
 import asyncio
@@ -38,14 +38,16 @@ C = TypeVar("C")
 _log = logging.getLogger(__name__)
 
 MESSAGE_LIMIT = 16 * 1024 * 1024
-"""What CRI's clients accept in one message, in bytes."""
+"""The largest gRPC message that CRI clients accept, in bytes."""
 
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The service's settings. What a backend holds with our mark and without a record is removed `remove_unrecorded_after`
-    seconds after a start has found it. `runtime_version` must be a semantic version; `cgroup_driver` None leaves RuntimeConfig
-    unimplemented, so that the kubelet uses its own flag. Sizes are bytes, times seconds.
+    """The settings of the service layer.
+
+    Objects of ours that a backend lists and no record names are removed `remove_unrecorded_after` seconds after recovery has
+    found them. `runtime_version` must be a semantic version. With `cgroup_driver` None RuntimeConfig is unimplemented, and the
+    kubelet uses its own flag. Sizes are bytes, times seconds.
     """
 
     runtime_name: str = "crishim"
@@ -61,7 +63,7 @@ class Settings:
 
 
 class BackendHandle:
-    """One backend in the service: the handlers it serves, its claims, and its health."""
+    """One backend as the service layer sees it: the handlers it serves, its capabilities, and its health."""
 
     def __init__(
         self,
@@ -75,7 +77,7 @@ class BackendHandle:
         self.backend = backend
         self.handlers = handlers
         self.capabilities = capabilities(backend)
-        self.problem = "not asked yet"
+        self.problem = "not probed yet"
         self._settings = settings
         self._clock = clock
         self._tasks = tasks
@@ -89,33 +91,35 @@ class BackendHandle:
 
     @property
     def info(self) -> BackendInfo:
-        """What the backend said of itself. Raises `Unavailable` while it cannot be reached."""
+        """The answer to the last probe. Raises `Unavailable` while the backend is lost."""
         if self._info is None or self.problem:
             raise Unavailable(self.problem)
         return self._info
 
     @property
     def name(self) -> str:
-        """What it calls itself; `unknown` until it could be asked."""
+        """The backend's own name; `unknown` before the first successful probe."""
         return "unknown" if self._info is None else self._info.name
 
     @property
     def known_info(self) -> BackendInfo | None:
-        """What it said last, if it ever could be asked."""
+        """The answer to the last successful probe, also while the backend is lost; None before the first."""
         return self._info
 
-    def made(self, record: SandboxRecord) -> bool:
-        """Whether a sandbox is this backend's; not known before it has told its name, and of older records."""
+    def owns(self, record: SandboxRecord) -> bool:
+        """Whether the backend made the sandbox of this record. True also where that is unknown: before the first successful
+        probe, and for records written before the `backend` field existed.
+        """
         return self._info is None or record.backend in {"", self._info.name}
 
     def require(self, capability: type[C]) -> C:
-        """The backend as one that has `capability`. Raises `Unimplemented`."""
+        """The backend, typed as one that has `capability`. Raises `Unimplemented` if it does not claim it."""
         if capability not in self.capabilities:
             raise Unimplemented(capability.__name__)
-        return self.backend  # type: ignore[return-value]  # the set that was just asked says so
+        return self.backend  # type: ignore[return-value]  # membership was checked above
 
     async def call(self, verb: str, work: Coroutine[Any, Any, T], deadline: float | None = None) -> T:
-        """Await one verb. Raises only `CrishimError`s; `Unavailable` at once while the backend is lost."""
+        """Await a lifecycle verb. Raises only `CrishimError`s; `Unavailable` at once while the backend is lost."""
         if self.problem:
             work.close()
             raise Unavailable(self.problem)
@@ -132,7 +136,7 @@ class BackendHandle:
                 self._idle.set()
 
     async def wait(self, verb: str, work: Coroutine[Any, Any, T], deadline: float | None = None) -> T:
-        """Await a verb that may last as long as it likes, or as its client does; recovery does not wait for it."""
+        """Await a verb without a usual deadline (waits, execs, attachments). Recovery does not wait for these calls to end."""
         try:
             return await bounded(verb, work, deadline, self._settings.deadlines.cancel_grace)
         except Unavailable:
@@ -140,7 +144,7 @@ class BackendHandle:
             raise
 
     async def ask(self, verb: str, work: Coroutine[Any, Any, T], deadline: float | None) -> T:
-        """Await a verb whether the backend counts as lost or not."""
+        """Await a verb even while the backend counts as lost; for probes and inventories."""
         begin, code = self._clock.monotonic(), Code.CANCELLED
         try:
             answer = await bounded(verb, work, deadline, self._settings.deadlines.cancel_grace)
@@ -153,7 +157,7 @@ class BackendHandle:
         return answer
 
     async def probe(self) -> None:
-        """Ask who it is. Raises `Unavailable`, and anything else that the backend does wrong."""
+        """Call `Backend.probe` and store its answer. Raises `Unavailable`, and whatever else the backend raises."""
         self._info = await self.ask("probe", self.backend.probe(), self._settings.deadlines.probe)
 
     async def idle(self) -> None:
@@ -161,7 +165,7 @@ class BackendHandle:
         await self._idle.wait()
 
     async def _lose_unless_probed(self) -> None:
-        """After an `Unavailable`: find out whether it is the backend that cannot be reached. One probe for many calls."""
+        """Probe the backend after an `Unavailable`, and mark it lost if the probe fails. Concurrent calls share one probe."""
         if self.problem:
             return
         if self._probing is None or self._probing.done():
@@ -175,11 +179,11 @@ class BackendHandle:
             self.lose(error.message)
 
     def open(self) -> None:
-        """Let calls through again."""
+        """Let calls through again; called by recovery."""
         self.problem = ""
 
     def lose(self, problem: str) -> None:
-        """Count the backend as lost until it is asked again."""
+        """Mark the backend as lost until a probe succeeds and recovery has opened it."""
         if not self.problem:
             _log.warning("backend %s is lost: %s", type(self.backend).__name__, problem)
             self.problem = problem or "the backend cannot be reached"
@@ -187,10 +191,10 @@ class BackendHandle:
 
 
 async def bounded(what: str, work: Coroutine[Any, Any, T], deadline: float | None, cancel_grace: float) -> T:
-    """Await somebody else's work for `deadline` seconds at most. Raises only `CrishimError`s, and `CancelledError`.
+    """Await foreign code for at most `deadline` seconds. Raises only `CrishimError`s, and `CancelledError`.
 
-    Work that answers all the same when it is cancelled at its deadline has answered. Work that does not let go gets
-    `cancel_grace` seconds, and is then left behind: no verb may hang a pod.
+    Work that returns a result although its deadline has cancelled it counts as successful. Work that ignores the cancellation
+    for `cancel_grace` seconds is abandoned, so that no verb can block a pod for ever.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -207,15 +211,15 @@ async def bounded(what: str, work: Coroutine[Any, Any, T], deadline: float | Non
     except CrishimError:
         raise
     except TimeoutError as error:
-        raise DeadlineExceeded(f"{what}: {error or 'out of time'}") from error
+        raise DeadlineExceeded(f"{what}: {error or 'deadline exceeded'}") from error
     except ProcessLookupError as error:
         raise NotFound("process", str(error)) from error
     except PermissionError as error:
         raise PermissionDenied(f"{what}: {error}") from error
     except asyncio.CancelledError:
-        raise Unknown(f"{what} was cancelled by its own doing") from None
+        raise Unknown(f"{what} cancelled itself") from None
     except Exception as error:
-        _log.exception("%s raised what its contract does not allow", what)
+        _log.exception("%s raised an exception that its contract does not allow", what)
         raise Unknown(f"{what}: {type(error).__name__}: {error}") from error
 
 
@@ -223,13 +227,15 @@ async def _abandon(what: str, task: asyncio.Future[Any], cancel_grace: float) ->
     task.cancel()
     done, _ = await asyncio.wait({task}, timeout=cancel_grace)
     if not done:
-        _log.error("%s does not let go when cancelled; it is left behind", what)
+        _log.error("%s does not end when cancelled; it is abandoned", what)
     elif not task.cancelled() and (error := task.exception()) is not None:
         _log.info("%s ended with %s after it was cancelled", what, error)
 
 
 class Backends:
-    """All handles. `recover`, given by the recovery room, reconciles and opens a handle that has just answered its probe."""
+    """All backend handles. `recover`, passed to `start` by the recovery module, reconciles and opens a handle whose backend
+    has just answered its probe.
+    """
 
     def __init__(
         self,
@@ -255,16 +261,18 @@ class Backends:
 
     @property
     def handles(self) -> tuple[BackendHandle, ...]:
-        """Every backend once."""
+        """Each backend's handle once."""
         return tuple(dict.fromkeys(self._by_handler.values()))
 
     @property
     def handlers(self) -> Mapping[str, BackendHandle]:
-        """Every handler's handle."""
+        """The handle of each runtime handler, by its name."""
         return self._by_handler
 
     def get(self, handler: str) -> BackendHandle:
-        """The handle of a handler. An unknown one must be rejected (CRI, RunPodSandboxRequest.runtime_handler)."""
+        """The handle of a runtime handler. Raises `InvalidArgument` for an unknown one (CRI,
+        RunPodSandboxRequest.runtime_handler).
+        """
         handle = self._by_handler.get(handler)
         if handle is None:
             known = ", ".join(sorted(name for name in self._by_handler if name)) or "none but the default"
@@ -272,10 +280,9 @@ class Backends:
         return handle
 
     async def start(self, recover: Callable[[BackendHandle], Awaitable[None]]) -> None:
-        """Ask every backend who it is and recover it; those that are away are asked again until they answer.
+        """Probe and recover every backend; retry in the background those that do not answer.
 
-        Returns after `deadlines.probe` seconds at the latest: a backend that is slow to answer does not keep the others from
-        serving.
+        Returns after `deadlines.probe` seconds at the latest, so that a slow backend does not delay the others.
         """
         self._recover = recover
         tasks = [self._tasks.spawn(self._start(handle), f"start of backend {handle.handlers!r}") for handle in self.handles]
@@ -295,7 +302,7 @@ class Backends:
                 _log.warning("backend for %r is not ready: %s", handle.handlers, error)
             handle.problem = error.message or "the backend cannot be reached"
             return False
-        except Exception as error:  # noqa: BLE001 - whatever it is, the backend must be asked again
+        except Exception as error:  # noqa: BLE001 - the backend is retried after any error
             _log.error("backend for %r cannot be recovered", handle.handlers, exc_info=error)
             handle.problem = f"{type(error).__name__}: {error}"
             return False

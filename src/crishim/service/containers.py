@@ -1,7 +1,8 @@
-"""CreateContainer to RemoveContainer, and what is told of containers.
+"""The container verbs of CRI: CreateContainer to RemoveContainer, and the container's lists and statuses.
 
-A stop is a signal, a grace, SIGKILL and a wait, written once, here. The stop signal is sent once however often the client asks;
-every call keeps its own timer, so a later, shorter grace shortens the whole. Exits are never written here but by the watcher.
+A stop is the stop signal, the grace period, SIGKILL and a wait. The stop signal is sent once however often the client calls;
+every call has a timer of its own, so a later call with a shorter grace period shortens the stop. Only the watcher writes
+exits.
 """
 
 import asyncio
@@ -64,21 +65,23 @@ class Containers:
     async def create(
         self, sandbox_id: SandboxId, config: ContainerConfig, sandbox_config: PodSandboxConfig | None
     ) -> ContainerId:
-        """Make a container that is ready to start; the same request again answers the same id.
+        """Create a container; a repeated request returns the same id.
 
-        `sandbox_config` repeats what the sandbox was made with. Of it only `privileged` counts, as in containerd and CRI-O: an
-        ephemeral container may be privileged where the pod is not, and the kubelet says so here. Raises `NotFound` (sandbox,
-        image), `FailedPrecondition` (sandbox not ready), `InvalidArgument`, `AlreadyExists`.
+        `sandbox_config` repeats the configuration of the sandbox. Only its `privileged` is read, as in containerd and CRI-O:
+        an ephemeral container may be privileged where the pod is not, and the kubelet sends that here. Raises `NotFound`
+        (sandbox, image), `FailedPrecondition` (sandbox not ready), `InvalidArgument`, `AlreadyExists`.
         """
         privileged = sandbox_config is not None and sandbox_config.linux.security_context.privileged
         return await self._create_or_join(sandbox_id, config, "", privileged=privileged)
 
     async def restore(self, sandbox_id: SandboxId, config: ContainerConfig, archive: str) -> ContainerId:
-        """As `create`, from a checkpoint archive."""
+        """Create a container from a checkpoint archive; otherwise as `create`."""
         return await self._create_or_join(sandbox_id, config, archive)
 
     async def start(self, container_id: ContainerId) -> None:
-        """Run a created container. Raises `NotFound`, `FailedPrecondition`; a failed start leaves it EXITED, StartError."""
+        """Start a created container. Raises `NotFound`, `FailedPrecondition`. After a failed start the container is EXITED
+        with reason StartError.
+        """
         entry = self._core.table.container(container_id)
         start = entry.operations.under_way(_START) or entry.operations.start(
             _START,
@@ -91,38 +94,38 @@ class Containers:
         await join(start.task)
 
     async def stop(self, container_id: ContainerId, timeout: int) -> None:
-        """Stop signal, `timeout` seconds of grace (none from 0 down), SIGKILL; returns when the exit was seen.
+        """Send the stop signal, wait `timeout` seconds (none for 0 and below), send SIGKILL; return when the exit is recorded.
 
-        What is unknown, was never started or has ended is no error (CRI, StopContainer).
+        A container that is unknown, was never started or has exited is no error (CRI, StopContainer).
         """
         if (entry := self._core.table.find_container(container_id)) is not None:
             await self._core.tasks.run_to_end(self._stop(entry, timeout), f"StopContainer {container_id}")
 
     async def remove(self, container_id: ContainerId) -> None:
-        """Kill and remove. Unknown ids are no error (CRI, RemoveContainer); the log file stays, it is the kubelet's."""
+        """Kill and remove a container. Unknown ids are no error (CRI, RemoveContainer). Its log file is the kubelet's."""
         if (entry := self._core.table.find_container(container_id)) is not None:
             await self._core.tasks.run_to_end(self.remove_entry(entry), f"RemoveContainer {container_id}")
 
     async def status(self, container_id: ContainerId, verbose: bool) -> ContainerDetail:
-        """What is known of a container. Raises `NotFound`, which the kubelet takes for "gone"."""
+        """The status of a container, with verbose info on request. Raises `NotFound`, which the kubelet takes as "removed"."""
         entry = self._core.table.container(container_id)
         return ContainerDetail(status=entry.status(), info=_info(entry) if verbose else EMPTY)
 
-    async def list(self, wanted: ContainerFilter) -> Sequence[Versioned[Container]]:
-        """The containers that a filter lets through, in any order."""
+    async def list(self, filter_: ContainerFilter) -> Sequence[Versioned[Container]]:
+        """The containers that match a filter, in any order."""
         listed = self._core.table.listed_containers()
-        if wanted == ContainerFilter():
+        if filter_ == ContainerFilter():
             return listed
-        return [entry for entry in listed if container_matches(entry.item, wanted)]
+        return [entry for entry in listed if container_matches(entry.item, filter_)]
 
     async def update_resources(self, container_id: ContainerId, change: Resources, annotations: FrozenDict[str, str]) -> None:
-        """Change limits: zero values leave theirs as they are. A failed change changes nothing."""
-        del annotations  # hints for runtimes with plug-ins of their own; none of the limits
+        """Update limits; zero values leave a limit unchanged. If the update fails, the old limits are restored."""
+        del annotations  # hints for runtime plug-ins (NRI); they carry no limits
         entry = self._core.table.container(container_id)
         await self._core.tasks.run_to_end(self._update(entry, change), f"UpdateContainerResources {container_id}")
 
     async def reopen_log(self, container_id: ContainerId) -> None:
-        """The log file was renamed: make the container write to a new one. Only for running containers."""
+        """Reopen the log of a running container at its path, from which the file was renamed away."""
         entry = self._core.table.container(container_id)
         container_after(entry.state, ContainerAct.REOPEN_LOG, f"container {container_id}")
         handle = self._core.handle(entry)
@@ -130,7 +133,7 @@ class Containers:
         await handle.call("reopen_log", backend.reopen_log(entry.id))
 
     async def checkpoint(self, container_id: ContainerId, location: str, timeout: int) -> None:
-        """Write a checkpoint archive to the absolute path `location`; the container goes on. `timeout` 0 is the usual one."""
+        """Write an archive to the absolute path `location`. `timeout` is in seconds; 0 selects the default deadline."""
         entry = self._core.table.container(container_id)
         handle = self._core.handle(entry)
         backend = handle.require(SupportsCheckpoint)
@@ -139,12 +142,12 @@ class Containers:
             await handle.call("checkpoint", backend.checkpoint(entry.id, location), float(timeout) or None)
 
     async def end(self, entry: ContainerEntry) -> None:
-        """Kill what runs of a container, whatever it is doing; for the stop of its sandbox."""
+        """Kill a container in any state; called when its sandbox is stopped."""
         async with entry.operations.preempting():
             await self._end_locked(entry)
 
     async def remove_entry(self, entry: ContainerEntry) -> None:
-        """Kill and remove; also the end of every undo and recovery."""
+        """Kill and remove a container; also called by undo and by recovery."""
         async with entry.operations.preempting():
             if entry.id in self._core.table.containers:
                 await self._end_locked(entry)
@@ -183,7 +186,7 @@ class Containers:
         raise AlreadyExists("container name", "_".join(map(str, name)))
 
     async def _create(self, sandbox: SandboxEntry, creation: "_Creation") -> ContainerId:
-        _require_usable(sandbox)  # a stop may have come between the request and this task
+        _require_usable(sandbox)  # the sandbox may have been stopped since the request arrived
         config = creation.config
         core, handle = self._core, self._core.handle(sandbox)
         detail = await core.image_of(config, sandbox.record.handler)
@@ -254,12 +257,12 @@ class Containers:
         self._watcher.watch(entry)
 
     async def _failed_start(self, entry: ContainerEntry, error: BaseException) -> None:
-        """Code 128, reason StartError: how the field tells of a container that never ran.
+        """Record exit code 128 with reason StartError, as containerd does for a container that never ran.
 
-        Where the backend is lost nobody knows whether it runs: the container is UNKNOWN until recovery asks.
+        If the backend is lost it is unknown whether the container runs: it is UNKNOWN until recovery has read the inventory.
         """
         if not entry.started_at or entry.state is not ContainerState.CREATED:
-            return  # the backend was not asked, or the start has succeeded
+            return  # the backend was not called, or the start has succeeded
         handle = self._core.handle(entry)
         if handle.problem:
             self._core.table.apply(entry, ContainerAct.LOSE)
@@ -296,7 +299,7 @@ class Containers:
                 raise
 
     async def _restore_limits(self, entry: ContainerEntry, handle: BackendHandle, backend: SupportsUpdate) -> None:
-        """Some of a failed change may have been made: set the limits of before again."""
+        """Set the previous limits again, since a failed update may have applied some of the new ones."""
         try:
             await handle.call("update_container", backend.update_container(entry.id, entry.record.resources))
         except CrishimError as error:
@@ -334,10 +337,10 @@ class Containers:
             deadline = self._core.settings.deadlines.kill_container
             await handle.call("kill_container", handle.backend.kill_container(entry.id, number), deadline)
         except NotFound:
-            _log.debug("container %s was gone before signal %d", entry.id, number)
+            _log.debug("container %s had exited before signal %d", entry.id, number)
 
     async def ended_within(self, entry: ContainerEntry, seconds: float) -> bool:
-        """Whether the exit of a container is seen within some seconds."""
+        """Whether the container exits within `seconds`."""
         timer = asyncio.ensure_future(self._core.clock.sleep(seconds))
         ended = asyncio.ensure_future(entry.ended.wait())
         try:
@@ -375,7 +378,7 @@ class Containers:
 
 @attrs.define(eq=False)
 class _Creation:
-    """A CreateContainer under way: what was asked for, and the entry once there is one."""
+    """A CreateContainer under way: the request, and the table entry once it exists."""
 
     config: ContainerConfig
     archive: str
@@ -395,14 +398,14 @@ def _require_usable(sandbox: SandboxEntry) -> None:
 
 
 def _require_created(entry: ContainerEntry) -> None:
-    """Not one that is being removed, or has been removed while the caller waited for its turn."""
+    """Raise `FailedPrecondition` for a container that is being removed, or was removed while the caller waited for the lock."""
     if entry.record.phase is not Phase.READY:
         raise FailedPrecondition(entry.record.phase.value, Phase.READY.value, f"container {entry.id}")
 
 
 def _info(entry: ContainerEntry) -> FrozenDict[str, str]:
     record = entry.record
-    told = {
+    info = {
         "sandboxID": record.sandbox_id,
         "phase": record.phase.value,
         "removing": record.phase is Phase.REMOVING,
@@ -411,4 +414,4 @@ def _info(entry: ContainerEntry) -> FrozenDict[str, str]:
         "resources": unstructure(record.resources),
         "config": unstructure(record.config),
     }
-    return FrozenDict({"info": json.dumps(told)})
+    return FrozenDict({"info": json.dumps(info)})

@@ -1,4 +1,4 @@
-"""What the files of this room share: settings, the event hub, and the core that they are given."""
+"""What the modules of this package share: settings, the event hub, and the dependencies."""
 
 import asyncio
 import logging
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class EventHub:
-    """Takes events from the rooms, and hands them to the streams of GetContainerEvents."""
+    """Distributes container events to the streams of GetContainerEvents."""
 
     def __init__(self, clock: Clock, queue: int, observer: Observer | None = None) -> None:
         self._clock = clock
@@ -40,9 +40,9 @@ class EventHub:
         self._observer = observer or NoObserver()
 
     def publish(self, sandbox: SandboxEntry, subject: str, kind: ContainerEventType) -> None:
-        """Tell every subscriber that something happened to `subject`, a container's id or the sandbox's own.
+        """Queue an event for every subscriber; `subject` is a container's id, or the sandbox's own.
 
-        The event carries the pod as it is now. With nobody listening it costs nothing.
+        The event carries the current status of the pod. Without subscribers no status is built.
         """
         if not self._queues:
             return
@@ -57,13 +57,13 @@ class EventHub:
             if queue.qsize() >= self._size:
                 self._queues.discard(queue)
                 self._observer.subscriber_dropped()
-                _log.warning("a subscriber of container events does not keep up; its stream is ended")
+                _log.warning("a subscriber of container events is too slow; its stream is closed")
                 queue.put_nowait(None)
             else:
                 queue.put_nowait(event)
 
     async def subscribe(self) -> AsyncIterator[ContainerEvent]:
-        """Every event from the first step on. Raises `ResourceExhausted` when the subscriber was too slow."""
+        """Every event published after the first step. Raises `ResourceExhausted` when the subscriber's queue was full."""
         queue: asyncio.Queue[ContainerEvent | None] = asyncio.Queue()
         self._queues.add(queue)
         try:
@@ -79,7 +79,7 @@ T = TypeVar("T")
 
 @attrs.frozen(kw_only=True)
 class Core:
-    """The shared parts; None for what `Services` was not given."""
+    """The dependencies of the service layer; None for an optional one that `Services` was not given."""
 
     settings: Settings
     clock: Clock
@@ -96,37 +96,39 @@ class Core:
     urls: StreamUrls | None = None
 
     def handle(self, entry: SandboxEntry | ContainerEntry) -> BackendHandle:
-        """The backend that holds a sandbox or container.
+        """The handle of the backend that owns a sandbox or container.
 
-        Raises `Unavailable` where its handler has another backend now, or is configured no more: what one has made is not
-        another's to touch.
+        Raises `Unavailable` if its handler is no longer configured or now names another backend: a backend must not touch what
+        another one has created.
         """
         record = (entry.sandbox if isinstance(entry, ContainerEntry) else entry).record
         try:
             handle = self.backends.get(record.handler)
         except InvalidArgument as error:
-            raise Unavailable(f"{entry.id} was made for a handler that is configured no more: {error.message}") from error
-        if not handle.made(record):
+            raise Unavailable(f"{entry.id} was created for a handler that is no longer configured: {error.message}") from error
+        if not handle.owns(record):
             raise Unavailable(
-                f"{entry.id} was made by backend {record.backend!r}, and handler {record.handler!r} is {handle.name!r} now"
+                f"{entry.id} was created by backend {record.backend!r}, and handler {record.handler!r} is {handle.name!r} now"
             )
         return handle
 
     def image_service(self, handler: str) -> ImageService | None:
-        """The image service of a handler: its own, else the default's."""
+        """The image service of a handler, or else the default handler's."""
         return self.images.get(handler) or self.images.get("")
 
     async def image_step(self, what: str, work: Coroutine[Any, Any, T], *, forever: bool = False) -> T:
-        """Await a verb of the image service; only pulls may last as long as they move."""
+        """Await a verb of the image service. `forever` is for pulls, which have a progress timeout instead of a deadline."""
         deadline = None if forever else self.settings.deadlines.other
         return await bounded(what, work, deadline, self.settings.deadlines.cancel_grace)
 
     async def network_step(self, what: str, work: Coroutine[Any, Any, T]) -> T:
-        """Await a step of the network or of the namespaces, with its deadline."""
+        """Await a call of the network or the namespaces, with its deadline."""
         return await bounded(what, work, self.settings.deadlines.network, self.settings.deadlines.cancel_grace)
 
     async def image_of(self, config: ContainerConfig, handler: str) -> ImageDetail:
-        """The image that a container asks for. Raises `NotFound`; without an image service it is taken as it is named."""
+        """The image of a container configuration. Raises `NotFound`. Without an image service the reference is used
+        as the id.
+        """
         if not config.image.image:
             raise InvalidArgument("config.image.image", "is empty")
         images = self.image_service(handler)
@@ -138,16 +140,18 @@ class Core:
         return detail
 
     async def image_mounts(self, mounts: tuple[Mount, ...], handler: str) -> tuple[Mount, ...]:
-        """The mounts with the id of each image volume's image. It must be here already (CRI, Mount.image)."""
-        found = []
+        """The mounts, with the image id filled in for each image volume. The image must be present already (CRI,
+        Mount.image).
+        """
+        resolved = []
         for mount in mounts:
             image = mount.image
             if image is None or not image.image:
-                found.append(mount)
+                resolved.append(mount)
                 continue
             images = self.image_service(handler)
             detail = None if images is None else await self.image_step("image status", images.status(image))
             if detail is None:
-                raise PullError(PullReason.IMAGE_VOLUME_MOUNT_FAILED, f"image {image.image!r} is not here")
-            found.append(attrs.evolve(mount, image=attrs.evolve(image, image_ref=detail.image.id)))
-        return tuple(found)
+                raise PullError(PullReason.IMAGE_VOLUME_MOUNT_FAILED, f"image {image.image!r} is not present")
+            resolved.append(attrs.evolve(mount, image=attrs.evolve(image, image_ref=detail.image.id)))
+        return tuple(resolved)

@@ -1,7 +1,7 @@
-"""What is under way on one id, and the tasks that outlive their callers.
+"""The operations under way on one id, and the tasks that outlive their callers.
 
-A client that gives up gives up waiting, and nothing else: the work goes on in a task of ours, and a retry of the same request
-joins it. A stop or removal cancels the starts that are under way, each at most once, and waits for their undo, which is never
+A client that disconnects only stops waiting: the work continues in a task of the service, and a retry of the same request
+joins it. A stop or removal cancels the starts under way, each at most once, and waits for their undo, which is never
 cancelled.
 """
 
@@ -19,19 +19,19 @@ _log = logging.getLogger(__name__)
 Work: TypeAlias = Callable[[], Coroutine[Any, Any, T]]
 
 Undo: TypeAlias = Callable[[BaseException], Awaitable[None]]
-"""Takes back what a start has done, after the error that ended it."""
+"""Reverts a start; receives the error that ended it."""
 
 
 class BackgroundTasks:
-    """The tasks of one `Services`: they are referred to until they end, and are ended with it."""
+    """The background tasks of one `Services`: referenced until they end, and ended by `close`."""
 
     def __init__(self) -> None:
         self._tasks: dict[asyncio.Task[Any], Callable[[], object]] = {}
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str, cancel: Callable[[], object] | None = None) -> asyncio.Task[T]:
-        """Run work beside the caller. Errors that are not ours are logged, since nobody may be left to see them.
+        """Run `work` in a task. Unexpected errors are logged, since no caller may be left to receive them.
 
-        `cancel` is how the work is asked to end when `close` begins; without it its task is cancelled.
+        `cancel` is what `close` calls to end the work; by default it cancels the task.
         """
         task = asyncio.create_task(work, name=name)
         self._tasks[task] = cancel or task.cancel
@@ -39,11 +39,11 @@ class BackgroundTasks:
         return task
 
     async def run_to_end(self, work: Coroutine[Any, Any, T], name: str) -> T:
-        """Wait for work that goes on to its end even if the caller is cancelled."""
+        """Await work that continues to its end even if the caller is cancelled."""
         return await join(self.spawn(work, name))
 
     async def close(self, grace: float) -> None:
-        """Ask everything that still runs to end, and wait for its undo; cancel what has not ended after `grace` seconds."""
+        """Cancel everything that runs and wait for its undo; cancel again what has not ended after `grace` seconds."""
         for cancel in list(self._tasks.values()):
             cancel()
         while self._tasks:
@@ -57,11 +57,11 @@ class BackgroundTasks:
             if isinstance(error, CrishimError):
                 _log.debug("%s ended with %s", task.get_name(), error)
             else:
-                _log.error("%s ended with what is a bug", task.get_name(), exc_info=error)
+                _log.error("%s ended with an unexpected error", task.get_name(), exc_info=error)
 
 
 class StartOperation:
-    """A start under way: `request` is what was asked for, `task` ends when it has succeeded or is undone."""
+    """A start under way. `request` is compared with a retry's; `task` ends when the start has succeeded or is undone."""
 
     def __init__(self, request: object) -> None:
         self.request = request
@@ -70,14 +70,14 @@ class StartOperation:
         self._cancelled = False
 
     def cancel(self) -> None:
-        """Ask it to end. Asked again it does nothing, so that an undo is never cancelled."""
+        """Cancel the start. Further calls do nothing, so that an undo is never cancelled."""
         if not self._cancelled:
             self._cancelled = True
             if self._work is not None:
                 self._work.cancel()
 
     async def run(self, lock: asyncio.Lock | None, work: Work[T], undo: Undo) -> T:
-        """Do the work, and undo it if it fails or was cancelled, all of it with the lock."""
+        """Run `work` under the lock, and `undo` under the same lock if it fails or is cancelled."""
         async with lock or contextlib.nullcontext():
             try:
                 if self._cancelled:
@@ -96,16 +96,16 @@ class Operations:
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        """To be held around a single lifecycle call."""
+        """Protects a single lifecycle call."""
         self._starts: dict[Hashable, StartOperation] = {}
 
     @property
     def busy(self) -> bool:
-        """Whether a lifecycle call has the lock. The creation of a container does not take its sandbox's."""
+        """Whether a lifecycle call holds the lock. Creating a container does not take the lock of its sandbox."""
         return self.lock.locked()
 
     def under_way(self, key: Hashable) -> StartOperation | None:
-        """The start under a key, until it has ended."""
+        """The start registered under a key, until it has ended."""
         return self._starts.get(key)
 
     def start(
@@ -119,7 +119,7 @@ class Operations:
         name: str,
         alone: bool = True,
     ) -> StartOperation:
-        """Begin a start; there must be none under the key. `alone`: it holds the lock until it has ended."""
+        """Begin a start; there must be none under the key. With `alone` it holds the lock until it has ended."""
         start = self._starts[key] = StartOperation(request)
         start.task = tasks.spawn(start.run(self.lock if alone else None, work, undo), name, start.cancel)
         start.task.add_done_callback(lambda _: self._starts.pop(key, None))
@@ -142,7 +142,7 @@ class Operations:
 
 
 async def join(task: asyncio.Task[T]) -> T:
-    """Wait for a task that others may wait for too, and that goes on without us. Raises `Aborted` if a stop cancelled it."""
+    """Wait for a shared task; cancelling the caller does not cancel it. Raises `Aborted` if a stop has cancelled the task."""
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

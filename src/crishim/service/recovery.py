@@ -1,7 +1,7 @@
-"""At start, and when a lost backend is back: inventory, plan, repair, watch.
+"""Recovery, at start and when a lost backend answers again: inventory, plan, repairs, watches.
 
-The plan is `lifecycle.reconcile`'s; here it is carried out. What is just being made, or has a call in its lane, is left to that
-call. A repair that fails is logged, and leaves its record to the next recovery or to the client's own retries.
+`lifecycle.reconcile` makes the plan; this module carries it out. Objects that are being created or have a call under way are
+left to that call. A failed repair is logged and left to the next recovery or to the client's retries.
 """
 
 import asyncio
@@ -26,15 +26,17 @@ from crishim.service.watcher import Watcher
 _log = logging.getLogger(__name__)
 
 _SHOWN = (reconcile.SandboxIs, reconcile.ContainerIs, reconcile.WatchContainer)
-"""Repairs that ask nobody, and hold only for as long as no call has changed anything: they come before the first call."""
+"""Repairs that only set a state and need no backend call. They are valid only until a call changes something, so they run
+before the first call.
+"""
 
 
 _AT_ONCE = 8
-"""Pods that are repaired beside one another."""
+"""Pods repaired concurrently."""
 
 
 class Recovery:
-    """Makes records and reality agree."""
+    """Makes records and backends agree."""
 
     def __init__(self, core: Core, watcher: Watcher, sandboxes: Sandboxes, containers: Containers) -> None:
         self._core = core
@@ -44,9 +46,10 @@ class Recovery:
         self._under_way: set[asyncio.Task[None]] = set()
 
     def show_recorded(self) -> None:
-        """Before any backend was asked: show what the records alone can tell.
+        """Show the states that follow from the records alone, before any backend has answered.
 
-        A sandbox is what it was asked to be, unless the machine has booted anew; a container without an exit is UNKNOWN.
+        A sandbox is ready if its record says so and the machine has not rebooted since; a container without a recorded exit is
+        UNKNOWN.
         """
         for sandbox in self._core.table.sandboxes.values():
             ready = sandbox.record.phase is Phase.READY and sandbox.record.boot_id == self._core.settings.boot_id
@@ -55,11 +58,11 @@ class Recovery:
             self._core.table.apply(container, ContainerAct.LOSE if container.record.exit is None else ContainerAct.EXIT)
 
     async def recover(self, handle: BackendHandle) -> None:
-        """Reconcile one backend that has just answered, and let calls through to it again. Raises what the inventory raises.
+        """Reconcile one backend that has just answered, and open it for calls. Raises what the inventory raises.
 
-        What needs the backend, the network or time goes on beside, pod by pod: nobody waits for the repair of another pod.
+        Repairs that need the backend, the network or time run in background tasks, one per pod.
         """
-        with contextlib.suppress(TimeoutError):  # a call that hangs is left to its deadline
+        with contextlib.suppress(TimeoutError):  # a call that hangs ends at its deadline
             async with asyncio.timeout(self._core.settings.deadlines.cancel_grace):
                 await handle.idle()
         deadline = self._core.settings.deadlines.inventory
@@ -67,11 +70,11 @@ class Recovery:
         sandboxes = []
         for entry in self._core.table.sandboxes.values():
             if entry.record.handler in handle.handlers:
-                if handle.made(entry.record):
+                if handle.owns(entry.record):
                     sandboxes.append(entry)
                 else:
                     _log.error(
-                        "sandbox %s is %r's, and its handler is %r now: not touched",
+                        "sandbox %s belongs to backend %r, and its handler is %r now: not touched",
                         entry.id,
                         entry.record.backend,
                         handle.name,
@@ -85,11 +88,11 @@ class Recovery:
                 await self._attempt(repair, handle)
         handle.open()
         slots = asyncio.Semaphore(_AT_ONCE)
-        for pod, wanted in _by_pod(repairs, (*containers, *inventory.containers)).items():
+        for pod, pod_repairs in _by_pod(repairs, (*containers, *inventory.containers)).items():
             if pod not in self._core.table.sandboxes:
-                self._leftovers(pod, wanted, handle, slots)
-            elif pod in ours:  # else another's: its record is there, and nothing of it is touched
-                known = [repair for repair in wanted if repair.id not in self._core.table.set_aside]
+                self._leftovers(pod, pod_repairs, handle, slots)
+            elif pod in ours:  # else the record belongs to another backend: not touched
+                known = [repair for repair in pod_repairs if repair.id not in self._core.table.set_aside]
                 self._begin(self._repair_pod(known, handle, slots), f"recovery of {pod}")
 
     def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
@@ -98,13 +101,15 @@ class Recovery:
         task.add_done_callback(self._under_way.discard)
 
     def _leftovers(self, pod: str, repairs: list[reconcile.Repair], handle: BackendHandle, slots: asyncio.Semaphore) -> None:
-        """Pods that have no record: a lost or deleted file of records must not kill what runs at once and in silence."""
+        """Schedule the removal of a pod that has no record. The delay and the log message give an operator time to stop the
+        removal where the records were lost or deleted.
+        """
         aside = self._core.table.set_aside
         if pod in aside or any(repair.id in aside for repair in repairs):
             return
         delay = self._core.settings.remove_unrecorded_after
         self._core.table.unrecorded.add(pod)
-        _log.error("pod %s is held by backend %s and has no record; it is removed in %g s", pod, handle.name, delay)
+        _log.error("pod %s exists in backend %s and has no record; it is removed in %g s", pod, handle.name, delay)
         if delay <= 0:
             self._begin(self._remove_leftovers(pod, repairs, handle, slots), f"removal of {pod}")
         else:
@@ -214,7 +219,7 @@ class Recovery:
 def _by_pod(
     repairs: Iterable[reconcile.Repair], containers: Iterable[ContainerRecord | ObservedContainer]
 ) -> Mapping[str, list[reconcile.Repair]]:
-    """The repairs that are not only shown, in order, by the sandbox that they are for."""
+    """The repairs that need more than a state change, in order, grouped by sandbox id."""
     owners: dict[str, str] = {container.id: container.sandbox_id for container in containers}
     grouped: dict[str, list[reconcile.Repair]] = {}
     for repair in repairs:

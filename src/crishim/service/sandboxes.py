@@ -1,8 +1,8 @@
-"""RunPodSandbox, StopPodSandbox, RemovePodSandbox, and what is told of sandboxes.
+"""The sandbox verbs of CRI: RunPodSandbox, StopPodSandbox, RemovePodSandbox, and the sandbox's lists and statuses.
 
-The record comes first: it is written before anything is made. A second request for the same name joins the first one's work,
-or finds its success. Undo, removal and recovery are one and the same walk (`_tear_down`, then forget): every step of it may be
-repeated, and steps for what was never made find nothing.
+The record is written before anything is created. A second request for the same name joins the first, or returns its result.
+Undo, removal and recovery run the same steps (`_tear_down`, then forget): every step can be repeated, and does nothing where
+nothing was created.
 """
 
 import asyncio
@@ -47,10 +47,10 @@ class Sandboxes:
         self._containers = containers
 
     async def run(self, config: PodSandboxConfig, handler: str) -> SandboxId:
-        """Make a sandbox and answer its id once it is ready; the same request again answers the same id.
+        """Start a sandbox and return its id once it is ready; a repeated request returns the same id.
 
         Raises `InvalidArgument` for an unknown handler or a field that the backend does not support, `AlreadyExists` when the
-        name belongs to a sandbox that was asked for differently or is no longer ready.
+        name belongs to a sandbox that was requested with another configuration or is not ready any more.
         """
         core = self._core
         handle = core.backends.get(handler)
@@ -79,7 +79,9 @@ class Sandboxes:
         return SandboxId(await join(start.task))
 
     async def stop(self, sandbox_id: SandboxId) -> None:
-        """Kill what runs in the sandbox, free its network. Unknown ids and repetitions are no error (CRI, StopPodSandbox)."""
+        """Kill the containers of the sandbox and free its network. Unknown ids and repetitions are no error (CRI,
+        StopPodSandbox).
+        """
         if (entry := self._core.table.find_sandbox(sandbox_id)) is not None:
             await self._core.tasks.run_to_end(self._stop(entry), f"StopPodSandbox {sandbox_id}")
 
@@ -89,7 +91,7 @@ class Sandboxes:
             await self._core.tasks.run_to_end(self._remove(entry), f"RemovePodSandbox {sandbox_id}")
 
     async def status(self, sandbox_id: SandboxId, verbose: bool) -> PodSandboxDetail:
-        """What is known of a sandbox, and of its containers. Raises `NotFound`."""
+        """The status of a sandbox and of its containers, with verbose info on request. Raises `NotFound`."""
         entry = self._core.table.sandbox(sandbox_id)
         return PodSandboxDetail(
             status=entry.status(),
@@ -98,30 +100,30 @@ class Sandboxes:
             timestamp=self._core.clock.now(),
         )
 
-    async def list(self, wanted: PodSandboxFilter) -> Sequence[Versioned[PodSandbox]]:
-        """The sandboxes that a filter lets through, in any order."""
+    async def list(self, filter_: PodSandboxFilter) -> Sequence[Versioned[PodSandbox]]:
+        """The sandboxes that match a filter, in any order."""
         listed = self._core.table.listed_sandboxes()
-        if wanted == PodSandboxFilter():
+        if filter_ == PodSandboxFilter():
             return listed
-        return [entry for entry in listed if sandbox_matches(entry.item, wanted)]
+        return [entry for entry in listed if sandbox_matches(entry.item, filter_)]
 
     async def update_resources(self, sandbox_id: SandboxId, overhead: Resources | None, resources: Resources | None) -> None:
-        """Take note of the pod's new sums. Raises `NotFound`, or `Unimplemented`."""
+        """Record the pod's new sums of resources and pass them to the backend. Raises `NotFound`, `Unimplemented`."""
         entry = self._core.table.sandbox(sandbox_id)
         await self._core.tasks.run_to_end(self._update(entry, overhead, resources), f"UpdatePodSandboxResources {sandbox_id}")
 
     async def stop_again(self, entry: SandboxEntry) -> None:
-        """For recovery: carry out a stop that was asked for in an earlier life."""
+        """For recovery: repeat a stop that was requested before the restart."""
         async with entry.operations.preempting():
             await self._stop_locked(entry)
 
     async def remove_again(self, entry: SandboxEntry) -> None:
-        """For recovery: finish what was being made or removed."""
+        """For recovery: finish an interrupted creation or removal."""
         async with entry.operations.preempting():
             await self._finish_removal(entry)
 
     async def forget_network(self, entry: SandboxEntry) -> None:
-        """For recovery: the machine has booted anew; free the addresses of a namespace that is gone."""
+        """For recovery after a reboot: free the addresses of a network namespace that no longer exists."""
         network = self._core.network
         if network is not None and not entry.record.spec.host_network:
             spec = attrs.evolve(entry.record.spec, netns="")
@@ -148,7 +150,7 @@ class Sandboxes:
         return entry.id
 
     async def _start(self, entry: SandboxEntry, handle: BackendHandle) -> SandboxSpec:
-        """Network before the backend, or after it: the field really has two orders."""
+        """Start the network before the backend, or after it where the backend makes the namespace (`NetnsSource`)."""
         core, spec = self._core, entry.record.spec
         deadline = core.settings.deadlines.start_sandbox
         own_netns = handle.info.netns is NetnsSource.LIBRARY
@@ -189,7 +191,7 @@ class Sandboxes:
             await self._core.table.save_sandbox(entry, attrs.evolve(entry.record, overhead=overhead, resources=resources))
 
     async def _stop(self, entry: SandboxEntry) -> None:
-        self._core.handle(entry)  # what another backend has made is refused before anything is written
+        self._core.handle(entry)  # refuses a sandbox of another backend before anything is written
         if entry.record.phase is Phase.READY:
             await self._core.table.save_sandbox(entry, attrs.evolve(entry.record, phase=Phase.STOPPED), must=False)
         async with entry.operations.preempting():
@@ -207,7 +209,7 @@ class Sandboxes:
             return
         await self._end_containers(entry)
         self._watcher.forget(entry)
-        if entry.state is not None:  # not ready from here on, whatever becomes of the rest
+        if entry.state is not None:  # not ready from here on, even if a later step fails
             was_ready = entry.state is PodSandboxState.READY
             self._core.table.apply(entry, SandboxAct.STOP)
             if was_ready:
@@ -217,7 +219,9 @@ class Sandboxes:
         entry.stop_done = True
 
     async def _end_containers(self, entry: SandboxEntry) -> None:
-        """Kill every container. One that cannot be killed may end with its sandbox, as in a virtual machine that hangs."""
+        """Kill every container. A container that cannot be killed may still end with its sandbox, as in a hung virtual
+        machine.
+        """
         containers = tuple(entry.containers.values())
         ends = (self._containers.end(container) for container in containers)
         failures = [outcome for outcome in await asyncio.gather(*ends, return_exceptions=True) if outcome is not None]
@@ -233,7 +237,9 @@ class Sandboxes:
                 raise failures[0]
 
     async def _tear_down(self, entry: SandboxEntry) -> None:
-        """The way back: a namespace that the backend made must be disconnected while the backend still holds it."""
+        """Tear down network, backend and namespaces. A namespace of the backend's is disconnected before the backend stops the
+        sandbox.
+        """
         core, spec, handle = self._core, entry.record.spec, self._core.handle(entry)
         info = handle.known_info
         backend_first = info is None or info.netns is not NetnsSource.BACKEND
@@ -274,7 +280,7 @@ class Sandboxes:
 
 def _info(entry: SandboxEntry) -> FrozenDict[str, str]:
     record = entry.record
-    told = {
+    info = {
         "sandboxID": record.id,
         "runtimeHandler": record.handler,
         "phase": record.phase.value,
@@ -284,4 +290,4 @@ def _info(entry: SandboxEntry) -> FrozenDict[str, str]:
         "resources": unstructure(record.resources) if record.resources else None,
         "config": unstructure(record.config),
     }
-    return FrozenDict({"info": json.dumps(told)})
+    return FrozenDict({"info": json.dumps(info)})

@@ -1,7 +1,7 @@
-"""`Services`: builds the rooms of this floor and hands them out. It has no verb of its own.
+"""`Services`: builds the parts of the service layer and exposes them. It has no verb of its own.
 
-Nothing here touches what it was not given: no file, no signal handler, no fork, no event-loop policy. Entering it loads the
-records, asks every backend what it holds, and repairs; leaving it ends its tasks and leaves containers running.
+It touches nothing that it was not given: no file, no signal handler, no fork, no event-loop policy. Entering it loads the
+records, reads the inventory of every backend, and repairs; leaving it ends its tasks and leaves containers running.
 """
 
 from collections.abc import Collection, Mapping
@@ -36,11 +36,11 @@ from crishim.system import RandomIds, SystemClock
 
 
 class Services:
-    """What CRI means, over the backends given: `runtime sandboxes containers processes images stats pods events`.
+    """CRI's semantics over the given backends: `runtime sandboxes containers processes images stats pods events`.
 
     `backends` maps runtime handlers to backends; the empty handler is the default. `images` is one image service, or one per
-    handler. Without a store records live in memory only; without images, a container's image is taken as it is named; without
-    network and namespaces, none is made; without urls, Exec, Attach and PortForward are Unimplemented.
+    handler. Without a store, records exist in memory only; without images, a container's image reference is used as its id;
+    without network and namespaces, none are created; without urls, Exec, Attach and PortForward are Unimplemented.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Services:
 
     @property
     def ready(self) -> bool:
-        """Whether the records are loaded and every backend that could be reached has been recovered."""
+        """Whether the records are loaded and every reachable backend has been recovered."""
         return self._ready
 
     async def recovered(self) -> None:
@@ -101,11 +101,13 @@ class Services:
         await self.recovery.idle()
 
     def known_sandboxes(self) -> Collection[str]:
-        """The ids of all sandboxes that have a record, or something of a pod without one that is still there."""
+        """The ids of all sandboxes with a record, also an unreadable one, and of pods without a record that still exist in a
+        backend.
+        """
         return {*self._core.table.sandboxes, *self._core.table.set_aside, *self._core.table.unrecorded}
 
     def gauges(self) -> Gauges:
-        """How many pods and containers are in which state, and which backends can be reached."""
+        """The number of pods and containers by state, and the reachability of each backend."""
         return count_gauges(self._core)
 
     async def __aenter__(self) -> Self:

@@ -1,14 +1,13 @@
-"""The metrics of ListMetricDescriptors and ListPodSandboxMetrics: names, help, labels, and how usage figures become values.
+"""The stats and metrics verbs of CRI: a backend's usage with the attributes by which the kubelet joins it.
 
-Names are cAdvisor's, as clients expect them. The first labels of every metric are the pod's and the container's; a backend's
-own samples bring the values of the further ones.
+`usage_nano_cores` is derived here from two samples of the same container or pod. It stays unset with one sample, or when the
+counter went backwards. A container that cannot be measured is left out of a list. Where no backend claims SupportsStats,
+ListContainerStats is empty, since an error would break the kubelet's whole summary; the other verbs are Unimplemented, and the
+kubelet measures by itself.
 
-The stats and metrics families: a backend's figures with the names that the kubelet joins them by.
-
-`usage_nano_cores` is derived here from two samples of the same subject; with one sample, or a counter that went back, it
-stays unset, never a guess. One container that cannot be measured is left out of a list instead of failing it. Where no backend
-claims SupportsStats, ListContainerStats is empty (an error there would break the kubelet's whole summary) and the rest is
-Unimplemented (the kubelet then measures by itself).
+`DESCRIPTORS` are the metrics of ListMetricDescriptors and ListPodSandboxMetrics. Their names are cAdvisor's, as clients
+expect. The first labels of every metric name the container and the pod; a backend's own samples bring the values of the
+others.
 """
 
 import asyncio
@@ -104,7 +103,9 @@ DESCRIPTORS: Final[Mapping[str, MetricDescriptor]] = {
 
 
 def container_samples(usage: ContainerUsage) -> Iterator[MetricSample]:
-    """The values that usage figures give; a backend's own samples of the same name go first."""
+    """The samples that follow from a container's usage. A sample of the backend's own replaces a derived one of the
+    same name.
+    """
     own = {sample.name for sample in usage.metrics}
     yield from usage.metrics
     derived = [*_cpu(usage.cpu), *_memory(usage.memory), *_process(usage.process)]
@@ -117,14 +118,14 @@ def container_samples(usage: ContainerUsage) -> Iterator[MetricSample]:
 
 
 def sandbox_samples(usage: SandboxUsage) -> Iterator[MetricSample]:
-    """The values of a pod that are not its containers': the network's."""
+    """The samples of a pod's network, which belong to no container."""
     own = {sample.name for sample in usage.metrics}
     yield from usage.metrics
     yield from _present(_network(usage.network), own)
 
 
 def metric(sample: MetricSample, base: tuple[str, ...]) -> Metric | None:
-    """A sample with its labels in the descriptor's order; None for names that no descriptor has."""
+    """A metric with its label values in the order of the descriptor; None for a name without a descriptor."""
     descriptor = DESCRIPTORS.get(sample.name)
     values = (*base, *sample.labels)
     if descriptor is None or len(values) != len(descriptor.label_keys):
@@ -183,15 +184,15 @@ T = TypeVar("T")
 
 
 _LIST_DEADLINE = 1.0
-"""Seconds for one container or pod in a list: what takes longer is left out of it."""
+"""Seconds for one container or pod in a list; one that takes longer is left out."""
 
 _RATE_PERIOD = 1.0
-"""The least seconds between two samples of which a rate is made."""
+"""The smallest interval between the two samples of a rate, in seconds."""
 
 
 @attrs.frozen
 class _Rate:
-    """A sample of the CPU time of a container or pod, in nanoseconds, and the rate that ended with it."""
+    """A sample of the CPU time of a container or pod, in nanoseconds, and the rate since the previous sample."""
 
     at: float
     used: int
@@ -206,32 +207,32 @@ class Stats:
         self._rates: dict[str, _Rate] = {}
 
     async def container(self, container_id: ContainerId) -> ContainerStats:
-        """One container's figures. Raises `NotFound`, `Unimplemented`."""
+        """The stats of one container. Raises `NotFound`, `Unimplemented`."""
         entry = self._core.table.container(container_id)
         self._core.handle(entry).require(SupportsStats)
         return await self._container(entry)
 
-    async def containers(self, wanted: ContainerStatsFilter) -> list[ContainerStats]:
-        """The figures of every container that was started and is let through; what cannot be measured is left out."""
-        entries = [entry for entry in self._started() if container_stats_match(entry.item(), wanted)]
+    async def containers(self, filter_: ContainerStatsFilter) -> list[ContainerStats]:
+        """The stats of every started container that matches the filter; containers that cannot be measured are left out."""
+        entries = [entry for entry in self._started() if container_stats_match(entry.item(), filter_)]
         return await self._measured(self._container(entry, _LIST_DEADLINE) for entry in entries)
 
     async def sandbox(self, sandbox_id: SandboxId) -> PodSandboxStats:
-        """One pod's figures. Raises `NotFound`, `Unimplemented`, `Unavailable` for a pod that is not ready."""
+        """The stats of one pod. Raises `NotFound`, `Unimplemented`, and `Unavailable` for a pod that is not ready."""
         entry = self._core.table.sandbox(sandbox_id)
         self._core.handle(entry).require(SupportsStats)
         if entry.state is not PodSandboxState.READY:
             raise Unavailable(f"sandbox {sandbox_id} is not ready")
         return await self._sandbox(entry)
 
-    async def sandboxes(self, wanted: PodSandboxStatsFilter) -> list[PodSandboxStats]:
-        """The figures of every ready pod that is let through."""
+    async def sandboxes(self, filter_: PodSandboxStatsFilter) -> list[PodSandboxStats]:
+        """The stats of every ready pod that matches the filter."""
         return await self._measured(
-            self._sandbox(entry, _LIST_DEADLINE) for entry in self._ready() if sandbox_stats_match(entry.item(), wanted)
+            self._sandbox(entry, _LIST_DEADLINE) for entry in self._ready() if sandbox_stats_match(entry.item(), filter_)
         )
 
     async def metric_descriptors(self) -> tuple[MetricDescriptor, ...]:
-        """Every metric that may appear."""
+        """The descriptor of every metric that may appear."""
         self._claimed()
         return tuple(DESCRIPTORS.values())
 
@@ -265,21 +266,22 @@ class Stats:
         ]
 
     async def _measured(self, works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-        """What is measured within `_LIST_DEADLINE`, in order.
+        """The results that arrive within `_LIST_DEADLINE`, in the order of `works`.
 
-        What takes longer, as the probe after an `Unavailable` may, goes on without anybody who waits for it.
+        A measurement that takes longer, such as one that waits for a probe, continues in the background and its result is
+        dropped.
         """
         tasks = [self._core.tasks.spawn(work, "stats of a list") for work in works]
         if tasks:
             await asyncio.wait(tasks, timeout=_LIST_DEADLINE)
-        figures = []
+        results = []
         for task in tasks:
             error = task.exception() if task.done() and not task.cancelled() else None
             if not task.done() or isinstance(error, CrishimError):
                 _log.debug("left out of a stats list: %s", error or "it takes too long")
             else:
-                figures.append(task.result())
-        return figures
+                results.append(task.result())
+        return results
 
     async def _container(self, entry: ContainerEntry, deadline: float | None = None) -> ContainerStats:
         handle = self._core.handle(entry)
@@ -314,10 +316,10 @@ class Stats:
         pod = (stats.metadata.namespace, stats.metadata.name)
         containers = []
         for container in stats.containers:
-            held = self._core.table.containers.get(container.id)
-            image = held.record.image if held else ""
+            container_entry = self._core.table.containers.get(container.id)
+            image = container_entry.record.image if container_entry else ""
             labels = (container.id, image, *pod, container.metadata.name)
-            samples = [*container_samples(container.usage), *self._lifetime(held)]
+            samples = [*container_samples(container.usage), *self._lifetime(container_entry)]
             containers.append(ContainerMetrics(container_id=container.id, metrics=_metrics(samples, labels)))
         base = (stats.id, "", *pod, "")
         return PodSandboxMetrics(
@@ -337,9 +339,9 @@ class Stats:
         yield MetricSample(name="container_spec_memory_swap_limit_bytes", value=limits.memory_swap_limit_in_bytes)
 
     def _with_nano_cores(self, subject: str, now: CpuUsage | None) -> CpuUsage | None:
-        """The rate since the last sample that is at least `_RATE_PERIOD` old, by the monotonic clock.
+        """Fill in the rate since the last sample that is at least `_RATE_PERIOD` old, by the monotonic clock.
 
-        Whoever asks more often gets the same rate again: it does not depend on who has asked last.
+        Calls within that period get the same rate again, so that the rate does not depend on how often clients ask.
         """
         if now is None or now.usage_core_nano_seconds is None or now.usage_nano_cores is not None:
             return now
@@ -356,4 +358,4 @@ class Stats:
 
 
 def _metrics(samples: Iterable[MetricSample], base: tuple[str, ...]) -> tuple[Metric, ...]:
-    return tuple(made for sample in samples if (made := metric(sample, base)) is not None)
+    return tuple(value for sample in samples if (value := metric(sample, base)) is not None)

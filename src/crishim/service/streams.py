@@ -1,7 +1,7 @@
-"""ExecSync, Exec, Attach, PortForward: what may be asked, and the way from a stream to the backend.
+"""ExecSync, Exec, Attach and PortForward: preconditions, and the path from a stream to the backend.
 
-Exec, Attach and PortForward answer a URL; later the streaming server brings the client's ends back to `run_exec`,
-`run_attach` and `dial`. ExecSync is the same verb with two buffers.
+Exec, Attach and PortForward return a URL; later the streaming server passes the client's streams to `run_exec`, `run_attach`
+and `dial`. ExecSync runs the same backend verb with two buffers.
 """
 
 from crishim.errors import DeadlineExceeded, InvalidArgument, Unimplemented
@@ -21,32 +21,32 @@ from crishim.service.table import ContainerEntry, SandboxEntry
 
 
 class Budget:
-    """Bytes that two buffers may hold together, so that a reply with both fits one message."""
+    """The bytes that two buffers may store together, so that a reply with both fits into one message."""
 
     def __init__(self, size: int) -> None:
         self._left = size
 
-    def take(self, wanted: int) -> int:
-        """How many of `wanted` bytes are granted."""
-        granted = min(wanted, self._left)
+    def take(self, size: int) -> int:
+        """How many of `size` bytes are granted."""
+        granted = min(size, self._left)
         self._left -= granted
         return granted
 
 
 class Buffer:
-    """A `ByteWriter` that keeps what the budget grants, and discards the rest while the command runs on."""
+    """A `ByteWriter` that stores what the budget grants, and discards the rest while the command keeps running."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self._pieces: list[bytes] = []
 
     async def write(self, data: bytes) -> None:
-        """Keep as much as there is room for."""
+        """Store as much of `data` as the budget allows."""
         if granted := self._budget.take(len(data)):
             self._pieces.append(data if granted == len(data) else data[:granted])
 
     def content(self) -> bytes:
-        """All that was kept."""
+        """All that was stored."""
         return b"".join(self._pieces)
 
 
@@ -57,9 +57,9 @@ class Streams:
         self._core = core
 
     async def exec_sync(self, container_id: ContainerId, cmd: tuple[str, ...], timeout: int) -> ExecSyncResult:
-        """Run a command to its end. A non-zero exit is an answer, not an error; `timeout` 0 is for ever.
+        """Run a command to its end. A non-zero exit code is a result, not an error. `timeout` is in seconds; 0 is none.
 
-        Raises `DeadlineExceeded` when the time is up: every process of the exec has been killed by then.
+        Raises `DeadlineExceeded` after the timeout, when every process of the exec has been killed.
         """
         entry, handle, backend = self._exec_handle(container_id)
         budget = Budget(self._core.settings.exec_sync_limit)
@@ -72,36 +72,36 @@ class Streams:
         return ExecSyncResult(stdout=stdout.content(), stderr=stderr.content(), exit_code=end.code)
 
     async def exec(self, request: ExecRequest) -> str:
-        """A URL for an exec. Raises `NotFound`, `FailedPrecondition`, `Unimplemented`, `ResourceExhausted`."""
+        """The URL of an exec. Raises `NotFound`, `FailedPrecondition`, `Unimplemented`, `ResourceExhausted`."""
         self._exec_handle(request.container_id)
         return self._mint(request)
 
     async def attach(self, request: AttachRequest) -> str:
-        """A URL for an attach. The terminal request must be what the container was made with."""
+        """The URL of an attach. `request.tty` must equal the container's own `tty`. Raises as `exec`, and `InvalidArgument`."""
         entry, _, _ = self._attach_handle(request.container_id)
         if request.tty != entry.record.config.tty:
-            raise InvalidArgument("tty", f"must be {entry.record.config.tty}, as the container was made")
+            raise InvalidArgument("tty", f"must be {entry.record.config.tty}, as in the container's configuration")
         return self._mint(request)
 
     async def port_forward(self, request: PortForwardRequest) -> str:
-        """A URL for port-forwarding into a ready sandbox."""
+        """The URL of a port forwarding into a ready sandbox. Raises as `exec`."""
         self._dialer(request.pod_sandbox_id)
         return self._mint(request)
 
     async def run_exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
-        """Run a process with a client's streams, to its end."""
+        """Run a process with a client's streams, to its end; called by the streaming server."""
         entry, handle, backend = self._exec_handle(container_id)
         return await handle.wait("exec", backend.exec(entry.id, spec, io))
 
     async def run_attach(self, container_id: ContainerId, io: ProcessIO) -> None:
-        """Join a container's streams until it ends or the caller is cancelled."""
+        """Join a container's streams until it ends or the caller is cancelled; called by the streaming server."""
         entry, handle, backend = self._attach_handle(container_id)
         await handle.wait("attach", backend.attach(entry.id, io))
 
     async def dial(self, sandbox_id: SandboxId, port: int) -> ByteStream:
-        """Connect to a port of the pod: by the backend where it can, else inside the pod's namespace.
+        """Connect to a port of the pod: by the backend where it can dial, else inside the pod's network namespace.
 
-        Raises `Unavailable` when nobody listens there, which says nothing about the backend.
+        Raises `Unavailable` when nothing listens there; that does not mark the backend as lost.
         """
         entry, handle, backend = self._dialer(sandbox_id)
         if backend is not None:

@@ -1,8 +1,9 @@
-"""The live table: records in memory, written through to the store, with the state that the backends have shown.
+"""The table of sandboxes and containers: records in memory, written through to the store, with the state that the backends
+have reported.
 
-Entries change only through the methods here, and their states only by `apply`, which asks the tables of `lifecycle.states`.
-Every change gives the entry's list item a new version, so that encoded items can be kept; a whole listing is one tuple until
-something in it changes. Lists, statuses and filters read this table and ask nobody.
+Entries change only through the methods here, and their states only by `apply`, which uses the tables of `lifecycle.states`.
+Every change gives the entry's list item a new version, so that encoded items can be cached; a whole list is one tuple until
+something in it changes. Lists, statuses and filters read this table and call no backend.
 """
 
 import asyncio
@@ -32,11 +33,11 @@ ID_LENGTH: Final = 64
 """Characters of an id, as all runtimes have them (interfaces, IdSource)."""
 
 _CANDIDATES: Final = 5
-"""Ids that the refusal of an ambiguous prefix names."""
+"""How many ids the error for an ambiguous prefix names."""
 
 
 class SandboxEntry:
-    """A sandbox: its record, its state (None while it is being made: lists do not show it then), and its operations."""
+    """A sandbox: its record, its state (None while it is being started; lists leave it out then), and its operations."""
 
     def __init__(self, record: SandboxRecord) -> None:
         self.record = record
@@ -48,11 +49,11 @@ class SandboxEntry:
 
     @property
     def state(self) -> PodSandboxState | None:
-        """What CRI shows; None while the sandbox is being made."""
+        """The state in CRI; None while the sandbox is being started."""
         return self._state
 
     def apply(self, act: SandboxAct) -> None:
-        """Move to the state that follows. For `Table.apply` alone. Raises `FailedPrecondition`."""
+        """Move to the state after `act`. For `Table.apply` alone. Raises `FailedPrecondition`."""
         self._state = sandbox_after(self._state, act, f"sandbox {self.id}")
 
     @property
@@ -62,11 +63,11 @@ class SandboxEntry:
 
     @property
     def shown_state(self) -> PodSandboxState:
-        """What CRI is told; a sandbox in the making is not ready."""
+        """The state in CRI, NOTREADY while the sandbox is being started."""
         return PodSandboxState.NOTREADY if self.state is None else self.state
 
     def item(self) -> PodSandbox:
-        """As lists show it."""
+        """The sandbox as lists show it."""
         config = self.record.config
         return PodSandbox(
             id=self.record.id,
@@ -79,7 +80,7 @@ class SandboxEntry:
         )
 
     def status(self) -> PodSandboxStatus:
-        """As PodSandboxStatus shows it. A stopped sandbox has no addresses, nor has one on the host network."""
+        """The sandbox as PodSandboxStatus shows it. A stopped sandbox has no addresses, nor has one on the host network."""
         config = self.record.config
         ready = self.shown_state is PodSandboxState.READY
         return PodSandboxStatus(
@@ -95,13 +96,13 @@ class SandboxEntry:
         )
 
     def container_statuses(self) -> tuple[ContainerStatus, ...]:
-        """Every shown container's status, the newest first: with evented PLEG the kubelet takes the first of a name."""
+        """The status of every shown container, the newest first: with evented PLEG the kubelet takes the first of each name."""
         shown = [entry for entry in self.containers.values() if entry.state is not None]
         return tuple(entry.status() for entry in sorted(shown, key=lambda entry: entry.record.created_at, reverse=True))
 
 
 class ContainerEntry:
-    """A container: its record, its state as the backend has shown it (None while it is being made), and its operations."""
+    """A container: its record, its state as the backend reported it (None while it is being created), and its operations."""
 
     def __init__(self, record: ContainerRecord, sandbox: SandboxEntry) -> None:
         self.record = record
@@ -115,11 +116,11 @@ class ContainerEntry:
 
     @property
     def state(self) -> ContainerState | None:
-        """What CRI shows; None while the container is being made."""
+        """The state in CRI; None while the container is being created."""
         return self._state
 
     def apply(self, act: ContainerAct) -> None:
-        """Move to the state that follows. For `Table.apply` alone. Raises `FailedPrecondition`."""
+        """Move to the state after `act`. For `Table.apply` alone. Raises `FailedPrecondition`."""
         self._state = container_after(self._state, act, f"container {self.id}")
 
     @property
@@ -129,16 +130,16 @@ class ContainerEntry:
 
     @property
     def shown_state(self) -> ContainerState:
-        """What CRI is told."""
+        """The state in CRI, CREATED while the container is being created."""
         return ContainerState.CREATED if self.state is None else self.state
 
     @property
     def may_run(self) -> bool:
-        """Whether some of it may still be alive."""
+        """Whether a process of the container may still be alive."""
         return self.state in {ContainerState.RUNNING, ContainerState.UNKNOWN}
 
     def item(self) -> Container:
-        """As lists show it."""
+        """The container as lists show it."""
         record, config = self.record, self.record.config
         return Container(
             id=record.id,
@@ -154,7 +155,7 @@ class ContainerEntry:
         )
 
     def status(self) -> ContainerStatus:
-        """As ContainerStatus shows it."""
+        """The container as ContainerStatus shows it."""
         record, config, end = self.record, self.record.config, self.record.exit
         status = ContainerStatus(
             id=record.id,
@@ -186,7 +187,7 @@ class ContainerEntry:
 
 
 class Table:
-    """All entries, and the names they have. `save` methods return when the store has the record."""
+    """All entries and the index of their names. The `save` methods return when the store has the record."""
 
     def __init__(self, store: RecordStore | None) -> None:
         self._store = store
@@ -198,16 +199,16 @@ class Table:
         self.containers: dict[ContainerId, ContainerEntry] = {}
         self.set_aside: dict[str, str] = {}
         self.unrecorded: set[str] = set()
-        """The ids of pods that a backend holds and no record knows."""
+        """The ids of pods that exist in a backend and have no record."""
         self.sandbox_names: NameIndex[SandboxName, SandboxId] = NameIndex("sandbox name")
         self.container_names: NameIndex[ContainerName, ContainerId] = NameIndex("container name")
 
     async def load(self) -> None:
         """Fill the empty table from the store.
 
-        A record that cannot be used is set aside, with its reason, and stays in the store: one that cannot be read, of two
-        sandboxes of one name the older, a container whose sandbox has no usable record. What the backends hold of it is not
-        touched.
+        A record that cannot be used is set aside with the reason, and stays in the store: an unreadable one, the older of two
+        sandboxes with one name, and a container whose sandbox has no usable record. The backends' objects with these ids are
+        not touched.
         """
         if self._store is None:
             return
@@ -221,7 +222,7 @@ class Table:
             else:
                 self.set_aside[container.id] = f"its sandbox {container.sandbox_id} has no usable record"
         for subject, reason in self.set_aside.items():
-            _log.error("the record of %s is set aside, and what is held for it is not touched: %s", subject, reason)
+            _log.error("the record of %s is set aside, and nothing with this id is touched: %s", subject, reason)
 
     def _add_or_set_aside(self, subject: str, add: Callable[[], object]) -> None:
         try:
@@ -237,38 +238,38 @@ class Table:
         return entry
 
     def container(self, container_id: ContainerId) -> ContainerEntry:
-        """As `sandbox`, for a container."""
+        """The entry of a container, by its id or a prefix. Raises as `sandbox`."""
         entry = self.find_container(container_id)
         if entry is None:
             raise NotFound("container", container_id)
         return entry
 
     def find_sandbox(self, sandbox_id: SandboxId) -> SandboxEntry | None:
-        """As `sandbox`; None where there is none."""
+        """As `sandbox`; None instead of `NotFound`."""
         return self.sandboxes.get(sandbox_id) or _by_prefix(self.sandboxes, sandbox_id, "pod_sandbox_id")
 
     def find_container(self, container_id: ContainerId) -> ContainerEntry | None:
-        """As `container`; None where there is none."""
+        """As `container`; None instead of `NotFound`."""
         return self.containers.get(container_id) or _by_prefix(self.containers, container_id, "container_id")
 
     def add_sandbox(self, record: SandboxRecord) -> SandboxEntry:
-        """A new entry with its name reserved, not yet shown. Raises `AlreadyExists`."""
+        """Add an entry and reserve its name; it is not shown yet. Raises `AlreadyExists`."""
         self.sandbox_names.reserve(SandboxName.of(record.config.metadata), record.id)
         entry = self.sandboxes[record.id] = SandboxEntry(record)
         return entry
 
     def add_container(self, record: ContainerRecord) -> ContainerEntry:
-        """A new entry with its name reserved, not yet shown. Its sandbox must be there."""
+        """Add an entry and reserve its name; it is not shown yet. Its sandbox must be in the table. Raises `AlreadyExists`."""
         self.container_names.reserve(ContainerName.of(record.sandbox_id, record.config.metadata), record.id)
         sandbox = self.sandbox(record.sandbox_id)
         entry = self.containers[record.id] = sandbox.containers[record.id] = ContainerEntry(record, sandbox)
         return entry
 
     async def save_sandbox(self, entry: SandboxEntry, record: SandboxRecord | None = None, *, must: bool = True) -> None:
-        """Write the record through, or another of the same sandbox in its place.
+        """Write the entry's record, or replace it by `record` and write that.
 
-        Where the act cannot wait for the store, it need not (`must`): what the store has refused is written later. Else the
-        former record is in its place again.
+        If the store fails: with `must` the old record is restored and the error raised; without it the record is written
+        later, with the next success.
         """
         before, entry.record = entry.record, record or entry.record
         self._touch_sandbox(entry)
@@ -281,7 +282,7 @@ class Table:
             raise
 
     async def save_container(self, entry: ContainerEntry, record: ContainerRecord | None = None, *, must: bool = True) -> None:
-        """As `save_sandbox`."""
+        """As `save_sandbox`, for a container."""
         before, entry.record = entry.record, record or entry.record
         self._touch_container(entry)
         try:
@@ -293,7 +294,7 @@ class Table:
             raise
 
     def apply(self, entry: SandboxEntry | ContainerEntry, act: SandboxAct | ContainerAct) -> None:
-        """Show the sandbox or container in the state that follows `act`. Raises `FailedPrecondition`."""
+        """Move the sandbox or container to the state after `act`. Raises `FailedPrecondition`."""
         if isinstance(entry, SandboxEntry) and isinstance(act, SandboxAct):
             entry.apply(act)
             self._touch_sandbox(entry)
@@ -303,26 +304,26 @@ class Table:
                 entry.ended.set()
             self._touch_container(entry)
         else:
-            raise Internal(f"{act} is no act of {entry.id}")
+            raise Internal(f"{act} does not apply to {entry.id}")
 
     def show_exit(self, entry: ContainerEntry, end: ExitRecord) -> None:
-        """Show the container as exited, and how. `write` puts it on the disk."""
+        """Show the container as exited, with `end`. `write` stores it."""
         entry.record = attrs.evolve(entry.record, exit=end)
         self.apply(entry, ContainerAct.EXIT)
 
     async def write(self, entry: ContainerEntry) -> None:
-        """Write the record through as it is, now or with a later one."""
+        """Write the current record, now or with a later write."""
         await self._write(entry.id, must=False)
 
     async def drop_sandbox(self, entry: SandboxEntry) -> None:
-        """Forget the sandbox and release its name."""
+        """Delete the sandbox's record and entry, and release its name."""
         self.sandboxes.pop(entry.id, None)
         self._listed_sandboxes = None
         self.sandbox_names.release(SandboxName.of(entry.record.config.metadata))
         await self._write(entry.id, must=False)
 
     async def drop_container(self, entry: ContainerEntry) -> None:
-        """Forget the container and release its name."""
+        """Delete the container's record and entry, and release its name."""
         self.containers.pop(entry.id, None)
         self._listed_containers = None
         entry.sandbox.containers.pop(entry.id, None)
@@ -345,16 +346,17 @@ class Table:
         return self._listed_containers
 
     async def _write(self, subject: str, *, must: bool) -> None:
-        """Make the store's record of an id what the table's is. What the store refused is written with the next success.
+        """Write the table's record of an id to the store, or delete it there if the table has none. A refused write is
+        repeated with the next success.
 
-        A store that takes nothing (a full disk) must not keep a pod from ending: that is when the node has to evict.
+        A store that refuses writes (a full disk) must not prevent a pod from ending: ending pods is how the node frees space.
         """
         if self._store is None:
             return
         try:
             await self._write_one(self._store, subject)
         except asyncio.CancelledError:
-            self._owed.add(subject)  # nobody knows whether it was written
+            self._owed.add(subject)  # whether it was written is unknown
             raise
         except CrishimError as error:
             if must:
@@ -397,15 +399,15 @@ class Table:
 
 
 def _by_prefix(entries: Mapping[K, E], prefix: str, field: str) -> E | None:
-    """The entry whose id begins so, as tools print ids; a whole id is looked up and never searched for."""
+    """The entry whose id begins with `prefix`, as tools shorten ids. A full id is looked up directly."""
     if not prefix or len(prefix) >= ID_LENGTH:
         return None
-    found = [name for name in entries if name.startswith(prefix)]
-    if len(found) > 1:
-        raise InvalidArgument(field, f"{prefix!r} is ambiguous: {', '.join(sorted(found)[:_CANDIDATES])}")
-    return entries[found[0]] if found else None
+    matches = [name for name in entries if name.startswith(prefix)]
+    if len(matches) > 1:
+        raise InvalidArgument(field, f"{prefix!r} is ambiguous: {', '.join(sorted(matches)[:_CANDIDATES])}")
+    return entries[matches[0]] if matches else None
 
 
 def is_usable(entry: SandboxEntry) -> bool:
-    """Whether containers may be made in the sandbox: it is ready, and nobody has asked for its stop."""
+    """Whether containers may be created in the sandbox: it is ready, and no stop was requested."""
     return entry.record.phase is Phase.READY and entry.state is PodSandboxState.READY

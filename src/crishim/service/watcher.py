@@ -1,7 +1,7 @@
-"""One wait per running container, and the only writer of exits.
+"""Waits for the end of every running container. This is the only writer of exits.
 
-While the backend cannot be reached the container is shown UNKNOWN, and nothing is guessed: recovery asks the backend when it is
-back, and has the wait begin anew. A sandbox that can die by itself is waited for in the same way.
+While the backend is lost the container is UNKNOWN; recovery reads the inventory when the backend answers, and starts the wait
+again. Sandboxes that can end by themselves (`SupportsSandboxWait`) are waited for in the same way.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class Watcher:
-    """Waits for ends."""
+    """Waits for the ends of containers and sandboxes."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -35,32 +35,32 @@ class Watcher:
         self._pausing: set[str] = set()
 
     def watch(self, entry: ContainerEntry) -> None:
-        """Wait for the end of a running container. A wait that has failed and pauses is tried again at once."""
+        """Wait for the end of a running container. A wait that has failed and is pausing is retried at once."""
         if entry.id in self._pausing:
             self.forget(entry)
         if entry.id not in self._waits:
             self._begin(entry.id, self._wait_container(entry))
 
     def watch_sandbox(self, entry: SandboxEntry) -> None:
-        """Wait for the end of a sandbox, where its backend can tell."""
+        """Wait for the end of a sandbox, if its backend claims `SupportsSandboxWait`."""
         if entry.id in self._pausing:
             self.forget(entry)
         if entry.id not in self._waits and SupportsSandboxWait in self._core.handle(entry).capabilities:
             self._begin(entry.id, self._wait_sandbox(entry))
 
     def forget(self, entry: ContainerEntry | SandboxEntry) -> None:
-        """Wait no longer."""
+        """Stop waiting."""
         if (task := self._waits.pop(entry.id, None)) is not None:
             task.cancel()
 
     async def ended(self, entry: ContainerEntry, end: Exit) -> None:
-        """Write how a container ended, once. Reason: OOMKilled after a SIGKILL, else the backend's, else Completed or Error.
+        """Record how a container ended, once. Reason: OOMKilled after a SIGKILL, else the backend's, else Completed or Error.
 
-        It is shown and told to subscribers at once, and written even if the caller is cancelled.
+        The exit is shown and published as an event at once, and stored even if the caller is cancelled.
         """
         if entry.record.exit is not None:
             return
-        killed = end.oom and end.code == 128 + signal.SIGKILL  # another one's death may have been noted
+        killed = end.oom and end.code == 128 + signal.SIGKILL  # the OOM killer may have taken another process
         reason = "OOMKilled" if killed else end.reason or ("Completed" if end.code == 0 else "Error")
         started_at = end.started_at or entry.started_at
         record = ExitRecord(
@@ -75,7 +75,7 @@ class Watcher:
         await self._core.tasks.run_to_end(self._core.table.write(entry), f"write of the exit of {entry.id}")
 
     def sandbox_ended(self, entry: SandboxEntry) -> None:
-        """Show that a sandbox is not ready any more, with an event if it was shown as ready."""
+        """Show a sandbox as not ready, with an event if it was shown as ready."""
         was_ready = entry.state is PodSandboxState.READY
         self._core.table.apply(entry, SandboxAct.DIE)
         if was_ready:
@@ -123,12 +123,12 @@ class Watcher:
         wait: Callable[[], Coroutine[Any, Any, Exit]],
         handle: BackendHandle,
         lost: Callable[[], None] = lambda: None,
-        found: Callable[[], None] = lambda: None,
+        alive: Callable[[], None] = lambda: None,
     ) -> Exit | None:
-        """The exit; unknown for what is gone; None if the backend is lost, since recovery then has the wait begin anew.
+        """The exit; `Exit.unknown()` after `NotFound`; None if the backend is lost, since recovery starts the wait again.
 
-        Where only this one cannot be waited for, `lost` is called, and it is tried again with growing pauses; `found` is
-        called when a wait has lasted for as long as the last pause.
+        If only this object cannot be waited for, `lost` is called and the wait is retried with growing pauses; `alive` is
+        called when a wait has lasted as long as the last pause.
         """
         pause = self._core.settings.retry_first
         failed = False
@@ -142,7 +142,7 @@ class Watcher:
                     )
                     pausing.cancel()
                     if not waiting.done():
-                        found()
+                        alive()
                 return await waiting
             except NotFound:
                 return Exit.unknown()

@@ -1,7 +1,9 @@
-"""containerd's shim v2, both sides: driving somebody's shims, and being one. `run` is an author's whole main()."""
+"""containerd's shim v2, both sides: the client drives shims, the server is one. `run` is the whole main() of an
+author's shim.
+"""
 
 TYPE_CHECKING = False
-"""True for type checkers alone: the launcher has no time for `typing`."""
+"""True for type checkers only: importing `typing` would slow the launcher down."""
 
 if TYPE_CHECKING:
     from typing import Any

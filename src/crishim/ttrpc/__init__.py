@@ -1,5 +1,5 @@
-"""ttrpc: gRPC's calls on a bare stream socket, as containerd and its shims speak it.
+"""ttrpc: gRPC's calls on a bare stream socket, as containerd and its shims use it.
 
-`frames` and `connection` are pure; `client` and `server` put them on asyncio. Payloads are bytes here: what they mean is the
-business of whoever calls or serves.
+`frames` and `connection` are pure; `client` and `server` run them on asyncio. Payloads are bytes here; callers and handlers
+encode and decode them.
 """

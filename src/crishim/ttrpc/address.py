@@ -9,33 +9,36 @@ from crishim.errors import InvalidArgument
 _UNIX = "unix://"
 _VSOCK = "vsock://"
 _LONGEST = 107
-"""Bytes of a socket's path that the kernel takes."""
+"""The longest socket path that the kernel accepts, in bytes."""
 
 
 def open_socket(address: str) -> tuple[socket.socket, str | tuple[int, int]]:
-    """A socket of the address's family, not connected, and the address as the kernel takes it. Raises `InvalidArgument`."""
+    """A socket of the address's family, not connected, and the address in the form of the socket module. Raises
+    `InvalidArgument`.
+    """
     if address.startswith(_VSOCK):
         cid, _, port = address.removeprefix(_VSOCK).partition(":")
         if not (cid.isdecimal() and port.isdecimal()):
-            raise InvalidArgument("address", f"{address!r} is no vsock://CID:PORT")
+            raise InvalidArgument("address", f"{address!r} is not vsock://CID:PORT")
         return socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM), (int(cid), int(port))
     name = address.removeprefix(_UNIX) if address.startswith(_UNIX) else "\0" + address
     if "://" in name or len(name) < 2 or len(name.encode()) > _LONGEST:
-        raise InvalidArgument("address", f"{address!r} is no address of a socket")
+        raise InvalidArgument("address", f"{address!r} is not a socket address")
     return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), name
 
 
 def bound_socket(path: Path) -> socket.socket:
-    """A stream socket bound at a path, for its owner only; what lies there is replaced. Raises `OSError`.
+    """A stream socket bound at a path, accessible only to its owner; an existing file is replaced. Raises `OSError`.
 
-    The mode is the socket's before it has a path: nobody can come between, and the process's umask stays as it is.
+    The mode is set before the socket has a path, so that no other user can connect in between; the process's umask is not
+    changed.
     """
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        os.fchmod(made.fileno(), 0o600)
+        os.fchmod(bound.fileno(), 0o600)
         path.unlink(missing_ok=True)
-        made.bind(str(path))
+        bound.bind(str(path))
     except BaseException:
-        made.close()
+        bound.close()
         raise
-    return made
+    return bound

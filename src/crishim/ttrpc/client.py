@@ -1,4 +1,4 @@
-"""A ttrpc client on asyncio: many calls at once on one connection."""
+"""A ttrpc client on asyncio: concurrent calls on one connection."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ _CLOSED: Final = "the connection is closed"
 class Client:
     """A connection to a ttrpc server. For use on one event loop.
 
-    When the connection ends, every call under way, and every later one, raises `Unavailable`.
+    When the connection ends, every call under way and every later one raises `Unavailable`.
     """
 
     def __init__(self, wire: "_Wire") -> None:
@@ -25,29 +25,29 @@ class Client:
     async def connect(cls, address: str) -> "Client":
         """Connect to a shim's address.
 
-        Raises `Unavailable` where nobody listens, `InvalidArgument` for no address, and `ResourceExhausted` when there are no
-        descriptors left here, which says nothing of who listens.
+        Raises `Unavailable` if nothing listens, `InvalidArgument` for an invalid address, and `ResourceExhausted` when this
+        process has no file descriptors left.
         """
         try:
-            made, target = open_socket(address)
+            sock, target = open_socket(address)
         except OSError as error:
             raise ResourceExhausted(f"no socket for {address}: {error.strerror}") from error
         try:
-            made.setblocking(False)
+            sock.setblocking(False)
             loop = asyncio.get_running_loop()
-            await loop.sock_connect(made, target)
-            _, wire = await loop.create_connection(_Wire, sock=made)
+            await loop.sock_connect(sock, target)
+            _, wire = await loop.create_connection(_Wire, sock=sock)
         except OSError as error:
-            made.close()
+            sock.close()
             raise Unavailable(f"{address}: {error.strerror or error}") from error
         except BaseException:
-            made.close()
+            sock.close()
             raise
         return cls(wire)
 
     @property
     def closed(self) -> asyncio.Future[None]:
-        """Done when the connection has ended; never fails. Not to be cancelled: shield it."""
+        """Done when the connection has ended; never fails. Shield it from cancellation."""
         return self._wire.closed
 
     async def ended(self) -> None:
@@ -57,10 +57,10 @@ class Client:
     async def call(
         self, service: str, method: str, payload: bytes, *, timeout: float | None = None, metadata: Metadata = ()
     ) -> bytes:
-        """One request, one response. `timeout` is seconds, told to the server and kept here too.
+        """Send one request and return the payload of its response. `timeout` is in seconds; it is also sent to the server.
 
         Raises `TtrpcError` with the server's status, `DeadlineExceeded`, `Unavailable` when the connection ends, and
-        `ResourceExhausted` for a request over 4 MiB. A call that is cancelled goes on in the server: ttrpc cannot tell it.
+        `ResourceExhausted` for a request over 4 MiB. A cancelled call continues in the server: ttrpc has no cancellation.
         """
         nanoseconds = 0 if timeout is None else max(1, int(timeout * 1e9))
         request = Request(service=service, method=method, payload=payload, timeout=nanoseconds, metadata=metadata)
@@ -76,7 +76,7 @@ class Client:
             self._wire.forget(stream)
 
     def stream(self, service: str, method: str, payload: bytes = b"", *, more: bool, metadata: Metadata = ()) -> "ClientStream":
-        """Begin a call with streams. With `more` the client sends messages, too. Raises as `call`."""
+        """Begin a streaming call. With `more` the client sends messages too. Raises as `call`."""
         messages: asyncio.Queue[bytes | None] = asyncio.Queue()
         request = Request(service=service, method=method, payload=payload, metadata=metadata)
         number, answer = self._wire.begin(request, more=more, arrived=messages.put_nowait)
@@ -90,7 +90,7 @@ class Client:
 
 
 class ClientStream:
-    """A call with streams: `send` and `end` what the client says, `receive` what the server says."""
+    """A streaming call: `send` and `end` for the client's messages, `receive` for the server's."""
 
     def __init__(
         self, wire: "_Wire", number: int, answer: "asyncio.Future[bytes]", messages: "asyncio.Queue[bytes | None]"
@@ -101,15 +101,15 @@ class ClientStream:
         self._messages = messages
 
     def send(self, payload: bytes) -> None:
-        """A message to the server. Raises `Unavailable`."""
+        """Send a message to the server. Raises `Unavailable`."""
         self._wire.send_data(self._number, payload)
 
     def end(self) -> None:
-        """Nothing more will be sent."""
+        """End the client's messages."""
         self._wire.end_data(self._number)
 
     async def receive(self) -> bytes | None:
-        """The server's next message; None at the end. Raises as `Client.call` if the end is not OK."""
+        """The server's next message; None at the end. Raises as `Client.call` if the status is not OK."""
         message = await self._messages.get()
         if message is None:
             self._messages.put_nowait(None)
@@ -117,17 +117,17 @@ class ClientStream:
         return message
 
     async def result(self) -> bytes:
-        """The response that ends the call; empty where the server ends it with its last message. Raises as `Client.call`."""
+        """The response that ends the call; empty if the server ends it with its last message. Raises as `Client.call`."""
         return await asyncio.shield(self._answer)
 
     def close(self) -> None:
-        """Give the call up."""
+        """Abandon the call."""
         self._wire.forget(self._number)
         self._answer.cancel()
 
 
 class _Wire(asyncio.Protocol):
-    """The socket's bytes for the state machine, and its events for whoever waits."""
+    """Passes the socket's bytes to the state machine, and its events to the waiting calls."""
 
     def __init__(self) -> None:
         self._machine = ClientConnection()
@@ -142,7 +142,7 @@ class _Wire(asyncio.Protocol):
     def begin(
         self, request: Request, *, more: bool = False, arrived: Callable[[bytes], None] | None = None
     ) -> tuple[int, asyncio.Future[bytes]]:
-        """Send a request; `arrived` is called with each message of the server's."""
+        """Send a request; `arrived` is called with each message of the server."""
         transport = self._alive()
         try:
             stream = self._machine.call(request, more=more)
@@ -154,7 +154,7 @@ class _Wire(asyncio.Protocol):
         return stream, answer
 
     def send_data(self, stream: int, payload: bytes) -> None:
-        """A message on a stream."""
+        """Send a message on a stream."""
         transport = self._alive()
         try:
             self._machine.send_data(stream, payload)
@@ -163,13 +163,13 @@ class _Wire(asyncio.Protocol):
         transport.write(self._machine.to_send())
 
     def end_data(self, stream: int) -> None:
-        """No more messages on a stream."""
+        """End the messages on a stream."""
         transport = self._alive()
         self._machine.end_data(stream)
         transport.write(self._machine.to_send())
 
     def forget(self, stream: int) -> None:
-        """Nobody waits for a stream any more."""
+        """Drop a stream that is not waited for any more."""
         self._waiting.pop(stream, None)
         self._machine.forget(stream)
 
@@ -182,29 +182,29 @@ class _Wire(asyncio.Protocol):
         for event in self._machine.receive(data):
             match event:
                 case DataArrived(stream, payload):
-                    if (held := self._waiting.get(stream)) and held[1] is not None:
-                        held[1](payload)
+                    if (call := self._waiting.get(stream)) and call[1] is not None:
+                        call[1](payload)
                 case Answered(stream, status, payload):
                     self._answered(stream, status, payload)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - what ended it is told by what is asked next
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the next call reports why it ended
         self._transport = None
         waiting, self._waiting = self._waiting, {}
         for answer, _ in waiting.values():
             if not answer.done():
                 answer.set_exception(Unavailable(_CLOSED))
-                answer.exception()  # somebody may have left already
+                answer.exception()  # marks the error as seen, since the caller may have been cancelled
         self.closed.set_result(None)
 
     def _answered(self, stream: int, status: Status, payload: bytes) -> None:
-        held = self._waiting.pop(stream, None)
-        if held is None or held[0].done():
+        call = self._waiting.pop(stream, None)
+        if call is None or call[0].done():
             return
         if status.code:
-            held[0].set_exception(TtrpcError(status))
-            held[0].exception()
+            call[0].set_exception(TtrpcError(status))
+            call[0].exception()
         else:
-            held[0].set_result(payload)
+            call[0].set_result(payload)
 
     def _alive(self) -> asyncio.Transport:
         if self._transport is None or self._transport.is_closing():

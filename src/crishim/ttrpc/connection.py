@@ -1,23 +1,24 @@
 """Both ends of a ttrpc connection as state machines (pure): bytes in, events out.
 
-Give what was read to `receive`, act on the events, and write what `to_send` hands over; nothing else is ever sent. A call is a
-stream with an odd number, each higher than the one before. Its life, as the client sees it:
+Pass what was read to `receive`, handle the events, and write what `to_send` returns; nothing else is sent. A call is a stream
+with an odd number, each higher than the one before. The client handles frames as follows:
 
-    what comes          while it is open               afterwards
-    RESPONSE            `Answered`, the end            ignored: the call was given up
-    DATA                `DataArrived`                  ignored
-    DATA, REMOTE_CLOSED `Answered` with OK, the end    ignored
-    too long a frame    `Answered`, RESOURCE_EXHAUSTED ignored
+    frame                while the call is open     afterwards
+    RESPONSE             `Answered`, the end        ignored
+    DATA                 `DataArrived`              ignored
+    DATA, REMOTE_CLOSED  `Answered` with OK         ignored
+    too long a frame     `Answered`,                ignored
+                         RESOURCE_EXHAUSTED
 
-and as the server sees it:
+and the server:
 
-    REQUEST             `Called`; with REMOTE_OPEN data frames follow, else the client is done
-    DATA                `DataArrived`, and `DataEnded` with REMOTE_CLOSED; for a stream that has ended it is refused
-    too long a frame    refused: RESOURCE_EXHAUSTED
-    a number that is even, or not higher than the last: refused, INVALID_ARGUMENT
+    REQUEST              `Called`; with REMOTE_OPEN data frames follow, else the client sends no more
+    DATA                 `DataArrived`, and `DataEnded` with REMOTE_CLOSED; refused on a stream that has ended
+    too long a frame     refused: RESOURCE_EXHAUSTED
+    stream number even, or not higher than the last: refused, INVALID_ARGUMENT
 
-Refusals are answers on the stream's number; the connection goes on. Frames of unknown kinds are ignored at both ends. No bytes
-are a protocol error that ends a connection; a peer that sends nonsense is waited for like one that is silent.
+A refusal is a response on the stream's number; the connection stays open. Both ends ignore frames of unknown kinds. No input
+is a protocol error that ends the connection.
 """
 
 from typing import Final, TypeAlias
@@ -36,7 +37,7 @@ Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 @attrs.frozen
 class Status:
-    """How a call ended: one of gRPC's codes as a number, for there may be unknown ones, and a message for people."""
+    """The status of a call: the number of a gRPC code, which may be unknown, and a message."""
 
     code: int = 0
     message: str = ""
@@ -47,7 +48,7 @@ OK: Final = Status()
 
 @attrs.frozen(kw_only=True)
 class Request:
-    """What a call asks: `service` with its package, `payload` the call's own message; `timeout` in nanoseconds, 0 for ever."""
+    """A request: `service` with its package, `payload` the encoded message; `timeout` in nanoseconds, 0 for none."""
 
     service: str
     method: str
@@ -58,7 +59,7 @@ class Request:
 
 @attrs.frozen
 class Called:
-    """A call has come. With `more`, data frames follow."""
+    """A call has arrived. With `more`, data frames follow."""
 
     stream: int
     request: Request
@@ -82,7 +83,7 @@ class DataEnded:
 
 @attrs.frozen
 class Answered:
-    """A call has ended. `payload` goes with an OK that came as a response."""
+    """A call has ended. `payload` is set with an OK from a RESPONSE frame."""
 
     stream: int
     status: Status
@@ -94,7 +95,7 @@ ServerEvent: TypeAlias = Called | DataArrived | DataEnded
 
 
 class ClientConnection:
-    """The caller's end."""
+    """The client's end of a connection."""
 
     def __init__(self) -> None:
         self._decoder = FrameDecoder()
@@ -103,12 +104,13 @@ class ClientConnection:
         self._open: set[int] = set()
 
     def call(self, request: Request, *, more: bool = False) -> int:
-        """Begin a call, and answer its stream's number. With `more`, `send_data` and `end_data` follow.
+        """Begin a call, and return its stream number. With `more`, `send_data` and `end_data` follow.
 
-        Raises `ValueError` for a request that is longer than a frame may be, and `OverflowError` when the numbers are used up.
+        Raises `ValueError` for a request that is longer than a frame may be, and `OverflowError` when the stream numbers are
+        used up.
         """
         if self._next > _LAST_STREAM:
-            raise OverflowError("no stream is left on this connection")
+            raise OverflowError("this connection has no stream numbers left")
         message = pb.Request(
             service=request.service, method=request.method, payload=request.payload, timeout_nano=request.timeout
         )
@@ -123,25 +125,25 @@ class ClientConnection:
         return stream
 
     def send_data(self, stream: int, payload: bytes) -> None:
-        """A message on an open stream. Raises `ValueError` for one that is too long."""
+        """Send a message on an open stream. Raises `ValueError` for one that is too long."""
         _bounded(payload)
         self._out.append(encode(stream, Kind.DATA, Flag.REMOTE_OPEN, payload))
 
     def end_data(self, stream: int) -> None:
-        """Nothing more is sent on a stream."""
+        """End the messages on a stream."""
         self._out.append(encode(stream, Kind.DATA, Flag.REMOTE_CLOSED | Flag.NO_DATA))
 
     def forget(self, stream: int) -> None:
-        """A call is given up: what still comes for it is ignored. The protocol has no way to tell the server."""
+        """Abandon a call: later frames of its stream are ignored. The protocol has no cancellation."""
         self._open.discard(stream)
 
     def to_send(self) -> bytes:
-        """The bytes to be written now."""
+        """The bytes to write now."""
         out, self._out = self._out, []
         return b"".join(out)
 
     def receive(self, data: bytes) -> list[ClientEvent]:
-        """What the server's bytes mean."""
+        """The events in the server's bytes."""
         events: list[ClientEvent] = []
         for frame in self._decoder.feed(data):
             if frame.stream not in self._open:
@@ -161,7 +163,7 @@ class ClientConnection:
         try:
             response = pb.Response.FromString(frame.data)
         except DecodeError as error:
-            return self._end(frame.stream, Status(Code.INTERNAL, f"a response that cannot be read: {error}"))
+            return self._end(frame.stream, Status(Code.INTERNAL, f"an invalid response: {error}"))
         status = Status(response.status.code, response.status.message)
         return self._end(frame.stream, status, response.payload)
 
@@ -171,17 +173,17 @@ class ClientConnection:
 
 
 class ServerConnection:
-    """The end that is called."""
+    """The server's end of a connection."""
 
     def __init__(self) -> None:
         self._decoder = FrameDecoder()
         self._out: list[bytes] = []
         self._last = 0
         self._open: dict[int, bool] = {}
-        """The calls that were not answered yet, and whether more data may come."""
+        """The calls without a response, and whether more data may come."""
 
     def answer(self, stream: int, payload: bytes) -> None:
-        """End a call with a message. One that is too long is turned into RESOURCE_EXHAUSTED."""
+        """End a call with a response. One that is too long becomes RESOURCE_EXHAUSTED."""
         if self._open.pop(stream, None) is not None:
             self._respond(stream, pb.Response(payload=payload))
 
@@ -191,23 +193,23 @@ class ServerConnection:
             self._refuse(stream, status)
 
     def send_data(self, stream: int, payload: bytes) -> None:
-        """A message on an open stream. Raises `ValueError` for one that is too long."""
+        """Send a message on an open stream. Raises `ValueError` for one that is too long."""
         _bounded(payload)
         if stream in self._open:
             self._out.append(encode(stream, Kind.DATA, Flag.NONE, payload))
 
     def end_data(self, stream: int) -> None:
-        """End a call whose answer was a stream of messages."""
+        """End a call that was answered with a stream of messages."""
         if self._open.pop(stream, None) is not None:
             self._out.append(encode(stream, Kind.DATA, Flag.REMOTE_CLOSED | Flag.NO_DATA))
 
     def to_send(self) -> bytes:
-        """The bytes to be written now."""
+        """The bytes to write now."""
         out, self._out = self._out, []
         return b"".join(out)
 
     def receive(self, data: bytes) -> list[ServerEvent]:
-        """What the client's bytes mean. Refusals wait in `to_send`."""
+        """The events in the client's bytes. Refusals are returned by `to_send`."""
         events: list[ServerEvent] = []
         for frame in self._decoder.feed(data):
             if isinstance(frame, Oversized):
@@ -221,7 +223,7 @@ class ServerConnection:
 
     def _request(self, frame: Frame) -> list[ServerEvent]:
         if frame.stream % 2 != 1:
-            self._refuse(frame.stream, Status(Code.INVALID_ARGUMENT, "a client's streams have odd numbers"))
+            self._refuse(frame.stream, Status(Code.INVALID_ARGUMENT, "client streams must have odd numbers"))
             return []
         if frame.stream <= self._last:
             self._refuse(frame.stream, Status(Code.INVALID_ARGUMENT, f"stream {frame.stream} comes after {self._last}"))
@@ -230,7 +232,7 @@ class ServerConnection:
         try:
             message = pb.Request.FromString(frame.data)
         except DecodeError as error:
-            self._refuse(frame.stream, Status(Code.INVALID_ARGUMENT, f"a request that cannot be read: {error}"))
+            self._refuse(frame.stream, Status(Code.INVALID_ARGUMENT, f"an invalid request: {error}"))
             return []
         request = Request(
             service=message.service,
@@ -262,15 +264,15 @@ class ServerConnection:
     def _respond(self, stream: int, response: pb.Response) -> None:
         data = response.SerializeToString()
         if len(data) > MAX_DATA:
-            text = f"an answer of {len(data)} bytes; a frame holds {MAX_DATA}"
+            text = f"an answer of {len(data)} bytes; the maximum is {MAX_DATA}"
             data = pb.Response(status=pb.Status(code=Code.RESOURCE_EXHAUSTED, message=text)).SerializeToString()
         self._out.append(encode(stream, Kind.RESPONSE, Flag.NONE, data))
 
 
 def _bounded(data: bytes) -> None:
     if len(data) > MAX_DATA:
-        raise ValueError(f"a message of {len(data)} bytes; a frame holds {MAX_DATA}")
+        raise ValueError(f"a message of {len(data)} bytes; the maximum is {MAX_DATA}")
 
 
 def _too_long(frame: Oversized) -> Status:
-    return Status(Code.RESOURCE_EXHAUSTED, f"a message of {frame.length} bytes; a frame holds {MAX_DATA}")
+    return Status(Code.RESOURCE_EXHAUSTED, f"a message of {frame.length} bytes; the maximum is {MAX_DATA}")

@@ -1,8 +1,8 @@
 """Frames: ten bytes of header, then data (pure).
 
 The header is big-endian: data length (u32), stream (u32), kind (u8), flags (u8). Data is at most 4 MiB long. A longer frame
-does not end the connection: its data is skipped, and `Oversized` stands in its place, so that the stream it belongs to can be
-told. There is no handshake and nothing that keeps a connection alive (containerd/ttrpc, PROTOCOL.md).
+does not end the connection: its data is skipped, and `Oversized` is returned in its place, so that its stream can be answered.
+There is no handshake and no keep-alive (containerd/ttrpc, PROTOCOL.md).
 """
 
 import enum
@@ -16,7 +16,7 @@ MAX_DATA: Final = 4 << 20
 
 
 class Kind(enum.IntEnum):
-    """What a frame is; others may come, and are ignored."""
+    """The kind of a frame; unknown ones are ignored."""
 
     REQUEST = 1
     RESPONSE = 2
@@ -24,7 +24,7 @@ class Kind(enum.IntEnum):
 
 
 class Flag(enum.IntFlag):
-    """What a frame says of its stream."""
+    """The flags of a frame."""
 
     NONE = 0
     REMOTE_CLOSED = 1
@@ -32,12 +32,12 @@ class Flag(enum.IntFlag):
     REMOTE_OPEN = 2
     """With a request: data frames follow."""
     NO_DATA = 4
-    """There is no message in the frame, not even an empty one."""
+    """The frame has no message, not even an empty one."""
 
 
 @attrs.frozen
 class Frame:
-    """One frame. `kind` is a `Kind`, or a number that nobody knows yet."""
+    """One frame. `kind` is a `Kind`, or an unknown number."""
 
     stream: int
     kind: int
@@ -47,7 +47,7 @@ class Frame:
 
 @attrs.frozen
 class Oversized:
-    """In place of a frame whose data was too long and was skipped."""
+    """Stands for a frame whose data was too long and was skipped."""
 
     stream: int
     kind: int
@@ -55,12 +55,12 @@ class Oversized:
 
 
 def encode(stream: int, kind: int, flags: int = 0, data: bytes = b"") -> bytes:
-    """A frame's bytes. The data must be within `MAX_DATA`."""
+    """A frame's bytes. `data` must be at most `MAX_DATA` long."""
     return HEADER.pack(len(data), stream, kind, flags) + data
 
 
 class FrameDecoder:
-    """Bytes in, frames out, however the bytes are cut."""
+    """Splits a stream of bytes into frames."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -73,13 +73,13 @@ class FrameDecoder:
             self._skip -= skipped
             data = data[skipped:]
         self._buffer += data
-        found: list[Frame | Oversized] = []
+        frames: list[Frame | Oversized] = []
         start = 0
         buffer = self._buffer
         while len(buffer) - start >= HEADER.size:
             length, stream, kind, flags = HEADER.unpack_from(buffer, start)
             if length > MAX_DATA:
-                found.append(Oversized(stream, kind, length))
+                frames.append(Oversized(stream, kind, length))
                 rest = len(buffer) - start - HEADER.size
                 self._skip = max(0, length - rest)
                 start += HEADER.size + min(length, rest)
@@ -87,7 +87,7 @@ class FrameDecoder:
             end = start + HEADER.size + length
             if end > len(buffer):
                 break
-            found.append(Frame(stream, kind, flags, bytes(buffer[start + HEADER.size : end])))
+            frames.append(Frame(stream, kind, flags, bytes(buffer[start + HEADER.size : end])))
             start = end
         del buffer[:start]
-        return found
+        return frames

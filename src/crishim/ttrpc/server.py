@@ -1,8 +1,8 @@
 """A ttrpc server on asyncio.
 
-A table leads from service and method to a handler; there may be many calls at once on one connection, and many connections.
-Each call is a task, which is cancelled when its time is up or its connection ends. What a handler raises is answered with the
-error's code; what is not an error of ours is logged with its traceback and answered with UNKNOWN.
+A table maps service and method to a handler. Many calls may run concurrently on one connection, and many connections may be
+open. Each call is a task, which is cancelled at its timeout or when its connection ends. A handler's `CrishimError` is sent as
+a status with its code; any other exception is logged with its traceback and sent as UNKNOWN.
 """
 
 import asyncio
@@ -20,20 +20,20 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Handler: TypeAlias = Callable[[Request], Awaitable[bytes]]
-"""One request, one response: answers the response's payload."""
+"""One request, one response: returns the response's payload."""
 
 
 class ServerStream:
-    """The streams of one call, in the hands of its handler."""
+    """The two directions of a streaming call, for its handler."""
 
     def __init__(self, request: Request, send: Callable[[bytes], Awaitable[None]]) -> None:
         self.request = request
         self.send = send
-        """Send the client a message; waits while the client does not read."""
+        """Send a message to the client; waits while the client does not read."""
         self.messages: asyncio.Queue[bytes | None] = asyncio.Queue()
 
     async def receive(self) -> bytes | None:
-        """The client's next message; None at the end, and ever after."""
+        """The client's next message; None at the end, and at every later call."""
         message = await self.messages.get()
         if message is None:
             self.messages.put_nowait(None)
@@ -41,7 +41,7 @@ class ServerStream:
 
 
 StreamHandler: TypeAlias = Callable[[ServerStream], Awaitable[bytes | None]]
-"""Answers the payload of the response that ends the call, or None where the messages it has sent were the answer."""
+"""Returns the payload of the response that ends the call, or None if the call was answered with messages."""
 
 
 class Server:
@@ -57,7 +57,7 @@ class Server:
         self._closed = False
 
     async def listen(self, bound: socket.socket) -> None:
-        """Serve a bound stream socket, which is the server's from now on. May be called for several."""
+        """Serve a bound stream socket, which the server then owns. May be called for several."""
         loop = asyncio.get_running_loop()
         if bound.family == socket.AF_UNIX:
             listener = await loop.create_unix_server(self._connection, sock=bound)
@@ -66,11 +66,11 @@ class Server:
         self._listeners.append(listener)
 
     async def adopt(self, connected: socket.socket) -> None:
-        """Serve a connection that somebody else has accepted."""
+        """Serve a connection that was accepted elsewhere."""
         await asyncio.get_running_loop().connect_accepted_socket(self._connection, connected)
 
     async def close(self) -> None:
-        """Listen no more, cancel every call, and end every connection, also one that is just being accepted."""
+        """Stop listening, cancel every call, and end every connection, also one that is just being accepted."""
         self._closed = True
         for listener in self._listeners:
             listener.close()
@@ -91,7 +91,7 @@ class Server:
 
 
 class _ServerConnection(asyncio.Protocol):
-    """One client."""
+    """The connection of one client."""
 
     def __init__(
         self,
@@ -123,11 +123,11 @@ class _ServerConnection(asyncio.Protocol):
                 case Called(stream, request, more):
                     self._begin(stream, request, more=more)
                 case DataArrived(stream, payload):
-                    if held := self._inputs.get(stream):
-                        held.messages.put_nowait(payload)
+                    if opened := self._inputs.get(stream):
+                        opened.messages.put_nowait(payload)
                 case _:
-                    if held := self._inputs.get(event.stream):
-                        held.messages.put_nowait(None)
+                    if opened := self._inputs.get(event.stream):
+                        opened.messages.put_nowait(None)
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - a client may leave as it likes
@@ -141,7 +141,7 @@ class _ServerConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._room.clear()
         if self._transport is not None:
-            self._transport.pause_reading()  # who does not read its answers asks no more
+            self._transport.pause_reading()  # a client that does not read its responses may send no more requests
 
     def resume_writing(self) -> None:
         self._room.set()
@@ -149,7 +149,7 @@ class _ServerConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def end(self) -> None:
-        """End the connection and what it has asked for."""
+        """End the connection and cancel its calls."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -170,7 +170,7 @@ class _ServerConnection(asyncio.Protocol):
             if handler is None:
                 raise Unimplemented(request.method, f"/{request.service}/{request.method} is not served here")
             self._machine.answer(stream, await _in_time(handler(request), request))
-        except Exception as error:  # noqa: BLE001 - a handler's error is the client's answer
+        except Exception as error:  # noqa: BLE001 - any error of a handler becomes a response
             self._refuse(stream, request, error)
         self._flush()
 
@@ -180,21 +180,21 @@ class _ServerConnection(asyncio.Protocol):
             self._flush()
             await self._room.wait()
 
-        # Its data may have come with the request: it must find its place before the task begins.
-        held = self._inputs[stream] = ServerStream(request, send)
+        # Data may arrive with the request: the stream must be registered before the task begins.
+        opened = self._inputs[stream] = ServerStream(request, send)
         if not more:
-            held.messages.put_nowait(None)
-        return self._accompany(stream, handler, held)
+            opened.messages.put_nowait(None)
+        return self._accompany(stream, handler, opened)
 
-    async def _accompany(self, stream: int, handler: StreamHandler, held: ServerStream) -> None:
+    async def _accompany(self, stream: int, handler: StreamHandler, opened: ServerStream) -> None:
         try:
-            payload = await _in_time(handler(held), held.request)
+            payload = await _in_time(handler(opened), opened.request)
             if payload is None:
                 self._machine.end_data(stream)
             else:
                 self._machine.answer(stream, payload)
         except Exception as error:  # noqa: BLE001 - as above
-            self._refuse(stream, held.request, error)
+            self._refuse(stream, opened.request, error)
         self._flush()
 
     def _refuse(self, stream: int, request: Request, error: Exception) -> None:
@@ -218,4 +218,4 @@ async def _in_time(work: Awaitable[T], request: Request) -> T:
     except TimeoutError as error:
         if not scope.expired():
             raise
-        raise DeadlineExceeded(f"{request.method}: the client's time is up") from error
+        raise DeadlineExceeded(f"{request.method}: the client's timeout has passed") from error

@@ -1,13 +1,13 @@
-"""A call that the other side has refused, as an error here, and our errors as what the other side is told (pure)."""
+"""Conversion between ttrpc's statuses and this library's errors (pure)."""
 
 from crishim.errors import Code, CrishimError, DeadlineExceeded
 from crishim.ttrpc.connection import Status
 
 
 class TtrpcError(CrishimError):
-    """The other side's answer is a status that is not OK. `status` is it; the class's own code says nothing.
+    """The peer has responded with a status that is not OK, which is `status`; the class's own code has no meaning.
 
-    Whoever calls knows what it called for, and names the error anew where it leaves: see `crishim.shimv2.wire.messages`.
+    Callers convert it to an error that names the object of the call: see `crishim.shimv2.wire.messages`.
     """
 
     def __init__(self, status: Status) -> None:
@@ -16,18 +16,18 @@ class TtrpcError(CrishimError):
 
     @property
     def answer(self) -> Code:
-        """The code that was answered; UNKNOWN for a number that is none of gRPC's."""
+        """The code of the response; UNKNOWN for a number that is not one of gRPC's."""
         return Code(self.status.code) if self.status.code in _CODES else Code.UNKNOWN
 
 
 def status_of(error: Exception) -> Status:
-    """What a caller is told of an error of ours. Whatever is not ours is UNKNOWN with its text."""
+    """The status that the peer receives for an error. An error that is not of this library is UNKNOWN with its text."""
     if isinstance(error, TtrpcError):
         return error.status
     if isinstance(error, CrishimError):
         return Status(error.code, error.message)
     if isinstance(error, TimeoutError):
-        return Status(DeadlineExceeded.code, str(error) or "out of time")
+        return Status(DeadlineExceeded.code, str(error) or "deadline exceeded")
     return Status(Code.UNKNOWN, f"{type(error).__name__}: {error}")
 
 

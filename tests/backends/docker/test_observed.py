@@ -64,7 +64,7 @@ def test_states(inspect: dict[str, Any], state: ContainerState, end: Exit | None
 )
 def test_events_of_ends(event: dict[str, Any], expected: Exit | None) -> None:
     """Only `die` tells an end; without a code nobody knows how."""
-    assert expected == observed.exit_told(event)
+    assert expected == observed.exit_of_event(event)
 
 
 def test_what_is_known_of_a_container() -> None:

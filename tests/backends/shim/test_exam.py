@@ -40,7 +40,7 @@ class TestRuncShim(BackendConformance):
     async def close_backend(self, backend: Backend) -> None:
         assert isinstance(backend, MeasuredPods)
         assert isinstance(backend._runtime, ShimRuntime)
-        await backend._runtime.let_go()
+        await backend._runtime.detach()
 
     async def _examine(self, check: Check, candidate: Candidate) -> None:
         await super()._examine(check, candidate)

@@ -153,12 +153,12 @@ async def test_a_shim_that_died_while_we_were_away_holds_up_no_inventory(
     pod = await machines.sandbox()
     spec = await machines.run_ready(pod, machines.programs.sleeps())
     (shim,) = machines.shims()
-    await machines.runtime.let_go()
+    await machines.runtime.detach()
     os.kill(shim, signal.SIGKILL)
     slow(machines).write_text("3")
     await machines.restart()
     assert await machines.seen(spec.id) is not None
-    assert {pod.id: ("what was not looked at yet",)} == machines.runtime.leftovers()
+    assert {pod.id: ("leftovers that were not looked for yet",)} == machines.runtime.leftovers()
     assert 137 == (await machines.wait(spec.id)).code
     await until(lambda: {} == machines.runtime.leftovers())
     await machines.backend.stop_sandbox(pod.id)

@@ -1,4 +1,4 @@
-"""What is kept of tasks, in their bundles and beside them."""
+"""The records of tasks, in their bundles and beside them."""
 
 from pathlib import Path
 
@@ -11,23 +11,23 @@ KEY = ("k8s.io", "t1")
 
 @pytest.mark.parametrize("options", [NONE, ("containerd.runc.v1.Options", b"\x3a\x01\xff"), ("a.b", b"")])
 def test_round_trip(tmp_path: Path, options: tuple[str, bytes]) -> None:
-    """What is kept is read again, bytes of any value too; nothing is there before, and nothing after it was forgotten."""
-    kept, bundle = TaskRecords(tmp_path / "tasks"), tmp_path / "bundle"
+    """A saved record is read again, with bytes of any value; there is none before it is saved nor after it is forgotten."""
+    records, bundle = TaskRecords(tmp_path / "tasks"), tmp_path / "bundle"
     bundle.mkdir()
-    assert (None, {}) == (kept.options(bundle), kept.left())
-    kept.keep(KEY, bundle, options)
-    assert (options, {KEY: bundle}) == (kept.options(bundle), TaskRecords(tmp_path / "tasks").left())
-    kept.forget(KEY, bundle)
-    assert (None, {}) == (kept.options(bundle), kept.left())
+    assert (None, {}) == (records.options(bundle), records.left())
+    records.save(KEY, bundle, options)
+    assert (options, {KEY: bundle}) == (records.options(bundle), TaskRecords(tmp_path / "tasks").left())
+    records.forget(KEY, bundle)
+    assert (None, {}) == (records.options(bundle), records.left())
 
 
 def test_a_name_that_is_used_again(tmp_path: Path) -> None:
     """The link leads to the later bundle, also where the earlier one's was left."""
-    kept = TaskRecords(tmp_path / "tasks")
+    records = TaskRecords(tmp_path / "tasks")
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        kept.keep(KEY, tmp_path / name, NONE)
-    assert {KEY: tmp_path / "two"} == kept.left()
+        records.save(KEY, tmp_path / name, NONE)
+    assert {KEY: tmp_path / "two"} == records.left()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"type": "a", "value": 5}', '{"type": "a", "value": "%%%"}', "null"])
@@ -39,6 +39,6 @@ def test_nonsense(tmp_path: Path, text: str) -> None:
 
 def test_no_bundle(tmp_path: Path) -> None:
     """Nor does a bundle that is gone already stop anything."""
-    kept = TaskRecords(tmp_path / "tasks")
-    assert NONE == kept.options(tmp_path / "gone")
-    kept.forget(KEY, tmp_path / "gone")
+    records = TaskRecords(tmp_path / "tasks")
+    assert NONE == records.options(tmp_path / "gone")
+    records.forget(KEY, tmp_path / "gone")

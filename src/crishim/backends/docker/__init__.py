@@ -1,6 +1,7 @@
-"""Pods on the Docker Engine: its own API, its own images, a pause container for each pod.
+"""Pods on the Docker Engine, over its API: the engine's own images, and a pause container for each pod.
 
-Options: see `options.Options`. What the engine does not support is refused by name; docs/docker.md has the whole table.
+Options: see `options.Options`. A field that the engine does not support is refused by name; docs/docker.md has the whole
+table.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +23,7 @@ __all__ = ["DockerBackend", "DockerImages", "plugin"]
 
 
 def build(context: BackendContext) -> Backend:
-    """The backend. The engine need not be there yet. Raises `InvalidArgument` naming an option."""
+    """The backend. The engine need not be running yet. Raises `InvalidArgument` naming an option."""
     return DockerBackend(context, read_options(context.options))
 
 
@@ -33,7 +34,7 @@ def images(context: BackendContext) -> ImageService:
 
 
 def check(options: Mapping[str, Any]) -> Iterable[Finding]:
-    """What the machine offers: the engine's socket, and the program of which the pause image is made."""
+    """The checks of `crishim check`: the engine's socket, and the program for the pause image."""
     socket = Path(str(options.get("socket", Options().socket)))
     try:
         there = socket.is_socket()
@@ -43,7 +44,7 @@ def check(options: Mapping[str, Any]) -> Iterable[Finding]:
         what="docker engine",
         ok=there,
         found=str(socket),
-        without=f"no pod can run: there is no socket {socket}, and no option `socket` that names another",
+        without=f"no pod can run: {socket} is not a socket; the option `socket` names another",
         remedy="apt-get install docker.io",
     )
     if options.get("pause_image"):
@@ -53,7 +54,7 @@ def check(options: Mapping[str, Any]) -> Iterable[Finding]:
         what=PROGRAM,
         ok=bool(program),
         found=program,
-        without="no pause image can be made; the option `pause_image` must name one that is there",
+        without="no pause image can be built; the option `pause_image` must name an existing one",
         remedy="apt-get install catatonit",
     )
 

@@ -1,9 +1,9 @@
 """The ten verbs over the Docker Engine API.
 
-A sandbox is a pause container, named by our id; containers are named by theirs and join it. All state is the engine's: labels
-mark what is ours and find it again, and what a life of ours needs to know of a container is read from its inspect once.
+A sandbox is a pause container, named by its id; containers are named by their ids and join it. The engine stores all state:
+labels mark and find what belongs to this backend, and what is needed of a container is read from its inspect once.
 
-A call that changes something is never given up half-way (see `calls`): a removal finds whatever a cancelled creation has made.
+A call that changes something is never interrupted (see `engine.Calls`): a removal finds what a cancelled creation has created.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from crishim.backends.docker.observed import (
     addresses_of,
     container_of,
     exit_of,
-    exit_told,
+    exit_of_event,
     known_of,
     labels_of,
     name_of,
@@ -73,10 +73,10 @@ from crishim.pods import sources
 from crishim.pods.host import host as this_machine
 
 _AT_ONCE: Final = 16
-"""How many inspects an inventory has under way."""
+"""Inspects that an inventory runs concurrently."""
 
 _PAUSE: Final = 0.05
-"""Seconds between two looks at what the engine is removing already."""
+"""Seconds between two checks of a removal that is already under way in the engine."""
 
 
 class DockerBackend(
@@ -91,7 +91,7 @@ class DockerBackend(
     SupportsLogReopen,
     SupportsPause,
 ):
-    """Pods on one engine. `disconnect` lets go of it; nothing that runs is ended."""
+    """Pods on one engine. `disconnect` closes the connections to it; containers keep running."""
 
     def __init__(self, context: BackendContext, options: Options) -> None:
         self._clock = context.clock
@@ -125,12 +125,14 @@ class DockerBackend(
         )
 
     async def inventory(self) -> Inventory:
-        """One labelled list, and an inspect for each. Logs are followed again, and finished of what has ended."""
+        """One labelled list, and an inspect for each container. Logs are followed again, and completed for exited
+        containers.
+        """
         filters = json.dumps({"label": [f"{OWNER}={self._owner}"]})
         listed = await self._engine.get("/containers/json", all=1, filters=filters)
         gate = asyncio.Semaphore(_AT_ONCE)
-        told = [seen for seen in await asyncio.gather(*(self._look(row, gate) for row in listed)) if seen is not None]
-        kinds = [(labels_of(seen).get(KIND), seen) for seen in told]
+        inspected = [seen for seen in await asyncio.gather(*(self._look(row, gate) for row in listed)) if seen is not None]
+        kinds = [(labels_of(seen).get(KIND), seen) for seen in inspected]
         for seen in (seen for kind, seen in kinds if kind == HELPER_KIND):
             await self._discard(name_of(seen))
         containers = [seen for kind, seen in kinds if kind == CONTAINER_KIND]
@@ -147,14 +149,18 @@ class DockerBackend(
         await self._calls.run(spec.id, lambda: self._start_pause(spec.id, body))
         if spec.host_network:
             return SandboxStarted()
-        told = await self._engine.inspect(spec.id, "sandbox")
-        self._known[spec.id] = known_of(told)
-        return SandboxStarted(netns=await self._netns(told)) if self._options.cni else SandboxStarted(ips=addresses_of(told))
+        inspected = await self._engine.inspect(spec.id, "sandbox")
+        self._known[spec.id] = known_of(inspected)
+        return (
+            SandboxStarted(netns=await self._netns(inspected))
+            if self._options.cni
+            else SandboxStarted(ips=addresses_of(inspected))
+        )
 
     async def stop_sandbox(self, sandbox_id: SandboxId) -> None:
-        """Kill the pause: it does nothing that a grace could help."""
+        """Kill the pause container, which needs no grace period."""
         await self._calls.settled(sandbox_id)
-        with contextlib.suppress(Conflict):  # it does not run
+        with contextlib.suppress(Conflict):  # it is not running
             await self._engine.post(f"/containers/{sandbox_id}/kill", "sandbox", sandbox_id, signal="KILL")
 
     async def remove_sandbox(self, sandbox_id: SandboxId) -> None:
@@ -163,16 +169,16 @@ class DockerBackend(
         await self._remove(sandbox_id, "sandbox")
 
     async def create_container(self, spec: ContainerSpec) -> ContainerCreated:
-        """Look up what the container needs, and have the engine make it."""
+        """Look up what the container needs, and create it in the engine."""
         maker = await self._maker()
         users = await self._files.users(spec.image_id, maker)
         user = resolve_user(spec.user, users.passwd, users.group)
-        found = Found(user=user, sources=await self._sources(spec, maker), profiles=sources.profiles(spec))
-        sources.devices(spec)  # what is not there is refused here, and not by a failing start
-        body = container_body(spec, maker, found)
-        made = await self._calls.run(spec.id, lambda: self._create(spec.id, body))
+        lookups = Found(user=user, sources=await self._sources(spec, maker), profiles=sources.profiles(spec))
+        sources.devices(spec)  # a missing device is refused here, instead of failing the start
+        body = container_body(spec, maker, lookups)
+        engine_id = await self._calls.run(spec.id, lambda: self._create(spec.id, body))
         self._known[spec.id] = Known(
-            engine_id=made,
+            engine_id=engine_id,
             parent=body["HostConfig"]["CgroupParent"],
             sandbox=spec.sandbox.id,
             log=spec.log_path,
@@ -194,13 +200,15 @@ class DockerBackend(
             raise NotFound("process of container", container_id) from error
 
     async def wait_container(self, container_id: ContainerId) -> Exit:
-        """The engine's own word, once the log is complete."""
+        """The exit status from the engine, when the log is complete."""
         end = await self._end_of(container_id, "container")
         await self._logs.finished(container_id)
         return end
 
     async def remove_container(self, container_id: ContainerId) -> None:
-        """Remove it with its anonymous volumes, and what was unpacked for it, even if somebody else has removed it."""
+        """Remove the container with its anonymous volumes and its unpacked image volumes, also if it was removed from the
+        engine already.
+        """
         try:
             await self._remove(container_id, "container")
         except NotFound:
@@ -209,7 +217,7 @@ class DockerBackend(
         await self._forget(container_id)
 
     async def wait_sandbox(self, sandbox_id: SandboxId) -> Exit:
-        """The end of the pause."""
+        """The exit of the pause container."""
         return await self._end_of(sandbox_id, "sandbox")
 
     async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
@@ -219,26 +227,26 @@ class DockerBackend(
         await self._streams.attach(container_id, io)
 
     async def dial(self, sandbox_id: SandboxId, port: int) -> ByteStream:
-        """Through the pod's network namespace."""
-        told = await self._engine.inspect(sandbox_id, "sandbox")
-        if not runs(told):
+        """Dial in the pod's network namespace."""
+        inspected = await self._engine.inspect(sandbox_id, "sandbox")
+        if not runs(inspected):
             raise FailedPrecondition("stopped", "ready", f"sandbox {sandbox_id}")
-        host_network = told["HostConfig"].get("NetworkMode") == "host"
-        return await self._dialer.dial("" if host_network else await self._netns(told), port)
+        host_network = inspected["HostConfig"].get("NetworkMode") == "host"
+        return await self._dialer.dial("" if host_network else await self._netns(inspected), port)
 
     async def reopen_log(self, container_id: ContainerId) -> None:
         await self._know(container_id)
         self._logs.reopen(container_id)
 
     async def update_container(self, container_id: ContainerId, resources: Resources) -> None:
-        """The engine takes all of a change or nothing of it."""
+        """Update limits; the engine applies all of an update or nothing."""
         known = await self._know(container_id)
         await self._engine.post(f"/containers/{container_id}/update", "container", container_id, limits(resources))
-        await asyncio.to_thread(write_unified, known, resources.unified, await self._told())
+        await asyncio.to_thread(write_unified, known, resources.unified, await self._engine_facts())
         self._known[container_id] = attrs.evolve(known, unified=resources.unified)
 
     async def update_sandbox(self, sandbox_id: SandboxId, overhead: Resources | None, resources: Resources | None) -> None:
-        """The kubelet has written the pod's cgroup, which is the parent of all of the pod's; nothing else depends on it."""
+        """Do nothing: the kubelet has written the pod's cgroup, which is the parent of the pod's containers."""
 
     async def pause_container(self, container_id: ContainerId) -> None:
         await self._engine.post(f"/containers/{container_id}/pause", "container", container_id)
@@ -247,43 +255,43 @@ class DockerBackend(
         await self._engine.post(f"/containers/{container_id}/unpause", "container", container_id)
 
     async def container_usage(self, container_id: ContainerId) -> ContainerUsage:
-        """The figures of its cgroup, and of its writable layer."""
+        """The usage of its cgroup, and of its writable layer."""
         known = await self._know(container_id)
-        if known.upper is None:  # the answer to a creation does not tell it
+        if known.upper is None:  # the response to a creation does not have it
             known = self._known[container_id] = known_of(await self._engine.inspect(container_id))
-        return await self._usages.container(container_id, known, await self._told())
+        return await self._usages.container(container_id, known, await self._engine_facts())
 
     async def sandbox_usage(self, sandbox_id: SandboxId) -> SandboxUsage:
-        """The figures of the pod's cgroup and of its network namespace."""
+        """The usage of the pod's cgroup and of its network namespace."""
         pod = await self._know(sandbox_id, "sandbox")
         members = [known for known in self._known.values() if known.sandbox == sandbox_id]
-        return await self._usages.sandbox(pod, members, await self._told())
+        return await self._usages.sandbox(pod, members, await self._engine_facts())
 
     async def disconnect(self) -> None:
-        """Let go of the engine, as the end of this process would."""
+        """Close all connections to the engine and end the background tasks."""
         await self._watch.close()
         self._logs.close()
         self._engine.close()
 
     async def _maker(self) -> Maker:
-        return Maker(facts=await self._told(), host=self._host, options=self._options, owner=self._owner)
+        return Maker(facts=await self._engine_facts(), host=self._host, options=self._options, owner=self._owner)
 
-    async def _told(self) -> EngineFacts:
+    async def _engine_facts(self) -> EngineFacts:
         if self._facts is None:
             self._facts = await self._engine.probe()
         return self._facts
 
-    async def _netns(self, told: dict[str, Any]) -> str:
-        """The engine's own pin of a pause's network namespace; where that is out of our sight, one of ours.
+    async def _netns(self, inspected: dict[str, Any]) -> str:
+        """The engine's own pin of a pause container's network namespace; if that is in another mount namespace, one of ours.
 
-        A pid from an inspect is the pause's for certain if a later inspect has the same one.
+        A pid from an inspect is certainly still the pause container's if a later inspect has the same one.
         """
-        name = name_of(told)
+        name = name_of(inspected)
         file = self._pins / name
-        for path in (netns_of(told), str(file)):
+        for path in (netns_of(inspected), str(file)):
             if is_network_namespace(path):
                 return path
-        process = processes.read(pid_of(told))
+        process = processes.read(pid_of(inspected))
         again = await self._engine.inspect(name, "sandbox")
         await asyncio.to_thread(file.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
         same = process is not None and process.pid == pid_of(again)
@@ -292,7 +300,7 @@ class DockerBackend(
         return str(file)
 
     async def _know(self, subject: str, kind: str = "container") -> Known:
-        """What is needed to know of a container. Raises `NotFound`."""
+        """The stored properties of a container. Raises `NotFound`."""
         known = self._known.get(subject)
         if known is None:
             known = self._known[subject] = known_of(await self._engine.inspect(subject, kind))
@@ -302,7 +310,7 @@ class DockerBackend(
         async with gate:
             try:
                 seen = await self._engine.inspect(row["Id"])
-            except NotFound:  # it went away meanwhile
+            except NotFound:  # it was removed meanwhile
                 return None
         self._known[name_of(seen)] = known_of(seen)
         return seen
@@ -317,10 +325,10 @@ class DockerBackend(
 
     async def _create(self, name: str, body: dict[str, Any]) -> str:
         try:
-            made = await self._engine.post("/containers/create", "image", body["Image"], body, name=name)
+            created = await self._engine.post("/containers/create", "image", body["Image"], body, name=name)
         except Conflict as error:
             raise AlreadyExists("container", name) from error
-        return str(made["Id"])
+        return str(created["Id"])
 
     async def _start_pause(self, sandbox_id: SandboxId, body: dict[str, Any]) -> None:
         try:
@@ -338,14 +346,14 @@ class DockerBackend(
             raise
         self._logs.follow(container_id, known.log, tty=known.tty)
         if known.unified:
-            await asyncio.to_thread(write_unified, known, known.unified, await self._told())
+            await asyncio.to_thread(write_unified, known, known.unified, await self._engine_facts())
 
     async def _end_of(self, subject: str, kind: str) -> Exit:
         async def look(event: Event) -> Exit | None:
             try:
                 return exit_of(await self._engine.inspect(subject, kind))
             except NotFound:
-                if (end := exit_told(event)) is not None:
+                if (end := exit_of_event(event)) is not None:
                     return end
                 raise
 
@@ -372,16 +380,16 @@ class DockerBackend(
             await self._engine.delete(f"/containers/{name}", "container", name, force=1, v=1)
 
     async def _sources(self, spec: ContainerSpec, maker: Maker) -> FrozenDict[str, BindSource]:
-        """The mounts' sources by container path; what an image volume shows is unpacked for this container."""
-        found = dict(await asyncio.to_thread(sources.bind_sources, spec))
+        """The mounts' sources by container path; the content of image volumes is unpacked for this container."""
+        bound = dict(await asyncio.to_thread(sources.bind_sources, spec))
         for number, mount in enumerate(spec.mounts):
             if mount.image is None or not mount.image.image:
                 continue
             if mount.host_path:
                 raise PullError(PullReason.IMAGE_VOLUME_MOUNT_FAILED, f"config.mounts[{number}] has an image and a host path")
-            # An image may bring setuid programs, which are for no user of this machine.
+            # The image may have setuid programs, which must not work for users of this machine.
             await asyncio.to_thread(self._volumes.mkdir, mode=0o700, parents=True, exist_ok=True)
             target = self._volumes / spec.id / str(number)
             await self._files.unpack(mount.image.image_ref or mount.image.image, target, maker)
-            found[mount.container_path] = sources.image_source(target, mount.image_sub_path)
-        return FrozenDict(found)
+            bound[mount.container_path] = sources.image_source(target, mount.image_sub_path)
+        return FrozenDict(bound)

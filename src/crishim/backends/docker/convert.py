@@ -1,10 +1,10 @@
-"""SandboxSpec, ContainerSpec and ExecSpec -> the bodies of the Engine API's create calls (pure).
+"""Converts SandboxSpec, ContainerSpec and ExecSpec to the bodies of the Engine API's create calls (pure).
 
-Which field goes where is docs/docker.md's table. What the engine does not support never gets here (see `supported`), or is
-refused here by name; nothing is dropped in silence but what CRI itself calls a hint.
+docs/docker.md has the table of fields. A field that the engine does not support is refused before (see `supported`) or here by
+name; only what CRI itself calls a hint is ignored.
 
-A pod's sandbox is its pause container; containers join its network and IPC namespaces. Users are given as numbers, since the
-engine's own look-up knows neither of CRI's two policies for groups: with `UID:GID` it adds none by itself.
+A pod's sandbox is its pause container; containers join its network and IPC namespaces. Users are passed as numbers, since the
+engine's own look-up supports neither of CRI's two policies for groups: with `UID:GID` it adds no groups.
 """
 
 import json
@@ -39,7 +39,7 @@ from crishim.oci.resources import oom_score_adj
 PAUSE_OOM_SCORE_ADJ: Final = -998
 PAUSE_CPU_SHARES: Final = 2
 DETACH_KEYS: Final = "ctrl-^,ctrl-_,ctrl-^,ctrl-_"
-"""Nobody detaches by keys here: what the engine would swallow is made something that nobody types."""
+"""An improbable key sequence, since detaching by keys is not wanted and the engine would swallow the keys."""
 
 _KNOWN_TO_ALL: Final = 38
 """Up to CAP_AUDIT_READ: the engine of 20.10 refuses the names of later ones."""
@@ -56,7 +56,7 @@ _PROPAGATION: Final = {
 
 @attrs.frozen(kw_only=True)
 class Maker:
-    """Who makes: the engine's facts, the machine's, the settings, and the owner's mark."""
+    """The context of a conversion: the facts of the engine and of the machine, the settings, and the owner's mark."""
 
     facts: EngineFacts
     host: Host
@@ -66,7 +66,9 @@ class Maker:
 
 @attrs.frozen(kw_only=True)
 class Found:
-    """What was looked up for one container: its user, its mounts' sources by container path, its seccomp profile's text."""
+    """The looked-up properties of one container: its user, its mounts' sources by container path, its seccomp
+    profile's text.
+    """
 
     user: LinuxContainerUser | None = None
     sources: FrozenDict[str, BindSource] = FrozenDict()
@@ -74,7 +76,7 @@ class Found:
 
 
 def supported(facts: EngineFacts) -> frozenset[Feature]:
-    """The optional fields that this engine keeps."""
+    """The optional fields that this engine supports."""
     never = {
         Feature.AMBIENT_CAPABILITIES,
         Feature.USER_NAMESPACE,
@@ -83,14 +85,14 @@ def supported(facts: EngineFacts) -> frozenset[Feature]:
         Feature.HUGEPAGES,
         Feature.CDI_DEVICES,
     }
-    kept = frozenset(Feature) - never
+    features = frozenset(Feature) - never
     if not facts.recursive_readonly:
-        kept -= {Feature.RECURSIVE_READONLY_MOUNTS}
+        features -= {Feature.RECURSIVE_READONLY_MOUNTS}
     if not facts.cgroup_v2:
-        kept -= {Feature.UNIFIED}
+        features -= {Feature.UNIFIED}
     if not facts.apparmor:
-        kept -= {Feature.APPARMOR}
-    return kept
+        features -= {Feature.APPARMOR}
+    return features
 
 
 def sandbox_body(spec: SandboxSpec, image: str, maker: Maker) -> dict[str, Any]:
@@ -174,13 +176,13 @@ def container_body(spec: ContainerSpec, maker: Maker, found: Found) -> dict[str,
 
 
 def helper_body(image: str, maker: Maker) -> dict[str, Any]:
-    """A container that is never started: it shows an image's files."""
+    """A container that is never started, for reading an image's files."""
     marks = {OWNER: maker.owner, KIND: HELPER_KIND}
     return {"Image": image, "Entrypoint": ["/none"], "Labels": marks, "HostConfig": {"NetworkMode": "none"}}
 
 
 def exec_body(spec: ExecSpec, *, stdin: bool) -> dict[str, Any]:
-    """One more process. All output is asked for: the end of it is the end of the process."""
+    """An exec. All output is attached: its end is the end of the process."""
     return {
         "AttachStdin": stdin,
         "AttachStdout": True,
@@ -193,8 +195,8 @@ def exec_body(spec: ExecSpec, *, stdin: bool) -> dict[str, Any]:
 
 
 def limits(resources: Resources) -> dict[str, Any]:
-    """Limits as create's HostConfig and update's body have them. Memory without swap means no swap on top."""
-    made = {
+    """Limits for create's HostConfig and update's body. Memory without swap means no additional swap."""
+    values = {
         "CpuShares": resources.cpu_shares,
         "CpuQuota": resources.cpu_quota,
         "CpuPeriod": resources.cpu_period,
@@ -203,35 +205,35 @@ def limits(resources: Resources) -> dict[str, Any]:
         "Memory": resources.memory_limit_in_bytes,
         "MemorySwap": resources.memory_swap_limit_in_bytes or resources.memory_limit_in_bytes,
     }
-    return {name: value for name, value in made.items() if value}
+    return {name: value for name, value in values.items() if value}
 
 
 def log_config(spec: ContainerSpec, options: Options) -> dict[str, Any]:
-    """The engine's own copy of the output: bounded, exact to the byte, and none where no log is wanted."""
+    """The engine's own copy of the output: limited in size, exact to the byte, and none if no log is requested."""
     if not spec.log_path:
         return {"Type": "none"}
     bounds = {"max-size": options.log_size, "max-file": str(options.log_files), "compress": "false"}
     return {"Type": "local", "Config": bounds}
 
 
-def cgroup_parent(asked: str, facts: EngineFacts) -> str:
+def cgroup_parent(parent: str, facts: EngineFacts) -> str:
     """HostConfig.CgroupParent: with systemd the slice's own name, else the path."""
     if facts.systemd_cgroup:
-        return posixpath.basename(asked) or "system.slice"
-    return asked or "/crishim"
+        return posixpath.basename(parent) or "system.slice"
+    return parent or "/crishim"
 
 
 def cgroups_path(parent: str, engine_id: str, facts: EngineFacts) -> str:
-    """Where a container's cgroup lies, as linux.cgroupsPath has it."""
+    """A container's cgroup in the form of linux.cgroupsPath."""
     return f"{parent}:docker:{engine_id}" if facts.systemd_cgroup else posixpath.join(parent, engine_id)
 
 
 def container_security(spec: ContainerSpec, maker: Maker, found: Found) -> dict[str, Any]:
-    """The parts of HostConfig that protect. Where the client says nothing at all the engine's own defaults do."""
+    """The security settings of HostConfig. Without a security context the engine's own defaults apply."""
     security = spec.security
     if security is None:
         return {}
-    made: dict[str, Any] = {
+    host: dict[str, Any] = {
         "Privileged": security.privileged,
         "ReadonlyRootfs": security.readonly_rootfs,
         "SecurityOpt": [
@@ -244,16 +246,16 @@ def container_security(spec: ContainerSpec, maker: Maker, found: Found) -> dict[
         "ReadonlyPaths": [] if security.privileged else list(security.readonly_paths),
     }
     if not security.privileged:
-        made |= capabilities(security.capabilities, maker)
+        host |= capabilities(security.capabilities, maker)
     if maker.facts.cgroup_v2:
-        made["CgroupnsMode"] = "host" if security.privileged else "private"
-    return made
+        host["CgroupnsMode"] = "host" if security.privileged else "private"
+    return host
 
 
-def capabilities(asked: Capability, maker: Maker) -> dict[str, list[str]]:
-    """CapAdd and CapDrop. ALL to add means what this machine can give; dropping ALL wins over adding ALL."""
-    adds = [_named(name) for name in asked.add_capabilities]
-    drops = [_named(name) for name in asked.drop_capabilities]
+def capabilities(requested: Capability, maker: Maker) -> dict[str, list[str]]:
+    """CapAdd and CapDrop. Adding ALL adds what this machine supports; dropping ALL has precedence over adding ALL."""
+    adds = [_named(name) for name in requested.add_capabilities]
+    drops = [_named(name) for name in requested.drop_capabilities]
     if "ALL" in adds and "ALL" in drops:
         adds = [name for name in adds if name != "ALL"]
     elif "ALL" in adds:
@@ -263,9 +265,9 @@ def capabilities(asked: Capability, maker: Maker) -> dict[str, list[str]]:
 
 
 def mounts(spec: ContainerSpec, maker: Maker, found: Found) -> dict[str, Any]:
-    """HostConfig.Mounts; HostConfig.Binds for those that SELinux must relabel, which only that form can ask for."""
+    """HostConfig.Mounts; HostConfig.Binds for mounts that SELinux must relabel, which only that form supports."""
     check_shared(spec)
-    made, binds = [], []
+    entries, binds = [], []
     for number, mount in topmost(spec.mounts):
         field = f"config.mounts[{number}]"
         source = found.sources.get(mount.container_path)
@@ -275,8 +277,8 @@ def mounts(spec: ContainerSpec, maker: Maker, found: Found) -> dict[str, Any]:
         if mount.selinux_relabel and maker.facts.selinux:
             binds.append(_relabelled(mount, source.path, field))
         else:
-            made.append(_mount(mount, source.path, maker.facts, field))
-    return {"Mounts": made, "Binds": binds}
+            entries.append(_mount(mount, source.path, maker.facts, field))
+    return {"Mounts": entries, "Binds": binds}
 
 
 def _mount(mount: Mount, source: str, facts: EngineFacts, field: str) -> dict[str, Any]:
@@ -286,14 +288,14 @@ def _mount(mount: Mount, source: str, facts: EngineFacts, field: str) -> dict[st
             raise PullError(PullReason.RRO_UNSUPPORTED, f"{field}: recursive_read_only needs readonly and private propagation")
         options["ReadOnlyForceRecursive"] = True
     elif mount.readonly and facts.api >= (1, 44):
-        options["ReadOnlyNonRecursive"] = True  # what CRI's plain `readonly` means everywhere
-    made = {"Type": "bind", "Source": source, "Target": mount.container_path, "BindOptions": options}
-    return {**made, "ReadOnly": mount.readonly or mount.image is not None}
+        options["ReadOnlyNonRecursive"] = True  # the meaning of CRI's plain `readonly` in all runtimes
+    entry = {"Type": "bind", "Source": source, "Target": mount.container_path, "BindOptions": options}
+    return {**entry, "ReadOnly": mount.readonly or mount.image is not None}
 
 
 def _relabelled(mount: Mount, source: str, field: str) -> str:
     if ":" in source + mount.container_path:
-        raise InvalidArgument(f"{field}.selinux_relabel", "cannot be had for a path with a colon")
+        raise InvalidArgument(f"{field}.selinux_relabel", "is not possible for a path with a colon")
     access = "ro" if mount.readonly else "rw"
     return f"{source}:{mount.container_path}:{access},{_PROPAGATION[mount.propagation]},Z"
 
@@ -306,24 +308,24 @@ def _check_propagation(mount: Mount, source: BindSource, field: str) -> None:
 
 
 def _common_host(maker: Maker, parent: str) -> dict[str, Any]:
-    made: dict[str, Any] = {"CgroupParent": cgroup_parent(parent, maker.facts), "RestartPolicy": {"Name": "no"}}
-    return {**made, "Runtime": maker.options.runtime} if maker.options.runtime else made
+    host: dict[str, Any] = {"CgroupParent": cgroup_parent(parent, maker.facts), "RestartPolicy": {"Name": "no"}}
+    return {**host, "Runtime": maker.options.runtime} if maker.options.runtime else host
 
 
 def _namespaces(spec: ContainerSpec) -> dict[str, str]:
     options = spec.security.namespace_options if spec.security else spec.sandbox.namespaces
     pod = f"container:{spec.sandbox.id}"
-    made = {"NetworkMode": pod, "IpcMode": "host" if spec.sandbox.namespaces.ipc is NamespaceMode.NODE else pod}
+    modes = {"NetworkMode": pod, "IpcMode": "host" if spec.sandbox.namespaces.ipc is NamespaceMode.NODE else pod}
     if spec.sandbox.host_network:
-        made["UTSMode"] = "host"
+        modes["UTSMode"] = "host"
     match options.pid:
         case NamespaceMode.NODE:
-            made["PidMode"] = "host"
+            modes["PidMode"] = "host"
         case NamespaceMode.TARGET:
-            made["PidMode"] = f"container:{options.target_id}"
+            modes["PidMode"] = f"container:{options.target_id}"
         case NamespaceMode.POD:
-            made["PidMode"] = pod
-    return made
+            modes["PidMode"] = pod
+    return modes
 
 
 def _labels(
@@ -333,7 +335,7 @@ def _labels(
 
 
 def _sandbox_security(security: LinuxSandboxSecurityContext) -> list[str]:
-    """The pause does nothing: the engine's default profiles are good enough for it whatever the pod asks for."""
+    """Security options of the pause container, which runs no code of the pod: the engine's default profiles."""
     return ["no-new-privileges=true", *_selinux(security.selinux_options)]
 
 
@@ -347,7 +349,9 @@ def _seccomp(security: LinuxContainerSecurityContext, found: Found) -> list[str]
     try:
         return [f"seccomp={json.dumps(json.loads(text), separators=(',', ':'))}"]
     except ValueError as error:
-        raise InvalidArgument(f"{_FIELD}.seccomp.localhost_ref", f"{profile.localhost_ref!r} is no profile: {error}") from error
+        raise InvalidArgument(
+            f"{_FIELD}.seccomp.localhost_ref", f"{profile.localhost_ref!r} is not a profile: {error}"
+        ) from error
 
 
 def _apparmor(security: LinuxContainerSecurityContext) -> list[str]:

@@ -1,13 +1,11 @@
-"""The Docker Engine API, as far as this backend needs it: calls, their errors, and the version that both sides speak.
+"""The part of the Docker Engine API that this backend uses: calls, their errors, and the API version.
 
-Errors: what the engine calls 404 is `NotFound`, 400 `InvalidArgument`, 409 `Conflict` (which callers tell apart by what they
-asked), 503 `Unavailable`; everything else is `Unknown` with the engine's own message. An engine that does not answer is
-`Unavailable`.
+The engine's 404 is `NotFound`, 400 `InvalidArgument`, 409 `Conflict` (which callers interpret), 503 `Unavailable`; everything
+else is `Unknown` with the engine's own message. An engine that does not respond is `Unavailable`.
 
-Calls that change something are made one at a time for each container.
-
-The engine goes on with a request whose client has left. So a caller that is cancelled leaves its call running, and the next
-call for the same container waits for it: a removal then finds whatever a creation or a start has made.
+Calls that change something are serialized for each container, by `Calls`. The engine continues with a request whose client has
+disconnected. So a caller that is cancelled leaves its call running, and the next call for the same container waits for it: a
+removal then finds what a creation or a start has done.
 """
 
 import asyncio
@@ -25,20 +23,20 @@ T = TypeVar("T")
 
 
 class Calls:
-    """What is under way, by container."""
+    """The calls under way, by container."""
 
     def __init__(self) -> None:
         self._under_way: dict[str, asyncio.Task[Any]] = {}
 
     async def run(self, subject: str, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What `call` gives or raises, once nothing else is under way for `subject`."""
+        """The result of `call`, which runs when no other call is under way for `subject`."""
         await self.settled(subject)
         task = self._under_way[subject] = asyncio.create_task(call(), name=f"call for {subject}")
         task.add_done_callback(lambda done: self._done(subject, done))
         return await asyncio.shield(task)
 
     async def settled(self, subject: str) -> None:
-        """Return when nothing is under way for `subject`."""
+        """Return when no call is under way for `subject`."""
         while (task := self._under_way.get(subject)) is not None:
             await asyncio.wait({task})
 
@@ -46,32 +44,32 @@ class Calls:
         if self._under_way.get(subject) is task:
             del self._under_way[subject]
         if not task.cancelled():
-            task.exception()  # whoever called may have left
+            task.exception()  # marks the error as seen, since the caller may have been cancelled
 
 
 class Conflict(Aborted):
-    """The engine's 409: a name is taken, something does not run, or is being removed just now."""
+    """The engine's 409: a name is taken, a container does not run, or it is being removed."""
 
 
 class Engine:
-    """One engine, behind its socket."""
+    """One engine, by its socket."""
 
     def __init__(self, socket: str) -> None:
         self._http = HttpClient(socket)
         self._api: tuple[int, int] | None = None
 
     async def probe(self) -> EngineFacts:
-        """Who is there, and in which version of the API to speak. Raises `Unavailable`."""
-        told = await self._json("GET", "/version")
-        self._api = _agreed(told)
-        return facts(told, await self.get("/info"), self._api)
+        """The facts of the engine, including the API version to use. Raises `Unavailable`."""
+        version = await self._json("GET", "/version")
+        self._api = _agreed(version)
+        return facts(version, await self.get("/info"), self._api)
 
     async def get(self, path: str, kind: str = "", subject: str = "", **query: Any) -> Any:
-        """GET, and what it answers. `kind` and `subject` name what a 404 has not found."""
+        """GET, and its response. `kind` and `subject` name the object of a 404."""
         return await self.call("GET", path, kind, subject, **query)
 
     async def post(self, path: str, kind: str = "", subject: str = "", body: Any = None, **query: Any) -> Any:
-        """POST, and what it answers."""
+        """POST, and its response."""
         return await self.call("POST", path, kind, subject, encoded(body) if body is not None else b"", **query)
 
     async def delete(self, path: str, kind: str = "", subject: str = "", **query: Any) -> Any:
@@ -79,7 +77,7 @@ class Engine:
         return await self.call("DELETE", path, kind, subject, **query)
 
     async def call(self, method: str, path: str, kind: str, subject: str, body: bytes | None = None, **query: Any) -> Any:
-        """One call; its JSON, or None where there is no body."""
+        """One call; its JSON, or None without a body."""
         target = await self._target(path, query)
         reply = await self._http.request(method, target, body)
         _check(reply, kind or "engine call", subject or path)
@@ -96,34 +94,34 @@ class Engine:
         headers: tuple[tuple[str, str], ...] = (),
         query: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[Pieces]:
-        """One call whose answer comes in pieces."""
+        """One call whose response arrives in pieces."""
         target = await self._target(path, query or {})
         async with self._http.stream(method, target, body, headers) as pieces:
             if pieces.status >= 300:
-                whole = b"".join([piece async for piece in pieces])
-                _check(Reply(pieces.status, whole), kind or "engine call", subject or path)
+                body = b"".join([piece async for piece in pieces])
+                _check(Reply(pieces.status, body), kind or "engine call", subject or path)
             yield pieces
 
     async def take_over(self, path: str, kind: str, subject: str, body: Any = None, **query: Any) -> TakenOver:
-        """A call that ends in a connection of streams."""
+        """A call that turns into a connection of streams."""
         taken = await self._http.take_over(await self._target(path, query), encoded(body or {}))
         if isinstance(taken, Reply):
             _check(taken, kind, subject)
-            raise Unknown(f"the engine has not handed over the connection: {taken.status}")
+            raise Unknown(f"the engine has not upgraded the connection: {taken.status}")
         return taken
 
     async def inspect(self, name: str, kind: str = "container") -> dict[str, Any]:
         """GET /containers/NAME/json. Raises `NotFound`."""
-        told: dict[str, Any] = await self.get(f"/containers/{quote(name)}/json", kind, name)
-        return told
+        inspected: dict[str, Any] = await self.get(f"/containers/{quote(name)}/json", kind, name)
+        return inspected
 
     async def image(self, name: str) -> dict[str, Any]:
         """GET /images/NAME/json. Raises `NotFound`."""
-        told: dict[str, Any] = await self.get(f"/images/{quote(name)}/json", "image", name)
-        return told
+        inspected: dict[str, Any] = await self.get(f"/images/{quote(name)}/json", "image", name)
+        return inspected
 
     def close(self) -> None:
-        """Let go of idle connections."""
+        """Close idle connections."""
         self._http.close()
 
     async def _json(self, method: str, target: str) -> Any:
@@ -134,13 +132,13 @@ class Engine:
     async def _target(self, path: str, query: Mapping[str, Any]) -> str:
         if self._api is None:
             self._api = _agreed(await self._json("GET", "/version"))
-        asked = urlencode({key: value for key, value in query.items() if value is not None})
+        encoded_query = urlencode({key: value for key, value in query.items() if value is not None})
         major, minor = self._api
-        return f"/v{major}.{minor}{path}" + (f"?{asked}" if asked else "")
+        return f"/v{major}.{minor}{path}" + (f"?{encoded_query}" if encoded_query else "")
 
 
 def facts(version: Mapping[str, Any], info: Mapping[str, Any], api: tuple[int, int]) -> EngineFacts:
-    """What the two replies say."""
+    """The facts in the responses to GET /version and /info."""
     security = {part.partition("=")[2] for option in info.get("SecurityOptions") or () for part in option.split(",")[:1]}
     runtimes = info.get("Runtimes") or {}
     default = runtimes.get(info.get("DefaultRuntime", "")) or {}
@@ -159,19 +157,19 @@ def facts(version: Mapping[str, Any], info: Mapping[str, Any], api: tuple[int, i
 
 
 def encoded(body: Any) -> bytes:
-    """JSON for the engine. Raises `InvalidArgument` for text that was no UTF-8: the engine would take it for another."""
+    """JSON for the engine. Raises `InvalidArgument` for text that is not UTF-8, which the engine would replace."""
     try:
         return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError as error:
         raise InvalidArgument(
-            "config", f"holds bytes that are no UTF-8, which the engine cannot take: {error.object[:40]!a}"
+            "config", f"contains bytes that are not UTF-8, which the engine does not support: {error.object[:40]!a}"
         ) from error
 
 
-def _agreed(told: Mapping[str, Any]) -> tuple[int, int]:
-    newest, oldest = _version(told.get("ApiVersion")), _version(told.get("MinAPIVersion"))
+def _agreed(reported: Mapping[str, Any]) -> tuple[int, int]:
+    newest, oldest = _version(reported.get("ApiVersion")), _version(reported.get("MinAPIVersion"))
     if newest < OLDEST or oldest > NEWEST:
-        raise Unavailable(f"the engine speaks versions {oldest} to {newest} of its API; this backend {OLDEST} to {NEWEST}")
+        raise Unavailable(f"the engine supports versions {oldest} to {newest} of its API; this backend {OLDEST} to {NEWEST}")
     return min(newest, NEWEST)
 
 
@@ -181,7 +179,7 @@ def _version(text: str | None) -> tuple[int, int]:
 
 
 def _check(reply: Reply, kind: str, subject: str) -> None:
-    if reply.status < 300 or reply.status == 304:  # 304: it was so already
+    if reply.status < 300 or reply.status == 304:  # 304: already in that state
         return
     try:
         message = str(json.loads(reply.body)["message"])
@@ -191,7 +189,7 @@ def _check(reply: Reply, kind: str, subject: str) -> None:
 
 
 def refusal(status: int, message: str, kind: str, subject: str) -> CrishimError:
-    """The engine's error as ours."""
+    """The error for a response of the engine."""
     match status:
         case 400:
             return InvalidArgument(kind, message)
@@ -201,4 +199,4 @@ def refusal(status: int, message: str, kind: str, subject: str) -> CrishimError:
             return Conflict(message)
         case 503:
             return Unavailable(message)
-    return Unknown(f"{kind} {subject}: the engine says: {message}")
+    return Unknown(f"{kind} {subject}: the engine reports: {message}")

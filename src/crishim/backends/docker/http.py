@@ -1,10 +1,9 @@
-"""HTTP/1.1 over a unix socket, as the Docker Engine speaks it: replies, streams, and connections that are taken over.
+"""HTTP/1.1 over a unix socket, as the Docker Engine uses it: responses, streams, and upgraded connections.
 
-Written on h11 and bare sockets, since attach and exec need what client libraries hide: the connection itself after the
-upgrade, whose two directions end separately (the end of a process's stdin is a half-close; the engine's reference, "attach").
-
-Connections are kept and used again. The engine's death shows on a unix socket at once, so a kept connection is looked at before
-it is used, and no request is ever sent twice.
+Built on h11 and bare sockets, since attach and exec need what client libraries hide: the connection itself after the upgrade,
+whose two directions end separately (the end of a process's stdin is a half-close; the engine's reference, "attach").
+Connections are reused. On a unix socket the end of the engine is visible at once, so an idle connection is checked before it
+is used, and no request is ever sent twice.
 """
 
 import asyncio
@@ -22,8 +21,8 @@ from crishim.interfaces.capabilities import ByteStream
 from crishim.linux.tcp import TcpStream
 
 _CHUNK: Final = 256 * 1024
-_KEPT: Final = 16
-"""How many idle connections are kept."""
+_MAX_IDLE: Final = 16
+"""The maximum of idle connections."""
 
 
 @attrs.frozen
@@ -35,9 +34,9 @@ class Reply:
 
 
 class Pieces:
-    """A reply that comes in pieces: its status, then the body as it is sent, until its proper end.
+    """A response in pieces: its status, then the body as it is sent, to its end.
 
-    Raises `Unavailable` when the connection ends before that.
+    Raises `Unavailable` when the connection ends before.
     """
 
     def __init__(self, status: int, connection: "_EngineConnection") -> None:
@@ -47,11 +46,11 @@ class Pieces:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for piece in self._connection.pieces():
             yield piece
-            await asyncio.sleep(0)  # a fast stream must not keep the loop to itself
+            await asyncio.sleep(0)  # lets other tasks run during a fast stream
 
 
 class TakenOver(ByteStream):
-    """The connection behind an upgrade. Bytes that came with the reply's head are read first."""
+    """An upgraded connection. Bytes that came with the response's head are read first."""
 
     def __init__(self, connection: socket.socket, first: bytes) -> None:
         self._stream = TcpStream(connection)
@@ -66,11 +65,11 @@ class TakenOver(ByteStream):
         return await self._stream.read()
 
     async def write(self, data: bytes) -> None:
-        """Hand over a piece. Raises `BrokenPipeError` when nobody will read it."""
+        """Write a piece. Raises `BrokenPipeError` when there is no reader any more."""
         await self._stream.write(data)
 
     async def write_eof(self) -> None:
-        """Nothing more will be written."""
+        """End the writing direction."""
         await self._stream.write_eof()
 
     async def close(self) -> None:
@@ -79,7 +78,7 @@ class TakenOver(ByteStream):
 
 
 class HttpClient:
-    """A client of the server at the unix socket `path`. Every method raises `Unavailable` when nobody answers there."""
+    """A client of the server at the unix socket `path`. Every method raises `Unavailable` when nothing listens there."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -88,7 +87,7 @@ class HttpClient:
     async def request(
         self, method: str, target: str, body: bytes | None = None, headers: tuple[tuple[str, str], ...] = ()
     ) -> Reply:
-        """One request, and its whole reply."""
+        """Send one request and return its whole response."""
         async with self.stream(method, target, body, headers) as pieces:
             return Reply(pieces.status, b"".join([piece async for piece in pieces]))
 
@@ -96,7 +95,7 @@ class HttpClient:
     async def stream(
         self, method: str, target: str, body: bytes | None = None, headers: tuple[tuple[str, str], ...] = ()
     ) -> AsyncIterator[Pieces]:
-        """One request, whose reply is read in pieces inside the `async with`; what is left unread ends the connection."""
+        """One request, whose response is read in pieces inside the `async with`; leaving it early closes the connection."""
         connection = await self._connection()
         done = False
         try:
@@ -104,13 +103,13 @@ class HttpClient:
             yield Pieces(await connection.status(), connection)
             done = connection.start_again()
         finally:
-            if done and len(self._idle) < _KEPT:
+            if done and len(self._idle) < _MAX_IDLE:
                 self._idle.append(connection)
             else:
                 connection.close()
 
     async def take_over(self, target: str, body: bytes) -> TakenOver | Reply:
-        """POST and upgrade: the connection itself, or the reply of a server that refuses."""
+        """POST with an upgrade: the connection itself, or the response of a server that refuses."""
         connection = await self._connection()
         taken = False
         try:
@@ -126,7 +125,7 @@ class HttpClient:
                 connection.close()
 
     def close(self) -> None:
-        """Let go of idle connections. The client can be used again."""
+        """Close idle connections. The client can be used again."""
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
@@ -137,29 +136,29 @@ class HttpClient:
             if connection.alive():
                 return connection
             connection.close()
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            await asyncio.get_running_loop().sock_connect(made, self._path)
+            await asyncio.get_running_loop().sock_connect(sock, self._path)
         except OSError as error:
-            made.close()
-            raise Unavailable(f"nobody answers at {self._path}: {error.strerror or error}") from error
+            sock.close()
+            raise Unavailable(f"nothing listens at {self._path}: {error.strerror or error}") from error
         except BaseException:
-            made.close()
+            sock.close()
             raise
-        return _EngineConnection(made)
+        return _EngineConnection(sock)
 
 
 class _EngineConnection:
     """One connection, one request at a time."""
 
-    def __init__(self, made: socket.socket) -> None:
-        self._socket = made
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
         self._wire = h11.Connection(h11.CLIENT)
         self._loop = asyncio.get_running_loop()
         self._chunked = False
 
     def alive(self) -> bool:
-        """Whether the server still holds its end, and has said nothing unasked."""
+        """Whether the connection is open, and has no unexpected data."""
         if asyncio.get_running_loop() is not self._loop:
             return False
         try:
@@ -184,10 +183,10 @@ class _EngineConnection:
         try:
             await self._loop.sock_sendall(self._socket, data)
         except OSError as error:
-            raise Unavailable(f"the engine has gone: {error.strerror or error}") from error
+            raise Unavailable(f"the engine has closed the connection: {error.strerror or error}") from error
 
     async def status(self) -> int:
-        """The reply's status; 101 for an upgrade."""
+        """The response's status; 101 for an upgrade."""
         while True:
             event = await self.receive()
             if isinstance(event, h11.Response):
@@ -197,7 +196,7 @@ class _EngineConnection:
                 return event.status_code
 
     async def receive(self) -> object:
-        """The next event of the reply."""
+        """The next event of the response."""
         while True:
             try:
                 event = self._wire.next_event()
@@ -205,12 +204,12 @@ class _EngineConnection:
                     return event
                 self._wire.receive_data(await self._loop.sock_recv(self._socket, _CHUNK))
             except OSError as error:
-                raise Unavailable(f"the engine has gone: {error.strerror or error}") from error
+                raise Unavailable(f"the engine has closed the connection: {error.strerror or error}") from error
             except h11.RemoteProtocolError as error:
-                raise Unavailable(f"the engine broke off: {error}") from error
+                raise Unavailable(f"the engine's response is invalid: {error}") from error
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body, as it comes."""
+        """The body, in pieces as they arrive."""
         if not self._chunked:
             while isinstance(event := await self.receive(), h11.Data):
                 yield bytes(event.data)
@@ -221,29 +220,29 @@ class _EngineConnection:
                 yield piece
             if not chunks.ended:
                 data = await self._more()
-        self._wire = h11.Connection(h11.CLIENT)  # it has not seen the body, and would wait for it
+        self._wire = h11.Connection(h11.CLIENT)  # h11 has not seen the body, and would wait for it
 
     async def _more(self) -> bytes:
         try:
             data = await self._loop.sock_recv(self._socket, _CHUNK)
         except OSError as error:
-            raise Unavailable(f"the engine has gone: {error.strerror or error}") from error
+            raise Unavailable(f"the engine has closed the connection: {error.strerror or error}") from error
         if not data:
-            raise Unavailable("the engine broke off in the middle of a reply")
+            raise Unavailable("the engine has closed the connection during a response")
         return data
 
     def start_again(self) -> bool:
-        """Whether another request can follow."""
+        """Whether the connection can be used for another request."""
         if self._wire.our_state is h11.DONE and self._wire.their_state is h11.DONE:
             self._wire.start_next_cycle()
         return self._wire.our_state is h11.IDLE and self._wire.their_state is h11.IDLE
 
     def taken(self) -> TakenOver:
-        """Give the connection away."""
+        """Hand the connection over to the caller."""
         return TakenOver(self._socket, self._wire.trailing_data[0])
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the connection."""
         if not self._loop.is_closed():
             self._loop.remove_reader(self._socket)
         self._socket.close()

@@ -1,6 +1,7 @@
-"""The pause image: made here from catatonit, a static program of one file, so that nothing is pulled for it.
+"""The pause image, and the files of images.
 
-The files of an image, seen through a container that is never started: its users, and whole copies for image volumes.
+The pause image is built from catatonit, a static program of one file, so that nothing is pulled for it. The files of an image
+are read through a container that is never started: its users, and whole copies for image volumes.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ _ENTRYPOINT: Final = 'ENTRYPOINT ["/catatonit","-P"]'
 
 
 class PauseImage:
-    """The image of every pod's first container: the configured one, or the one that is made."""
+    """The image of every pod's pause container: the configured one, or the one that is built here."""
 
     def __init__(self, engine: Engine, options: Options) -> None:
         self._engine = engine
@@ -41,7 +42,7 @@ class PauseImage:
         self._making = asyncio.Lock()
 
     async def make(self) -> None:
-        """Make it, unless it is there. Raises `FailedPrecondition` where it cannot be had."""
+        """Build the image, unless it exists. Raises `FailedPrecondition` if that is impossible."""
         async with self._making:
             try:
                 await self._engine.image(self.name)
@@ -51,20 +52,20 @@ class PauseImage:
             else:
                 return
             if not (program := find_program(PROGRAM)):
-                raise FailedPrecondition("missing", "installed", f"{PROGRAM}, of which the pause image is made")
+                raise FailedPrecondition("missing", "installed", f"{PROGRAM}, from which the pause image is built")
             repository, _, tag = self.name.rpartition(":")
             query = {"fromSrc": "-", "repo": repository, "tag": tag, "changes": _ENTRYPOINT}
             packed = await asyncio.to_thread(_packed, Path(program))
             kind = (("Content-Type", "application/x-tar"),)
             async with self._engine.stream("POST", "/images/create", "image", self.name, packed, kind, query) as pieces:
-                said = b"".join([piece async for piece in pieces])
-            await self._check(said)
+                output = b"".join([piece async for piece in pieces])
+            await self._check(output)
 
-    async def _check(self, said: bytes) -> None:
+    async def _check(self, output: bytes) -> None:
         try:
             await self._engine.image(self.name)
         except NotFound:
-            raise Unknown(f"the pause image could not be made: {said[-200:].decode(errors='replace')}") from None
+            raise Unknown(f"the pause image could not be built: {output[-200:].decode(errors='replace')}") from None
 
 
 def _packed(program: Path) -> bytes:
@@ -81,7 +82,7 @@ _LINKS: Final = 5
 _KEPT: Final = 256
 _MOST: Final = 1 << 20
 _HEADS: Final = 1 << 16
-"""Bytes that are read of a file, and of what an archive has before it."""
+"""The bytes that are read of a file, and of what precedes it in an archive."""
 
 
 @attrs.frozen
@@ -93,7 +94,7 @@ class UserFiles:
 
 
 class ImageFiles:
-    """Looks into images; what it found of users is kept, since an id's content never changes."""
+    """Reads the files of images; the users found are cached, since the content of an id never changes."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -109,12 +110,12 @@ class ImageFiles:
         return await asyncio.shield(task)
 
     async def unpack(self, image_id: str, target: Path, maker: Maker) -> None:
-        """Copy all files of an image into the new folder `target`. Raises `PullError` with the kubelet's word."""
+        """Copy all files of an image into the new folder `target`. Raises `PullError` with the kubelet's reason."""
         try:
             async with self._helper(image_id, maker) as helper:
                 await self._export(helper, target)
         except NotFound as error:
-            raise PullError(PullReason.IMAGE_VOLUME_MOUNT_FAILED, f"image {image_id!r} is not here") from error
+            raise PullError(PullReason.IMAGE_VOLUME_MOUNT_FAILED, f"image {image_id!r} is not present") from error
 
     async def _read_users(self, image_id: ImageId, maker: Maker) -> UserFiles:
         async with self._helper(image_id, maker) as helper:
@@ -138,7 +139,7 @@ class ImageFiles:
         return b""
 
     async def _archive(self, helper: str, path: str) -> bytes:
-        """The beginning of a path's archive: an image may have anything there, a link to all of itself included."""
+        """The beginning of a path's archive, which may be of any size: an image may have anything there."""
         packed = b""
         async with self._engine.stream("GET", f"/containers/{helper}/archive", "file", path, query={"path": path}) as pieces:
             async for piece in pieces:
@@ -148,16 +149,16 @@ class ImageFiles:
         return packed
 
     async def _export(self, helper: str, target: Path) -> None:
-        """GNU tar unpacks: it makes links last, so that nothing is written through one."""
+        """Unpack with GNU tar, which creates links last, so that nothing is written through one."""
         await asyncio.to_thread(target.mkdir, parents=True)
-        with tempfile.TemporaryFile() as said:  # a pipe would be full before all of an image's oddities were told
-            await self._unpack_into(helper, target, said)
+        with tempfile.TemporaryFile() as output:  # a pipe could be filled by tar's messages
+            await self._unpack_into(helper, target, output)
 
-    async def _unpack_into(self, helper: str, target: Path, said: IO[bytes]) -> None:
+    async def _unpack_into(self, helper: str, target: Path, output: IO[bytes]) -> None:
         tar = await children.start(
             *("tar", "--extract", "--numeric-owner", "--same-owner", "--same-permissions", f"--directory={target}"),
             stdin=asyncio.subprocess.PIPE,
-            stderr=said,
+            stderr=output,
         )
         assert tar.stdin is not None
         try:
@@ -174,8 +175,8 @@ class ImageFiles:
             raise
         if tar.returncode:
             await asyncio.to_thread(shutil.rmtree, target, ignore_errors=True)
-            said.seek(0)
-            raise ResourceExhausted(f"an image cannot be unpacked: {said.read()[-200:].decode(errors='replace')}")
+            output.seek(0)
+            raise ResourceExhausted(f"an image cannot be unpacked: {output.read()[-200:].decode(errors='replace')}")
 
     @contextlib.asynccontextmanager
     async def _helper(self, image_id: str, maker: Maker) -> AsyncIterator[str]:
@@ -184,5 +185,5 @@ class ImageFiles:
         try:
             yield name
         finally:
-            with contextlib.suppress(CrishimError):  # the next inventory clears it away
+            with contextlib.suppress(CrishimError):  # the next inventory removes it
                 await self._engine.delete(f"/containers/{name}", "container", name, force=1, v=1)

@@ -1,7 +1,7 @@
-"""DockerImages: the engine's images in CRI's image seat.
+"""DockerImages: the engine's images as CRI's image service.
 
-An image's id is the engine's, whatever kind of digest that is; PullImage answers it, ContainerStatus and lists repeat it. Names
-are told in full (`docker.io/library/busybox:1`), as CRI's clients compare them; the engine drops what it calls familiar.
+An image's id is the engine's, whatever digest that is; PullImage, ContainerStatus and lists return it. References are full
+(`docker.io/library/busybox:1`), as CRI's clients compare them; the engine shortens them.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 8
 _SIZES_AGE: Final = 30.0
-"""Seconds for which the engine's sum of its layers serves: it walks through all containers for it."""
+"""Seconds for which the engine's sum of its layers is reused: to compute it, the engine walks through all containers."""
 
 
 class DockerImages(ImageService):
@@ -51,12 +51,12 @@ class DockerImages(ImageService):
         return tuple(self._image(row, self._configs[row["Id"]]) for row in rows if row["Id"] in self._configs)
 
     async def status(self, image: ImageSpec) -> ImageDetail | None:
-        told = await self._find(image.image)
-        if told is None:
+        inspected = await self._find(image.image)
+        if inspected is None:
             return None
-        config = self._configs[told["Id"]] = config_of(told)
+        config = self._configs[inspected["Id"]] = config_of(inspected)
         return ImageDetail(
-            image=self._image(told, config), config=config, info=FrozenDict({"info": json.dumps({"imageSpec": told})})
+            image=self._image(inspected, config), config=config, info=FrozenDict({"info": json.dumps({"imageSpec": inspected})})
         )
 
     async def pull(self, image: ImageSpec, auth: AuthConfig | None, sandbox: PodSandboxConfig | None) -> ImageId:
@@ -64,22 +64,24 @@ class DockerImages(ImageService):
         reference, credentials = parse(image.image), registry_auth(auth)
         key = str(reference), credentials
         shared = self._pulls.get(key)
-        if shared is None or shared.task.cancelling():  # one that all have left is not to be joined any more
+        if shared is None or shared.task.cancelling():  # a pull that all callers have abandoned is being cancelled
             shared = self._pulls[key] = _Pull(asyncio.create_task(self._pull(reference, credentials)))
             shared.task.add_done_callback(lambda task: self._pull_ended(key, task))
         return await shared.joined()
 
     async def remove(self, image: ImageSpec) -> None:
-        """With all its names. The engine cannot remove what a running container uses: `FailedPrecondition`, nothing changed."""
-        async with self._removing:  # the engine stumbles over two removals of one image
-            told = await self._find(image.image)
-            if told is None:
+        """Remove the image with all its names. The engine refuses an image that a running container uses:
+        `FailedPrecondition`.
+        """
+        async with self._removing:  # the engine fails on concurrent removals of one image
+            inspected = await self._find(image.image)
+            if inspected is None:
                 return
-            image_id = told["Id"]
+            image_id = inspected["Id"]
             try:
                 await self._engine.delete(f"/images/{image_id}", "image", image_id, force=1)
             except NotFound:
-                _log.debug("image %s was removed by somebody else", image_id)
+                _log.debug("image %s was removed by another client", image_id)
             except Conflict as error:
                 raise FailedPrecondition(f"in use ({error.message})", "unused", f"image {image_id}") from error
             self._configs.pop(image_id, None)
@@ -87,17 +89,17 @@ class DockerImages(ImageService):
     async def fs_info(self) -> ImageFsInfo:
         now = self._clock.monotonic()
         if self._used is None or now - self._used[0] > _SIZES_AGE:
-            told, info = await asyncio.gather(self._engine.get("/system/df"), self._engine.get("/info"))
+            usage, info = await asyncio.gather(self._engine.get("/system/df"), self._engine.get("/info"))
             usage = FilesystemUsage(
                 timestamp=self._clock.now(),
                 mountpoint=info.get("DockerRootDir") or "/",
-                used_bytes=int(told.get("LayersSize") or 0),
+                used_bytes=int(usage.get("LayersSize") or 0),
             )
             self._used = now, usage
         return ImageFsInfo(image_filesystems=(self._used[1],))
 
     def close(self) -> None:
-        """Let go of idle connections."""
+        """Close idle connections."""
         self._engine.close()
 
     def _pull_ended(self, key: tuple[str, str], task: "asyncio.Task[ImageId]") -> None:
@@ -105,7 +107,7 @@ class DockerImages(ImageService):
             del self._pulls[key]
 
     async def _find(self, text: str) -> dict[str, Any] | None:
-        """An image by its name, or by its id or the beginning of it."""
+        """Find an image by its reference, or by its id or a prefix of it."""
         prefix = id_prefix(text)
         try:
             names = [str(parse(text))]
@@ -115,15 +117,15 @@ class DockerImages(ImageService):
             names = []
         for name in (*names, *([prefix] if prefix else [])):
             try:
-                told = await self._engine.image(name)
+                inspected = await self._engine.image(name)
             except (NotFound, InvalidArgument):  # an ambiguous prefix is not valid
                 continue
-            if name in names or str(told["Id"]).startswith(name):
-                return told
+            if name in names or str(inspected["Id"]).startswith(name):
+                return inspected
         return None
 
     async def _learn(self, ids: set[str]) -> None:
-        """Have the configuration of every image; an id's never changes."""
+        """Load the configuration of every image, once: the content of an id never changes."""
         gate = asyncio.Semaphore(_AT_ONCE)
 
         async def learn(image_id: str) -> None:
@@ -131,7 +133,7 @@ class DockerImages(ImageService):
                 try:
                     self._configs[image_id] = config_of(await self._engine.image(image_id))
                 except NotFound:
-                    _log.debug("image %s went away while it was listed", image_id)
+                    _log.debug("image %s was removed while it was listed", image_id)
 
         await asyncio.gather(*(learn(image_id) for image_id in ids - self._configs.keys()))
         for image_id in self._configs.keys() - ids:
@@ -151,20 +153,20 @@ class DockerImages(ImageService):
                 for _ in progress.finish():
                     pass
         except TimeoutError:
-            raise DeadlineExceeded(f"the pull of {name} has not moved for {self._options.pull_stall} s") from None
+            raise DeadlineExceeded(f"the pull of {name} has made no progress for {self._options.pull_stall} s") from None
         if progress.error is not None:
             raise failure(progress.error, name)
         return ImageId((await self._engine.image(name))["Id"])
 
-    def _image(self, told: Mapping[str, Any], config: ImageConfig) -> Image:
-        tags = names_of(told.get("RepoTags"))
+    def _image(self, row: Mapping[str, Any], config: ImageConfig) -> Image:
+        tags = names_of(row.get("RepoTags"))
         user = config.user.partition(":")[0]
         uid = int(user) if user.isascii() and user.isdigit() and len(user) <= 10 else None
         return Image(
-            id=ImageId(told["Id"]),
+            id=ImageId(row["Id"]),
             repo_tags=tags,
-            repo_digests=names_of(told.get("RepoDigests")),
-            size=max(1, int(told.get("Size") or 0)),
+            repo_digests=names_of(row.get("RepoDigests")),
+            size=max(1, int(row.get("Size") or 0)),
             uid=uid,
             username="" if uid is not None else user,
             pinned=self._pinned in tags,
@@ -173,7 +175,7 @@ class DockerImages(ImageService):
 
 @attrs.define
 class _Pull:
-    """A pull that its callers share; it ends when the last of them has left."""
+    """A pull that its callers share; it is cancelled when the last of them is."""
 
     task: "asyncio.Task[ImageId]"
     callers: int = 0
@@ -189,18 +191,18 @@ class _Pull:
                 await asyncio.wait({self.task})
 
 
-def names_of(told: list[str] | None) -> tuple[str, ...]:
-    """Tags or digests in full, without what the engine writes for "none" and names that are not valid."""
-    return tuple(_full_names(told or ()))
+def names_of(names: list[str] | None) -> tuple[str, ...]:
+    """Full tags or digests, without the engine's `<none>` and without invalid names."""
+    return tuple(_full_names(names or ()))
 
 
 def _full_names(names: Iterable[str]) -> Iterator[str]:
     for name in names:
         if "<none>" not in name:
-            with contextlib.suppress(InvalidArgument):  # engines keep names that older rules allowed
+            with contextlib.suppress(InvalidArgument):  # engines have names that older rules allowed
                 yield str(parse(name))
 
 
-def config_of(told: Mapping[str, Any]) -> ImageConfig:
-    """What an image says of processes made of it."""
-    return image_config(told.get("Config") or {})
+def config_of(inspected: Mapping[str, Any]) -> ImageConfig:
+    """An image's defaults for processes."""
+    return image_config(inspected.get("Config") or {})

@@ -1,15 +1,15 @@
-"""CRI log files, written from the engine's own copy of a container's output.
+"""Writes CRI log files from the engine's own copy of a container's output.
 
-One task per container follows the engine's log and writes the CRI file; it goes on where the file ends, after a restart of ours
-or of the engine's alike. The engine's copy is bounded (see `convert.log_config`): what rotates away there before it was read is
-lost, and nothing else.
+One task per container follows the engine's log and writes the CRI file; after a restart of this process or of the engine it
+continues at the end of the file. The engine's copy is limited in size (see `convert.log_config`): output that is rotated away
+there before it was read is lost.
 
-Engines do not follow well across a rotation of their copy: 20.10 repeats some entries, and after a burst it may tell no more.
-So repetitions are left out, and a stream that has fallen silent is held against the copy's last entry and opened again where
-it should have told it.
+Engines have faults when a followed copy is rotated: 20.10 repeats some entries, and after a burst may send no more. So
+repetitions are dropped, and a silent stream is compared with the copy's last entry and opened again if it should have sent
+that.
 
-A log is complete when it was read once more after the container's end: the engine shows a container ended only when its copy
-has everything. That is noted in a file, so that no later life writes a log again that the kubelet has removed.
+A log is complete when it was read once more after the container's exit: the engine shows a container as exited only when its
+copy is complete. That is recorded in a file, so that a later process does not write a log again that the kubelet has removed.
 """
 
 import asyncio
@@ -30,25 +30,27 @@ from crishim.model.values import ContainerId
 _log = logging.getLogger(__name__)
 
 TIMEOUT: Final = 10.0
-"""Seconds for which the end of the engine's stream is awaited after a container's end; its following may miss that end."""
+"""Seconds to wait for the end of the engine's stream after a container's exit; a follower may miss that end."""
 
 _SILENCE: Final = 2.0
-"""Seconds after which a stream that tells nothing is held against the engine's copy."""
+"""Seconds of silence after which a stream is compared with the engine's copy."""
 
 _ENTRY: Final = 40
-"""Bytes that an entry takes in the engine's copy beside its content, at least."""
+"""The minimal size of an entry in the engine's copy, beside its content."""
 
 _PAUSE: Final = 0.1
 """Seconds before a stream that ended too early is opened again."""
 
 _TURN: Final = 128
-"""How many entries are written before others have their turn on the event loop: an entry may be one byte."""
+"""Entries that are written before other tasks of the event loop run: an entry may be one byte."""
 
 _NANO: Final = 1_000_000_000
 
 
 class Logs:
-    """The logs of all containers; `notes` is a folder for what is complete, `file_size` that of a file of the engine's copy."""
+    """The logs of all containers; `notes` is a folder for the records of complete logs, `file_size` the size of a file of the
+    engine's copy.
+    """
 
     def __init__(self, engine: Engine, clock: Clock, notes: Path, file_size: int) -> None:
         self._file_size = file_size
@@ -58,14 +60,14 @@ class Logs:
         self._logs: dict[ContainerId, _Log] = {}
 
     def prepare(self, container_id: ContainerId, path: str, *, tty: bool) -> None:
-        """Make the file ready, before the start. Raises as `LogFollower` does; without a path there is nothing to do."""
+        """Create the file, before the start. Raises as `LogFollower` does; without a path it does nothing."""
         if path and container_id not in self._logs:
             self._logs[container_id] = _Log(
                 self._engine, self._clock, container_id, Path(path), tty=tty, file_size=self._file_size
             )
 
     def follow(self, container_id: ContainerId, path: str, *, tty: bool) -> None:
-        """Write from now on, where the file ends; a log that is complete, or is written already, is left alone."""
+        """Follow the log from now on, at the end of the file. Does nothing for a log that is complete or already followed."""
         if not path or (self._notes / container_id).exists():
             return
         try:
@@ -75,26 +77,28 @@ class Logs:
             _log.warning("the log of container %s cannot be written: %s", container_id, error)
 
     async def finished(self, container_id: ContainerId) -> None:
-        """Return when all output of the ended container is in its log. Raises `Unavailable` where the engine went away."""
+        """Return when all output of the exited container is in its log. Raises `Unavailable` if the engine could not be
+        reached.
+        """
         log = self._logs.get(container_id)
         if log is not None:
             await log.finished(TIMEOUT, self._complete)
 
     def reopen(self, container_id: ContainerId) -> None:
-        """As `LogFollower.reopen`. Without a log there is nothing to do."""
+        """As `LogFollower.reopen`. Does nothing without a log."""
         log = self._logs.get(container_id)
         if log is not None:
             log.reopen()
 
     def forget(self, container_id: ContainerId) -> None:
-        """The container is gone; its log file stays."""
+        """Forget a removed container; its log file stays."""
         log = self._logs.pop(container_id, None)
         if log is not None:
             log.close()
         (self._notes / container_id).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Write no more."""
+        """Stop writing."""
         logs, self._logs = self._logs, {}
         for log in logs.values():
             log.close()
@@ -103,8 +107,8 @@ class Logs:
         try:
             self._notes.mkdir(parents=True, exist_ok=True)
             (self._notes / container_id).touch()
-        except OSError as error:  # a later life then reads the end of this log once more
-            _log.warning("the end of the log of container %s cannot be noted: %s", container_id, error)
+        except OSError as error:  # a later process then reads the end of this log again
+            _log.warning("the completion of the log of container %s cannot be recorded: %s", container_id, error)
 
 
 class _Log:
@@ -130,12 +134,12 @@ class _Log:
     def run(self, complete: Callable[[ContainerId], None]) -> None:
         """Follow in a task, unless that is under way or done."""
         if not self._complete and (self._task is None or self._task.done()):
-            if self._task is not None:  # an earlier one broke off
+            if self._task is not None:  # an earlier one has failed
                 self._open_again()
             self._task = asyncio.create_task(self._follow(complete), name=f"log of {self._id}")
 
     async def finished(self, timeout: float, complete: Callable[[ContainerId], None]) -> None:
-        """Return when the log is complete; a stream that does not end is left for one that reads what there is."""
+        """Return when the log is complete; if the stream does not end, the engine's copy is read without following."""
         if self._task is None:
             return
         before = -1
@@ -150,12 +154,12 @@ class _Log:
             raise error
 
     def reopen(self) -> None:
-        """Go on in a new file."""
+        """Continue in a new file."""
         if self._follower is not None:
             self._follower.reopen()
 
     def close(self) -> None:
-        """Write no more. May be called twice."""
+        """Stop writing. May be called twice."""
         if self._task is not None:
             self._task.cancel()
         if self._follower is not None:
@@ -171,13 +175,13 @@ class _Log:
                 if ended:
                     break
                 await self._clock.sleep(_PAUSE)
-            await self._read(follow=0)  # what ended while it was followed may have said more
+            await self._read(follow=0)  # output may be missing if the container exited while it was followed
         except NotFound:  # it was removed meanwhile
-            _log.debug("container %s has gone while its log was read", self._id)
+            _log.debug("container %s was removed while its log was read", self._id)
         except Unavailable:
             raise
         except CrishimError as error:
-            _log.warning("the log of container %s breaks off: %s", self._id, error)
+            _log.warning("the log of container %s is incomplete: %s", self._id, error)
         self._complete = True
         if self._follower is not None:
             self._follower.close()
@@ -185,13 +189,13 @@ class _Log:
         complete(self._id)
 
     async def _followed(self) -> None:
-        """Write what the engine has until its stream ends, or has lost its way."""
+        """Write the engine's log until its stream ends, or fails to send an entry."""
         reading = asyncio.create_task(self._read(follow=1), name=f"reading the log of {self._id}")
         before = -1
         try:
             while not (await asyncio.wait({reading}, timeout=_SILENCE))[0]:
                 if before == self._entries and self._may_have_rotated and await self._has_more():
-                    _log.warning("the engine has lost its way in the log of container %s; it is opened again", self._id)
+                    _log.warning("the engine has stopped sending the log of container %s; it is opened again", self._id)
                     return
                 before = self._entries
             await reading
@@ -229,7 +233,7 @@ class _Log:
         return self._read_bytes > self._file_size // 2
 
     async def _has_more(self) -> bool:
-        """Whether the engine's copy has entries that were not told."""
+        """Whether the engine's copy has entries that were not sent."""
         query = {"stdout": 1, "stderr": 1, "tail": 1, "timestamps": 1}
         entries, newest = LogEntries(tty=self._tty), 0
         async with self._engine.stream("GET", self._path_of_logs, "container", self._id, query=query) as pieces:
@@ -238,7 +242,7 @@ class _Log:
         return max([newest, *(entry.time for entry in entries.finish())]) > self._newest
 
     def _open_again(self) -> None:
-        """Only the file itself knows how far it came."""
+        """Open the file again to find its end after an incomplete write."""
         if self._follower is not None:
             self._follower.close()
             self._follower = LogFollower(self._path)

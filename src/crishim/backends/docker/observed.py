@@ -1,4 +1,4 @@
-"""What the engine's inspect says of a container, in our words (pure)."""
+"""Converts the engine's inspect of a container (pure)."""
 
 import json
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ OWNER: Final = "io.crishim.owner"
 SANDBOX: Final = "io.crishim.sandbox"
 LOG: Final = "io.crishim.log"
 UNIFIED: Final = "io.crishim.unified"
-"""The labels that mark what is ours. Records are the library's: these only find."""
+"""The labels that mark this backend's containers. They only serve to find them; the library has the records."""
 
 SANDBOX_KIND: Final = "sandbox"
 CONTAINER_KIND: Final = "container"
 HELPER_KIND: Final = "helper"
-"""What a container is to us; a helper is never run, and holds an image's files for us to look at."""
+"""The kind of a container; a helper is never started, and serves to read an image's files."""
 
 _ENDED: Final = frozenset({"exited", "dead", "removing"})
 _RUNS: Final = frozenset({"running", "paused", "restarting"})
@@ -30,10 +30,10 @@ _RUNS: Final = frozenset({"running", "paused", "restarting"})
 
 @attrs.frozen(kw_only=True)
 class Known:
-    """What is needed of a container after its creation; all of it is in its inspect, too.
+    """The properties of a created container that are needed later; all of them can be read from its inspect.
 
-    `parent` is its cgroup's, as the engine was given it; `upper` the folder of its writable layer, None before it was asked
-    for and empty where the engine tells none; `netns` its network namespace, empty for a container of a pod.
+    `parent` is its cgroup parent in the engine's form; `upper` the folder of its writable layer, None before the first inspect
+    and empty if the engine has none; `netns` its network namespace, empty for a container of a pod.
     """
 
     engine_id: str
@@ -46,49 +46,49 @@ class Known:
     netns: str = ""
 
 
-def known_of(told: Mapping[str, Any]) -> Known:
-    """What an inspect says of it."""
-    labels, host = labels_of(told), told["HostConfig"]
-    driver = (told.get("GraphDriver") or {}).get("Data") or {}
+def known_of(inspected: Mapping[str, Any]) -> Known:
+    """The properties in an inspect."""
+    labels, host = labels_of(inspected), inspected["HostConfig"]
+    driver = (inspected.get("GraphDriver") or {}).get("Data") or {}
     bare = host.get("NetworkMode") == "host" or labels.get(KIND) != SANDBOX_KIND
     return Known(
-        engine_id=str(told["Id"]),
+        engine_id=str(inspected["Id"]),
         parent=str(host.get("CgroupParent") or ""),
         sandbox=labels.get(SANDBOX, ""),
         log=labels.get(LOG, ""),
-        tty=bool(told["Config"].get("Tty")),
+        tty=bool(inspected["Config"].get("Tty")),
         unified=FrozenDict(json.loads(labels.get(UNIFIED) or "{}")),
         upper=str(driver.get("UpperDir") or ""),
-        netns="" if bare else netns_of(told),
+        netns="" if bare else netns_of(inspected),
     )
 
 
-def netns_of(told: Mapping[str, Any]) -> str:
-    """Where the engine pins a running container's network namespace, in its own mount namespace; empty where it tells none."""
-    return str(told["NetworkSettings"].get("SandboxKey") or "")
+def netns_of(inspected: Mapping[str, Any]) -> str:
+    """The engine's pin of a running container's network namespace, in the engine's mount namespace; empty if there is none."""
+    return str(inspected["NetworkSettings"].get("SandboxKey") or "")
 
 
-def pid_of(told: Mapping[str, Any]) -> int:
+def pid_of(inspected: Mapping[str, Any]) -> int:
     """The pid of a container's first process; 0 when it does not run."""
-    return int(told["State"].get("Pid") or 0) if runs(told) else 0
+    return int(inspected["State"].get("Pid") or 0) if runs(inspected) else 0
 
 
-def addresses_of(told: Mapping[str, Any]) -> tuple[str, ...]:
+def addresses_of(inspected: Mapping[str, Any]) -> tuple[str, ...]:
     """The addresses in the engine's own networks, at most one of each family, IPv4 first."""
-    networks = (told["NetworkSettings"].get("Networks") or {}).values()
+    networks = (inspected["NetworkSettings"].get("Networks") or {}).values()
     four = [network["IPAddress"] for network in networks if network.get("IPAddress")]
     six = [network["GlobalIPv6Address"] for network in networks if network.get("GlobalIPv6Address")]
     return (*four[:1], *six[:1])
 
 
-def name_of(told: Mapping[str, Any]) -> str:
-    """Our id."""
-    return str(told["Name"]).lstrip("/")
+def name_of(inspected: Mapping[str, Any]) -> str:
+    """The sandbox's or container's id."""
+    return str(inspected["Name"]).lstrip("/")
 
 
-def labels_of(told: Mapping[str, Any]) -> Mapping[str, str]:
+def labels_of(inspected: Mapping[str, Any]) -> Mapping[str, str]:
     """A container's labels."""
-    return told["Config"].get("Labels") or {}
+    return inspected["Config"].get("Labels") or {}
 
 
 def moment(text: str | None) -> int | None:
@@ -101,16 +101,16 @@ def moment(text: str | None) -> int | None:
         return None
 
 
-def runs(told: Mapping[str, Any]) -> bool:
+def runs(inspected: Mapping[str, Any]) -> bool:
     """Whether a container runs."""
-    return told["State"].get("Status") in _RUNS and bool(told["State"].get("Running"))
+    return inspected["State"].get("Status") in _RUNS and bool(inspected["State"].get("Running"))
 
 
-def exit_of(told: Mapping[str, Any]) -> Exit | None:
-    """How a container ended; None if it has not, or never ran."""
-    state = told["State"]
+def exit_of(inspected: Mapping[str, Any]) -> Exit | None:
+    """The exit status of a container; None if it runs, or never ran."""
+    state = inspected["State"]
     ended = moment(state.get("FinishedAt"))
-    if runs(told) or state.get("Status") not in _ENDED or ended is None:
+    if runs(inspected) or state.get("Status") not in _ENDED or ended is None:
         return None
     return Exit(
         code=int(state.get("ExitCode") or 0),
@@ -121,22 +121,22 @@ def exit_of(told: Mapping[str, Any]) -> Exit | None:
     )
 
 
-def exit_told(event: Mapping[str, Any]) -> Exit | None:
-    """How a container ended, by the engine's event of it; for those that are gone before they can be inspected."""
+def exit_of_event(event: Mapping[str, Any]) -> Exit | None:
+    """The exit status in the engine's event, for containers that are removed before they can be inspected."""
     if event.get("Action") != "die":
         return None
     code = (event.get("Actor") or {}).get("Attributes", {}).get("exitCode", "")
     return Exit(code=int(code), at=int(event.get("timeNano") or 0) or None) if code.isdigit() else Exit.unknown()
 
 
-def container_of(told: Mapping[str, Any]) -> ObservedContainer:
+def container_of(inspected: Mapping[str, Any]) -> ObservedContainer:
     """A container as the inventory shows it."""
-    end = exit_of(told)
-    state = ContainerState.RUNNING if runs(told) else ContainerState.CREATED if end is None else ContainerState.EXITED
+    end = exit_of(inspected)
+    state = ContainerState.RUNNING if runs(inspected) else ContainerState.CREATED if end is None else ContainerState.EXITED
     return ObservedContainer(
-        id=ContainerId(name_of(told)),
-        sandbox_id=SandboxId(labels_of(told).get(SANDBOX, "")),
+        id=ContainerId(name_of(inspected)),
+        sandbox_id=SandboxId(labels_of(inspected).get(SANDBOX, "")),
         state=state,
-        started_at=None if state is ContainerState.CREATED else moment(told["State"].get("StartedAt")),
+        started_at=None if state is ContainerState.CREATED else moment(inspected["State"].get("StartedAt")),
         exit=end,
     )

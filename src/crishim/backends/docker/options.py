@@ -1,4 +1,4 @@
-"""What `crishim.toml` says of this backend, and what an engine says of itself (pure)."""
+"""The options of this backend in `crishim.toml`, and the facts of an engine (pure)."""
 
 import re
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ _UNITS: Final = {"k": 10, "m": 20, "g": 30}
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """The settings of one docker backend.
+    """The options of one docker backend.
 
-    `network` is `cni` (this node's CNI plugins connect the pods) or the name of a network of the engine's, for instance
-    `bridge`. `runtime` names one of the engine's runtimes; empty for its default. `pause_image` replaces the one that is made
-    from catatonit. `log_size` and `log_files` bound the engine's own copy of each container's output. A pull of which the
-    engine tells nothing for `pull_stall` seconds is given up.
+    `network` is `cni` (this node's CNI plugins connect the pods) or the name of a network of the engine, for instance
+    `bridge`. `runtime` names one of the engine's runtimes; empty for its default. `pause_image` replaces the one that is built
+    from catatonit. `log_size` and `log_files` limit the engine's own copy of each container's output. A pull for which the
+    engine reports no progress for `pull_stall` seconds is cancelled.
     """
 
     socket: str = "/run/docker.sock"
@@ -44,7 +44,7 @@ class Options:
 
 
 def read_options(given: Mapping[str, Any]) -> Options:
-    """The options. Raises `InvalidArgument` naming one that is not known, or not valid."""
+    """Parse the options. Raises `InvalidArgument` naming an unknown or invalid one."""
     kinds = {field.name: type(field.default) for field in attrs.fields(Options)}
     for name, value in given.items():
         if name not in kinds:
@@ -58,18 +58,18 @@ def read_options(given: Mapping[str, Any]) -> Options:
         if getattr(options, name) < 1:
             raise InvalidArgument(f"options.{name}", "must be at least 1")
     if not options.network:
-        raise InvalidArgument("options.network", f"must be {CNI!r} or the name of a network of the engine's")
+        raise InvalidArgument("options.network", f"must be {CNI!r} or the name of a network of the engine")
     return options
 
 
 OLDEST: Final = (1, 41)
 NEWEST: Final = (1, 51)
-"""The versions of the API that this code knows: Debian 12's engine speaks the first."""
+"""The supported versions of the API: Debian 12's engine has the first."""
 
 
 @attrs.frozen(kw_only=True)
 class EngineFacts:
-    """What an engine says of itself: GET /version and /info."""
+    """The facts of an engine: GET /version and /info."""
 
     version: str = ""
     api: tuple[int, int] = OLDEST

@@ -1,4 +1,4 @@
-"""Usage of containers and pods: read from the cgroups that the engine's runtime made, never asked of the engine."""
+"""Usage of containers and pods, read from the cgroups of the engine's runtime, without calls of the engine."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -27,7 +27,7 @@ class Usages:
         self._counts: Counts[Counted] = Counts(clock)
 
     async def container(self, container_id: str, known: Known, facts: EngineFacts) -> ContainerUsage:
-        """One container. One that has ended has its writable layer alone."""
+        """The usage of one container. For an exited one only its writable layer."""
         now, folder, upper = self._clock.now(), folder_for(known, facts), known.upper or ""
         used = await asyncio.to_thread(cgroup_usage, self._cgroups, folder)
         counted = await self._counts.get(container_id, lambda: count(self._cgroups, folder, upper, now)) or Counted()
@@ -35,24 +35,24 @@ class Usages:
         return attrs.evolve(measured, writable_layer=counted.layer, metrics=(*measured.metrics, *counted.metrics))
 
     async def sandbox(self, pod: Known, members: Iterable[Known], facts: EngineFacts) -> SandboxUsage:
-        """A pod: its own cgroup where it was given one, else the sum of its containers and its pause."""
+        """The usage of a pod: its own cgroup's if it has one, else the sum of its containers and its pause container."""
         return await asyncio.to_thread(self._sandbox, pod, list(members), facts)
 
     def forget(self, container_id: str) -> None:
-        """The container is gone."""
+        """Forget a removed container."""
         self._counts.forget(container_id)
 
     def _sandbox(self, pod: Known, members: list[Known], facts: EngineFacts) -> SandboxUsage:
         now = self._clock.now()
         measured = container_usage(self._pod_usage(pod, members, facts), now)
-        made = SandboxUsage(cpu=measured.cpu, memory=measured.memory, process=measured.process, io=measured.io)
+        usage = SandboxUsage(cpu=measured.cpu, memory=measured.memory, process=measured.process, io=measured.io)
         if not pod.netns:
-            return made
+            return usage
         try:
             network, samples = network_usage(pod.netns, now)
         except NotFound:  # the pause has ended
-            return made
-        return attrs.evolve(made, network=network, metrics=samples)
+            return usage
+        return attrs.evolve(usage, network=network, metrics=samples)
 
     def _pod_usage(self, pod: Known, members: list[Known], facts: EngineFacts) -> CgroupUsage:
         own = pod.parent not in SHARED_PARENTS
@@ -63,20 +63,20 @@ class Usages:
 
 
 SHARED_PARENTS = frozenset({"", "/crishim", "system.slice"})
-"""Parents of pods that were given none."""
+"""Cgroup parents that are shared by pods without a parent of their own."""
 
 
 def folder_for(known: Known, facts: EngineFacts) -> str:
-    """Where a container's cgroup lies below the root of cgroups."""
+    """A container's cgroup below the cgroup root."""
     return folder_of(cgroups_path(known.parent, known.engine_id, facts))
 
 
 def write_unified(known: Known, unified: Mapping[str, str], facts: EngineFacts, root: Path = ROOT) -> None:
-    """Write cgroup v2 files by name: the engine has no word for them. Raises `InvalidArgument` naming the file."""
+    """Write cgroup v2 files by name, for which the engine has no parameter. Raises `InvalidArgument` naming the file."""
     for name, value in unified.items():
         field = f"config.linux.resources.unified[{name}]"
         if "/" in name or name.startswith("."):
-            raise InvalidArgument(field, "is no name of a cgroup file")
+            raise InvalidArgument(field, "is not the name of a cgroup file")
         try:
             (root / folder_for(known, facts).lstrip("/") / name).write_text(value, encoding="ascii")
         except (OSError, UnicodeEncodeError) as error:

@@ -1,8 +1,8 @@
-"""The engine's events: one stream, and everybody who waits for something of a container.
+"""The engine's events: one stream, shared by all waits for a container.
 
-Whoever waits looks first, and again after every event of that container; the events only say when. So nothing depends on an
-event's own words but the end of a container that nobody could inspect any more. When the stream breaks, all who wait are told
-`Unavailable`; who waits again, opens it again.
+A wait checks the container first, and again after every event of it; events only tell when to check. So the content of an
+event matters only for the exit of a container that cannot be inspected any more. When the stream breaks, all waits raise
+`Unavailable`; the next wait opens it again.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ T = TypeVar("T")
 Event = Mapping[str, Any]
 
 _OVERLAP: Final = 2
-"""Seconds before the stream's beginning from which events are asked for: the engine answers before it listens."""
+"""Seconds before its opening from which the stream's events are requested: the engine responds before it listens."""
 
 _SUBJECTS: Final = ("die", "destroy", "start")
 
@@ -37,36 +37,36 @@ class EventWatch:
         self._open: asyncio.Future[None] | None = None
 
     async def until(self, name: str, look: Callable[[Event], Awaitable[T | None]]) -> T:
-        """What `look` finds, now (with an empty event) or after an event of the container. Raises what `look` raises, and
-        `Unavailable`.
+        """The first result of `look` that is not None, called now (with an empty event) and after each event of the container.
+        Raises what `look` raises, and `Unavailable`.
         """
-        news: asyncio.Queue[Event | CrishimError] = asyncio.Queue()
-        with self._listening(name, news):
+        events: asyncio.Queue[Event | CrishimError] = asyncio.Queue()
+        with self._listening(name, events):
             await self._opened()
             event: Event | CrishimError = {}
             while True:
                 if isinstance(event, CrishimError):
                     raise event
-                found = await look(event)
-                if found is not None:
-                    return found
-                event = await news.get()
+                result = await look(event)
+                if result is not None:
+                    return result
+                event = await events.get()
 
     async def close(self) -> None:
-        """Watch no more; who waits is told `Unavailable`."""
+        """Stop watching; waits raise `Unavailable`."""
         pump, self._pump = self._pump, None
         if pump is not None:
             pump.cancel()
             await asyncio.wait({pump})
 
     @contextlib.contextmanager
-    def _listening(self, name: str, news: "asyncio.Queue[Event | CrishimError]") -> Any:
-        self._waiters.setdefault(name, set()).add(news)
+    def _listening(self, name: str, events: "asyncio.Queue[Event | CrishimError]") -> Any:
+        self._waiters.setdefault(name, set()).add(events)
         try:
             yield
         finally:
             waiters = self._waiters[name]
-            waiters.discard(news)
+            waiters.discard(events)
             if not waiters:
                 del self._waiters[name]
 
@@ -82,17 +82,17 @@ class EventWatch:
         try:
             async for event in self._events(opened):
                 name = (event.get("Actor") or {}).get("Attributes", {}).get("name", "")
-                for news in self._waiters.get(name, ()):
-                    news.put_nowait(event)
+                for events in self._waiters.get(name, ()):
+                    events.put_nowait(event)
         except CrishimError as error:
             failure = error if isinstance(error, Unavailable) else Unavailable(str(error))
         finally:
             if not opened.done():
                 opened.set_exception(failure)
-                opened.exception()  # somebody has looked: nobody need have waited
+                opened.exception()  # marks the error as seen, since nothing may be waiting
             for waiters in self._waiters.values():
-                for news in waiters:
-                    news.put_nowait(failure)
+                for events in waiters:
+                    events.put_nowait(failure)
 
     async def _events(self, opened: "asyncio.Future[None]") -> AsyncIterator[Event]:
         filters = json.dumps({"type": ["container"], "event": list(_SUBJECTS), "label": [f"{OWNER}={self._owner}"]})

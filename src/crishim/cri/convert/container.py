@@ -1,9 +1,4 @@
-"""Mounts and devices.
-
-ContainerConfig: what is asked of a container.
-
-Containers: what the verbs ask for and answer.
-"""
+"""The messages of the container verbs: configurations with mounts and devices, requests, list items and statuses."""
 
 from crishim._proto import cri_pb2 as pb
 from crishim.cri.convert import common, image, sandbox_config
@@ -49,7 +44,7 @@ from crishim.model.values import ContainerId, FrozenDict, SandboxId
 
 
 def decode_mount(message: pb.Mount, path: str) -> Mount:
-    """A mount: of a host path, or else of an image, which must be `readonly`.
+    """A mount of a host path, or of an image, which must be `readonly`.
 
     `recursive_read_only` is refused unless the mount is `readonly` and PRIVATE (CRI, `Mount`).
     """
@@ -59,7 +54,7 @@ def decode_mount(message: pb.Mount, path: str) -> Mount:
         if message.host_path:
             raise InvalidArgument(f"{path}.host_path", "is set beside an image")
         if not message.readonly:
-            raise InvalidArgument(f"{path}.readonly", "must be set with an image: an image volume is never written to")
+            raise InvalidArgument(f"{path}.readonly", "must be set with an image: an image volume is read-only")
     else:
         not_empty(message.host_path, f"{path}.host_path")
     if message.recursive_read_only and not (message.readonly and propagation is MountPropagation.PRIVATE):
@@ -97,9 +92,9 @@ def encode_mount(mount: Mount) -> pb.Mount:
 
 
 def decode_device(message: pb.Device, path: str) -> Device:
-    """A device node. Without permissions it has all of them, as container runtimes have it."""
+    """A device node. Without permissions it gets all of them, as in containerd and CRI-O."""
     if set(message.permissions) - set("rwm"):
-        raise InvalidArgument(f"{path}.permissions", "may hold the letters r, w and m")
+        raise InvalidArgument(f"{path}.permissions", "may have the letters r, w and m")
     return Device(
         container_path=not_empty(message.container_path, f"{path}.container_path"),
         host_path=not_empty(message.host_path, f"{path}.host_path"),
@@ -119,8 +114,8 @@ def encode_device(device: Device) -> pb.Device:
 def decode_config(message: pb.ContainerConfig, path: str) -> ContainerConfig:
     """A container's configuration.
 
-    The image may be unnamed here, since a backend may need none; programs, users, paths of logs and names of variables are
-    judged when the container is resolved.
+    The image may be empty here, since a backend may need none; program, user, log path and variable names are checked when the
+    container is resolved.
     """
     if not message.HasField("metadata"):
         raise InvalidArgument(f"{path}.metadata", "is missing")
@@ -171,7 +166,9 @@ def encode_config(config: ContainerConfig) -> pb.ContainerConfig:
 
 
 def decode_key_value(message: pb.KeyValue) -> KeyValue:
-    """An environment variable. Its value is bytes since Kubernetes 1.37, text before; on the wire both are the same."""
+    """An environment variable. Its value has the type bytes since Kubernetes 1.37, string before; the wire encoding is the
+    same.
+    """
     return KeyValue(key=message.key, value=decode_bytes(message.value))
 
 
@@ -181,7 +178,7 @@ def encode_key_value(variable: KeyValue) -> pb.KeyValue:
 
 
 def decode_linux(message: pb.LinuxContainerConfig, path: str) -> LinuxContainerConfig:
-    """The Linux part. An absent security context stays absent: the library's own defaults then protect the container."""
+    """The Linux part. An absent security context stays absent: the backend's defaults then apply."""
     return LinuxContainerConfig(
         resources=decode_resources(message.resources, f"{path}.resources"),
         security_context=decode_container_context(message.security_context, f"{path}.security_context")
@@ -204,7 +201,7 @@ def container_id(text: str) -> ContainerId:
 
 
 def decode_create(request: pb.CreateContainerRequest) -> tuple[SandboxId, ContainerConfig, PodSandboxConfig | None]:
-    """CreateContainer: the sandbox's id, the configuration, and once more the sandbox's configuration, where it was sent."""
+    """CreateContainer: the sandbox's id, the configuration, and the sandbox's configuration if it was sent."""
     if not request.HasField("config"):
         raise InvalidArgument("config", "is missing")
     return (
@@ -225,7 +222,7 @@ def decode_start(request: pb.StartContainerRequest) -> tuple[ContainerId]:
 
 
 def decode_stop(request: pb.StopContainerRequest) -> tuple[ContainerId, int]:
-    """StopContainer: the id, and the seconds of grace. Fewer than none are none: the kill comes at once, as everywhere."""
+    """StopContainer: the id and the grace period in seconds. A negative one is 0, as in containerd."""
     return container_id(request.container_id), max(request.timeout, 0)
 
 
@@ -245,20 +242,20 @@ def encode_status(detail: ContainerDetail) -> pb.ContainerStatusResponse:
 
 
 def decode_list(request: pb.ListContainersRequest | pb.StreamContainersRequest) -> tuple[ContainerFilter]:
-    """ListContainers, StreamContainers: the filter; an absent one and an empty one match all."""
-    wanted = request.filter
-    state = decode_enum(ContainerState, wanted.state.state, "filter.state.state") if wanted.HasField("state") else None
-    found = ContainerFilter(
-        id=wanted.id,
+    """ListContainers, StreamContainers: the filter; an absent one matches everything."""
+    message = request.filter
+    state = decode_enum(ContainerState, message.state.state, "filter.state.state") if message.HasField("state") else None
+    filter_ = ContainerFilter(
+        id=message.id,
         state=state,
-        pod_sandbox_id=wanted.pod_sandbox_id,
-        label_selector=decode_map(wanted.label_selector),
+        pod_sandbox_id=message.pod_sandbox_id,
+        label_selector=decode_map(message.label_selector),
     )
-    return (found,)
+    return (filter_,)
 
 
 def encode_item(item: Container) -> pb.Container:
-    """One item of a list: field 1 of ListContainers' reply and of StreamContainers' alike."""
+    """One item of a list: field 1 of both ListContainersResponse and StreamContainersResponse."""
     return pb.Container(
         id=item.id,
         pod_sandbox_id=item.pod_sandbox_id,
@@ -276,7 +273,7 @@ def encode_item(item: Container) -> pb.Container:
 def decode_update_resources(
     request: pb.UpdateContainerResourcesRequest,
 ) -> tuple[ContainerId, Resources, FrozenDict[str, str]]:
-    """UpdateContainerResources: the id, the change (absent: none), and annotations that are hints for this update."""
+    """UpdateContainerResources: the id, the change (absent: none), and annotations as hints for this update."""
     return (
         container_id(request.container_id),
         decode_resources(request.linux, "linux"),
@@ -290,7 +287,7 @@ def decode_reopen_log(request: pb.ReopenContainerLogRequest) -> tuple[ContainerI
 
 
 def decode_checkpoint(request: pb.CheckpointContainerRequest) -> tuple[ContainerId, str, int]:
-    """CheckpointContainer: the id, the archive's absolute path, and seconds (0: as long as it takes)."""
+    """CheckpointContainer: the id, the archive's absolute path, and the timeout in seconds (0: the default)."""
     return (
         container_id(request.container_id),
         absolute(request.location, "location"),
@@ -299,7 +296,7 @@ def decode_checkpoint(request: pb.CheckpointContainerRequest) -> tuple[Container
 
 
 def encode_container_status(status: ContainerStatus) -> pb.ContainerStatus:
-    """A container."""
+    """A container's status."""
     return pb.ContainerStatus(
         id=status.id,
         metadata=common.encode_container(status.metadata),

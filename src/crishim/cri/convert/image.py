@@ -1,4 +1,4 @@
-"""Images: how they are named, listed, pulled, and what their store uses."""
+"""The messages of the image verbs: references, list items, credentials, usage of file systems."""
 
 from crishim._proto import cri_pb2 as pb
 from crishim.cri.convert import sandbox_config
@@ -9,7 +9,7 @@ from crishim.model.values import ImageId
 
 
 def decode_spec(message: pb.ImageSpec) -> ImageSpec:
-    """How an image is named; an absent message names none."""
+    """An image reference; an absent message is an empty one."""
     return ImageSpec(
         image=message.image,
         annotations=decode_map(message.annotations),
@@ -20,7 +20,7 @@ def decode_spec(message: pb.ImageSpec) -> ImageSpec:
 
 
 def encode_spec(spec: ImageSpec) -> pb.ImageSpec:
-    """How an image is named."""
+    """An image reference."""
     return pb.ImageSpec(
         image=spec.image,
         annotations=spec.annotations,
@@ -36,7 +36,7 @@ def _named(message: pb.ImageSpec) -> ImageSpec:
 
 
 def encode_image(image: Image) -> pb.Image:
-    """An image of the store: one item of a list, field 1 of ListImages' reply and of StreamImages' alike."""
+    """An image of the store: field 1 of both ListImagesResponse and StreamImagesResponse."""
     return pb.Image(
         id=image.id,
         repo_tags=image.repo_tags,
@@ -50,26 +50,26 @@ def encode_image(image: Image) -> pb.Image:
 
 
 def decode_list(request: pb.ListImagesRequest | pb.StreamImagesRequest) -> tuple[ImageSpec | None]:
-    """ListImages, StreamImages: the only image to show; None for all. A filter that names none, nor a handler, is none."""
-    wanted = request.filter
-    spec = decode_spec(wanted.image)
+    """ListImages, StreamImages: the image to list; None for all, also with a filter that has neither an image nor a handler."""
+    message = request.filter
+    spec = decode_spec(message.image)
     return (spec if spec.image or spec.runtime_handler else None,)
 
 
 def decode_status(request: pb.ImageStatusRequest) -> tuple[ImageSpec, bool]:
-    """ImageStatus: the image, and whether to be verbose."""
+    """ImageStatus: the image, and whether verbose info is requested."""
     return _named(request.image), request.verbose
 
 
 def encode_status(detail: ImageDetail | None) -> pb.ImageStatusResponse:
-    """ImageStatus: the image, left unset where there is none."""
+    """ImageStatus: the image, unset if it is not present."""
     if detail is None:
         return pb.ImageStatusResponse()
     return pb.ImageStatusResponse(image=encode_image(detail.image), info=encode_texts(detail.info))
 
 
 def decode_auth(message: pb.AuthConfig) -> AuthConfig:
-    """What a registry is shown."""
+    """Credentials for a registry."""
     return AuthConfig(
         username=message.username,
         password=message.password,
@@ -81,9 +81,9 @@ def decode_auth(message: pb.AuthConfig) -> AuthConfig:
 
 
 def decode_pull(request: pb.PullImageRequest) -> tuple[ImageSpec, AuthConfig | None, PodSandboxConfig | None]:
-    """PullImage: the image, what to show the registry, and the pod that needs it first.
+    """PullImage: the image, credentials, and the configuration of the pod that needs the image.
 
-    That pod may be without a name: clients that pull by hand send what they have, which the official suite does too.
+    The pod's metadata may be missing: clients that pull for no pod (crictl, critest) send an incomplete configuration.
     """
     pod = None
     if request.HasField("sandbox_config"):
@@ -92,7 +92,7 @@ def decode_pull(request: pb.PullImageRequest) -> tuple[ImageSpec, AuthConfig | N
 
 
 def encode_pull(image_id: ImageId) -> pb.PullImageResponse:
-    """PullImage: the image's id, the same text as in every list and status."""
+    """PullImage: the image's id, the same as in lists and statuses."""
     return pb.PullImageResponse(image_ref=image_id)
 
 
@@ -102,7 +102,7 @@ def decode_remove(request: pb.RemoveImageRequest) -> tuple[ImageSpec]:
 
 
 def encode_filesystem(usage: FilesystemUsage) -> pb.FilesystemUsage:
-    """What is used of a file system."""
+    """The usage of a file system."""
     return pb.FilesystemUsage(
         timestamp=usage.timestamp,
         fs_id=pb.FilesystemIdentifier(mountpoint=usage.mountpoint),
@@ -112,7 +112,7 @@ def encode_filesystem(usage: FilesystemUsage) -> pb.FilesystemUsage:
 
 
 def encode_fs_info(info: ImageFsInfo) -> pb.ImageFsInfoResponse:
-    """ImageFsInfo: the file systems."""
+    """ImageFsInfo: the usage of the store's file systems."""
     return pb.ImageFsInfoResponse(
         image_filesystems=[encode_filesystem(usage) for usage in info.image_filesystems],
         container_filesystems=[encode_filesystem(usage) for usage in info.container_filesystems],

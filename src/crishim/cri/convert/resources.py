@@ -1,4 +1,4 @@
-"""Limits."""
+"""Resource limits."""
 
 from crishim._proto import cri_pb2 as pb
 from crishim.cri.convert.common import at_least, between, decode_map, not_empty
@@ -6,7 +6,7 @@ from crishim.model.resources import HugepageLimit, Resources
 
 
 def decode_resources(message: pb.LinuxContainerResources, path: str) -> Resources:
-    """Limits of a container or pod. -1 is "no limit" where the kernel knows that; other negative numbers are refused."""
+    """Limits of a container or pod. -1 is "no limit" where the kernel has that; other negative numbers are refused."""
     return Resources(
         cpu_period=at_least(message.cpu_period, 0, f"{path}.cpu_period"),
         cpu_quota=at_least(message.cpu_quota, -1, f"{path}.cpu_quota"),

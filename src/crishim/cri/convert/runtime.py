@@ -1,9 +1,4 @@
-"""The runtime as a whole.
-
-Container events.
-
-Checkpoints of whole pods.
-"""
+"""The messages of the runtime verbs: version, status, configuration, container events, checkpoints of pods."""
 
 from crishim._proto import cri_pb2 as pb
 from crishim.cri.convert import container, sandbox_config
@@ -25,12 +20,12 @@ from crishim.model.values import ContainerId, FrozenDict, SandboxId
 
 
 def decode_version(request: pb.VersionRequest) -> tuple[str]:
-    """Version: what the client names, which no runtime heeds."""
+    """Version: the client's version, which runtimes ignore."""
     return (request.version,)
 
 
 def encode_version(version: Version) -> pb.VersionResponse:
-    """Version: who serves."""
+    """Version: name and versions of the runtime."""
     return pb.VersionResponse(
         version=version.version,
         runtime_name=version.runtime_name,
@@ -40,7 +35,7 @@ def encode_version(version: Version) -> pb.VersionResponse:
 
 
 def decode_status(request: pb.StatusRequest) -> tuple[bool]:
-    """Status: whether to be verbose."""
+    """Status: whether verbose info is requested."""
     return (request.verbose,)
 
 
@@ -59,7 +54,7 @@ def encode_status(status: RuntimeStatus) -> pb.StatusResponse:
 
 
 def encode_condition(condition: RuntimeCondition) -> pb.RuntimeCondition:
-    """One thing that is well, or is not."""
+    """RuntimeReady or NetworkReady, with reason and message."""
     return pb.RuntimeCondition(
         type=condition.type,
         status=condition.status,
@@ -69,7 +64,7 @@ def encode_condition(condition: RuntimeCondition) -> pb.RuntimeCondition:
 
 
 def encode_handler(handler: RuntimeHandler) -> pb.RuntimeHandler:
-    """A handler, and what it can do."""
+    """A handler and its features."""
     return pb.RuntimeHandler(
         name=handler.name,
         features=pb.RuntimeHandlerFeatures(
@@ -80,19 +75,19 @@ def encode_handler(handler: RuntimeHandler) -> pb.RuntimeHandler:
 
 
 def decode_update_config(request: pb.UpdateRuntimeConfigRequest) -> tuple[str]:
-    """UpdateRuntimeConfig: the pods' address range, one or two with a comma between; empty where none was sent."""
+    """UpdateRuntimeConfig: the pods' address ranges, one or two, comma-separated; empty if none was sent."""
     return (request.runtime_config.network_config.pod_cidr,)
 
 
 def encode_config(driver: CgroupDriver) -> pb.RuntimeConfigResponse:
-    """RuntimeConfig: who makes cgroups."""
+    """RuntimeConfig: the cgroup driver."""
     return pb.RuntimeConfigResponse(
         linux=pb.LinuxRuntimeConfiguration(cgroup_driver=pb.CgroupDriver.ValueType(driver)),
     )
 
 
 def encode_event(event: ContainerEvent) -> pb.ContainerEventResponse:
-    """GetContainerEvents: one event, with the pod as it was then."""
+    """GetContainerEvents: one event, with the status of the pod at that time."""
     return pb.ContainerEventResponse(
         container_id=event.container_id,
         container_event_type=pb.ContainerEventType.ValueType(event.type),
@@ -105,20 +100,23 @@ def encode_event(event: ContainerEvent) -> pb.ContainerEventResponse:
 def decode_checkpoint(
     request: pb.CheckpointPodRequest,
 ) -> tuple[SandboxId, str, tuple[ContainerId, ...], FrozenDict[str, str]]:
-    """CheckpointPod: the sandbox's id, the absolute path of the folder to write in, the containers' ids, options."""
+    """CheckpointPod: the sandbox's id, the absolute path of the target folder, the containers' ids, options."""
     return (
         sandbox_id(request.pod_sandbox_id),
         absolute(request.output_path, "output_path"),
-        tuple(ContainerId(not_empty(wanted, f"container_ids[{place}]")) for place, wanted in enumerate(request.container_ids)),
+        tuple(
+            ContainerId(not_empty(container_id, f"container_ids[{place}]"))
+            for place, container_id in enumerate(request.container_ids)
+        ),
         decode_map(request.options),
     )
 
 
 def decode_restore(request: pb.RestorePodRequest) -> tuple[RestorePod]:
-    """RestorePod: all of it."""
+    """RestorePod: the whole request."""
     if not request.HasField("config"):
         raise InvalidArgument("config", "is missing")
-    wanted = RestorePod(
+    decoded = RestorePod(
         checkpoint_path=absolute(request.checkpoint_path, "checkpoint_path"),
         config=sandbox_config.decode_config(request.config, "config"),
         handler=request.runtime_handler,
@@ -128,11 +126,11 @@ def decode_restore(request: pb.RestorePodRequest) -> tuple[RestorePod]:
             for place, config in enumerate(request.container_configs)
         ),
     )
-    return (wanted,)
+    return (decoded,)
 
 
 def encode_restore(pod: RestoredPod) -> pb.RestorePodResponse:
-    """RestorePod: the ids of what was made."""
+    """RestorePod: the new ids of the sandbox and its containers."""
     return pb.RestorePodResponse(
         pod_sandbox_id=pod.sandbox_id,
         restored_containers=[pb.RestoredContainer(name=name, container_id=new_id) for name, new_id in pod.containers],

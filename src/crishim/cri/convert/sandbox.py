@@ -1,4 +1,4 @@
-"""Sandboxes: what the verbs ask for and answer."""
+"""The messages of the sandbox verbs: requests, list items and statuses."""
 
 from crishim._proto import cri_pb2 as pb
 from crishim.cri.convert import common
@@ -15,7 +15,7 @@ from crishim.model.values import SandboxId
 
 
 def decode_run(request: pb.RunPodSandboxRequest) -> tuple[PodSandboxConfig, str]:
-    """RunPodSandbox: configuration, runtime handler (empty: the default one)."""
+    """RunPodSandbox: the configuration and the runtime handler (empty: the default one)."""
     if not request.HasField("config"):
         raise InvalidArgument("config", "is missing")
     return decode_config(request.config, "config"), request.runtime_handler
@@ -37,12 +37,12 @@ def decode_remove(request: pb.RemovePodSandboxRequest) -> tuple[SandboxId]:
 
 
 def decode_status(request: pb.PodSandboxStatusRequest) -> tuple[SandboxId, bool]:
-    """PodSandboxStatus: the id, and whether to be verbose."""
+    """PodSandboxStatus: the id, and whether verbose info is requested."""
     return sandbox_id(request.pod_sandbox_id), request.verbose
 
 
 def encode_status(detail: PodSandboxDetail) -> pb.PodSandboxStatusResponse:
-    """PodSandboxStatus: the sandbox, and its containers where events are sent."""
+    """PodSandboxStatus: the sandbox, and its containers if the runtime sends events."""
     return pb.PodSandboxStatusResponse(
         status=encode_sandbox_status(detail.status),
         info=encode_texts(detail.info),
@@ -52,14 +52,14 @@ def encode_status(detail: PodSandboxDetail) -> pb.PodSandboxStatusResponse:
 
 
 def decode_list(request: pb.ListPodSandboxRequest | pb.StreamPodSandboxesRequest) -> tuple[PodSandboxFilter]:
-    """ListPodSandbox, StreamPodSandboxes: the filter; an absent one and an empty one match all."""
-    wanted = request.filter
-    state = decode_enum(PodSandboxState, wanted.state.state, "filter.state.state") if wanted.HasField("state") else None
-    return (PodSandboxFilter(id=wanted.id, state=state, label_selector=decode_map(wanted.label_selector)),)
+    """ListPodSandbox, StreamPodSandboxes: the filter; an absent one matches everything."""
+    message = request.filter
+    state = decode_enum(PodSandboxState, message.state.state, "filter.state.state") if message.HasField("state") else None
+    return (PodSandboxFilter(id=message.id, state=state, label_selector=decode_map(message.label_selector)),)
 
 
 def encode_item(item: PodSandbox) -> pb.PodSandbox:
-    """One item of a list: field 1 of ListPodSandbox's reply and of StreamPodSandboxes' alike."""
+    """One item of a list: field 1 of both ListPodSandboxResponse and StreamPodSandboxesResponse."""
     return pb.PodSandbox(
         id=item.id,
         metadata=common.encode_sandbox(item.metadata),
@@ -74,7 +74,7 @@ def encode_item(item: PodSandbox) -> pb.PodSandbox:
 def decode_update_resources(
     request: pb.UpdatePodSandboxResourcesRequest,
 ) -> tuple[SandboxId, Resources | None, Resources | None]:
-    """UpdatePodSandboxResources: the id, the overhead, the sum over the containers."""
+    """UpdatePodSandboxResources: the id, the overhead, and the sum over the containers."""
     return (
         sandbox_id(request.pod_sandbox_id),
         decode_resources(request.overhead, "overhead") if request.HasField("overhead") else None,
@@ -83,7 +83,7 @@ def decode_update_resources(
 
 
 def encode_sandbox_status(status: PodSandboxStatus) -> pb.PodSandboxStatus:
-    """A sandbox. The first address stands apart; without any, the network is left unset."""
+    """A sandbox's status. The first address is `ip`, the others `additional_ips`; without any, the network is unset."""
     network = None
     if status.ips:
         network = pb.PodSandboxNetworkStatus(ip=status.ips[0], additional_ips=[pb.PodIP(ip=ip) for ip in status.ips[1:]])

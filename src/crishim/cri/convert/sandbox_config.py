@@ -1,4 +1,4 @@
-"""PodSandboxConfig: what is asked of a sandbox."""
+"""PodSandboxConfig, the configuration of a sandbox."""
 
 from crishim._proto import cri_pb2 as pb
 from crishim.cri.convert import common
@@ -17,7 +17,7 @@ from crishim.model.sandbox import (
 
 
 def decode_config(message: pb.PodSandboxConfig, path: str, *, named: bool = True) -> PodSandboxConfig:
-    """A sandbox's configuration. Without `named` the metadata may be missing, and its texts are then empty."""
+    """A sandbox's configuration. Without `named` the metadata may be missing; its strings are then empty."""
     if message.HasField("metadata"):
         name = common.decode_sandbox(message.metadata, f"{path}.metadata")
     elif named:
@@ -55,17 +55,17 @@ def encode_config(config: PodSandboxConfig) -> pb.PodSandboxConfig:
 
 
 def decode_dns(message: pb.DNSConfig) -> DNSConfig:
-    """The lines of resolv.conf."""
+    """The content of resolv.conf."""
     return DNSConfig(servers=tuple(message.servers), searches=tuple(message.searches), options=tuple(message.options))
 
 
 def encode_dns(dns: DNSConfig) -> pb.DNSConfig:
-    """The lines of resolv.conf."""
+    """The content of resolv.conf."""
     return pb.DNSConfig(servers=dns.servers, searches=dns.searches, options=dns.options)
 
 
 def decode_port_mapping(message: pb.PortMapping, path: str) -> PortMapping:
-    """A port of the pod, and the node's; 0 is none."""
+    """A port of the pod and of the node; 0 is none."""
     return PortMapping(
         protocol=decode_enum(Protocol, message.protocol, f"{path}.protocol"),
         container_port=between(message.container_port, 0, MAX_PORT, f"{path}.container_port"),
@@ -75,7 +75,7 @@ def decode_port_mapping(message: pb.PortMapping, path: str) -> PortMapping:
 
 
 def encode_port_mapping(mapping: PortMapping) -> pb.PortMapping:
-    """A port of the pod, and the node's."""
+    """A port of the pod and of the node."""
     return pb.PortMapping(
         protocol=pb.Protocol.ValueType(mapping.protocol),
         container_port=mapping.container_port,
@@ -85,7 +85,7 @@ def encode_port_mapping(mapping: PortMapping) -> pb.PortMapping:
 
 
 def decode_linux(message: pb.LinuxPodSandboxConfig, path: str) -> LinuxPodSandboxConfig:
-    """The Linux part. An absent one is an empty one."""
+    """The Linux part; an absent one is empty."""
     return LinuxPodSandboxConfig(
         cgroup_parent=message.cgroup_parent,
         security_context=decode_sandbox_context(message.security_context, f"{path}.security_context"),

@@ -1,8 +1,8 @@
-"""Users, capabilities, profiles and namespaces.
+"""Security contexts: users, capabilities, profiles and namespaces.
 
-Two fields of text came before the profiles that are messages, and are read where the message is absent: "runtime/default" and
-"docker/default" are the runtime's profile, "unconfined" is none, "localhost/" leads a file or a loaded profile's name, and the
-empty text says nothing. They are never written.
+Two deprecated string fields are read where the profile messages are absent: "runtime/default" and "docker/default" are the
+runtime's profile, "unconfined" is none, "localhost/" precedes a file or the name of a loaded profile, and the empty string is
+unset. They are never written.
 """
 
 from collections.abc import Iterable
@@ -27,14 +27,14 @@ from crishim.model.security import (
 
 
 def decode_id_mappings(messages: Iterable[pb.IDMapping]) -> tuple[IDMapping, ...]:
-    """Runs of ids."""
+    """Ranges of ids."""
     return tuple(
         IDMapping(host_id=message.host_id, container_id=message.container_id, length=message.length) for message in messages
     )
 
 
 def encode_id_mappings(mappings: Iterable[IDMapping]) -> list[pb.IDMapping]:
-    """Runs of ids."""
+    """Ranges of ids."""
     return [
         pb.IDMapping(host_id=mapping.host_id, container_id=mapping.container_id, length=mapping.length) for mapping in mappings
     ]
@@ -43,7 +43,8 @@ def encode_id_mappings(mappings: Iterable[IDMapping]) -> list[pb.IDMapping]:
 def decode_user_namespace(message: pb.UserNamespace, path: str) -> UserNamespace:
     """A pod's user namespace.
 
-    NODE has no mappings. POD has exactly one of uids and one of gids, which hold container id 0. The other modes are refused.
+    NODE has no mappings. POD has exactly one of uids and one of gids, which contain container id 0. The other modes are
+    refused.
     """
     mode = decode_enum(NamespaceMode, message.mode, f"{path}.mode")
     uids, gids = decode_id_mappings(message.uids), decode_id_mappings(message.gids)
@@ -69,7 +70,7 @@ def encode_user_namespace(userns: UserNamespace) -> pb.UserNamespace:
 
 
 def decode_namespaces(message: pb.NamespaceOption, path: str) -> NamespaceOption:
-    """Whose namespaces are used. Network and IPC are the pod's or the node's; pid mode TARGET names another container."""
+    """The namespace modes. Network and IPC are the pod's or the node's; pid mode TARGET names another container."""
     network = decode_enum(NamespaceMode, message.network, f"{path}.network")
     pid = decode_enum(NamespaceMode, message.pid, f"{path}.pid")
     ipc = decode_enum(NamespaceMode, message.ipc, f"{path}.ipc")
@@ -89,7 +90,7 @@ def decode_namespaces(message: pb.NamespaceOption, path: str) -> NamespaceOption
 
 
 def encode_namespaces(options: NamespaceOption) -> pb.NamespaceOption:
-    """Whose namespaces are used."""
+    """The namespace modes."""
     userns = options.userns_options
     return pb.NamespaceOption(
         network=pb.NamespaceMode.ValueType(options.network),
@@ -101,19 +102,20 @@ def encode_namespaces(options: NamespaceOption) -> pb.NamespaceOption:
 
 
 def decode_selinux(message: pb.SELinuxOption) -> SELinuxOption:
-    """A label's four parts."""
+    """The four parts of an SELinux label."""
     return SELinuxOption(user=message.user, role=message.role, type=message.type, level=message.level)
 
 
 def encode_selinux(label: SELinuxOption) -> pb.SELinuxOption:
-    """A label's four parts."""
+    """The four parts of an SELinux label."""
     return pb.SELinuxOption(user=label.user, role=label.role, type=label.type, level=label.level)
 
 
 def decode_profile(message: pb.SecurityProfile, path: str) -> SecurityProfile:
-    """A profile. `localhost_ref` stands with Localhost, and there it must; a `localhost/` at its front is left out.
+    """A security profile. `localhost_ref` is required with type Localhost and refused otherwise; a prefix `localhost/` is
+    removed.
 
-    Clients that knew the text form write that front here too: critest does, and containerd and CRI-O take it.
+    Some clients write the prefix of the string form here too: critest does, and containerd and CRI-O accept it.
     """
     profile_type = decode_enum(ProfileType, message.profile_type, f"{path}.profile_type")
     reference = message.localhost_ref.removeprefix("localhost/")
@@ -133,7 +135,7 @@ def encode_profile(profile: SecurityProfile) -> pb.SecurityProfile:
 
 
 def decode_profile_text(text: str, field: str) -> SecurityProfile | None:
-    """A profile in its older form, as the module's head tells; None for the empty text."""
+    """A profile in its deprecated string form (see the module's docstring); None for the empty string."""
     if not text:
         return None
     if text in {"runtime/default", "docker/default"}:
@@ -156,7 +158,7 @@ def decode_capabilities(message: pb.Capability) -> Capability:
 
 
 def encode_capabilities(capabilities: Capability) -> pb.Capability | None:
-    """Changes to the default capabilities; left out where there are none."""
+    """Changes to the default capabilities; None if there are none."""
     if capabilities == Capability():
         return None
     return pb.Capability(
@@ -172,7 +174,7 @@ def encode_user(user: LinuxContainerUser) -> pb.LinuxContainerUser:
 
 
 def decode_sandbox_context(message: pb.LinuxSandboxSecurityContext, path: str) -> LinuxSandboxSecurityContext:
-    """A sandbox's security. A group without a user is refused, as for containers."""
+    """A sandbox's security context. A group without a user is refused, as for containers."""
     user = message.run_as_user.value if message.HasField("run_as_user") else None
     group = message.run_as_group.value if message.HasField("run_as_group") else None
     if user is not None:
@@ -200,7 +202,7 @@ def decode_sandbox_context(message: pb.LinuxSandboxSecurityContext, path: str) -
 
 
 def encode_sandbox_context(context: LinuxSandboxSecurityContext) -> pb.LinuxSandboxSecurityContext:
-    """A sandbox's security."""
+    """A sandbox's security context."""
     return pb.LinuxSandboxSecurityContext(
         namespace_options=encode_namespaces(context.namespace_options),
         selinux_options=encode_selinux(context.selinux_options) if context.selinux_options else None,
@@ -216,7 +218,7 @@ def encode_sandbox_context(context: LinuxSandboxSecurityContext) -> pb.LinuxSand
 
 
 def decode_container_context(message: pb.LinuxContainerSecurityContext, path: str) -> LinuxContainerSecurityContext:
-    """A container's security. Who it runs as is judged together with the image, when the container is resolved."""
+    """A container's security context. The user is checked together with the image, when the container is resolved."""
     return LinuxContainerSecurityContext(
         capabilities=decode_capabilities(message.capabilities),
         privileged=message.privileged,
@@ -243,7 +245,7 @@ def decode_container_context(message: pb.LinuxContainerSecurityContext, path: st
 
 
 def encode_container_context(context: LinuxContainerSecurityContext) -> pb.LinuxContainerSecurityContext:
-    """A container's security."""
+    """A container's security context."""
     return pb.LinuxContainerSecurityContext(
         capabilities=encode_capabilities(context.capabilities),
         privileged=context.privileged,

@@ -1,4 +1,4 @@
-"""Usage and metrics. A part that was not measured is left unset."""
+"""The messages of the stats and metrics verbs. Values that were not measured are unset."""
 
 from collections.abc import Iterable
 
@@ -35,23 +35,23 @@ def decode_container(request: pb.ContainerStatsRequest) -> tuple[ContainerId]:
 
 
 def encode_container(stats: ContainerStats) -> pb.ContainerStatsResponse:
-    """ContainerStats: one container's figures."""
+    """ContainerStats: the stats of one container."""
     return pb.ContainerStatsResponse(stats=encode_container_item(stats))
 
 
 def decode_containers(request: pb.ListContainerStatsRequest | pb.StreamContainerStatsRequest) -> tuple[ContainerStatsFilter]:
-    """ListContainerStats, StreamContainerStats: the filter; an absent one and an empty one match all."""
-    wanted = request.filter
-    found = ContainerStatsFilter(
-        id=wanted.id,
-        pod_sandbox_id=wanted.pod_sandbox_id,
-        label_selector=decode_map(wanted.label_selector),
+    """ListContainerStats, StreamContainerStats: the filter; an absent one matches everything."""
+    message = request.filter
+    filter_ = ContainerStatsFilter(
+        id=message.id,
+        pod_sandbox_id=message.pod_sandbox_id,
+        label_selector=decode_map(message.label_selector),
     )
-    return (found,)
+    return (filter_,)
 
 
 def encode_container_item(stats: ContainerStats) -> pb.ContainerStats:
-    """A container's figures: one item of a list, field 1 of ListContainerStats' reply and of StreamContainerStats' alike."""
+    """A container's stats: field 1 of both ListContainerStatsResponse and StreamContainerStatsResponse."""
     usage = stats.usage
     return pb.ContainerStats(
         attributes=pb.ContainerAttributes(
@@ -74,20 +74,20 @@ def decode_sandbox(request: pb.PodSandboxStatsRequest) -> tuple[SandboxId]:
 
 
 def encode_sandbox(stats: PodSandboxStats) -> pb.PodSandboxStatsResponse:
-    """PodSandboxStats: one pod's figures."""
+    """PodSandboxStats: the stats of one pod."""
     return pb.PodSandboxStatsResponse(stats=encode_sandbox_item(stats))
 
 
 def decode_sandboxes(
     request: pb.ListPodSandboxStatsRequest | pb.StreamPodSandboxStatsRequest,
 ) -> tuple[PodSandboxStatsFilter]:
-    """ListPodSandboxStats, StreamPodSandboxStats: the filter; an absent one and an empty one match all."""
-    wanted = request.filter
-    return (PodSandboxStatsFilter(id=wanted.id, label_selector=decode_map(wanted.label_selector)),)
+    """ListPodSandboxStats, StreamPodSandboxStats: the filter; an absent one matches everything."""
+    message = request.filter
+    return (PodSandboxStatsFilter(id=message.id, label_selector=decode_map(message.label_selector)),)
 
 
 def encode_sandbox_item(stats: PodSandboxStats) -> pb.PodSandboxStats:
-    """A pod's figures: one item of a list, field 1 of ListPodSandboxStats' reply and of StreamPodSandboxStats' alike."""
+    """A pod's stats: field 1 of both ListPodSandboxStatsResponse and StreamPodSandboxStatsResponse."""
     usage = stats.usage
     return pb.PodSandboxStats(
         attributes=pb.PodSandboxAttributes(
@@ -108,7 +108,7 @@ def encode_sandbox_item(stats: PodSandboxStats) -> pb.PodSandboxStats:
 
 
 def encode_cpu(usage: CpuUsage) -> pb.CpuUsage:
-    """Time on CPUs."""
+    """CPU usage."""
     return pb.CpuUsage(
         timestamp=usage.timestamp,
         usage_core_nano_seconds=encode_uint64(usage.usage_core_nano_seconds),
@@ -118,7 +118,7 @@ def encode_cpu(usage: CpuUsage) -> pb.CpuUsage:
 
 
 def encode_memory(usage: MemoryUsage) -> pb.MemoryUsage:
-    """Memory."""
+    """Memory usage."""
     return pb.MemoryUsage(
         timestamp=usage.timestamp,
         working_set_bytes=encode_uint64(usage.working_set_bytes),
@@ -132,7 +132,7 @@ def encode_memory(usage: MemoryUsage) -> pb.MemoryUsage:
 
 
 def encode_swap(usage: SwapUsage) -> pb.SwapUsage:
-    """Swap."""
+    """Swap usage."""
     return pb.SwapUsage(
         timestamp=usage.timestamp,
         swap_available_bytes=encode_uint64(usage.swap_available_bytes),
@@ -141,17 +141,17 @@ def encode_swap(usage: SwapUsage) -> pb.SwapUsage:
 
 
 def encode_io(usage: IoUsage) -> pb.IoUsage:
-    """Waiting for input and output."""
+    """I/O pressure."""
     return pb.IoUsage(timestamp=usage.timestamp, psi=encode_psi(usage.psi) if usage.psi else None)
 
 
 def encode_process(usage: ProcessUsage) -> pb.ProcessUsage:
-    """How many processes there are."""
+    """The number of processes."""
     return pb.ProcessUsage(timestamp=usage.timestamp, process_count=encode_uint64(usage.process_count))
 
 
 def encode_network(usage: NetworkUsage) -> pb.NetworkUsage | None:
-    """Traffic of a pod. None without a default interface: kubelet 1.36 takes for granted that a network has one."""
+    """Network usage of a pod. None without a default interface: kubelet 1.36 assumes that a network has one."""
     if usage.default_interface is None:
         return None
     return pb.NetworkUsage(
@@ -162,7 +162,7 @@ def encode_network(usage: NetworkUsage) -> pb.NetworkUsage | None:
 
 
 def encode_interface(usage: NetworkInterfaceUsage) -> pb.NetworkInterfaceUsage:
-    """Traffic of one interface."""
+    """Counters of one interface."""
     return pb.NetworkInterfaceUsage(
         name=usage.name,
         rx_bytes=encode_uint64(usage.rx_bytes),
@@ -173,7 +173,7 @@ def encode_interface(usage: NetworkInterfaceUsage) -> pb.NetworkInterfaceUsage:
 
 
 def encode_psi(stats: PsiStats) -> pb.PsiStats:
-    """A pressure file. Its fields' names have capitals on this wire."""
+    """Pressure stall information. Its field names are capitalized on the wire."""
     return pb.PsiStats(Full=encode_psi_data(stats.full), Some=encode_psi_data(stats.some))
 
 
@@ -183,7 +183,7 @@ def encode_psi_data(data: PsiData) -> pb.PsiData:
 
 
 def encode_metric_descriptors(descriptors: Iterable[MetricDescriptor]) -> pb.ListMetricDescriptorsResponse:
-    """ListMetricDescriptors: which metrics there are. The type travels with each value, not here."""
+    """ListMetricDescriptors: the possible metrics. The type is sent with each value, not here."""
     return pb.ListMetricDescriptorsResponse(
         descriptors=[
             pb.MetricDescriptor(name=descriptor.name, help=descriptor.help, label_keys=descriptor.label_keys)
@@ -193,7 +193,7 @@ def encode_metric_descriptors(descriptors: Iterable[MetricDescriptor]) -> pb.Lis
 
 
 def encode_metrics_item(item: PodSandboxMetrics) -> pb.PodSandboxMetrics:
-    """A pod's metrics: one item, field 1 of ListPodSandboxMetrics' reply and of StreamPodSandboxMetrics' alike."""
+    """A pod's metrics: field 1 of both ListPodSandboxMetricsResponse and StreamPodSandboxMetricsResponse."""
     return pb.PodSandboxMetrics(
         pod_sandbox_id=item.pod_sandbox_id,
         metrics=[encode_metric(metric) for metric in item.metrics],
@@ -210,7 +210,7 @@ def encode_container_metrics(item: ContainerMetrics) -> pb.ContainerMetrics:
 
 
 def encode_metric(metric: Metric) -> pb.Metric:
-    """One value."""
+    """One value of a metric."""
     return pb.Metric(
         name=metric.name,
         timestamp=metric.timestamp,

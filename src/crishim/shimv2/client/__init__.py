@@ -1,1 +1,1 @@
-"""Driving somebody's shims."""
+"""The client side of shim v2: runs containers through containerd's shims."""

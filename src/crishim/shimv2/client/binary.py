@@ -1,7 +1,7 @@
-"""Somebody's shim binary: finding it, `start` and `delete`.
+"""Finds and runs a shim's binary: its commands `start` and `delete`.
 
 Both run in the bundle's folder. `start` leaves a process behind that serves the address it prints; `delete` ends and unmounts
-what a shim that is dead has left, and answers how the task ended (containerd, runtime v2).
+what a dead shim has left, and prints the exit status of the task (containerd, runtime v2).
 """
 
 import asyncio
@@ -27,26 +27,29 @@ _RUNTIME: Final = re.compile(r"[\w.-]+\.([\w-]+)\.([\w-]+)")
 
 
 def binary_name(runtime: str) -> str:
-    """The program of a runtime's name, `io.containerd.runc.v2` -> `containerd-shim-runc-v2`; a program's name stays."""
+    """The program of a runtime name, `io.containerd.runc.v2` -> `containerd-shim-runc-v2`; the name of a program is returned
+    unchanged.
+    """
     match = _RUNTIME.fullmatch(runtime)
     return f"containerd-shim-{match[1]}-{match[2]}" if match and "/" not in runtime else runtime
 
 
 def one_line(output: bytes) -> str:
-    """A program's output with blanks for its line ends."""
+    """A program's output with blanks instead of line ends."""
     return " ".join(output.decode("utf-8", "replace").split())
 
 
 @attrs.frozen(kw_only=True)
 class ShimBinary:
-    """How to run a shim's binary.
+    """A shim's binary and how to run it.
 
-    `program` is a path, or a name on PATH or else in `folders`; `namespace` containerd's word for whose tasks these are;
-    `address` stands for containerd's socket (with namespace and id it makes the shim's own address, so it must be one's own);
-    `events` is the socket of a ttrpc server that takes events, or empty. `bootstrap`: does `start` read BootstrapParams? None
-    finds out.
-    `leaves_halves`: when the caller of a Create goes away, does the shim break it off, and leave half a container that it does
-    not know? Its `delete` is asked about such tasks.
+    `program` is a path, or a name to search on PATH and then in `folders`. `namespace` is containerd's namespace of the tasks.
+    `address` takes the place of containerd's socket; the shim derives its own address from it, the namespace and the id, so it
+    must belong to this process alone. `events` is the socket of a ttrpc server that takes events, or empty. `bootstrap` tells
+    whether `start` reads BootstrapParams; None finds out.
+
+    `leaves_halves`: whether the shim aborts a Create whose caller disconnects, and leaves a partly created container that it
+    does not know. Its `delete` is then run for such tasks.
     """
 
     program: str
@@ -59,16 +62,16 @@ class ShimBinary:
     timeout: float = 60.0
 
     def path(self) -> str:
-        """The program's path. Raises `FailedPrecondition` where it is missing."""
-        found = find_program(self.program, self.folders)
-        if not found:
+        """The program's path. Raises `FailedPrecondition` if it is missing."""
+        path = find_program(self.program, self.folders)
+        if not path:
             raise FailedPrecondition("missing", "installed", self.program)
-        return found
+        return path
 
     async def start(self, task_id: str, bundle: Path) -> Bootstrap:
         """Start the shim of a task, or find the one that runs.
 
-        Raises `FailedPrecondition` where the binary is missing, `DeadlineExceeded`, and `Unknown` with what it said.
+        Raises `FailedPrecondition` if the binary is missing, `DeadlineExceeded`, and `Unknown` with the binary's output.
         """
         params = b""
         if await self._reads_bootstrap():
@@ -76,30 +79,32 @@ class ShimBinary:
         return parse_bootstrap(await self._run(bundle, params, "-id", task_id, "start"))
 
     async def delete(self, task_id: str, bundle: Path) -> Exit:
-        """Free what a task of a dead shim holds. Raises as `start`."""
+        """Free what a task of a dead shim has left. Raises as `start`."""
         out = await self._run(bundle, b"", "-id", task_id, "-bundle", str(bundle), "delete")
         try:
-            told = task_pb.DeleteResponse.FromString(out)
+            response = task_pb.DeleteResponse.FromString(out)
         except DecodeError as error:
             raise Unknown(f"{self.program} delete answered {out[:200]!r}") from error
-        return exit_of(told.exit_status, told.exited_at)
+        return exit_of(response.exit_status, response.exited_at)
 
     async def kill_helpers(self, sandbox_id: str) -> None:
-        """Kill the processes that a dead shim ran for a sandbox, beside its containers: a hypervisor, a file server."""
+        """Kill the processes that a dead shim ran for a sandbox beside its containers: a hypervisor, a file server."""
 
-    async def remove_leftovers(self, sandbox_id: str) -> list[str] | None:  # noqa: ARG002 - for those who know more
-        """Remove what a shim that has ended left of a sandbox on the node; what could not be removed.
+    async def remove_leftovers(self, sandbox_id: str) -> list[str] | None:  # noqa: ARG002 - for subclasses
+        """Remove what a shim that has ended left of a sandbox on the node; return what could not be removed.
 
-        None where it is not known what such a shim may leave: then only its `delete` tells. May raise `OSError`.
+        None if it is unknown what such a shim may leave: then only its `delete` can tell. May raise `OSError`.
         """
         return None
 
     async def version(self, folder: Path) -> str:
-        """What `-v` says, in one line: of most shims the version of containerd's library in it."""
+        """The output of `-v` in one line: of most shims it contains the version of containerd's library."""
         return one_line(await self._run(folder, b"", "-v"))
 
     async def _reads_bootstrap(self) -> bool:
-        """Only containerd's own shim has learnt it, in 2.3; an older one fails on it, and others do not read at all."""
+        """Whether `start` reads BootstrapParams: only containerd's own shim does, since 2.3; an older one fails on it, others
+        ignore stdin.
+        """
         if self.bootstrap is not None:
             return self.bootstrap
         if not Path(self.program).name.startswith("containerd-shim-runc-"):
@@ -108,12 +113,12 @@ class ShimBinary:
         return match is not None and (int(match[1]), int(match[2])) >= _BOOTSTRAP_SINCE
 
     async def _run(self, folder: Path, stdin: bytes, *args: str) -> bytes:
-        """Run with the usual flags. Raises as `start`."""
+        """Run the binary with the usual flags. Raises as `start`."""
         common = ("-namespace", self.namespace, "-address", self.address, "-publish-binary", "")
         return await self._run_bare(folder, stdin, *common, *args)
 
     async def _run_bare(self, folder: Path, stdin: bytes, *args: str) -> bytes:
-        """Run to the end. The outputs are files: who is left behind may have them open, and nobody waits for that."""
+        """Run the binary to its end. The outputs are files: the process that it leaves behind may keep a pipe open."""
         program = self.path()
         environment = {
             **os.environ,

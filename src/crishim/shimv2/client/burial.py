@@ -1,8 +1,8 @@
-"""Burial: the end of a shim that has died or is killed, and of what it leaves on the node.
+"""Cleans up after a shim that has died or is killed.
 
-Its process is killed, the processes that it ran are, and its binary's `delete` is run for every task. What could not be freed
-stays recorded (`ShimRecord.dead`, with all tasks), and is tried again with growing pauses; after `_RETRIES` times only removals
-of the sandbox try again.
+Its process is killed, its helper processes are, and its binary's `delete` is run for every task. What could not be freed stays
+recorded (`ShimRecord.dead`, with all tasks), and is retried with growing pauses; after `_RETRIES` times only removals of the
+sandbox retry it.
 """
 
 import asyncio
@@ -26,14 +26,16 @@ _log = logging.getLogger(__name__)
 _RETRIES: Final = 12
 _RETRY_PAUSE: Final = 5.0
 _LONGEST_RETRY_PAUSE: Final = 300.0
-"""Seconds before the first retry, and at most before a later one."""
+"""The longest pause before a retry, in seconds."""
 
 
-_NOT_LOOKED_AT: Final = "what was not looked at yet"
+_NOT_LOOKED_AT: Final = "leftovers that were not looked for yet"
 
 
 class Burial:
-    """Of one sandbox's shim. `lock` serializes what is done with the shim; `forget` is called when nothing is left of it."""
+    """The cleanup of one sandbox's shim. `lock` serializes operations on the shim; `forget` is called when nothing is left of
+    it.
+    """
 
     def __init__(
         self,
@@ -52,16 +54,16 @@ class Burial:
         self._noticing: asyncio.Task[None] | None = None
         self._retrying: asyncio.Task[None] | None = None
         self.left: tuple[str, ...] = ()
-        """What the last attempt could not free, for people."""
+        """What the last attempt could not free, as text."""
 
     @property
     def pending(self) -> bool:
-        """Whether the shim is dead, and something of it may be left on the node."""
+        """Whether the shim is dead and its leftovers may not all be freed."""
         record = self._folder.shim()
         return record is not None and record.dead
 
     async def bury(self) -> None:
-        """Try once. Every task has an exit afterwards. With the lock."""
+        """Try once. Every task has an exit afterwards. The caller holds the lock."""
         record = self._folder.shim()
         if record is None:
             return
@@ -80,30 +82,32 @@ class Burial:
     def _mark_dead(self, record: ShimRecord) -> None:
         if not record.dead:
             level = logging.WARNING if self._tasks else logging.DEBUG
-            _log.log(level, "the shim of sandbox %s is lost; what it has left is freed", self._folder.sandbox_id)
+            _log.log(level, "the shim of sandbox %s is lost; its leftovers are freed", self._folder.sandbox_id)
             self._folder.write_shim(attrs.evolve(record, dead=True))
 
     async def check(self, record: ShimRecord) -> None:
-        """After a clean exit of the shim: some are known to leave what they say is gone. With the lock."""
+        """Look for leftovers after a clean exit of the shim, since some shims do not free everything. The caller holds the
+        lock.
+        """
         self.left = await self._leftovers([])
         if self.left:
             self._folder.write_shim(attrs.evolve(record, dead=True))
         self._conclude()
 
     def begin(self, record: ShimRecord) -> None:
-        """Bury the shim in the background: it may take as long as its binary's `delete` of every task."""
+        """Clean up in the background, since the binary's `delete` of every task may take long."""
         self._mark_dead(record)
         self.left = (_NOT_LOOKED_AT,)
         self.retry_later(0.0)
 
     def retry_later(self, pause: float = _RETRY_PAUSE) -> None:
-        """Try again in the background, if nobody does so, after `pause` seconds first."""
+        """Retry in the background after `pause` seconds, unless a retry is already scheduled."""
         if self._retrying is None or self._retrying.done():
             name = f"leftovers of sandbox {self._folder.sandbox_id}"
             self._retrying = asyncio.create_task(self._retry(pause), name=name)
 
     def watch(self, record: ShimRecord) -> None:
-        """Notice the end of the shim's own process at once, and collect it where it was left to us."""
+        """Watch the shim's process for its end, and reap it if it is a child of this process."""
         if not record.pid or (self._noticing is not None and not self._noticing.done()):
             return
         try:
@@ -118,7 +122,7 @@ class Burial:
         self._noticing = asyncio.create_task(self._notice_end(process), name=name)
 
     def close(self) -> None:
-        """End what goes on in the background; the shim goes on."""
+        """End the background tasks; the shim keeps running."""
         for work in (self._noticing, self._retrying):
             if work is not None:
                 work.cancel()
@@ -133,7 +137,7 @@ class Burial:
         self.retry_later()
 
     async def _delete_tasks(self) -> tuple[bool, list[str]]:
-        """Run the binary's `delete` for every task, members first; whether one took too long, and what has failed."""
+        """Run the binary's `delete` for every task, members first; return whether one timed out, and the failures."""
         own = self._folder.sandbox_id
         failures: list[str] = []
         for task in sorted(self._tasks.values(), key=lambda task: task.id == own):
@@ -141,14 +145,14 @@ class Burial:
                 continue
             try:
                 end = await self._binary.delete(task.id, Path(task.record.bundle))
-            except DeadlineExceeded as error:  # the others would take as long
+            except DeadlineExceeded as error:  # the others would time out too
                 return True, [*failures, f"task {task.id} ({error})"]
             except (CrishimError, OSError) as error:
                 if self._folder.created(task.id):
                     failures.append(f"task {task.id} ({error})")
                     continue
-                # Of a task that was not made shims do not know how to delete it, now or later: runc's misses its own file.
-                _log.warning("task %s was not made, and its delete failed: %s", task.id, error)
+                # A shim cannot delete a task that was not created, now or later: runc's misses its own file.
+                _log.warning("task %s was not created, and its delete failed: %s", task.id, error)
                 self._folder.write_gone(task.id)
             else:
                 await task.finish(end)
@@ -156,7 +160,7 @@ class Burial:
         return False, failures
 
     async def _leftovers(self, failures: list[str]) -> tuple[str, ...]:
-        """What is left on the node. Where the binary can look, a `delete` that has failed may have left nothing."""
+        """The leftovers on the node. If the binary can look for them, a failed `delete` may have left nothing."""
         try:
             left = await self._binary.remove_leftovers(self._folder.sandbox_id)
         except OSError as error:
@@ -178,8 +182,8 @@ class Burial:
                     if not self.pending:
                         self._folder.remove_if_empty()
                         return
-            except OSError as error:  # as of a full disk
-                _log.warning("what the shim of sandbox %s has left: %s", self._folder.sandbox_id, error)
+            except OSError as error:  # for example a full disk
+                _log.warning("leftovers of the shim of sandbox %s: %s", self._folder.sandbox_id, error)
             pause = min(max(2 * pause, _RETRY_PAUSE), _LONGEST_RETRY_PAUSE)
         _log.error("sandbox %s: %s stay until its removal", self._folder.sandbox_id, "; ".join(self.left))
 
@@ -192,5 +196,5 @@ class Burial:
                 try:
                     await self.bury()
                 except OSError as error:
-                    _log.warning("what the shim of sandbox %s has left: %s", self._folder.sandbox_id, error)
+                    _log.warning("leftovers of the shim of sandbox %s: %s", self._folder.sandbox_id, error)
                     self.retry_later()

@@ -1,7 +1,4 @@
-"""A shim's own process: told apart from whoever has its pid later, and ended when it does not leave by itself.
-
-Having a shim let go of one task, whatever it does, and however much time the shim takes over it.
-"""
+"""Ends a shim's process, identified by pid and start time, and deletes a task from a shim with retries and time limits."""
 
 import asyncio
 import contextlib
@@ -23,13 +20,15 @@ from crishim.shimv2.wire.messages import STATUSES
 
 
 def born(pid: int) -> int:
-    """When a process began, in clock ticks after the boot: a pid that is used again has another. 0 if it is gone."""
+    """The start time of a process, in clock ticks after the boot, which distinguishes processes with the same pid. 0 if it
+    does not exist.
+    """
     process = processes.read(pid)
     return 0 if process is None else process.identity.start
 
 
 def end_process(pid: int, since: int) -> bool:
-    """Kill a process that began at `since`, and wait a moment for its end; whether there was one. Blocks for up to 5 s."""
+    """Kill a process that started at `since` and wait for its end; return whether it existed. Blocks for up to 5 s."""
     if pid <= 1 or not since:
         return False
     with contextlib.suppress(OSError):
@@ -46,29 +45,33 @@ def end_process(pid: int, since: int) -> bool:
 
 
 def end_shim(pid: int, since: int, bundle: Path) -> bool:
-    """End a shim; whether there was one. One that has not told its pid is whoever works in its sandbox's bundle. Blocks."""
+    """End a shim; return whether it existed. A shim with an unknown pid is searched by its working folder, the sandbox's
+    bundle. Blocks.
+    """
     if pid:
         return end_process(pid, since)
-    ended = [end_process(found.pid, found.start) for found in working_in(bundle)]
+    ended = [end_process(process.pid, process.start) for process in working_in(bundle)]
     return any(ended)
 
 
 def working_in(folder: Path) -> list[processes.Identity]:
-    """The processes whose working folder this is, as a shim's is its first bundle; never this process."""
-    wanted = os.path.realpath(folder)
-    found = []
+    """The processes with this working folder, which for a shim is its first bundle; never this process."""
+    target = os.path.realpath(folder)
+    identities = []
     for (
         pid,
         process,
-    ) in processes.everybody().items():  # who has a pid is read before the folder: a later owner of it is not killed
+    ) in (
+        processes.everybody().items()
+    ):  # the identity is read before the folder, so that a later process with the pid is not killed
         with contextlib.suppress(OSError):
-            if os.readlink(f"/proc/{pid}/cwd") == wanted and pid != os.getpid():  # noqa: PTH115 - one look for each process
-                found.append(process.identity)
-    return found
+            if os.readlink(f"/proc/{pid}/cwd") == target and pid != os.getpid():  # noqa: PTH115 - one look for each process
+                identities.append(process.identity)
+    return identities
 
 
 def remove_socket(address: str) -> None:
-    """Remove what is left of a dead shim's socket, if it has one in the file system."""
+    """Remove a dead shim's socket, if it is in the file system."""
     path = Path(address.removeprefix("unix://"))
     with contextlib.suppress(OSError):
         if path.is_absolute() and stat.S_ISSOCK(path.lstat().st_mode):
@@ -82,13 +85,15 @@ _KILL: Final = 9
 _KILLED_WITHIN: Final = 10.0
 _CREATED_WITHIN: Final = 0.5
 _FREED_WITHIN: Final = 5.0
-"""Seconds for a killed task to end, the same for one that was never started, and for a Delete that is refused too early."""
+"""Seconds for a killed task to end, for a task that was never started to end, and for retries of a Delete that is refused too
+early.
+"""
 
 
 async def free(link: ShimLink, task: ShimTask, clock: Clock) -> bool:
-    """Kill a task if it runs, and delete it; whether the shim knew it.
+    """Kill a task if it runs, and delete it; return whether the shim knew it.
 
-    Raises `Unavailable` if the shim is lost meanwhile, and what it refuses with.
+    Raises `Unavailable` if the shim is lost meanwhile, and the shim's errors.
     """
     await task.settle(link.timeout)
     try:
@@ -98,14 +103,14 @@ async def free(link: ShimLink, task: ShimTask, clock: Clock) -> bool:
     if status is OciStatus.PAUSED:
         await link.resume(task.id)
     if status is not OciStatus.STOPPED:
-        # Also one that only was created: runc's shim deletes such a one after two seconds, unless it has ended before.
+        # Also for a task that was only created: runc's shim takes two seconds to delete it, unless it has ended before.
         await _kill(link, task, must_end=status is not OciStatus.CREATED)
     await _delete(link, task.id, clock)
     return True
 
 
 async def _kill(link: ShimLink, task: ShimTask, *, must_end: bool) -> None:
-    """Kill a task, and wait for its end, or its shim's. One that was never started need not know of any end."""
+    """Kill a task, and wait for its end or the shim's. A task that was never started may report no end."""
     task.killed = True
     try:
         await link.kill(task.id, _KILL, everyone=True)
@@ -123,11 +128,11 @@ async def _kill(link: ShimLink, task: ShimTask, *, must_end: bool) -> None:
     for waiting in either - {task.end}:
         waiting.cancel()
     if must_end and not done:
-        raise DeadlineExceeded(f"{task.id} does not end, though it was killed")
+        raise DeadlineExceeded(f"{task.id} has not ended after SIGKILL")
 
 
 async def _delete(link: ShimLink, task_id: str, clock: Clock) -> None:
-    """Delete, again and again for a while: kata tells an end before it is ready to let go."""
+    """Delete, with retries: kata reports an exit before it accepts Delete."""
     give_up = clock.monotonic() + _FREED_WITHIN
     pause = 0.02
     while True:

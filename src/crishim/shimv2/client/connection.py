@@ -1,12 +1,12 @@
-"""ShimEvents: the ttrpc server that shims forward their events to. Exits are learnt by waiting; only OOM events are used.
+"""The connection to a shim, and the server for its events.
 
-ShimLink: a connection to a shim, with the task service's calls by their names.
+`ShimLink` has the task service's calls as methods. Every call but Wait has a time limit: a shim that does not respond is
+`DeadlineExceeded`, one whose connection ends `Unavailable`. Errors name the container or exec of the call.
 
-Every call but Wait has a time limit: a shim that never answers is `DeadlineExceeded`, one whose connection ends `Unavailable`.
-Refusals are named after the container or exec that was asked for.
+Kata responds with NOT_FOUND to any failure whose text contains "not found". So only State's NOT_FOUND is trusted: another call
+raises `NotFound` if State confirms it, or, for Kill, if State reports that the process has exited, and `Unknown` otherwise.
 
-Kata answers NOT_FOUND to any failure whose text has "not found" in it. So this answer is believed of State alone: another call
-raises `NotFound` if State says the same, or that the process to be killed has ended, and `Unknown` otherwise.
+`ShimEvents` is the ttrpc server to which shims forward their events. Exits come from Wait; only OOM events are used.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ _LONGEST: Final = 107
 
 
 class ShimEvents:
-    """Serves events on a socket at `path`, mode 0600; `oom` is called with the container's id. For use on one event loop."""
+    """Serves events on a socket at `path`, mode 0600; calls `oom` with the container's id. For use on one event loop."""
 
     def __init__(self, path: Path, oom: Callable[[str], None]) -> None:
         self._path = path
@@ -50,11 +50,11 @@ class ShimEvents:
 
     @property
     def address(self) -> str:
-        """The socket's path; empty where it is too long for one, and then there is no news."""
+        """The socket's path; empty if it is too long for a socket, and then no events arrive."""
         return str(self._path) if len(str(self._path).encode()) <= _LONGEST else ""
 
     async def open(self) -> None:
-        """Listen. May be called again."""
+        """Start listening. May be called again."""
         async with self._opening:
             if self._open or not self.address:
                 return
@@ -68,7 +68,7 @@ class ShimEvents:
             self._open = True
 
     async def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         await self._server.close()
 
     async def _forward(self, request: Request) -> bytes:
@@ -85,10 +85,10 @@ M = TypeVar("M", bound=Message)
 
 
 class ShimLink:
-    """Calls of the task service. A `name` is a container's id; `exec_id` is empty for its first process."""
+    """The calls of the task service. `name` is a container's id; `exec_id` is empty for its first process."""
 
     timeout: ClassVar[float] = 20.0
-    """Seconds for a call that has nothing to wait for."""
+    """Seconds for a call that need not wait for the container."""
 
     long_timeout: ClassVar[float] = 110.0
     """Seconds for a call that may boot a virtual machine."""
@@ -113,11 +113,11 @@ class ShimLink:
         await self._client.ended()
 
     async def close(self) -> None:
-        """Let go of the connection; the shim and its tasks go on."""
+        """Close the connection; the shim and its tasks keep running."""
         await self._client.close()
 
     async def create(self, name: str, bundle: Path, fifos: FifoPaths, options: Any | None, *, terminal: bool) -> int:
-        """Create a task whose root is in its bundle already; answers the pid."""
+        """Create a task whose root file system is already in its bundle; return the pid."""
         request = pb.CreateTaskRequest(
             id=name, bundle=str(bundle), terminal=terminal, stdin=fifos.stdin, stdout=fifos.stdout, stderr=fifos.stderr
         )
@@ -126,12 +126,12 @@ class ShimLink:
         return (await self._call("Create", request, pb.CreateTaskResponse, timeout=self.long_timeout)).pid
 
     async def start(self, name: str, exec_id: str = "") -> int:
-        """Run what was created; returns its pid."""
+        """Start a created task or exec; return its pid."""
         request = pb.StartRequest(id=name, exec_id=exec_id)
         return (await self._call("Start", request, pb.StartResponse, timeout=self.long_timeout)).pid
 
     async def exec(self, name: str, exec_id: str, process: Any, fifos: FifoPaths, *, terminal: bool) -> None:
-        """Prepare one more process."""
+        """Add an exec to a task; `start` runs it."""
         request = pb.ExecProcessRequest(
             id=name,
             exec_id=exec_id,
@@ -144,12 +144,12 @@ class ShimLink:
         await self._call("Exec", request, Empty, timeout=self.long_timeout)
 
     async def wait(self, name: str, exec_id: str = "") -> Exit:
-        """Return when a process has ended, however long that takes."""
-        told = await self._call("Wait", pb.WaitRequest(id=name, exec_id=exec_id), pb.WaitResponse, timeout=0)
-        return exit_of(told.exit_status, told.exited_at)
+        """Return when a process has exited; without a time limit."""
+        response = await self._call("Wait", pb.WaitRequest(id=name, exec_id=exec_id), pb.WaitResponse, timeout=0)
+        return exit_of(response.exit_status, response.exited_at)
 
     async def state(self, name: str, exec_id: str = "") -> pb.StateResponse:
-        """What a process does."""
+        """The state of a process."""
         return await self._call("State", pb.StateRequest(id=name, exec_id=exec_id), pb.StateResponse)
 
     async def kill(self, name: str, number: int, exec_id: str = "", *, everyone: bool = False) -> None:
@@ -157,33 +157,33 @@ class ShimLink:
         await self._call("Kill", pb.KillRequest(id=name, exec_id=exec_id, signal=number, all=everyone), Empty)
 
     async def delete(self, name: str, exec_id: str = "") -> None:
-        """Free what has ended, or was never started."""
+        """Delete a task or exec that has exited, or was never started."""
         await self._call("Delete", pb.DeleteRequest(id=name, exec_id=exec_id), pb.DeleteResponse)
 
     async def resize(self, name: str, exec_id: str, size: TerminalSize) -> None:
-        """Give a terminal its size."""
+        """Resize the terminal."""
         await self._call(
             "ResizePty", pb.ResizePtyRequest(id=name, exec_id=exec_id, width=size.width, height=size.height), Empty
         )
 
     async def close_stdin(self, name: str, exec_id: str = "") -> None:
-        """The shim's own end of stdin. Ours must be closed before, or some shims never answer."""
+        """Close the shim's own end of stdin. Close ours first, or some shims never respond."""
         await self._call("CloseIO", pb.CloseIORequest(id=name, exec_id=exec_id, stdin=True), Empty)
 
     async def pause(self, name: str) -> None:
-        """Stop a task where it is."""
+        """Freeze a task."""
         await self._call("Pause", pb.PauseRequest(id=name), Empty)
 
     async def resume(self, name: str) -> None:
-        """Let it go on."""
+        """Resume a task."""
         await self._call("Resume", pb.ResumeRequest(id=name), Empty)
 
     async def update(self, name: str, resources: Any) -> None:
-        """Set limits."""
+        """Update a task's limits."""
         await self._call("Update", pb.UpdateTaskRequest(id=name, resources=resources), Empty)
 
     async def stats(self, name: str) -> Any:
-        """A task's usage."""
+        """The metrics of a task."""
         return (await self._call("Stats", pb.StatsRequest(id=name), pb.StatsResponse)).stats
 
     async def shim_pid(self, name: str, timeout: float | None = None) -> int:
@@ -191,16 +191,16 @@ class ShimLink:
         return (await self._call("Connect", pb.ConnectRequest(id=name), pb.ConnectResponse, timeout=timeout)).shim_pid
 
     async def shutdown(self, name: str) -> None:
-        """End the shim, if it holds nothing any more; it may answer, or just close the connection."""
+        """Shut the shim down if it has no tasks; it may respond, or just close the connection."""
         await self._call("Shutdown", pb.ShutdownRequest(id=name), Empty)
 
     async def _call(self, method: str, request: Message, response: type[M], timeout: float | None = None) -> M:
-        """A call. `timeout` 0 is for ever, None the usual timeout."""
+        """Call a method. `timeout` 0 is none, None the default."""
         payload = request.SerializeToString()
         limit = (self.timeout if timeout is None else timeout) or None
         try:
-            told = await self._client.call(self._service, method, payload, timeout=limit, metadata=self._metadata)
-            return response.FromString(told)
+            reply = await self._client.call(self._service, method, payload, timeout=limit, metadata=self._metadata)
+            return response.FromString(reply)
         except TtrpcError as error:
             exec_id = "" if method == "Exec" else getattr(request, "exec_id", "")
             name = getattr(request, "id", "")
@@ -214,7 +214,7 @@ class ShimLink:
             raise Unknown(f"the shim's answer to {method} cannot be read: {error}") from error
 
     async def _is_missing(self, method: str, name: str, exec_id: str) -> bool:
-        """Whether a process of which a call has answered NOT_FOUND is not there, or has ended, where it was to be killed."""
+        """Whether State confirms the NOT_FOUND of a call, or for Kill that the process has exited."""
         if method == "State":
             return True
         try:

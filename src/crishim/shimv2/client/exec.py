@@ -1,4 +1,4 @@
-"""An exec in a task of a shim's."""
+"""Runs an exec in a task of a shim."""
 
 import asyncio
 import contextlib
@@ -47,7 +47,7 @@ class ShimExec:
         link = await self._sandbox.link()
         process = runtime_spec("Process", self._process)
         tty = bool(self._process.get("terminal"))
-        # All outputs, wanted or not: runc's shim opens each of them as soon as there is one stream at all.
+        # All outputs, requested or not: runc's shim opens each of them as soon as there is any stream.
         paths = paths_in(self._sandbox.folder.io(self._exec_id), stdin=self._io.stdin is not None, stderr=not tty)
         fifos = Fifos(paths)
         streams = ExecStreams(self._io, tty=tty)
@@ -60,7 +60,7 @@ class ShimExec:
                 fifos.release()
                 await streams.copy(lambda: self._wait(link))
             finally:
-                streams.close()  # some shims tell no end while its output is not read to the end
+                streams.close()  # some shims report no exit while output is unread
                 await asyncio.shield(self._clear_away(link))
         finally:
             streams.close()
@@ -70,7 +70,7 @@ class ShimExec:
 
     async def _start(self, link: ShimLink) -> None:
         self._running = True
-        # Once begun it goes on, cancelled or not, for a shim cannot be told: only what has started can be killed.
+        # A call continues in the shim when it is cancelled here: only what has started can be killed.
         self._starting = asyncio.ensure_future(link.start(self._container_id, self._exec_id))
         try:
             pid = await asyncio.shield(self._starting)
@@ -89,7 +89,7 @@ class ShimExec:
         self._running = False
 
     async def _clear_away(self, link: ShimLink) -> None:
-        """Kill what runs, and have the shim forget it."""
+        """Kill the exec if it runs, and delete it from the shim."""
         with contextlib.suppress(CrishimError, TimeoutError):
             async with asyncio.timeout(_CLEARED_WITHIN):
                 if self._running and self._starting is not None:
@@ -100,7 +100,7 @@ class ShimExec:
                 await link.delete(self._container_id, self._exec_id)
 
     async def _resize(self, size: TerminalSize) -> None:
-        with contextlib.suppress(CrishimError):  # it may have ended meanwhile
+        with contextlib.suppress(CrishimError):  # it may have exited meanwhile
             await (await self._sandbox.link()).resize(self._container_id, self._exec_id, size)
 
     async def _stdin_ended(self) -> None:

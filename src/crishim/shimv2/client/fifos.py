@@ -1,11 +1,11 @@
-"""The named pipes of a task or an exec, and our ends of them.
+"""The named pipes of a task or an exec, with our ends of them, and the pipe of the shim's log.
 
-A shim opens its ends when it likes: some at Create, some at Start. Until then somebody must hold a writing end of the outputs,
-or their readers are at an end before anything was written: `Fifos` does, until `release`. stdin is opened for reading and
-writing, since a writer alone cannot be opened before there is a reader, and only once, since a second writer would keep a shim
-from ever seeing the end.
+A shim opens its ends at Create or at Start, depending on the shim. Until then `Fifos` keeps a writing end of the outputs open,
+or their readers would see an end before anything is written; `release` closes it. stdin is opened for reading and writing,
+since a writer alone cannot be opened before there is a reader, and only once, since a second writer would keep the shim from
+seeing the end.
 
-The named pipe `log` in a sandbox's bundle: a shim opens it at its start, and stands still when nobody empties it.
+The named pipe `log` is in a sandbox's bundle: a shim opens it at its start, and blocks when nobody reads it.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 
 @attrs.frozen(kw_only=True)
 class FifoPaths:
-    """Where the pipes lie; empty for those that there are not."""
+    """The paths of the pipes; empty for a stream that was not requested."""
 
     stdin: str = ""
     stdout: str = ""
@@ -35,7 +35,7 @@ class FifoPaths:
 
 
 def paths_in(folder: Path, *, stdin: bool, stderr: bool) -> FifoPaths:
-    """The paths of the pipes that are requested for; with a terminal there is no stderr."""
+    """The paths of the requested pipes in `folder`; with a terminal there is no stderr."""
     return FifoPaths(
         stdin=str(folder / "0") if stdin else "", stdout=str(folder / "1"), stderr=str(folder / "2") if stderr else ""
     )
@@ -46,10 +46,10 @@ class Fifos:
 
     def __init__(self, paths: FifoPaths) -> None:
         self.paths = paths
-        self._held: list[int] = []
+        self._writers: list[int] = []
 
     def make(self) -> None:
-        """Make the pipes. What is left of earlier ones is thrown away. Raises `ResourceExhausted`."""
+        """Create the pipes, replacing older ones. Raises `ResourceExhausted`."""
         try:
             for path in filter(None, attrs.astuple(self.paths)):
                 folder = Path(path).parent
@@ -66,9 +66,9 @@ class Fifos:
         stdin_ended: Callable[[], Awaitable[None]],
         hold: bool,
     ) -> ForeignStreams:
-        """Open our ends, which are the caller's from now on. With `hold` the outputs have no end before `release`.
+        """Open our ends, which the caller then owns. With `hold` the outputs have no end before `release`.
 
-        Raises `ResourceExhausted`, and leaves nothing open then.
+        Raises `ResourceExhausted`, and then leaves nothing open.
         """
         paths = self.paths
         with contextlib.ExitStack() as undo:
@@ -79,18 +79,20 @@ class Fifos:
             }
             if hold:
                 ends = [self._open(path, os.O_WRONLY, undo) for path in (paths.stdout, paths.stderr)]
-                self._held = [end for end in ends if end is not None]
+                self._writers = [end for end in ends if end is not None]
             undo.pop_all()
         return ForeignStreams(**opened, resize=resize, stdin_ended=stdin_ended)
 
     def release(self) -> None:
-        """The shim has its ends: when it lets go of them, that is the end. May be called twice."""
-        held, self._held = self._held, []
-        for fd in held:
+        """Close the writing ends of the outputs, since the shim has opened its own: from now on its close is the end. May be
+        called twice.
+        """
+        writers, self._writers = self._writers, []
+        for fd in writers:
             os.close(fd)
 
     def remove(self) -> None:
-        """Let go of what is held, and remove the pipes with their folder."""
+        """Close the writing ends, and remove the pipes with their folder."""
         self.release()
         for path in filter(None, attrs.astuple(self.paths)):
             shutil.rmtree(Path(path).parent, ignore_errors=True)
@@ -112,7 +114,7 @@ _PIECE = 1 << 16
 
 
 class ShimLog:
-    """Empties a shim's log into our own, at level DEBUG. For use on one event loop."""
+    """Copies a shim's log to our own, at level DEBUG. For use on one event loop."""
 
     def __init__(self, bundle: Path) -> None:
         self._fd = -1
@@ -120,11 +122,11 @@ class ShimLog:
         self._rest = b""
 
     def open(self) -> None:
-        """Make the pipe where it is missing, and read it. Never raises for the log's sake."""
+        """Create the pipe if it is missing, and read it. A failure is only logged."""
         try:
             if not self._path.exists():
                 os.mkfifo(self._path, 0o600)
-            # For writing, too: so there is never an end, whoever comes and goes.
+            # Opened for writing too, so that the pipe has no end when a writer closes it.
             self._fd = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             _log.warning("a shim's log cannot be read: %s", error)
@@ -132,7 +134,7 @@ class ShimLog:
         asyncio.get_running_loop().add_reader(self._fd, self._read)
 
     def close(self) -> None:
-        """Read no more. May be called twice."""
+        """Stop reading. May be called twice."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             asyncio.get_running_loop().remove_reader(fd)

@@ -1,9 +1,9 @@
-"""ShimRuntime: an OciRuntime over containerd's shims, one shim process for each sandbox.
+"""ShimRuntime: an OciRuntime over containerd's shims, with one shim process for each sandbox.
 
-The sandbox's own container comes first (annotation `io.kubernetes.cri.container-type: sandbox`) and starts the shim; every
-container that names the sandbox in `io.kubernetes.cri.sandbox-id` is created by the same one. The shim holds the processes; we
-hold the other ends of their named pipes, write the logs, and find everything again after a restart from what `layout` keeps.
-Deleting the sandbox's own container ends every process of the sandbox, and the shim.
+The sandbox's own container is created first (annotation `io.kubernetes.cri.container-type: sandbox`) and starts the shim;
+every container that names the sandbox in `io.kubernetes.cri.sandbox-id` is created by the same one. The shim runs the
+processes; this side reads and writes their named pipes, writes the logs, and after a restart resumes from the files of
+`client.files`. Deleting the sandbox's own container ends every process of the sandbox, and the shim.
 """
 
 import asyncio
@@ -55,14 +55,14 @@ _VERSION: Final = re.compile(r"[Vv]ersion:?\s*([^\s,]+)")
 
 
 def no_options(_config: Mapping[str, Any]) -> AnyMessage | None:
-    """For shims that need none."""
+    """For shims that need no options."""
     return None
 
 
 class ShimRuntime:
-    """Runs bundles by `binary`. `root` is a folder for what is known of the shims.
+    """Runs bundles by `binary`. `root` is the folder for the records of the shims.
 
-    `options` makes the runtime's own options that go into a Create of the container's config.json.
+    `options` makes the runtime's own options of a Create from the container's config.json.
     """
 
     name = "shim"
@@ -78,23 +78,23 @@ class ShimRuntime:
         self._version = ""
 
     async def probe(self) -> BackendInfo:
-        """The shim's version. Raises `FailedPrecondition` where its binary is missing."""
+        """The shim's version. Raises `FailedPrecondition` if its binary is missing."""
         self._binary.path()
         if not self._version:
-            told = await self._binary.version(Path("/"))
-            match = _VERSION.search(told)
-            self._version = match[1] if match else told[:100] or "0"
+            output = await self._binary.version(Path("/"))
+            match = _VERSION.search(output)
+            self._version = match[1] if match else output[:100] or "0"
         return BackendInfo(name=self.name, version=self._version, netns=NetnsSource.LIBRARY, supported=self.supported)
 
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
-        """As `OciRuntime.create`; for a sandbox's own container the shim is started before."""
+        """As `OciRuntime.create`; for a sandbox's own container the shim is started first."""
         config = await asyncio.to_thread(read_config, bundle)
         annotations, options = config.get("annotations", {}), self._options(config)
         sandbox_id = annotations.get(_SANDBOX, container_id)
         if annotations.get(_TYPE, "sandbox") != "sandbox":
             return await (await self._sandbox(sandbox_id)).create(container_id, bundle, stdio, options)
         if container_id != sandbox_id:
-            raise InvalidArgument("annotations", f"the sandbox's own container is called {sandbox_id}, not {container_id}")
+            raise InvalidArgument("annotations", f"the sandbox's own container has the id {sandbox_id}, not {container_id}")
         if self._events is not None:
             await self._events.open()
         folder = SandboxFolder(self._root / sandbox_id)
@@ -134,7 +134,7 @@ class ShimRuntime:
     async def delete(self, container_id: str) -> None:
         """As `OciRuntime.delete`. With the sandbox's own container everything of the sandbox ends.
 
-        Raises `Unavailable` while something of a sandbox is left on the node, also where no shim of it is known any more.
+        Raises `Unavailable` while leftovers of a sandbox are on the node, also if no shim of it is recorded any more.
         """
         if (self._root / container_id).is_dir():
             sandbox = await self._sandbox(container_id)
@@ -191,7 +191,7 @@ class ShimRuntime:
     async def cgroup_usage(self, container_id: str) -> CgroupUsage:
         """As `SupportsCgroupUsage.cgroup_usage`, from the shim.
 
-        Raises `DeadlineExceeded` after a second: one shim that hangs must not hold up the usage of the whole node.
+        Raises `DeadlineExceeded` after a second: a shim that hangs must not delay the usage of the whole node.
         """
         sandbox = await self._of(container_id)
         task = sandbox.task(container_id)
@@ -205,15 +205,17 @@ class ShimRuntime:
         return usage if usage.oom_kills is not None else attrs.evolve(usage, oom_kills=task.oom_kills)
 
     def leftovers(self) -> Mapping[SandboxId, Sequence[str]]:
-        """As `SupportsLeftovers.leftovers`: of shims that are dead."""
-        known = (found.result() for found in self._sandboxes.values() if _is_there(found))
+        """As `SupportsLeftovers.leftovers`, for dead shims."""
+        known = (sandbox.result() for sandbox in self._sandboxes.values() if _is_there(sandbox))
         return {SandboxId(sandbox.folder.sandbox_id): sandbox.left for sandbox in known if sandbox.left}
 
-    async def let_go(self) -> None:
-        """Hold nothing any more, as if this process had ended: shims and containers go on, and can be found again."""
-        for found in tuple(self._sandboxes.values()):
+    async def detach(self) -> None:
+        """Close all connections and pipes, as if this process had ended: shims and containers keep running, and can be
+        resumed.
+        """
+        for sandbox in tuple(self._sandboxes.values()):
             with contextlib.suppress(CrishimError):
-                await (await found).let_go()
+                await (await sandbox).detach()
         self._sandboxes.clear()
         if self._events is not None:
             await self._events.close()
@@ -222,7 +224,7 @@ class ShimRuntime:
         return (await self._of(container_id)).task(container_id)
 
     async def _of(self, container_id: str) -> SandboxShim:
-        """The sandbox that a container belongs to. Raises `NotFound`."""
+        """The sandbox of a container. Raises `NotFound`."""
         if (sandbox := self._holder(container_id)) is not None:
             return sandbox
         folder = find_sandbox(self._root, container_id)
@@ -231,17 +233,17 @@ class ShimRuntime:
         return await self._sandbox(folder.sandbox_id)
 
     async def _sandbox(self, sandbox_id: str) -> SandboxShim:
-        """A sandbox, found again if it was begun before a restart of ours. Raises `NotFound`."""
-        found = self._sandboxes.get(sandbox_id)
-        if found is None:
+        """A sandbox, resumed from its files after a restart. Raises `NotFound`."""
+        resumed = self._sandboxes.get(sandbox_id)
+        if resumed is None:
             folder = SandboxFolder(self._root / sandbox_id)
             if not folder.path.is_dir():
                 raise NotFound("sandbox", sandbox_id)
-            found = self._sandboxes[sandbox_id] = asyncio.ensure_future(self._resumed(folder))
+            resumed = self._sandboxes[sandbox_id] = asyncio.ensure_future(self._resumed(folder))
         try:
-            return await asyncio.shield(found)
-        except Exception:  # whatever it is, it is one sandbox's, and its next call tries again
-            if self._sandboxes.get(sandbox_id) is found:
+            return await asyncio.shield(resumed)
+        except Exception:  # concerns one sandbox; its next call tries again
+            if self._sandboxes.get(sandbox_id) is resumed:
                 del self._sandboxes[sandbox_id]
             raise
 
@@ -253,9 +255,9 @@ class ShimRuntime:
         return sandbox
 
     def _keep(self, sandbox: SandboxShim) -> None:
-        kept: asyncio.Future[SandboxShim] = asyncio.get_running_loop().create_future()
-        kept.set_result(sandbox)
-        self._sandboxes[sandbox.folder.sandbox_id] = kept
+        resumed: asyncio.Future[SandboxShim] = asyncio.get_running_loop().create_future()
+        resumed.set_result(sandbox)
+        self._sandboxes[sandbox.folder.sandbox_id] = resumed
 
     async def _end(self, sandbox_id: str, sandbox: SandboxShim) -> None:
         await sandbox.end()
@@ -268,18 +270,18 @@ class ShimRuntime:
         except OSError as error:
             left = [str(error)]
         if left:
-            raise Unavailable(f"no shim of sandbox {sandbox_id} is known, and it has left {'; '.join(left)}")
+            raise Unavailable(f"no shim of sandbox {sandbox_id} is known, and these leftovers remain: {'; '.join(left)}")
 
     def _out_of_memory(self, container_id: str) -> None:
         if (sandbox := self._holder(container_id)) is not None:
             sandbox.task(container_id).note_oom()
 
     def _holder(self, container_id: str) -> SandboxShim | None:
-        for found in self._sandboxes.values():
-            if _is_there(found) and found.result().holds(container_id):
-                return found.result()
+        for sandbox in self._sandboxes.values():
+            if _is_there(sandbox) and sandbox.result().holds(container_id):
+                return sandbox.result()
         return None
 
 
-def _is_there(found: asyncio.Future[SandboxShim]) -> bool:
-    return found.done() and not found.cancelled() and not found.exception()
+def _is_there(sandbox: asyncio.Future[SandboxShim]) -> bool:
+    return sandbox.done() and not sandbox.cancelled() and not sandbox.exception()

@@ -1,12 +1,11 @@
 """SandboxShim: the one shim of a sandbox, with all its tasks, from its start to its end.
 
-A shim can be lost in three ways, and is found or buried: we were started again (its address is in a file), the connection
-broke (it is tried again), or its process is dead, or never answers (it is killed). What a dead shim has left is freed by its
-binary's `delete`, and some free nothing before that was run for every id of the sandbox, members first. Every task has an exit
-afterwards. What could not be freed stays recorded: it is tried again with growing pauses, and with each removal, and until it
-is gone the removal fails.
+A shim can be lost in three ways: this process restarted (the address is in a file), the connection broke (it is opened again),
+or the process is dead or never responds (it is killed). What a dead shim has left is freed by its binary's `delete`; some
+shims free nothing before it has run for every id of the sandbox, members first. Every task has an exit afterwards. Leftovers
+stay recorded: freeing them is retried with growing pauses and with each removal, and the removal fails until they are gone.
 
-Starting, burying and ending are serialized by a lock; calls for tasks run beside each other.
+Starting, cleaning up and ending are serialized by a lock; calls for tasks run concurrently.
 """
 
 import asyncio
@@ -35,23 +34,23 @@ _log = logging.getLogger(__name__)
 
 _TRIES: Final = 5
 _PAUSE: Final = 0.1
-"""How often, and after how many seconds, a lost shim is looked for again."""
+"""How often, and after how many seconds each, a lost shim is contacted again."""
 
 _SHUTDOWN_TIMEOUT: Final = 5.0
-"""Seconds for a shim to leave after Shutdown."""
+"""Seconds for a shim to exit after Shutdown."""
 
 _PING_TIMEOUT: Final = 5.0
 _FREE_TIMEOUT: Final = 40.0
-"""Seconds after which a shim that does not answer, or does not free all tasks, is killed with the end of its sandbox."""
+"""Seconds after which a shim that does not respond, or does not free all tasks, is killed at the end of its sandbox."""
 
 _KILLED: Final = 128 + 9
 
 _OOM_TIMEOUT: Final = 0.2
-"""Seconds for which the news of an out-of-memory kill is awaited: it comes by another way than the exit."""
+"""Seconds to wait for the event of an out-of-memory kill, which arrives separately from the exit."""
 
 
 class SandboxShim:
-    """One sandbox."""
+    """The shim of one sandbox."""
 
     def __init__(self, folder: SandboxFolder, binary: ShimBinary, clock: Clock) -> None:
         self._folder = folder
@@ -66,43 +65,43 @@ class SandboxShim:
 
     @property
     def folder(self) -> SandboxFolder:
-        """Where its files are."""
+        """The folder of its files."""
         return self._folder
 
     @property
     def left(self) -> tuple[str, ...]:
-        """What the shim, which is dead, has left on the node; empty while it lives."""
+        """The leftovers of a dead shim on the node; empty while it runs."""
         return self._burial.left if self._burial.pending else ()
 
     # --- beginning
 
     async def launch(self, bundle: Path) -> None:
-        """Start the shim. When it fails, or is cancelled, `end` frees what was done."""
+        """Start the shim. After a failure or a cancellation, `end` frees everything."""
         async with self._lock:
             self._folder.make()
             record = ShimRecord(bundle=str(bundle))
             self._folder.write_shim(record)
             self._open_log(bundle)
-            # It may leave a shim behind at any moment: it is let come to its end, and `end` waits for that.
+            # The start may leave a shim behind at any moment, so it runs to its end, and `end` waits for it.
             self._launching = asyncio.create_task(self._binary.start(self._folder.sandbox_id, bundle))
             bootstrap = await asyncio.shield(self._launching)
             self._folder.write_shim(attrs.evolve(record, address=bootstrap.address, version=bootstrap.version))
             self._link = await ShimLink.connect(bootstrap, self._binary.namespace)
 
     async def resume(self) -> None:
-        """After a restart of ours: find the shim again, and hold its tasks."""
+        """After a restart: connect to the shim again, and resume its tasks."""
         async with self._lock:
             record = self._folder.shim()
             if record is not None:
                 self._open_log(Path(record.bundle))
-            for told in self._folder.tasks():
-                self._tasks[told.id] = ShimTask(told, self._folder, self._clock)
-                if (end := self._folder.exit_of(told.id)) is not None:
-                    self._tasks[told.id].end.set_result(end)
+            for stored in self._folder.tasks():
+                self._tasks[stored.id] = ShimTask(stored, self._folder, self._clock)
+                if (end := self._folder.exit_of(stored.id)) is not None:
+                    self._tasks[stored.id].end.set_result(end)
             if record is not None and record.dead:
                 self._burial.retry_later()
             elif record is not None and not await self._reconnect(record):
-                self._burial.begin(record)  # in the background: nobody's inventory waits for it
+                self._burial.begin(record)  # in the background, so that the inventory does not wait
                 return
             for task in self._tasks.values():
                 if not task.end.done():
@@ -111,7 +110,7 @@ class SandboxShim:
     # --- tasks
 
     async def create(self, task_id: str, bundle: Path, stdio: Stdio, options: Any | None) -> int:
-        """Create a task with a runtime's own options; its end is watched from now on."""
+        """Create a task with the runtime's own options, and watch for its exit."""
         if task_id in self._tasks:
             raise AlreadyExists("container", task_id)
         link = await self.link()
@@ -129,31 +128,31 @@ class SandboxShim:
         return pid
 
     async def start(self, task_id: str) -> None:
-        """Run it."""
+        """Start a task."""
         task = self.task(task_id)
         link = await self.link()
         await task.steadily(link.start(task_id))
         task.started()
 
     async def status(self, task_id: str) -> tuple[OciStatus, int]:
-        """What it does, and its pid. Raises `NotFound`."""
+        """The status and pid of a task. Raises `NotFound`."""
         task = self.task(task_id)
         if task.end.done() or self._burial.pending:
             return OciStatus.STOPPED, 0
         try:
-            told = await (await self.link()).state(task_id)
+            response = await (await self.link()).state(task_id)
         except (Unavailable, DeadlineExceeded):
             if task.end.done():
                 return OciStatus.STOPPED, 0
             raise
-        return STATUSES.get(told.status, OciStatus.STOPPED), told.pid
+        return STATUSES.get(response.status, OciStatus.STOPPED), response.pid
 
     async def wait(self, task_id: str) -> Exit:
         """As `OciRuntime.wait`."""
         return await asyncio.shield(self.task(task_id).end)
 
     def holds(self, task_id: str) -> bool:
-        """Whether a task is one of this sandbox."""
+        """Whether a task belongs to this sandbox."""
         return task_id in self._tasks
 
     def task(self, task_id: str) -> ShimTask:
@@ -164,7 +163,7 @@ class SandboxShim:
         return task
 
     async def remove(self, task_id: str) -> None:
-        """Free a member, killing what still runs, and forget it."""
+        """Kill and delete a member, and forget it."""
         task = self.task(task_id)
         await self._free(task)
         await self._forget(task)
@@ -172,10 +171,10 @@ class SandboxShim:
     # --- the end
 
     async def end(self) -> None:
-        """Free every task, and end the shim. How the members ended stays known until each is removed.
+        """Delete every task, and end the shim. The exits of the members stay recorded until each is removed.
 
-        A shim that refuses, or does not answer, is killed, and what it leaves is freed. Raises `Unavailable` while something
-        of it is left on the node.
+        A shim that refuses, or does not respond, is killed, and its leftovers are freed. Raises `Unavailable` while leftovers
+        are on the node.
         """
         await self._settle()
         own = self._folder.sandbox_id
@@ -184,20 +183,20 @@ class SandboxShim:
         async with self._lock:
             if dead:
                 await self._bury()
-            elif not self._burial.pending:  # else it has just been tried
+            elif not self._burial.pending:  # else it was tried just now
                 if failure is None:
                     await self._dismiss()
                 else:
                     _log.warning("the shim of sandbox %s does not free its tasks: %s", own, failure)
                     await self._bury()
         if self._burial.pending:
-            raise Unavailable(f"the shim of sandbox {own} is dead, and it has left {'; '.join(self._burial.left)}")
+            raise Unavailable(f"the shim of sandbox {own} is dead, and these leftovers remain: {'; '.join(self._burial.left)}")
         if own in self._tasks:
             await self._forget(self._tasks[own])
         self._folder.remove_if_empty()
 
-    async def let_go(self) -> None:
-        """Hold nothing any more; the shim and its tasks go on. What a crash of ours does."""
+    async def detach(self) -> None:
+        """Close the connection and the pipes; the shim and its tasks keep running, as after a crash of this process."""
         self._burial.close()
         for task in self._tasks.values():
             await task.close()
@@ -209,16 +208,18 @@ class SandboxShim:
     # --- the shim itself
 
     async def link(self) -> ShimLink:
-        """The connection, made anew if it was lost. Raises `Unavailable` where the shim is dead; it is buried then."""
+        """The connection, opened again if it was lost. Raises `Unavailable` if the shim is dead; its leftovers are
+        then freed.
+        """
         if self._link is None or self._link.closed:
             async with self._lock:
                 await self._recover()
         if self._link is None:
-            raise Unavailable(f"the shim of sandbox {self._folder.sandbox_id} is gone")
+            raise Unavailable(f"the shim of sandbox {self._folder.sandbox_id} has ended")
         return self._link
 
     async def _recover(self) -> None:
-        """Find a shim that was lost, or bury it. With the lock."""
+        """Reconnect to a lost shim, or clean up after it. The caller holds the lock."""
         if self._link is not None and not self._link.closed:
             return
         self._link = None
@@ -227,7 +228,7 @@ class SandboxShim:
             await self._bury()
 
     async def _reconnect(self, record: ShimRecord) -> bool:
-        """Connect to a shim anew; false where it does not answer. With the lock."""
+        """Connect to a shim again; false if it does not respond. The caller holds the lock."""
         address = record.address or left_address(Path(record.bundle))
         for attempt in range(_TRIES if address else 0):
             if attempt:
@@ -241,17 +242,17 @@ class SandboxShim:
         return False
 
     async def _settle(self) -> None:
-        """Let a start that was broken off come to its end, and find the shim it has left."""
+        """Wait for an interrupted start to end, and record the shim that it has left."""
         record = self._folder.shim()
         if self._launching is None or record is None or record.address:
             return
         await asyncio.wait({self._launching})
         if not self._launching.cancelled() and self._launching.exception() is None:
-            told = self._launching.result()
-            self._folder.write_shim(attrs.evolve(record, address=told.address, version=told.version))
+            bootstrap = self._launching.result()
+            self._folder.write_shim(attrs.evolve(record, address=bootstrap.address, version=bootstrap.version))
 
     async def _bury(self) -> None:
-        """Kill the shim, and free what it leaves. With the lock."""
+        """Kill the shim, and free its leftovers. The caller holds the lock."""
         if self._link is not None:
             await self._link.close()
             self._link = None
@@ -261,10 +262,10 @@ class SandboxShim:
         try:
             await self._binary.delete(task.id, Path(task.record.bundle))
         except (CrishimError, OSError) as error:
-            _log.warning("what there was of %s may be left: %s", task.id, error)
+            _log.warning("leftovers of %s may remain: %s", task.id, error)
 
     async def _free_all(self) -> Exception | None:
-        """Have the shim free every task, members first; what has failed. Takes `_FREE_TIMEOUT` seconds at most."""
+        """Delete every task from the shim, members first; return the failure. Takes `_FREE_TIMEOUT` seconds at most."""
         own = self._folder.sandbox_id
         members = [task for task in self._tasks.values() if task.id != own]
         try:
@@ -282,7 +283,7 @@ class SandboxShim:
         return None
 
     async def _ping(self) -> None:
-        """Raise `DeadlineExceeded` if the shim answers nothing. It answers nothing, either, while it works on a creation."""
+        """Raise `DeadlineExceeded` if the shim does not respond. It does not respond, either, during a creation."""
         try:
             link = await self.link()  # even a shim without any task must be found, to be ended
             for task in self._tasks.values():
@@ -294,7 +295,7 @@ class SandboxShim:
             _log.debug("the shim of sandbox %s: %s", self._folder.sandbox_id, error)
 
     async def _dismiss(self) -> None:
-        """Ask the shim to exit, and kill it if it does not. With the lock."""
+        """Shut the shim down, and kill it if it does not exit. The caller holds the lock."""
         record = self._folder.shim()
         if record is None:
             return
@@ -313,17 +314,17 @@ class SandboxShim:
         await self._burial.check(record)
 
     def _forget_shim(self) -> None:
-        """Nothing is left of the shim."""
+        """Delete the record of the shim, of which nothing is left."""
         record = self._folder.shim()
         if record is not None:
-            remove_socket(record.address)  # a shim that was killed has not done that
+            remove_socket(record.address)  # a killed shim has not removed it
         self._folder.forget_shim()
         if self._shim_log is not None:
             self._shim_log.close()
             self._shim_log = None
 
     async def _ask_pid(self, link: ShimLink, record: ShimRecord) -> ShimRecord:
-        """Which process the shim is, for the day on which it must be killed."""
+        """Record the pid of the shim, for the case that it must be killed."""
         with contextlib.suppress(CrishimError):
             pid = await link.shim_pid(self._folder.sandbox_id)
             record = attrs.evolve(record, pid=pid, born=born(pid))
@@ -338,7 +339,7 @@ class SandboxShim:
     # --- one task
 
     async def _hold_again(self, task: ShimTask) -> None:
-        """Streams and end of a task that was begun before a restart of ours."""
+        """Resume a task that was created before a restart: streams and wait."""
         if self._link is None:
             if self._burial.pending:
                 await task.finish(Exit.unknown())
@@ -346,11 +347,11 @@ class SandboxShim:
         task.link = self._link
         try:
             status = STATUSES.get((await self._link.state(task.id)).status)
-        except NotFound:  # its creation was broken off
+        except NotFound:  # its creation was interrupted
             await task.finish(Exit.unknown())
             return
         except CrishimError as error:
-            _log.warning("what task %s does is not known: %s", task.id, error)
+            _log.warning("the state of task %s is unknown: %s", task.id, error)
             status = None
         try:
             task.open_streams(hold=status is OciStatus.CREATED)
@@ -362,7 +363,7 @@ class SandboxShim:
         task.watch = asyncio.create_task(self._follow(task), name=f"end of {task.id}")
 
     async def _follow(self, task: ShimTask) -> None:
-        """Wait for a task's end, across lost connections."""
+        """Wait for a task's exit, across lost connections."""
         while not task.end.done():
             try:
                 end = await (await self.link()).wait(task.id)
@@ -372,7 +373,7 @@ class SandboxShim:
                     continue
                 end = Exit.unknown()
             except CrishimError as error:
-                _log.warning("how %s ended is not known: %s", task.id, error)
+                _log.warning("the exit status of %s is unknown: %s", task.id, error)
                 end = Exit.unknown()
             if end.code == _KILLED and self._binary.events and not task.killed:
                 with contextlib.suppress(TimeoutError):
@@ -381,7 +382,7 @@ class SandboxShim:
             await task.finish(end)
 
     async def _free(self, task: ShimTask) -> None:
-        """Have the shim let go of a task, killing what runs; when it is dead, its burial has done that."""
+        """Kill and delete a task; if the shim is dead, the cleanup has done that."""
         while not self._folder.gone(task.id):
             try:
                 known = await free(await self.link(), task, self._clock)
@@ -389,7 +390,7 @@ class SandboxShim:
                     await self._clear_away(task)
             except Unavailable:
                 if self._link is not None and not self._link.closed:
-                    raise  # the shim's own word, and not its loss
+                    raise  # the shim's own error, and not its loss
                 if self._burial.pending:
                     raise
                 if self._folder.shim() is not None:

@@ -1,4 +1,4 @@
-"""ShimTask: one task of a shim, as long as we know of it: its streams, and its end."""
+"""ShimTask: one task of a shim, with its streams and its exit."""
 
 import asyncio
 import contextlib
@@ -26,14 +26,14 @@ T = TypeVar("T")
 _NO_FIFOS: Final = FifoPaths()
 
 _HUNG_UP: Final = "EOF"
-"""How kata's message ends when the connection to its guest was closed in the middle of a call: there is no code for it."""
+"""The end of kata's message when the connection to its guest was closed during a call: it has no code of its own."""
 
 _PAUSE: Final = 0.1
 
 
 @attrs.frozen
 class _CreateOptions:
-    """What `ContainerStdio` asks about a container."""
+    """The attributes of a container that `ContainerStdio` reads."""
 
     id: str
     log_path: str
@@ -43,7 +43,7 @@ class _CreateOptions:
 
 
 class ShimTask:
-    """A task. `end` is done when it has ended, and all its output was written."""
+    """A task. `end` is done when it has exited, and all its output is written."""
 
     def __init__(self, record: TaskRecord, folder: SandboxFolder, clock: Clock) -> None:
         self.record = record
@@ -52,7 +52,7 @@ class ShimTask:
         self.oom = asyncio.Event()
         self.oom_kills = 0
         self.killed = False
-        """Whether we have killed it: then the kernel has not, for want of memory."""
+        """Whether this side has killed the task: then its SIGKILL did not come from the out-of-memory killer."""
         self.stdio: ContainerStdio | None = None
         self.watch: asyncio.Task[None] | None = None
         self._calls: set[asyncio.Task[Any]] = set()
@@ -67,17 +67,17 @@ class ShimTask:
 
     @property
     def paths(self) -> FifoPaths:
-        """Where its named pipes lie."""
+        """The paths of its named pipes."""
         return self._fifos.paths
 
     def make_streams(self) -> None:
-        """Make the pipes, and open our ends and the log. Raises as `Fifos` and `LogFile` do."""
+        """Create the pipes, and open our ends and the log. Raises as `Fifos` and `LogFile` do."""
         if self.paths != _NO_FIFOS:
             self._fifos.make()
             self.open_streams(hold=True)
 
     def open_streams(self, *, hold: bool) -> None:
-        """Open our ends of pipes that are there, and the log; with `hold` for one whose shim may not have opened its ends."""
+        """Open our ends of existing pipes, and the log; with `hold` if the shim may not have opened its ends."""
         if self.paths == _NO_FIFOS:
             return
         requested = self.record.stdio
@@ -94,9 +94,9 @@ class ShimTask:
         self.stdio = stdio
 
     async def create(self, link: ShimLink, options: AnyMessage | None) -> int:
-        """Have the shim create it; answers the pid.
+        """Create the task in the shim; return the pid.
 
-        Once more where the guest's agent has hung up, as kata's does when another container ends meanwhile.
+        Repeated once if the guest's agent has closed the connection, as kata's does when another container ends meanwhile.
         """
         bundle, terminal = Path(self.record.bundle), self.record.stdio.terminal
         try:
@@ -104,12 +104,14 @@ class ShimTask:
         except Unknown as error:
             if not error.message.endswith(_HUNG_UP):
                 raise
-            _log.warning("the creation of %s is tried again: %s", self.id, error)
+            _log.warning("retrying the creation of %s: %s", self.id, error)
         await asyncio.sleep(_PAUSE)
         return await link.create(self.id, bundle, self.paths, options, terminal=terminal)
 
     async def steadily(self, call: Coroutine[None, None, T]) -> T:
-        """A call that changes the task: when we are cancelled it goes on, since a shim cannot be told, and `settle` waits."""
+        """Make a call that changes the task. It continues when the caller is cancelled, since a shim has no cancellation;
+        `settle` waits for it.
+        """
         begun = asyncio.create_task(call)
         self._calls.add(begun)
         begun.add_done_callback(self._done)
@@ -118,26 +120,26 @@ class ShimTask:
     def _done(self, call: asyncio.Task[Any]) -> None:
         self._calls.discard(call)
         if not call.cancelled():
-            call.exception()  # whoever had asked may have left
+            call.exception()  # marks the error as seen, since the caller may have been cancelled
 
     async def settle(self, timeout: float) -> None:
-        """Return when no call that was given up is under way any more. Raises `DeadlineExceeded`."""
+        """Return when no abandoned call is under way any more. Raises `DeadlineExceeded`."""
         if self._calls:
             _, late = await asyncio.wait(self._calls, timeout=timeout)
             if late:
                 raise DeadlineExceeded(f"the shim is still busy with {self.id}")
 
     def note_oom(self) -> None:
-        """The kernel has killed one of its processes for want of memory."""
+        """Record that the kernel's out-of-memory killer has killed one of its processes."""
         self.oom_kills += 1
         self.oom.set()
 
     def started(self) -> None:
-        """The shim has opened its ends."""
+        """The shim has opened its ends of the pipes."""
         self._fifos.release()
 
     async def finish(self, end: Exit) -> None:
-        """It has ended: write what is left of its output, and then how it ended. The first call counts."""
+        """The task has exited: write the remaining output, then record the exit status. Only the first call has an effect."""
         if self.end.done():
             return
         self._fifos.release()
@@ -145,12 +147,12 @@ class ShimTask:
             await self.stdio.drained()
         if self.end.done():
             return
-        told = attrs.evolve(end, oom=True) if self.oom.is_set() else end
-        self._folder.write_exit(self.id, told)
-        self.end.set_result(told)
+        recorded = attrs.evolve(end, oom=True) if self.oom.is_set() else end
+        self._folder.write_exit(self.id, recorded)
+        self.end.set_result(recorded)
 
     async def close(self) -> None:
-        """Let go of everything; the task itself goes on. May be called twice."""
+        """Close the streams; the task itself keeps running. May be called twice."""
         for call in tuple(self._calls):
             call.cancel()
         if self.watch is not None and self.watch is not asyncio.current_task():
@@ -161,14 +163,14 @@ class ShimTask:
             await self.stdio.close()
 
     def forget(self) -> None:
-        """It was removed: whoever still waits for its end hears that it is gone."""
+        """The task was removed: waiters for its exit get `NotFound`."""
         if not self.end.done():
             self.end.set_exception(NotFound("container", self.id))
             self.end.exception()
 
     async def _resize(self, size: TerminalSize) -> None:
         if self.link is not None:
-            with contextlib.suppress(CrishimError):  # it may have ended meanwhile
+            with contextlib.suppress(CrishimError):  # it may have exited meanwhile
                 await self.link.resize(self.id, "", size)
 
     async def _stdin_ended(self) -> None:

@@ -1,1 +1,1 @@
-"""Being a shim of containerd's."""
+"""The server side of shim v2: runs the tasks of containerd on an OciRuntime."""

@@ -1,7 +1,8 @@
-"""The shim v2 door: one daemon that serves the tasks of a whole node to containerd.
+"""The daemon of a shim v2 runtime: one process that serves the tasks of a whole node to containerd.
 
-In its state folder lie `control`, where launchers ask (see `launcher`), and NAME.sock for each of containerd's namespaces: one
-address for all tasks of a namespace, since every call names its own. What goes wrong is an answer, never the daemon's end.
+Its state folder has the socket `control`, to which launchers connect (see `launcher`), and NAME.sock for each of containerd's
+namespaces: one address serves all tasks of a namespace, since every call names its task. An error is a response, and never
+ends the daemon.
 """
 
 import asyncio
@@ -37,7 +38,9 @@ from crishim.ttrpc.address import bound_socket
 from crishim.ttrpc.server import Server
 
 Make = Callable[[str, tuple[str, bytes]], OciRuntime]
-"""The runtime for containerd's namespace, and a task's options by type and value. Asked for each task; may give the same."""
+"""Returns the runtime for containerd's namespace and a task's options (type and value). Called for each task; may return the
+same object.
+"""
 
 _MOST_ASKED: Final = 1 << 20
 _NAME: Final = re.compile(r"[A-Za-z0-9]+(?:[._-]+[A-Za-z0-9]+)*")
@@ -46,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 
 class EventSink(TaskEvents):
-    """Tells each task's containerd of it."""
+    """Publishes the events of each task to its containerd."""
 
     def __init__(self, publisher_of: Callable[[Task], Publisher | None], forget: Callable[[Task], object]) -> None:
         self._publisher_of = publisher_of
@@ -76,7 +79,7 @@ class EventSink(TaskEvents):
         self._publish(task, "exec-started", pb.TaskExecStarted(container_id=task.id, exec_id=exec_id, pid=pid))
 
     def exited(self, task: Task, exec_id: str, pid: int, end: Exit) -> None:
-        """As `TaskEvents.exited`; a kill for want of memory is told before the end."""
+        """As `TaskEvents.exited`; an out-of-memory kill is published before the exit."""
         if end.oom:
             self._publish(task, "oom", pb.TaskOOM(container_id=task.id))
         event = pb.TaskExit(
@@ -104,7 +107,7 @@ class EventSink(TaskEvents):
 
 
 class ShimServer:
-    """Serves tasks whose runtimes `make` gives, on sockets in `folder`."""
+    """Serves tasks on the runtimes that `make` returns, on sockets in `folder`."""
 
     def __init__(self, folder: Path, make: Make, clock: Clock) -> None:
         self._folder = folder
@@ -124,10 +127,10 @@ class ShimServer:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """Serve inside the `async with`. Raises `AlreadyExists` where another daemon serves."""
+        """Serve inside the `async with`. Raises `AlreadyExists` if another daemon serves the folder."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o711)
         listening = _bound(self._folder / CONTROL)
-        listening.listen()  # from now on everybody sees that it is served
+        listening.listen()  # from now on other daemons see that the folder is served
         left = self.tasks.take_over()
         control = await asyncio.start_unix_server(self._answer, sock=listening, limit=_MOST_ASKED)
         ending = asyncio.get_running_loop().create_task(self._end(left))
@@ -142,32 +145,32 @@ class ShimServer:
                 await publisher.close()
 
     async def _end(self, left: Collection[Task]) -> None:
-        """End what the daemon before this one has left. containerd asks for each, but no longer than for five seconds."""
+        """End the tasks that a previous daemon has left. containerd asks for each, but waits only five seconds."""
         ends = (self.tasks.end(task.key, task.bundle) for task in left)
         for task, outcome in zip(left, await asyncio.gather(*ends, return_exceptions=True), strict=True):
             if isinstance(outcome, Exception):
-                _log.warning("what there was of %s is left: %s", task.id, outcome)
+                _log.warning("leftovers of %s remain: %s", task.id, outcome)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One launcher."""
+        """Answer one launcher."""
         try:
-            told = DONE + await self._do(await _question(reader))
+            reply = DONE + await self._do(await _question(reader))
         except (CrishimError, OSError, ValueError) as error:
-            told = FAILED + (str(error) or repr(error)).encode()
-        except Exception as error:  # noqa: BLE001 - one launcher's question must not end the service
+            reply = FAILED + (str(error) or repr(error)).encode()
+        except Exception as error:  # noqa: BLE001 - one launcher's request must not end the service
             _log.exception("a launcher's question")
-            told = FAILED + repr(error).encode()
+            reply = FAILED + repr(error).encode()
         with contextlib.suppress(OSError):
-            writer.write(told)
+            writer.write(reply)
             writer.close()
             await writer.wait_closed()
 
-    async def _do(self, asked: bytes) -> bytes:
-        *texts, stdin = asked.split(b"\0", 5)
+    async def _do(self, request: bytes) -> bytes:
+        *texts, stdin = request.split(b"\0", 5)
         command, task, namespace, place, events = map(os.fsdecode, texts)
         key, bundle = (namespace, task), Path(place)
         if not all(_NAME.fullmatch(name) for name in key):
-            raise InvalidArgument("id", f"{key!r} are no names of a namespace and a task")
+            raise InvalidArgument("id", f"{key!r} are not valid names of a namespace and a task")
         if command == "start":
             self._events[key] = events
             address = await self._address(namespace)
@@ -180,7 +183,7 @@ class ShimServer:
         raise InvalidArgument("command", f"{command!r} is not known")
 
     async def _address(self, namespace: str) -> str:
-        """Where the tasks of a namespace are served, from now on if they were not."""
+        """The address that serves the tasks of a namespace, which is opened if necessary."""
         path = self._folder / f"{namespace}.sock"
         if namespace not in self._servers:
             server = Server(handlers(self.tasks, namespace, os.getpid()))
@@ -189,7 +192,7 @@ class ShimServer:
         try:
             await asyncio.shield(self._servers[namespace][1])
         except (OSError, CrishimError):
-            self._servers.pop(namespace, None)  # the next one who asks tries again
+            self._servers.pop(namespace, None)  # the next request tries again
             raise
         return f"unix://{path}"
 
@@ -201,7 +204,7 @@ class ShimServer:
 
 
 async def _question(reader: asyncio.StreamReader) -> bytes:
-    """All that a launcher says. Raises `InvalidArgument` where that has no end."""
+    """The complete request of a launcher. Raises `InvalidArgument` if it is too long."""
     try:
         await reader.readexactly(_MOST_ASKED)
     except asyncio.IncompleteReadError as short:
@@ -210,7 +213,9 @@ async def _question(reader: asyncio.StreamReader) -> bytes:
 
 
 def _bootstrap(address: str, stdin: bytes) -> bytes:
-    """The plain address, which every containerd reads as Task v2; who sends BootstrapParams can take JSON and Task v3."""
+    """The plain address, which every containerd reads as Task v2; for a containerd that sends BootstrapParams, JSON with Task
+    v3.
+    """
     with contextlib.suppress(DecodeError):
         if bootstrap_pb.BootstrapParams.FromString(stdin).containerd_version:
             return json.dumps({"version": 3, "address": address, "protocol": "ttrpc"}).encode()
@@ -218,7 +223,7 @@ def _bootstrap(address: str, stdin: bytes) -> bytes:
 
 
 def _bound(path: Path) -> socket.socket:
-    """A socket bound at a path. One that nobody serves is replaced; raises `AlreadyExists` where somebody does."""
+    """A socket bound at a path. A socket that nobody serves is replaced; raises `AlreadyExists` if a process serves it."""
     with socket.socket(socket.AF_UNIX) as probe:
         if probe.connect_ex(str(path)) == 0:
             raise AlreadyExists("daemon", str(path))

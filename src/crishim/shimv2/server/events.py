@@ -1,6 +1,6 @@
-"""A task's news for containerd, in order, queued and tried again.
+"""Publishes a task's events to containerd, in order, with a queue and retries.
 
-containerd learns of exits by Wait, too; of what is lost here it learns then. For each address that a `start` named there is one
+containerd also learns of exits by Wait, so a lost event delays it at most. Each address that a `start` named has one
 connection and one queue.
 """
 
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class Publisher:
-    """Sends news to the event service at `address`, a path; to nobody if it is empty."""
+    """Sends events to the event service at `address`, a path; with an empty address events are dropped."""
 
     def __init__(self, address: str, clock: Clock) -> None:
         self._address = address if "://" in address or not address else f"unix://{address}"
@@ -41,7 +41,7 @@ class Publisher:
         self._task = asyncio.create_task(self._send_all()) if address else None
 
     def publish(self, namespace: str, topic: str, event: Message) -> None:
-        """Have an event sent. With a queue that is full it is lost, with a line in the log."""
+        """Queue an event. If the queue is full the event is dropped, and the loss is logged."""
         if self._task is None:
             return
         seconds, nanos = divmod(self._clock.now(), 10**9)
@@ -54,10 +54,10 @@ class Publisher:
         try:
             self._queue.put_nowait((namespace, pb.ForwardRequest(envelope=envelope).SerializeToString()))
         except asyncio.QueueFull:
-            _log.warning("%s of %s is lost: nobody takes events at %s", topic, namespace, self._address)
+            _log.warning("%s of %s is lost: no event service at %s", topic, namespace, self._address)
 
     async def close(self) -> None:
-        """Send what is queued if that can be done soon, and end."""
+        """Send the queued events if that succeeds soon, and end."""
         if self._task is None:
             return
         with contextlib.suppress(TimeoutError):
@@ -86,13 +86,13 @@ class Publisher:
             except CrishimError as error:
                 if isinstance(error, TtrpcError) and error.answer is not Code.UNAVAILABLE:
                     _log.warning("an event of %s is lost: %s", namespace, error)
-                    return  # it would be refused again, and others wait behind it
-                _log.debug("an event was not taken at %s: %s", self._address, error)
+                    return  # it would be refused again, and would delay the others
+                _log.debug("an event was not accepted at %s: %s", self._address, error)
                 await self._drop()
                 await self._clock.sleep(_PAUSE * 2**attempt)
             else:
                 return
-        _log.warning("an event of %s is lost: nobody takes events at %s", namespace, self._address)
+        _log.warning("an event of %s is lost: no event service at %s", namespace, self._address)
 
     async def _drop(self) -> None:
         client, self._client = self._client, None

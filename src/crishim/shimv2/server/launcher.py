@@ -1,15 +1,15 @@
-"""containerd-shim-crishim-v2: a thin process that asks the node's daemon, and leaves.
+"""containerd-shim-crishim-v2: a small program that sends one request to the node's daemon, and exits.
 
-containerd runs a shim's binary in a bundle's folder, at least twice for each task: `start` prints the address that serves it,
-`delete` frees what is left and prints how it ended, `-info` and `-v` tell who it is (containerd, runtime v2's README). All of
-it is done by one daemon per node, which is started when it is not there. Here is only the standard library, and of that what
-costs nothing: no asyncio, no protobuf, not even json or the socket module around `_socket`.
+containerd runs a shim's binary in a bundle's folder, at least twice for each task: `start` prints the address that serves the
+task, `delete` frees its leftovers and prints its exit status, `-info` and `-v` print versions (containerd, runtime v2's
+README). One daemon per node does all of it; the launcher starts the daemon if it does not run. To start fast, this module
+imports only cheap parts of the standard library: no asyncio, no protobuf, not even json or the socket module around `_socket`.
 
-Daemon and launcher speak over a unix socket in the state folder. The launcher says texts, each with a zero byte behind it, then
-what it was given on stdin, then no more; the daemon answers one byte and what belongs to it, then no more.
+Daemon and launcher talk over a unix socket in the state folder. The launcher sends strings, each followed by a zero byte, then
+its stdin, and closes its side; the daemon responds with one byte and a payload, and closes:
 
-    start|delete, id, namespace, bundle, address for events  ->  `+` and what is to be printed
-    whatever goes wrong                                      ->  `-` and why
+    start|delete, id, namespace, bundle, address for events  ->  `+` and the bytes to print
+    on any error                                             ->  `-` and the message
 """
 
 import fcntl
@@ -25,22 +25,24 @@ if TYPE_CHECKING:
 
 NAME = "io.containerd.crishim.v2"
 STATE = "/run/crishim/shim"
-"""Where the daemon has its sockets; `CRISHIM_SHIM_STATE` names another folder."""
+"""The folder of the daemon's sockets; `CRISHIM_SHIM_STATE` names another."""
 
 CONTROL = "control"
 DONE, FAILED = b"+", b"-"
 NOT_THE_DAEMONS = {"TTRPC_ADDRESS", "GRPC_ADDRESS", "NAMESPACE", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"}
-"""Variables for one task's shim, and for containerd itself."""
+"""Environment variables that belong to one task's shim or to containerd itself; the daemon does not inherit them."""
 TIMEOUT = 30.0
 
 
 def main() -> int:
-    """The program of the package itself; answers the exit status."""
+    """The launcher of this package itself; returns the exit status."""
     return run(sys.argv[1:], NAME, [sys.executable, "-P", "-m", "crishim.backends.runc.shim"])
 
 
 def run(argv: "Sequence[str]", name: str, daemon: "Sequence[str]", default: str = STATE) -> int:
-    """Do what containerd asks of a shim's binary; answers the exit status. `daemon` and the state folder start the daemon."""
+    """Run a command of a shim's binary; return the exit status. `daemon`, with the state folder appended, is the command that
+    starts the daemon.
+    """
     options = parse(argv)
     if "v" in options:
         sys.stdout.write(f"{os.path.basename(sys.argv[0])}:\n  Version:  {version()}\n")  # noqa: PTH119 - no pathlib here
@@ -59,19 +61,19 @@ def run(argv: "Sequence[str]", name: str, daemon: "Sequence[str]", default: str 
         options.get("bundle") or os.getcwd(),  # noqa: PTH109 - no pathlib here
         os.environ.get("TTRPC_ADDRESS", ""),
     )
-    asked = question(texts, sys.stdin.buffer.read() if command == "start" else b"")
+    request = question(texts, sys.stdin.buffer.read() if command == "start" else b"")
     try:
-        told = ask(state, asked, daemon)
+        reply = ask(state, request, daemon)
     except OSError as error:
-        told = FAILED + str(error).encode()
-    if told[:1] != DONE:
-        sys.stderr.write(f"{name}: {told[1:].decode('utf-8', 'replace')}\n")
+        reply = FAILED + str(error).encode()
+    if reply[:1] != DONE:
+        sys.stderr.write(f"{name}: {reply[1:].decode('utf-8', 'replace')}\n")
         return 1
-    return write(told[1:])
+    return write(reply[1:])
 
 
 def parse(argv: "Sequence[str]") -> dict[str, str]:
-    """Go's flags, `-name value`; `-v`, `-info` and `-debug` have no value, and the command is under the empty name."""
+    """Parse Go's flags, `-name value`; `-v`, `-info` and `-debug` have no value, and the command gets the empty name."""
     options: dict[str, str] = {}
     words = iter(argv)
     for word in words:
@@ -86,24 +88,24 @@ def parse(argv: "Sequence[str]") -> dict[str, str]:
 
 
 def question(texts: "Sequence[str]", stdin: bytes = b"") -> bytes:
-    """What the daemon is asked."""
+    """The bytes of a request to the daemon."""
     return b"".join(os.fsencode(text) + b"\0" for text in texts) + stdin
 
 
-def ask(state: str, asked: bytes, daemon: "Sequence[str]") -> bytes:
-    """Put a question to the daemon, which is started if it is not there. Raises `OSError`.
+def ask(state: str, request: bytes, daemon: "Sequence[str]") -> bytes:
+    """Send a request to the daemon, which is started if it does not run. Raises `OSError`.
 
-    Many launchers may find it missing at once. One starts it, and the others only look again and again: containerd has no more
-    than five seconds for each of them, too short a time to stand in a queue. Where it dies over a question, its successor is
-    asked, since every question may be asked twice: a daemon that is being killed still takes connections for a moment, and just
-    then containerd asks what has become of its tasks.
+    Many launchers may find it missing at once. One starts it, and the others retry until it listens: containerd waits at most
+    five seconds for each of them. If the daemon ends during a request, the request is sent to its successor, since every
+    request may be repeated: a daemon that is being killed still accepts connections for a moment, in which containerd asks for
+    the state of its tasks.
     """
     control, log = f"{state}/{CONTROL}", f"{state}/log"
     end = time.monotonic() + TIMEOUT
     lock = started = 0
     while time.monotonic() < end:
         try:
-            return talk(control, asked)
+            return talk(control, request)
         except (ConnectionResetError, BrokenPipeError):
             pass
         except (ConnectionRefusedError, FileNotFoundError):
@@ -113,27 +115,27 @@ def ask(state: str, asked: bytes, daemon: "Sequence[str]") -> bytes:
             elif lock:
                 started = spawn([*daemon, state], log)
             elif lock := locked(state):
-                continue  # whoever had it before us may have started the daemon since we asked
+                continue  # the previous owner of the lock may have started the daemon meanwhile
         time.sleep(0.01)
     raise OSError(f"the daemon does not start; see {log}")
 
 
-def talk(control: str, asked: bytes) -> bytes:
-    """One question, one answer. Raises `OSError`; `ConnectionResetError` also where there is no answer."""
+def talk(control: str, request: bytes) -> bytes:
+    """Send one request and return the response. Raises `OSError`; `ConnectionResetError` also for an empty response."""
     connection = Socket(AF_UNIX)
     try:
         connection.connect(control)
-        connection.sendall(asked)
+        connection.sendall(request)
         connection.shutdown(SHUT_WR)
         if answer := b"".join(iter(lambda: connection.recv(65536), b"")):
             return answer
-        raise ConnectionResetError("the daemon has said nothing")
+        raise ConnectionResetError("the daemon has not responded")
     finally:
         connection.close()
 
 
 def locked(state: str) -> int:
-    """The lock of those who start a daemon, until this process ends; 0 while somebody else has it."""
+    """Take the lock for starting a daemon, until this process ends; 0 while another process has it."""
     os.makedirs(state, mode=0o711, exist_ok=True)  # noqa: PTH103 - no pathlib here
     lock = os.open(f"{state}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -145,7 +147,7 @@ def locked(state: str) -> int:
 
 
 def spawn(command: list[str], log: str) -> int:
-    """Start a daemon that has nothing of ours: a session and streams of its own. Answers its pid."""
+    """Start a daemon in a session and with streams of its own. Returns its pid."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     actions = [(os.POSIX_SPAWN_DUP2, old, new) for old, new in ((nothing, 0), (output, 1), (output, 2))]
@@ -158,25 +160,25 @@ def spawn(command: list[str], log: str) -> int:
 
 
 def information(name: str) -> bytes:
-    """containerd.types.RuntimeInfo: the name is field 1, the version field 2 with a text in its field 1."""
+    """containerd.types.RuntimeInfo: the name is field 1, the version field 2 with a string in its field 1."""
     text = field(1, version().encode())
     return field(1, name.encode()) + field(2, text)
 
 
 def field(number: int, value: bytes) -> bytes:
-    """A field with a length, below 128 bytes."""
+    """A length-delimited protobuf field, below 128 bytes."""
     return bytes((number << 3 | 2, len(value))) + value
 
 
 def version() -> str:
-    """The package's."""
+    """The version of the package."""
     from crishim import __version__
 
     return __version__
 
 
 def write(answer: bytes) -> int:
-    """Print bytes."""
+    """Write bytes to stdout; return the exit status."""
     sys.stdout.buffer.write(answer)
     sys.stdout.buffer.flush()
     return 0

@@ -1,7 +1,7 @@
-"""What containerd's configuration says of a runtime, in either of the two forms in which a shim gets it.
+"""Reads the options that containerd configures for a runtime, in either of the two messages in which a shim receives them.
 
-containerd's CRI sends `containerd.runc.v1.Options` to the shim that is called runc's, and `runtimeoptions.v1.Options` to any
-other: the handler's `options` table as TOML in `config_body`, or a file in `config_path`. The keys are the same.
+containerd's CRI plugin sends `containerd.runc.v1.Options` to runc's shim, and `runtimeoptions.v1.Options` to any other: the
+handler's `options` table as TOML in `config_body`, or a file in `config_path`. The keys are the same.
 """
 
 import tomllib
@@ -21,14 +21,14 @@ RUNC: Final = "containerd.runc.v1.Options"
 RUNTIME: Final = "runtimeoptions.v1.Options"
 
 _TYPE_URL: Final = "TypeUrl"
-"""A key of any handler's table, which says what the others are."""
+"""A key of any handler's table, which names the type of the others."""
 
 
 def read_options(options: tuple[str, bytes]) -> Mapping[str, Any]:
-    """The keys of a handler's table, as TOML has them (`SystemdCgroup`), without those that are empty, zero or false.
+    """The keys of a handler's table with their TOML names (`SystemdCgroup`), without those that are empty, zero or false.
 
-    `options` is a message's type and value, the type empty where there is none. May read a file. Raises `InvalidArgument` for
-    another type, and for what cannot be read.
+    `options` is a message's type and value; the type is empty if there is none. May read a file. Raises `InvalidArgument` for
+    another type, and for invalid options.
     """
     kind, value = options
     if not kind:
@@ -44,7 +44,7 @@ def read_options(options: tuple[str, bytes]) -> Mapping[str, Any]:
 
 
 def self_contained(options: tuple[str, bytes]) -> tuple[str, bytes]:
-    """The same options with the text of their file in them, for whoever needs them when the file may be another. Reads it."""
+    """The same options with the content of their file included, since the file may change later. Reads the file."""
     kind, value = options
     if kind != RUNTIME:
         return options
@@ -55,12 +55,12 @@ def self_contained(options: tuple[str, bytes]) -> tuple[str, bytes]:
 
 
 def _table(message: options_pb.Options) -> dict[str, Any]:
-    """A body goes before a path, as containerd sends either."""
+    """`config_body` has precedence over `config_path`; containerd sends either."""
     text = message.config_body or (_text(message.config_path) if message.config_path else b"")
     try:
         return tomllib.loads(text.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidArgument(f"options.{message.config_path or 'config_body'}", f"is no TOML: {error}") from error
+        raise InvalidArgument(f"options.{message.config_path or 'config_body'}", f"is not valid TOML: {error}") from error
 
 
 def _text(path: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The mounts that containerd asks for with a task, in the words of mount(8), and their mounting on a bundle's rootfs."""
+"""Mounts the root file system of a task, as containerd requests it with the options of mount(8), on a bundle's rootfs."""
 
 import contextlib
 import os
@@ -40,17 +40,17 @@ _UNSET: Final = {
     "norelatime": "relatime",
     "nostrictatime": "strictatime",
 }
-"""Options that take the flags of another back."""
+"""Options that clear the flags of another."""
 _REMOUNT: Final = 32
 _OF_BINDS: Final = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
 _MOST_DATA: Final = 4095
-"""mount(2) takes a page of options, with a zero at its end."""
+"""The longest options of mount(2): a page with a final zero byte."""
 _LOWER: Final = "lowerdir="
 
 
 @attrs.frozen(kw_only=True)
 class RootMount:
-    """One mount; `target` is relative to the rootfs, mostly empty."""
+    """One mount; `target` is relative to the rootfs, usually empty."""
 
     kind: str
     source: str
@@ -59,7 +59,7 @@ class RootMount:
 
 
 def parsed(options: Sequence[str]) -> tuple[int, list[str]]:
-    """Flags of mount(2), of which the last word counts, and the rest: the file system's own options."""
+    """The flags of mount(2), of which the last option has precedence, and the file system's own options."""
     flags, data = 0, []
     for option in options:
         if option in _MOUNT:
@@ -73,27 +73,27 @@ def parsed(options: Sequence[str]) -> tuple[int, list[str]]:
 
 @contextlib.contextmanager
 def shortened(data: Sequence[str]) -> Iterator[str]:
-    """A file system's options as one text, which is for use inside the `with`.
+    """A file system's options as one string, valid inside the `with`.
 
-    Where many layers make it longer than a page, they go by way of open folders, whose names are short.
+    If many layers make it longer than a page, they are replaced by paths of open folders, which are short.
     """
     whole = ",".join(data)
     layers = [option.removeprefix(_LOWER).split(":") for option in data if option.startswith(_LOWER)]
     if len(whole) <= _MOST_DATA or not layers:
         yield whole
         return
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as opened:
         names = []
         for layer in layers[-1]:
             descriptor = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            held.callback(os.close, descriptor)
+            opened.callback(os.close, descriptor)
             names.append(f"/proc/self/fd/{descriptor}")
         others = [option for option in data if not option.startswith(_LOWER)]
         yield ",".join([*others, _LOWER + ":".join(names)])
 
 
 def mount_rootfs(rootfs: Path, mounts: Sequence[RootMount]) -> None:
-    """Mount them in order. What was mounted is unmounted again if one fails. Raises as `mount`, and `OSError`."""
+    """Mount them in order. If one fails, the others are unmounted again. Raises as `mount`, and `OSError`."""
     rootfs.mkdir(exist_ok=True, mode=0o711)
     try:
         for one in mounts:
@@ -103,7 +103,7 @@ def mount_rootfs(rootfs: Path, mounts: Sequence[RootMount]) -> None:
             flags, own = parsed(one.options)
             with shortened(own) as data:
                 mount(one.source, target, one.kind, flags, data)
-            if flags & MS_BIND and flags & _OF_BINDS:  # a bind mount takes no other flags at first
+            if flags & MS_BIND and flags & _OF_BINDS:  # a bind mount ignores other flags until it is remounted
                 mount(one.source, target, one.kind, flags | _REMOUNT)
     except BaseException:
         unmount_rootfs(rootfs)
@@ -111,5 +111,5 @@ def mount_rootfs(rootfs: Path, mounts: Sequence[RootMount]) -> None:
 
 
 def unmount_rootfs(rootfs: Path) -> None:
-    """Unmount whatever is there."""
+    """Unmount everything from the rootfs."""
     unmount_below(rootfs)

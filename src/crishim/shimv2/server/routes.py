@@ -1,6 +1,6 @@
-"""The shim v2 service as a table: 17 rows of method, request, and what is called. Task v2 and v3 are the same messages.
+"""The shim v2 service as a table: 17 rows of method, request type and handler. Task v2 and v3 have the same messages.
 
-The wire is translated here and nowhere else.
+Only this module converts the messages of the wire.
 """
 
 import json
@@ -34,7 +34,7 @@ _WIRE_STATUS: Final = {status: number for number, status in STATUSES.items()} | 
 
 @attrs.frozen
 class Row(Generic[R]):
-    """A method: its request, and what answers it."""
+    """A method: its request type, and its handler."""
 
     request: type[R]
     call: Callable[[Tasks, Key, R], Awaitable[Message]]
@@ -133,17 +133,17 @@ async def _stats(tasks: Tasks, key: Key, _: pb.StatsRequest) -> Message:
 
 
 async def _shutdown(*_: object) -> Message:
-    """The daemon serves every sandbox of the node: that one of them has ended does not end it."""
+    """Ignore Shutdown: the daemon serves every sandbox of the node, and one of them has ended."""
     return Empty()
 
 
 def delete_response(pid: int, end: Exit) -> pb.DeleteResponse:
-    """How a task ended."""
+    """The exit status of a task."""
     return pb.DeleteResponse(pid=pid, exit_status=end.code, exited_at=timestamp_of(end))
 
 
 def table(own_pid: int) -> Mapping[str, Row[AnyValue]]:
-    """All methods; Connect tells the pid of this process."""
+    """All methods; Connect returns the pid of this process."""
 
     async def connect(tasks: Tasks, key: Key, _: pb.ConnectRequest) -> Message:
         return pb.ConnectResponse(shim_pid=own_pid, task_pid=tasks.look(key, "")[1].pid, version="v2")
@@ -170,9 +170,9 @@ def table(own_pid: int) -> Mapping[str, Row[AnyValue]]:
 
 
 def handlers(tasks: Tasks, namespace: str, own_pid: int) -> dict[tuple[str, str], Handler]:
-    """The rows for a ttrpc server that serves one namespace of containerd's, under both versions of the service.
+    """The handlers of a ttrpc server that serves one namespace of containerd, under both versions of the service.
 
-    Not every client tells the namespace with its calls (containerd's own do not from `ctr`).
+    Not every client sends the namespace with its calls (`ctr` does not).
     """
     rows = table(own_pid)
     return {(service, method): _handler(tasks, namespace, row) for service in SERVICES.values() for method, row in rows.items()}
@@ -199,9 +199,9 @@ def _io(request: pb.CreateTaskRequest | pb.ExecProcessRequest) -> IoPaths:
 
 def _json(value: Any, field: str) -> dict[str, AnyValue]:
     try:
-        told = json.loads(value.value.decode("utf-8", "surrogateescape"))
+        decoded = json.loads(value.value.decode("utf-8", "surrogateescape"))
     except ValueError as error:
-        raise InvalidArgument(field, f"is no JSON: {error}") from error
-    if not isinstance(told, dict):
+        raise InvalidArgument(field, f"is not JSON: {error}") from error
+    if not isinstance(decoded, dict):
         raise InvalidArgument(field, "must be an object")
-    return told
+    return decoded

@@ -1,7 +1,7 @@
-"""An author's shim: `run` is the whole of its main().
+"""The main() of an author's shim: `run`.
 
-The same program is launcher and daemon. containerd runs it as a shim's binary; what it asks for is done by a daemon, which the
-program starts as itself with the arguments `daemon FOLDER` where none is there.
+The same program is launcher and daemon. containerd runs it as a shim's binary; the launcher passes the request to the daemon,
+and starts the program itself as the daemon with the arguments `daemon FOLDER` if none runs.
 """
 
 import asyncio
@@ -23,10 +23,10 @@ DAEMON = "daemon"
 
 
 def run(make: "Callable[[Path], OciRuntime]", name: str, argv: Sequence[str] | None = None) -> None:
-    """Be containerd's shim `name` (`io.containerd.mine.v2`) over the runtimes that `make` gives, and exit.
+    """Run as containerd's shim `name` (`io.containerd.mine.v2`) over the runtimes that `make` returns, and exit.
 
-    `make` is called once for each namespace of containerd's, with a folder of the runtime's own, which a reboot clears. The
-    daemon's sockets and its log lie in /run/crishim/NAME; `CRISHIM_SHIM_STATE` names another folder.
+    `make` is called once for each namespace of containerd, with a folder for the runtime's state, which a reboot clears. The
+    daemon's sockets and its log are in /run/crishim/NAME; `CRISHIM_SHIM_STATE` names another folder.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == [DAEMON]:
@@ -38,26 +38,26 @@ def run(make: "Callable[[Path], OciRuntime]", name: str, argv: Sequence[str] | N
 
 
 def for_namespaces(make: "Callable[[Path], OciRuntime]", folder: Path) -> "Make":
-    """One runtime for each of containerd's namespaces, whatever options it configures."""
-    made: dict[str, OciRuntime] = {}
+    """One runtime for each of containerd's namespaces; the options are ignored."""
+    runtimes: dict[str, OciRuntime] = {}
 
     def of(namespace: str, _: tuple[str, bytes]) -> "OciRuntime":
-        if namespace not in made:
+        if namespace not in runtimes:
             own = folder / "runtimes" / namespace
             own.mkdir(parents=True, exist_ok=True, mode=0o711)
-            made[namespace] = make(own)
-        return made[namespace]
+            runtimes[namespace] = make(own)
+        return runtimes[namespace]
 
     return of
 
 
 async def serve(folder: Path, make: "Make") -> None:
-    """Be the daemon until SIGTERM or SIGINT, which ends no task: containerd sees to that. `folder` is absolute."""
+    """Run the daemon until SIGTERM or SIGINT. It leaves tasks running, which containerd ends. `folder` is absolute."""
     from crishim.linux.children import watch_by_pidfd
     from crishim.shimv2.server.daemon import ShimServer
     from crishim.system import SystemClock
 
-    os.chdir("/")  # not in a bundle, which will be removed
+    os.chdir("/")  # the working folder is a bundle, which will be removed
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     watch_by_pidfd()
     ended = asyncio.Event()

@@ -1,18 +1,15 @@
-"""The named pipes that containerd makes for a task or an exec, and our ends of them.
+"""One task of containerd: its request, its processes and named pipes, the receiver of its events, and its records on disk.
 
-stdin stays open for writing until `close_stdin`: whoever writes may come and go, and the process must not see an end before
-containerd says so. That of an exec is opened with its start and not before: a client whose first write passes while it still
-waits for Exec may be at the end of its input before it can ask for CloseIO, as `ctr` does, and will never ask. Outputs
-are opened for reading, too, since otherwise the open would wait for a reader, and a write fail while containerd is away. Paths
-with a scheme other than `fifo` are refused: nothing here is a logging driver.
+containerd creates the named pipes. stdin stays open for writing until `close_stdin`: clients may attach and detach, and the
+process must not see an end before containerd requests it. An exec's stdin is opened at its start and not before: `ctr` sends
+CloseIO only if its input ends after Exec has returned, so an input that ends earlier must still reach the pipe's reader as an
+end. Outputs are opened for reading too, since otherwise the open would wait for a reader, and a write would fail while
+containerd is not running. Paths with a scheme other than `fifo` are refused: there are no logging drivers.
 
-What outlives this process of its tasks: what containerd configured the runtime of each with, and where its bundle lies.
-
-The first is kept in the bundle: the binary's `delete` is asked without it, and maybe of another daemon than the one that made
-the task. It is asked after a clean end, too: then nothing is kept any more, and nothing need be freed. The second is a link in
-a folder of our own: the next daemon frees what this one leaves, whether or not containerd asks.
-
-One task of containerd's: what Create asks for, its processes, and what is told of it.
+`TaskRecords` is what outlives this process. The options of a task are in its bundle: the binary's `delete` runs without them,
+perhaps with another daemon than the one that created the task. `delete` also runs after a clean end: then the record is gone,
+and nothing need be freed. A link in a folder of the daemon's leads to the bundle: the next daemon frees the leftovers of this
+one, whether or not containerd asks.
 """
 
 import asyncio
@@ -38,14 +35,14 @@ NONE: Final = ("", b"")
 """No options."""
 
 Key = tuple[str, str]
-"""Containerd's namespace, and the task's id."""
+"""Containerd's namespace and the task's id."""
 
 _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @attrs.frozen(kw_only=True)
 class IoPaths:
-    """As containerd names them; empty for none. With a terminal there is no stderr."""
+    """The paths of the pipes from containerd; empty for none. With a terminal there is no stderr."""
 
     stdin: str = ""
     stdout: str = ""
@@ -54,64 +51,64 @@ class IoPaths:
 
 
 def checked(paths: IoPaths) -> IoPaths:
-    """The same as plain paths. Raises `InvalidArgument` for what is no pipe."""
+    """The same as plain paths. Raises `InvalidArgument` for a path that is not a pipe."""
     changed = {}
     for name in ("stdin", "stdout", "stderr"):
         path = getattr(paths, name).removeprefix("fifo://")
         if "://" in path:
-            raise InvalidArgument(name, f"{path!r} is no named pipe")
+            raise InvalidArgument(name, f"{path!r} is not a named pipe")
         changed[name] = path
     return attrs.evolve(paths, **changed)
 
 
 class Pipes:
-    """Our ends for one process."""
+    """Our ends of the pipes of one process."""
 
     def __init__(self, paths: IoPaths) -> None:
         self.paths = checked(paths)
-        self._held: int | None = None
+        self._stdin_writer: int | None = None
         self._stdin_closed = False
         self._reader: DescriptorReader | None = None
         self._writers: list[DescriptorWriter] = []
         self._sizes: asyncio.Queue[TerminalSize] = asyncio.Queue()
 
     def hold(self) -> None:
-        """Keep stdin from ending. Raises `InvalidArgument` where the pipe is not there."""
-        if self.paths.stdin and self._held is None and not self._stdin_closed:
-            self._held = _open(self.paths.stdin, os.O_RDWR, "stdin")
+        """Keep stdin from ending. Raises `InvalidArgument` if the pipe does not exist."""
+        if self.paths.stdin and self._stdin_writer is None and not self._stdin_closed:
+            self._stdin_writer = _open(self.paths.stdin, os.O_RDWR, "stdin")
 
     def open(self) -> ProcessIO:
-        """Our ends, for a process whose streams are copied here. Raises `InvalidArgument`."""
+        """Open our ends, for a process whose streams are copied here. Raises `InvalidArgument`."""
         self.hold()
         if self.paths.stdin:
             self._reader = DescriptorReader(_open(self.paths.stdin, os.O_RDONLY, "stdin"))
-        made = {}
+        writers = {}
         for name in ("stdout", "stderr"):
             if path := getattr(self.paths, name):
-                made[name] = DescriptorWriter(_open(path, os.O_RDWR, name))
-                self._writers.append(made[name])
-        return ProcessIO(stdin=self._reader, **made, sizes=self._told() if self.paths.terminal else None)
+                writers[name] = DescriptorWriter(_open(path, os.O_RDWR, name))
+                self._writers.append(writers[name])
+        return ProcessIO(stdin=self._reader, **writers, sizes=self._resizes() if self.paths.terminal else None)
 
     def resize(self, size: TerminalSize) -> None:
-        """The terminal's size from now on."""
+        """Set the terminal's size."""
         self._sizes.put_nowait(size)
 
     def close_stdin(self) -> None:
-        """Nobody else will write: the process sees the end once what was written is read."""
+        """Close our writing end: the process sees the end of its input after what was written."""
         self._stdin_closed = True
-        held, self._held = self._held, None
-        if held is not None:
-            os.close(held)
+        writer, self._stdin_writer = self._stdin_writer, None
+        if writer is not None:
+            os.close(writer)
 
     def close(self) -> None:
-        """Let go of everything: whoever reads the outputs sees their end."""
+        """Close everything: readers of the outputs see their end."""
         self.close_stdin()
         if self._reader is not None:
             self._reader.close()
         for writer in self._writers:
             writer.close()
 
-    async def _told(self) -> AsyncIterator[TerminalSize]:
+    async def _resizes(self) -> AsyncIterator[TerminalSize]:
         while True:
             yield await self._sizes.get()
 
@@ -125,7 +122,7 @@ def _open(path: str, flags: int, name: str) -> int:
 
 @attrs.frozen(kw_only=True)
 class Creation:
-    """What Create asks for. `options` is what the runtime was configured with in containerd, by type and value."""
+    """The request of a Create. `options` are the runtime's options in containerd's configuration, by type and value."""
 
     bundle: Path
     mounts: tuple[RootMount, ...] = ()
@@ -165,41 +162,41 @@ class Task:
 
 
 class TaskEvents:
-    """What is told of tasks; every method may be called with the loop running, and returns at once."""
+    """Receives the events of tasks. Methods are called on the event loop and must return at once."""
 
     def created(self, task: Task, creation: Creation) -> None:
-        """The task is there."""
+        """The task was created."""
 
     def started(self, task: Task) -> None:
-        """Its process runs."""
+        """Its first process was started."""
 
     def exec_added(self, task: Task, exec_id: str) -> None:
-        """An exec is there."""
+        """An exec was added."""
 
     def exec_started(self, task: Task, exec_id: str, pid: int) -> None:
-        """An exec's process runs."""
+        """An exec's process was started."""
 
     def exited(self, task: Task, exec_id: str, pid: int, end: Exit) -> None:
-        """A process has ended: the task's own, or the exec's of this id."""
+        """A process has exited: the task's own, or the exec's of this id."""
 
     def deleted(self, task: Task, end: Exit) -> None:
-        """The task is gone."""
+        """The task was deleted."""
 
     def paused(self, task: Task, *, paused: bool) -> None:
-        """The task was frozen, or goes on."""
+        """The task was paused or resumed."""
 
 
 NAME: Final = "crishim-task.json"
 
 
 class TaskRecords:
-    """The tasks of a daemon, below `folder`: NAMESPACE/ID leads to a task's bundle."""
+    """The tasks of a daemon, below `folder`: NAMESPACE/ID is a link to a task's bundle."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def keep(self, key: Key, bundle: Path, options: tuple[str, bytes]) -> None:
-        """Write a task's options, by type and value, before anything of it is made."""
+    def save(self, key: Key, bundle: Path, options: tuple[str, bytes]) -> None:
+        """Write a task's options, by type and value, before anything of the task is created."""
         kind, value = options
         link = self._folder.joinpath(*key)
         link.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -208,19 +205,19 @@ class TaskRecords:
         write_atomically(bundle / NAME, json.dumps({"type": kind, "value": base64.b64encode(value).decode()}))
 
     def options(self, bundle: Path) -> tuple[str, bytes] | None:
-        """What was written; `NONE` where that is nothing that can be read, None where the bundle says that there is nothing."""
+        """The stored options; `NONE` if they cannot be read, None if the bundle has no record."""
         if bundle.exists() and not (bundle / NAME).exists():
             return None
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            told = json.loads((bundle / NAME).read_text(encoding="utf-8"))
-            return str(told["type"]), base64.b64decode(told["value"], validate=True)
+            stored = json.loads((bundle / NAME).read_text(encoding="utf-8"))
+            return str(stored["type"]), base64.b64decode(stored["value"], validate=True)
         return NONE
 
     def forget(self, key: Key, bundle: Path) -> None:
-        """All is freed."""
+        """Delete the record: everything of the task is freed."""
         (bundle / NAME).unlink(missing_ok=True)
         self._folder.joinpath(*key).unlink(missing_ok=True)
 
     def left(self) -> dict[Key, Path]:
-        """The bundles of those that are not forgotten."""
+        """The bundles of the tasks with a record."""
         return {(link.parent.name, link.name): link.readlink() for link in self._folder.glob("*/*") if link.is_symlink()}

@@ -1,9 +1,9 @@
-"""Tasks: the shim v2 service over an OciRuntime, in our own words; `routes` has the wire's.
+"""Tasks: the shim v2 service over an OciRuntime, on the library's values; `routes` converts the messages.
 
-A task is one bundle, known by containerd's namespace and an id. Its streams are the named pipes that containerd has made: they
-become the process's own, so that nothing is copied; terminals and execs are copied here. Exits are kept until the task is
-deleted, whoever has come or gone meanwhile; when this process dies, containerd has another one end every task. Create, Start
-and Delete of one task take turns; everything else runs beside them.
+A task is one bundle, named by containerd's namespace and an id. Its streams are named pipes that containerd has created: they
+become the process's own, so that nothing is copied; only terminals and execs are copied here. Exits are stored until the task
+is deleted, whichever clients connect; if this process dies, containerd runs the binary's `delete` for every task. Create,
+Start and Delete of one task are serialized; other calls run concurrently.
 """
 
 import asyncio
@@ -40,30 +40,30 @@ from crishim.shimv2.server.task import Creation, IoPaths, Key, Pipes, Task, Task
 
 _KILL: Final = 9
 _TIMEOUT: Final = 10.0
-"""Seconds in which a process that was killed must be gone."""
+"""Seconds in which a killed process must have ended."""
 _SOON: Final = 0.005
 
 _log = logging.getLogger(__name__)
 
 
 class Tasks:
-    """All tasks of this daemon. `make` gives the runtime for a namespace and a task's options; `unified`: cgroup v2."""
+    """All tasks of this daemon. `make` returns the runtime for a namespace and a task's options; `unified`: cgroup v2."""
 
     def __init__(
         self,
         make: Callable[[str, tuple[str, bytes]], OciRuntime],
         clock: Clock,
-        news: TaskEvents,
+        events: TaskEvents,
         cgroups: Cgroups,
-        kept: TaskRecords,
+        records: TaskRecords,
         *,
         unified: bool,
     ) -> None:
         self._make = make
         self._clock = clock
-        self._news = news
+        self._events = events
         self._cgroups = cgroups
-        self._kept = kept
+        self._records = records
         self.unified = unified
         self._tasks: dict[Key, Task] = {}
 
@@ -71,7 +71,7 @@ class Tasks:
         return len(self._tasks)
 
     async def create(self, key: Key, creation: Creation) -> int:
-        """Mount the root and create the container; answers the pid. Raises `AlreadyExists`."""
+        """Mount the root file system and create the container; return the pid. Raises `AlreadyExists`."""
         options = await asyncio.to_thread(self_contained, creation.options)
         if key in self._tasks:
             raise AlreadyExists("task", key[1])
@@ -81,7 +81,7 @@ class Tasks:
         try:
             async with task.turn:
                 pipes.hold()
-                await asyncio.to_thread(self._kept.keep, key, creation.bundle, options)
+                await asyncio.to_thread(self._records.save, key, creation.bundle, options)
                 await asyncio.to_thread(mount_rootfs, creation.bundle / "rootfs", creation.mounts)
                 task.main.pid = await task.runtime.create(key[1], creation.bundle, _stdio(pipes.paths))
                 processes.record(creation.bundle / FIRST_PROCESS, task.main.pid)
@@ -92,17 +92,17 @@ class Tasks:
             try:
                 await self._free(task)
             except CrishimError as error:
-                _log.warning("what there was of %s is left: %s", key[1], error)
+                _log.warning("leftovers of %s remain: %s", key[1], error)
             finally:
                 self._tasks.pop(key, None)
             raise
         task.main.work = _begin(self._watch(task), f"exit of {key[1]}")
-        self._news.created(task, creation)
-        await asyncio.sleep(0)  # the wait for its end is under way before anybody can ask for that
+        self._events.created(task, creation)
+        await asyncio.sleep(0)  # the wait for its exit begins before a client can call Wait
         return task.main.pid
 
     async def start(self, key: Key, exec_id: str) -> int:
-        """Run the created process, or an exec's; answers the pid."""
+        """Start the created process, or an exec; return the pid."""
         task = self._task(key)
         async with task.turn:
             if exec_id:
@@ -112,11 +112,11 @@ class Tasks:
             await task.runtime.start(key[1])
             if task.main.status is OciStatus.CREATED:
                 task.main.status = OciStatus.RUNNING
-            self._news.started(task)
+            self._events.started(task)
             return task.main.pid
 
     async def delete(self, key: Key, exec_id: str) -> tuple[int, Exit]:
-        """Forget a task that does not run, or an exec; answers pid and exit. Raises `FailedPrecondition` while it runs."""
+        """Delete a task that does not run, or an exec; return pid and exit. Raises `FailedPrecondition` while it runs."""
         task = self._task(key)
         async with task.turn:
             if self._task(key) is not task:
@@ -128,17 +128,17 @@ class Tasks:
                 process.pipes.close()
                 del task.execs[exec_id]
                 return process.pid, self._end_of(process)
-            async with task.killing:  # containerd hangs up after Delete: a signal under way is answered before
+            async with task.killing:  # containerd closes the connection after Delete, so a Kill under way is answered first
                 await self._free(task)
         end = self._end_of(task.main)
-        self._news.deleted(task, end)
+        self._events.deleted(task, end)
         return task.main.pid, end
 
     async def end(self, key: Key, bundle: Path) -> Exit:
-        """End whatever there is of a task, known or not: `delete` of a shim's binary. Repeatable."""
+        """End a task, known or not, and free its leftovers: `delete` of a shim's binary. Repeatable."""
         task = self._tasks.get(key)
         if task is None:
-            options = await asyncio.to_thread(self._kept.options, bundle)
+            options = await asyncio.to_thread(self._records.options, bundle)
             if options is None:
                 return Exit(code=128 + _KILL, at=self._clock.now())
             task = self._tasks.setdefault(key, self._left(key, bundle, options))
@@ -148,30 +148,30 @@ class Tasks:
         return self._end_of(task.main)
 
     def take_over(self) -> list[Task]:
-        """The tasks that a daemon before us has left: known here from now on, and to be ended. For the start."""
-        for key, bundle in self._kept.left().items():
+        """The tasks that a previous daemon has left: known from now on, and to be ended. Called at start."""
+        for key, bundle in self._records.left().items():
             try:
-                if (options := self._kept.options(bundle)) is None:
-                    self._kept.forget(key, bundle)
+                if (options := self._records.options(bundle)) is None:
+                    self._records.forget(key, bundle)
                 else:
                     self._tasks[key] = self._left(key, bundle, options)
-            except Exception:  # noqa: BLE001 - one task, and whatever an author's runtime makes of it, must not end all
-                _log.warning("what there was of %s is left", key[1], exc_info=True)
+            except Exception:  # noqa: BLE001 - an error of one task must not end the daemon
+                _log.warning("leftovers of %s remain", key[1], exc_info=True)
         return list(self._tasks.values())
 
     async def add_exec(self, key: Key, exec_id: str, io: IoPaths, spec: Mapping[str, Any]) -> None:
-        """Note an exec, which `start` runs. Raises `AlreadyExists`."""
+        """Add an exec, which `start` runs. Raises `AlreadyExists`."""
         task = self._task(key)
         if not isinstance(task.runtime, SupportsExecProcess):
-            raise Unimplemented("Exec", "this runtime runs no further processes")
+            raise Unimplemented("Exec", "this runtime does not support exec")
         if exec_id in task.execs:
             raise AlreadyExists("exec", exec_id)
         process = TaskProcess(Pipes(io), spec={**spec, "terminal": io.terminal})
         task.execs[exec_id] = process
-        self._news.exec_added(task, exec_id)
+        self._events.exec_added(task, exec_id)
 
     async def kill(self, key: Key, exec_id: str, signal: int, *, everyone: bool) -> None:
-        """Send a signal. Raises `NotFound` for what has ended, as containerd expects it."""
+        """Send a signal. Raises `NotFound` for a process that has exited, as containerd expects."""
         task = self._task(key)
         process = self._process(task, exec_id)
         if process.ended.done():
@@ -189,37 +189,37 @@ class Tasks:
             process.status = OciStatus.STOPPED
 
     async def wait(self, key: Key, exec_id: str) -> Exit:
-        """Return when it has ended. Sticky."""
+        """Return when the process has exited, also if it had exited before the call."""
         return await asyncio.shield(self._process(self._task(key), exec_id).ended)
 
     async def resize(self, key: Key, exec_id: str, size: TerminalSize) -> None:
-        """The terminal's size."""
+        """Set the terminal's size."""
         self._process(self._task(key), exec_id).pipes.resize(size)
 
     async def close_stdin(self, key: Key, exec_id: str) -> None:
-        """Stdin has no more writers here."""
+        """Close our writing end of stdin."""
         self._process(self._task(key), exec_id).pipes.close_stdin()
 
     async def pause(self, key: Key, *, paused: bool) -> None:
-        """Freeze all processes, or let them go on."""
+        """Freeze all processes, or resume them."""
         task = self._task(key)
         if not isinstance(task.runtime, SupportsPause):
-            raise Unimplemented("Pause", "this runtime freezes nothing")
+            raise Unimplemented("Pause", "this runtime does not support pause")
         verb = task.runtime.pause_container if paused else task.runtime.resume_container
         await verb(ContainerId(key[1]))
         if not task.main.ended.done():
             task.main.status = OciStatus.PAUSED if paused else OciStatus.RUNNING
-        self._news.paused(task, paused=paused)
+        self._events.paused(task, paused=paused)
 
     async def update(self, key: Key, resources: Mapping[str, Any]) -> None:
-        """New limits, as the runtime specification has them."""
+        """Set limits, in the form of the runtime specification."""
         task = self._task(key)
         if not isinstance(task.runtime, SupportsUpdateResources):
-            raise Unimplemented("Update", "this runtime changes no limits")
+            raise Unimplemented("Update", "this runtime does not support updates of limits")
         await task.runtime.update_resources(key[1], resources)
 
     def look(self, key: Key, exec_id: str) -> tuple[Task, TaskProcess]:
-        """A task and one of its processes, as they are. Raises `NotFound`."""
+        """A task and one of its processes. Raises `NotFound`."""
         task = self._task(key)
         return task, self._process(task, exec_id)
 
@@ -229,7 +229,7 @@ class Tasks:
         return await asyncio.to_thread(self._cgroups.pids, folder) if folder else []
 
     async def usage(self, key: Key) -> CgroupUsage:
-        """What the task's cgroup counts."""
+        """The usage of the task's cgroup."""
         folder = self._folder(self._task(key))
         return await asyncio.to_thread(cgroup_usage, self._cgroups, folder) if folder else CgroupUsage()
 
@@ -249,15 +249,15 @@ class Tasks:
 
         def started(pid: int) -> None:
             process.pid, process.status = pid, OciStatus.RUNNING
-            self._news.exec_started(task, exec_id, pid)
+            self._events.exec_started(task, exec_id, pid)
             begun.set_result(pid)
 
         try:
             end = await runtime.exec_process(task.id, process.spec, process.pipes.open(), started)
-        except Exception as error:  # noqa: BLE001 - whoever starts it is told, or it has ended
+        except Exception as error:  # noqa: BLE001 - Start receives the error, or the exec has ended
             end = Exit.unknown()
             if begun.done():
-                _log.warning("exec %s of %s broke off: %r", exec_id, task.id, error)
+                _log.warning("exec %s of %s failed: %r", exec_id, task.id, error)
             else:
                 begun.set_exception(error)
         finally:
@@ -265,13 +265,13 @@ class Tasks:
         process.status = OciStatus.STOPPED
         process.ended.set_result(end)
         if begun.exception() is None:
-            self._news.exited(task, exec_id, begun.result(), end)
+            self._events.exited(task, exec_id, begun.result(), end)
 
     async def _watch(self, task: Task) -> None:
         try:
             end = await task.runtime.wait(task.id)
         except Exception as error:  # noqa: BLE001 - whatever the runtime says, somebody waits for an end
-            _log.warning("the end of %s is not known: %r", task.id, error)
+            _log.warning("the exit status of %s is unknown: %r", task.id, error)
             end = Exit.unknown()
         await self._end_others(task)
         if task.copying is not None:
@@ -279,11 +279,13 @@ class Tasks:
         task.main.pipes.close()
         task.main.status = OciStatus.STOPPED
         task.main.ended.set_result(attrs.evolve(end, at=end.at or self._clock.now()))
-        self._news.exited(task, "", task.main.pid, task.main.ended.result())
+        self._events.exited(task, "", task.main.pid, task.main.ended.result())
 
     async def _end_others(self, task: Task) -> None:
-        """What shares its processes' namespace with others outlives its first process, and holds its pipes: it is ended."""
-        with contextlib.suppress(Exception):  # whatever the runtime says, how the first one ended is told
+        """Kill the other processes of a task that shares the pid namespace of others: they outlive its first process, and hold
+        its pipes open.
+        """
+        with contextlib.suppress(Exception):  # the exit of the first process is published in any case
             namespaces = read_config(task.bundle).get("linux", {}).get("namespaces", [])
             if not any(one.get("type") == "pid" and not one.get("path") for one in namespaces):
                 await task.runtime.kill(task.id, _KILL, everyone=True)
@@ -292,9 +294,9 @@ class Tasks:
                         await asyncio.sleep(_SOON)
 
     async def _free(self, task: Task) -> None:
-        """Kill, delete, unmount, forget: as far as each is there.
+        """Kill, delete, unmount and forget a task, as far as each is necessary.
 
-        Raises `Internal`, and forgets nothing, where the runtime knows no such container and its process runs.
+        Raises `Internal`, and forgets nothing, if the runtime does not know the container and its process runs.
         """
         try:
             await task.runtime.delete(task.id)
@@ -310,18 +312,18 @@ class Tasks:
         for process in (task.main, *task.execs.values()):
             process.pipes.close()
         await asyncio.to_thread(unmount_rootfs, task.bundle / "rootfs")
-        await asyncio.to_thread(self._kept.forget, task.key, task.bundle)
-        if not task.main.ended.done():  # of a task that was taken over nobody else tells it
+        await asyncio.to_thread(self._records.forget, task.key, task.bundle)
+        if not task.main.ended.done():  # a task of a previous daemon has no other watcher
             task.main.ended.set_result(self._end_of(task.main))
             task.main.status = OciStatus.STOPPED
         self._tasks.pop(task.key, None)
 
     def _left(self, key: Key, bundle: Path, options: tuple[str, bytes]) -> Task:
-        """A task that another daemon has made; no more is known of it."""
+        """A task that another daemon has created, of which only this is known."""
         return Task(key, bundle, self._make(key[0], options), TaskProcess(Pipes(IoPaths())))
 
     async def _end_execs(self, task: Task) -> None:
-        """Whoever waits for an exec of a task that goes learns of an end."""
+        """End the waits for the execs of a task that is deleted."""
         running = {process.work for process in task.execs.values() if process.work is not None and not process.work.done()}
         for work in running:
             work.cancel()
@@ -332,7 +334,7 @@ class Tasks:
                 process.ended.set_result(self._end_of(process))
                 process.status = OciStatus.STOPPED
                 if process.pid:
-                    self._news.exited(task, exec_id, process.pid, process.ended.result())
+                    self._events.exited(task, exec_id, process.pid, process.ended.result())
 
     def _end_of(self, process: TaskProcess) -> Exit:
         if process.ended.done():

@@ -1,1 +1,1 @@
-"""What both sides of shim v2 say: messages, options, addresses, metrics. Pure."""
+"""The wire format that both sides of shim v2 share: messages, options, addresses, metrics. Pure."""

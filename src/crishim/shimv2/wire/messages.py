@@ -1,4 +1,4 @@
-"""Shim v2's messages <-> our words (pure)."""
+"""Conversion between shim v2's messages and the library's values (pure)."""
 
 import json
 from typing import Any as AnyValue
@@ -32,10 +32,10 @@ from crishim.model.process import Exit
 from crishim.ttrpc.status import TtrpcError
 
 SERVICES: Final = {2: "containerd.task.v2.Task", 3: "containerd.task.v3.Task"}
-"""The task service by the version that a shim answers at its start; the messages are the same."""
+"""The task service by the version that a shim's start reports; the messages are the same."""
 
 NAMESPACE_KEY: Final = "containerd-namespace-ttrpc"
-"""Under this key of the metadata shims look for containerd's namespace."""
+"""The metadata key of containerd's namespace."""
 
 _RUNTIME_SPEC: Final = "types.containerd.io/opencontainers/runtime-spec/1/"
 _NANO: Final = 1_000_000_000
@@ -47,29 +47,29 @@ STATUSES: Final = {
     types_pb.PAUSED: OciStatus.PAUSED,
     types_pb.PAUSING: OciStatus.PAUSED,
 }
-"""A task's status as the runtime specification has it. One that is UNKNOWN has no place here."""
+"""A task's status in the terms of the runtime specification. UNKNOWN has none."""
 
 
 @attrs.frozen
 class Bootstrap:
-    """Where a shim serves, and which version of the task service."""
+    """The address of a shim, and the version of its task service."""
 
     address: str
     version: int = 2
 
 
 def parse_bootstrap(stdout: bytes) -> Bootstrap:
-    """What `start` printed: a protobuf message (containerd 2.3 and later), JSON, or the bare address.
+    """Parse the output of `start`: a protobuf message (containerd 2.3 and later), JSON, or the bare address.
 
-    The first byte decides: a protobuf answer begins with the version's field. Raises `Unknown` for none of the three, and for a
-    version or protocol that is not spoken here.
+    The first byte decides: the protobuf message begins with the version's field. Raises `Unknown` for anything else, and for a
+    version or protocol that is not supported.
     """
     if stdout.startswith(b"\x08"):
         try:
-            told = bootstrap_pb.BootstrapResult.FromString(stdout)
+            result = bootstrap_pb.BootstrapResult.FromString(stdout)
         except DecodeError as error:
             raise Unknown(f"the shim answered {stdout[:200]!r}") from error
-        return _bootstrap(told.address, told.version, told.protocol)
+        return _bootstrap(result.address, result.version, result.protocol)
     text = stdout.decode("utf-8", "replace").strip()
     if text.startswith("{"):
         try:
@@ -82,14 +82,14 @@ def parse_bootstrap(stdout: bytes) -> Bootstrap:
 
 def _bootstrap(address: str, version: int, protocol: str) -> Bootstrap:
     if not (address.isascii() and address.isprintable() and address.split() == [address]):
-        raise Unknown(f"the shim answered no address but {address[:200]!r}")
+        raise Unknown(f"the shim did not print an address but {address[:200]!r}")
     if version not in SERVICES or protocol not in {"", "ttrpc"}:
-        raise Unknown(f"the shim speaks version {version} by {protocol!r}, and nobody here does")
+        raise Unknown(f"the shim speaks version {version} by {protocol!r}, which is not supported")
     return Bootstrap(address, version)
 
 
 def bootstrap_params(task_id: str, namespace: str, grpc: str, ttrpc: str) -> bytes:
-    """What `start` reads from stdin, for shims that want it."""
+    """The BootstrapParams that `start` reads from stdin, for shims that need them."""
     params = bootstrap_pb.BootstrapParams(
         instance_id=task_id, namespace=namespace, containerd_grpc_address=grpc, containerd_ttrpc_address=ttrpc
     )
@@ -97,15 +97,15 @@ def bootstrap_params(task_id: str, namespace: str, grpc: str, ttrpc: str) -> byt
 
 
 def runtime_spec(kind: str, value: object) -> Any:
-    """A structure of the runtime specification (`Process`, `LinuxResources`) as shims take it: JSON in an Any."""
+    """A structure of the runtime specification (`Process`, `LinuxResources`) in the form that shims take: JSON in an Any."""
     return Any(type_url=_RUNTIME_SPEC + kind, value=json.dumps(value).encode("utf-8", "surrogateescape"))
 
 
 def runc_options(program: str, root: str, *, systemd_cgroup: bool, owner: tuple[int, int] = (0, 0)) -> Any:
-    """The options of runc's shim; `owner` is who the container's streams belong to, by uid and gid."""
+    """The options of runc's shim; `owner` is the uid and gid of the container's streams."""
     uid, gid = owner
-    made = runc_pb.Options(binary_name=program, root=root, systemd_cgroup=systemd_cgroup, io_uid=uid, io_gid=gid)
-    return packed("containerd.runc.v1.Options", made)
+    options = runc_pb.Options(binary_name=program, root=root, systemd_cgroup=systemd_cgroup, io_uid=uid, io_gid=gid)
+    return packed("containerd.runc.v1.Options", options)
 
 
 def runtime_options(config_path: str, type_url: str = "") -> Any:
@@ -114,24 +114,24 @@ def runtime_options(config_path: str, type_url: str = "") -> Any:
 
 
 def packed(name: str, message: Message) -> Any:
-    """A message in an Any, under containerd's own name for it and without a host."""
+    """A message in an Any, with containerd's type name, which has no host."""
     return Any(type_url=name, value=message.SerializeToString())
 
 
 def exit_of(status: int, at: Timestamp) -> Exit:
-    """How a process ended. Some shims tell the year 1 for a time that they do not know."""
+    """The exit status of a process. Some shims send the year 1 for an unknown time."""
     nanoseconds = at.seconds * _NANO + at.nanos
     return Exit(code=status, at=nanoseconds if nanoseconds > 0 else None)
 
 
 def timestamp_of(end: Exit) -> Timestamp:
-    """When a process ended; the epoch where that is not known."""
+    """The exit time of a process; the epoch if it is unknown."""
     seconds, nanos = divmod(end.at or 0, _NANO)
     return Timestamp(seconds=seconds, nanos=nanos)
 
 
 def named(error: TtrpcError, kind: str, name: str) -> CrishimError:
-    """A shim's refusal of a call for a container or exec, as an error of ours with the shim's own reason."""
+    """The error for a shim's refusal of a call for a container or exec, with the shim's own message."""
     message = f"{kind} {name}: {error.message}"
     match error.answer:
         case Code.NOT_FOUND:

@@ -1,8 +1,6 @@
-"""A task's figures, as shims tell them: cgroup metrics of either version (pure).
+"""Conversion between a cgroup's usage and containerd's cgroup metrics, of either version of cgroups (pure).
 
-Which version comes is the host's matter, even for a virtual machine whose guest has the other one.
-
-Usage of a cgroup -> containerd's metrics of either version, the other way of `metrics` (pure).
+A shim sends the version of the host, even for a virtual machine whose guest has the other one.
 """
 
 from collections.abc import Callable
@@ -21,7 +19,7 @@ _MICRO: Final = 1000
 
 
 def decode_metrics(stats: Any) -> CgroupUsage:
-    """The figures in an answer to Stats; empty ones for what is not known, or cannot be read."""
+    """The usage in a response to Stats; without any values if the type is unknown or the message invalid."""
     read = _READERS.get(stats.type_url.rpartition("/")[2])
     if read is None:
         return CgroupUsage()
@@ -32,17 +30,17 @@ def decode_metrics(stats: Any) -> CgroupUsage:
 
 
 def _from_v1(value: bytes) -> CgroupUsage:
-    told = v1.Metrics.FromString(value)
-    memory = told.memory
+    metrics = v1.Metrics.FromString(value)
+    memory = metrics.memory
     used = memory.usage.usage
     limit, limit_with_swap = _limit(memory.usage.limit), _limit(memory.swap.limit)
     return CgroupUsage(
-        cpu=told.cpu.usage.total,
-        cpu_user=told.cpu.usage.user,
-        cpu_system=told.cpu.usage.kernel,
-        periods=told.cpu.throttling.periods,
-        throttled_periods=told.cpu.throttling.throttled_periods,
-        throttled=told.cpu.throttling.throttled_time,
+        cpu=metrics.cpu.usage.total,
+        cpu_user=metrics.cpu.usage.user,
+        cpu_system=metrics.cpu.usage.kernel,
+        periods=metrics.cpu.throttling.periods,
+        throttled_periods=metrics.cpu.throttling.throttled_periods,
+        throttled=metrics.cpu.throttling.throttled_time,
         memory=used,
         inactive_file=memory.total_inactive_file,
         anonymous=memory.total_rss,
@@ -53,18 +51,18 @@ def _from_v1(value: bytes) -> CgroupUsage:
         limit_hits=memory.usage.failcnt,
         page_faults=memory.total_pg_fault,
         major_page_faults=memory.total_pg_maj_fault,
-        oom_kills=told.memory_oom_control.oom_kill if told.HasField("memory_oom_control") else None,
+        oom_kills=metrics.memory_oom_control.oom_kill if metrics.HasField("memory_oom_control") else None,
         swap=max(0, memory.swap.usage - used) if memory.HasField("swap") else None,
-        tasks=told.pids.current if told.HasField("pids") else None,
+        tasks=metrics.pids.current if metrics.HasField("pids") else None,
         memory_limit=limit,
         swap_limit=None if limit is None or limit_with_swap is None else max(0, limit_with_swap - limit),
-        task_limit=told.pids.limit or None,
-        io=_io_v1(told.blkio),
+        task_limit=metrics.pids.limit or None,
+        io=_io_v1(metrics.blkio),
     )
 
 
 def _io_v1(blkio: v1.BlkIOStat) -> tuple[DeviceIo, ...]:
-    found: dict[str, dict[str, int]] = {}
+    devices: dict[str, dict[str, int]] = {}
     for entries, read, written in (
         (blkio.io_serviced_recursive, "reads", "writes"),
         (blkio.io_service_bytes_recursive, "read_bytes", "written_bytes"),
@@ -72,14 +70,14 @@ def _io_v1(blkio: v1.BlkIOStat) -> tuple[DeviceIo, ...]:
         for entry in entries:
             name = {"read": read, "write": written}.get(entry.op.lower())
             if name is not None:
-                device = found.setdefault(f"{entry.major}:{entry.minor}", {})
+                device = devices.setdefault(f"{entry.major}:{entry.minor}", {})
                 device[name] = device.get(name, 0) + entry.value
-    return tuple(DeviceIo(device, **counts) for device, counts in sorted(found.items()))
+    return tuple(DeviceIo(device, **counts) for device, counts in sorted(devices.items()))
 
 
 def _from_v2(value: bytes) -> CgroupUsage:
-    told = v2.Metrics.FromString(value)
-    cpu, memory = told.cpu, told.memory
+    metrics = v2.Metrics.FromString(value)
+    cpu, memory = metrics.cpu, metrics.memory
     return CgroupUsage(
         cpu=cpu.usage_usec * _MICRO,
         cpu_user=cpu.user_usec * _MICRO,
@@ -94,32 +92,34 @@ def _from_v2(value: bytes) -> CgroupUsage:
         mapped_file=memory.file_mapped,
         kernel=memory.kernel_stack + memory.slab,
         memory_most=memory.max_usage or None,
-        limit_hits=told.memory_events.max if told.HasField("memory_events") else None,
+        limit_hits=metrics.memory_events.max if metrics.HasField("memory_events") else None,
         page_faults=memory.pgfault,
         major_page_faults=memory.pgmajfault,
-        oom_kills=told.memory_events.oom_kill if told.HasField("memory_events") else None,
+        oom_kills=metrics.memory_events.oom_kill if metrics.HasField("memory_events") else None,
         swap=memory.swap_usage,
-        tasks=told.pids.current if told.HasField("pids") else None,
+        tasks=metrics.pids.current if metrics.HasField("pids") else None,
         memory_limit=_limit(memory.usage_limit),
         swap_limit=_limit(memory.swap_limit),
-        task_limit=_limit(told.pids.limit),
+        task_limit=_limit(metrics.pids.limit),
         io=tuple(
             DeviceIo(f"{entry.major}:{entry.minor}", entry.rios, entry.wios, entry.rbytes, entry.wbytes)
-            for entry in told.io.usage
+            for entry in metrics.io.usage
         ),
         cpu_psi=_psi(cpu.psi) if cpu.HasField("psi") else None,
         memory_psi=_psi(memory.psi) if memory.HasField("psi") else None,
-        io_psi=_psi(told.io.psi) if told.io.HasField("psi") else None,
+        io_psi=_psi(metrics.io.psi) if metrics.io.HasField("psi") else None,
     )
 
 
-def _psi(told: v2.PSIStats) -> PsiStats:
-    """Beware: here `some` is number 1 and `full` number 2, in CRI's message the other way round. Totals are microseconds."""
-    return PsiStats(full=_psi_data(told.full), some=_psi_data(told.some))
+def _psi(psi: v2.PSIStats) -> PsiStats:
+    """Beware: here `some` is number 1 and `full` number 2; in CRI's message it is the other way round. Totals are
+    microseconds.
+    """
+    return PsiStats(full=_psi_data(psi.full), some=_psi_data(psi.some))
 
 
-def _psi_data(told: v2.PSIData) -> PsiData:
-    return PsiData(total=told.total * _MICRO, avg10=told.avg10, avg60=told.avg60, avg300=told.avg300)
+def _psi_data(line: v2.PSIData) -> PsiData:
+    return PsiData(total=line.total * _MICRO, avg10=line.avg10, avg60=line.avg60, avg300=line.avg300)
 
 
 def _limit(value: int) -> int | None:
@@ -133,12 +133,12 @@ _READERS: Final[dict[str, Callable[[bytes], CgroupUsage]]] = {
 
 
 _V1_UNLIMITED: Final = (1 << 63) - 4096
-"""What cgroup v1 shows for no limit."""
+"""The value of cgroup v1 for no limit."""
 _NO_LIMIT: Final = (1 << 64) - 1
 
 
 def encode_metrics(usage: CgroupUsage, *, unified: bool) -> Any:
-    """The metrics that a node with this version of cgroups has; what was not measured is 0."""
+    """The metrics of a node with this version of cgroups; a value that was not measured is 0."""
     if unified:
         return packed("io.containerd.cgroups.v2.Metrics", _v2(usage))
     return packed("io.containerd.cgroups.v1.Metrics", _v1(usage))
