@@ -35,7 +35,7 @@ from crishim.pods.namespaces import NoNamespaces, PinnedNamespaces
 from crishim.server import serve
 from crishim.service.backends import Settings
 from crishim.service.services import Services
-from crishim.shimv2.client.files import SHIMS
+from crishim.shimv2.client.files import SHIMS, SandboxFolder
 from crishim.store.sqlite import SqliteStore
 from crishim.system import SystemClock
 
@@ -119,7 +119,9 @@ def records_file(config: Config) -> Path:
 def forget_leftovers(config: Config, sandbox_id: str) -> None:
     """Forget what the dead shim of a sandbox has left on the node, whatever is there. For when no server runs."""
     for folder in Path(config.runtime_state).glob(f"backends/*/{SHIMS}/{glob.escape(sandbox_id)}"):
-        shutil.rmtree(folder)
+        shim = SandboxFolder(folder).shim()
+        if shim is None or shim.dead:
+            shutil.rmtree(folder)
 
 
 def store(config: Config, progress: Progressed) -> ContentStore:

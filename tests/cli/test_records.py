@@ -9,6 +9,7 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 
 from crishim.cli.main import main
+from crishim.shimv2.client.files import SandboxFolder, ShimRecord
 from crishim.store.sqlite import SqliteStore
 from tests.store.test_sqlite import a_container, a_sandbox
 
@@ -67,9 +68,22 @@ def test_a_dead_shims_record_is_dropped_with_its_sandbox(tmp_path: Path) -> None
     config.write_text(f'state = "{tmp_path}"\nruntime_state = "{run_folder}"\n')
     shims = run_folder / "backends" / "kata" / "shims"
     for name in (a_sandbox().id, "other"):
-        (shims / name).mkdir(parents=True)
+        SandboxFolder(shims / name).make()
+        SandboxFolder(shims / name).write_shim(ShimRecord(bundle="/nowhere", dead=True))
     assert 0 == run(config, "drop", a_sandbox().id).exit_code
     assert [shims / "other"] == list(shims.iterdir())
+
+
+def test_a_living_shims_record_stays(tmp_path: Path) -> None:
+    """The record of a shim that lives is all that leads to it, and stays when its sandbox's is dropped."""
+    config = config_of(tmp_path)
+    run_folder = tmp_path / "run"
+    config.write_text(f'state = "{tmp_path}"\nruntime_state = "{run_folder}"\n')
+    folder = SandboxFolder(run_folder / "backends" / "kata" / "shims" / a_sandbox().id)
+    folder.make()
+    folder.write_shim(ShimRecord(bundle="/nowhere"))
+    assert 0 == run(config, "drop", a_sandbox().id).exit_code
+    assert folder.shim() is not None
 
 
 def test_records_are_exported(tmp_path: Path) -> None:

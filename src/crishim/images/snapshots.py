@@ -103,8 +103,8 @@ class Snapshots:
                 _copy_root(upper, lowers)
                 self._write(container_id)
             if not is_mount_root(root):
-                shutil.rmtree(work)  # a volatile overlay cannot be mounted again with the same work folder
-                work.mkdir()
+                shutil.rmtree(work, ignore_errors=True)  # a volatile overlay cannot be mounted again with the same work folder
+                work.mkdir(exist_ok=True)
                 _overlay(root, [*lowers, *([] if lowers else [empty])], upper, work, label)
         return Rootfs(path=str(root), upper=str(upper), volumes=str(place / "volumes"))
 

@@ -13,7 +13,7 @@ import logging
 from pathlib import Path
 from typing import Final
 
-from crishim.linux.children import children
+from crishim.linux.children import children, end_program
 from crishim.linux.programs import find_program
 from crishim.model.container import ContainerSpec
 from crishim.oci.facts import AppArmor
@@ -23,6 +23,9 @@ _log = logging.getLogger(__name__)
 
 PARSER: Final = "apparmor_parser"
 LOADED: Final = Path("/sys/kernel/security/apparmor/profiles")
+_LOAD_TIMEOUT: Final = 5.0
+_RETRY_PAUSE: Final = 60.0
+"""Seconds for the parser, and between two attempts to load the default: an inventory and every creation wait for it."""
 _ABSENT: Final = "this machine has no AppArmor"
 
 _PROFILE: Final = f"""\
@@ -71,6 +74,7 @@ class AppArmorProfiles:
         self._parser = parser
         self._loading = asyncio.Lock()
         self._problem = ""
+        self._failed_at = 0.0
 
     def outlook(self) -> str:
         """What a container that names no profile gets: the default's name, or why it gets none. Loads nothing."""
@@ -88,10 +92,13 @@ class AppArmorProfiles:
         async with self._loading:
             loaded, problem = await asyncio.to_thread(self._read)
             if not problem and APPARMOR_DEFAULT not in loaded:
-                problem = await self._load()
+                now = asyncio.get_running_loop().time()
+                if self._problem and now < self._failed_at + _RETRY_PAUSE:
+                    return AppArmor(loaded=loaded, problem=self._problem)
+                problem, self._failed_at = await self._load(), now
                 if not problem:
                     loaded, problem = await asyncio.to_thread(self._read)
-                elif problem != self._problem:  # it is tried again with each container, and told once
+                elif problem != self._problem:  # it is tried again later, and logged once
                     _log.warning("containers that name no AppArmor profile get none: %s", problem)
             self._problem = problem
             return AppArmor(loaded=loaded, problem=problem)
@@ -116,10 +123,11 @@ class AppArmorProfiles:
         except OSError as error:
             return f"{self._parser} (apparmor): {error.strerror}"
         try:
-            _, complaint = await process.communicate(_PROFILE.encode())
-        except asyncio.CancelledError:
-            process.kill()
-            await process.wait()
-            raise
+            async with asyncio.timeout(_LOAD_TIMEOUT):
+                _, complaint = await process.communicate(_PROFILE.encode())
+        except TimeoutError:
+            return f"{self._parser} takes more than {_LOAD_TIMEOUT:g} s"
+        finally:
+            await end_program(process)
         said = complaint.decode("utf-8", "replace").strip()
         return f"{self._parser} ended with {process.returncode}: {said[:500]}" if process.returncode else ""

@@ -64,6 +64,9 @@ _log = logging.getLogger(__name__)
 
 PAUSE: Final = "catatonit"
 
+_RELEASE_TIMEOUT: Final = 10.0
+"""Seconds for the release of an ended container; a removal waits for it, and does its work if it fails."""
+
 
 class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsSandboxUpdate):
     """Pods over `runtime`. What it claims beside its own capabilities depends on the runtime's: see `RuntimeCapabilities`."""
@@ -193,9 +196,10 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
 
     async def _release_state(self, runtime: SupportsRelease, container_id: ContainerId) -> None:
         try:
-            await runtime.release(container_id)
-        except CrishimError as error:
-            _log.debug("container %s is released with its removal: %s", container_id, error)
+            async with asyncio.timeout(_RELEASE_TIMEOUT):
+                await runtime.release(container_id)
+        except (CrishimError, OSError, TimeoutError) as error:
+            _log.warning("container %s is released with its removal: %s", container_id, error or "it takes too long")
 
     async def remove_container(self, container_id: ContainerId) -> None:
         """The runtime's delete, the root file system, the bundle: as far as each is there."""

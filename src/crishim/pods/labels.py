@@ -33,7 +33,7 @@ and so containerd, CRI-O and podman."""
 
 
 def label_pod(pods: Path, spec: SandboxSpec) -> None:
-    """Choose and record a pod's level, and label its files, which are in its folder. Raises `InvalidArgument`."""
+    """Choose and record a pod's level, which no other pod in `pods` has, and label its files. Raises `InvalidArgument`."""
     folder = pods / spec.id
     level = named_level(spec)
     with _CHOOSING:

@@ -121,20 +121,20 @@ class MeasuredPods(OciPodBackend, SupportsStats):
 
     async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
         """As `Backend.create_container`."""
+        created = await super().create_container(spec)
         if self._members is not None:
             self._members.setdefault(spec.sandbox.id, set()).add(spec.id)
-        return await super().create_container(spec)
+        return created
 
     async def remove_container(self, container_id: ContainerId) -> None:
         """As `Backend.remove_container`."""
-        owner = read_text(self._bundles / container_id / "sandbox")
         try:
             await super().remove_container(container_id)
         finally:
             self._counts.forget(container_id)
             self._folders.pop(container_id, None)
-            if self._members is not None and not (self._bundles / container_id).exists():
-                self._members.get(owner, set()).discard(container_id)
+            for members in () if (self._bundles / container_id).exists() else (self._members or {}).values():
+                members.discard(container_id)
 
     async def remove_sandbox(self, sandbox_id: SandboxId) -> None:
         """As `Backend.remove_sandbox`."""
@@ -158,7 +158,7 @@ class MeasuredPods(OciPodBackend, SupportsStats):
         await super().update_container(container_id, resources)
 
     async def container_usage(self, container_id: ContainerId) -> ContainerUsage:
-        """As `SupportsStats.container_usage`. One that has ended has its last figures, as long as its cgroup is there."""
+        """As `SupportsStats.container_usage`. One that has ended has no figures: its cgroup is gone."""
         bundle = self._bundle(container_id)
         folder = self._folder(bundle)
         now = self._context.clock.now()

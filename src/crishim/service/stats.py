@@ -186,6 +186,9 @@ T = TypeVar("T")
 _LIST_DEADLINE = 1.0
 """Seconds for one container or pod in a list; one that takes longer is left out."""
 
+_POD_DEADLINE = 2.5
+"""The same for a pod, of which the usage is measured first, and then that of its containers beside one another."""
+
 _RATE_PERIOD = 1.0
 """The smallest interval between the two samples of a rate, in seconds."""
 
@@ -227,9 +230,8 @@ class Stats:
 
     async def sandboxes(self, filter_: PodSandboxStatsFilter) -> list[PodSandboxStats]:
         """The stats of every ready pod that matches the filter."""
-        return await self._measured(
-            self._sandbox(entry, _LIST_DEADLINE) for entry in self._ready() if sandbox_stats_match(entry.item(), filter_)
-        )
+        pods = [entry for entry in self._ready() if sandbox_stats_match(entry.item(), filter_)]
+        return await self._measured((self._sandbox(entry, _LIST_DEADLINE) for entry in pods), _POD_DEADLINE)
 
     async def metric_descriptors(self) -> tuple[MetricDescriptor, ...]:
         """The descriptor of every metric that may appear."""
@@ -238,7 +240,7 @@ class Stats:
 
     async def metrics(self) -> list[PodSandboxMetrics]:
         """The metrics of every ready pod and its containers."""
-        return await self._measured(self._sandbox_metrics(entry) for entry in self._ready())
+        return await self._measured((self._sandbox_metrics(entry) for entry in self._ready()), _POD_DEADLINE)
 
     def _claimed(self) -> None:
         if not any(SupportsStats in handle.capabilities for handle in self._core.backends.handles):
@@ -265,15 +267,15 @@ class Stats:
             if entry.state in {ContainerState.RUNNING, ContainerState.EXITED} and self._measures(entry)
         ]
 
-    async def _measured(self, works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-        """The results that arrive within `_LIST_DEADLINE`, in the order of `works`.
+    async def _measured(self, works: Iterable[Coroutine[Any, Any, T]], timeout: float | None = None) -> list[T]:
+        """The results that arrive within `timeout` (`_LIST_DEADLINE` if it is None), in the order of `works`.
 
         A measurement that takes longer, such as one that waits for a probe, continues in the background and its result is
         dropped.
         """
         tasks = [self._core.tasks.spawn(work, "stats of a list") for work in works]
         if tasks:
-            await asyncio.wait(tasks, timeout=_LIST_DEADLINE)
+            await asyncio.wait(tasks, timeout=_LIST_DEADLINE if timeout is None else timeout)
         results = []
         for task in tasks:
             error = task.exception() if task.done() and not task.cancelled() else None

@@ -154,6 +154,8 @@ class ProcessBackend(
                 return
             self._sandboxes = {kept.id: kept for kept in self._keeping.sandboxes()}
             for kept in self._keeping.containers():
+                if kept.id in self._containers:  # found by a call that was cancelled
+                    continue
                 container = AdoptedContainer(kept, self._clock, self._keeping)
                 await container.find()
                 self._containers[kept.id] = container

@@ -91,8 +91,8 @@ class ProcessContainer(ContainerProcess):
 
     async def _collect(self, session: Session) -> None:
         """Forget an exec, unless it has left somebody behind: then its number is kept from being used again until they end."""
+        self._left.add(session.identity)  # before the look, which may be cancelled
         if await lives((session.identity,)):
-            self._left.add(session.identity)
             return
         session.reap()
         self._left.discard(session.identity)

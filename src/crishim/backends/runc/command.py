@@ -1,13 +1,12 @@
-"""What a runtime can do that older versions cannot: by its own word, `features`, or by its version where it has no such word.
+"""A runc-compatible command line: runc, crun, youki, runsc. How it is run, what its errors mean, and what its version supports.
 
-Pure. Recursive read-only mounts came with runc 1.1 and crun 1.4, user namespaces that somebody else has made with runc 1.2 and
-crun 1.8, and mounts with ids of their own in these with runc 1.2 and crun 1.9 (1.8 makes them inside, where it may not). crun
-answers `features` since 1.8.7, and speaks of id mappings in it since 1.9.
+Errors come in a log of the runtime's own (`--log FILE --log-format json`). `meaning` classifies them, by the few phrases that
+the runtimes have for them.
 
-A runc-compatible command line: runc, crun, youki, runsc.
-
-Errors are told in a log of the runtime's own (`--log FILE --log-format json`); what it means is decided in one function here,
-by the few phrases that the runtimes have for it.
+`features` is what the runtime supports: by its subcommand of that name, or by its version where it has none. Recursive
+read-only mounts came with runc 1.1 and crun 1.4, user namespaces that somebody else has made with runc 1.2 and crun 1.8, and
+mounts with ids of their own in these with runc 1.2 and crun 1.9 (1.8 makes them inside, where it may not). crun has the
+subcommand since 1.8.7, and reports id mappings in it since 1.9.
 """
 
 import asyncio

@@ -1,10 +1,8 @@
-"""Processes that a runtime left to us: waiting for them, killing all of them, and taking over their terminal.
+"""Processes that a runtime leaves to this process as children: those of execs (`AdoptedChild`), and unmonitored containers.
 
-Containers that are children of ours, for callers who stay as long as their containers do.
-
-Nobody holds anything for them while we are away: their streams are the caller's named pipes, or a terminal whose master side is
-here, and their end is seen here. So they cost no monitor each. containerd is such a caller: it takes tasks whose shim went away
-for dead, and has them ended.
+`ChildContainers` is for callers who stay as long as their containers do. The streams of such a container are the caller's named
+pipes, or a terminal whose master side is here, and its exit is collected here: nothing of it survives this process. containerd
+is such a caller: it considers tasks dead whose shim has gone away, and has them ended.
 """
 
 import array

@@ -260,7 +260,7 @@ class MonitoredRuntime:
                         streams.adopt_terminal(await console.terminal())
                 else:
                     await self._run_exec(container_id, program, args, streams.open())
-            except asyncio.CancelledError:
+            except BaseException:  # cancelled, or no terminal came: the process may be there all the same
                 await self._adopted(container_id, folder).end()
                 raise
             return self._adopted(container_id, folder)
