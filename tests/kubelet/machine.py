@@ -190,7 +190,7 @@ def images_that_nobody_uses(k: KubeletNode, pod: str) -> None:
     k.until(lambda: not k.sandboxes(pod), "the runtime has the pod no more", 120)
     assert (True, True) == (has_image(k, "box:1"), has_image(k, "unused:1"))
     k.stop()
-    k.start(evictionHard={"nodefs.available": "99%", "imagefs.available": "99%"}, evictionPressureTransitionPeriod="1s")
+    k.start(evictionHard={"nodefs.available": "99%", "imagefs.available": "99%"}, imageMinimumGCAge="0s")
     try:
         k.until(lambda: not has_image(k, "unused:1"), "the image is removed", 90)
         assert has_image(k, "box:1")
