@@ -204,3 +204,13 @@ async def test_a_program_that_has_ended_can_be_ended() -> None:
     sleeping = await children.start("sleep", "600")
     await end_program(sleeping)
     assert -signal.SIGKILL == sleeping.returncode
+
+
+async def test_pipes_are_closed_with_their_program() -> None:
+    """A descendant that left the program's group, and still has its output, keeps no pipe of ours open."""
+    process = await children.start("sh", "-c", "setsid sleep 600 & echo $!; exec sleep 600", stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    descendant = int(await process.stdout.readline())
+    await end_program(process, group=True)
+    assert b"" == await asyncio.wait_for(process.stdout.read(), 30)
+    os.kill(descendant, signal.SIGKILL)

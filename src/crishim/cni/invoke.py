@@ -8,7 +8,6 @@ processes that an earlier plugin has rightly left running are not mistaken for i
 import asyncio
 import contextlib
 import os
-import signal
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +17,7 @@ import attrs
 from crishim.cni.attachment import INTERFACE
 from crishim.cni.results import failure, result_of
 from crishim.errors import FailedPrecondition, Unknown
-from crishim.linux.children import children
+from crishim.linux.children import children, end_program
 from crishim.linux.processes import kill_family_now, with_variable
 
 _VARIABLE: Final = "CRISHIM_CNI_CALL"
@@ -103,9 +102,7 @@ class Plugins:
             try:
                 out, err = await process.communicate(config)
             except BaseException:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+                await end_program(process, group=True)
                 raise
         if process.returncode:
             raise failure(kind, call.command, process.returncode, out, err)

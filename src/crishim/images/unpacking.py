@@ -1,12 +1,10 @@
 """Unpacking in worker processes (`crishim.worker`): the workers of a store, and the unpackings of one pull."""
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ import attrs
 
 from crishim.errors import CrishimError, DataLoss, PermissionDenied, ResourceExhausted, Unavailable, Unknown
 from crishim.images.content import Content, UnpackedLayer
-from crishim.linux.children import children
+from crishim.linux.children import children, end_program
 
 _KINDS: Final[dict[str, type[CrishimError]]] = {
     kind.__name__: kind for kind in (DataLoss, PermissionDenied, ResourceExhausted, Unavailable, Unknown)
@@ -67,21 +65,13 @@ async def _output(*arguments: str) -> tuple[int, bytes, str]:
     try:
         process = await asyncio.shield(starting)
     except asyncio.CancelledError:
-        await _end(await starting)
+        await end_program(await starting, group=True)
         raise
     try:
         output, text = await process.communicate()
     finally:
-        await asyncio.shield(_end(process))
+        await asyncio.shield(end_program(process, group=True))
     return process.returncode or 0, output, text.decode(errors="replace")[-2000:]
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill a running worker, with its descendants, and wait for its end."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
 
 
 @attrs.define(eq=False)

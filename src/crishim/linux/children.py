@@ -55,11 +55,18 @@ def become_subreaper() -> None:
         raise last_error("becoming a child subreaper")
 
 
-async def end_program(process: asyncio.subprocess.Process) -> None:
-    """Kill a program of `Children.start`, unless it has ended, and collect it."""
+async def end_program(process: asyncio.subprocess.Process, *, group: bool = False) -> None:
+    """Kill a program of `Children.start`, unless it has ended, with its process group if `group`; collect it, close its pipes.
+
+    A descendant that still has the other ends of the pipes would keep them open, and the loop waiting for their end.
+    """
     with contextlib.suppress(ProcessLookupError):  # asyncio has seen its end, and nobody has asked for its exit code yet
-        process.kill()
+        if not group:
+            process.kill()
+        elif process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
+    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio has no public way to it
 
 
 def watch_by_pidfd() -> None:
