@@ -1,4 +1,4 @@
-"""What a player tells while it plays."""
+"""The events that a player reports."""
 
 import enum
 
