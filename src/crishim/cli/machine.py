@@ -35,7 +35,7 @@ def folder_findings(config: Config) -> Iterator[Finding]:
 def node_findings(config: Config, *, store: bool, root: Path = Path("/")) -> Iterator[Finding]:
     """The needs of pods whose network crishim sets up; with `store`, also of pods whose images it pulls and mounts."""
     driver = app.driver_of(config).name.lower()
-    yield Finding(what="cgroups", ok=True, found=f"version {2 if cgroup_v2() else 1}, made by {driver}")
+    yield Finding(what="cgroups", ok=True, found=f"version {2 if cgroup_v2() else 1}, driver {driver}")
     yield from driver_findings(driver, root / "var/lib/kubelet")
     yield _apparmor(root)
     folders = [Path(folder) for folder in config.network.plugins]

@@ -45,7 +45,7 @@ def failing(inner: T, verb: str, *, at: int | None = None, error: BaseException 
                 return await real(*args, **kwargs)
             if after:
                 await real(*args, **kwargs)
-            raise error if error is not None else RuntimeError(f"{verb} was told to fail")
+            raise error if error is not None else RuntimeError(f"{verb} fails by a fault")
 
         return fail
 
@@ -79,7 +79,7 @@ def dropping(inner: T, verb: str, gone: asyncio.Event) -> T:
         @functools.wraps(real)
         async def drop(*args: Any, **kwargs: Any) -> Any:
             if gone.is_set():
-                raise Unavailable("the engine was told to be away")
+                raise Unavailable("the engine is unavailable by a fault")
             return await real(*args, **kwargs)
 
         return drop
