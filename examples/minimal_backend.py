@@ -1,4 +1,4 @@
-"""A whole backend: containers are child processes. Ten verbs, and logs that `kubectl logs` shows."""
+"""A complete backend: containers are child processes. Ten verbs, and logs that `kubectl logs` shows."""
 
 import asyncio
 from typing import Any
@@ -23,7 +23,7 @@ from crishim import (
     SandboxSpec,
     SandboxStarted,
 )
-from crishim.backends.process import HostImages  # every image is taken to be there: programs are the machine's
+from crishim.backends.process import HostImages  # every image counts as present: programs are the machine's
 
 
 class MinimalBackend(Backend):
@@ -85,7 +85,7 @@ class MinimalBackend(Backend):
 
     async def _watch(self, child: asyncio.subprocess.Process, stdio: ContainerStdio) -> Exit:
         returncode = await child.wait()
-        await stdio.drained()  # the log is complete before anybody hears of the end
+        await stdio.drained()  # the log is complete before the exit is reported
         await stdio.close()
         return Exit.from_returncode(returncode)
 
@@ -95,14 +95,14 @@ class MinimalBackend(Backend):
         end = self._runs[spec.id][1].result() if ended else None
         return ObservedContainer(id=spec.id, sandbox_id=spec.sandbox.id, state=state, exit=end)
 
-    def _known(self, held: dict[Any, Any], key: str) -> Any:
-        if key not in held:
+    def _known(self, items: dict[Any, Any], key: str) -> Any:
+        if key not in items:
             raise NotFound("sandbox or container", key)
-        return held[key]
+        return items[key]
 
 
 plugin = Plugin(
     build=MinimalBackend,
     images=HostImages,
-    exam={"survives_restart": False},  # its children end with it: the exam expects no more
+    exam={"survives_restart": False},  # its children end with it: the suite expects no more then
 )

@@ -187,10 +187,10 @@ class BubblewrapBackend(crishim.Backend, crishim.SupportsAttach, crishim.Support
             state = ContainerState.EXITED if end else ContainerState.RUNNING if watch else ContainerState.CREATED
             yield crishim.ObservedContainer(id=id, sandbox_id=spec.sandbox.id, state=state, exit=end)
 
-    def _known(self, held: Mapping[Any, Any], key: str) -> Any:
-        if key not in held:
+    def _known(self, items: Mapping[Any, Any], key: str) -> Any:
+        if key not in items:
             raise NotFound("sandbox or container", key)
-        return held[key]
+        return items[key]
 
 
 def first_pid(told: int) -> int:

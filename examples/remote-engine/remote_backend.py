@@ -145,7 +145,7 @@ class RemoteBackend(Backend, SupportsExec, SupportsLogReopen, SupportsClose):
         task = await self._find("tasks", container_id)
         code = (await self._engine.call("GET", f"/tasks/{task['id']}/wait"))["code"]
         if (following := self._following.get(container_id)) is not None:
-            await asyncio.shield(following)  # the log is complete before anybody hears of the end
+            await asyncio.shield(following)  # the log is complete before the exit is reported
         return Exit(code=code)
 
     async def remove_container(self, container_id: ContainerId) -> None:

@@ -1,8 +1,8 @@
 """crishim: CRI requests mapped onto a ten-verb backend.
 
-The names here are for authors of backends: the contracts, the words, the ids, the errors. They are loaded when they are first
-asked for, so importing this package costs next to nothing. Doors that pull in more are asked for by name: `crishim.cri`
-(protobuf), `crishim.server` (gRPC), `crishim.shimv2` (ttrpc), `crishim.testing` (fakes and the exam), `crishim.app`.
+The names here are for authors of backends: protocols, values, ids, errors. Each is loaded at its first use, so importing this
+package is cheap. Parts with further dependencies are imported by name: `crishim.cri` (protobuf), `crishim.server` (gRPC),
+`crishim.shimv2` (ttrpc), `crishim.testing` (fakes and the conformance suite), `crishim.app`.
 """
 
 __version__ = "0.1.0"

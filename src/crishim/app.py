@@ -1,4 +1,6 @@
-"""The composition root: the only file that knows everybody. `running(config)` is a node's runtime inside an `async with`."""
+"""The composition root: the only module that imports all parts. `running(config)` is a node's runtime inside an
+`async with`.
+"""
 
 import asyncio
 import contextlib
@@ -40,7 +42,7 @@ from crishim.store.sqlite import SqliteStore
 from crishim.system import SystemClock
 
 Progressed = Callable[[PullProgress], None]
-"""Takes how a pull goes, on the event loop."""
+"""Receives the progress of pulls, on the event loop."""
 
 CONFIG_FILE: Final = Path("/etc/crishim/crishim.toml")
 
@@ -50,7 +52,7 @@ _log = logging.getLogger(__name__)
 def read_config(path: Path | None = None) -> Config:
     """The configuration of `path` and of `conf.d/*.toml` beside it, in the order of their names.
 
-    Without a path, the usual file, which may be missing. Raises `InvalidArgument` naming the file and the key.
+    Without a path, the default file, which may be missing. Raises `InvalidArgument` naming the file and the key.
     """
     main = path or CONFIG_FILE
     files = [main] if path is not None or main.exists() else []
@@ -65,12 +67,10 @@ def read_config(path: Path | None = None) -> Config:
 
 @contextlib.asynccontextmanager
 async def running(config: Config, *, ephemeral: bool = False, progress: Progressed | None = None) -> AsyncIterator[Services]:
-    """Serve CRI on `config.listen` inside the `async with`. Containers go on after it, unless it is `ephemeral`.
+    """Serve CRI on `config.listen` inside the `async with`. Containers keep running after it, unless it is `ephemeral`.
 
-    `progress` is told how pulls into the node's own store go.
-
-    Raises `PluginError` for a backend that cannot be had, `FailedPrecondition` when another process serves there, and what the
-    record store raises for a file that it cannot read.
+    `progress` receives the progress of pulls into the node's own store. Raises `PluginError` for a backend that cannot be
+    loaded or built, `FailedPrecondition` if another process serves on the socket, and the record store's errors.
     """
     clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
@@ -80,8 +80,8 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
         stack.push_async_callback(store.close)
         plugins = plugins_of(config)
         metrics = _metrics(config)
-        wanted = any(plugin.needs_node for plugin in plugins.values())
-        node = await stack.enter_async_context(_node(config, clock, metrics, progress, wanted=wanted))
+        needs_node = any(plugin.needs_node for plugin in plugins.values())
+        node = await stack.enter_async_context(_node(config, clock, metrics, progress, needs_node=needs_node))
         seats = {name: _seat(config, name, plugins[name], node, clock) for name in config.backend_names}
         if ephemeral:
             for backend, _ in seats.values():
@@ -98,7 +98,7 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
             urls=streams,
             clock=clock,
             observer=metrics,
-            settings=_settings(config, driver_of(config) if wanted or config.cgroup_driver else None),
+            settings=_settings(config, driver_of(config) if needs_node or config.cgroup_driver else None),
         )
         await stack.enter_async_context(services)
         await stack.enter_async_context(_collecting(node, services, config.deadlines.network))
@@ -112,12 +112,14 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
 
 
 def records_file(config: Config) -> Path:
-    """Where the records of pods and containers are."""
+    """The path of the file of records."""
     return Path(config.state) / "records.sqlite"
 
 
 def forget_leftovers(config: Config, sandbox_id: str) -> None:
-    """Forget what the dead shim of a sandbox has left on the node, whatever is there. For when no server runs."""
+    """Delete the record of a dead shim's leftovers for a sandbox, whether or not they are freed. For use while no
+    server runs.
+    """
     for folder in Path(config.runtime_state).glob(f"backends/*/{SHIMS}/{glob.escape(sandbox_id)}"):
         shim = SandboxFolder(folder).shim()
         if shim is None or shim.dead:
@@ -125,18 +127,18 @@ def forget_leftovers(config: Config, sandbox_id: str) -> None:
 
 
 def store(config: Config, progress: Progressed) -> ContentStore:
-    """The node's image store, to be closed. Raises `FailedPrecondition` while a server has it."""
+    """The node's image store, to be closed. Raises `FailedPrecondition` while a server has it locked."""
     return _images(config, SystemClock(), None, progress)
 
 
 def plugins_of(config: Config) -> Mapping[str, Plugin]:
-    """The plug-ins behind the backends that the configuration uses. Raises `PluginError`."""
+    """The plug-ins of the backends that the configuration uses. Raises `PluginError`."""
     return {name: load(config.plugin_of(name)) for name in config.backend_names}
 
 
 @attrs.frozen(kw_only=True)
 class _Node:
-    """The seats of a node that backends share; None where no backend wants them."""
+    """The parts of a node that backends share; None if no backend needs them."""
 
     images: ContentStore | None = None
     namespaces: PinnedNamespaces | None = None
@@ -146,9 +148,9 @@ class _Node:
 
 @contextlib.asynccontextmanager
 async def _node(
-    config: Config, clock: Clock, observer: Observer | None, progress: Progressed | None, *, wanted: bool
+    config: Config, clock: Clock, observer: Observer | None, progress: Progressed | None, *, needs_node: bool
 ) -> AsyncIterator[_Node]:
-    if not wanted:
+    if not needs_node:
         yield _Node()
         return
     state, run = Path(config.state), Path(config.runtime_state)
@@ -165,7 +167,7 @@ async def _node(
 
 @contextlib.asynccontextmanager
 async def _collecting(node: _Node, services: Services, deadline: float) -> AsyncIterator[None]:
-    """Free what pods without a record hold of the network and of namespaces, beside serving: plugins may hang."""
+    """Free networks and namespaces of pods without a record, in the background: plugins may hang."""
 
     async def collect() -> None:
         known = {SandboxId(name) for name in services.known_sandboxes()}
@@ -175,7 +177,9 @@ async def _collecting(node: _Node, services: Services, deadline: float) -> Async
                     if seat is not None:
                         await seat.collect(known)
             except (CrishimError, TimeoutError) as error:
-                _log.warning("what pods without a record hold could not all be freed: %s", error or "it took too long")
+                _log.warning(
+                    "networks and namespaces of pods without a record could not all be freed: %s", error or "it took too long"
+                )
 
     task = asyncio.create_task(collect(), name="collection of garbage")
     try:
@@ -186,12 +190,12 @@ async def _collecting(node: _Node, services: Services, deadline: float) -> Async
 
 
 def _images(config: Config, clock: Clock, observer: Observer | None, progress: Progressed | None) -> ContentStore:
-    wanted = config.images
+    images = config.images
     pulls = PullSettings(
-        registries_conf=wanted.registries_conf, policy=wanted.policy, authfile=wanted.authfile, stall=wanted.stall
+        registries_conf=images.registries_conf, policy=images.policy, authfile=images.authfile, stall=images.stall
     )
     folder = _make(Path(config.state) / "images")
-    return ContentStore(folder, clock, pulls, pinned=wanted.pinned, observer=observer, progress=progress)
+    return ContentStore(folder, clock, pulls, pinned=images.pinned, observer=observer, progress=progress)
 
 
 def _seat(config: Config, name: str, plugin: Plugin, node: _Node, clock: Clock) -> tuple[Backend, ImageService | None]:
@@ -211,20 +215,20 @@ def _seat(config: Config, name: str, plugin: Plugin, node: _Node, clock: Clock) 
 
 
 def _streams(config: Config, clock: Clock) -> Any:
-    """The streaming server; None without what it needs."""
+    """The streaming server; None without the extra `streaming`."""
     try:
         from crishim.streaming.server import StreamConfig, StreamServer
     except ImportError as error:
-        _log.warning("no exec, attach or port-forward (%s): pip install 'crishim[streaming]' brings them", error)
+        _log.warning("no exec, attach or port-forward (%s): they need pip install 'crishim[streaming]'", error)
         return None
-    wanted = config.streaming
+    streaming = config.streaming
     return StreamServer(
-        StreamConfig(host=wanted.host, port=wanted.port, base_url=wanted.base_url, tls=_tls(config)), clock=clock
+        StreamConfig(host=streaming.host, port=streaming.port, base_url=streaming.base_url, tls=_tls(config)), clock=clock
     )
 
 
 def _metrics(config: Config) -> Any:
-    """What is measured; None where nobody asks for it. Raises `InvalidArgument` without what it needs."""
+    """The metrics; None if they are not configured. Raises `InvalidArgument` without the extra `metrics`."""
     if not config.metrics_address:
         return None
     try:
@@ -258,23 +262,23 @@ def _observers(metrics: Any) -> Callable[[Call], None]:
 
 
 def _tls(config: Config) -> Any:
-    """The TLS of the streaming server; None without a certificate.
+    """The TLS context of the streaming server; None without a certificate.
 
-    The files are looked at with each connection, and read again when they have changed: certificates are rotated while we run.
+    The files are checked at each connection, and read again when they have changed, since certificates are rotated.
     """
-    wanted = config.streaming
-    if not wanted.certificate:
+    streaming = config.streaming
+    if not streaming.certificate:
         return None
     import ssl
 
-    files = [name for name in (wanted.certificate, wanted.private_key) if name]
+    files = [name for name in (streaming.certificate, streaming.private_key) if name]
 
     def stamps() -> list[tuple[int, int]]:
         return [(status.st_mtime_ns, status.st_ino) for status in map(os.stat, files)]
 
     def load() -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(wanted.certificate, wanted.private_key or None)
+        context.load_cert_chain(streaming.certificate, streaming.private_key or None)
         return context
 
     try:
@@ -288,7 +292,7 @@ def _tls(config: Config) -> Any:
             if (now := stamps()) != loaded:
                 current, loaded = load(), now
         except OSError as error:
-            _log.warning("the new certificate %s cannot be loaded, and the old one is used: %s", wanted.certificate, error)
+            _log.warning("the new certificate %s cannot be loaded, and the old one is used: %s", streaming.certificate, error)
         connection.context = current
 
     first = current
@@ -297,7 +301,7 @@ def _tls(config: Config) -> Any:
 
 
 def driver_of(config: Config) -> CgroupDriver:
-    """Who makes cgroups: as configured, else what this machine needs."""
+    """The cgroup driver: as configured, else the one that fits this machine."""
     return CgroupDriver[config.cgroup_driver.upper()] if config.cgroup_driver else cgroup_driver()
 
 

@@ -1,8 +1,8 @@
-"""`crishim.toml`: bytes in, a frozen `Config` out (pure; `app` reads the files).
+"""`crishim.toml`: from bytes to a frozen `Config` (pure; `app` reads the files).
 
-Every key is a field here, with its default and its meaning; `default_text` is a whole commented file made of nothing else.
-Several sources are laid over one another in order: a later one replaces single values, single handlers, and single options of
-backends. What is not known, or not of the right type, is `InvalidArgument` with the source and the key.
+Every key is a field here, with its default and its meaning; `default_text` renders all of them as a commented file. Several
+sources are merged in order: a later one replaces single values, single handlers, and single options of backends. An unknown
+key, or a value of a wrong type, raises `InvalidArgument` with the source and the key.
 """
 
 import difflib
@@ -19,7 +19,7 @@ from crishim.errors import InvalidArgument
 from crishim.model.values import FrozenDict
 
 Check = Callable[[Any, Any], Any]
-"""Takes a value from a file and the value so far; gives the new one, or raises `ValueError` with what it must be."""
+"""Receives a value from a file and the previous value; returns the new one, or raises `ValueError` with the requirement."""
 
 _WIDTH = 110
 _NO_OPTIONS: FrozenDict[str, Any] = FrozenDict()
@@ -27,7 +27,7 @@ _NO_OPTIONS: FrozenDict[str, Any] = FrozenDict()
 
 def _text(value: Any, _: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError("must be a text")  # noqa: TRY004 - one class for everything that a value can be wrong in
+        raise ValueError("must be a string")  # noqa: TRY004 - one class for all invalid values
     return value
 
 
@@ -39,7 +39,7 @@ def _path(value: Any, _: Any) -> str:
 
 def _texts(value: Any, _: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ValueError("must be a list of texts")
+        raise ValueError("must be a list of strings")
     return tuple(value)
 
 
@@ -69,7 +69,7 @@ def _choice(*words: str) -> Check:
 
 def _handlers(value: Any, so_far: FrozenDict[str, str]) -> FrozenDict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(name, str) and name for name in value.values()):
-        raise ValueError("must be a table of names of backends")
+        raise ValueError("must be a table of backend names")
     return FrozenDict({**so_far, **value})
 
 
@@ -81,7 +81,7 @@ def _backends(value: Any, so_far: FrozenDict[str, FrozenDict[str, Any]]) -> Froz
 
 
 def key(default: Any, meaning: str, check: Check) -> Any:
-    """A key of the file: its default, what it means, and what it may be."""
+    """A key of the file: its default, its meaning, and its check."""
     return attrs.field(default=default, metadata={"meaning": meaning, "check": check})
 
 
@@ -89,33 +89,33 @@ def key(default: Any, meaning: str, check: Check) -> Any:
 class StreamingConfig:
     """Exec, attach and port-forward: where clients (the kubelet) fetch their streams."""
 
-    host: str = key("127.0.0.1", "The address to listen on. Whoever reaches it with a token has the stream.", _text)
+    host: str = key("127.0.0.1", "The address to listen on. A client with a token needs no further credentials.", _text)
     port: int = key(0, "The port to listen on; 0 is any free one.", _number(0, 65535))
-    base_url: str = key("", "What stands before the path in the URLs given to clients; empty for the address itself.", _text)
+    base_url: str = key("", "The base of the URLs that clients get; empty for the address itself.", _text)
     certificate: str = key("", "A PEM file with a certificate and its chain, for https; empty for http.", _text)
-    private_key: str = key("", "The PEM file with the certificate's key, where it is not in the same file.", _text)
+    private_key: str = key("", "The PEM file with the certificate's key, if it is not in the same file.", _text)
 
 
 @attrs.frozen(kw_only=True)
 class LogConfig:
-    """What is logged, to stderr: a line for each RPC with method, id, code and duration, and what goes wrong."""
+    """Logging to stderr: a line for each RPC with method, id, code and duration, and errors."""
 
     level: str = key(
         "info", "debug, info (every RPC), warning (RPCs that failed) or error.", _choice("debug", "info", "warning", "error")
     )
     format: str = key(
         "auto",
-        "text, json, journald (priorities in front, no time), or auto: journald where stderr is the journal, else text.",
+        "text, json, journald (priorities in front, no time), or auto: journald if stderr is the journal, else text.",
         _choice("auto", "text", "json", "journald"),
     )
 
 
 @attrs.frozen(kw_only=True)
 class Deadlines:
-    """How long one call of a backend's verb may take, in seconds. The kubelet gives most calls 120 s."""
+    """Deadlines of one call of a backend's verb, in seconds. The kubelet gives most calls 120 s."""
 
-    probe: float = key(10.0, "Asking a backend who it is.", _seconds)
-    inventory: float = key(60.0, "Asking a backend what it holds, at start.", _seconds)
+    probe: float = key(10.0, "Probing a backend.", _seconds)
+    inventory: float = key(60.0, "The inventory of a backend, at start.", _seconds)
     start_sandbox: float = key(110.0, "Starting a sandbox.", _seconds)
     stop_sandbox: float = key(50.0, "Stopping a sandbox.", _seconds)
     remove_sandbox: float = key(50.0, "Removing a sandbox.", _seconds)
@@ -123,29 +123,29 @@ class Deadlines:
     start_container: float = key(50.0, "Starting a container.", _seconds)
     kill_container: float = key(20.0, "Sending a signal.", _seconds)
     remove_container: float = key(50.0, "Removing a container.", _seconds)
-    exit_after_kill: float = key(30.0, "From SIGKILL until the container's end is seen.", _seconds)
+    exit_after_kill: float = key(30.0, "From SIGKILL until the container has exited.", _seconds)
     network: float = key(50.0, "A step of the pod network.", _seconds)
     other: float = key(50.0, "Every other verb.", _seconds)
-    closing: float = key(10.0, "Ending what is under way when crishim ends.", _seconds)
-    cancel_grace: float = key(2.0, "How long a cancelled verb may take to let go before it is left behind.", _seconds)
+    closing: float = key(10.0, "Ending the calls under way when crishim stops.", _seconds)
+    cancel_grace: float = key(2.0, "How long a cancelled verb may take to end before it is abandoned.", _seconds)
 
 
 @attrs.frozen(kw_only=True)
 class ImagesConfig:
     """The image store of backends that need one: pulls by skopeo, layers, root file systems."""
 
-    registries_conf: str = key("", "A containers-registries.conf(5) with mirrors; empty for skopeo's own.", _text)
-    policy: str = key("", "A containers-policy.json(5) with the signatures demanded; empty for skopeo's own.", _text)
-    authfile: str = key("", "Credentials for pulls that bring none, as containers-auth.json(5).", _text)
-    pinned: tuple[str, ...] = key((), "Patterns of image names that the kubelet must not collect.", _texts)
-    stall: float = key(60.0, "A pull that moves no byte for this many seconds ends.", _seconds)
+    registries_conf: str = key("", "A containers-registries.conf(5) with mirrors; empty for skopeo's default.", _text)
+    policy: str = key("", "A containers-policy.json(5) with the required signatures; empty for skopeo's default.", _text)
+    authfile: str = key("", "Credentials for pulls without any, as containers-auth.json(5).", _text)
+    pinned: tuple[str, ...] = key((), "Patterns of image names that the kubelet must not garbage-collect.", _texts)
+    stall: float = key(60.0, "A pull that transfers no byte for this many seconds is ended.", _seconds)
 
 
 @attrs.frozen(kw_only=True)
 class NetworkConfig:
-    """The network of pods, by CNI plug-ins, for backends that let crishim make it."""
+    """The network of pods, by CNI plug-ins, for backends that let crishim set it up."""
 
-    config: str = key("/etc/cni/net.d", "The folder of CNI configurations; the first valid one counts.", _path)
+    config: str = key("/etc/cni/net.d", "The folder of CNI configurations; the first valid one is used.", _path)
     plugins: tuple[str, ...] = key(("/opt/cni/bin", "/usr/lib/cni"), "Folders of CNI plug-ins.", _texts)
 
 
@@ -153,32 +153,34 @@ class NetworkConfig:
 class Config:
     """The whole file."""
 
-    listen: str = key("/run/crishim/crishim.sock", "The unix socket that CRI is served on, mode 0600.", _path)
-    state: str = key("/var/lib/crishim", "The folder for what must survive a reboot: records, and the backends' own.", _path)
-    runtime_state: str = key("/run/crishim", "The folder for what a reboot may clear.", _path)
+    listen: str = key("/run/crishim/crishim.sock", "The unix socket for CRI, with mode 0600.", _path)
+    state: str = key(
+        "/var/lib/crishim", "The folder for data that must survive a reboot: records, and the backends' own.", _path
+    )
+    runtime_state: str = key("/run/crishim", "The folder for data that a reboot may clear.", _path)
     cgroup_driver: str = key(
         "",
-        "Who makes cgroups: cgroupfs or systemd, for every runtime, and as the kubelet is told (RuntimeConfig). Empty is"
-        " systemd where systemd is process 1 and there is cgroup v2, and cgroupfs elsewhere.",
+        "The cgroup driver: cgroupfs or systemd, for every runtime and for the kubelet (RuntimeConfig). Empty is"
+        " systemd if systemd is process 1 and there is cgroup v2, and cgroupfs elsewhere.",
         _choice("", "cgroupfs", "systemd"),
     )
     remove_unrecorded_after: float = key(
         3600.0,
-        "Seconds after which pods that a backend holds and no record knows are removed; until then they are named in the log.",
+        "Seconds after which pods in a backend without a record are removed; they are logged before.",
         _seconds,
     )
     metrics_address: str = key(
-        "", "HOST:PORT (:PORT is the loopback's) of figures for Prometheus at /metrics; empty for none. Port 0 is any.", _text
+        "", "HOST:PORT (:PORT is the loopback's) of metrics for Prometheus at /metrics; empty for none. Port 0 is any.", _text
     )
     handlers: FrozenDict[str, str] = key(
         FrozenDict({"": "process"}),
-        "Which backend serves a runtime handler (a RuntimeClass's `handler`); the empty name is the default.",
+        "The backend of each runtime handler (a RuntimeClass's `handler`); the empty name is the default.",
         _handlers,
     )
     backends: FrozenDict[str, FrozenDict[str, Any]] = key(
         FrozenDict(),
-        "Options of backends, a table for each: `[backends.NAME]`. The backend knows which ones there are. `plugin` is the"
-        " installed plug-in, or `package.module:attribute`, where that is not NAME itself.",
+        "Options of backends, a table for each: `[backends.NAME]`. The backend defines them. `plugin` is the"
+        " installed plug-in, or `package.module:attribute`, if that is not NAME itself.",
         _backends,
     )
     streaming: StreamingConfig = key(StreamingConfig(), "", _text)
@@ -205,19 +207,19 @@ class Config:
 
 
 def parse(sources: Iterable[tuple[str, bytes]]) -> Config:
-    """The configuration that files make together, each given by its name and content."""
+    """The merged configuration of files, each given by its name and content."""
     config: Config = Config()
     for name, data in sources:
         try:
             table = tomllib.loads(data.decode())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InvalidArgument(name, f"is no TOML: {error}") from error
+            raise InvalidArgument(name, f"is not TOML: {error}") from error
         config = _laid_over(config, table, name, "")
     return _consistent(config)
 
 
 def default_text() -> str:
-    """A commented `crishim.toml` with every key at its default."""
+    """A commented `crishim.toml` with every key and its default."""
     lines = ["# crishim.toml: every key, with its default. Drop-ins are conf.d/*.toml beside this file.", ""]
     sections: list[str] = []
     for field in attrs.fields(Config):
@@ -260,7 +262,7 @@ def _laid_over(section: Any, table: Mapping[str, Any], source: str, path: str) -
 def _consistent(config: Config) -> Config:
     for name in config.backends:
         if not isinstance(config.backends[name].get("plugin", name), str):
-            raise InvalidArgument(f"backends.{name}.plugin", "must be a text")
+            raise InvalidArgument(f"backends.{name}.plugin", "must be a string")
     if config.streaming.private_key and not config.streaming.certificate:
         raise InvalidArgument("streaming.private_key", "is set without a certificate")
     return config

@@ -1,10 +1,10 @@
-"""What can go wrong, named by its condition.
+"""The errors of this package, one class per condition.
 
-Every error that leaves a verb of this package is a `CrishimError`, and each knows the gRPC code that a CRI client is to see.
-The numbers are gRPC's; gRPC itself is not imported, so a backend can raise these with nothing installed. The doors (gRPC,
-ttrpc, HTTP) map `error.code` in one line each and never look at the text.
+Every error that leaves a verb of this package is a `CrishimError`, and each has the gRPC code that a CRI client receives.
+The numbers are gRPC's; gRPC itself is not imported, so a backend can raise these with nothing installed. The servers (gRPC,
+ttrpc, HTTP) convert `error.code` and never parse the text.
 
-Foreign exceptions are renamed where they enter, with `renaming`. `asyncio.CancelledError` is never renamed.
+Foreign exceptions are converted where they enter, with `renaming`. `asyncio.CancelledError` is never converted.
 """
 
 import contextlib
@@ -85,7 +85,7 @@ class InvalidArgument(CrishimError):
 
 
 class NotFound(CrishimError):
-    """It is not there. The kubelet takes this code for "gone". `reason` is what whoever was asked has said of it."""
+    """The object does not exist. The kubelet takes this code as "removed". `reason` is the message of the engine."""
 
     code = Code.NOT_FOUND
 

@@ -1,6 +1,6 @@
-"""Plug-ins by name: those installed, by the entry points `crishim.backends`, and any by `package.module:attribute`.
+"""Plug-ins by name: the installed ones, by the entry points `crishim.backends`, and any by `package.module:attribute`.
 
-`crishim.interfaces.plugin` has the contract. Either name must lead to a `Plugin`; a function is not taken for one.
+`crishim.interfaces.plugin` has the contract. Either name must refer to a `Plugin`; a function is not accepted instead.
 """
 
 import importlib
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class PluginError(CrishimError):
-    """A plug-in is not there, or cannot be loaded or built. The message begins with its name."""
+    """A plug-in does not exist, or cannot be loaded or built. The message begins with its name."""
 
     code = Code.FAILED_PRECONDITION
 
@@ -28,7 +28,7 @@ class PluginError(CrishimError):
 
 
 def installed() -> tuple[str, ...]:
-    """The names of all installed plug-ins, in order."""
+    """The sorted names of all installed plug-ins."""
     return tuple(sorted({entry.name for entry in metadata.entry_points(group=GROUP)}))
 
 
@@ -59,7 +59,7 @@ def load(name: str) -> Plugin:
 
 
 def build(function: Callable[[BackendContext], T], context: BackendContext, name: str) -> T:
-    """What a plug-in's `build` or `images` returns. Raises `PluginError` with `name`, whatever goes wrong."""
+    """The result of a plug-in's `build` or `images`. Raises `PluginError` with `name` for any exception."""
     try:
         return function(context)
     except CrishimError as error:

@@ -1,7 +1,7 @@
-"""The CRI over gRPC: both services on one unix socket, from the table of `cri.routes`.
+"""CRI over gRPC: both services on one unix socket, from the table of `cri.routes`.
 
-The socket has mode 0600 and is taken over only when nobody serves on it: a lock file beside it names the living. Messages of
-up to 16 MiB go either way, as CRI's clients expect. Ending the server leaves containers running.
+The socket has mode 0600 and is taken over only if no process serves on it: a lock file beside it shows that. Messages may have
+up to 16 MiB in both directions, as CRI's clients expect. Ending the server leaves containers running.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _OPTIONS: Final = (
 async def serve(dispatch: Dispatcher, path: str | Path, *, grace: float = 2.0) -> AsyncIterator[grpc.aio.Server]:
     """Serve on the unix socket `path` inside the `async with`; calls under way get `grace` seconds at its end.
 
-    Raises `FailedPrecondition` when a live server has the socket.
+    Raises `FailedPrecondition` if another process serves on the socket.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ async def serve(dispatch: Dispatcher, path: str | Path, *, grace: float = 2.0) -
 
 @contextlib.contextmanager
 def _socket(path: Path) -> Any:
-    """Own the socket's path: hold its lock, clear what a dead server left, and take it away at the end."""
+    """Own the socket's path: lock it, remove the socket of a dead server, and remove our own at the end."""
     lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -123,4 +123,4 @@ def _stream(dispatch: Dispatcher, name: str) -> Callable[[bytes, Any], AsyncIter
 async def _abort(context: Any, error: CrishimError) -> bytes:
     text = error.message.encode("utf-8", "replace")[:_MESSAGE_BYTES].decode("utf-8", "ignore")
     await context.abort(_STATUS[error.code], text)
-    raise error  # abort has raised already
+    raise error  # not reached: abort raises

@@ -18,7 +18,7 @@ from crishim.cli.daemon import (
     ended_by_signals,
     notify,
     start_logging,
-    taken_over,
+    take_over_environment,
     watchdog_period,
 )
 
@@ -51,7 +51,7 @@ def test_what_the_manager_says_is_for_nobody_else() -> None:
     """What a service manager has told this process is in its environment no longer, so no child takes it for its own."""
     environ = {"NOTIFY_SOCKET": "/n", "WATCHDOG_USEC": "5", "WATCHDOG_PID": "1", "PATH": "/bin"}
     told = {"NOTIFY_SOCKET": "/n", "WATCHDOG_USEC": "5", "WATCHDOG_PID": "1"}
-    assert (told, {"PATH": "/bin"}) == (taken_over(environ), environ)
+    assert (told, {"PATH": "/bin"}) == (take_over_environment(environ), environ)
 
 
 def test_nobody_is_told_where_nobody_asks(manager: socket.socket) -> None:

@@ -49,7 +49,7 @@ def test_a_whole_node(tmp_path: Path) -> None:
     config = machine(tmp_path)
     assert {} == lacking(config, tmp_path)
     told = {finding.what: finding.found for finding in node_findings(config, store=True, root=tmp_path)}
-    assert told["cgroups"].endswith(", made by systemd")
+    assert told["cgroups"].endswith(", driver systemd")
     assert ("enabled", "pods") == (told["AppArmor"], told["pod network"])
 
 

@@ -168,7 +168,7 @@ def test_down_needs_an_endpoint(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("kind: Job", "crishim: kind: must be one of Pod, ConfigMap, Secret, RuntimeClass, List\n"),
-        ("{", "crishim: manifest: is no YAML: "),
+        ("{", "crishim: manifest: is not YAML: "),
         (
             POD.format(command='["x"]').replace("main", "main, tty: 3"),
             "crishim: spec.containers[0].tty: must be true or false\n",

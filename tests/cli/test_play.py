@@ -61,7 +61,7 @@ def test_what_a_killed_player_left_is_taken_down(tmp_path: Path) -> None:
             until(lambda: "Running" in str(player.stdout and player.stdout.readline()))
         down, again = crishim("play", str(pod), *at, "--down"), crishim("play", str(pod), *at, "--down")
     assert (0, True) == (down.returncode, "main   exited 0" in down.stdout), down.stdout + down.stderr
-    assert (0, True) == (again.returncode, "is not there" in again.stdout), again.stdout + again.stderr
+    assert (0, True) == (again.returncode, "does not exist at the endpoint" in again.stdout), again.stdout + again.stderr
 
 
 def test_pods_fall_together(tmp_path: Path) -> None:
@@ -71,5 +71,5 @@ def test_pods_fall_together(tmp_path: Path) -> None:
     (tmp_path / "pods.yaml").write_text(f"{good}---{bad}")
     done = crishim("play", str(tmp_path / "pods.yaml"), "--backend", "crishim.backends.process:plugin")
     assert 125 == done.returncode, done.stdout + done.stderr
-    assert "crishim: ImageStatus: image host:none is not there, and must not be pulled (NOT_FOUND)\n" == done.stderr
+    assert "crishim: ImageStatus: image host:none is not present, and must not be pulled (NOT_FOUND)\n" == done.stderr
     assert 2 == done.stdout.count("removed")

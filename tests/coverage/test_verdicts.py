@@ -18,7 +18,7 @@ from crishim.coverage.verdicts import (
     Subject,
     Verdict,
     coverage,
-    found,
+    longest_match,
 )
 from crishim.cri import Dispatcher, pb
 from crishim.errors import InvalidArgument, Unimplemented
@@ -95,7 +95,12 @@ def test_every_line_is_true(tmp_path: Path, name: str, message: str) -> None:
     wrong = []
     for field in known.values():
         line = lines[f"{message}.{field.name}"]
-        if line.verdict is Verdict.REFUSED or field.ignored or found(OURS, line.name) or {field.name, line.name} & PLAIN[name]:
+        if (
+            line.verdict is Verdict.REFUSED
+            or field.ignored
+            or longest_match(OURS, line.name)
+            or {field.name, line.name} & PLAIN[name]
+        ):
             continue
         changes = effect(tmp_path, message, field) != effect(tmp_path, message, beside(field, known))
         if changes != (line.verdict is Verdict.SUPPORTED):

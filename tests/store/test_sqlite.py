@@ -178,7 +178,7 @@ async def test_a_strangers_database_is_refused(path: Path) -> None:
     """Somebody else's SQLite file raises DataLoss and is not made ours."""
     path.parent.mkdir()
     rewrite(path, ("CREATE TABLE songs (title TEXT)", ()))
-    assert "not one of our records" in await refused(path, DataLoss)
+    assert "is a database of another application" in await refused(path, DataLoss)
 
 
 async def test_what_is_no_database_is_refused(path: Path) -> None:

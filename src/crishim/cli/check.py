@@ -1,4 +1,4 @@
-"""`crishim check`: what this machine offers, and what it lacks."""
+"""`crishim check`: which needs of the configured backends this machine meets."""
 
 import platform
 import sys
@@ -22,14 +22,14 @@ from crishim.plugins import PluginError, installed, load
 
 _EXTRAS: Final = (
     ("streaming", ("h11", "wsproto"), "exec, attach and port-forward"),
-    ("metrics", ("prometheus_client", "h11"), "figures for Prometheus"),
+    ("metrics", ("prometheus_client", "h11"), "metrics for Prometheus"),
 )
 
 
 @click.command(name="check")
 @config_option
 def command(path: Path | None) -> None:
-    """What this machine offers each backend, what is missing, and the command that brings it."""
+    """Show what this machine offers each backend, what is missing, and the command that installs it."""
     with exit_on_error():
         config = app.read_config(path)
         console = Console(highlight=False, soft_wrap=True)
@@ -37,13 +37,13 @@ def command(path: Path | None) -> None:
         whole = [_print_findings(console, title, found) for title, found in findings(config)]
         used = {config.plugin_of(backend) for backend in config.backend_names}
         for name in sorted({*installed()} - used):
-            for title, found in _plugin_findings(config, name, []):
-                _print_findings(console, title, found)
+            for title, results in _plugin_findings(config, name, []):
+                _print_findings(console, title, results)
         sys.exit(0 if all(whole) else 1)
 
 
 def findings(config: Config) -> Iterator[tuple[str, Iterable[Finding]]]:
-    """What serving with this configuration needs, with titles: crishim's own, the node's, each backend's."""
+    """The needs of serving with this configuration, with titles: crishim's own, the node's, each backend's."""
     used: dict[str, list[str]] = {}
     for backend in config.backend_names:
         used.setdefault(config.plugin_of(backend), []).append(backend)
@@ -59,7 +59,7 @@ def _loaded(name: str) -> Plugin | None:
     try:
         return load(name)
     except PluginError:
-        return None  # which is a finding of its own
+        return None  # reported as a finding
 
 
 def _plugin_findings(config: Config, name: str, backends: list[str]) -> Iterator[tuple[str, Iterable[Finding]]]:
@@ -78,12 +78,12 @@ def _plugin_findings(config: Config, name: str, backends: list[str]) -> Iterator
 def _findings_of(plugin: Plugin, options: Mapping[str, object]) -> Iterable[Finding]:
     try:
         return list(plugin.check(options)) if plugin.check else ()
-    except Exception as error:  # noqa: BLE001 - one plug-in's check must not end those of the others
+    except Exception as error:  # noqa: BLE001 - an error in one plug-in must not end the checks of the others
         return (Finding(what="check", ok=False, without=f"it has failed: {type(error).__name__}: {error}"),)
 
 
 def _own_findings(config: Config) -> list[Finding]:
-    """What crishim itself needs, whatever the backends do."""
+    """The needs of crishim itself, independent of backends."""
     findings = []
     for extra, modules, what in _EXTRAS:
         missing = [module for module in modules if util.find_spec(module) is None]
@@ -101,7 +101,7 @@ def _own_findings(config: Config) -> list[Finding]:
 
 
 def _print_findings(console: Console, title: str, findings: Iterable[Finding]) -> bool:
-    """Show them; whether everything that is needed is there."""
+    """Print the findings; return whether every needed one is ok."""
     shown = list(findings) or [Finding(what="needs nothing", ok=True)]
     width = max(len(finding.what) for finding in shown)
     console.print(Text.assemble("\n", (title, "bold")))

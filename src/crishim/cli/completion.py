@@ -1,4 +1,4 @@
-"""`crishim completion`: what a shell must read to complete crishim's commands."""
+"""`crishim completion`: prints a shell's completion script."""
 
 import click
 from click.shell_completion import get_completion_class
@@ -14,6 +14,6 @@ def command(context: click.Context, shell: str) -> None:
 
     For bash: `crishim completion bash > /etc/bash_completion.d/crishim`.
     """
-    made = get_completion_class(shell)
-    assert made is not None
-    click.echo(made(context.find_root().command, {}, "crishim", "_CRISHIM_COMPLETE").source())
+    completion = get_completion_class(shell)
+    assert completion is not None
+    click.echo(completion(context.find_root().command, {}, "crishim", "_CRISHIM_COMPLETE").source())

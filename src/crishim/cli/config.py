@@ -17,10 +17,10 @@ from crishim.linux.programs import find_program
 from crishim.pods.host import cgroup_driver, cgroup_v2
 
 _RUNTIMES: Final = ("runc", "crun", "runsc")
-"""In the order in which one becomes the default."""
+"""In the order of preference as the default handler."""
 
 _PLUGINS: Final = ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni")
-"""Where networks' DaemonSets put CNI plug-ins, also later; where Debian has them; and Fedora."""
+"""Folders of CNI plug-ins: those of networks' DaemonSets, which may be installed later; Debian's; Fedora's."""
 
 
 @click.group(name="config")
@@ -30,7 +30,7 @@ def command() -> None:
 
 @command.command(name="default")
 def config_default() -> None:
-    """Print a commented file with every key at its default."""
+    """Print a commented file with every key and its default."""
     click.echo(default_text(), nl=False)
 
 
@@ -42,7 +42,7 @@ def config_default() -> None:
     help=f"The file to write, {app.CONFIG_FILE} by default; - prints it.",
 )
 def config_init(path: Path | None) -> None:
-    """Write a file for this machine, which must not be there yet, and tell what the machine lacks for it.
+    """Write a configuration for this machine to a new file, and list what the machine lacks for it.
 
     Each runtime that is found gets a handler; runc is the default, else crun.
     """
@@ -71,8 +71,8 @@ def config_check(path: Path | None) -> None:
 
 
 def machine_text() -> str:
-    """A `crishim.toml` for this machine: the runtimes that are found, its cgroup driver, its folders of CNI plug-ins."""
-    found = [name for name in _RUNTIMES if find_program(name)] or ["runc"]
+    """A `crishim.toml` for this machine: the installed runtimes, its cgroup driver, its folders of CNI plug-ins."""
+    runtimes = [name for name in _RUNTIMES if find_program(name)] or ["runc"]
     default = Config()
     folders = [folder for folder in _PLUGINS if folder == _PLUGINS[0] or os.path.isdir(folder)]  # noqa: PTH112 - may be hidden
     driver = cgroup_driver().name.lower()
@@ -84,10 +84,10 @@ def machine_text() -> str:
         "",
         "# The default, and a handler for each RuntimeClass.",
         "[handlers]",
-        f'"" = {json.dumps(found[0])}',
-        *(f"{name} = {json.dumps(name)}" for name in found[1:]),
+        f'"" = {json.dumps(runtimes[0])}',
+        *(f"{name} = {json.dumps(name)}" for name in runtimes[1:]),
     ]
-    for name in found:
+    for name in runtimes:
         if name != "runc":
             lines += ["", f"[backends.{name}]", 'plugin = "runc"', f"runtime = {json.dumps(name)}"]
     lines += [
@@ -97,7 +97,7 @@ def machine_text() -> str:
         f"plugins = {json.dumps(folders)}",
         "",
         "[images]",
-        "# Patterns of images that the kubelet must not collect, as of a node without a registry. Pods need none of their own.",
+        "# Patterns of images that the kubelet must not garbage-collect, for nodes without a registry.",
         "pinned = []",
     ]
     return "\n".join((*lines, ""))
@@ -115,7 +115,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _lacking(config: Config) -> Iterator[str]:
-    """A line for each thing that serving with it needs and the machine does not have."""
+    """A line for each need of serving that the machine does not meet."""
     for title, found in findings(config):
         for finding in found:
             if finding.needed and not finding.ok:

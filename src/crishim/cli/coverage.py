@@ -1,4 +1,4 @@
-"""`crishim coverage`: what becomes of each field of CRI with a backend."""
+"""`crishim coverage`: the treatment of each field of CRI by a backend."""
 
 import asyncio
 import itertools
@@ -50,11 +50,11 @@ _STYLES: Final = {Verdict.SUPPORTED: "green", Verdict.REFUSED: "red", Verdict.IG
     "--markdown", is_flag=True, help="One table for all the backends with their newest engines, as in the documentation."
 )
 def command(backends: tuple[str, ...], only: str | None, *, markdown: bool) -> None:
-    """What becomes of each field of CRI: supported, refused, or ignored and why.
+    """Show the treatment of each field of CRI: supported, refused, or ignored with the reason.
 
-    BACKEND is an installed plug-in, or package.module:attribute. It is built with its default options and asked who it is;
-    nothing is run on it. Where its engine does not answer, what its plug-in says of the newest one counts. A refused field ends
-    the call with INVALID_ARGUMENT or UNIMPLEMENTED, an ignored one changes nothing.
+    BACKEND is an installed plug-in, or package.module:attribute. It is built with its default options and probed; nothing is
+    run on it. If its engine does not answer, what its plug-in says of the newest one counts. A refused field ends the call with
+    INVALID_ARGUMENT or UNIMPLEMENTED, an ignored one has no effect.
     """
     with exit_on_error():
         tables = [coverage(_subject(name, ask=not markdown)) for name in backends]
@@ -66,7 +66,7 @@ def command(backends: tuple[str, ...], only: str | None, *, markdown: bool) -> N
 
 
 def _subject(name: str, *, ask: bool) -> Subject:
-    """The backend as it is on this machine, or as its plug-in says. Raises what its making and its probe raise."""
+    """The backend as it is on this machine, or as its plug-in says. Raises what its construction and its probe raise."""
     plugin = load(name)
     with tempfile.TemporaryDirectory(prefix="crishim-coverage-") as folder:
         backend = build(plugin.build, BackendContext(state=Path(folder), runtime_state=Path(folder), clock=SystemClock()), name)

@@ -1,7 +1,7 @@
-"""What a daemon owes its system: log lines, readiness (sd_notify), the signals that end it. Standard library only.
+"""Log formats, readiness (sd_notify) and termination signals of a daemon. Standard library only.
 
 The protocol of readiness is systemd's: a datagram of `KEY=value` lines to the socket that NOTIFY_SOCKET names; without that
-variable nothing is sent. WATCHDOG_USEC asks for a sign of life in half that time.
+variable nothing is sent. With WATCHDOG_USEC a keep-alive is sent in half that interval.
 """
 
 import asyncio
@@ -23,12 +23,14 @@ class TextFormat(logging.Formatter):
     """`2026-01-01T00:00:00.000Z INFO crishim.rpc: message`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, and a traceback where there is one."""
+        """One line, with a traceback if the record has one."""
         return f"{_time(record)} {record.levelname} {record.name}: {super().format(record)}"
 
 
 class JournalFormat(logging.Formatter):
-    """`<6>crishim.rpc: message`: journald reads the priority, and has its own time. Each line of a traceback has its own."""
+    """`<6>crishim.rpc: message`: journald reads the priority, and adds the time. Each line of a traceback has its own
+    priority.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """The lines, each with its priority."""
@@ -41,14 +43,14 @@ class JsonFormat(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
-        told = {"time": _time(record), "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        fields = {"time": _time(record), "level": record.levelname, "logger": record.name, "message": record.getMessage()}
         if record.exc_info:
-            told["error"] = self.formatException(record.exc_info)
-        return json.dumps(told)
+            fields["error"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
 
 
 def start_logging(level: str, form: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Log to stderr from now on. `form` is text, json, journald, or auto: journald where stderr is the journal's stream."""
+    """Log to stderr from now on. `form` is text, json, journald, or auto: journald if stderr is the journal's stream."""
     formats = {"text": TextFormat, "json": JsonFormat, "journald": JournalFormat}
     if form == "auto":
         form = "journald" if environ.get("JOURNAL_STREAM") == _stream_of(2) else "text"
@@ -59,16 +61,16 @@ def start_logging(level: str, form: str, environ: Mapping[str, str] = os.environ
     root.setLevel(level.upper())
 
 
-def taken_over(environ: MutableMapping[str, str] = os.environ) -> Mapping[str, str]:
-    """What the service manager has told this process alone, which is in its environment no longer.
+def take_over_environment(environ: MutableMapping[str, str] = os.environ) -> Mapping[str, str]:
+    """Take the service manager's variables for this process out of its environment, and return them.
 
-    Otherwise whatever is started from here took it for its own: runc hands a NOTIFY_SOCKET on to the container.
+    Programs that are started from here would use them otherwise: runc passes NOTIFY_SOCKET on to the container.
     """
     return {name: environ.pop(name) for name in _OURS_ALONE if name in environ}
 
 
 def notify(state: str, environ: Mapping[str, str]) -> None:
-    """Tell the service manager, if there is one: `READY=1`, `STOPPING=1`, `WATCHDOG=1`, `STATUS=...`."""
+    """Notify the service manager, if there is one: `READY=1`, `STOPPING=1`, `WATCHDOG=1`, `STATUS=...`."""
     address = environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
@@ -78,7 +80,7 @@ def notify(state: str, environ: Mapping[str, str]) -> None:
 
 
 def watchdog_period(environ: Mapping[str, str]) -> float | None:
-    """How often to give a sign of life, in seconds; None where nobody waits for one."""
+    """The interval of watchdog keep-alives, in seconds; None without a watchdog."""
     pid = environ.get("WATCHDOG_PID", "")
     micros = environ.get("WATCHDOG_USEC", "")
     if not micros.isdigit() or not int(micros) or (pid and pid != str(os.getpid())):
@@ -88,7 +90,7 @@ def watchdog_period(environ: Mapping[str, str]) -> float | None:
 
 @contextlib.asynccontextmanager
 async def announced(environ: Mapping[str, str]) -> AsyncIterator[None]:
-    """Ready inside the `async with`, and alive for the watchdog; stopping at its end."""
+    """Notify readiness inside the `async with`, send watchdog keep-alives, and notify the stop at its end."""
     period = watchdog_period(environ)
     alive = None if period is None else asyncio.create_task(_signs_of_life(period, environ), name="watchdog")
     notify("READY=1", environ)
@@ -102,7 +104,7 @@ async def announced(environ: Mapping[str, str]) -> AsyncIterator[None]:
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[asyncio.Event]:
-    """An event that SIGTERM and SIGINT set. For the main thread's running loop."""
+    """An event that is set by SIGTERM and SIGINT. For the main thread's running loop."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGTERM, signal.SIGINT)
@@ -126,7 +128,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _stream_of(descriptor: int) -> str:
-    """Device and inode, as JOURNAL_STREAM has them."""
+    """Device and inode, in the form of JOURNAL_STREAM."""
     try:
         status = os.fstat(descriptor)
     except OSError:

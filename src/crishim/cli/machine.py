@@ -1,6 +1,6 @@
-"""What serving needs of this machine beside the backends, and what sort of node it is, for `crishim check` and `config init`.
+"""The needs of serving beside the backends, and the kind of node, for `crishim check` and `config init`.
 
-`root` is where the machine's files lie.
+`root` is the root of the machine's files.
 """
 
 import os
@@ -27,13 +27,15 @@ def folder_findings(config: Config) -> Iterator[Finding]:
     for folder in dict.fromkeys((config.state, config.runtime_state, str(Path(config.listen).parent))):
         near = next(path for path in (Path(folder), *Path(folder).parents) if os.path.exists(path))  # noqa: PTH110 - may be hidden
         writable = _writable(near)
-        yield Finding(what=folder, ok=writable, found=f"{near} is writable", without="no state is kept", remedy="run as root")
+        yield Finding(
+            what=folder, ok=writable, found=f"{near} is writable", without="no state can be stored", remedy="run as root"
+        )
 
 
 def node_findings(config: Config, *, store: bool, root: Path = Path("/")) -> Iterator[Finding]:
-    """What pods need whose networks crishim makes; with `store`, those too whose images it pulls and mounts."""
+    """The needs of pods whose network crishim sets up; with `store`, also of pods whose images it pulls and mounts."""
     driver = app.driver_of(config).name.lower()
-    yield Finding(what="cgroups", ok=True, found=f"version {2 if cgroup_v2() else 1}, made by {driver}")
+    yield Finding(what="cgroups", ok=True, found=f"version {2 if cgroup_v2() else 1}, driver {driver}")
     yield from driver_findings(driver, root / "var/lib/kubelet")
     yield _apparmor(root)
     folders = [Path(folder) for folder in config.network.plugins]
@@ -43,7 +45,7 @@ def node_findings(config: Config, *, store: bool, root: Path = Path("/")) -> Ite
         what="pod network",
         ok=not lacking,
         found=network.name,
-        without=f"{lacking}: the node is not ready, and only pods on the host's network run",
+        without=f"{lacking}: the node is not ready, and only pods on the host network run",
         remedy=f"install a CNI plug-in's DaemonSet, or write {config.network.config}/10-pods.conflist",
     )
     if store:
@@ -52,7 +54,7 @@ def node_findings(config: Config, *, store: bool, root: Path = Path("/")) -> Ite
 
 
 def driver_findings(driver: str, kubelet: Path) -> Iterator[Finding]:
-    """Whether the kubelet whose folder this is, if there is one, has the same cgroup driver; its flag goes before its file."""
+    """Whether the kubelet in this folder, if there is one, has the same cgroup driver; its flag precedes its file."""
     for file, pattern in ((kubelet / "kubeadm-flags.env", _DRIVER_FLAG), (kubelet / "config.yaml", _DRIVER)):
         if match := pattern.search(_text(file)):
             yield Finding(
@@ -72,19 +74,19 @@ def _apparmor(root: Path) -> Finding:
         ok=enabled,
         needed=False,
         found="enabled",
-        without="the kernel has none: pods that ask for a profile are refused",
+        without="the kernel has none: pods with a profile are refused",
     )
 
 
 def _overlay(root: Path) -> Finding:
-    """In the kernel, or a module that the first mount loads."""
+    """Whether overlayfs is in the kernel, or as a module that the first mount loads."""
     modules = root / "lib/modules" / platform.release()
     there = "overlay" in _text(root / "proc/filesystems").split()
     loadable = any("/overlay.ko" in _text(modules / name) for name in ("modules.dep", "modules.builtin"))
     return Finding(
         what="overlayfs",
         ok=there or loadable,
-        found="in the kernel" if there else "a module, which the first mount loads",
+        found="in the kernel" if there else "a module, loaded by the first mount",
         without="no root file system can be mounted",
         remedy="a kernel with CONFIG_OVERLAY_FS",
     )

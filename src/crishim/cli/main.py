@@ -1,4 +1,4 @@
-"""The command line. Each command is `command` in a file of its own, imported when somebody asks for it: most need much more."""
+"""The command line. Each command is `command` in a file of its own, imported when it is used, since most have many imports."""
 
 from importlib import import_module
 from typing import Final

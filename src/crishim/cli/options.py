@@ -1,4 +1,4 @@
-"""What commands have in common: the configuration's option, and how they end where they cannot do what they were asked to."""
+"""The shared parts of commands: the option for the configuration, and the exit on errors."""
 
 import contextlib
 import sys
@@ -18,7 +18,7 @@ config_option = click.option(
 
 @contextlib.contextmanager
 def exit_on_error(status: int = 1, *others: type[Exception]) -> Iterator[None]:
-    """Errors that have a message for people, and `others`, end the program with it."""
+    """End the program with the message of a `CrishimError`, or of one of `others`."""
     kinds: tuple[type[Exception], ...] = (CrishimError, OSError, *others)
     try:
         yield

@@ -1,4 +1,4 @@
-"""`crishim play`: pods of a manifest, played to their end on a CRI endpoint."""
+"""`crishim play`: runs the pods of a manifest to their end on a CRI endpoint."""
 
 import asyncio
 import contextlib
@@ -30,20 +30,25 @@ from crishim.play.host import this_node
 from crishim.system import SystemClock
 
 REFUSED: Final = 125
-"""The exit status where a pod could not be played at all."""
+"""The exit status if a pod could not be played at all."""
 
 _PERIOD: Final = 0.25
 
 
 @click.command(name="play")
 @click.argument("manifest", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
-@click.option("--endpoint", help="A CRI runtime that serves already, as unix:///path/to.sock; without, a server of our own.")
-@click.option("--backend", help="The backend of that server: a plug-in, or package.module:attribute; process without.")
-@click.option("--config", "path", type=click.Path(path_type=Path, dir_okay=False), help="A file for that server; none without.")
+@click.option("--endpoint", help="A running CRI runtime, as unix:///path/to.sock; by default a server is started.")
+@click.option("--backend", help="The backend of that server: a plug-in, or package.module:attribute; by default process.")
+@click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A configuration file for that server; by default none.",
+)
 @click.option(
     "--metrics-address",
     default="",
-    help="HOST:PORT (:PORT is the loopback's, port 0 any free one) for that server's figures at /metrics; none without.",
+    help="HOST:PORT (:PORT is the loopback's, port 0 any free one) for that server's metrics at /metrics; by default none.",
 )
 @click.option("--down", is_flag=True, help="Stop and remove the file's pods at the endpoint, and play nothing.")
 def command(
@@ -51,17 +56,17 @@ def command(
 ) -> None:
     """Play the v1 Pods of MANIFEST (- is stdin) to their end, with their logs, and remove them.
 
-    Lines begin with the seconds since the start. The file may hold several Pods, played beside one another, and the ConfigMaps,
-    Secrets and RuntimeClasses that they name. Without an endpoint a server of our own is started for them, in a temporary
-    folder. The exit status is the pods': 0, or that of the first container that failed; 125 if one could not be played. Ctrl-C
-    stops them with their grace, twice without.
+    Lines begin with the seconds since the start. The file may have several Pods, which are played concurrently, and the
+    ConfigMaps, Secrets and RuntimeClasses that they name. Without an endpoint a server is started for them, in a temporary
+    folder. The exit status is the pods': 0, or that of the first container that failed; 125 if a pod could not be played.
+    Ctrl-C stops them with their grace period, a second Ctrl-C without.
     """
     if endpoint and (backend or path or metrics_address):
-        raise click.UsageError("--endpoint goes without --backend, --config and --metrics-address: the server has its own")
+        raise click.UsageError("--endpoint excludes --backend, --config and --metrics-address: the server has its own")
     if down and not endpoint:
-        raise click.UsageError("--down needs --endpoint: a server of our own leaves nothing behind")
+        raise click.UsageError("--down needs --endpoint: a server that was started by play leaves nothing behind")
     start_logging("warning", "text")
-    logging.getLogger("crishim.rpc").setLevel(logging.ERROR)  # the player tells of calls that fail
+    logging.getLogger("crishim.rpc").setLevel(logging.ERROR)  # the player reports failed calls
     with exit_on_error(REFUSED, CallError):
         pods = _pods(sys.stdin.read() if str(manifest) == "-" else manifest.read_text(encoding="utf-8"))
         config = app.read_config(path) if path else Config()
@@ -82,7 +87,7 @@ async def _down(pods: Sequence[Pod], endpoint: str) -> int:
             count = await take_down(client, SystemClock(), pod, screen.report)
             await screen.close()
             if not count:
-                screen.say("is not there")
+                screen.say("does not exist at the endpoint")
     return 0
 
 
@@ -102,7 +107,7 @@ def _address(endpoint: str) -> str:
 async def _endpoint(
     endpoint: str | None, config: Config, backend: str | None, folder: Path, console: Console
 ) -> AsyncIterator[str]:
-    """The endpoint that was given, or one of a server of our own."""
+    """The endpoint of the option, or that of a server started for it."""
     if endpoint:
         yield _address(endpoint)
         return
@@ -118,7 +123,7 @@ async def _endpoint(
             async with app.running(config, ephemeral=True, progress=progress):
                 yield f"unix://{config.listen}"
     finally:
-        unmount_below(folder)  # where namespaces were pinned; a folder that holds a mount cannot be removed
+        unmount_below(folder)  # pinned namespaces are mounts, which keep the folder from being removed
 
 
 def _console() -> Console:
@@ -160,7 +165,7 @@ async def _play_on(client: CriClient, pods: Sequence[Pod], node: Node, console: 
 
 
 async def _all(players: Sequence[Player], pods: Sequence[Pod]) -> list[Outcome]:
-    """Play all of them. When one cannot be played the others are stopped, too."""
+    """Play all pods. If one cannot be played the others are stopped, too."""
     async with together() as group:
         tasks = [group.create_task(player.play(pod)) for player, pod in zip(players, pods, strict=True)]
     return [task.result() for task in tasks]
@@ -168,7 +173,7 @@ async def _all(players: Sequence[Player], pods: Sequence[Pod]) -> list[Outcome]:
 
 @contextlib.contextmanager
 def _interrupts(first: Callable[[], object], again: Callable[[], Awaitable[None]]) -> Iterator[list[int]]:
-    """SIGINT or SIGTERM calls `first`, another one `again`; the list holds the numbers that came."""
+    """SIGINT or SIGTERM calls `first`, another one `again`; yields the list of the signals received."""
     came: list[int] = []
     hurrying: list[asyncio.Future[None]] = []
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""`crishim pull`: an image brought into the node's store, or to a runtime that serves, with its progress."""
+"""`crishim pull`: pulls an image into the node's store, or by a running runtime, with progress."""
 
 import asyncio
 import contextlib
@@ -24,12 +24,12 @@ _MIB: Final = 1 << 20
 
 @click.command(name="pull")
 @click.argument("reference")
-@click.option("--endpoint", help="A CRI runtime that serves already, as unix:///path/to.sock; the node's store without.")
+@click.option("--endpoint", help="A running CRI runtime, as unix:///path/to.sock; by default the node's store.")
 @config_option
 def command(reference: str, endpoint: str | None, path: Path | None) -> None:
     """Pull the image REFERENCE and print its id.
 
-    It goes to the store that the configuration names, or to the runtime that serves it, if one does; with --endpoint to that
+    It goes to the store that the configuration names, or to the runtime that serves it, if one runs; with --endpoint to that
     runtime. Registries, mirrors, the signature policy and credentials are those of the configuration's [images].
     """
     console = Console(highlight=False, soft_wrap=True, stderr=True)
@@ -42,7 +42,7 @@ async def _pull(console: Console, reference: str, endpoint: str | None, config: 
         with shown(console) as progress:
             try:
                 store = app.store(config, progress)
-            except FailedPrecondition:  # a server has it, and can pull as well
+            except FailedPrecondition:  # a running server has the store locked, and can pull
                 endpoint = config.listen
             else:
                 try:
@@ -56,7 +56,7 @@ async def _pull(console: Console, reference: str, endpoint: str | None, config: 
 
 @contextlib.contextmanager
 def shown(console: Console) -> "Iterator[app.Progressed]":
-    """Takes how pulls go: bars on a terminal, elsewhere a line for each pull that has all its bytes."""
+    """Shows the progress of pulls: bars on a terminal, elsewhere a line for each complete pull."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
     bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     seen: dict[str, TaskID] = {}

@@ -1,4 +1,4 @@
-"""`crishim records`: what is recorded of pods and containers, for when no server runs."""
+"""`crishim records`: the records of pods and containers, for use while no server runs."""
 
 import asyncio
 import base64
@@ -20,13 +20,13 @@ from crishim.store.sqlite import SqliteStore
 
 @click.group(name="records")
 def command() -> None:
-    """Look at the records of pods and containers, and drop some. A server that runs has the file for itself."""
+    """Show the records of pods and containers, and drop some. Fails while a server has the file open."""
 
 
 @command.command(name="list")
 @config_option
 def list_records(path: Path | None) -> None:
-    """A line for each record: kind, id, phase, name; those that cannot be read with the reason."""
+    """Print a line for each record: kind, id, phase, name; for an unreadable one the reason."""
     _run(_list(path))
 
 
@@ -34,7 +34,7 @@ def list_records(path: Path | None) -> None:
 @click.argument("id")
 @config_option
 def show(path: Path | None, id: str) -> None:  # noqa: A002 - the word on the command line
-    """The record of ID as it is in the file."""
+    """Print the record of ID as it is in the file."""
     _run(_show(path, id))
 
 
@@ -42,8 +42,8 @@ def show(path: Path | None, id: str) -> None:  # noqa: A002 - the word on the co
 @click.argument("id")
 @config_option
 def drop(path: Path | None, id: str) -> None:  # noqa: A002 - the word on the command line
-    """Forget the record of ID, and what a dead shim of it has left. What runs of it is then reported by the next server, and
-    removed some time after.
+    """Delete the record of ID, and of leftovers of its dead shim. What still runs of it is reported by the next server, and
+    removed after a delay.
     """
     _run(_drop(path, id))
 
@@ -51,7 +51,7 @@ def drop(path: Path | None, id: str) -> None:  # noqa: A002 - the word on the co
 @command.command(name="export")
 @config_option
 def export(path: Path | None) -> None:
-    """All records as JSON, one a line; those that cannot be read with the reason and their bytes in base64."""
+    """Print all records as JSON, one a line; unreadable ones with the reason and their bytes in base64."""
     _run(_export(path))
 
 

@@ -1,4 +1,4 @@
-"""What `crishim play` shows: what players tell, and the logs of containers, line by line."""
+"""The output of `crishim play`: the events of players, and the logs of containers, line by line."""
 
 import asyncio
 import itertools
@@ -26,9 +26,9 @@ _PHASES: Final = {PodPhase.SUCCEEDED: "bold green", PodPhase.FAILED: "bold red"}
 
 
 class Screen:
-    """Shows what a player tells, and the logs of its containers, line by line; plain where there is no terminal.
+    """Shows a player's events and the logs of its containers, line by line; without style if the output is not a terminal.
 
-    `pods` are all that are shown on the same console: with several of them, containers are told with their pod's name.
+    `pods` are all pods on the same console: with several of them, containers are shown with their pod's name.
     """
 
     def __init__(self, console: Console, pod: Pod, pods: Sequence[Pod]) -> None:
@@ -50,7 +50,7 @@ class Screen:
         self._console.print(Text.assemble((f"{self._pod.namespace}/{self._pod.name}", "bold"), ("  on  ", "dim"), runtime))
 
     def say(self, text: str, style: str = "") -> None:
-        """A line about the pod."""
+        """Print a line about the pod."""
         self._print("", "bold", Text(text, style=style))
 
     def end(self, outcome: Outcome) -> None:
@@ -60,13 +60,13 @@ class Screen:
         self._console.print(Text.assemble(whose, (outcome.phase, _PHASES[outcome.phase]), f"  {codes}" if codes else ""))
 
     def report(self, event: Event) -> None:
-        """Take an event; a log is opened at once, since a short pod's may soon be gone."""
+        """Print an event; a log is opened at once, since the file of a short pod may soon be removed."""
         if event.kind is EventKind.STARTED:
             self._tails[event.container] = PodLogFollower(Path(event.log), self._clock)
         self._events.put_nowait(event)
 
     async def close(self) -> None:
-        """Show what is left. May be called twice."""
+        """Print the rest. May be called twice."""
         self._events.put_nowait(None)
         await self._showing
 
@@ -103,14 +103,14 @@ class Screen:
             first, _, rest = text.partition(" ")
             text = " ".join((first[:13], rest)).strip()
         style = _STYLES.get(event.kind, "")
-        told: list[str] = [event.kind.value]
+        shown: list[str] = [event.kind.value]
         if event.code is not None:
-            told.append(str(event.code))
+            shown.append(str(event.code))
             style = "red" if event.code else "green"
         self._print(
             event.container,
             self._colours.get(event.container, "bold"),
-            Text.assemble((" ".join(told), style), (f"  {text}", "dim")),
+            Text.assemble((" ".join(shown), style), (f"  {text}", "dim")),
         )
 
     def _print(self, name: str, style: str, text: Text) -> None:
@@ -120,7 +120,7 @@ class Screen:
         self._console.print(line)
 
     def _label(self, pod: Pod, name: str) -> str:
-        """A container's name, or the pod's for none."""
+        """A container's name, or the pod's for an empty one."""
         if not name:
             return pod.name
         return f"{pod.name}/{name}" if self._several else name

@@ -1,4 +1,4 @@
-"""`crishim serve`: a node's runtime until a signal ends it."""
+"""`crishim serve`: a node's runtime, until a signal ends it."""
 
 import asyncio
 import gc
@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from crishim import app
-from crishim.cli.daemon import announced, ended_by_signals, start_logging, taken_over
+from crishim.cli.daemon import announced, ended_by_signals, start_logging, take_over_environment
 from crishim.cli.options import config_option, exit_on_error
 from crishim.config import Config
 from crishim.linux.children import watch_by_pidfd
@@ -23,22 +23,22 @@ _log = logging.getLogger(__name__)
 @click.command(name="serve")
 @config_option
 def command(path: Path | None) -> None:
-    """Serve CRI until SIGTERM or SIGINT; containers go on."""
+    """Serve CRI until SIGTERM or SIGINT; containers keep running."""
     with exit_on_error():
         asyncio.run(serve(app.read_config(path)))
 
 
 async def serve(config: Config) -> None:
-    """Run a node's runtime until SIGTERM or SIGINT. Containers go on."""
+    """Run a node's runtime until SIGTERM or SIGINT. Containers keep running."""
     start_logging(config.log.level, config.log.format)
     _warn_of_plain_processes(config)
     watch_by_pidfd()
-    manager = taken_over()
+    manager = take_over_environment()
     with ended_by_signals() as ended:
         async with app.running(config), announced(manager):
-            gc.freeze()  # records and modules are there for long: no look for garbage need go through them
+            gc.freeze()  # records and modules live long: garbage collections need not scan them
             await ended.wait()
-            _log.info("ending; containers go on")
+            _log.info("stopping; containers keep running")
 
 
 def _warn_of_plain_processes(config: Config) -> None:

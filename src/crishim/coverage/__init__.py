@@ -1,1 +1,1 @@
-"""What becomes of each field of CRI's requests with a given backend: supported, refused, or ignored and why."""
+"""The treatment of each field of CRI's requests by a given backend: supported, refused, or ignored with the reason."""

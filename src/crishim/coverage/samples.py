@@ -1,8 +1,8 @@
-"""Every field of a request, and a request that sets it: the questions that `verdicts` answers (pure).
+"""Every field of a request, and a request that sets it, as the input of `verdicts` (pure).
 
-A field is named by its path in its message, `linux.resources.cpu_shares`; where each of its values is a request of its own
-there is a name for each: `...namespace_options.pid=NODE`. A field that CRI gets tomorrow is here by itself; where a value of
-its own kind makes no sense alone, `WISHES` has the text that does.
+A field is named by its path in its message, `linux.resources.cpu_shares`; where each of its values needs a request of its own
+there is a name for each: `...namespace_options.pid=NODE`. New fields of CRI appear by themselves; for a field whose usual
+value is invalid alone, `SAMPLES` has a valid text.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _SPACES: Final = f"{_RIGHTS}.namespace_options"
 _LINES: Final = "{0} {{ host_id: 100000 length: 65536 }} {1} {{ host_id: 100000 length: 65536 }}"
 _MOUNT: Final = 'host_path: "/source" container_path: "/mounted"'
 
-WISHES: Final = {
+SAMPLES: Final = {
     "log_directory": 'log_directory: "/elsewhere"',
     "port_mappings": 'port_mappings { container_port: 80 host_port: 8080 host_ip: "127.0.0.1" }',
     "port_mappings.protocol=TCP": "container_port: 80 host_port: 8080 protocol: TCP",
@@ -68,12 +68,12 @@ WISHES: Final = {
     "mounts.mount_options": f'{_MOUNT} mount_options: "noexec"',
     "devices": 'devices { container_path: "/dev/thing" host_path: "/dev/null" permissions: "r" }',
 }
-"""Requests by the field, or by what a field begins with: the text of the message that the last word of the name is in."""
+"""Requests by field or prefix of a field: the text of the message that contains the last part of the name."""
 
 
 @attrs.frozen
 class Field:
-    """A field by its name, and the reason where nobody reads it."""
+    """A field by its name, and the reason if it is never read."""
 
     name: str
     leaf: FieldDescriptor
@@ -81,7 +81,9 @@ class Field:
 
 
 def fields(message: Descriptor, path: str = "", *, without: frozenset[str] = frozenset()) -> Iterator[Field]:
-    """The fields of a message and of those within it, down to what holds a value; `without` and what is behind are left out."""
+    """The fields of a message and of its sub-messages that have a value; `without` names fields to leave out with their
+    sub-messages.
+    """
     for field in message.fields:
         name, inner = f"{path}{field.name}", field.message_type
         if name in without:
@@ -98,24 +100,24 @@ def fields(message: Descriptor, path: str = "", *, without: frozenset[str] = fro
 
 
 def with_field(message: M, field: Field) -> M:
-    """A copy of a message that sets the field."""
-    made = type(message)()
-    made.CopyFrom(message)
+    """A copy of a message with the field set."""
+    copied = type(message)()
+    copied.CopyFrom(message)
     name, text = field.name, None
     while name and text is None:
-        text = WISHES.get(name)
+        text = SAMPLES.get(name)
         if text is None:
             name = name.rpartition(".")[0]
     place, _, last = (name or field.name).rpartition(".")
     text = text or _usual(field.leaf, last)
     for word in reversed(place.split(".") if place else []):
         text = f"{word} {{ {text} }}"
-    text_format.Merge(text, made)
-    return made
+    text_format.Merge(text, copied)
+    return copied
 
 
 def _usual(field: FieldDescriptor, last: str) -> str:
-    """A value of the field's kind."""
+    """A value of the field's type."""
     name, _, value = last.partition("=")
     if value:
         return f"{name}: {value}"

@@ -1,9 +1,9 @@
-"""What becomes of each field with a backend (pure).
+"""The treatment of each field by a backend (pure).
 
-Nothing here is a copy of what the code does: a request is decoded, resolved and held against what the backend supports, as
-requests are. Three tables say the rest, and tests hold them against the code: what crishim itself does with a field (`OURS`),
-what it takes and nobody uses (`UNUSED`), and which RPC needs which capability (`NEEDED`). What a backend takes and does not
-use is in its `Plugin.ignores`, by the names of the lines here.
+A request that sets the field is decoded, resolved and compared with the features of the backend, by the same code as in the
+service. Three tables supplement this, and tests compare them with the code: what crishim itself does with a field (`OURS`),
+which fields it reads and does not use (`UNUSED`), and which RPC needs which capability (`NEEDED`). The fields that a backend
+accepts and does not use are in its `Plugin.ignores`, by the names of the lines here.
 """
 
 import enum
@@ -42,26 +42,26 @@ CONTAINER: Final = "ContainerConfig"
 OURS: Final[Mapping[str, str]] = {
     f"{SANDBOX}.metadata": "names the sandbox",
     f"{SANDBOX}.log_directory": "where containers' logs are",
-    f"{SANDBOX}.labels": "kept and told",
-    f"{SANDBOX}.annotations": "kept and told",
-    f"{SANDBOX}.linux.resources": "kept and told",
-    f"{SANDBOX}.linux.overhead": "kept and told",
-    "UpdateRuntimeConfigRequest": "kept and told",
+    f"{SANDBOX}.labels": "stored and returned",
+    f"{SANDBOX}.annotations": "stored and returned",
+    f"{SANDBOX}.linux.resources": "stored and returned",
+    f"{SANDBOX}.linux.overhead": "stored and returned",
+    "UpdateRuntimeConfigRequest": "stored and returned",
     f"{CONTAINER}.metadata": "names the container",
-    f"{CONTAINER}.image": "finds the image, kept and told",
-    f"{CONTAINER}.labels": "kept and told",
-    f"{CONTAINER}.annotations": "kept and told",
+    f"{CONTAINER}.image": "finds the image; stored and returned",
+    f"{CONTAINER}.labels": "stored and returned",
+    f"{CONTAINER}.annotations": "stored and returned",
     f"{CONTAINER}.stop_signal": "the signal that begins a stop",
     f"{CONTAINER}.linux.security_context.namespace_options.target_id": "must name a running container of the sandbox",
 }
-"""What crishim does with a field for every backend, by the field or by what it begins with."""
+"""The use of a field by crishim itself for every backend, by field or prefix of a field."""
 
 UNUSED: Final[Mapping[str, str]] = {
     "UpdateContainerResourcesRequest.annotations": "hints for runtimes with plug-ins of their own",
-    "VersionRequest.version": "the kubelet's own version, which says nothing",
+    "VersionRequest.version": "the kubelet's own version, which has no effect",
     f"{CONTAINER}.mounts.image.runtime_handler": "the sandbox has its handler",
     **{
-        f"{image}.{field}": "an image is found by its name"
+        f"{image}.{field}": "the image reference suffices"
         for image in (
             f"{CONTAINER}.mounts.image",
             "ListImagesRequest.filter.image",
@@ -73,13 +73,13 @@ UNUSED: Final[Mapping[str, str]] = {
         for field in ("annotations", "user_specified_image", "image_ref")
     },
 }
-"""What is read and kept, and changes nothing."""
+"""Fields that are read and stored, and have no effect."""
 
 SENSELESS: Final[Mapping[str, str]] = {
     "CheckpointPodRequest.options": "InvalidArgument: no option is known",
     "RestorePodRequest.options": "InvalidArgument: no option is known",
 }
-"""What every backend refuses, outside the two configurations."""
+"""The requests that every backend refuses, besides the two configurations."""
 
 NODE_IMAGES_REFUSE: Final[Mapping[str, str]] = {
     "PullImageRequest.auth.registry_token": "InvalidArgument: skopeo takes it on its command line only, for everybody to read",
@@ -116,7 +116,7 @@ _BASE_CONTAINER: Final = pb.ContainerConfig(
 
 
 class Verdict(enum.StrEnum):
-    """What becomes of a field that a request sets."""
+    """The treatment of a field that a request sets."""
 
     SUPPORTED = "supported"
     REFUSED = "refused"
@@ -125,7 +125,7 @@ class Verdict(enum.StrEnum):
 
 @attrs.frozen
 class FieldVerdict:
-    """A field by its message and its path in it, and what becomes of it."""
+    """A field by its message and its path in it, with its treatment."""
 
     message: str
     field: str
@@ -134,30 +134,30 @@ class FieldVerdict:
 
     @property
     def name(self) -> str:
-        """As tables have it."""
+        """The name in tables."""
         return f"{self.message}.{self.field}"
 
 
 @attrs.frozen(kw_only=True)
 class Subject:
-    """A backend, as far as this matters: what it supports, what it is able to, and what it says it ignores."""
+    """A backend: its features, its capabilities, and the fields that it ignores."""
 
     name: str
     supported: Collection[Feature]
     capabilities: Collection[type]
     dials: bool = False
-    """Whether crishim itself can dial into its pods."""
+    """Whether crishim itself can dial in the network namespaces of its pods."""
     node_images: bool = False
     """Whether its images are in the node's own store."""
     ignores: Mapping[str, str] = attrs.field(factory=dict)
 
 
 def coverage(subject: Subject) -> tuple[FieldVerdict, ...]:
-    """A line for every field of every request, in CRI's order. Raises `InvalidArgument` for `ignores` that name no field."""
+    """A line for every field of every request, in CRI's order. Raises `InvalidArgument` for `ignores` that are not fields."""
     lines = (*_sandbox_lines(subject), *_container_lines(subject), *_other_lines(subject))
     for name in subject.ignores:
         if not any(_begins(line.name, name) for line in lines):
-            raise InvalidArgument(f"ignores[{name}]", "is no field of CRI")
+            raise InvalidArgument(f"ignores[{name}]", "is not a field of CRI")
     return lines
 
 
@@ -219,16 +219,16 @@ def _judged(subject: Subject, message: str, field: Field, requested: Collection[
         nearest = max(missing, key=lambda feature: len(feature.value) if _begins(field.name, feature.value) else 0)
         return FieldVerdict(message, field.name, Verdict.REFUSED, f"InvalidArgument names config.{nearest.value}")
     for table in (SENSELESS, NODE_IMAGES_REFUSE if subject.node_images else {}):
-        if (reason := found(table, name)) is not None:
+        if (reason := longest_match(table, name)) is not None:
             return FieldVerdict(message, field.name, Verdict.REFUSED, reason)
     for table in (UNUSED, subject.ignores):
-        if (reason := found(table, name)) is not None:
+        if (reason := longest_match(table, name)) is not None:
             return FieldVerdict(message, field.name, Verdict.IGNORED, reason)
-    return FieldVerdict(message, field.name, Verdict.SUPPORTED, found(OURS, name) or "")
+    return FieldVerdict(message, field.name, Verdict.SUPPORTED, longest_match(OURS, name) or "")
 
 
-def found(table: Mapping[str, str], name: str) -> str | None:
-    """What a table has for a field, or for the longest name that the field begins with."""
+def longest_match(table: Mapping[str, str], name: str) -> str | None:
+    """The value in a table for a field, or for its longest prefix."""
     known = [key for key in table if _begins(name, key)]
     return table[max(known, key=len)] if known else None
 

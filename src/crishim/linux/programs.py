@@ -15,6 +15,6 @@ def find_program(name: str, folders: Sequence[str] = (), *, env: Mapping[str, st
     PATH is that of `env`, or this process's own. A name with a slash is used as a path. Relative paths start at `cwd`.
     """
     if "/" in name:
-        return shutil.which(os.path.join(cwd, name)) or ""  # noqa: PTH118 - the name's own spelling is kept
+        return shutil.which(os.path.join(cwd, name)) or ""  # noqa: PTH118 - the name's spelling must not change
     places = (*os.get_exec_path(env), *folders)
     return shutil.which(name, path=os.pathsep.join(os.path.join(cwd, place) for place in places)) or ""  # noqa: PTH118

@@ -1,8 +1,7 @@
-"""Usage of pods and containers in Prometheus's terms, by the names and labels that cAdvisor has given them.
+"""Usage of pods and containers as Prometheus metrics, with cAdvisor's names and labels.
 
-Dashboards and alerts of the field read these names from the kubelet's /metrics/cadvisor, where a kubelet shows nothing of
-runtimes that cAdvisor does not know, unless its gate PodAndContainerStatsFromCRI is on. The values are those of
-ListPodSandboxMetrics.
+Dashboards and alerts read these names from the kubelet's /metrics/cadvisor, where a kubelet shows no containers of runtimes
+that cAdvisor does not know, unless its gate PodAndContainerStatsFromCRI is on. The values are those of ListPodSandboxMetrics.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,9 @@ class ContainerFamilies(Collector):
         self._pods = pods
 
     def collect(self) -> Iterator[Family]:
-        """Every family with its samples. `name` is the container's id, as cAdvisor has it; a pod's own have no container."""
+        """Every family with its samples. `name` is the container's id, as in cAdvisor; metrics of the pod have an empty
+        container.
+        """
         families: dict[str, Family] = {}
         for metric in self._metrics():
             if (descriptor := self._descriptors.get(metric.name)) is None:
@@ -42,7 +43,9 @@ class ContainerFamilies(Collector):
 
 
 def _family(descriptor: MetricDescriptor) -> Family:
-    """A counter's family is called without `_total`, and cAdvisor has counters whose names do not end so."""
+    """The empty family of a descriptor. Counters have no `_total` in the family's name; cAdvisor has counters without that
+    suffix.
+    """
     if descriptor.metric_type is MetricType.GAUGE:
         return Family(descriptor.name, descriptor.help, "gauge")
     counts = descriptor.name.endswith(_TOTAL)

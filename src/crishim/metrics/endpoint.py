@@ -1,8 +1,8 @@
-"""`GET /metrics` and `GET /metrics/cadvisor` over HTTP/1.1, for a scraper; on the event loop, so that what is counted does not
-change meanwhile.
+"""Serves `GET /metrics` and `GET /metrics/cadvisor` over HTTP/1.1; on the event loop, so that gauges do not change during a
+scrape.
 
-One request at a time on a connection, which may be kept. A client that sends nothing for `_TIMEOUT` seconds is let go. Anybody
-who reaches the address may read the figures: it is the loopback's unless somebody says otherwise.
+One request at a time on a connection, which may be reused. A connection without a request for `_TIMEOUT` seconds is closed.
+There is no authentication: the default address is the loopback interface.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ from crishim.errors import CrishimError, InvalidArgument
 _log = logging.getLogger(__name__)
 
 Collect: TypeAlias = Callable[[], Awaitable[Collector]]
-"""What is to be shown, asked for at each scrape. May raise any `CrishimError`."""
+"""Returns what to show, called for each scrape. May raise any `CrishimError`."""
 
 _TIMEOUT: Final = 60.0
 _CONNECTIONS: Final = 64
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """`host:port`, `[v6]:port` or `:port` for the loopback. Raises `InvalidArgument`."""
+    """Parse `host:port`, `[v6]:port` or `:port` for the loopback interface. Raises `InvalidArgument`."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535:
         raise InvalidArgument("metrics_address", f"must be HOST:PORT, not {address!r}")
@@ -36,11 +36,10 @@ def split_address(address: str) -> tuple[str, int]:
 
 @contextlib.asynccontextmanager
 async def scraped(metrics: Collector, address: str, containers: Collect | None = None) -> AsyncIterator[str]:
-    """Answer scrapers inside the `async with`, which gives the URL. Port 0 is any free one.
+    """Serve scrapes inside the `async with`, which yields the URL. Port 0 is any free one.
 
-    `containers` gives what is at `/metrics/cadvisor`.
-
-    Raises `InvalidArgument` for an address that is none, and `OSError` for one that cannot be had.
+    `containers` returns what is at `/metrics/cadvisor`. Raises `InvalidArgument` for an invalid address, and `OSError` for one
+    that cannot be bound.
     """
     host, port = split_address(address)
     paths: dict[bytes, Collect] = {b"/metrics": lambda: _same(metrics)}
@@ -95,7 +94,7 @@ async def _talk(paths: Mapping[bytes, Collect], reader: asyncio.StreamReader, wr
 async def _request(
     connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> h11.Request | None:
-    """The next request, read to its end; None when there will be none. What is no HTTP is answered with 400."""
+    """The next request, read to its end; None if there is none. Invalid HTTP is answered with 400."""
     request: h11.Request | None = None
     while True:
         try:
@@ -125,7 +124,7 @@ async def _answer(paths: Mapping[bytes, Collect], request: h11.Request) -> tuple
     if collect is None:
         return 404, [(b"content-type", b"text/plain")], b"metrics are at " + b", ".join(paths) + b"\n"
     if request.method not in {b"GET", b"HEAD"}:
-        return 405, [(b"allow", b"GET, HEAD"), (b"content-type", b"text/plain")], b"figures are read by GET\n"
+        return 405, [(b"allow", b"GET, HEAD"), (b"content-type", b"text/plain")], b"metrics are read by GET\n"
     accept = b",".join(value for name, value in request.headers if name == b"accept")
     encode, content_type = choose_encoder(accept.decode("latin-1"))
     try:

@@ -1,7 +1,7 @@
-"""What is measured, in Prometheus's terms. docs/metrics.md has the names and labels; a test holds both together.
+"""The metrics of this process for Prometheus. docs/metrics.md has the names and labels; a test compares both.
 
-`Metrics` is told of what ends, as an `Observer` and as an observer of the dispatcher; what can be counted at any time (pods by
-state, streams) it asks for when it is scraped. Values of labels come from bounded sets: no id, name or image is among them.
+`Metrics` counts what ends, as an `Observer` and as an observer of the dispatcher; it reads gauges (pods by state, streams) at
+each scrape. Values of labels come from bounded sets: there are no ids, names or images.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +23,7 @@ _PULL_BUCKETS: Final = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 1800
 
 
 class Metrics(Observer, Collector):
-    """The registry's contents. `collect` is what a scrape shows."""
+    """The collector of all metrics. `collect` is called for each scrape."""
 
     def __init__(self, version: str) -> None:
         self._version = version
@@ -40,16 +40,16 @@ class Metrics(Observer, Collector):
         self._pull_seconds = self._histogram("crishim_image_pull_duration_seconds", "How long pulls took.", _PULL_BUCKETS)
         self._pulled = self._counter("crishim_image_pulled_bytes", "Bytes of images that pulls brought.")
         self._repairs = self._counter(
-            "crishim_recovery_repairs", "Repairs where records and a backend did not agree.", "repair"
+            "crishim_recovery_repairs", "Repairs of differences between records and a backend.", "repair"
         )
         self._dropped = self._counter(
-            "crishim_event_streams_dropped", "Streams of container events that were ended, since their clients were too slow."
+            "crishim_event_streams_dropped", "Streams of container events that were closed because their clients were too slow."
         )
         self._gauges: Callable[[], Gauges] | None = None
         self._traffic: Callable[[], Mapping[str, Traffic]] | None = None
 
     def attend(self, gauges: Callable[[], Gauges], traffic: Callable[[], Mapping[str, Traffic]] | None) -> None:
-        """Ask these at every scrape. Without streams there is no traffic."""
+        """Register the sources of the gauges, called at every scrape. Without a streaming server there is no traffic."""
         self._gauges = gauges
         self._traffic = traffic
 
@@ -81,11 +81,11 @@ class Metrics(Observer, Collector):
         self._dropped.inc()
 
     def collect(self) -> Iterator[Metric]:
-        """Every family. The times at which series were made, which the library adds as further names, are left out."""
+        """Every family. The creation times of series, which the library would add as further names, are left out."""
         for family in self._registry.collect():
             family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
             yield family
-        build = GaugeMetricFamily("crishim_build_info", "Always 1; the label tells the version.", labels=["version"])
+        build = GaugeMetricFamily("crishim_build_info", "Always 1; the label has the version.", labels=["version"])
         build.add_metric([self._version], 1)
         yield build
         yield from self._counted()
@@ -95,9 +95,9 @@ class Metrics(Observer, Collector):
         sandboxes = GaugeMetricFamily("crishim_sandboxes", "Pod sandboxes by state.", labels=["state"])
         containers = GaugeMetricFamily("crishim_containers", "Containers by state.", labels=["state"])
         backends = GaugeMetricFamily("crishim_backend_up", "1 while the backend can be reached, else 0.", labels=["backend"])
-        aside = GaugeMetricFamily("crishim_records_set_aside", "Records that cannot be used, and are kept.")
-        unrecorded = GaugeMetricFamily("crishim_pods_unrecorded", "Pods that a backend holds and no record knows.")
-        leftovers = GaugeMetricFamily("crishim_pods_leftovers", "Ended pods of which something could not be freed yet.")
+        aside = GaugeMetricFamily("crishim_records_set_aside", "Records that cannot be used, and stay in the store.")
+        unrecorded = GaugeMetricFamily("crishim_pods_unrecorded", "Pods in a backend without a record.")
+        leftovers = GaugeMetricFamily("crishim_pods_leftovers", "Ended pods with leftovers that could not be freed yet.")
         if self._gauges is not None:
             gauges = self._gauges()
             for sandbox_state, count in gauges.sandboxes.items():

@@ -1,14 +1,14 @@
-"""A small kubelet: turns a v1 Pod manifest into CRI requests as the real one does, and drives any CRI endpoint with them.
+"""A small kubelet: converts a v1 Pod manifest to CRI requests as the real one does, and runs it on any CRI endpoint.
 
     file = load(text)
     pod = parse(file.pods[0], uid="...", seen="2026-01-01T00:00:00Z", objects=file.objects)
     async with connect("unix:///run/crishim/crishim.sock") as client:
         outcome = await Player(client, Node(), clock, report=print).play(pod)
 
-It knows init containers and sidecars with their order at the end, restart policies with back-off, probes by exec, HTTP, TCP and
-gRPC, hooks by exec, HTTP and sleep, environment, ConfigMaps and Secrets of the same file and downward fields, emptyDir,
+It supports init containers and sidecars with their order at the end, restart policies with back-off, probes by exec, HTTP, TCP
+and gRPC, hooks by exec, HTTP and sleep, environment, ConfigMaps and Secrets of the same file and downward fields, emptyDir,
 hostPath, configMap, secret and downwardAPI volumes, resources by QoS class, security contexts, runtime classes, host aliases
-and termination messages. What it does not know in a manifest it names and refuses.
+and termination messages. Any other field of a manifest is refused by name.
 """
 
 from crishim.play.client import CallError, CriClient, connect, direct

@@ -1,7 +1,7 @@
-"""A small CRI client: every verb that a kubelet needs, over a unix socket (gRPC) or straight into a `Dispatcher`.
+"""A small CRI client: every verb that a kubelet needs, over a unix socket (gRPC) or directly to a `Dispatcher`.
 
-Deadlines are the kubelet's: one `timeout` for most calls, twice that for RunPodSandbox, a command's or a stop's own time on top
-of it, none for pulls and for commands without a bound. What goes wrong is a `CallError`, whichever way was taken.
+Deadlines are the kubelet's: one `timeout` for most calls, twice that for RunPodSandbox, plus the command's or stop's own
+timeout, none for pulls and for commands without a timeout. Any error is a `CallError`.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from crishim.service.backends import MESSAGE_LIMIT
 R = TypeVar("R", bound=Message)
 
 Caller: TypeAlias = Callable[[str, bytes, float | None], Awaitable[bytes]]
-"""Calls the RPC of this name with an encoded request, and a deadline in seconds or None; answers the encoded reply."""
+"""Calls the RPC of this name with an encoded request, and a deadline in seconds or None; returns the encoded response."""
 
 _IMAGE_CALLS: Final = frozenset({"ListImages", "ImageStatus", "PullImage", "RemoveImage", "ImageFsInfo"})
 _OPTIONS: Final = (
@@ -36,7 +36,7 @@ _OPTIONS: Final = (
 
 
 class CallError(Exception):
-    """An RPC failed: `method`, `code` and `message` as the runtime gave them."""
+    """An RPC failed: `method`, and the runtime's `code` and `message`."""
 
     def __init__(self, method: str, code: Code, message: str) -> None:
         super().__init__(f"{method}: {message} ({code.name})")
@@ -46,7 +46,7 @@ class CallError(Exception):
 
 
 def direct(dispatch: Dispatcher) -> Caller:
-    """Calls without any socket. Deadlines are not kept: there is nobody to hang up on."""
+    """Calls without a socket. Deadlines are ignored."""
 
     async def call(method: str, request: bytes, timeout: float | None) -> bytes:
         del timeout
@@ -60,9 +60,9 @@ def direct(dispatch: Dispatcher) -> Caller:
 
 @contextlib.asynccontextmanager
 async def connect(endpoint: str, *, timeout: float = 60.0) -> AsyncIterator["CriClient"]:
-    """A client of the runtime at `unix:///path/to.sock`, for as long as the `async with` lasts."""
+    """A client of the runtime at `unix:///path/to.sock`, for the duration of the `async with`."""
     async with grpc.aio.insecure_channel(endpoint, options=_OPTIONS) as channel:
-        wire: Any = channel  # the stubs do not know that messages may stay bytes
+        wire: Any = channel  # the stubs have no types for messages as bytes
 
         async def call(method: str, request: bytes, timeout: float | None) -> bytes:
             service = IMAGE if method in _IMAGE_CALLS else RUNTIME
@@ -77,14 +77,14 @@ async def connect(endpoint: str, *, timeout: float = 60.0) -> AsyncIterator["Cri
 
 
 class CriClient:
-    """CRI's verbs, typed. Configurations are our own words; replies are CRI's messages."""
+    """CRI's verbs, typed. Configurations are values of `model`; responses are CRI's messages."""
 
     def __init__(self, call: Caller, *, timeout: float = 60.0) -> None:
         self._call = call
         self._timeout = timeout
 
     async def version(self) -> pb.VersionResponse:
-        """Who answers."""
+        """The runtime's name and versions."""
         return await self._ask("Version", pb.VersionRequest(version="v1"), pb.VersionResponse)
 
     async def status(self) -> pb.RuntimeStatus:
@@ -92,7 +92,7 @@ class CriClient:
         return (await self._ask("Status", pb.StatusRequest(), pb.StatusResponse)).status
 
     async def cgroup_driver(self) -> str:
-        """`cgroupfs` or `systemd`; empty where the runtime does not say."""
+        """`cgroupfs` or `systemd`; empty if the runtime does not implement RuntimeConfig."""
         try:
             reply = await self._ask("RuntimeConfig", pb.RuntimeConfigRequest(), pb.RuntimeConfigResponse)
         except CallError as error:
@@ -102,13 +102,13 @@ class CriClient:
         return pb.CgroupDriver.Name(reply.linux.cgroup_driver).lower()
 
     async def image_status(self, image: ImageSpec) -> pb.Image | None:
-        """An image, or None if it is not there."""
+        """An image, or None if it is not present."""
         request = pb.ImageStatusRequest(image=cri_image.encode_spec(image))
         reply = await self._ask("ImageStatus", request, pb.ImageStatusResponse)
         return reply.image if reply.HasField("image") else None
 
     async def pull_image(self, image: ImageSpec, sandbox: PodSandboxConfig) -> str:
-        """Bring an image; its reference."""
+        """Pull an image; return its reference."""
         request = pb.PullImageRequest(image=cri_image.encode_spec(image), sandbox_config=cri_config.encode_config(sandbox))
         return (await self._ask_within(None, "PullImage", request, pb.PullImageResponse)).image_ref
 
@@ -117,18 +117,18 @@ class CriClient:
         await self._ask("RemoveImage", pb.RemoveImageRequest(image=cri_image.encode_spec(image)), pb.RemoveImageResponse)
 
     async def run_sandbox(self, config: PodSandboxConfig, handler: str = "") -> str:
-        """Make a sandbox; its id."""
+        """Run a sandbox; return its id."""
         request = pb.RunPodSandboxRequest(config=cri_config.encode_config(config), runtime_handler=handler)
         reply = await self._ask_within(2 * self._timeout, "RunPodSandbox", request, pb.RunPodSandboxResponse)
         return reply.pod_sandbox_id
 
     async def sandbox_status(self, sandbox_id: str) -> pb.PodSandboxStatus:
-        """What is known of a sandbox."""
+        """The status of a sandbox."""
         request = pb.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id)
         return (await self._ask("PodSandboxStatus", request, pb.PodSandboxStatusResponse)).status
 
     async def list_sandboxes(self, labels: Mapping[str, str]) -> list[pb.PodSandbox]:
-        """The sandboxes that carry these labels."""
+        """The sandboxes with these labels."""
         request = pb.ListPodSandboxRequest(filter=pb.PodSandboxFilter(label_selector=labels))
         return list((await self._ask("ListPodSandbox", request, pb.ListPodSandboxResponse)).items)
 
@@ -143,7 +143,7 @@ class CriClient:
         await self._ask("RemovePodSandbox", request, pb.RemovePodSandboxResponse)
 
     async def create_container(self, sandbox_id: str, config: ContainerConfig, sandbox: PodSandboxConfig) -> str:
-        """Make a container; its id."""
+        """Create a container; return its id."""
         request = pb.CreateContainerRequest(
             pod_sandbox_id=sandbox_id,
             config=cri_container.encode_config(config),
@@ -152,22 +152,22 @@ class CriClient:
         return (await self._ask("CreateContainer", request, pb.CreateContainerResponse)).container_id
 
     async def start_container(self, container_id: str) -> None:
-        """Run a container."""
+        """Start a container."""
         request = pb.StartContainerRequest(container_id=container_id)
         await self._ask("StartContainer", request, pb.StartContainerResponse)
 
     async def container_status(self, container_id: str) -> pb.ContainerStatus:
-        """What is known of a container."""
+        """The status of a container."""
         request = pb.ContainerStatusRequest(container_id=container_id)
         return (await self._ask("ContainerStatus", request, pb.ContainerStatusResponse)).status
 
     async def list_containers(self, labels: Mapping[str, str]) -> list[pb.Container]:
-        """The containers that carry these labels."""
+        """The containers with these labels."""
         request = pb.ListContainersRequest(filter=pb.ContainerFilter(label_selector=labels))
         return list((await self._ask("ListContainers", request, pb.ListContainersResponse)).containers)
 
     async def stop_container(self, container_id: str, grace: int) -> None:
-        """Stop a container, with so many seconds before it is killed."""
+        """Stop a container, with a grace period in seconds."""
         request = pb.StopContainerRequest(container_id=container_id, timeout=grace)
         await self._ask_within(grace + self._timeout, "StopContainer", request, pb.StopContainerResponse)
 
@@ -177,7 +177,7 @@ class CriClient:
         await self._ask("RemoveContainer", request, pb.RemoveContainerResponse)
 
     async def exec_sync(self, container_id: str, command: tuple[str, ...], timeout: int = 0) -> pb.ExecSyncResponse:
-        """Run a command in a container; `timeout` seconds, 0 for ever."""
+        """Run a command in a container; `timeout` in seconds, 0 for none."""
         request = pb.ExecSyncRequest(container_id=container_id, cmd=command, timeout=timeout)
         deadline = timeout + self._timeout if timeout else None
         return await self._ask_within(deadline, "ExecSync", request, pb.ExecSyncResponse)

@@ -1,4 +1,4 @@
-"""Three ways to wait that asyncio has not."""
+"""Three ways of waiting that asyncio lacks."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @contextlib.asynccontextmanager
 async def together() -> AsyncIterator[asyncio.TaskGroup]:
-    """A task group that raises the first error itself, and not a group of errors."""
+    """A task group that raises the first error itself instead of a group of errors."""
     try:
         async with asyncio.TaskGroup() as group:
             yield group
@@ -20,8 +20,8 @@ async def together() -> AsyncIterator[asyncio.TaskGroup]:
         raise errors.exceptions[0] from None
 
 
-async def kept(work: Coroutine[Any, Any, T]) -> T:
-    """Await work that must not be cut off half-way: a cancellation is passed on when it has ended."""
+async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Await work that must not be interrupted: a cancellation is passed on when it has ended."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -37,7 +37,7 @@ async def kept(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def within(work: Awaitable[T], seconds: float, clock: Clock) -> T | None:
-    """What the work gives, or None when it has not ended after `seconds` of the clock: it is cancelled then."""
+    """The result of the work, or None if it has not ended after `seconds` of the clock: it is then cancelled."""
     task = asyncio.ensure_future(work)
     limit = asyncio.ensure_future(clock.sleep(seconds))
     try:

@@ -1,6 +1,6 @@
-"""`Pod` and `Node` -> what CRI is asked: PodSandboxConfig, ContainerConfig, ImageSpec (pure).
+"""Converts `Pod` and `Node` to CRI's requests: PodSandboxConfig, ContainerConfig, ImageSpec (pure).
 
-The rules are the kubelet's own; a recording of one (`tests/golden/kubelet-1.36.jsonl`) is held against them.
+The rules are the kubelet's own; tests compare the result with a recording of one (`tests/golden/kubelet-1.36.jsonl`).
 """
 
 import json
@@ -44,10 +44,10 @@ _GO_ESCAPES: Final = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 @attrs.frozen(kw_only=True)
 class Node:
-    """The node that the small kubelet plays on.
+    """The node of the small kubelet.
 
-    `root` and `logs` are folders, `memory` is bytes, `page_sizes` are huge pages as the kernel names them. An empty
-    `cgroups` leaves the cgroup parent to the runtime.
+    `root` and `logs` are folders, `memory` is bytes, `page_sizes` are huge pages by the kernel's names. An empty `cgroups`
+    leaves the cgroup parent to the runtime.
     """
 
     name: str = "node"
@@ -62,10 +62,10 @@ class Node:
 
 @attrs.frozen(kw_only=True)
 class Start:
-    """What one start of a container adds to what the manifest says.
+    """The values of one start of a container, beside the manifest.
 
-    `image_id`, `image_user` (a uid, or a name) come from ImageStatus, `ips` from PodSandboxStatus; `token` names the file of
-    this start's termination message.
+    `image_id` and `image_user` (a uid, or a name) come from ImageStatus, `ips` from PodSandboxStatus; `token` names the file
+    of this start's termination message.
     """
 
     attempt: int = 0
@@ -81,17 +81,17 @@ def qos_of(pod: Pod) -> QosClass:
 
 
 def pod_folder(pod: Pod, node: Node) -> str:
-    """Where the kubelet keeps what belongs to the pod."""
+    """The kubelet's folder of the pod."""
     return posixpath.join(node.root, "pods", pod.uid)
 
 
 def log_folder(pod: Pod, node: Node) -> str:
-    """Where the pod's logs are."""
+    """The folder of the pod's logs."""
     return posixpath.join(node.logs, f"{pod.namespace}_{pod.name}_{pod.uid}")
 
 
 def pod_facts(pod: Pod, node: Node, ips: tuple[str, ...]) -> PodFacts:
-    """What a running pod knows of itself; a pod on the host network has the node's addresses."""
+    """The values of a running pod for its fieldRefs; a pod on the host network has the node's addresses."""
     return PodFacts(
         name=pod.name,
         namespace=pod.namespace,
@@ -106,7 +106,7 @@ def pod_facts(pod: Pod, node: Node, ips: tuple[str, ...]) -> PodFacts:
 
 
 def sandbox_config(pod: Pod, node: Node, attempt: int = 0) -> PodSandboxConfig:
-    """What RunPodSandbox is asked, and every CreateContainer repeats."""
+    """The configuration for RunPodSandbox, repeated in every CreateContainer."""
     labels = {**pod.labels, **_pod_labels(pod)}
     security, demand = pod.security, pod_demand(
         (one.demand for one in pod.containers), ((one.demand, one.sidecar) for one in pod.inits)
@@ -140,12 +140,14 @@ def sandbox_config(pod: Pod, node: Node, attempt: int = 0) -> PodSandboxConfig:
 
 
 def image_spec(pod: Pod, image: str) -> ImageSpec:
-    """How ImageStatus and PullImage name an image."""
+    """The reference of an image in ImageStatus and PullImage."""
     return ImageSpec(image=image, annotations=pod.annotations, runtime_handler=pod.handler)
 
 
 def container_config(pod: Pod, one: PodContainer, node: Node, start: Start) -> ContainerConfig:
-    """What CreateContainer is asked. Raises `InvalidArgument` for what only the image or the pod's life can make wrong."""
+    """The configuration for CreateContainer. Raises `InvalidArgument` for errors that depend on the image or the
+    running pod.
+    """
     facts = pod_facts(pod, node, start.ips)
     env = _environment(one, facts)
     message = posixpath.join(pod_folder(pod, node), "containers", one.name, start.token)
@@ -182,14 +184,14 @@ def container_config(pod: Pod, one: PodContainer, node: Node, start: Start) -> C
 
 
 def volume_path(pod: Pod, volume: Volume, node: Node) -> str:
-    """Where a volume is on the host."""
+    """The path of a volume on the host."""
     if volume.kind is VolumeKind.HOST_PATH:
         return volume.host_path
     return posixpath.join(pod_folder(pod, node), "volumes", volume.kind.value, volume.name)
 
 
 def sub_path(pod: Pod, one: PodContainer, node: Node, number: int) -> str:
-    """Where a path below a volume appears for the container's mount of this number."""
+    """The path on the host of the container's mount of this number, for a subPath."""
     return posixpath.join(pod_folder(pod, node), "volume-subpaths", one.mounts[number].volume, one.name, str(number))
 
 
@@ -202,7 +204,7 @@ def _pod_labels(pod: Pod) -> dict[str, str]:
 
 
 def _annotations(pod: Pod, one: PodContainer, attempt: int) -> FrozenDict[str, str]:
-    told = {
+    annotations = {
         "io.kubernetes.container.hash": one.digest,
         "io.kubernetes.container.restartCount": str(attempt),
         "io.kubernetes.container.terminationMessagePath": one.message_path,
@@ -210,20 +212,20 @@ def _annotations(pod: Pod, one: PodContainer, attempt: int) -> FrozenDict[str, s
         "io.kubernetes.pod.terminationGracePeriod": str(pod.grace),
     }
     if one.pre_stop is not None:
-        told["io.kubernetes.container.preStopHandler"] = _go_json(_handler(one.pre_stop))
+        annotations["io.kubernetes.container.preStopHandler"] = _go_json(_handler(one.pre_stop))
     if one.ports:
         ports: list[dict[str, Any]] = []
         for name, port in zip(one.port_names, one.ports, strict=True):
-            told_port = {
+            described = {
                 "name": name,
                 "hostPort": port.host_port,
                 "containerPort": port.container_port,
                 "protocol": port.protocol.name,
                 "hostIP": port.host_ip,
             }
-            ports.append({key: value for key, value in told_port.items() if value})
-        told["io.kubernetes.container.ports"] = _go_json(ports)
-    return FrozenDict(told)
+            ports.append({key: value for key, value in described.items() if value})
+        annotations["io.kubernetes.container.ports"] = _go_json(ports)
+    return FrozenDict(annotations)
 
 
 def _handler(handler: Handler) -> dict[str, Any]:
@@ -242,7 +244,7 @@ def _handler(handler: Handler) -> dict[str, Any]:
 
 
 def _go_json(value: object) -> str:
-    """JSON as Go writes it: no spaces, and `<`, `>`, `&` escaped."""
+    """JSON as Go encodes it: no spaces, and `<`, `>`, `&` escaped."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     return "".join(_GO_ESCAPES.get(letter, letter) for letter in text)
 
@@ -262,7 +264,7 @@ def _mount(pod: Pod, one: PodContainer, node: Node, number: int) -> Mount:
     return Mount(
         container_path=mount.container_path,
         host_path=sub_path(pod, one, node, number) if mount.sub_path else volume_path(pod, volume, node),
-        readonly=mount.readonly or volume.kind.told,
+        readonly=mount.readonly or volume.kind.from_manifest,
         propagation=_PROPAGATION[mount.propagation],
     )
 
@@ -277,7 +279,7 @@ def _security(pod: Pod, one: PodContainer, image_user: int | str) -> LinuxContai
         name = str(image_user)
     non_root = own.run_as_non_root if own.run_as_non_root is not None else shared.run_as_non_root
     if non_root and not user:
-        why = f"the image's user {name!r} is no number" if name else "the container would run as root"
+        why = f"the image's user {name!r} is not a number" if name else "the container would run as root"
         raise InvalidArgument(f"{one.path}.securityContext.runAsNonRoot", f"is set, but {why}")
     return LinuxContainerSecurityContext(
         capabilities=own.capabilities,

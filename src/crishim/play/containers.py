@@ -1,4 +1,4 @@
-"""One container of a manifest -> `PodContainer` (pure): probes, hooks, environment, mounts, security."""
+"""Converts one container of a manifest to a `PodContainer` (pure): probes, hooks, environment, mounts, security."""
 
 import json
 import posixpath
@@ -68,7 +68,7 @@ def container(fields: Fields, *, init: bool, host_network: bool, namespace: str,
     life.done()
     fields.done()
     if init and not sidecar and (one.liveness or one.readiness or one.startup or one.post_start or one.pre_stop):
-        raise InvalidArgument(fields.path, "an init container that ends has neither probes nor hooks")
+        raise InvalidArgument(fields.path, "an init container that is not a sidecar can have neither probes nor hooks")
     return one
 
 
@@ -112,9 +112,9 @@ def _default_pull(image: str) -> str:
 
 def _demand(fields: Fields) -> Demand:
     fields.refuse("claims")
-    asked = demand(fields.quantities("requests"), fields.quantities("limits"), fields.path)
+    demanded = demand(fields.quantities("requests"), fields.quantities("limits"), fields.path)
     fields.done()
-    return asked
+    return demanded
 
 
 def _port(fields: Fields, *, host_network: bool) -> tuple[PortMapping, str]:
@@ -131,23 +131,23 @@ def _port(fields: Fields, *, host_network: bool) -> tuple[PortMapping, str]:
 
 
 def _variable(fields: Fields, namespace: str, objects: Objects) -> Iterator[Variable]:
-    """One variable, or none where it is optional and its source is not there."""
+    """One variable, or none if it is optional and its source does not exist."""
     source, name = fields.child("valueFrom"), fields.needed("name")
     reference = source.child("fieldRef")
     field = reference.needed("fieldPath") if source.has("fieldRef") else ""
     reference.choice("apiVersion", "v1")
     reference.done()
-    found: list[str | None] = []
+    values: list[str | None] = []
     for key, kind in (("configMapKeyRef", "ConfigMap"), ("secretKeyRef", "Secret")):
         if source.has(key):
-            found.append(_value(source.child(key), kind, namespace, objects))
+            values.append(_value(source.child(key), kind, namespace, objects))
     source.done()
     variable = Variable(name=name, value=fields.text("value"), field=field, path=fields.path)
     fields.done()
-    if not found:
+    if not values:
         yield variable
-    elif found[0] is not None:
-        yield Variable(name=name, value=found[0], literal=True, path=fields.path)
+    elif values[0] is not None:
+        yield Variable(name=name, value=values[0], literal=True, path=fields.path)
 
 
 def _value(fields: Fields, kind: str, namespace: str, objects: Objects) -> str | None:
@@ -157,12 +157,12 @@ def _value(fields: Fields, kind: str, namespace: str, objects: Objects) -> str |
     if values is None or (key not in values and optional):
         return None
     if key not in values:
-        raise InvalidArgument(fields.at("key"), f"is no key of it: {key!r}")
+        raise InvalidArgument(fields.at("key"), f"is not a key of it: {key!r}")
     return _text(values[key], fields.path)
 
 
 def _variables(fields: Fields, namespace: str, objects: Objects) -> Iterator[Variable]:
-    """Every key of a ConfigMap or Secret; one that can be no variable is passed over, as elsewhere."""
+    """Every key of a ConfigMap or Secret; one that is not a valid variable name is skipped, as in the kubelet."""
     prefix = fields.text("prefix")
     for key, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
         if fields.has(key):
@@ -179,9 +179,9 @@ def _text(value: bytes, path: str) -> str:
     try:
         text = value.decode()
     except UnicodeDecodeError as error:
-        raise InvalidArgument(path, "has a value that is no text") from error
+        raise InvalidArgument(path, "has a value that is not text") from error
     if "\0" in text:
-        raise InvalidArgument(path, "has a value that is no text")
+        raise InvalidArgument(path, "has a value that is not text")
     return text
 
 
@@ -234,7 +234,7 @@ def _probe(fields: Fields, name: str, ports: Mapping[str, int]) -> Probe | None:
     handler = _handler(probe, ports, _PROBES)
     if handler is None:
         raise InvalidArgument(probe.path, f"must have one of {', '.join(_PROBES)}")
-    found = Probe(
+    parsed = Probe(
         initial_delay=probe.number("initialDelaySeconds"),
         timeout=probe.number("timeoutSeconds", 1, least=1),
         period=probe.number("periodSeconds", 10, least=1),
@@ -244,13 +244,13 @@ def _probe(fields: Fields, name: str, ports: Mapping[str, int]) -> Probe | None:
         handler=handler,
     )
     probe.done()
-    return found
+    return parsed
 
 
 def _hook(fields: Fields, ports: Mapping[str, int]) -> Handler | None:
-    found = _handler(fields, ports, _HOOKS)
+    parsed = _handler(fields, ports, _HOOKS)
     fields.done()
-    return found
+    return parsed
 
 
 def _handler(fields: Fields, ports: Mapping[str, int], known: tuple[str, ...]) -> Handler | None:
@@ -261,7 +261,7 @@ def _handler(fields: Fields, ports: Mapping[str, int], known: tuple[str, ...]) -
         raise InvalidArgument(fields.path, f"must have only one of {', '.join(kinds)}")
     inner = fields.child(kinds[0])
     if kinds[0] not in known:
-        raise InvalidArgument(inner.path, f"is not known here; known: {', '.join(known)}")
+        raise InvalidArgument(inner.path, f"is not supported; known: {', '.join(known)}")
     path = inner.text("path", "/") if kinds[0] == "httpGet" else "/"
     is_http, has_port = kinds[0] == "httpGet", kinds[0] in {"httpGet", "tcpSocket", "grpc"}
     handler = Handler(

@@ -1,4 +1,4 @@
-"""Environment variables, $(VAR) in values and commands, and the fields of a pod that a manifest may refer to (pure)."""
+"""Environment variables, $(VAR) in values and commands, and the pod's fields to which a manifest may refer (pure)."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _KEYED: Final = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
-    """`text` with `$(NAME)` replaced; `$$` is one dollar, and a name that is not known stays as it is written."""
+    """`text` with `$(NAME)` replaced; `$$` is one dollar, and an unknown name stays unchanged."""
 
     def value(match: re.Match[str]) -> str:
         name = match.group(1)
@@ -25,7 +25,7 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
 
 @attrs.frozen(kw_only=True)
 class PodFacts:
-    """What a running pod knows of itself."""
+    """The values of a running pod."""
 
     name: str
     namespace: str
@@ -38,7 +38,7 @@ class PodFacts:
     ips: tuple[str, ...]
 
     def field(self, name: str, path: str) -> str:
-        """The value of a `fieldRef`. Raises `InvalidArgument` for one that is not known."""
+        """The value of a `fieldRef`. Raises `InvalidArgument` for an unknown one."""
         if match := _KEYED.fullmatch(name):
             return (self.labels if match.group(1) == "labels" else self.annotations).get(match.group(2), "")
         known = {
@@ -55,7 +55,7 @@ class PodFacts:
             "status.podIPs": ",".join(self.ips),
         }
         if name not in known:
-            raise InvalidArgument(path, f"{name!r} is not known to this kubelet")
+            raise InvalidArgument(path, f"{name!r} is not supported by this kubelet")
         return known[name]
 
 

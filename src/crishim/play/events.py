@@ -1,4 +1,4 @@
-"""What a player tells while it plays."""
+"""The events that a player reports."""
 
 import enum
 
@@ -6,7 +6,7 @@ import attrs
 
 
 class EventKind(enum.StrEnum):
-    """What happened; the value is how it is told."""
+    """The kind of an event; the value is how it is shown."""
 
     PHASE = "phase"
     SANDBOX = "sandbox ready"

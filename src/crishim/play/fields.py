@@ -1,7 +1,7 @@
 """Reading a manifest strictly: every field is known, or it is refused by its path.
 
-A `Fields` stands for one object of the manifest. What is asked for is checked and counts as read; `done` refuses whatever was
-not asked for. All refusals are `InvalidArgument` with the path, as in `spec.containers[0].livenessProbe.httpGet`.
+A `Fields` stands for one object of the manifest. A field that is requested is checked and counts as read; `done` refuses
+all others. All refusals are `InvalidArgument` with the path, as in `spec.containers[0].livenessProbe.httpGet`.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The machine that we run on, as a `Node`."""
+"""This machine as a `Node`."""
 
 import re
 import socket
@@ -8,7 +8,7 @@ from typing import Final
 from crishim.model.sandbox import DNSConfig
 from crishim.play.configs import Node
 
-_NOWHERE: Final = ("192.0.2.1", 9)  # an address for documentation: asking the kernel for a route to it sends nothing
+_NOWHERE: Final = ("192.0.2.1", 9)  # an address for documentation; looking up a route to it sends nothing
 _LARGE: Final = ((2**30, "GB"), (2**20, "MB"), (2**10, "KB"))
 
 
@@ -27,7 +27,7 @@ def this_node(folder: Path, *, cgroups: str = "") -> Node:
 
 
 def resolver(text: str) -> DNSConfig:
-    """What a resolv.conf says; the last search line counts."""
+    """The configuration in a resolv.conf; the last search line counts."""
     words = [line.split() for line in text.splitlines()]
     searches = [line[1:] for line in words if line[:1] == ["search"]]
     return DNSConfig(
@@ -38,9 +38,9 @@ def resolver(text: str) -> DNSConfig:
 
 
 def memory_total(text: str) -> int:
-    """The bytes of memory that a /proc/meminfo tells of; 0 where it does not."""
-    found = re.search(r"^MemTotal:\s+(\d+) kB$", text, re.MULTILINE)
-    return int(found.group(1)) * 1024 if found else 0
+    """The bytes of memory in a /proc/meminfo; 0 if it has none."""
+    match = re.search(r"^MemTotal:\s+(\d+) kB$", text, re.MULTILINE)
+    return int(match.group(1)) * 1024 if match else 0
 
 
 def _page_sizes(folder: Path) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ def _page_sizes(folder: Path) -> tuple[str, ...]:
 
 
 def _addresses() -> tuple[str, ...]:
-    """The address that a packet to elsewhere would have."""
+    """The source address of a packet to another network."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(_NOWHERE)

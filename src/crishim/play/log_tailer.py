@@ -14,9 +14,9 @@ _PERIOD: Final = 0.05
 
 
 class PodLogFollower:
-    """Whole lines of the log at `path`, as they come, until `end` was called and the file has no more.
+    """The lines of the log at `path`, as they are written, to the end of the file after `end` was called.
 
-    The file is opened at once if it is there, so it may be removed meanwhile; one that never appears has no lines.
+    An existing file is opened at once, so it may be removed meanwhile; a file that never appears has no lines.
     """
 
     def __init__(self, path: Path, clock: Clock) -> None:
@@ -28,7 +28,7 @@ class PodLogFollower:
         self._open()
 
     def end(self) -> None:
-        """The container has ended: read to the end of the file, and no longer."""
+        """The container has exited: read to the end of the file."""
         self._ended.set()
 
     async def lines(self) -> AsyncIterator[tuple[Stream, str]]:

@@ -1,6 +1,6 @@
-"""A v1 Pod manifest -> `Pod` (pure). What is not known is refused by its path, as `InvalidArgument`.
+"""Parses a v1 Pod manifest to a `Pod` (pure). An unknown field raises `InvalidArgument` with its path.
 
-Defaults are the API server's. Fields that steer the scheduler or the API server mean nothing to a runtime and are passed over.
+Defaults are the API server's. Fields for the scheduler or the API server have no effect on a runtime and are ignored.
 """
 
 import hashlib
@@ -58,7 +58,7 @@ def _spec(spec: Fields, objects: Objects, *, static: bool, **known: Any) -> Pod:
         "schedulingGates", "serviceAccount", "tolerations", "topologySpreadConstraints",
     )  # fmt: skip
     if not spec.flag("hostUsers", default=True):
-        raise InvalidArgument("spec.hostUsers", "user namespaces are not known to this kubelet")
+        raise InvalidArgument("spec.hostUsers", "user namespaces are not supported by this kubelet")
     host_network = spec.flag("hostNetwork")
     hostname = spec.text("hostname") or name[:_HOSTNAME].rstrip("-.")
     shared: dict[str, Any] = {"host_network": host_network, "namespace": known["namespace"], "objects": objects}
@@ -104,7 +104,7 @@ def _consistent(pod: Pod) -> Pod:
 def _mounts_are_known(one: PodContainer, volumes: set[str]) -> None:
     for number, mount in enumerate(one.mounts):
         if mount.volume not in volumes:
-            raise InvalidArgument(f"{one.path}.volumeMounts[{number}].name", f"names no volume: {mount.volume!r}")
+            raise InvalidArgument(f"{one.path}.volumeMounts[{number}].name", f"does not name a volume: {mount.volume!r}")
 
 
 def _dns(fields: Fields) -> DNSConfig:
@@ -168,10 +168,14 @@ def _volume(fields: Fields, namespace: str, objects: Objects) -> Volume:
         volume = _downward(name, fields.child("downwardAPI"))
     elif fields.has("configMap"):
         source = fields.child("configMap")
-        volume = _told(name, source, VolumeKind.CONFIG_MAP, objects.find("ConfigMap", namespace, source, source.needed("name")))
+        volume = _from_manifest(
+            name, source, VolumeKind.CONFIG_MAP, objects.find("ConfigMap", namespace, source, source.needed("name"))
+        )
     elif fields.has("secret"):
         source = fields.child("secret")
-        volume = _told(name, source, VolumeKind.SECRET, objects.find("Secret", namespace, source, source.needed("secretName")))
+        volume = _from_manifest(
+            name, source, VolumeKind.SECRET, objects.find("Secret", namespace, source, source.needed("secretName"))
+        )
     else:
         empty = fields.child("emptyDir")
         fields.done()
@@ -188,7 +192,7 @@ def _volume(fields: Fields, namespace: str, objects: Objects) -> Volume:
     return volume
 
 
-def _told(name: str, fields: Fields, kind: VolumeKind, values: Mapping[str, bytes] | None) -> Volume:
+def _from_manifest(name: str, fields: Fields, kind: VolumeKind, values: Mapping[str, bytes] | None) -> Volume:
     contents = () if values is None else files_of(fields, values)
     fields.skip("items", "defaultMode")
     fields.done()

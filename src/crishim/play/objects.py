@@ -1,6 +1,6 @@
-"""What stands beside pods in a manifest: ConfigMap, Secret, RuntimeClass (pure, but for PyYAML).
+"""The objects beside pods in a manifest: ConfigMap, Secret, RuntimeClass (pure, but for PyYAML).
 
-`load` takes a file apart; pods then refer to these objects by name, within their namespace. A List is what is in it.
+`load` splits a file; pods refer to these objects by name, within their namespace. A List stands for its items.
 """
 
 import base64
@@ -29,28 +29,32 @@ class Objects:
     handlers: FrozenDict[str, str] = EMPTY
 
     def handler(self, runtime_class: str) -> str:
-        """The handler of a RuntimeClass; one that is not in the file is its handler's name itself."""
+        """The handler of a RuntimeClass; a class that is not in the file is taken as the handler's name."""
         return self.handlers.get(runtime_class, runtime_class)
 
     def find(self, kind: str, namespace: str, reference: Fields, name: str) -> Mapping[str, bytes] | None:
-        """What a reference with `name` and `optional` leads to; None for what is optional and not there."""
+        """The values of the object that a reference with `name` and `optional` names; None if it is optional and does not
+        exist.
+        """
         optional = reference.flag("optional")
         known = self.values.get(f"{kind}/{namespace}/{name}")
         if known is None and not optional:
-            raise InvalidArgument(reference.path, f"names no {kind} of this file: {name!r}")
+            raise InvalidArgument(reference.path, f"does not name a {kind} of this file: {name!r}")
         return known
 
 
 @attrs.frozen(kw_only=True)
 class Loaded:
-    """A file: its pods as they are written, and what stands beside them."""
+    """A file: its pods as written, and the other objects."""
 
     pods: tuple[dict[str, Any], ...]
     objects: Objects
 
 
 def load(text: str | bytes) -> Loaded:
-    """The pods in a YAML (or JSON) text, one at least. Raises `InvalidArgument`, or `Unavailable` without PyYAML."""
+    """The pods and objects in a YAML (or JSON) text with at least one pod. Raises `InvalidArgument`, or `Unavailable` without
+    PyYAML.
+    """
     try:
         import yaml
     except ImportError as error:
@@ -58,7 +62,7 @@ def load(text: str | bytes) -> Loaded:
     try:
         documents = list(_flat(list(yaml.safe_load_all(text))))
     except yaml.YAMLError as error:
-        raise InvalidArgument("manifest", f"is no YAML: {error}") from error
+        raise InvalidArgument("manifest", f"is not YAML: {error}") from error
     values: dict[str, FrozenDict[str, bytes]] = {}
     handlers: dict[str, str] = {}
     for document in documents:
@@ -89,14 +93,14 @@ def files_of(fields: Fields, values: Mapping[str, bytes]) -> Files:
     if not fields.has("items"):
         fields.skip("items")
         return tuple((key, value, mode) for key, value in values.items())
-    found = []
+    files = []
     for item in fields.children("items"):
         key = item.needed("key")
         if key not in values:
-            raise InvalidArgument(item.at("key"), f"is no key of it: {key!r}")
-        found.append((item.needed("path"), values[key], item.number("mode", mode)))
+            raise InvalidArgument(item.at("key"), f"is not a key of it: {key!r}")
+        files.append((item.needed("path"), values[key], item.number("mode", mode)))
         item.done()
-    return tuple(found)
+    return tuple(files)
 
 
 def _flat(documents: list[Any]) -> Iterator[dict[str, Any]]:
@@ -104,7 +108,7 @@ def _flat(documents: list[Any]) -> Iterator[dict[str, Any]]:
         if document is None:
             continue
         if not isinstance(document, dict):
-            raise InvalidArgument("manifest", "must be made of objects")
+            raise InvalidArgument("manifest", "must consist of objects")
         if document.get("kind") not in _KINDS:
             raise InvalidArgument("kind", f"must be one of {', '.join(_KINDS)}")
         if document["kind"] == "List":
@@ -137,7 +141,7 @@ def _decoded(value: str, path: str) -> bytes:
     try:
         return base64.b64decode("".join(value.split()), validate=True)
     except binascii.Error as error:
-        raise InvalidArgument(path, "is no base64") from error
+        raise InvalidArgument(path, "is not base64") from error
 
 
 def _runtime_class(fields: Fields, known: Mapping[str, str]) -> tuple[str, str]:

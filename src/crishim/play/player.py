@@ -1,7 +1,7 @@
-"""Plays one pod: sandbox, init containers in order, sidecars, containers, their ends and restarts, and the whole way back.
+"""Plays one pod: sandbox, init containers in order, sidecars, containers, exits and restarts, and the removal of everything.
 
-What a real kubelet would try for ever ends the play here: a sandbox or a container that cannot be made, an image that cannot be
-pulled. A container that cannot be started has ended with 128, as runtimes report it, and its restart policy applies.
+Errors that a real kubelet would retry for ever end the play: a sandbox or container that cannot be created, an image that
+cannot be pulled. A container that cannot be started has exit code 128, as runtimes report it, and its restart policy applies.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import attrs
 
 from crishim.interfaces.seats import Clock
 from crishim.play.client import CallError, CriClient
-from crishim.play.concurrency import kept, together
+from crishim.play.concurrency import together, uninterrupted
 from crishim.play.configs import Node, sandbox_config
 from crishim.play.container_loop import ContainerLoop, Stage
 from crishim.play.events import Event, EventKind, Outcome, PodPhase
@@ -24,7 +24,7 @@ from crishim.play.stopping import remove_pod, stop_in_order
 from crishim.play.volumes import PodFolders
 
 OUT_OF_TIME: Final = 124
-"""The code of a pod that ran into its activeDeadlineSeconds, as `timeout` has it."""
+"""The exit code of a pod that has exceeded its activeDeadlineSeconds, as of `timeout`."""
 
 
 def _nobody(event: Event) -> None:
@@ -34,8 +34,8 @@ def _nobody(event: Event) -> None:
 class Player:
     """Plays pods on one CRI endpoint, one pod per player.
 
-    `period` is how often containers are listed, in seconds. `report` is told of everything that happens, `tokens` names the
-    files of termination messages.
+    `period` is the interval of container lists, in seconds. `report` is called with every event, `tokens` names the files of
+    termination messages.
     """
 
     def __init__(
@@ -60,10 +60,9 @@ class Player:
         self._grace: int | None = None
 
     async def play(self, pod: Pod) -> Outcome:
-        """Play the pod to its end, and remove it. Cancelled, it is stopped with its grace and removed all the same.
+        """Play the pod to its end, and remove it. If cancelled, it is stopped with its grace period and removed all the same.
 
-        Raises `InvalidArgument` for what the manifest wants and this kubelet cannot do, `CallError` for what the runtime
-        refuses.
+        Raises `InvalidArgument` for a field that this kubelet does not support, `CallError` for errors of the runtime.
         """
         folders = PodFolders(pod, self._node)
         self._grace = pod.grace
@@ -72,14 +71,14 @@ class Player:
             try:
                 outcome = await self._live(pod, folders)
             finally:
-                await kept(self._tear_down(pod))
+                await uninterrupted(self._tear_down(pod))
                 self._tell(EventKind.REMOVED)
         finally:
             await asyncio.to_thread(folders.remove)
         return outcome
 
     async def hurry(self) -> None:
-        """Let a stop that is under way, or comes later, have no grace."""
+        """Use no grace period for the current or later stop."""
         self._grace = 0
         running = [life for life in self._lives if life.running]
         await asyncio.gather(*(self._client.stop_container(life.container_id, 0) for life in running))
@@ -88,7 +87,7 @@ class Player:
         self._phase(PodPhase.PENDING)
         self._pending = frozenset(one.name for one in pod.containers)
         config = sandbox_config(pod, self._node)
-        sandbox_id = await kept(self._client.run_sandbox(config, pod.handler))
+        sandbox_id = await uninterrupted(self._client.run_sandbox(config, pod.handler))
         status = await self._client.sandbox_status(sandbox_id)
         ips = tuple(ip for ip in (status.network.ip, *(other.ip for other in status.network.additional_ips)) if ip)
         self._tell(EventKind.SANDBOX, " ".join((sandbox_id, *ips)))
@@ -142,7 +141,7 @@ class Player:
         return Outcome(phase=phase, code=code, codes=tuple(zip(names, codes, strict=True)))
 
     async def _tear_down(self, pod: Pod) -> None:
-        """Stop what runs, in order, then the sandbox; remove the containers, then the sandbox."""
+        """Stop the containers in order, then the sandbox; remove the containers, then the sandbox."""
         endings = [_Ending(life) for life in self._lives]
         await stop_in_order(endings, lambda: pod.grace if self._grace is None else self._grace)
         await remove_pod(self._client, _uid_label(pod))
@@ -153,7 +152,7 @@ class Player:
         return life
 
     def _from_container(self, event: Event) -> None:
-        """Pass an event on; the first start of a main container makes the pod Running."""
+        """Forward an event; the first start of a main container makes the pod Running."""
         self._report(event)
         if event.kind is EventKind.STARTED and event.container in self._pending:
             self._pending = frozenset()
@@ -172,7 +171,7 @@ def _uid_label(pod: Pod) -> dict[str, str]:
 
 @attrs.frozen
 class _Ending:
-    """A life whose end nobody waits for any more."""
+    """A container loop whose end is not awaited any more."""
 
     life: ContainerLoop
 

@@ -1,6 +1,6 @@
-"""What a Pod manifest says, in our words (pure). `parse` is in `manifest`.
+"""The values of a Pod manifest (pure). `parse` is in `manifest`.
 
-`path` is the place in the manifest, for refusals that can only be made later.
+`path` is the place in the manifest, for errors that are found later.
 """
 
 import enum
@@ -14,14 +14,14 @@ from crishim.play.resources import Demand
 
 
 class RestartPolicy(enum.StrEnum):
-    """What becomes of a container that ends."""
+    """Which exited containers are restarted."""
 
     ALWAYS = "Always"
     ON_FAILURE = "OnFailure"
     NEVER = "Never"
 
     def restarts(self, code: int) -> bool:
-        """Whether a container that ended with `code` is started again."""
+        """Whether a container that exited with `code` is started again."""
         return self is RestartPolicy.ALWAYS or (self is RestartPolicy.ON_FAILURE and code != 0)
 
 
@@ -35,9 +35,8 @@ class PullPolicy(enum.StrEnum):
 
 @attrs.frozen(kw_only=True)
 class Handler:
-    """What a probe or a hook does, by its kind: `exec` has a command; `httpGet` and `tcpSocket` a port, and a host where it is
-    not the pod itself; `grpc` a port and a service; `sleep` seconds. `path` is its place in the manifest, `url_path` the
-    request's.
+    """The action of a probe or hook, by its kind: `exec` has a command; `httpGet` and `tcpSocket` a port, and a host if it is
+    not the pod; `grpc` a port and a service; `sleep` seconds. `path` is its place in the manifest, `url_path` the request's.
     """
 
     kind: str
@@ -54,7 +53,7 @@ class Handler:
 
 @attrs.frozen(kw_only=True)
 class Probe:
-    """A probe; times are seconds, thresholds are results in a row."""
+    """A probe; times are seconds, thresholds are consecutive results."""
 
     handler: Handler
     initial_delay: int = 0
@@ -78,7 +77,7 @@ class Variable:
 
 @attrs.frozen(kw_only=True)
 class VolumeMount:
-    """Where a container sees a volume, or a path below it."""
+    """The mount of a volume, or of a path in it, in a container."""
 
     volume: str
     container_path: str
@@ -88,7 +87,7 @@ class VolumeMount:
 
 
 class VolumeKind(enum.StrEnum):
-    """The volumes that are known; the value is the folder that the kubelet keeps them in."""
+    """The supported volumes; the value is the kubelet's folder for them."""
 
     EMPTY_DIR = "kubernetes.io~empty-dir"
     DOWNWARD_API = "kubernetes.io~downward-api"
@@ -97,8 +96,8 @@ class VolumeKind(enum.StrEnum):
     HOST_PATH = ""
 
     @property
-    def told(self) -> bool:
-        """Whether its files come from the manifest, and containers only read them."""
+    def from_manifest(self) -> bool:
+        """Whether its files come from the manifest, and are read-only for containers."""
         return self in {VolumeKind.DOWNWARD_API, VolumeKind.CONFIG_MAP, VolumeKind.SECRET}
 
 
@@ -106,9 +105,9 @@ class VolumeKind(enum.StrEnum):
 class Volume:
     """A volume of the pod.
 
-    An empty folder, on disk or (`memory`) in memory with at most `size` bytes (0 for no bound); files that tell of the pod, by
-    path and field; `contents` of a ConfigMap or Secret, by path, content and permissions; or `host_path`, which must be there
-    as `host_type` says.
+    It is an empty folder, on disk or (`memory`) in memory with at most `size` bytes (0 for no limit); files with fields of the
+    pod, by path and field; `contents` of a ConfigMap or Secret, by path, content and permissions; or `host_path`, which must
+    exist as `host_type` requires.
     """
 
     name: str
@@ -124,7 +123,7 @@ class Volume:
 
 @attrs.frozen(kw_only=True)
 class ContainerSecurity:
-    """A container's security context, not yet joined with the pod's; None where it says nothing."""
+    """A container's security context, not yet merged with the pod's; None for unset fields."""
 
     run_as_user: int | None = None
     run_as_group: int | None = None
@@ -141,7 +140,7 @@ class ContainerSecurity:
 
 @attrs.frozen(kw_only=True)
 class PodContainer:
-    """A container of the manifest. `sidecar` is an init container that goes on beside the others."""
+    """A container of the manifest. `sidecar` is an init container that runs beside the others."""
 
     name: str
     path: str
@@ -172,7 +171,7 @@ class PodContainer:
 
 @attrs.frozen(kw_only=True)
 class PodSecurity:
-    """The pod's security context: what the sandbox gets, and what containers fall back to."""
+    """The pod's security context: for the sandbox, and as the default of containers."""
 
     run_as_user: int | None = None
     run_as_group: int | None = None
@@ -188,7 +187,7 @@ class PodSecurity:
 
 @attrs.frozen(kw_only=True)
 class Pod:
-    """A pod as a kubelet has it: the manifest, its uid, and the annotations that tell where it came from."""
+    """A pod in a kubelet: the manifest, its uid, and the annotations of its source."""
 
     name: str
     namespace: str

@@ -1,9 +1,8 @@
-"""What probes and hooks do: a command in the container, a request to the pod's address, or a pause.
+"""Probes and hooks: a command in the container, a request to the pod's address, or a pause.
 
-The rules are the kubelet's: a probe by HTTP succeeds with a status from 200 to 399, follows redirects that stay on its host,
-and takes one that leads elsewhere for a success; https is not verified; a hook by HTTP has succeeded when anything answered.
-
-Probes: startup first, then liveness and readiness beside each other.
+The rules are the kubelet's: a probe by HTTP succeeds with a status from 200 to 399, follows redirects on its host, and counts
+a redirect to another host as a success; https certificates are not verified; a hook by HTTP succeeds with any response. The
+startup probe runs first, then liveness and readiness concurrently.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ _SERVING: Final = b"\x08\x01"  # grpc.health.v1.HealthCheckResponse with status 
 
 @attrs.frozen(kw_only=True)
 class Target:
-    """A running container: its id, and the address that its pod answers on."""
+    """A running container: its id, and the address of its pod."""
 
     client: CriClient
     container_id: str
@@ -40,7 +39,9 @@ class Target:
 
 @attrs.frozen
 class Answer:
-    """`ok` is None where the handler itself could not be run; `text` is for people, `code` a command's."""
+    """The result of a handler. `ok` is None if the handler itself could not be run; `text` is a message, `code` the exit code
+    of a command.
+    """
 
     ok: bool | None
     text: str = ""
@@ -48,7 +49,7 @@ class Answer:
 
 
 async def probe(target: Target, handler: Handler, timeout: int) -> Answer:
-    """Run a probe's handler once; `timeout` seconds."""
+    """Run a probe's handler once; `timeout` in seconds."""
     if handler.kind == "exec":
         return await _exec(target, handler, timeout)
     try:
@@ -66,7 +67,7 @@ async def probe(target: Target, handler: Handler, timeout: int) -> Answer:
 
 
 async def hook(target: Target, handler: Handler) -> Answer:
-    """Run a hook's handler, but `sleep`, which is its caller's."""
+    """Run a hook's handler, except `sleep`, which the caller runs."""
     if handler.kind == "exec":
         answer = await _exec(target, handler, 0)
         return Answer(ok=bool(answer.ok), text=f"exit code {answer.code}" if answer.code else answer.text, code=answer.code)
@@ -130,8 +131,8 @@ def _get_once(handler: Handler, host: str, path: str, timeout: float) -> tuple[i
 class Prober:
     """The probes of one running container.
 
-    `started` is called once the container counts as started, `ready` whenever its readiness changes, `unhealthy` with the word
-    for the probe and its last output when a liveness or startup probe has failed for good; probing then ends.
+    `started` is called once the container counts as started, `ready` whenever its readiness changes, `unhealthy` with the name
+    of the probe and its last output when a liveness or startup probe has failed finally; probing then ends.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class Prober:
         self._output = ""
 
     async def run(self) -> None:
-        """Probe until cancelled, or until a probe has failed for good."""
+        """Probe until cancelled, or until a probe has failed finally."""
         one = self._one
         if one.startup is not None and not await self._comes_up(one.startup):
             await self._unhealthy(one.startup, "startup", self._output)
@@ -168,7 +169,7 @@ class Prober:
                 group.create_task(self._watch_liveness(one.liveness))
 
     async def _comes_up(self, probe: Probe) -> bool:
-        """Whether a startup probe succeeds before it has failed too often."""
+        """Whether a startup probe succeeds before its failure threshold."""
         await self._clock.sleep(probe.initial_delay)
         good = bad = 0
         while True:
@@ -204,8 +205,8 @@ class Prober:
                 await self._clock.sleep(probe.period)
         await self._unhealthy(probe, "liveness", self._output)
 
-    async def _ask(self, wanted: Probe) -> bool | None:
-        """Success, failure, or None when the probe itself could not be run: the kubelet throws such a result away."""
-        answer = await probe(self._target, wanted.handler, wanted.timeout)
+    async def _ask(self, one: Probe) -> bool | None:
+        """Success, failure, or None if the probe itself could not be run: the kubelet ignores such a result."""
+        answer = await probe(self._target, one.handler, one.timeout)
         self._output = answer.text
         return answer.ok

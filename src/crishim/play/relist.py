@@ -1,4 +1,4 @@
-"""Watching containers as the kubelet's event generator does: lists, compared with what was seen last."""
+"""Watches containers by lists, as the kubelet's event generator does."""
 
 import asyncio
 import logging
@@ -15,9 +15,9 @@ _GONE: Final = 137
 
 
 class Relist:
-    """Lists the pod's containers every `period` seconds, and asks for the status of those that have ended.
+    """Lists the pod's containers every `period` seconds, and requests the status of those that have exited.
 
-    A runtime that cannot be reached is asked again for `patience` seconds: what it runs goes on meanwhile.
+    An unreachable runtime is retried for `patience` seconds: its containers keep running meanwhile.
     """
 
     def __init__(
@@ -31,12 +31,12 @@ class Relist:
         self._waiters: dict[str, asyncio.Future[pb.ContainerStatus]] = {}
 
     async def ended(self, container_id: str) -> pb.ContainerStatus:
-        """The status of a container once it has ended. One that is gone ended with 137, as the kubelet has it."""
+        """The status of a container once it has exited. A removed container has exit code 137, as in the kubelet."""
         waiter = self._waiters.setdefault(container_id, asyncio.get_running_loop().create_future())
         return await asyncio.shield(waiter)
 
     async def run(self) -> None:
-        """List, again and again. Raises `CallError`."""
+        """List repeatedly. Raises `CallError`."""
         silent_since: float | None = None
         while True:
             try:
@@ -47,7 +47,7 @@ class Relist:
                 away = error.code in {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED}
                 if not away or self._clock.monotonic() - silent_since > self._timeout:
                     raise
-                _log.warning("the runtime does not answer: %s", error)
+                _log.warning("the runtime does not respond: %s", error)
             await self._clock.sleep(self._period)
 
     async def _once(self) -> None:

@@ -1,4 +1,4 @@
-"""Requests and limits -> what CRI is told: quantities, QoS class, shares, quota, memory, oom_score_adj (pure)."""
+"""Converts requests and limits to CRI's values: quantities, QoS class, shares, quota, memory, oom_score_adj (pure)."""
 
 import enum
 import re
@@ -32,7 +32,7 @@ _BEST_EFFORT_OOM: Final = 1000
 
 
 class QosClass(enum.Enum):
-    """How a pod is treated when the node runs short; the value is the folder below /kubepods."""
+    """The QoS class of a pod; the value is the folder below /kubepods."""
 
     GUARANTEED = ""
     BURSTABLE = "burstable"
@@ -41,17 +41,17 @@ class QosClass(enum.Enum):
 
 @attrs.frozen(kw_only=True)
 class Demand:
-    """What a container asks for, in exact numbers: CPUs, bytes. A request that is not given is the limit."""
+    """The resources of a container, in exact numbers: CPUs, bytes. A missing request is the limit."""
 
     requests: FrozenDict[str, Fraction] = FrozenDict()
     limits: FrozenDict[str, Fraction] = FrozenDict()
 
 
 def quantity(text: str, path: str) -> Fraction:
-    """The number that `500m`, `1.5`, `64Mi` or `1e3` stands for, 0 or more."""
+    """The number of a quantity such as `500m`, `1.5`, `64Mi` or `1e3`, 0 or more."""
     match = _QUANTITY.fullmatch(text)
     if match is None:
-        raise InvalidArgument(path, f"{text!r} is no quantity")
+        raise InvalidArgument(path, f"{text!r} is not a quantity")
     number, exponent, suffix = match.groups()
     value = Fraction(number) * (Fraction(10) ** int(exponent) if exponent else _SUFFIXES[suffix or ""])
     if value < 0:
@@ -65,13 +65,13 @@ def demand(requests: Mapping[str, str], limits: Mapping[str, str], path: str) ->
     for part, given in (("requests", requests), ("limits", limits)):
         for name in given:
             if name not in {"cpu", "memory", "ephemeral-storage"} and not name.startswith(_HUGEPAGES):
-                raise InvalidArgument(f"{path}.{part}.{name}", "is not known to this kubelet")
+                raise InvalidArgument(f"{path}.{part}.{name}", "is not supported by this kubelet")
         known[part] = {name: quantity(text, f"{path}.{part}.{name}") for name, text in given.items()}
     return Demand(requests=FrozenDict({**known["limits"], **known["requests"]}), limits=FrozenDict(known["limits"]))
 
 
 def pod_demand(containers: Iterable[Demand], inits: Iterable[tuple[Demand, bool]]) -> Demand:
-    """A pod's sums: containers and sidecars together, or what an init container needs beside the sidecars before it.
+    """A pod's sums: containers and sidecars together, or the demand of an init container with the sidecars before it.
 
     `inits` are in order, each with whether it is a sidecar.
     """
@@ -105,30 +105,30 @@ def qos_class(demands: Iterable[Demand]) -> QosClass:
     return QosClass.GUARANTEED if fixed else QosClass.BURSTABLE
 
 
-def limits(asked: Demand) -> Resources:
+def limits(wanted: Demand) -> Resources:
     """Shares, quota, period and memory, for a container or for the sums of a pod."""
-    quota = asked.limits.get("cpu", Fraction(0))
+    quota = wanted.limits.get("cpu", Fraction(0))
     return Resources(
         cpu_period=PERIOD,
         cpu_quota=max(_MIN_QUOTA, int(quota * PERIOD)) if quota else 0,
-        cpu_shares=max(_MIN_SHARES, min(_MAX_SHARES, int(asked.requests.get("cpu", Fraction(0)) * 1024))),
-        memory_limit_in_bytes=_bytes(asked.limits.get("memory", Fraction(0))),
+        cpu_shares=max(_MIN_SHARES, min(_MAX_SHARES, int(wanted.requests.get("cpu", Fraction(0)) * 1024))),
+        memory_limit_in_bytes=_bytes(wanted.limits.get("memory", Fraction(0))),
     )
 
 
 def container_resources(
-    asked: Demand, qos: QosClass, *, capacity: int, page_sizes: Iterable[str], sidecar_of: Iterable[Demand] = ()
+    wanted: Demand, qos: QosClass, *, capacity: int, page_sizes: Iterable[str], sidecar_of: Iterable[Demand] = ()
 ) -> Resources:
     """All limits of one container on a node with `capacity` bytes of memory, and no swap for it.
 
-    `page_sizes` are the node's, as the kernel's files name them (`2MB`). `sidecar_of` are the pod's main containers if this is
-    one's sidecar: it dies no sooner than they do.
+    `page_sizes` are the node's, by the kernel's file names (`2MB`). `sidecar_of` are the pod's main containers if this is a
+    sidecar: it must not be killed before them.
     """
-    plain = limits(asked)
-    score = oom_score_adj(asked, qos, capacity)
+    plain = limits(wanted)
+    score = oom_score_adj(wanted, qos, capacity)
     if mains := [oom_score_adj(main, qos, capacity) for main in sidecar_of]:
         score = min(score, *mains)
-    pages = {_page_name(name): value for name, value in asked.limits.items() if name.startswith(_HUGEPAGES)}
+    pages = {_page_name(name): value for name, value in wanted.limits.items() if name.startswith(_HUGEPAGES)}
     return attrs.evolve(
         plain,
         oom_score_adj=score,
@@ -137,13 +137,13 @@ def container_resources(
     )
 
 
-def oom_score_adj(asked: Demand, qos: QosClass, capacity: int) -> int:
-    """How readily the kernel kills it: 1000 best effort, -997 guaranteed, between by its share of the node's memory."""
+def oom_score_adj(wanted: Demand, qos: QosClass, capacity: int) -> int:
+    """The oom_score_adj: 1000 best effort, -997 guaranteed, between by the share of the node's memory."""
     if qos is QosClass.BEST_EFFORT:
         return _BEST_EFFORT_OOM
     if qos is QosClass.GUARANTEED:
         return _GUARANTEED_OOM
-    share = 1000 - 1000 * _bytes(asked.requests.get("memory", Fraction(0))) // capacity
+    share = 1000 - 1000 * _bytes(wanted.requests.get("memory", Fraction(0))) // capacity
     return min(max(share, 1000 + _GUARANTEED_OOM), _BEST_EFFORT_OOM - 1)
 
 
@@ -152,5 +152,5 @@ def _bytes(value: Fraction) -> int:
 
 
 def _page_name(resource: str) -> str:
-    """`hugepages-2Mi` as the kernel names it: `2MB`."""
+    """The kernel's name of `hugepages-2Mi`: `2MB`."""
     return resource.removeprefix(_HUGEPAGES).removesuffix("i") + "B"

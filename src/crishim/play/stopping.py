@@ -1,10 +1,10 @@
-"""How containers are stopped and pods removed, as the kubelet does it.
+"""Stops containers and removes pods, as the kubelet does.
 
-All stop hooks run at once. Then each container waits for its turn: sidecars until every main container and the sidecars behind
-them have ended, in the reverse order of their start. What hooks and waiting took is taken off the grace, of which two seconds
-are always left; with no grace there are neither hooks nor turns.
+All stop hooks run at once. Then each container waits for its turn: sidecars until every main container and the later sidecars
+have exited, in the reverse order of their start. The time of hooks and waiting is taken off the grace period, of which two
+seconds always remain; without a grace period there are neither hooks nor turns.
 
-Takes down the pods of a manifest that an endpoint runs, whoever has played them.
+`take_down` removes the pods of a manifest that an endpoint runs, whichever client started them.
 """
 
 import asyncio
@@ -29,10 +29,10 @@ class Stoppable(Protocol):
 
     @property
     def one(self) -> PodContainer:
-        """As the manifest has it."""
+        """Its description in the manifest."""
 
     async def stop(self, grace: int, turn: Callable[[], Awaitable[object]] | None = None) -> None:
-        """Stop it, and return when it has ended."""
+        """Stop it, and return when it has exited."""
 
 
 async def stop_in_order(containers: Sequence[Stoppable], grace: Callable[[], int]) -> None:
@@ -66,7 +66,7 @@ async def stop_one(
     failed: Callable[[str], None],
     stopping: Callable[[], None],
 ) -> None:
-    """Hook, turn, signal. `failed` is told of a hook that did, `stopping` when the signal is next."""
+    """Hook, turn, signal. `failed` is called with the error of a hook, `stopping` before the signal."""
     begin = clock.monotonic()
     if grace and pre_stop is not None:
         if pre_stop.kind == "sleep":
@@ -84,7 +84,7 @@ async def stop_one(
 
 
 async def remove_pod(client: CriClient, label: Mapping[str, str]) -> int:
-    """Stop and remove the sandboxes with these labels, and their containers, in the kubelet's order; how many there were."""
+    """Stop and remove the sandboxes with these labels, and their containers, in the kubelet's order; return their number."""
     sandboxes = [sandbox.id for sandbox in await client.list_sandboxes(label)]
     for sandbox_id in sandboxes:
         await client.stop_sandbox(sandbox_id)
@@ -99,7 +99,7 @@ async def remove_pod(client: CriClient, label: Mapping[str, str]) -> int:
 
 @attrs.define
 class _Running:
-    """A container that is running; `one` says how to stop it."""
+    """A running container; `one` describes how to stop it."""
 
     one: PodContainer
     target: Target
@@ -125,9 +125,9 @@ class _Running:
 
 
 async def take_down(client: CriClient, clock: Clock, pod: Pod, report: Callable[[Event], None]) -> int:
-    """Stop every pod of this name and namespace with its hooks, order and grace, and remove it; how many there were.
+    """Stop every pod of this name and namespace with its hooks, order and grace period, and remove it; return their number.
 
-    Containers that the manifest does not know are stopped like main containers without a hook. Raises `CallError`.
+    Containers that are not in the manifest are stopped like main containers without a hook. Raises `CallError`.
     """
     labels = {"io.kubernetes.pod.name": pod.name, "io.kubernetes.pod.namespace": pod.namespace}
     known = {one.name: one for one in pod.everyone}

@@ -1,7 +1,7 @@
-"""What a kubelet puts on the disk for a pod: volumes, /etc/hosts, folders of logs, files of termination messages.
+"""The kubelet's files of a pod: volumes, /etc/hosts, folders of logs, files of termination messages.
 
-All of it blocks for as long as a few small files take, but for `remove`. Volumes in memory are mounted, which takes root; a
-path below a volume is a symbolic link, which runtimes must follow (CRI's tests ask for it).
+All calls but `remove` block for a few small files. Volumes in memory are mounted, which needs root; a path in a volume is a
+symbolic link, which runtimes must follow (critest requires it).
 """
 
 import contextlib
@@ -53,8 +53,8 @@ def _alias_lines(aliases: tuple[tuple[str, tuple[str, ...]], ...]) -> str:
 
 
 class PodFolders:
-    """The folders of one pod on one node. Raises `InvalidArgument` for a volume whose place is not as the manifest says,
-    `PermissionDenied` for what this process may not do.
+    """The folders of one pod on one node. Raises `InvalidArgument` for a host path that is not as the manifest requires,
+    `PermissionDenied` for missing permissions.
     """
 
     def __init__(self, pod: Pod, node: Node) -> None:
@@ -64,9 +64,11 @@ class PodFolders:
         self._logs = Path(log_folder(pod, node))
 
     def make(self) -> None:
-        """Make the folders and volumes that the sandbox and all containers share."""
+        """Create the folders and volumes that the sandbox and all containers share."""
         try:
-            self._root.mkdir(parents=True, exist_ok=True, mode=0o750)  # Secrets lie below, readable by any user of a container
+            self._root.mkdir(
+                parents=True, exist_ok=True, mode=0o750
+            )  # it contains Secrets, which any user of a container can read
             self._logs.mkdir(parents=True, exist_ok=True)
             for volume in self._pod.volumes:
                 self._make(volume)
@@ -74,7 +76,7 @@ class PodFolders:
             raise PermissionDenied(str(error)) from error
 
     def tell(self, ips: tuple[str, ...]) -> None:
-        """Write what is known once the sandbox runs: /etc/hosts and downward files."""
+        """Write the files that need the running sandbox: /etc/hosts and downward files."""
         pod, facts = self._pod, pod_facts(self._pod, self._node, ips)
         if pod.host_network:
             hosts = _HOST_NETWORK_HOSTS + Path("/etc/hosts").read_text(encoding="utf-8") + _alias_lines(pod.host_aliases)
@@ -88,7 +90,7 @@ class PodFolders:
                 file.write_text(facts.field(field, volume.path), encoding="utf-8")
 
     def container(self, one: PodContainer, token: str) -> None:
-        """Make what one start of a container needs: its log folder, its message file, its paths below volumes."""
+        """Create what one start of a container needs: its log folder, its message file, its paths in volumes."""
         (self._logs / one.name).mkdir(parents=True, exist_ok=True)
         message = self.message(one, token)
         message.parent.mkdir(parents=True, exist_ok=True)
@@ -107,19 +109,19 @@ class PodFolders:
                 link.symlink_to(target)
 
     def message(self, one: PodContainer, token: str) -> Path:
-        """Where a start of a container leaves its termination message."""
+        """The file of a container start's termination message."""
         return self._root / "containers" / one.name / token
 
     def last_words(self, one: PodContainer, token: str, log: str, *, failed: bool) -> str:
-        """The termination message, or the end of the log where the manifest wants that of a failed container."""
+        """The termination message, or for a failed container the end of the log if the manifest requests that."""
         with contextlib.suppress(OSError):
             if text := self.message(one, token).read_bytes()[:_MESSAGE_BYTES].decode(errors="replace"):
                 return text
         return _end_of(Path(log)) if failed and one.message_from_log and log else ""
 
     def remove(self) -> None:
-        """Remove everything of the pod, its logs too; never what a hostPath shows."""
-        # A container may have mounted anything in a volume whose propagation is bidirectional: it is not ours to delete.
+        """Remove everything of the pod, also its logs; never the content of a hostPath."""
+        # A container may have mounted anything in a volume with bidirectional propagation, which must not be deleted.
         unmount_below(self._root)
         if not mounts_below(self._root):
             shutil.rmtree(self._root, ignore_errors=True)
@@ -159,7 +161,7 @@ class PodFolders:
     def _inside(self, folder: Path, path: str, field: str) -> Path:
         target = (folder / path).resolve()
         if not target.is_relative_to(folder.resolve()):
-            raise InvalidArgument(field, f"{path!r} leads out of its volume")
+            raise InvalidArgument(field, f"{path!r} is outside of its volume")
         return target
 
 
@@ -169,11 +171,11 @@ def _check_host_path(path: Path, volume: Volume) -> None:
     elif volume.host_type == "FileOrCreate":
         path.touch(mode=0o644)
     elif volume.host_type and not _TESTS[volume.host_type](path):
-        raise InvalidArgument(f"{volume.path}.type", f"{path} is no {volume.host_type}")
+        raise InvalidArgument(f"{volume.path}.type", f"{path} is not a {volume.host_type}")
 
 
 def _end_of(log: Path) -> str:
-    """The last lines of a log, as much as a termination message may hold."""
+    """The last lines of a log, up to the size of a termination message."""
     lines: deque[str] = deque(maxlen=_LOG_MESSAGE_LINES)
     with contextlib.suppress(OSError, DataLoss), log.open("rb") as file:
         for raw in file:

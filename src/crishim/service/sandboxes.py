@@ -228,7 +228,7 @@ class Sandboxes:
         if not failures:
             return
         _log.warning(
-            "not every container of sandbox %s could be ended; its backend is asked to stop it: %s", entry.id, failures[0]
+            "not every container of sandbox %s could be ended; its backend is called to stop it: %s", entry.id, failures[0]
         )
         await self._stop_backend(entry, self._core.handle(entry))
         grace = self._core.settings.deadlines.cancel_grace

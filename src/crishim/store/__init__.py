@@ -1,1 +1,1 @@
-"""Where records are kept: `memory.MemoryStore` for as long as the process lives, `sqlite.SqliteStore` for longer."""
+"""The stores of records: `memory.MemoryStore` for the lifetime of the process, `sqlite.SqliteStore` for persistence."""

@@ -1,5 +1,5 @@
-"""Records in memory: for embedding and tests. They last as long as the object, so an object shared by two services shows what
-a restart would find.
+"""A store in memory, for embedding and tests. The records live as long as the object, so an object shared by two services
+simulates a restart.
 """
 
 from crishim.interfaces.seats import Records, RecordStore
@@ -7,17 +7,17 @@ from crishim.lifecycle.records import ContainerRecord, Record, SandboxRecord
 
 
 class MemoryStore(RecordStore):
-    """Keeps records in a dictionary. Nothing here can fail."""
+    """Stores records in a dictionary. Raises nothing."""
 
     def __init__(self) -> None:
         self._records: dict[str, Record] = {}
 
     async def load(self) -> Records:
         """All records."""
-        kept = self._records.values()
+        records = self._records.values()
         return Records(
-            sandboxes=tuple(record for record in kept if isinstance(record, SandboxRecord)),
-            containers=tuple(record for record in kept if isinstance(record, ContainerRecord)),
+            sandboxes=tuple(record for record in records if isinstance(record, SandboxRecord)),
+            containers=tuple(record for record in records if isinstance(record, ContainerRecord)),
         )
 
     async def put(self, record: Record) -> None:
@@ -25,5 +25,5 @@ class MemoryStore(RecordStore):
         self._records[record.id] = record
 
     async def delete(self, id: str) -> None:  # noqa: A002 - the field's word for it
-        """Forget a record. Unknown ids are no error."""
+        """Delete a record. Unknown ids are no error."""
         self._records.pop(id, None)

@@ -1,18 +1,18 @@
-"""Records in one SQLite file, which survives a loss of power.
+"""Records in one SQLite file, which survives a power failure.
 
-The file is in WAL mode with `synchronous=FULL`: a commit is on the disk before it returns, and so is what `put` and `delete`
-have returned from. There is one row per id: the record as versioned JSON (`lifecycle.records`), and a CRC-32 of id and JSON,
-since SQLite itself checks the structure of its pages and not what is written on them. `user_version` is the version of
-this layout, and `application_id` tells our files from anybody else's.
+The file is in WAL mode with `synchronous=FULL`: a commit is on the disk before it returns, and so is a `put` or `delete` that
+has returned. There is one row per id: the record as versioned JSON (`lifecycle.records`), and a CRC-32 of id and JSON, since
+SQLite itself checks the structure of its pages and not their content. `user_version` is the version of this layout, and
+`application_id` identifies our files.
 
-A file that cannot be read whole is left as it is: one that is broken or not ours raises `DataLoss`, one of a newer layout
+A file that cannot be read as a whole is not changed: one that is damaged or not ours raises `DataLoss`, one of a newer layout
 `FailedPrecondition`, and both name the file. A single row that cannot be read is set aside: it stays in the file, and is named
-in `Records.unreadable`. Records of older versions are brought up to date when they are read, and written so with their next
-`put`.
+in `Records.unreadable`. Records of older versions are converted when they are read, and written in the new form with their
+next `put`.
 
-All SQLite calls run on one thread of the store's own. What is put while a transaction is under way goes into the next one
-together, so a burst of puts costs a few commits, not one each. The file is locked for as long as it is open, and one process
-at a time can use it.
+All SQLite calls run on one thread of the store's own. Changes that arrive during a transaction go into the next one together,
+so a burst of puts costs a few commits, not one each. The file is locked for as long as it is open, and only one process at a
+time can use it.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ _ERRORS: Final[Mapping[int, type[CrishimError]]] = {
 
 @attrs.frozen
 class _Change:
-    """A row to write, or to delete where `data` is None; `done` is for the one who waits."""
+    """A row to write, or to delete if `data` is None; `done` is for the caller."""
 
     id: str
     data: bytes | None
@@ -69,7 +69,7 @@ class _Change:
 
 
 class SqliteStore(RecordStore):
-    """A store in the file `path`, which is made, mode 0600, when it is loaded for the first time. Must be closed.
+    """A store in the file `path`, which is created with mode 0600 by the first load. Must be closed.
 
     For use on one event loop. Errors name the file: `ResourceExhausted` for a full disk, `PermissionDenied`, `Unavailable`
     while another process has the file open, `DataLoss`, and `Internal` for use before `load` or after `close`.
@@ -85,26 +85,26 @@ class SqliteStore(RecordStore):
         self._unknown: dict[str, dict[str, Any]] = {}
 
     async def load(self) -> Records:
-        """All records of the file; a missing or empty one becomes a new store. To be called once, first."""
+        """All records of the file; a missing or empty one becomes a new store. To be called once, before the other methods."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
 
     async def put(self, record: Record) -> None:
-        """Write or replace a record; it is on the disk on return. Cancelled, it may have been written or not."""
+        """Write or replace a record; it is on the disk on return. If cancelled, it may have been written or not."""
         await self._change(record.id, dump_record(record, self._unknown.get(record.id, {})))
 
     async def delete(self, id: str) -> None:  # noqa: A002 - the field's word for it
-        """Forget a record, on the disk too. Unknown ids are no error."""
+        """Delete a record, on the disk too. Unknown ids are no error."""
         self._unknown.pop(id, None)
         await self._change(id, None)
 
     async def raw(self, id: str) -> bytes | None:  # noqa: A002 - the field's word for it
-        """The bytes of a row as they are in the file, whether they can be read or not; None where there is none."""
+        """The stored bytes of a row, even unreadable ones; None if there is none."""
         if self._connection is None or self._closed:
             raise Internal(f"{self._path}: the store is not open")
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._raw, self._connection, id)
 
     async def close(self) -> None:
-        """Finish what is being written and let go of the file. May be called twice."""
+        """Finish pending writes and close the file. May be called twice."""
         while self._flush is not None and not self._flush.done():
             await asyncio.wait({self._flush})
         if not self._closed:
@@ -190,14 +190,14 @@ class SqliteStore(RecordStore):
         return None if row is None else row[0] if isinstance(row[0], bytes) else str(row[0]).encode()
 
     def _is_new(self, connection: sqlite3.Connection) -> bool:
-        """Whether the file holds nothing yet. Only reads: what is not ours must stay as it is."""
+        """Whether the file is empty. Only reads: a file that is not ours must not be changed."""
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if (version, application, tables) == (0, 0, 0):
             return True
         if application != APPLICATION_ID or version < 1:
-            raise DataLoss(f"{self._path} is a database, and not one of our records")
+            raise DataLoss(f"{self._path} is a database of another application")
         if version > SCHEMA_VERSION:
             raise FailedPrecondition(f"of layout {version}", f"of layout {SCHEMA_VERSION} or older", f"the store {self._path}")
         (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()

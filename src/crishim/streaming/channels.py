@@ -1,20 +1,19 @@
-"""The remote-command protocol of Kubernetes, `channel.k8s.io` v1 to v5, apart from what carries it.
+"""The remote-command protocol of Kubernetes, `channel.k8s.io` v1 to v5, independent of its transport.
 
-Five streams at most: `stdin` from the client, `stdout` and `stderr` to it, `error` to it for how the command ended,
-`resize` from it for the size of its terminal. SPDY names them by the header `streamtype`, WebSocket by the number of
+There are at most five streams: `stdin` from the client, `stdout` and `stderr` to it, `error` to it for the result of the
+command, `resize` from it for the size of its terminal. SPDY names them by the header `streamtype`, WebSocket by the number of
 a channel.
 
-| version | new in it |
-|---|---|
-| v1, v2 | the error stream holds plain text, and only after a failure. (v1's server closes its half of stdin at once) |
-| v3 | resize |
-| v4 | the error stream holds a JSON `metav1.Status`, also for success, and so an exit code |
-| v5 | WebSocket only: the message `FF <channel>` is the client's end of that channel, and so stdin has an end |
+    | version | new in it |
+    |---|---|
+    | v1, v2 | the error stream has plain text, and only after a failure. (v1's server closes its half of stdin at once) |
+    | v3 | resize |
+    | v4 | the error stream has a JSON `metav1.Status`, also for success, and so an exit code |
+    | v5 | WebSocket only: the message `FF <channel>` is the client's end of that channel, and so stdin has an end |
 
-`base64.` in a name says that WebSocket messages are text: the channel a digit, the rest base64.
+With `base64.` in the name, WebSocket messages are text: the channel is a digit, the rest base64.
 
-Sources: kubernetes/cri-streaming `pkg/streaming/remotecommand`, client-go `tools/remotecommand`, apimachinery
-`remotecommand`.
+Sources: kubernetes/cri-streaming `pkg/streaming/remotecommand`, client-go `tools/remotecommand`, apimachinery `remotecommand`.
 """
 
 import enum
@@ -55,7 +54,7 @@ CHANNELS: Mapping[StreamType, int] = {
 
 @attrs.frozen
 class ChannelProtocol:
-    """A version of the protocol. `name` is empty for a WebSocket client that asked for none, which is v1."""
+    """A version of the protocol. `name` is empty for a WebSocket client that names none, which uses v1."""
 
     name: str
     version: int
@@ -63,14 +62,12 @@ class ChannelProtocol:
 
     @property
     def has_resize(self) -> bool:
-        """Whether a SPDY client with a terminal opens a resize stream. Over WebSocket the channel is there in every
-        version.
-        """
+        """Whether a SPDY client with a terminal opens a resize stream. Over WebSocket the channel exists in every version."""
         return self.version >= 3
 
     @property
     def has_json_status(self) -> bool:
-        """Whether the error stream holds a JSON status, and always something."""
+        """Whether the error stream has a JSON status, which is then always sent."""
         return self.version >= 4
 
     @property
@@ -89,39 +86,39 @@ V4_BASE64 = ChannelProtocol("v4.base64.channel.k8s.io", 4, base64=True)
 UNNAMED = ChannelProtocol("", 1)
 
 SPDY_PROTOCOLS: Mapping[str, ChannelProtocol] = {protocol.name: protocol for protocol in (V4, V3, V2, V1)}
-"""What is served over SPDY. Clients offer v5 there too and, as everywhere, get v4: v5 adds nothing to SPDY."""
+"""The versions over SPDY. Clients also offer v5 there and get v4, as from other servers: v5 adds nothing to SPDY."""
 
 WEBSOCKET_PROTOCOLS: Mapping[str, ChannelProtocol] = {
     protocol.name: protocol for protocol in (V5, V4, V4_BASE64, V1, V1_BASE64, UNNAMED)
 }
-"""What is served over WebSocket."""
+"""The versions over WebSocket."""
 
 
 def negotiate(offered: Iterable[str], served: Iterable[str]) -> str | None:
-    """The first of the client's names (its order is its preference) that we serve, or None."""
+    """The first of the client's names, in its order of preference, that is served, or None."""
     known = frozenset(served)
     return next((name for name in offered if name in known), None)
 
 
 def expected_streams(*, stdin: bool, stdout: bool, stderr: bool, tty: bool, resize: bool) -> frozenset[StreamType]:
-    """The streams that a client opens for a CRI request with these fields. `resize`: whether the protocol has it; a
-    terminal does not have stderr.
+    """The streams that a client opens for a CRI request with these fields. `resize`: whether the protocol has it; with a
+    terminal there is no stderr.
     """
-    wanted = {
+    requested = {
         StreamType.ERROR: True,
         StreamType.STDIN: stdin,
         StreamType.STDOUT: stdout,
         StreamType.STDERR: stderr and not tty,
         StreamType.RESIZE: tty and resize,
     }
-    return frozenset(stream for stream, is_wanted in wanted.items() if is_wanted)
+    return frozenset(stream for stream, is_wanted in requested.items() if is_wanted)
 
 
 def encode_exit(protocol: ChannelProtocol, exit_code: int) -> bytes:
     """The whole content of the error stream for a command that ran to its end.
 
-    The code is told in decimal, 0 to 255 (clients refuse more); anything outside is told as 255. Empty for success
-    before v4: then nothing is written, and the end of the stream says it all.
+    The exit code is decimal, 0 to 255 (clients refuse more); any other is sent as 255. Empty for success before v4: then
+    nothing is written, and the end of the stream means success.
     """
     code = exit_code if 0 <= exit_code <= 255 else 255
     message = f"command terminated with non-zero exit code: {code}"
@@ -142,7 +139,7 @@ def encode_failure(protocol: ChannelProtocol, message: str) -> bytes:
     text = f"Internal error occurred: {message}"
     if not protocol.has_json_status:
         return text.encode(errors="replace")
-    details = {"causes": [{"message": message}]}  # as apimachinery's NewInternalError has it: clients read the cause
+    details = {"causes": [{"message": message}]}  # as of apimachinery's NewInternalError: clients read the cause
     return _encode_status(status="Failure", message=text, reason="InternalError", details=details, code=500)
 
 
@@ -151,11 +148,10 @@ def _encode_status(**fields: object) -> bytes:
 
 
 class ResizeDecoder:
-    """The resize stream: JSON objects `{"Width":80,"Height":24}`, one behind the other, with or without white space
-    between.
+    """The resize stream: concatenated JSON objects `{"Width":80,"Height":24}`, with or without white space between them.
 
-    Names are matched without regard to case, and unknown ones are passed over, as Go does. A size with a zero in it
-    is not a size and is left out. At most `limit` bytes are held.
+    Names are matched case-insensitively, and unknown ones are ignored, as in Go. A size with a zero is ignored. At most
+    `limit` bytes are buffered.
     """
 
     def __init__(self, limit: int = 512) -> None:
@@ -167,10 +163,10 @@ class ResizeDecoder:
         self._broken: ProtocolError | None = None
 
     def feed(self, data: bytes) -> list[TerminalSize]:
-        """The sizes that are complete with these bytes, in any split of the stream.
+        """The sizes that are complete with these bytes, which may be split anywhere.
 
-        Raises `ProtocolError` for what is not such an object, once the sizes before it were answered; nothing more can be read
-        from this stream then, while the session can go on without it.
+        Raises `ProtocolError` for invalid data, once the sizes before it were returned; nothing more can be read from this
+        stream then, but the session can continue without it.
         """
         sizes: list[TerminalSize] = []
         if self._broken is None:

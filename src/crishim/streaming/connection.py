@@ -1,14 +1,14 @@
 """One upgraded connection: a codec on a transport, and its streams as readers and writers.
 
-`StreamConnection` keeps the rules at the head of `events`; whoever uses it sees `Stream`s and is told of what happens by a
-`StreamHandler`, in order, from the event loop, never from inside one of its own calls. Memory is bounded in both directions:
-towards us by the codec (what is unread stops the reading of the socket), towards the client by the codec's `unsent` and the
-transport's own buffer (what is untaken makes `Stream.write` wait).
+`StreamConnection` implements the rules in the docstring of `events`; its user gets `Stream`s, and calls of a `StreamHandler`
+in order, from the event loop, never from inside one of its own calls. Memory is limited in both directions: received data by
+the codec (unread data stops the reading of the socket), sent data by the codec's `unsent` and the transport's buffer
+(`Stream.write` waits for room).
 
-A connection ends by the peer, by `close()`, or by itself after `Timeouts.idle` seconds in which nothing was read or written.
-However it ends, everything that was written before is sent, and the socket is read to its end before it is closed, so that a
-client that reads slowly still gets the last byte: it is given up only when it takes nothing for `Timeouts.idle` seconds, or,
-having been handed everything, does not close within `Timeouts.linger`.
+A connection is ended by the peer, by `close()`, or after `Timeouts.idle` seconds without any data. In any case everything that
+was written before is sent, and the socket is read to its end before it is closed, so that a slow client still gets the last
+byte: it is aborted only when it takes nothing for `Timeouts.idle` seconds, or, after everything was sent, does not close
+within `Timeouts.linger`.
 """
 
 import asyncio
@@ -35,15 +35,14 @@ from crishim.streaming.events import (
 _log = logging.getLogger(__name__)
 
 _PIECE = 64 * 1024
-_SMALL = 4 * 1024  # received pieces below this are gathered, so that a flood of tiny frames costs its bytes and no more
+_SMALL = 4 * 1024  # smaller received pieces are joined, so that many tiny frames cost no more than their bytes
 
 
 @attrs.frozen(kw_only=True)
 class Timeouts:
-    """In seconds. `head`: for a client to send its HTTP request. `creation`: to open the streams that belong to it, and for
-    both streams of a forwarded connection to be there. `idle`: nothing is read or written. `half_closed`: a forwarded
-    connection that has ended in one direction and is silent in the other. `linger`: for a client that has been sent
-    everything to close.
+    """Timeouts in seconds. `head`: for a client to send its HTTP request. `creation`: to open the streams of a request, and
+    both streams of a forwarded connection. `idle`: without any data. `half_closed`: for a forwarded connection that has ended
+    in one direction and is silent in the other. `linger`: for a client to close after everything was sent.
     """
 
     head: float = 10.0
@@ -54,16 +53,16 @@ class Timeouts:
 
 
 class StreamHandler(Protocol):
-    """Who is told what happens on a connection."""
+    """Receives the events of a connection."""
 
     def opened(self, stream: "Stream") -> None:
         """The client opened a stream."""
 
     def reset(self, stream: "Stream") -> None:
-        """The client gave a stream up."""
+        """The client reset a stream."""
 
     def idle(self) -> None:
-        """The connection will be closed for being idle; last words may be `put` on its streams."""
+        """The connection will be closed for being idle; last messages may be `put` on its streams."""
 
 
 class Stream:
@@ -73,8 +72,8 @@ class Stream:
         self.id = stream_id
         self.headers = headers
         self.lost = False
-        """Whether it was reset, by either side, or went down with its connection. What was received before a connection
-        ended can still be read; what was received before a reset is gone.
+        """Whether it was reset, by either side, or ended with its connection. Data received before the end of a connection can
+        still be read; data received before a reset is dropped.
         """
         self._connection = connection
         self._pieces: collections.deque[bytes | bytearray] = collections.deque()
@@ -85,7 +84,7 @@ class Stream:
 
     @property
     def done(self) -> bool:
-        """Whether nothing can come from either side."""
+        """Whether both directions have ended."""
         return self.lost or (self._peer_ended and self._we_ended)
 
     async def read(self) -> bytes:
@@ -100,7 +99,7 @@ class Stream:
         return piece
 
     async def write(self, data: bytes) -> None:
-        """Send a piece; returns when there is room for another. Raises `BrokenPipeError` when our half is not open."""
+        """Send a piece; return when there is room for another. Raises `BrokenPipeError` if our half is not open."""
         if len(data) <= _PIECE:
             await self._connection.send(self, data)
         else:
@@ -108,22 +107,22 @@ class Stream:
                 await self._connection.send(self, data[start : start + _PIECE])
 
     def put(self, data: bytes) -> None:
-        """Send a few last words without waiting for room; nothing happens when our half is not open."""
+        """Send a short last message without waiting for room; does nothing if our half is not open."""
         self._connection.put(self, data)
 
     def end(self) -> None:
-        """Close our half, behind everything written."""
+        """End our half, after everything written."""
         self._we_ended = True
         self._connection.end_stream(self)
 
     def reset(self) -> None:
-        """Give the stream up in both directions."""
+        """Reset the stream in both directions."""
         if not self.lost:
             self._connection.reset_stream(self)
             self.drop()
 
     def discard(self) -> None:
-        """Nobody is going to read: what the client sends is passed over."""
+        """Discard what the client sends, since nothing reads it."""
         self._discards = True
         for piece in self._pieces:
             self._connection.consumed(self, len(piece))
@@ -164,7 +163,7 @@ class Stream:
 
 
 class StreamConnection(asyncio.BufferedProtocol):
-    """A codec on a transport. `buffer` is where the transport puts what it reads; all connections of a loop may share one."""
+    """A codec on a transport. `buffer` is the transport's read buffer; all connections of a loop may share one."""
 
     def __init__(self, codec: StreamCodec, handler: StreamHandler, timeouts: Timeouts, buffer: bytearray) -> None:
         self._loop = asyncio.get_running_loop()
@@ -187,15 +186,15 @@ class StreamConnection(asyncio.BufferedProtocol):
         self.closed: asyncio.Future[None] = self._loop.create_future()
         """Done when the socket is closed."""
         self.ended: asyncio.Future[None] = self._loop.create_future()
-        """Done when no stream lives any more."""
+        """Done when every stream has ended."""
 
     @property
     def buffered(self) -> int:
-        """Bytes held for this connection: received and not read, written and not given to the kernel."""
+        """Bytes buffered for this connection: received and not read, written and not passed to the kernel."""
         return self._codec.unread + self._codec.unsent + self._transport.get_write_buffer_size()
 
     def begin(self, transport: asyncio.Transport, received: bytes) -> None:
-        """Take over a transport on which the upgrade was answered; `received` came behind the request."""
+        """Take over a transport on which the upgrade was answered; `received` are bytes after the request."""
         self._transport = transport
         transport.set_protocol(self)
         transport.set_write_buffer_limits(high=_PIECE)
@@ -205,13 +204,13 @@ class StreamConnection(asyncio.BufferedProtocol):
             self._handle(self._codec.receive_bytes(received))
 
     async def close(self) -> None:
-        """End every stream, and return when the socket is closed: see the head of this module."""
+        """End every stream, and return when the socket is closed; see the docstring of this module."""
         self._end()
         assert self._closing is not None
         await asyncio.shield(self._closing)
 
     def abort(self) -> None:
-        """Close the socket now, whatever is under way."""
+        """Close the socket now, without sending buffered data."""
         self._transport.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the hint is of no use here
@@ -251,7 +250,7 @@ class StreamConnection(asyncio.BufferedProtocol):
         self._flush()
 
     async def send(self, stream: Stream, data: bytes) -> None:
-        """For `Stream.write`. Writers that find no room take turns, in the order of their coming."""
+        """For `Stream.write`. Writers that wait for room are served in the order of their calls."""
         if self._turn.locked() or not self._codec.wants_write:
             async with self._turn:
                 while not (self._codec.wants_write or self._codec.ended or stream.lost):
@@ -310,7 +309,7 @@ class StreamConnection(asyncio.BufferedProtocol):
                 case ConnectionEnded(how, message):
                     _log.debug("a stream connection ended: %s %s", how.value, message)
                     self._end()
-                case _:  # more headers, answers to nothing we asked, and streams that are gone already
+                case _:  # further headers, unexpected responses, and streams that are already closed
                     pass
         self._flush()
 
@@ -319,7 +318,7 @@ class StreamConnection(asyncio.BufferedProtocol):
             self._streams.pop(stream.id, None)
 
     def _flush(self) -> None:
-        """Rule 2; and tell those who wait for room or for bytes that there is some, or never will be."""
+        """Rule 2; and wake those who wait for room or for bytes."""
         if not self._blocked and (chunks := self._codec.data_to_send()) and not self._transport.is_closing():
             self._last_activity = self._loop.time()
             self.sent += sum(map(len, chunks))
@@ -329,11 +328,11 @@ class StreamConnection(asyncio.BufferedProtocol):
         self._choose_reading()
 
     def _choose_reading(self) -> None:
-        """Rule 3. At the end everything is read, to be thrown away."""
-        wanted = self._codec.wants_read or self._codec.ended
-        if wanted != self._reading and not self._transport.is_closing():
-            self._reading = wanted
-            if wanted:
+        """Rule 3. At the end everything is read and discarded."""
+        should_read = self._codec.wants_read or self._codec.ended
+        if should_read != self._reading and not self._transport.is_closing():
+            self._reading = should_read
+            if should_read:
                 self._transport.resume_reading()
             else:
                 self._transport.pause_reading()
@@ -348,7 +347,7 @@ class StreamConnection(asyncio.BufferedProtocol):
             self._end()
 
     def _end(self) -> None:
-        """No stream lives from here on; the socket is closed as soon as the peer has everything."""
+        """All streams have ended; the socket is closed as soon as the peer has received everything."""
         if self._closing is not None:
             return
         self._closing = self._loop.create_task(self._close(), name="end of a stream connection")
@@ -376,10 +375,10 @@ class StreamConnection(asyncio.BufferedProtocol):
         await self.closed
 
     async def _finish_sending(self) -> None:
-        """Give everything to the kernel, then shut down our direction of the socket."""
+        """Pass everything to the kernel, then shut down our direction of the socket."""
         transport = self._transport
         halves = transport.can_write_eof()
-        if not halves:  # TLS says goodbye in both directions at once, so everything must be gone before
+        if not halves:  # TLS closes both directions at once, so everything must be sent before
             transport.set_write_buffer_limits(high=1)
         while not self.closed.done() and (self._codec.unsent or (not halves and transport.get_write_buffer_size())):
             self._drained = self._loop.create_future()
@@ -392,13 +391,13 @@ class StreamConnection(asyncio.BufferedProtocol):
             transport.close()
 
     def _untaken(self) -> int:
-        """Bytes that the peer has not acknowledged, as far as the kernel tells."""
-        held = self._codec.unsent + self._transport.get_write_buffer_size()
+        """Bytes that the peer has not acknowledged, as far as the kernel reports that."""
+        buffered = self._codec.unsent + self._transport.get_write_buffer_size()
         socket = self._transport.get_extra_info("socket")
         if socket is None or socket.fileno() < 0:
-            return held
+            return buffered
         queued: int = struct.unpack("i", fcntl.ioctl(socket, termios.TIOCOUTQ, bytes(4)))[0]
-        return held + queued
+        return buffered + queued
 
     @staticmethod
     def _settle(future: asyncio.Future[None] | None) -> None:

@@ -1,8 +1,8 @@
-"""What the codecs of this room say, and what is said to them.
+"""The events and the interface of the codecs.
 
-A codec (`spdy.SpdySession`, `websocket.ChannelSession`, `websocket.TunnelSession`) is a value with a memory: bytes go
-in, events come out; actions go in, bytes come out. It does no I/O, reads no clock and draws no random numbers. All
-three have the face `StreamCodec`, so whoever ties streams to a process never knows which of them is at work.
+A codec (`spdy.SpdySession`, `websocket.ChannelSession`, `websocket.TunnelSession`) is a state machine: it converts
+received bytes to events, and actions to bytes to send. It does no I/O, reads no clock and draws no random numbers. All
+three implement `StreamCodec`, so the code that connects streams to processes is independent of the codec.
 
 The contract of the I/O layer around a codec:
 
@@ -12,14 +12,14 @@ The contract of the I/O layer around a codec:
 2. After each call of any kind take `data_to_send()` and write it, as soon as the socket can take more, in order and
    whole.
 3. **Read the socket only while `wants_read`.** There is no flow control in these protocols: not reading is the only
-   brake. A codec counts the bytes of every `DataReceived` until `consumed(stream_id, count)` gives them back, and the
-   bytes it owes the peer as answers until they are taken. `wants_read` turns false when one of its bounds is reached,
-   so that a codec and its consumer never hold more than the bounds in `flow.Limits` and one chunk. Keep the bytes of
+   back-pressure. A codec counts the bytes of every `DataReceived` until `consumed(stream_id, count)` gives them back, and the
+   bytes of its responses to the peer until they are taken. `wants_read` turns false when one of its bounds is reached,
+   so that a codec and its consumer never buffer more than the bounds in `flow.Limits` and one chunk. Keep the bytes of
    unconsumed events, not the events.
 4. **Call `send_data` only while `wants_write`.** It turns false when more than `Limits.unsent` bytes wait in
    `data_to_send()`; the process at the other side is then left to block on its pipe.
 5. `ConnectionEnded` is the last event; no stream lives after it, and no further event is given for each of them. It
-   may leave a farewell in `data_to_send()`. `close()` is the same from our side, without an event.
+   may leave last bytes in `data_to_send()`. `close()` is the same from our side, without an event.
 6. After either, write what is left, shut down the sending side of the socket, and read to its end for a while before
    closing: a socket closed over unread bytes resets the connection, and the peer may lose the tail.
 """
@@ -50,7 +50,7 @@ def header(headers: Headers, name: str) -> str | None:
 
 @attrs.frozen
 class StreamOpened:
-    """The peer opened a stream, and it was accepted at once. WebSocket channels are told as streams too, all of them
+    """The peer opened a stream, and it was accepted at once. WebSocket channels are reported as streams too, all of them
     by `start()`.
     """
 
@@ -150,7 +150,7 @@ class StreamCodec(Protocol):
         """Take what the socket gave. Never raises for anything in `data`; a violation is a `ConnectionEnded`."""
 
     def receive_eof(self) -> list[Event]:
-        """The socket gave its end. A `ConnectionEnded`, unless that was told before."""
+        """The socket gave its end. A `ConnectionEnded`, unless that was reported before."""
 
     def data_to_send(self) -> list[bytes]:
         """Everything that is to be written now, in order, as chunks that are not copied. They are handed over, and

@@ -1,7 +1,7 @@
-"""Bounds of memory: what is held for a connection, counted in bytes.
+"""Memory limits: the bytes that are buffered for a connection.
 
-Neither SPDY as Kubernetes speaks it nor its WebSocket protocols have flow control, so the only brake is not to read
-the socket. The counters here decide when; see rules 3 and 4 at the head of `events`.
+Neither SPDY as Kubernetes uses it nor its WebSocket protocols have flow control, so the only back-pressure is not to read the
+socket. The counters here decide when; see rules 3 and 4 of `events`.
 """
 
 import attrs
@@ -9,13 +9,13 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """What one connection may hold, in bytes, and streams. The defaults serve exec, attach and port-forward.
+    """The limits of one connection, in bytes and streams. The defaults fit exec, attach and port-forward.
 
-    `stream_unread`, `unread`: received and not consumed, for one stream and for all; reaching either stops reading
-    the socket, and the chunk that reaches it still counts, so the memory held is at most the bound and one chunk.
-    `unsent`: queued by `send_data` and not yet taken. `owed`: queued as answers to the peer (replies, pings, resets)
-    and not yet taken. `streams`: at once; one more is refused. `control_frame`: the longest frame that must be held
-    whole. `header_block`: one block of headers, inflated.
+    `stream_unread`, `unread`: received and not consumed, for one stream and for all; reaching either stops reading the socket,
+    and the chunk that reaches it still counts, so the memory used is at most the limit and one chunk. `unsent`: queued by
+    `send_data` and not yet taken. `owed`: queued as responses to the peer (replies, pings, resets) and not yet taken.
+    `streams`: open at once; further ones are refused. `control_frame`: the longest frame that is buffered whole.
+    `header_block`: one block of headers, inflated.
     """
 
     stream_unread: int = 256 * 1024
@@ -28,7 +28,7 @@ class Limits:
 
 
 class Unread:
-    """Bytes given to the consumer and not yet consumed, by stream."""
+    """Bytes passed to the consumer and not yet consumed, by stream."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -38,7 +38,7 @@ class Unread:
 
     @property
     def full(self) -> bool:
-        """Whether a stream, or all together, reached its bound."""
+        """Whether a stream, or all together, have reached the limit."""
         return bool(self._crowded) or self.total >= self._limits.unread
 
     def count(self, stream_id: int) -> int:
@@ -46,15 +46,15 @@ class Unread:
         return self._counts.get(stream_id, 0)
 
     def add(self, stream_id: int, count: int) -> None:
-        """`count` bytes more were given."""
+        """`count` more bytes were passed on."""
         self._set(stream_id, self.count(stream_id) + count)
 
     def consume(self, stream_id: int, count: int) -> None:
-        """`count` bytes, at most those given, are gone."""
+        """`count` bytes, at most those passed on, were consumed."""
         self._set(stream_id, max(0, self.count(stream_id) - max(0, count)))
 
     def forget(self, stream_id: int) -> None:
-        """The stream was given up, and its bytes with it."""
+        """The stream was dropped with its bytes."""
         self._set(stream_id, 0)
 
     def _set(self, stream_id: int, count: int) -> None:
@@ -70,7 +70,7 @@ class Unread:
 
 
 class Outbox:
-    """Chunks that wait to be written, in order. Chunks are kept and handed on, never joined."""
+    """Chunks that wait to be written, in order. Chunks are never copied or joined."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -85,21 +85,21 @@ class Outbox:
 
     @property
     def owes_too_much(self) -> bool:
-        """Whether the peer asks faster than it takes the answers."""
+        """Whether the peer sends requests faster than it takes the responses."""
         return self._owed >= self._limits.owed
 
     def put(self, *chunks: bytes) -> None:
-        """Queue data of ours."""
+        """Queue data."""
         self._chunks += chunks
         self.unsent += sum(map(len, chunks))
 
     def owe(self, chunk: bytes) -> None:
-        """Queue an answer that the peer provoked."""
+        """Queue a response that the peer has caused."""
         self.put(chunk)
         self._owed += len(chunk)
 
     def take(self) -> list[bytes]:
-        """Everything queued; the box is empty after."""
+        """Take everything queued."""
         chunks, self._chunks = self._chunks, []
         self.unsent = self._owed = 0
         return chunks

@@ -1,12 +1,12 @@
 """Port-forward: each pair of streams that a client opens becomes a connection to a port of the pod.
 
-Pairs live and die by themselves. A port that cannot be reached is told on that pair's error stream, and its data stream is
-reset; all else goes on. Each direction ends by itself: the client's end is passed on to the port, while the port's answer
-goes on; the port's end is passed on to the client, and the error stream ends with it, since clients wait for that. What is
-half closed and silent for `Timeouts.half_closed` seconds is closed.
+Pairs are independent. For a port that cannot be reached, the pair's error stream gets the message and its data stream is
+reset; other pairs continue. Each direction ends by itself: the client's end is passed on to the port, while the port's data
+continues; the port's end is passed on to the client, and the error stream ends with it, since clients wait for that. A
+half-closed connection that is silent for `Timeouts.half_closed` seconds is closed.
 
-Over WebSocket's channels nothing can end separately: there a connection is over when the port ends it, and the WebSocket is
-closed when all are.
+WebSocket's channels cannot end separately: there a connection ends with the port's end, and the WebSocket is closed when all
+have ended.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class PortForward:
-    """One port-forward connection. It is its connection's `StreamHandler`; `run` is called once.
+    """One port-forward connection, which is its connection's `StreamHandler`; `run` is called once.
 
     `channels`: whether the streams are WebSocket's channels.
     """
@@ -71,7 +71,9 @@ class PortForward:
         """See `StreamHandler`."""
 
     async def run(self, connection: StreamConnection) -> None:
-        """Forward until the client leaves, or over channels until all is forwarded; then close the connection."""
+        """Forward until the client disconnects, or over channels until all connections have ended; then close the
+        connection.
+        """
         try:
             while not connection.ended.done() and (self._forwards or not self._channels):
                 watched = {connection.ended, *(self._forwards.values() if self._channels else ())}
@@ -98,7 +100,7 @@ class Forward:
         self._moved = 0  # bytes, in both directions
 
     async def run(self, dial: Callable[[], Awaitable[ByteStream]], name: str) -> None:
-        """Dial, and forward until both directions are over. Raises nothing."""
+        """Dial, and forward until both directions have ended. Raises nothing."""
         try:
             port = await dial()
         except CrishimError as error:
@@ -121,7 +123,7 @@ class Forward:
         self._error.end()
 
     async def _join(self, port: ByteStream) -> None:
-        """Both directions. Raises what goes wrong with the port's answer."""
+        """Copy both directions. Raises the errors of the port's direction."""
         sending = asyncio.ensure_future(self._to_port(port))
         answering = asyncio.ensure_future(self._from_port(port))
         both = {sending, answering}
@@ -151,8 +153,8 @@ class Forward:
                 self._moved += len(data)
             if not self._data.lost:
                 await port.write_eof()
-        except (CrishimError, OSError) as error:  # it takes no more, and may have answered before; how that ends counts
-            _log.debug("a forwarded port takes no more: %s", error)
+        except (CrishimError, OSError) as error:  # it reads no more, but may have responded before; the other direction decides
+            _log.debug("a forwarded port reads no more: %s", error)
             self._data.discard()
 
     async def _from_port(self, port: ByteStream) -> None:

@@ -1,7 +1,7 @@
-"""The HTTP/1.1 request at the beginning of every connection, and its answer: a refusal, or 101 and a change of protocol.
+"""The HTTP/1.1 request at the beginning of every connection, and its response: a refusal, or 101 and a change of protocol.
 
-One request a connection, with a head of at most 16 KiB that must be there in time, and no body. What is not HTTP is answered
-as h11 says (400, 431, 501); a head that comes too late by 408. A refused client gets its answer and some time to read it.
+There is one request per connection, with a head of at most 16 KiB within a timeout, and no body. Invalid HTTP is answered by
+h11's status (400, 431, 501); a late head by 408. A refused client gets the response and some time to read it.
 """
 
 import asyncio
@@ -18,28 +18,28 @@ from crishim.streaming.upgrade import HttpHeaders, UpgradeRefused
 _HEAD_LIMIT = 16 * 1024
 
 TakeOver = Callable[[asyncio.Transport, bytes], None]
-"""Called with the transport after 101 was written, and with the bytes that came behind the request."""
+"""Called with the transport after 101 was written, and with the bytes that followed the request."""
 
 
 @attrs.frozen
 class Upgrade:
-    """Answer 101 with these headers; the connection then belongs to `take_over`."""
+    """Respond with 101 and these headers; the connection then belongs to `take_over`."""
 
     headers: tuple[tuple[bytes, bytes], ...]
     take_over: TakeOver
 
 
 class UpgradeHandler(Protocol):
-    """Who decides. Called from the event loop, once or never each, in this order."""
+    """Decides on connections and requests. Called from the event loop, each method at most once, in this order."""
 
     def arrived(self, door: "HttpConnection") -> UpgradeRefused | None:
-        """A connection is there; a refusal is answered at once."""
+        """A connection has arrived; a refusal is sent at once."""
 
     def asked(self, method: str, path: str, headers: HttpHeaders) -> Upgrade | UpgradeRefused:
-        """What is the answer to this request? `path` comes without its query."""
+        """The response to this request. `path` comes without its query."""
 
     def left(self, door: "HttpConnection") -> None:
-        """The connection is gone, or was taken over."""
+        """The connection was closed or taken over."""
 
 
 class HttpConnection(asyncio.Protocol):
@@ -50,7 +50,7 @@ class HttpConnection(asyncio.Protocol):
         self._timeouts = timeouts
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
-        self._http: h11.Connection | None = None  # made for the first bytes, so that one who says nothing costs little
+        self._http: h11.Connection | None = None  # created with the first bytes, so that a silent connection costs little
         self._answered = False
         self._has_text = True  # an answer to HEAD has none
 
@@ -112,7 +112,7 @@ class HttpConnection(asyncio.Protocol):
         self._refuse(UpgradeRefused(408, f"no request within {self._timeouts.head:g} s"))
 
     def _refuse(self, refusal: UpgradeRefused) -> None:
-        """Answer, end our direction, and give the client time to read and close."""
+        """Respond, end our direction, and give the client time to read and close."""
         self._answered = True
         answering = self._http or h11.Connection(h11.SERVER)
         text = f"{refusal.text}\n".encode(errors="replace")

@@ -1,9 +1,8 @@
-"""The port-forward protocol of Kubernetes, `portforward.k8s.io`: which streams belong together, and to which port.
+"""The port-forward protocol of Kubernetes, `portforward.k8s.io`: which streams are a pair, and for which port.
 
-For each connection that it forwards a client opens two streams, first `error`, then `data`, with the headers
-`streamtype`, `port` (1 to 65535) and `requestid`. They are a pair by their request id; without one, by their stream
-ids: the data stream's is the error stream's and 2. One connection carries many pairs, at once and one after the
-other, to any ports.
+For each forwarded connection a client opens two streams, first `error`, then `data`, with the headers `streamtype`, `port` (1
+to 65535) and `requestid`. They are paired by their request id; without one, by their stream ids: the data stream's is the
+error stream's plus 2. One connection carries many pairs, at once and in succession, to any ports.
 
 Source: kubernetes/cri-streaming `pkg/streaming/portforward/httpstream.go`.
 """
@@ -18,7 +17,7 @@ from crishim.streaming.spdy_frames import RstStatus
 
 PROTOCOL = "portforward.k8s.io"
 TUNNEL_PROTOCOL = "SPDY/3.1+portforward.k8s.io"
-"""The WebSocket subprotocol whose messages hold SPDY/3.1."""
+"""The WebSocket subprotocol whose messages carry SPDY/3.1."""
 
 PORT = "port"
 REQUEST_ID = "requestid"
@@ -33,7 +32,7 @@ class ForwardType(enum.StrEnum):
 
 @attrs.frozen
 class ForwardStream:
-    """What the headers of one stream say. `request` is equal for both streams of a pair."""
+    """The headers of one stream. `request` is equal for both streams of a pair."""
 
     kind: ForwardType
     port: int
@@ -42,7 +41,7 @@ class ForwardStream:
 
 @attrs.frozen
 class Pair:
-    """A connection to forward: its two streams, and the port that the data stream named."""
+    """A connection to forward: its two streams, and the port of the data stream."""
 
     port: int
     data_id: int
@@ -50,9 +49,7 @@ class Pair:
 
 
 def decode_forward(opened: StreamOpened) -> ForwardStream:
-    """The words of a stream's headers. Raises `ProtocolError` for an unknown type and for a port that is missing or
-    is none.
-    """
+    """Parse a stream's headers. Raises `ProtocolError` for an unknown type and for a missing or invalid port."""
     try:
         kind = ForwardType(header(opened.headers, STREAM_TYPE) or "")
     except ValueError:
@@ -65,7 +62,7 @@ def decode_forward(opened: StreamOpened) -> ForwardStream:
 
 
 def admit_forward(opened: StreamOpened) -> RstStatus | None:
-    """For `SpdySession(admit=...)`: refuse what `decode_forward` cannot read, before it is opened."""
+    """For `SpdySession(admit=...)`: refuse streams that `decode_forward` cannot parse, before they are opened."""
     try:
         decode_forward(opened)
     except ProtocolError:
@@ -74,17 +71,17 @@ def admit_forward(opened: StreamOpened) -> RstStatus | None:
 
 
 class Pairing:
-    """Streams that wait for the other of their pair. `now` is any clock in seconds that does not go back."""
+    """Streams that wait for the other of their pair. `now` is a monotonic clock in seconds."""
 
     def __init__(self, timeout: float = 30.0) -> None:
         self._timeout = timeout
         self._waiting: dict[str, tuple[float, int, ForwardStream]] = {}  # in the order of their expiry
 
     def add(self, opened: StreamOpened, now: float) -> Pair | None:
-        """A stream opened: the pair that it completes, or None while it waits.
+        """A stream was opened: return the pair that it completes, or None while it waits.
 
-        Raises `ProtocolError` for what `decode_forward` refuses and for a second stream of the same type; only that
-        stream is lost.
+        Raises `ProtocolError` for errors of `decode_forward` and for a second stream of the same type; only that stream is
+        reset.
         """
         stream = decode_forward(opened)
         if stream.request not in self._waiting:
@@ -99,11 +96,11 @@ class Pairing:
         return Pair(other.port, data_id=other_id, error_id=opened.stream_id)
 
     def forget(self, stream_id: int) -> None:
-        """A stream was reset: it waits no longer."""
+        """A stream was reset: drop it."""
         self._waiting = {key: entry for key, entry in self._waiting.items() if entry[1] != stream_id}
 
     def expired(self, now: float) -> list[int]:
-        """The ids of streams that have waited too long, and wait no longer. The caller resets them."""
+        """The ids of streams that have waited too long, and are dropped here. The caller resets them."""
         late = [(key, entry[1]) for key, entry in self._waiting.items() if entry[0] <= now]
         for key, _ in late:
             del self._waiting[key]

@@ -1,12 +1,12 @@
-"""Exec and attach: a remote-command connection's streams on one side, a process's on the other.
+"""Exec and attach: connects the streams of a remote-command connection to those of a process.
 
-The client opens the streams that its CRI request asks for (`channels.expected_streams`); when all are there the process is
-run with them, and at its end stdout and stderr are ended, the error stream gets how it went, and the connection is closed.
-Streams that nobody asked for are passed over, as the field does.
+The client opens the streams that its CRI request names (`channels.expected_streams`); when all are open the process is run
+with them. At its end stdout and stderr are ended, the error stream gets the result, and the connection is closed. Streams that
+were not requested are ignored, as in other servers.
 
-When the client leaves early, an exec'd process runs on, with its stdin at the end and its output refused, as containerd and
-CRI-O have it; an attachment is cancelled, and the container goes on. When the server is stopped both are cancelled, and the
-client is told that it was a failure: an error stream that ends empty would read as success.
+When the client disconnects early, an exec'd process keeps running, with stdin at its end and its output refused, as in
+containerd and CRI-O; an attachment is cancelled, and the container keeps running. When the server is stopped both are
+cancelled, and the client gets a failure: an empty error stream would mean success.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class StreamTarget(Protocol):
-    """What streams lead to; `service.streams.Streams` is one. Everything raised is a `CrishimError`."""
+    """The target of streams; `service.streams.Streams` is one. All errors are `CrishimError`s."""
 
     async def run_exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
         """Run a process to its end; see `SupportsExec`."""
@@ -47,28 +47,28 @@ class StreamTarget(Protocol):
 
 
 class LatestSize:
-    """A terminal's sizes for a `ProcessIO`: whoever iterates gets the newest, however many came before. No memory grows."""
+    """A terminal's sizes for a `ProcessIO`: an iteration gets the newest only, so that no queue grows."""
 
     def __init__(self) -> None:
         self._size: TerminalSize | None = None
         self._ended = False
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def put(self, size: TerminalSize) -> None:
-        """The terminal has this size now."""
+        """Set the terminal's size."""
         self._size = size
-        self._news.set()
+        self._changed.set()
 
     def end(self) -> None:
-        """It will not change any more."""
+        """End the sizes."""
         self._ended = True
-        self._news.set()
+        self._changed.set()
 
     async def follow(self) -> AsyncIterator[TerminalSize]:
         """Each size, from the newest on."""
         while True:
-            await self._news.wait()
-            self._news.clear()
+            await self._changed.wait()
+            self._changed.clear()
             if (size := self._size) is not None:
                 self._size = None
                 yield size
@@ -77,7 +77,7 @@ class LatestSize:
 
 
 class RemoteCommand:
-    """One exec or attach. It is its connection's `StreamHandler`; `run` is called once."""
+    """One exec or attach, which is its connection's `StreamHandler`; `run` is called once."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class RemoteCommand:
         name = header(stream.headers, STREAM_TYPE) or ""
         kind = next((kind for kind in self._expected if kind.value == name and kind not in self._streams), None)
         if kind is None:
-            _log.info("a stream of type %r is passed over: it was not asked for", name[:32])
+            _log.info("a stream of type %r is ignored: it was not requested", name[:32])
             stream.discard()
             return
         self._streams[kind] = stream
@@ -109,16 +109,16 @@ class RemoteCommand:
             self._all_there.set()
 
     def reset(self, stream: Stream) -> None:
-        """See `StreamHandler`. Whoever reads or writes the stream finds out."""
+        """See `StreamHandler`. Readers and writers of the stream get its end."""
 
     def idle(self) -> None:
         """See `StreamHandler`."""
         self._fail(f"nothing was sent or received for {self._timeouts.idle:g} s")
 
     async def run(self, connection: StreamConnection) -> None:
-        """Run the process, or be attached, and close the connection. Returns when both are over.
+        """Run the process or the attachment, and close the connection. Returns when both have ended.
 
-        A client that leaves takes its attachment with it, and leaves an exec'd process to its end.
+        A client that disconnects ends its attachment, but not an exec'd process.
         """
         try:
             if await self._client_is_ready(connection):
@@ -129,7 +129,7 @@ class RemoteCommand:
             self._fail("the streaming server was stopped")
             raise
         finally:
-            self._fail("internal error")  # unheard when anything was said before
+            self._fail("internal error")  # has no effect after an earlier status
             await connection.close()
 
     async def _client_is_ready(self, connection: StreamConnection) -> bool:
@@ -158,19 +158,19 @@ class RemoteCommand:
             match self._request:
                 case ExecRequest(container_id=container_id, cmd=cmd, tty=tty):
                     end = await self._target.run_exec(container_id, ExecSpec(argv=cmd, tty=tty), io)
-                    self._tell(encode_exit(self._protocol, end.code))
+                    self._send_status(encode_exit(self._protocol, end.code))
                 case AttachRequest(container_id=container_id):
                     await while_connected(connection, self._target.run_attach(container_id, io))
-                    self._tell(encode_exit(self._protocol, 0))
+                    self._send_status(encode_exit(self._protocol, 0))
         finally:
             if following is not None:
                 following.cancel()
 
     def _fail(self, message: str) -> None:
-        self._tell(encode_failure(self._protocol, f"error {self._what} container: {message}"))
+        self._send_status(encode_failure(self._protocol, f"error {self._what} container: {message}"))
 
-    def _tell(self, status: bytes) -> None:
-        """End the output, and say how it went."""
+    def _send_status(self, status: bytes) -> None:
+        """End the output, and send the result."""
         for kind in (StreamType.STDOUT, StreamType.STDERR):
             if (stream := self._streams.get(kind)) is not None:
                 stream.end()
@@ -180,7 +180,7 @@ class RemoteCommand:
 
 
 async def while_connected(connection: StreamConnection, work: Coroutine[Any, Any, Any]) -> None:
-    """Await work that has no meaning without the client: it is cancelled when the connection ends."""
+    """Await work for the client, which is cancelled when the connection ends."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.wait({task, connection.ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -191,14 +191,14 @@ async def while_connected(connection: StreamConnection, work: Coroutine[Any, Any
 
 
 async def _follow_sizes(stream: Stream, sizes: LatestSize) -> None:
-    """Read the resize stream to its end, or until it cannot be read; the session goes on without it then."""
+    """Read the resize stream to its end, or to its first error; the session continues without it."""
     decoder = ResizeDecoder()
     try:
         while data := await stream.read():
             for size in decoder.feed(data):
                 sizes.put(size)
     except ProtocolError as error:
-        _log.info("a terminal's size is no longer followed: %s", error.message)
+        _log.info("the resize stream of a terminal is invalid and ignored: %s", error.message)
         stream.discard()
     finally:
         sizes.end()

@@ -91,7 +91,7 @@ def admit_all(_opened: StreamOpened) -> None:
 
 
 class SpdySession:
-    """One connection. `admit` is asked for each stream of the peer's; it must not call back into the session."""
+    """One connection. `admit` is called for each stream of the peer; it must not call back into the session."""
 
     def __init__(self, role: Role = Role.SERVER, *, limits: Limits | None = None, admit: Admit = admit_all) -> None:
         self._role = role

@@ -7,9 +7,9 @@ the clients of Kubernetes neither keep nor announce.
 `FrameReader` holds at most one control frame and what it was fed with: a data frame is handed on in pieces as its
 bytes arrive, so its length of up to 16 MiB costs nothing. Only the last piece carries `fin`.
 
-UpgradeRefused with `ProtocolError`, as Go's reader refuses them: another version, an unknown type, a length that does not
+The following raise `ProtocolError`, as in Go's reader: another version, an unknown type, a length that does not
 fit the type, a control frame over the bound, stream id or ping id 0, a reset with status 0, flags on PING and GOAWAY,
-and header blocks as told in `spdy_headers`.
+and header blocks as described in `spdy_headers`.
 """
 
 import enum

@@ -1,9 +1,8 @@
-"""Single-use tokens: what a URL of the streaming server stands for.
+"""Single-use tokens for the requests behind the URLs of the streaming server.
 
-A token is 8 characters of URL-safe base64, 6 random bytes, no padding. It is good once, whether the session behind it
-succeeds or not, and for one minute. At most 1000 may be outstanding; one more is `ResourceExhausted`, which gRPC's
-client sees (kubernetes/cri-streaming `request_cache.go`). Time and chance come from outside: `now` is any clock in
-seconds that does not go back, `random_bytes` must be fit for secrets.
+A token is 8 characters of URL-safe base64, 6 random bytes, no padding. It is valid once, whether the session succeeds or not,
+and for one minute. At most 1000 may be outstanding; one more is `ResourceExhausted`, which gRPC's client gets
+(kubernetes/cri-streaming `request_cache.go`). `now` is a monotonic clock in seconds, `random_bytes` must be fit for secrets.
 """
 
 import base64
@@ -33,7 +32,7 @@ class TokenCache(Generic[T]):
         return len(self._entries)
 
     def insert(self, value: T, now: float) -> str:
-        """Keep a value and give its token. Raises `ResourceExhausted` while too many are outstanding."""
+        """Store a value and return its token. Raises `ResourceExhausted` while too many are outstanding."""
         self._forget_expired(now)
         if len(self._entries) >= self._capacity:
             raise ResourceExhausted(f"{self._capacity} streaming requests wait for their clients; try again in a minute")
@@ -42,9 +41,7 @@ class TokenCache(Generic[T]):
         return token
 
     def consume(self, token: str, now: float) -> T:
-        """The value behind a token, which is used up by this. Raises `NotFound` for one that is unknown, used, or too
-        old.
-        """
+        """Remove and return the value behind a token. Raises `NotFound` if it is unknown, used, or expired."""
         self._forget_expired(now)
         try:
             return self._entries.pop(token)[1]

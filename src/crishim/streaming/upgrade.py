@@ -26,7 +26,7 @@ from crishim.streaming import portforward
 from crishim.streaming.channels import SPDY_PROTOCOLS, V4, V4_BASE64, WEBSOCKET_PROTOCOLS, negotiate
 
 HttpHeaders: TypeAlias = Iterable[tuple[bytes, bytes]]
-"""As h11 gives them: names in lower case."""
+"""In the form of h11: names in lower case."""
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 _VERSIONS = b"x-stream-protocol-version"
@@ -34,7 +34,7 @@ _SUBPROTOCOL = b"sec-websocket-protocol"
 
 
 class Transport(enum.Enum):
-    """What carries the streams."""
+    """The transport of the streams."""
 
     SPDY = "SPDY/3.1"
     WEBSOCKET = "websocket"
@@ -42,22 +42,22 @@ class Transport(enum.Enum):
 
 @attrs.frozen
 class Served:
-    """The protocol names that an endpoint speaks, by transport. An empty name is a WebSocket client that names none."""
+    """The protocol names that an endpoint serves, by transport. An empty name is for a WebSocket client that names none."""
 
     spdy: Collection[str]
     websocket: Collection[str]
 
 
 REMOTE_COMMAND = Served(tuple(SPDY_PROTOCOLS), tuple(WEBSOCKET_PROTOCOLS))
-"""Exec and attach. Look the chosen name up in `channels`."""
+"""Exec and attach. `channels` has the protocols by name."""
 
 PORT_FORWARD = Served((portforward.PROTOCOL,), (portforward.TUNNEL_PROTOCOL, V4.name, V4_BASE64.name, ""))
-"""Port-forward. The tunnel's name asks for `TunnelSession`, the others over WebSocket for `port_forward_session`."""
+"""Port-forward. The tunnel's name selects `TunnelSession`, the others over WebSocket `port_forward_session`."""
 
 
 @attrs.frozen
 class Accepted:
-    """Answer 101 with these headers; the bytes behind the request belong to the protocol."""
+    """Respond with 101 and these headers; the bytes after the request belong to the protocol."""
 
     transport: Transport
     protocol: str
@@ -66,7 +66,7 @@ class Accepted:
 
 @attrs.frozen
 class UpgradeRefused:
-    """Answer with this status, headers and text."""
+    """Respond with this status, headers and text."""
 
     status: int
     text: str
@@ -74,7 +74,7 @@ class UpgradeRefused:
 
 
 def choose(headers: HttpHeaders, served: Served) -> Accepted | UpgradeRefused:
-    """The answer to a request with these headers, to an endpoint that speaks `served`."""
+    """The response to a request with these headers, for an endpoint that serves `served`."""
     pairs = tuple(headers)
     upgrades = _folded(pairs, b"upgrade")
     asks_upgrade = "upgrade" in _folded(pairs, b"connection")
@@ -130,7 +130,7 @@ def _is_key(key: bytes) -> bool:
 
 
 def _words(headers: HttpHeaders, name: bytes) -> list[str]:
-    """The comma-separated words of a header, however often it is repeated."""
+    """The comma-separated values of a header, which may be repeated."""
     words = (word.strip() for key, value in headers if key == name for word in value.decode("latin-1").split(","))
     return [word for word in words if word]
 

@@ -11,7 +11,7 @@ Two ways, chosen by the subprotocol (`upgrade.choose`):
 
 What channels cannot say: the server cannot end or reset one. `end_stream` and `reset_stream` only stop our half, and
 the client learns it from `close()`, which is the WebSocket Close 1000. The client ends a channel by v5's message `FF
-<channel>`, and otherwise only with the connection. Messages for channels that were not asked for, or that only we
+<channel>`, and otherwise only with the connection. Messages for channels that were not requested, or that only we
 write, are dropped; empty ones are skipped.
 
 What the subprotocol forbids ends the connection with Close 1002, and 1003 for text in a tunnel; for what RFC 6455

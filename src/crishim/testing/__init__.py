@@ -1,6 +1,6 @@
-"""For authors: a pod world in memory, faults that compose, fake seams, a harness, a small kubelet, and the exam for backends.
+"""For authors of backends: fakes in memory, composable faults, a harness, a small kubelet, and the conformance suite.
 
-All of it is product: what the project tests itself with is what it hands to others.
+All of it is public: the project's own tests use it.
 """
 
 from crishim.testing.doubles import FakeClock, FakeIds, FakeUrls, MemoryStream

@@ -1,4 +1,4 @@
-"""Time, ids, URLs and connections that do as a test says."""
+"""Test doubles for clock, ids, URLs, connections and observer."""
 
 import asyncio
 import heapq
@@ -11,7 +11,7 @@ from crishim.model.values import ContainerId, SandboxId
 
 
 class FakeClock:
-    """Time that stands still until `advance`. It begins at `start` nanoseconds after the epoch."""
+    """A clock that stands still until `advance`. It begins at `start` nanoseconds after the epoch."""
 
     def __init__(self, start: int = 1_000_000_000_000_000_000) -> None:
         self._now = start
@@ -24,7 +24,7 @@ class FakeClock:
         return self._now
 
     def monotonic(self) -> float:
-        """Seconds since this clock was made."""
+        """Seconds since this clock was created."""
         return (self._now - self._start) / 1e9
 
     async def sleep(self, seconds: float) -> None:
@@ -34,7 +34,7 @@ class FakeClock:
         await woken.wait()
 
     async def advance(self, seconds: float) -> None:
-        """Let time pass, and let whoever wakes up meanwhile do what can be done without more of it."""
+        """Advance the time, and let the tasks that wake up run as far as they can."""
         end = self._now + int(seconds * 1e9)
         await settle()
         while self._sleepers and self._sleepers[0][0] <= end:
@@ -46,7 +46,7 @@ class FakeClock:
 
     @property
     def sleepers(self) -> int:
-        """How many wait for time to pass."""
+        """The number of tasks that sleep."""
         return len(self._sleepers)
 
 
@@ -57,7 +57,7 @@ async def settle(rounds: int = 50) -> None:
 
 
 class FakeIds:
-    """Ids that count: 64 digits, sandboxes beginning with 5, containers with c."""
+    """Sequential ids: 64 digits, sandboxes beginning with 5, containers with c."""
 
     def __init__(self) -> None:
         self._sandboxes = itertools.count(1)
@@ -73,7 +73,7 @@ class FakeIds:
 
 
 class FakeUrls:
-    """Mints URLs that nobody serves, and keeps what was asked for."""
+    """Issues URLs that nothing serves, and stores the requests."""
 
     def __init__(self) -> None:
         self.requests: dict[str, StreamRequest] = {}
@@ -86,7 +86,7 @@ class FakeUrls:
 
 
 class MemoryStream:
-    """One end of a connection in memory: what is written at one end of a `pair` is read at the other."""
+    """One end of a connection in memory: data written to one end of a `pair` is read from the other."""
 
     def __init__(self) -> None:
         self._incoming: asyncio.Queue[bytes] = asyncio.Queue()
@@ -95,13 +95,13 @@ class MemoryStream:
 
     @classmethod
     def pair(cls) -> "tuple[MemoryStream, MemoryStream]":
-        """Two ends that belong together."""
+        """Two connected ends."""
         one, other = cls(), cls()
         one._outgoing, other._outgoing = other._incoming, one._incoming
         return one, other
 
     async def read(self) -> bytes:
-        """The next piece; empty at the end, and ever after."""
+        """The next piece; empty at the end, and at every later call."""
         if self._ended:
             return b""
         data = await self._incoming.get()
@@ -109,12 +109,12 @@ class MemoryStream:
         return data
 
     async def write(self, data: bytes) -> None:
-        """Hand a piece to the other end."""
+        """Write a piece to the other end."""
         if data:
             self._outgoing.put_nowait(data)
 
     async def write_eof(self) -> None:
-        """Nothing more will come."""
+        """End the writing direction."""
         self._outgoing.put_nowait(b"")
 
     async def close(self) -> None:
@@ -124,7 +124,7 @@ class MemoryStream:
 
 
 class RecordingObserver(Observer):
-    """Keeps what it is told, in order: the name of the method, and what it was given, but for seconds."""
+    """Stores all calls in `told`, in order: the name of the method and its arguments, without seconds."""
 
     def __init__(self) -> None:
         self.told: list[tuple[object, ...]] = []

@@ -1,11 +1,11 @@
-"""A pod world in memory: backend, images, network and namespaces that hold their state outside any `Services`.
+"""Fakes in memory: backend, images, network and namespaces, whose state outlives any `Services`.
 
-`FakeBackend` refuses what the contract forbids (it asks the tables of `lifecycle.states`), so a caller that calls out of order
-fails its test. It lives on when the service that used it is dropped: that is how restarts are tested.
+`FakeBackend` refuses calls that violate the contract (by the tables of `lifecycle.states`), so a caller with a wrong order
+fails its test. It keeps its state when the service that used it is dropped: that is how restarts are tested.
 
-What a fake container does is told by its command: `print TEXT...` writes a line and ends, `fail CODE`, `sleep`, `stubborn`
-(heeds no SIGTERM), `cat` (copies its stdin), `/no/such/program` (cannot be started). Any other command runs until it is
-killed, or until the test says `exits(...)`.
+The command of a fake container determines what it does: `print TEXT...` writes a line and exits, `fail CODE`, `sleep`,
+`stubborn` (ignores SIGTERM), `cat` (copies its stdin), `/no/such/program` (cannot be started). Any other command runs until it
+is killed, or until the test calls `exits(...)`.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ _TERM, _KILL = 15, 9
 
 
 class FakeContainer:
-    """A container of the fake world."""
+    """A container of `FakeBackend`."""
 
     def __init__(self, spec: ContainerSpec) -> None:
         self.spec = spec
@@ -66,7 +66,7 @@ class FakeContainer:
         self.state = container_after(self.state, act, f"fake container {self.spec.id}")
 
     def end(self, how: Exit) -> None:
-        """End, once."""
+        """End it, once."""
         if self.exit is None:
             self.act(ContainerAct.EXIT)
             self.exit = how
@@ -74,7 +74,7 @@ class FakeContainer:
 
 
 class FakeSandbox:
-    """A sandbox of the fake world."""
+    """A sandbox of `FakeBackend`."""
 
     def __init__(self, spec: SandboxSpec) -> None:
         self.spec = spec
@@ -96,9 +96,9 @@ class FakeBackend(
     SupportsPause,
     SupportsCheckpoint,
 ):
-    """A backend in memory that claims every capability; hand it a smaller set to test a smaller backend.
+    """A backend in memory that claims every capability; pass a smaller set to test a smaller backend.
 
-    `calls` is the log of all verbs with the id they were for. `logs_to_disk` False keeps output in `FakeContainer.log` only.
+    `calls` is the log of all verbs with their ids. With `logs_to_disk` False output is in `FakeContainer.log` only.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class FakeBackend(
         self.containers: dict[ContainerId, FakeContainer] = {}
 
     def exits(self, name: str, code: int, *, oom: bool = False) -> None:
-        """Let the container with this id or name end with `code`: now if it runs, else as soon as it is started."""
+        """Make the container with this id or name exit with `code`: now if it runs, else as soon as it is started."""
         end = Exit(code=code, oom=oom)
         for container in self.containers.values():
             if name in {container.spec.id, container.spec.metadata.name} and container.state is ContainerState.RUNNING:
@@ -129,11 +129,11 @@ class FakeBackend(
         self._scripted[name] = end
 
     def vanish(self, container_id: ContainerId) -> None:
-        """Lose a container as if somebody had removed it behind our back."""
+        """Drop a container as if it had been removed by another program."""
         self.containers.pop(container_id).ended.set()
 
     def die(self, sandbox_id: SandboxId) -> None:
-        """Let a sandbox's virtual machine or pause process end."""
+        """End a sandbox's virtual machine or pause process."""
         sandbox = self.sandboxes[sandbox_id]
         sandbox.ready = False
         sandbox.died.set()
@@ -149,18 +149,18 @@ class FakeBackend(
     async def inventory(self) -> Inventory:
         self._called("inventory", "")
         sandboxes = tuple(
-            ObservedSandbox(id=held.spec.id, ready=held.ready, netns=held.spec.netns, ips=held.spec.ips)
-            for held in self.sandboxes.values()
+            ObservedSandbox(id=seen.spec.id, ready=seen.ready, netns=seen.spec.netns, ips=seen.spec.ips)
+            for seen in self.sandboxes.values()
         )
         containers = tuple(
             ObservedContainer(
-                id=held.spec.id,
-                sandbox_id=held.spec.sandbox.id,
-                state=held.state,
-                started_at=held.started_at,
-                exit=held.exit,
+                id=seen.spec.id,
+                sandbox_id=seen.spec.sandbox.id,
+                state=seen.state,
+                started_at=seen.started_at,
+                exit=seen.exit,
             )
-            for held in self.containers.values()
+            for seen in self.containers.values()
         )
         return Inventory(sandboxes=sandboxes, containers=containers)
 
@@ -169,13 +169,13 @@ class FakeBackend(
         if spec.id in self.sandboxes:
             raise InvalidArgument("id", f"sandbox {spec.id} was started before")
         self.sandboxes[spec.id] = FakeSandbox(spec)
-        made = self._info.netns is NetnsSource.BACKEND and not spec.host_network
-        return SandboxStarted(netns=f"/proc/{len(self.sandboxes)}/ns/net" if made else "")
+        own_netns = self._info.netns is NetnsSource.BACKEND and not spec.host_network
+        return SandboxStarted(netns=f"/proc/{len(self.sandboxes)}/ns/net" if own_netns else "")
 
     async def stop_sandbox(self, sandbox_id: SandboxId) -> None:
         self._called("stop_sandbox", sandbox_id)
         sandbox = self._sandbox(sandbox_id)
-        if alive := [held.spec.id for held in self._members(sandbox_id) if held.state is ContainerState.RUNNING]:
+        if alive := [member.spec.id for member in self._members(sandbox_id) if member.state is ContainerState.RUNNING]:
             raise InvalidArgument("id", f"sandbox {sandbox_id} was stopped before its containers {alive}")
         sandbox.ready = False
         sandbox.died.set()
@@ -185,8 +185,8 @@ class FakeBackend(
         sandbox = self._sandbox(sandbox_id)
         if sandbox.ready:
             raise InvalidArgument("id", f"sandbox {sandbox_id} was removed before it was stopped")
-        if held := [held.spec.id for held in self._members(sandbox_id)]:
-            raise InvalidArgument("id", f"sandbox {sandbox_id} was removed before its containers {held}")
+        if members := [members.spec.id for members in self._members(sandbox_id)]:
+            raise InvalidArgument("id", f"sandbox {sandbox_id} was removed before its containers {members}")
         del self.sandboxes[sandbox_id]
 
     async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
@@ -384,15 +384,17 @@ class FakeBackend(
         return self.containers[container_id]
 
     def _members(self, sandbox_id: SandboxId) -> list[FakeContainer]:
-        return [held for held in self.containers.values() if held.spec.sandbox.id == sandbox_id]
+        return [member for member in self.containers.values() if member.spec.sandbox.id == sandbox_id]
 
 
 plugin = Plugin(build=lambda _: FakeBackend(netns=NetnsSource.NONE))
-"""The fake for `crishim play --backend crishim.testing.fakes:plugin` and the like."""
+"""The fake as a plug-in, for `crishim play --backend crishim.testing.fakes:plugin` and the like."""
 
 
 class FakeImages:
-    """Images in memory. `add` puts one there; `pull` brings any reference, or raises what `refusals` holds for it."""
+    """Images in memory. `add` adds one; `pull` adds any reference, or raises what `refusals` has for it. `held` are the
+    images.
+    """
 
     def __init__(self) -> None:
         self.held: dict[ImageId, ImageDetail] = {}
@@ -400,7 +402,7 @@ class FakeImages:
         self.pulls: list[str] = []
 
     def add(self, reference: str, config: ImageConfig = ImageConfig(cmd=("sleep",))) -> ImageId:  # noqa: B008 - frozen
-        """Put an image there, and answer its id."""
+        """Add an image, and return its id."""
         image_id = ImageId("sha256:" + hashlib.sha256(reference.encode()).hexdigest())
         digest = f"{reference.partition(':')[0]}@{image_id}"
         image = Image(id=image_id, repo_tags=(reference,), repo_digests=(digest,), size=1000)
@@ -434,7 +436,7 @@ class FakeImages:
 
 
 class FakeNetwork:
-    """Addresses out of a hat: `held` maps sandbox ids to the address that each has, until it is torn down."""
+    """Assigns addresses: `held` maps sandbox ids to addresses, until they are torn down."""
 
     def __init__(self) -> None:
         self.held: dict[SandboxId, str] = {}

@@ -1,4 +1,4 @@
-"""Faults around anything with async verbs: a backend, a store, a network. They compose.
+"""Composable faults around any object with async verbs: a backend, a store, a network.
 
 backend = failing(hanging(FakeBackend(), "kill_container"), "start_sandbox", at=2)
 """
@@ -16,7 +16,7 @@ Verb = Callable[..., Awaitable[Any]]
 
 
 class Wrapped:
-    """Forwards everything to what it wraps, but for one verb. States the capabilities of what it wraps."""
+    """Forwards everything to the wrapped object, but for one verb. Claims the capabilities of the wrapped object."""
 
     def __init__(self, inner: object, verb: str, instead: Callable[[Verb], Verb]) -> None:
         if not hasattr(inner, verb):
@@ -31,7 +31,9 @@ class Wrapped:
 
 
 def failing(inner: T, verb: str, *, at: int | None = None, error: BaseException | None = None, after: bool = False) -> T:
-    """`inner`, whose `verb` raises: every time, or only `at` its nth call (from 1); before or `after` it has done its work."""
+    """`inner`, whose `verb` raises: every time, or only at its `at`-th call (from 1); before or `after` it has done
+    its work.
+    """
     calls = 0
 
     def wrap(real: Verb) -> Verb:
@@ -43,7 +45,7 @@ def failing(inner: T, verb: str, *, at: int | None = None, error: BaseException 
                 return await real(*args, **kwargs)
             if after:
                 await real(*args, **kwargs)
-            raise error if error is not None else RuntimeError(f"{verb} was told to fail")
+            raise error if error is not None else RuntimeError(f"{verb} fails by a fault")
 
         return fail
 
@@ -51,7 +53,7 @@ def failing(inner: T, verb: str, *, at: int | None = None, error: BaseException 
 
 
 def hanging(inner: T, verb: str, *, stubborn: bool = False) -> T:
-    """`inner`, whose `verb` never returns; a stubborn one swallows its first cancellation."""
+    """`inner`, whose `verb` never returns; with `stubborn` it swallows its first cancellation."""
 
     def wrap(real: Verb) -> Verb:
         @functools.wraps(real)
@@ -77,7 +79,7 @@ def dropping(inner: T, verb: str, gone: asyncio.Event) -> T:
         @functools.wraps(real)
         async def drop(*args: Any, **kwargs: Any) -> Any:
             if gone.is_set():
-                raise Unavailable("the engine was told to be away")
+                raise Unavailable("the engine is unavailable by a fault")
             return await real(*args, **kwargs)
 
         return drop

@@ -1,8 +1,8 @@
-"""Services over fakes in three lines:
+"""A `Services` over fakes:
 
 async with Harness() as world:
-sandbox_id = await world.run_sandbox("pod")
-container_id = await world.run_container(sandbox_id, "main", "sleep")
+    sandbox_id = await world.run_sandbox("pod")
+    container_id = await world.run_container(sandbox_id, "main", "sleep")
 """
 
 from contextlib import AsyncExitStack
@@ -34,9 +34,9 @@ def container_config(name: str = "main", *argv: str, **changes: Any) -> Containe
 
 
 class Harness:
-    """A `Services` over fakes, with an image in place. Parts that are given replace the fakes; `services` is made on entry.
+    """A `Services` over fakes, with an image in place. Arguments replace the fakes; `services` is built on entry.
 
-    Leaving and entering again is a restart of ours over the same world; what it repairs is repaired on entry.
+    Leaving and entering again is a restart over the same state; its recovery is complete on entry.
     """
 
     def __init__(self, backend: Any = None, **parts: Any) -> None:
@@ -55,7 +55,7 @@ class Harness:
         self.images.add(IMAGE)
 
     def make(self, **changes: Any) -> Services:
-        """A new `Services` over this world, not yet entered."""
+        """A new `Services` over the same state, not yet entered."""
         parts: dict[str, Any] = {
             "backends": {"": self.backend},
             "images": self.images,

@@ -1,9 +1,9 @@
 """Pods in virtual machines, by kata's shim: one shim and one machine for each pod.
 
-Options: `shim` (a runtime's name or a program; default `io.containerd.kata.v2`), `config_path` (the configuration of this
-handler; kata's own search without it), `annotations` (patterns of the pods' and containers' annotations that kata is told;
-default `io.katacontainers.*`), `namespace` (default `crishim`), `guest_seccomp` (whether kata's configuration lets seccomp
-profiles into the guest, which it does not by default; without it a pod that asks for a profile is refused).
+Options: `shim` (a runtime name or a program; default `io.containerd.kata.v2`), `config_path` (the configuration of this
+handler; kata's own search without it), `annotations` (patterns of the pods' and containers' annotations that are passed to
+kata; default `io.katacontainers.*`), `namespace` (default `crishim`), `guest_seccomp` (whether kata's configuration lets
+seccomp profiles into the guest, which it does not by default; without it a pod with a profile is refused).
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,17 +33,17 @@ _TYPES: Final[dict[str, type]] = {
     "namespace": str,
     "guest_seccomp": bool,
 }
-_IGNORES: Final = {"ContainerConfig.mounts.selinux_relabel": "the guest has labels of its own"}
+_IGNORES: Final = {"ContainerConfig.mounts.selinux_relabel": "the guest has its own labels"}
 _ANNOTATIONS: Final = ("io.katacontainers.*",)
 
 
 def build(context: BackendContext) -> Backend:
-    """The backend. Raises `InvalidArgument` naming an option that it does not know, or that is of another type."""
+    """The backend. Raises `InvalidArgument` naming an option that is unknown or of a wrong type."""
     options = checked(context.options, _TYPES)
     path = options.get("config_path", "")
     if path and not Path(path).is_absolute():
         raise InvalidArgument("options.config_path", "must be an absolute path")
-    # The guest has devices and labels of its own; the node's would be of no use to it.
+    # The guest has its own devices and labels; those of the node are not passed to it.
     machine = attrs.evolve(host(), devices=(), apparmor=False, selinux=False)
     plain = shim_binary(context, RUNTIME)
     binary = KataBinary(
@@ -59,7 +59,7 @@ def build(context: BackendContext) -> Backend:
 
 
 def check(options: Mapping[str, Any]) -> Iterable[Finding]:
-    """What a backend with these options needs of this machine; without a path, by kata's own search for a configuration."""
+    """The needs of a backend with these options on this machine; without a path, with kata's own search for a configuration."""
     return findings(Path("/"), str(options.get("shim", RUNTIME)), str(options.get("config_path", "")))
 
 

@@ -1,8 +1,8 @@
 """What kata's shim keeps on the node for a sandbox, and how it is freed once the shim has ended.
 
 There are folders below /run/vc and /run/kata-containers, with bind mounts of root file systems; the hypervisor and virtiofsd,
-which name these folders or the sandbox in their command lines; and the cgroup of what a machine needs beside its containers.
-Kata's `delete` is known to succeed and leave some of it, so all is looked at after the end of every sandbox.
+which have these folders or the sandbox in their command lines; and the cgroup of the machine's overhead. Kata's `delete` may
+succeed and leave some of it, so all of it is checked after the end of every sandbox.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from crishim.shimv2.client.binary import ShimBinary, one_line
 from crishim.shimv2.client.cleanup import end_process
 
 PROGRAMS: Final = ("/opt/kata/bin",)
-"""Where kata's own packages put its programs, without a link on PATH."""
+"""The folder of kata's own packages for programs, which is not on PATH."""
 
 _FOLDERS: Final = ("run/vc/sbs", "run/vc/vm", "run/kata-containers/shared/sandboxes")
 _OVERHEAD: Final = "/kata_overhead"
@@ -31,7 +31,7 @@ _OVERHEAD: Final = "/kata_overhead"
 
 @attrs.frozen(kw_only=True)
 class KataBinary(ShimBinary):
-    """A ShimBinary that knows where kata's shim lies and what it leaves. `root` is where the node's files lie."""
+    """A ShimBinary for kata's shim: where it is installed, and what it leaves. `root` is the root of the node's files."""
 
     folders: tuple[str, ...] = PROGRAMS
 
@@ -39,17 +39,17 @@ class KataBinary(ShimBinary):
     cgroups: Cgroups = attrs.field(factory=lambda: Cgroups(v2=cgroup_v2()))
 
     async def version(self, folder: Path) -> str:
-        """Kata's own version: `-v` would tell that of containerd's library. Taken only as the single argument."""
+        """Kata's own version: `-v` would print that of containerd's library. `--version` works only as the single argument."""
         return one_line(await self._run_bare(folder, b"", "--version"))
 
     async def kill_helpers(self, sandbox_id: str) -> None:
-        """As `ShimBinary.kill_helpers`: a machine whose shim is dead can only be ended, and a `delete` may wait for it."""
+        """As `ShimBinary.kill_helpers`: a machine without its shim can only be killed, and `delete` may wait for its end."""
         for process in await asyncio.to_thread(lambda: list(helpers(sandbox_id, self.root))):
             children.collect_at_end(process.pid)
             await asyncio.to_thread(end_process, process.pid, process.start)
 
     async def remove_leftovers(self, sandbox_id: str) -> list[str]:
-        """As `ShimBinary.remove_leftovers`. Processes are looked for only where there are folders or a cgroup."""
+        """As `ShimBinary.remove_leftovers`. Processes are searched only if there are folders or a cgroup."""
         overhead = f"{_OVERHEAD}/{sandbox_id}"
         if not left_of(sandbox_id, self.root) and not self.cgroups.exists(overhead):
             return []
@@ -64,18 +64,18 @@ class KataBinary(ShimBinary):
     def _remove(self, sandbox_id: str, overhead: str) -> None:
         for path in left_of(sandbox_id, self.root):
             unmount_below(path)
-            if not mounts_below(path):  # what is mounted is a container's, and never deleted
+            if not mounts_below(path):  # a mount has a container's files, which must not be deleted
                 shutil.rmtree(path, ignore_errors=True)
         self.cgroups.remove(overhead)
 
 
 def left_of(sandbox_id: str, root: Path = Path("/")) -> list[Path]:
-    """The folders that kata keeps for a sandbox, as far as they are there."""
+    """The existing folders of a sandbox."""
     return [path for folder in _FOLDERS if (path := root / folder / sandbox_id).exists()]
 
 
 def helpers(sandbox_id: str, root: Path = Path("/")) -> Iterator[processes.Identity]:
-    """The processes that run for a sandbox's machine. Looks at every process of the node."""
+    """The helper processes of a sandbox's machine. Scans all processes of the node."""
     marks = [os.fsencode(f"sandbox-{sandbox_id}"), *(os.fsencode(root / folder / sandbox_id) for folder in _FOLDERS[1:])]
     for pid, process in processes.everybody().items():
         if pid == os.getpid() or process.ended:

@@ -1,4 +1,4 @@
-"""What kata needs of a machine, for `crishim check`: looked at, and never changed."""
+"""What kata needs of a machine, for `crishim check`. Changes nothing."""
 
 import os
 import tomllib
@@ -16,18 +16,20 @@ CONFIGURATIONS: Final = (
     "usr/share/defaults/kata-containers/configuration.toml",
     "opt/kata/share/defaults/kata-containers/configuration.toml",
 )
-"""Where kata looks for its configuration when a handler names none; the first one counts."""
+"""Where kata searches for its configuration if a handler names none, in this order."""
 
 RUNTIME: Final = "io.containerd.kata.v2"
 _OWN_VSOCK: Final = frozenset({"clh", "cloud-hypervisor", "dragonball", "firecracker"})
-"""Hypervisors, by their names in kata's configuration, that speak vsock over a socket of their own, without the kernel's."""
+"""Hypervisors, by their names in kata's configuration, that use vsock over a socket of their own, without the kernel's."""
 
 _PACKAGE: Final = "install kata-static from the project's releases, or kata-deploy"
 _FILES: Final = (("path", "hypervisor", True), ("kernel", "guest kernel", True), ("virtio_fs_daemon", "virtiofsd", False))
 
 
 def findings(root: Path, shim: str = RUNTIME, config_path: str = "") -> Iterator[Finding]:
-    """One finding for each thing. `root` is where the machine's files lie; `shim` and `config_path` are a backend's options."""
+    """One finding for each need. `root` is the root of the machine's files; `shim` and `config_path` are a
+    backend's options.
+    """
     program = binary_name(shim)
     path = find_program(program, PROGRAMS)
     yield Finding(what=program, ok=bool(path), found=path, without="no pod can be started", remedy=_PACKAGE)
@@ -35,9 +37,9 @@ def findings(root: Path, shim: str = RUNTIME, config_path: str = "") -> Iterator
     yield finding
     for name, section in hypervisors.items():
         yield from _files(root, name, section)
-    yield _device(root, "dev/kvm", "machines are emulated, if the configuration's hypervisor can do without; else none boots")
+    yield _device(root, "dev/kvm", "machines are emulated if the configured hypervisor supports that; else none boots")
     if not hypervisors or not _OWN_VSOCK.issuperset(hypervisors):
-        yield _device(root, "dev/vhost-vsock", "the shim cannot speak with the guest", needed=True, module="vhost_vsock")
+        yield _device(root, "dev/vhost-vsock", "the shim cannot connect to the guest", needed=True, module="vhost_vsock")
     yield _device(root, "dev/vhost-net", "the pod network is slower", module="vhost_net")
     log = root / "dev/log"
     yield Finding(
@@ -52,18 +54,18 @@ def findings(root: Path, shim: str = RUNTIME, config_path: str = "") -> Iterator
         what="catatonit",
         ok=bool(pause),
         found=pause,
-        without="a machine has nothing to run as its pod's own container",
+        without="there is no program for a pod's own container",
         remedy="apt-get install catatonit",
     )
 
 
 def _configuration(root: Path, config_path: str) -> tuple[Finding, dict[str, Any]]:
-    """The configuration at `config_path`, or else the one that kata finds, and the hypervisors that it configures."""
+    """The configuration at `config_path`, or else the one that kata finds, and its hypervisor sections."""
     what = "kata's configuration"
     names = (config_path.lstrip("/"),) if config_path else CONFIGURATIONS
     path = next((root / name for name in names if (root / name).is_file()), None)
     if path is None and config_path:
-        return Finding(what=what, ok=False, without=f"{config_path} is configured, and not there", remedy=_PACKAGE), {}
+        return Finding(what=what, ok=False, without=f"{config_path} is configured and does not exist", remedy=_PACKAGE), {}
     if path is None:
         without = "every handler needs its config_path"
         return Finding(what=what, ok=False, needed=False, without=without, remedy=_PACKAGE), {}
@@ -75,16 +77,16 @@ def _configuration(root: Path, config_path: str) -> tuple[Finding, dict[str, Any
 
 
 def _files(root: Path, hypervisor: str, section: dict[str, Any]) -> Iterator[Finding]:
-    wanted = [(str(section.get(key, "")), what, needed) for key, what, needed in _FILES]
+    files = [(str(section.get(key, "")), what, needed) for key, what, needed in _FILES]
     image = str(section.get("image", "") or section.get("initrd", ""))
-    for path, what, needed in (*wanted, (image, "guest image", True)):
+    for path, what, needed in (*files, (image, "guest image", True)):
         if path or needed:
             there = bool(path) and os.access(root / path.lstrip("/"), os.R_OK)
             yield Finding(
                 what=f"{what} of {hypervisor}",
                 ok=there,
                 found=path if there else "",
-                without=f"{path or 'nothing'} is configured, and not there: no machine boots",
+                without=f"{path or 'nothing'} is configured and does not exist: no machine boots",
                 remedy=_PACKAGE,
             )
 

@@ -1,4 +1,6 @@
-"""KataRuntime and KataPods: what kata reads of a bundle, which features a machine supports, and the way to a pod's ports."""
+"""KataRuntime and KataPods: what kata reads of a bundle, which features a machine supports, and the dialling of a
+pod's ports.
+"""
 
 import errno
 import fnmatch
@@ -27,7 +29,7 @@ from crishim.pods.usage import MeasuredPods
 from crishim.shimv2.client.runtime import ShimRuntime
 
 _OURS: Final = "io.kubernetes.cri."
-"""Annotations by which a runtime knows which pod a container belongs to: no pattern lets a pod say that."""
+"""The prefix of annotations that tell a runtime the pod of a container: patterns do not match them."""
 
 _SHM: Final = "/dev/shm"  # noqa: S108 - the container's
 _ERRNO: Final = "SCMP_ACT_ERRNO"
@@ -38,7 +40,7 @@ _SIZE: Final = {
     "io.kubernetes.cri.sandbox-cpu-shares": "cpu_shares",
     "io.kubernetes.cri.sandbox-memory": "memory_limit_in_bytes",
 }
-"""The annotations by which kata sizes a machine when it boots, and the sums over the pod that they tell."""
+"""The annotations with the pod's sums of resources, by which kata sizes a machine at its boot."""
 
 
 WITHOUT_SECCOMP: Final = VM - {Feature.SECCOMP}
@@ -46,19 +48,19 @@ WITHOUT_SECCOMP: Final = VM - {Feature.SECCOMP}
 
 
 class KataRuntime(ShimRuntime):
-    """A ShimRuntime whose containers live in a virtual machine."""
+    """A ShimRuntime whose containers run in a virtual machine."""
 
     name = "kata"
     guest_seccomp = False
 
     async def probe(self) -> BackendInfo:
-        """As `Backend.probe`. Without seccomp in the guest a profile would be dropped in silence: it is not supported then."""
+        """As `Backend.probe`. Without `guest_seccomp` profiles would be ignored silently, so the feature is not supported."""
         info = await super().probe()
         return attrs.evolve(info, supported=VM if self.guest_seccomp else WITHOUT_SECCOMP)
 
 
 class KataPods(MeasuredPods, SupportsPortForward):
-    """Pods over kata. `patterns` (shell's) choose the annotations of pods and containers that kata is told."""
+    """Pods over kata. `patterns` (shell's) select the annotations of pods and containers that are passed to kata."""
 
     def __init__(self, runtime: KataRuntime, context: BackendContext, host: Host, *, patterns: tuple[str, ...]) -> None:
         super().__init__(runtime, context, host, sandbox_container=True)
@@ -66,15 +68,15 @@ class KataPods(MeasuredPods, SupportsPortForward):
         self._patterns = patterns
 
     async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
-        """As `Backend.start_sandbox`: the machine boots. The pod's addresses are written down."""
+        """As `Backend.start_sandbox`: the machine boots. The pod's addresses are recorded."""
         started = await super().start_sandbox(spec)
         write_atomically(self._pod(spec.id) / "ips", "\n".join(spec.ips))
         return started
 
     async def dial(self, sandbox_id: SandboxId, port: int) -> ByteStream:
-        """As `SupportsPortForward.dial`, by the pod's address: its loopback is in the guest, out of the node's reach.
+        """As `SupportsPortForward.dial`, by the pod's address, since its loopback interface is in the guest.
 
-        What listens on the guest's loopback alone cannot be had.
+        Ports that only listen on the guest's loopback interface cannot be reached.
         """
         addresses = read_text(self._pod(sandbox_id) / "ips").split()
         if not addresses:
@@ -89,7 +91,9 @@ class KataPods(MeasuredPods, SupportsPortForward):
         return attrs.evolve(place, annotations=FrozenDict({**place.annotations, **self._passed(spec.annotations)}))
 
     def _finish_config(self, spec: ContainerSpec, config: dict[str, Any]) -> None:
-        """What a guest has of its pod stands in the sandbox's own config.json: the namespaces on the node are not its own."""
+        """Move what the guest needs into the sandbox's own config.json, since the namespaces of the node are not
+        the guest's.
+        """
         add_errno(config["linux"].get("seccomp"))
         if str(spec.id) != str(spec.sandbox.id):
             return
@@ -101,7 +105,7 @@ class KataPods(MeasuredPods, SupportsPortForward):
         config["mounts"].append({"destination": _SHM, "type": "bind", "source": shm, "options": ["rbind", "rprivate", "rw"]})
 
     def _pod_cgroup(self, pod: Path) -> str:
-        """As `MeasuredPods._pod_cgroup`; without a parent it is the one that kata makes for the sandbox."""
+        """As `MeasuredPods._pod_cgroup`; without a parent it is the cgroup that kata creates for the sandbox."""
         if parent := super()._pod_cgroup(pod):
             return parent
         folder = posixpath.join(posixpath.dirname(self._folder(pod / "pause")), f"kata_{pod.name}")
@@ -116,9 +120,9 @@ class KataPods(MeasuredPods, SupportsPortForward):
 
 
 def add_errno(seccomp: dict[str, Any] | None) -> None:
-    """Write EPERM wherever an ERRNO action of linux.seccomp has no number: kata's guest takes 0, and the call succeeds.
+    """Set EPERM where an ERRNO action of linux.seccomp has no number: kata's guest would use 0, and the call would succeed.
 
-    EPERM is what the runtime specification says of a missing `errnoRet` and `defaultErrnoRet`.
+    The runtime specification has EPERM as the default of `errnoRet` and `defaultErrnoRet`.
     """
     if seccomp is None:
         return
@@ -129,8 +133,8 @@ def add_errno(seccomp: dict[str, Any] | None) -> None:
             rule.setdefault("errnoRet", errno.EPERM)
 
 
-def sizes(wanted: Resources | None) -> dict[str, str]:
-    """The annotations that tell a pod's sums, for what is set. The overhead is the node's, and in the pod's cgroup already."""
-    if wanted is None:
+def sizes(resources: Resources | None) -> dict[str, str]:
+    """The annotations for the pod's sums. The overhead is the node's, and already in the pod's cgroup."""
+    if resources is None:
         return {}
-    return {name: str(getattr(wanted, field)) for name, field in _SIZE.items() if getattr(wanted, field)}
+    return {name: str(getattr(resources, field)) for name, field in _SIZE.items() if getattr(resources, field)}

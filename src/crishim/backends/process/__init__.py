@@ -1,20 +1,19 @@
 """Containers as plain child processes: no root, no daemon, no image, no isolation. For demonstrations, tests and development.
 
-What a container is here. Its program is looked for on this machine, in the spec's own PATH, and runs as our own user with
-the spec's environment, exactly, in the spec's folder if this machine has it and else in `/`. The image's files, mounts, users
-and limits are not there; what a spec asks for beyond `model.supported.PROCESS` is refused by the service, unless the option
-`unsafe_ignore = ["linux.security_context.run_as_user", ...]` names it (`model.supported.Feature` has the names). All pods share
-the machine's network: a port forwarded to any of them is the machine's.
+A container's program is searched on this machine, in the spec's own PATH, and runs as the current user with exactly the spec's
+environment, in the spec's working directory if it exists here and else in `/`. The image's files, mounts, users and limits do
+not exist; fields of a spec beyond `model.features.PROCESS` are refused by the service, unless the option `unsafe_ignore =
+["linux.security_context.run_as_user", ...]` names them (`model.features.Feature` has the names). All pods share the machine's
+network: a port forwarded to any of them is the machine's.
 
-Every container and every exec is a session of its own. When the first process ends, or on SIGKILL, everything in these
-sessions and everything that still descends from them is killed. What has both left the session and lost its parent by then is
-out of reach; its hold on the container's pipes is cut after a second.
+Every container and every exec has a session of its own. When the first process exits, or on SIGKILL, all processes in these
+sessions and all their descendants are killed. A process that has both left the session and lost its parent is not found; its
+end of the container's pipes is ignored after a second.
 
-Restarts. Containers are children of this process. `close` kills them all. After a crash they go on, but what they write has
-nowhere to go; a later crishim of the same boot finds them in `runtime_state` by pid and start time, shows them running, can
-kill them, and tells an unknown exit when they end. Only what was started in the very moment of the crash, between its start
-and the writing of its number, stays unknown. Exits that were seen are kept there, too. Containers that were only created are
-gone.
+Containers are children of this process. `close` kills them all. After a crash they keep running, but their output is lost; a
+later crishim of the same boot finds them in `runtime_state` by pid and start time, shows them as running, can kill them, and
+reports an unknown exit status when they end. Only a container that was started at the moment of the crash, before its pid was
+recorded, is not found. Exits that were seen are stored there, too. Containers that were only created are lost.
 """
 
 import os
@@ -36,12 +35,12 @@ _OPTIONS: Final = frozenset({"unsafe_ignore"})
 
 
 def build(context: BackendContext) -> Backend:
-    """The backend. Raises `InvalidArgument` naming an option that it does not know or cannot read."""
+    """The backend. Raises `InvalidArgument` naming an option that is unknown or invalid."""
     if unknown := context.options.keys() - _OPTIONS:
         raise InvalidArgument(f"options.{min(unknown)}", f"is not known; known: {', '.join(sorted(_OPTIONS))}")
     names = context.options.get("unsafe_ignore", ())
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise InvalidArgument("options.unsafe_ignore", "must be a list of texts")
+        raise InvalidArgument("options.unsafe_ignore", "must be a list of strings")
     try:
         ignored = [Feature(name) for name in names]
     except ValueError as error:
@@ -50,7 +49,7 @@ def build(context: BackendContext) -> Backend:
 
 
 def check(_: Mapping[str, Any]) -> Iterable[Finding]:
-    """That pods are processes of this user, which a node of root's must not be."""
+    """Warns that pods are processes of this user, which is not acceptable on a node, where the user is root."""
     root = os.geteuid() == 0
     yield Finding(
         what="isolation",
@@ -66,5 +65,5 @@ plugin = Plugin(
     images=HostImages,
     check=check,
     ignores=ignores,
-    exam={"restores_exit_after_restart": False},  # nobody can collect a child that is not theirs
+    exam={"restores_exit_after_restart": False},  # a process cannot reap the children of another
 )

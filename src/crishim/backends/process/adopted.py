@@ -1,4 +1,4 @@
-"""What containers of this crishim and of an earlier one have in common: a first process whose end is waited for."""
+"""The common part of containers of this crishim and of an earlier one: a first process that is watched for its exit."""
 
 import asyncio
 import contextlib
@@ -18,14 +18,14 @@ from crishim.model.values import ContainerId, SandboxId
 _log = logging.getLogger(__name__)
 
 TIMEOUT: Final = 2.0
-"""Seconds for which killed processes are awaited; only one that the kernel cannot interrupt needs them."""
+"""Seconds to wait for killed processes; only one in an uninterruptible wait needs them."""
 
 _PAUSE: Final = 0.005
-"""Seconds between two looks at killed processes: others than our children have no event to wait for."""
+"""Seconds between two checks of killed processes: there is no event for the end of processes that are not our children."""
 
 
 class ContainerProcess:
-    """A container: what it is, whether it runs, how it ended."""
+    """A container: its identity, its processes, its exit status."""
 
     def __init__(self, container_id: ContainerId, sandbox_id: SandboxId, clock: Clock, keeping: StateFolder) -> None:
         self.id = container_id
@@ -41,16 +41,16 @@ class ContainerProcess:
 
     @property
     def leaders(self) -> tuple[Identity, ...]:
-        """The processes whose families are the container, the first one its own. Empty before the start."""
+        """The processes whose families make up the container, the first one its own. Empty before the start."""
         return () if self._session is None else (self._session.identity,)
 
     @property
     def runs(self) -> bool:
-        """Whether its first process was started and has not ended."""
+        """Whether its first process was started and has not exited."""
         return self._life is not None and not self._over.is_set()
 
     def observed(self) -> ObservedContainer:
-        """As the inventory shows it."""
+        """The container as the inventory shows it."""
         if self._exit is not None:
             state = ContainerState.EXITED
         else:
@@ -60,7 +60,7 @@ class ContainerProcess:
         )
 
     async def kill(self, number: int) -> None:
-        """As `Backend.kill_container`. Raises `NotFound` for the dead and `FailedPrecondition` for what was never started."""
+        """As `Backend.kill_container`. Raises `NotFound` after the exit and `FailedPrecondition` before the start."""
         if self._session is None and self._exit is None:
             raise FailedPrecondition("created", "running", f"container {self.id}")
         if self._session is None or not self.runs:
@@ -71,21 +71,23 @@ class ContainerProcess:
             self._session.send(number)
 
     async def wait(self) -> Exit:
-        """As `Backend.wait_container`. Raises `NotFound` when the container was removed meanwhile."""
+        """As `Backend.wait_container`. Raises `NotFound` if the container is removed meanwhile."""
         await self._over.wait()
         if self._exit is None:
             raise NotFound("container", self.id)
         return self._exit
 
     async def end(self) -> None:
-        """Kill whatever runs, and return when it has ended."""
+        """Kill all processes, and return when they have ended."""
         if self._life is not None:
             if self.runs:
                 await kill_family(self.leaders)
             await asyncio.wait({self._life})
 
     async def remove(self) -> None:
-        """As `Backend.remove_container`; what still runs is killed. Who waits for what never ran gets `NotFound`."""
+        """As `Backend.remove_container`; running processes are killed. Waits for a container that never ran raise
+        `NotFound`.
+        """
         await self.end()
         self._removed = True
         self._over.set()
@@ -104,21 +106,21 @@ class ContainerProcess:
         at = self._clock.now()
         await self._finish()
         if code is None:
-            self._told(Exit.unknown())
+            self._record_exit(Exit.unknown())
         else:
             end = Exit.from_returncode(code)
-            self._told(Exit(code=end.code, at=at, started_at=self._started_at))
+            self._record_exit(Exit(code=end.code, at=at, started_at=self._started_at))
 
     async def _finish(self) -> None:
-        """What is to be done between the end of the process and the news of it."""
+        """Called between the exit of the process and the publication of its exit status."""
 
-    def _told(self, end: Exit) -> None:
+    def _record_exit(self, end: Exit) -> None:
         self._exit = end
         self._over.set()
         try:
             self._keep()
         except CrishimError as error:
-            _log.warning("the exit of container %s is not kept: %s", self.id, error)
+            _log.warning("the exit of container %s is not stored: %s", self.id, error)
 
     def _keep(self) -> None:
         if not self._removed:
@@ -136,33 +138,33 @@ class ContainerProcess:
 class AdoptedContainer(ContainerProcess):
     """A container that an earlier crishim started.
 
-    It can be watched and killed. Its streams ended with that crishim, and since it is not our child nobody can tell how it
-    ends: its exit is unknown, unless it was kept.
+    It can be watched and killed. Its streams ended with that crishim, and since it is not our child its exit status is
+    unknown, unless it was stored.
     """
 
-    def __init__(self, kept: StoredContainer, clock: Clock, keeping: StateFolder) -> None:
-        super().__init__(kept.id, kept.sandbox_id, clock, keeping)
-        self._started_at = kept.started_at
-        self._leaders = kept.leaders
-        self._exit = kept.exit
+    def __init__(self, stored: StoredContainer, clock: Clock, state: StateFolder) -> None:
+        super().__init__(stored.id, stored.sandbox_id, clock, state)
+        self._started_at = stored.started_at
+        self._leaders = stored.leaders
+        self._exit = stored.exit
 
     async def find(self) -> None:
-        """Watch its process if it runs, and end what it has left if not. To be called once, before all others."""
+        """Watch its process if it runs, or else kill its remaining processes. To be called once, before all other methods."""
         session = Session.adopt(self._leaders[0]) if self._exit is None else None
         if session is not None:
             self._watch(session, self._started_at)
         else:
             await kill_family(self._leaders)
-            self._told(self._exit or Exit.unknown())
+            self._record_exit(self._exit or Exit.unknown())
 
     @property
     def leaders(self) -> tuple[Identity, ...]:
-        """The processes whose families are the container."""
+        """The processes whose families make up the container."""
         return self._leaders
 
 
 async def gone(leaders: tuple[Identity, ...]) -> bool:
-    """Wait until nobody of these families runs; false if some still do after `TIMEOUT`."""
+    """Wait until no process of these families runs; false if some still do after `TIMEOUT`."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(TIMEOUT):
             while leaders and await lives(leaders):  # noqa: ASYNC110 - see _PAUSE

@@ -33,15 +33,15 @@ from crishim.model.stats import ContainerUsage, SandboxUsage
 from crishim.model.values import ContainerId, SandboxId
 
 CENSUS_AGE: Final = 0.5
-"""Seconds for which one look at all processes serves for figures: they are asked for of all containers at once."""
+"""Seconds for which one scan of all processes is used for usage, which is requested for all containers at once."""
 
 
 class ProcessBackend(
     Backend, SupportsExec, SupportsAttach, SupportsPortForward, SupportsStats, SupportsLogReopen, SupportsClose
 ):
-    """Runs containers as child processes. `close` ends them all; see the package's docstring for what it keeps and what not.
+    """Runs containers as child processes. `close` ends them all; the package's docstring describes the limits.
 
-    `ignored` are requested that this backend cannot keep and is told to accept nevertheless.
+    `ignored` are features that this backend does not support and accepts nevertheless.
     """
 
     def __init__(self, context: BackendContext, ignored: Collection[Feature] = ()) -> None:
@@ -60,7 +60,7 @@ class ProcessBackend(
         return BackendInfo(name="process", version=__version__, netns=NetnsSource.NONE, supported=self._supported)
 
     async def inventory(self) -> Inventory:
-        """Everything held, with what an earlier crishim left in this boot."""
+        """All sandboxes and containers, including those of an earlier crishim of this boot."""
         await self._find()
         return Inventory(
             sandboxes=tuple(ObservedSandbox(id=sandbox.id, ready=sandbox.ready) for sandbox in self._sandboxes.values()),
@@ -68,7 +68,7 @@ class ProcessBackend(
         )
 
     async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
-        """A sandbox is a note of its name: there is nothing of it to start."""
+        """Record the sandbox, of which there are no processes."""
         await self._find()
         if spec.id in self._sandboxes:
             raise AlreadyExists("sandbox", spec.id)
@@ -76,17 +76,17 @@ class ProcessBackend(
         return SandboxStarted()
 
     async def stop_sandbox(self, sandbox_id: SandboxId) -> None:
-        """Note that it is stopped."""
+        """Record that the sandbox is stopped."""
         self._keep(attrs.evolve(await self._sandbox(sandbox_id), ready=False))
 
     async def remove_sandbox(self, sandbox_id: SandboxId) -> None:
-        """Forget it."""
+        """Delete the sandbox's record."""
         await self._sandbox(sandbox_id)
         self._keeping.forget_sandbox(sandbox_id)
         del self._sandboxes[sandbox_id]
 
     async def create_container(self, spec: ContainerSpec) -> None:
-        """Open its log and make its streams."""
+        """Open its log and create its streams."""
         await self._sandbox(spec.sandbox.id)
         if spec.id in self._containers:
             raise AlreadyExists("container", spec.id)
@@ -101,16 +101,16 @@ class ProcessBackend(
         await (await self._container(container_id)).kill(signal)
 
     async def wait_container(self, container_id: ContainerId) -> Exit:
-        """How it ended, when it has."""
+        """Its exit status, once it has exited."""
         return await (await self._container(container_id)).wait()
 
     async def remove_container(self, container_id: ContainerId) -> None:
-        """Forget it, its log excepted; what still runs is killed."""
+        """Remove the container without its log; running processes are killed."""
         await (await self._container(container_id)).remove()
         self._containers.pop(container_id, None)
 
     async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
-        """Run one more process with the container's environment and folder, in a session of its own."""
+        """Run one more process with the container's environment and working directory, in a session of its own."""
         return await (await self._own(container_id)).exec(spec, io)
 
     async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
@@ -118,16 +118,16 @@ class ProcessBackend(
         await (await self._own(container_id)).attach(io)
 
     async def dial(self, sandbox_id: SandboxId, port: int) -> ByteStream:
-        """Connect to a port of this machine, whoever listens there: all sandboxes share its network."""
+        """Connect to a port of this machine: all sandboxes share its network."""
         await self._sandbox(sandbox_id)
         return await dial_loopback(port)
 
     async def reopen_log(self, container_id: ContainerId) -> None:
-        """Go on in a new log file."""
+        """Continue in a new log file."""
         (await self._own(container_id)).reopen_log()
 
     async def container_usage(self, container_id: ContainerId) -> ContainerUsage:
-        """What its processes and execs use; nothing is measured of what does not run."""
+        """The usage of its processes and execs; nothing is measured of a container that does not run."""
         members = await self._members([await self._container(container_id)])
         if not members:
             return ContainerUsage()
@@ -135,7 +135,7 @@ class ProcessBackend(
         return ContainerUsage(cpu=cpu, memory=memory, process=process)
 
     async def sandbox_usage(self, sandbox_id: SandboxId) -> SandboxUsage:
-        """What all its containers use together."""
+        """The sum over its containers."""
         await self._sandbox(sandbox_id)
         members = await self._members(
             container for container in self._containers.values() if container.sandbox_id == sandbox_id
@@ -144,7 +144,7 @@ class ProcessBackend(
         return SandboxUsage(cpu=cpu, memory=memory, process=process)
 
     async def close(self) -> None:
-        """Kill every container, and return when all have ended. How they ended is kept for a later crishim of this boot."""
+        """Kill every container, and return when all have exited. The exits are stored for a later crishim of this boot."""
         for container in self._containers.values():
             await container.end()
 
@@ -152,13 +152,13 @@ class ProcessBackend(
         async with self._finding:
             if self._found:
                 return
-            self._sandboxes = {kept.id: kept for kept in self._keeping.sandboxes()}
-            for kept in self._keeping.containers():
-                if kept.id in self._containers:  # found by a call that was cancelled
+            self._sandboxes = {stored.id: stored for stored in self._keeping.sandboxes()}
+            for stored in self._keeping.containers():
+                if stored.id in self._containers:  # found by a call that was cancelled
                     continue
-                container = AdoptedContainer(kept, self._clock, self._keeping)
+                container = AdoptedContainer(stored, self._clock, self._keeping)
                 await container.find()
-                self._containers[kept.id] = container
+                self._containers[stored.id] = container
             self._found = True
 
     def _keep(self, sandbox: StoredSandbox) -> None:
@@ -182,7 +182,7 @@ class ProcessBackend(
     async def _own(self, container_id: ContainerId) -> ProcessContainer:
         container = await self._container(container_id)
         if not isinstance(container, ProcessContainer):
-            raise FailedPrecondition("left over from an earlier crishim", "one of this", f"container {container_id}")
+            raise FailedPrecondition("started by an earlier crishim", "started by this one", f"container {container_id}")
         return container
 
     async def _members(self, containers: Iterable[ContainerProcess]) -> list[Process]:

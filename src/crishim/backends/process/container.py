@@ -18,9 +18,9 @@ from crishim.model.process import ExecSpec, Exit
 
 
 class ProcessContainer(ContainerProcess):
-    """A container from its creation, when its log is opened and its streams are made, to its removal.
+    """A container from its creation, when its log is opened and its streams are created, to its removal.
 
-    Making one raises as `ContainerStdio.open` does.
+    The constructor raises as `ContainerStdio.open` does.
     """
 
     def __init__(self, spec: ContainerSpec, clock: Clock, keeping: StateFolder) -> None:
@@ -33,11 +33,13 @@ class ProcessContainer(ContainerProcess):
 
     @property
     def leaders(self) -> tuple[Identity, ...]:
-        """The first process, and that of every exec that has not ended or has left somebody behind."""
+        """The first process, and that of every exec that runs or has left processes behind."""
         return (*super().leaders, *self._execs)
 
     async def start(self) -> None:
-        """As `Backend.start_container`. When it raises nothing runs; what cannot be kept in `runtime_state` is killed again."""
+        """As `Backend.start_container`. If it raises, nothing runs; a process that cannot be recorded in `runtime_state` is
+        killed.
+        """
         if self._session is not None:
             raise FailedPrecondition("started", "created", f"container {self.id}")
         session = Session.spawn(self._program, self._ends)
@@ -50,7 +52,7 @@ class ProcessContainer(ContainerProcess):
             raise
 
     async def exec(self, spec: ExecSpec, io: ProcessIO) -> Exit:
-        """As `SupportsExec.exec`. What an exec leaves running in the background lives on, until the container ends."""
+        """As `SupportsExec.exec`. Background processes of an exec keep running until the container ends."""
         self._must_run()
         streams = ExecStreams(io, tty=spec.tty)
         try:
@@ -81,7 +83,7 @@ class ProcessContainer(ContainerProcess):
         self._stdio.reopen()
 
     async def end(self) -> None:
-        """Kill whatever runs, and return when it has ended and let go of its streams."""
+        """Kill all processes, and return when they have ended and the streams are closed."""
         await super().end()
         await self._stdio.close()
 
@@ -90,7 +92,7 @@ class ProcessContainer(ContainerProcess):
             raise FailedPrecondition("created" if self._session is None else "exited", "running", f"container {self.id}")
 
     async def _collect(self, session: Session) -> None:
-        """Forget an exec, unless it has left somebody behind: then its number is kept from being used again until they end."""
+        """Forget an exec, unless it has left processes behind: then its pid is reserved until they end."""
         self._left.add(session.identity)  # before the look, which may be cancelled
         if await lives((session.identity,)):
             return

@@ -1,9 +1,9 @@
-"""What plain child processes do not heed, by the names of `crishim coverage`."""
+"""The fields that plain child processes ignore, by the names of `crishim coverage`."""
 
 from collections.abc import Mapping
 from typing import Final
 
-_SHARED: Final = "there is no isolation: everything is the machine's own"
+_SHARED: Final = "there is no isolation: all processes share the machine"
 _LIMITS: Final = "there are no cgroups"
 _RIGHTS: Final = tuple(f"{message}.linux.security_context" for message in ("PodSandboxConfig", "ContainerConfig"))
 

@@ -1,4 +1,4 @@
-"""Images for containers that use none: every reference is answered for, and nothing is pulled."""
+"""Images for containers that use none: every reference counts as present after a pull, and nothing is downloaded."""
 
 import hashlib
 import json
@@ -20,9 +20,9 @@ _NOTE: Final = "no image is pulled: containers of the process backend run the pr
 
 
 class HostImages(ImageService):
-    """Names that were pulled, each with the id that its normalised reference hashes to. They are kept in `context.state`.
+    """References that were pulled, each with the id to which its normalised form hashes, stored in `context.state`.
 
-    Every image has one tag or digest, and a size of one byte, since clients take zero for a broken answer.
+    Every image has one tag or digest, and a size of one byte, since clients reject zero.
     """
 
     def __init__(self, context: BackendContext) -> None:
@@ -33,37 +33,39 @@ class HostImages(ImageService):
             self._names = {image_id(name): name for name in json.loads(self._file.read_bytes())}
 
     async def list(self) -> tuple[Image, ...]:
-        """All names that were pulled and not removed."""
+        """All references that were pulled and not removed."""
         return tuple(_image(name) for name in self._names.values())
 
     async def status(self, image: ImageSpec) -> ImageDetail | None:
-        """One image. Its configuration is empty: a container must say what to run. `info` says that nothing was pulled."""
-        found = self._find(image.image)
-        if found is None:
+        """One image. Its configuration is empty, so a container must name its command. `info` says that nothing was
+        downloaded.
+        """
+        image_id_ = self._find(image.image)
+        if image_id_ is None:
             return None
         info = json.dumps({"source": "host", "note": _NOTE})
-        return ImageDetail(image=_image(self._names[found]), info=FrozenDict({"info": info}))
+        return ImageDetail(image=_image(self._names[image_id_]), info=FrozenDict({"info": info}))
 
     async def pull(self, image: ImageSpec, auth: AuthConfig | None, sandbox: PodSandboxConfig | None) -> ImageId:  # noqa: ARG002
-        """Remember a name. Raises `InvalidArgument` for what is no name, and `NotFound` for an id that is not here."""
+        """Record a reference. Raises `InvalidArgument` for an invalid one, and `NotFound` for an unknown id."""
         if _ID.fullmatch(image.image):
-            if (found := self._find(image.image)) is None:
+            if (known_id := self._find(image.image)) is None:
                 raise NotFound("image", image.image)
-            return found
+            return known_id
         name = normalised(image.image)
         self._names[image_id(name)] = name
         self._save()
         return image_id(name)
 
     async def remove(self, image: ImageSpec) -> None:
-        """Forget a name. Unknown ones are no error."""
-        found = self._find(image.image)
-        if found is not None:
-            del self._names[found]
+        """Forget a reference. Unknown ones are no error."""
+        known_id = self._find(image.image)
+        if known_id is not None:
+            del self._names[known_id]
             self._save()
 
     async def fs_info(self) -> ImageFsInfo:
-        """The file of names is all there is."""
+        """The usage of the file of references."""
         there = self._file.exists()
         usage = FilesystemUsage(
             timestamp=self._clock.now(),
@@ -83,20 +85,20 @@ class HostImages(ImageService):
         if named in self._names:
             return named
         prefix = _ID_PREFIX.fullmatch(text)
-        found = [known for known in self._names if prefix and known.startswith(f"sha256:{prefix[1]}")]
-        return found[0] if len(found) == 1 else None
+        matches = [known for known in self._names if prefix and known.startswith(f"sha256:{prefix[1]}")]
+        return matches[0] if len(matches) == 1 else None
 
     def _save(self) -> None:
         write_json(self._file, list(self._names.values()))
 
 
 def normalised(reference: str) -> str:
-    """A reference with its registry and its tag, as docker reads short ones; a digest makes a tag beside it void.
+    """A reference with its registry and its tag, by docker's rules for short ones; with a digest the tag is dropped.
 
-    Raises `InvalidArgument` for what no image can be called.
+    Raises `InvalidArgument` for an invalid reference.
     """
     if not reference.isascii() or not reference.isprintable() or not reference or " " in reference:
-        raise InvalidArgument("image.image", f"{reference[:100]!r} is no image reference")
+        raise InvalidArgument("image.image", f"{reference[:100]!r} is not an image reference")
     name, _, digest = reference.partition("@")
     first, _, rest = name.partition("/")
     if not rest:

@@ -15,14 +15,16 @@ from crishim.linux.programs import find_program
 from crishim.logs.stdio import ChildEnds
 
 UMASK: Final = 0o022
-"""What runc gives where nothing is said."""
+"""runc's default."""
 
 _SHORTAGES: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 
 
 @attrs.frozen(kw_only=True)
 class Program:
-    """What to run. A folder that is not there is `/`; a relative program is looked for in the program's own PATH and folder."""
+    """The program to run. A missing working directory is replaced by `/`; a relative program is searched in the program's own
+    PATH and folder.
+    """
 
     argv: Sequence[str]
     env: Mapping[str, str]
@@ -31,9 +33,9 @@ class Program:
 
 
 class Session:
-    """A running process that leads a session. Its end is waited for on the event loop, without a thread or a signal handler.
+    """A running process that leads a session. Its exit is awaited on the event loop, without a thread or a signal handler.
 
-    The process is collected by `reap` alone, so its number is nobody else's until then.
+    Only `reap` reaps the process, so its pid is not reused until then.
     """
 
     def __init__(self, child: Child) -> None:
@@ -41,23 +43,23 @@ class Session:
 
     @property
     def identity(self) -> Identity:
-        """The first process."""
+        """The identity of the first process."""
         return self._child.identity
 
     @classmethod
     def spawn(cls, program: Program, ends: ChildEnds) -> "Session":
-        """Start a program on these descriptors. It returns when the program runs, or has proved impossible to run.
+        """Start a program on these descriptors. Returns when the program runs, or cannot be run.
 
-        Raises `InvalidArgument` for a program that cannot be run, and `ResourceExhausted` when the machine is short of
-        something. With `tty` the descriptors become the session's terminal by way of util-linux's setsid, since only a process
-        itself can take a terminal, and running Python between fork and exec is no option in a process with threads.
+        Raises `InvalidArgument` for a program that cannot be run, and `ResourceExhausted` if the machine lacks resources. With
+        `tty` util-linux's setsid makes the descriptors the session's terminal, since only a process itself can do that, and
+        running Python between fork and exec is not safe in a process with threads.
         """
         cwd = str(Path("/") / program.cwd)
         if not os.path.isdir(cwd):  # noqa: PTH112 - what may not be looked at is no error
             cwd = "/"
         argv = list(program.argv)
         if program.tty:
-            argv = [_setsid(), "-c", "--", *_found(argv, program.env, cwd)]
+            argv = [_setsid(), "-c", "--", *_checked(argv, program.env, cwd)]
         try:
             child = children.spawn(
                 argv,
@@ -79,7 +81,7 @@ class Session:
 
     @classmethod
     def adopt(cls, identity: Identity) -> "Session | None":
-        """The session of a process that is nobody's child here; None if it has ended."""
+        """The session of a process that is not a child of ours; None if it has exited."""
         try:
             child = children.adopt(identity.pid)
         except NotFound:
@@ -91,7 +93,7 @@ class Session:
         return cls(child)
 
     def send(self, number: int) -> None:
-        """Send a signal to the first process. Raises `InvalidArgument` for what is no signal."""
+        """Send a signal to the first process. Raises `InvalidArgument` for an invalid signal."""
         try:
             self._child.send(number)
         except PermissionError as error:
@@ -100,15 +102,15 @@ class Session:
             raise InvalidArgument("signal", f"{number} cannot be sent: {error.strerror}") from error
 
     async def ended(self) -> None:
-        """Return when the first process has ended. May be cancelled."""
+        """Return when the first process has exited. May be cancelled."""
         await self._child.ended()
 
     def returncode(self) -> int | None:
-        """How the ended process ended, as `subprocess` has it; None where it is not ours to know. Collects nothing."""
+        """The exit status as in `subprocess`; None if it is not our child. Does not reap."""
         return self._child.returncode()
 
     def reap(self) -> None:
-        """Collect the ended process, once."""
+        """Reap the exited process, once."""
         self._child.collect()
 
 
@@ -118,8 +120,8 @@ def _setsid() -> str:
     return setsid
 
 
-def _found(argv: list[str], env: Mapping[str, str], cwd: str) -> list[str]:
-    """The same, if the program is there: behind setsid a missing one would be an exit and no error."""
+def _checked(argv: list[str], env: Mapping[str, str], cwd: str) -> list[str]:
+    """`argv`, if the program exists: behind setsid a missing one would be an exit and no error."""
     if "\0" in "".join(argv) or not find_program(argv[0], env=env, cwd=cwd):
         raise _cannot_run(argv[0], "no such program")
     return argv

@@ -1,6 +1,6 @@
-"""What is kept in `runtime_state`, so that a later crishim finds what an earlier one left running: one JSON file per id.
+"""The files in `runtime_state` from which a later crishim resumes running containers: one JSON file per id.
 
-Files are replaced whole. Those of another boot, where nothing of theirs can run, are deleted when they are read.
+Files are replaced atomically. Those of another boot, of which nothing runs any more, are deleted when they are read.
 """
 
 import json
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 @attrs.frozen(kw_only=True)
 class StoredContainer:
-    """A container that was started: the processes that lead its sessions, the first one its own, and how it ended."""
+    """A container that was started: the processes that lead its sessions, the first one its own, and its exit status."""
 
     id: ContainerId
     sandbox_id: SandboxId
@@ -34,14 +34,14 @@ class StoredContainer:
 
 @attrs.frozen(kw_only=True)
 class StoredSandbox:
-    """A sandbox, and whether it was not stopped yet."""
+    """A sandbox, and whether it is ready."""
 
     id: SandboxId
     ready: bool
 
 
 class StateFolder:
-    """The files. Writing raises `ResourceExhausted`, naming the file; one that cannot be understood is told and left alone."""
+    """The files. Writing raises `ResourceExhausted`, naming the file; a file that cannot be read is logged and skipped."""
 
     def __init__(self, folder: Path) -> None:
         self._containers = folder / "containers"
@@ -56,10 +56,10 @@ class StateFolder:
         """All sandboxes of this boot."""
         return list(self._read(self._sandboxes, lambda data: StoredSandbox(**data)))
 
-    def put(self, kept: StoredContainer | StoredSandbox) -> None:
+    def put(self, stored: StoredContainer | StoredSandbox) -> None:
         """Write or replace one file."""
-        folder = self._containers if isinstance(kept, StoredContainer) else self._sandboxes
-        write_json(folder / f"{kept.id}.json", {"boot_id": self._boot_id, **attrs.asdict(kept)})
+        folder = self._containers if isinstance(stored, StoredContainer) else self._sandboxes
+        write_json(folder / f"{stored.id}.json", {"boot_id": self._boot_id, **attrs.asdict(stored)})
 
     def forget_container(self, container_id: ContainerId) -> None:
         """Delete a container's file, if there is one."""
@@ -69,12 +69,12 @@ class StateFolder:
         """Delete a sandbox's file, if there is one."""
         (self._sandboxes / f"{sandbox_id}.json").unlink(missing_ok=True)
 
-    def _read(self, folder: Path, kept: Callable[[dict[str, Any]], Kept]) -> Iterator[Kept]:
+    def _read(self, folder: Path, make: Callable[[dict[str, Any]], Kept]) -> Iterator[Kept]:
         for file in sorted(folder.glob("*.json")):
             try:
                 data = json.loads(file.read_bytes())
                 if data.pop("boot_id") == self._boot_id:
-                    yield kept(data)
+                    yield make(data)
                 else:
                     file.unlink()
             except (ValueError, TypeError, KeyError, AttributeError):
@@ -88,7 +88,7 @@ def _container(data: dict[str, Any]) -> StoredContainer:
 
 
 def write_json(path: Path, data: object) -> None:
-    """Replace a file by JSON data, whole or not at all; missing folders are made. Raises `ResourceExhausted`, naming it."""
+    """Replace a file by JSON data, atomically; missing folders are created. Raises `ResourceExhausted`, naming it."""
     new = path.with_suffix(".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a family of processes uses, in CRI's words."""
+"""The usage of a family of processes."""
 
 import os
 from collections.abc import Collection
@@ -11,10 +11,10 @@ _NANOSECONDS_PER_TICK: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 def usage(members: Collection[Process], timestamp: int) -> tuple[CpuUsage, MemoryUsage, ProcessUsage]:
-    """What a family uses, at `timestamp` in nanoseconds.
+    """The usage of a family at `timestamp`, in nanoseconds since the epoch.
 
-    Memory is the resident size, shared pages counted for each process; there is no cache to tell apart, so the working set is
-    the same. The CPU time of a process that has ended counts when its parent has waited for it, and is lost with the parent.
+    Memory is the resident size, with shared pages counted for each process; the page cache is not known, so the working set is
+    the same. The CPU time of an exited process counts when its parent has reaped it, and is lost with the parent.
     """
     running = [member for member in members if not member.ended]
     rss = sum(member.rss for member in running)

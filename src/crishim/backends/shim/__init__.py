@@ -1,8 +1,8 @@
-"""Pods over a shim v2 binary of somebody else: runc's, and others that behave like it.
+"""Pods over an external shim v2 binary: runc's, and others that behave like it.
 
-Options: `shim` (a runtime's name or a program; default `io.containerd.runc.v2`), `namespace` (default `crishim`), `runtime`
-(the program behind runc's shim; default runc), `config_path` (a configuration for a shim that
-takes runtimeoptions.v1), `bootstrap` (whether `start` reads BootstrapParams; found out by default).
+Options: `shim` (a runtime name or a program; default `io.containerd.runc.v2`), `namespace` (default `crishim`), `runtime` (the
+program behind runc's shim; default runc), `config_path` (a configuration for a shim that takes runtimeoptions.v1), `bootstrap`
+(whether `start` reads BootstrapParams; detected by default).
 """
 
 from collections.abc import Iterable, Mapping
@@ -37,7 +37,7 @@ _TYPES: Final[dict[str, type]] = {
 
 
 def build(context: BackendContext) -> Backend:
-    """The backend. Raises `InvalidArgument` naming an option that it does not know, or that is of another type."""
+    """The backend. Raises `InvalidArgument` naming an option that is unknown or of a wrong type."""
     options = checked(context.options, _TYPES)
     systemd = context.cgroup_driver is CgroupDriver.SYSTEMD
     machine = host(systemd_cgroup=systemd)
@@ -53,7 +53,7 @@ def build(context: BackendContext) -> Backend:
 
 
 def check(options: Mapping[str, Any]) -> Iterable[Finding]:
-    """The shim, and what it needs: the program behind runc's own shim, and the pause."""
+    """The shim, the program behind runc's own shim, and the pause program."""
     shim = binary_name(str(options.get("shim", _DEFAULT)))
     runtime = str(options.get("runtime", "runc"))
     behind = ((runtime, runtime),) if "runc" in shim and "config_path" not in options else ()
@@ -69,7 +69,7 @@ def check(options: Mapping[str, Any]) -> Iterable[Finding]:
 
 
 def checked(options: Any, types: dict[str, type]) -> dict[str, Any]:
-    """The options, all of them known and of their types."""
+    """The options, after a check of their names and types. Raises `InvalidArgument`."""
     for name, value in options.items():
         if name not in types:
             raise InvalidArgument(f"options.{name}", f"is not known; known: {', '.join(sorted(types))}")
@@ -79,7 +79,7 @@ def checked(options: Any, types: dict[str, type]) -> dict[str, Any]:
 
 
 def shim_binary(context: BackendContext, default: str) -> ShimBinary:
-    """How to run the shim that the options name."""
+    """The shim binary that the options name."""
     events = str(context.runtime_state / "news")
     fits = len(events.encode()) <= 107
     program = binary_name(str(context.options.get("shim", default)))
@@ -94,7 +94,7 @@ def shim_binary(context: BackendContext, default: str) -> ShimBinary:
 
 
 def configured(path: str) -> Options:
-    """Options that tell a shim the path of its configuration, where there is one."""
+    """The shim's options for a configuration file, if a path is given."""
     return (lambda _: runtime_options(path)) if path else no_options
 
 

@@ -1,7 +1,7 @@
-"""Containerd's shim for runc and its like: what it can do depends on the runtime behind it.
+"""containerd's shim for runc: its features depend on the runtime behind it.
 
-When the caller of a Create goes away this shim kills its runtime in the middle. What is left then, a folder of state and
-cgroups, the shim does not know; its `delete` removes the folder, and of the cgroups only the bundle tells.
+When the caller of a Create disconnects, this shim kills its runtime during the creation. It does not know what is left then, a
+folder of state and cgroups; its `delete` removes the folder, and only the bundle names the cgroups.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from crishim.shimv2.wire.messages import runc_options
 
 @attrs.frozen(kw_only=True)
 class RuncShimBinary(ShimBinary):
-    """A ShimBinary that removes the cgroup, too."""
+    """A ShimBinary that also removes the cgroup."""
 
     leaves_halves: bool = True
 
@@ -45,7 +45,7 @@ class RuncShimBinary(ShimBinary):
 
 
 class RuncShimRuntime(ShimRuntime):
-    """Runs bundles by containerd's shim with `command`'s program; its state and the shims' lie in folders of `state`."""
+    """Runs bundles by containerd's shim with `command`'s program; its state and the shims' are in folders of `state`."""
 
     def __init__(self, binary: ShimBinary, state: Path, clock: Clock, host: Host, command: RuntimeCommand) -> None:
         super().__init__(binary, state / SHIMS, clock, self._make_options)
@@ -54,13 +54,13 @@ class RuncShimRuntime(ShimRuntime):
         self._command = command
 
     async def probe(self) -> BackendInfo:
-        """As `ShimRuntime.probe`, with what the runtime behind the shim can do."""
+        """As `ShimRuntime.probe`, with the features of the runtime behind the shim."""
         info = await super().probe()
         _, able = await self._command.features(self._host.kernel)
         return attrs.evolve(info, supported=able.supported, features=able.advertised)
 
     def _make_options(self, config: Mapping[str, Any]) -> AnyMessage:
-        """In a user namespace the streams belong to who is root there."""
+        """In a user namespace the streams belong to the namespace's root."""
         linux = config.get("linux", {})
         first = [next((line["hostID"] for line in linux.get(key, ())), 0) for key in ("uidMappings", "gidMappings")]
         return runc_options(

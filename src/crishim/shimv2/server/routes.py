@@ -120,7 +120,7 @@ async def _resume(tasks: Tasks, key: Key, _: pb.ResumeRequest) -> Message:
 
 
 async def _checkpoint(*_: object) -> Message:
-    raise Unimplemented("Checkpoint", "checkpoints are not made")
+    raise Unimplemented("Checkpoint", "checkpoints are not supported")
 
 
 async def _update(tasks: Tasks, key: Key, request: pb.UpdateTaskRequest) -> Message:

@@ -1,4 +1,4 @@
-"""The exam for backends.
+"""The conformance suite for backends.
 
 The checks are plain async functions that import no test framework; each cites its sentence of the contract. With pytest:
 
@@ -6,8 +6,8 @@ The checks are plain async functions that import no test framework; each cites i
         async def make_backend(self, context: BackendContext) -> Backend:
             return MyBackend(context)
 
-or, with no file at all, `pytest --crishim-backend mine.module:plugin`. Every check ends with an empty inventory. Capabilities
-are examined where they are claimed; a known weakness is an attribute (`survives_restart = False`), never a skipped check.
+or, without any file, `pytest --crishim-backend mine.module:plugin`. Every check ends with an empty inventory. Capabilities are
+checked if they are claimed; a known weakness is an attribute (`survives_restart = False`), never a skipped check.
 """
 
 from crishim.testing.conformance.candidate import Candidate, Programs, World

@@ -1,4 +1,4 @@
-"""Who is examined, and the world it is examined in."""
+"""The backend under test, and the environment of one check."""
 
 import asyncio
 import contextlib
@@ -23,35 +23,35 @@ from crishim.model.values import ContainerId, FrozenDict, ImageId, SandboxId
 T = TypeVar("T")
 
 TIMEOUT = 60.0
-"""Seconds after which the exam gives up on a verb that the contract lets take its time."""
+"""Seconds after which the suite fails a verb that has no deadline in the contract."""
 
 
 class Programs:
-    """The commands that the exam runs. These need a shell with the usual tools; override them for images without.
+    """The commands that the suite runs. These need a shell with the usual tools; override them for images without one.
 
-    `ready` is what `sleeps` and `stubborn` write to stdout once they mind signals; empty if they always do.
+    `ready` is what `sleeps` and `stubborn` write to stdout once they handle signals; empty if they handle them from the start.
     """
 
     ready = "ready"
 
     def prints(self, text: str) -> tuple[str, ...]:
-        """Write one line to stdout and end with 0."""
+        """Write one line to stdout and exit with 0."""
         return ("sh", "-c", f"echo {text}")
 
     def complains(self, text: str) -> tuple[str, ...]:
-        """Write one line to stderr and end."""
+        """Write one line to stderr and exit."""
         return ("sh", "-c", f"echo {text} >&2")
 
     def fails(self, code: int) -> tuple[str, ...]:
-        """End with this code."""
+        """Exit with this code."""
         return ("sh", "-c", f"exit {code}")
 
     def sleeps(self) -> tuple[str, ...]:
-        """Say `ready`, then go on until a signal, with its usual effect even for the first process of a namespace."""
+        """Print `ready`, then run until a signal, which has its usual effect even for the first process of a pid namespace."""
         return ("sh", "-c", f"trap 'exit 143' TERM; echo {self.ready}; while :; do sleep 0.05; done")
 
     def stubborn(self) -> tuple[str, ...]:
-        """Say `ready`, then go on whatever SIGTERM says."""
+        """Print `ready`, then run and ignore SIGTERM."""
         return ("sh", "-c", f"trap '' TERM; echo {self.ready}; while :; do sleep 0.05; done")
 
     def copies(self) -> tuple[str, ...]:
@@ -59,24 +59,24 @@ class Programs:
         return ("cat",)
 
     def missing(self) -> tuple[str, ...]:
-        """A program that is not there."""
+        """A program that does not exist."""
         return ("/no/such/program",)
 
     def tells(self, variable: str) -> tuple[str, ...] | None:
-        """Print the value of an environment variable; None where that cannot be done."""
+        """Print the value of an environment variable; None if that is not possible."""
         return ("sh", "-c", f'echo "${variable}"')
 
     def ticks(self, text: str) -> tuple[str, ...] | None:
-        """Print a line over and over, several a second; None where that cannot be done."""
+        """Print a line repeatedly, several times a second; None if that is not possible."""
         return ("sh", "-c", f"trap 'exit 143' TERM; while :; do echo {text}; sleep 0.05; done")
 
 
 @attrs.define(kw_only=True)
 class Candidate:
-    """A backend under examination: how to make it, what it runs, and its known weaknesses.
+    """A backend under test: how to build it, its programs, and its known weaknesses.
 
-    `make` is called with the same context again to examine a restart of ours. `survives_restart`: containers go on while we
-    are away. `restores_exit`: how a container ended meanwhile is still known afterwards.
+    `make` is called with the same context again to test a restart. `survives_restart`: containers keep running across a
+    restart. `restores_exit`: the exit status of a container that exited meanwhile is known afterwards.
     """
 
     make: Callable[[BackendContext], Awaitable[Backend]]
@@ -92,15 +92,15 @@ class Candidate:
 
     @contextlib.asynccontextmanager
     async def world(self) -> "AsyncIterator[World]":
-        """A backend with nothing in it, and at the end nothing in it again."""
+        """An empty backend, which must be empty again at the end."""
         world = World(self, await self.make(self.context))
         try:
             await world.begin()
             yield world
             await world.tidy()
             left = await world.backend.inventory()
-            assert not [held for held in left.sandboxes if held.ours], f"left behind: {left}"
-            assert not [held for held in left.containers if held.ours], f"left behind: {left}"
+            assert not [seen for seen in left.sandboxes if seen.ours], f"left behind: {left}"
+            assert not [seen for seen in left.containers if seen.ours], f"left behind: {left}"
         except BaseException:
             with contextlib.suppress(CrishimError, AssertionError):
                 await world.tidy()
@@ -110,7 +110,7 @@ class Candidate:
 
 
 class World:
-    """One backend during one check. It calls in the library's order, and clears away what a check leaves."""
+    """One backend during one check. It calls the verbs in the library's order, and removes what a check leaves."""
 
     def __init__(self, candidate: Candidate, backend: Backend) -> None:
         self.candidate = candidate
@@ -122,7 +122,7 @@ class World:
         self._containers: list[ContainerId] = []
 
     async def begin(self) -> None:
-        """Ask the backend who it is."""
+        """Probe the backend."""
         self.info = await patiently(self.backend.probe())
 
     def claims(self, capability: type) -> bool:
@@ -130,13 +130,13 @@ class World:
         return capability in capabilities(self.backend)
 
     async def restart(self) -> None:
-        """Let go of the backend as a crash of ours would, and make it anew over the same folders."""
+        """Drop the backend as a crash would, and build it again over the same folders."""
         await self.close()
         self.backend = await self.candidate.make(self.candidate.context)
         await self.begin()
 
     async def close(self) -> None:
-        """Let go of the backend."""
+        """Close the backend."""
         if self.candidate.close is not None:
             await self.candidate.close(self.backend)
 
@@ -193,24 +193,24 @@ class World:
         return spec
 
     async def run_ready(self, sandbox: SandboxSpec, argv: tuple[str, ...], **changes: Any) -> ContainerSpec:
-        """As `run`, for `sleeps` and `stubborn`: return when it minds signals."""
+        """As `run`, for `sleeps` and `stubborn`: return when the program handles signals."""
         spec = await self.run(sandbox, argv, **changes)
         await self.ready(Path(spec.log_path))
         return spec
 
     async def ready(self, log: Path) -> None:
-        """Return when a program that writes to this log has said that it is ready."""
+        """Return when a program that writes to this log has printed that it is ready."""
         said = self.programs.ready.encode()
         await until(lambda: not said or (log.exists() and said in log.read_bytes()))
 
     async def wait(self, container_id: ContainerId) -> Exit:
-        """Wait for a container's end."""
+        """Wait for a container's exit."""
         return await patiently(self.backend.wait_container(container_id))
 
     async def seen(self, container_id: ContainerId) -> ObservedContainer | None:
         """The container as the inventory shows it."""
         inventory = await patiently(self.backend.inventory())
-        return next((held for held in inventory.containers if held.id == container_id), None)
+        return next((observed for observed in inventory.containers if observed.id == container_id), None)
 
     async def tidy(self) -> None:
         """Remove everything in the library's order."""
@@ -240,7 +240,7 @@ async def patiently(work: Awaitable[T]) -> T:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    """Wait until something that announces itself by no event, such as a file's content, has come true."""
+    """Poll a condition without an event, such as the content of a file."""
     async with asyncio.timeout(TIMEOUT):
         while not true():  # noqa: ASYNC110
             await asyncio.sleep(0.02)

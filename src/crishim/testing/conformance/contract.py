@@ -1,4 +1,4 @@
-"""Checks of the ten verbs. Each docstring is the sentence of the contract that it examines."""
+"""Checks of the ten verbs. Each docstring is the sentence of the contract that it checks."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ TERM, KILL = 15, 9
 
 
 async def check_probe_tells_who_it_is(world: World) -> None:
-    """probe: name, version and what is supported; name and version are non-empty."""
+    """probe: name, version and supported features; name and version are non-empty."""
     assert world.info.name
     assert world.info.version
     assert world.info.netns in NetnsSource
@@ -23,35 +23,35 @@ async def check_probe_tells_who_it_is(world: World) -> None:
 
 
 async def check_inventory_begins_empty(world: World) -> None:
-    """inventory: everything held, and before anything is asked for that is nothing of ours."""
+    """inventory: everything that exists in the backend; at the beginning nothing of ours."""
     inventory = await patiently(world.backend.inventory())
     assert isinstance(inventory, Inventory)
-    assert [] == [held.id for held in inventory.sandboxes if held.ours]
-    assert [] == [held.id for held in inventory.containers if held.ours]
+    assert [] == [seen.id for seen in inventory.sandboxes if seen.ours]
+    assert [] == [seen.id for seen in inventory.containers if seen.ours]
 
 
 async def check_sandbox_life(world: World) -> None:
-    """A started sandbox is ready, a stopped one stays known until it is removed, a removed one is gone."""
+    """A started sandbox is ready, a stopped one stays known until it is removed, a removed one does not exist."""
     spec = await world.sandbox()
-    held = {seen.id: seen.ready for seen in (await patiently(world.backend.inventory())).sandboxes}
-    assert {spec.id: True} == held
+    ready = {seen.id: seen.ready for seen in (await patiently(world.backend.inventory())).sandboxes}
+    assert {spec.id: True} == ready
     await patiently(world.backend.stop_sandbox(spec.id))
-    held = {seen.id: seen.ready for seen in (await patiently(world.backend.inventory())).sandboxes}
-    assert held in ({spec.id: False}, {})
+    ready = {seen.id: seen.ready for seen in (await patiently(world.backend.inventory())).sandboxes}
+    assert ready in ({spec.id: False}, {})
     with contextlib.suppress(NotFound):
         await patiently(world.backend.remove_sandbox(spec.id))
     assert () == (await patiently(world.backend.inventory())).sandboxes
 
 
 async def check_backend_netns_is_reported(world: World) -> None:
-    """With NetnsSource.BACKEND the answer of start_sandbox names the namespace that was made."""
+    """With NetnsSource.BACKEND the result of start_sandbox names the network namespace."""
     spec = await world.sandbox()
     if world.info.netns is NetnsSource.BACKEND and not spec.host_network:
         assert spec.netns.startswith("/")
 
 
 async def check_unknown_ids_are_not_found(world: World) -> None:
-    """Raise NotFound for what is not there."""
+    """Raise NotFound for an object that does not exist."""
     backend = world.backend
     sandbox_id, container_id = SandboxId(NOBODY), ContainerId(NOBODY)
     for work in (
@@ -66,11 +66,11 @@ async def check_unknown_ids_are_not_found(world: World) -> None:
             await patiently(work)
         except NotFound:
             continue
-        raise AssertionError(f"{getattr(work, '__qualname__', work)} knows nobody, and says nothing")
+        raise AssertionError(f"{getattr(work, '__qualname__', work)} does not raise NotFound for an unknown id")
 
 
 async def check_created_container_does_not_run(world: World) -> None:
-    """create_container: nothing of the container runs yet; one that was never started can be removed."""
+    """create_container: no process of the container runs yet; a container that was never started can be removed."""
     sandbox = await world.sandbox()
     spec = await world.create(sandbox, world.programs.sleeps())
     seen = await world.seen(spec.id)
@@ -81,7 +81,7 @@ async def check_created_container_does_not_run(world: World) -> None:
 
 
 async def check_started_container_runs_until_killed(world: World) -> None:
-    """start_container runs the process; kill_container sends one signal; wait_container tells 128 + its number."""
+    """start_container runs the process; kill_container sends one signal; wait_container returns 128 + its number."""
     sandbox = await world.sandbox()
     spec = await world.run_ready(sandbox, world.programs.sleeps())
     seen = await world.seen(spec.id)
@@ -95,7 +95,7 @@ async def check_started_container_runs_until_killed(world: World) -> None:
 
 
 async def check_sigkill_ends_the_stubborn(world: World) -> None:
-    """kill_container: SIGKILL ends all of the container, whatever it thinks of SIGTERM."""
+    """kill_container: SIGKILL ends all processes of the container, even if it ignores SIGTERM."""
     sandbox = await world.sandbox()
     spec = await world.run_ready(sandbox, world.programs.stubborn())
     await patiently(world.backend.kill_container(spec.id, TERM))
@@ -107,7 +107,7 @@ async def check_sigkill_ends_the_stubborn(world: World) -> None:
 
 
 async def check_exit_codes_are_told(world: World) -> None:
-    """wait_container tells the process's own exit code."""
+    """wait_container returns the process's own exit code."""
     sandbox = await world.sandbox()
     for code in (0, 7, 255):
         spec = await world.run(sandbox, world.programs.fails(code))
@@ -135,7 +135,7 @@ async def check_wait_is_sticky(world: World) -> None:
 
 
 async def check_killing_the_dead_is_harmless(world: World) -> None:
-    """kill_container: for the already dead, raise NotFound or do nothing."""
+    """kill_container: for a container that has exited, raise NotFound or do nothing."""
     sandbox = await world.sandbox()
     spec = await world.run(sandbox, world.programs.fails(3))
     await world.wait(spec.id)
@@ -145,7 +145,9 @@ async def check_killing_the_dead_is_harmless(world: World) -> None:
 
 
 async def check_missing_program_fails_the_start(world: World) -> None:
-    """start_container: a program that cannot be run is an error here, not of the creation and no exit; it can be removed."""
+    """start_container: a program that cannot be run fails the start, not the creation, and is no exit; the container can be
+    removed.
+    """
     sandbox = await world.sandbox()
     spec = await world.create(sandbox, world.programs.missing())
     failure = None
@@ -154,14 +156,14 @@ async def check_missing_program_fails_the_start(world: World) -> None:
     except CrishimError as error:
         failure = error
     assert failure is not None, "a missing program was started"
-    assert not isinstance(failure, NotFound), "the container is there, only its program is not"
+    assert not isinstance(failure, NotFound), "the container exists, only its program does not"
     assert failure.message
     seen = await world.seen(spec.id)
     assert seen is None or seen.state is not ContainerState.RUNNING
 
 
 async def check_containers_are_apart(world: World) -> None:
-    """Calls for different ids run beside each other: two containers of one sandbox live and end separately."""
+    """Calls for different ids run concurrently: two containers of one sandbox run and exit separately."""
     sandbox = await world.sandbox()
     one, other = await asyncio.gather(world.run(sandbox, world.programs.sleeps()), world.run(sandbox, world.programs.sleeps()))
     await patiently(world.backend.kill_container(one.id, KILL))
@@ -172,7 +174,7 @@ async def check_containers_are_apart(world: World) -> None:
 
 
 async def check_many_at_once(world: World) -> None:
-    """Calls for different ids run beside each other: twenty containers at once."""
+    """Calls for different ids run concurrently: twenty containers at once."""
     sandbox = await world.sandbox()
 
     async def live() -> int:
@@ -183,7 +185,7 @@ async def check_many_at_once(world: World) -> None:
 
 
 async def check_cancelled_start_can_be_removed(world: World) -> None:
-    """A start may be cancelled at any moment; afterwards the removal of the same id frees whatever was done."""
+    """A start may be cancelled at any time; the removal of the same id then frees everything."""
     sandbox = await world.sandbox()
     for rounds in (0, 1, 3, 10):
         spec = await world.create(sandbox, world.programs.sleeps())
@@ -197,7 +199,7 @@ async def check_cancelled_start_can_be_removed(world: World) -> None:
 
 
 async def check_restart_finds_everything(world: World) -> None:
-    """Inventory after a restart of ours: what runs is RUNNING and can be waited for, how the ended ended is still known."""
+    """Inventory after a restart: running containers are RUNNING and can be waited for, exits are still known."""
     sandbox = await world.sandbox()
     running = await world.run(sandbox, world.programs.sleeps())
     ended = await world.run(sandbox, world.programs.fails(9))

@@ -1,4 +1,4 @@
-"""What `pytest --crishim-backend package.module:plugin` collects: the exam for that plug-in's backend.
+"""The tests that `pytest --crishim-backend package.module:plugin` collects: the suite for that plug-in's backend.
 
 `Plugin.exam` has the attributes of `BackendConformance`: its programs and known weaknesses.
 """

@@ -1,4 +1,4 @@
-"""Checks of the CRI log file, which belongs to the backend's side."""
+"""Checks of the CRI log file, which the backend writes."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ LINE = re.compile(rb"(\S+) (stdout|stderr) ([PF](?::\S*)?) (.*)\n")
 
 
 def read_log(spec: ContainerSpec) -> list[tuple[str, str]]:
-    """A log's lines as (stream, text), partial lines joined. Raises `AssertionError` for what is no CRI log line."""
+    """A log's lines as (stream, text), partial lines joined. Raises `AssertionError` for an invalid line."""
     lines: list[tuple[str, str]] = []
     partial: dict[str, str] = {}
     for raw in Path(spec.log_path).read_bytes().splitlines(keepends=True):
@@ -26,7 +26,7 @@ def read_log(spec: ContainerSpec) -> list[tuple[str, str]]:
 
 
 async def check_output_is_logged(world: World) -> None:
-    """wait_container returns when all output has reached the log, in CRI's format, each line with its stream."""
+    """wait_container returns when all output is in the log, in CRI's format, each line with its stream."""
     sandbox = await world.sandbox()
     out = await world.run(sandbox, world.programs.prints("to-stdout"))
     err = await world.run(sandbox, world.programs.complains("to-stderr"))
@@ -37,7 +37,7 @@ async def check_output_is_logged(world: World) -> None:
 
 
 async def check_log_outlives_the_container(world: World) -> None:
-    """remove_container frees all the container held, and never its log file: that is the kubelet's."""
+    """remove_container frees all resources of the container, but never its log file, which belongs to the kubelet."""
     sandbox = await world.sandbox()
     spec = await world.run(sandbox, world.programs.prints("kept"))
     await world.wait(spec.id)
@@ -46,19 +46,19 @@ async def check_log_outlives_the_container(world: World) -> None:
 
 
 async def check_no_log_is_asked_for(world: World) -> None:
-    """A spec without a log path runs, and writes no log."""
+    """A container without a log path runs, and writes no log."""
     sandbox = await world.sandbox()
     spec = await world.run(sandbox, world.programs.prints("unheard"), log_path="")
     assert 0 == (await world.wait(spec.id)).code
 
 
 async def check_environment_is_given(world: World) -> None:
-    """The spec's environment reaches the process as it is."""
+    """The spec's environment reaches the process unchanged."""
     argv = world.programs.tells("GREETING")
     if argv is None:
         return
     sandbox = await world.sandbox()
     spec = world.container_spec(sandbox, argv)
-    told = await world.run(sandbox, argv, env=FrozenDict({**spec.env, "GREETING": "a b=c"}))
-    await world.wait(told.id)
-    assert [("stdout", "a b=c")] == read_log(told)
+    printing = await world.run(sandbox, argv, env=FrozenDict({**spec.env, "GREETING": "a b=c"}))
+    await world.wait(printing.id)
+    assert [("stdout", "a b=c")] == read_log(printing)

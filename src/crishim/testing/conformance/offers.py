@@ -1,4 +1,4 @@
-"""Checks of the capabilities: each is examined where it is claimed."""
+"""Checks of the capabilities: each is run if the backend claims it."""
 
 import asyncio
 import contextlib
@@ -36,19 +36,19 @@ def _as(world: World, capability: type[C]) -> C:
 
 
 class Sink:
-    """A `ByteWriter` that keeps everything, and lets a check wait for a text."""
+    """A `ByteWriter` that stores everything, and lets a check wait for a text."""
 
     def __init__(self) -> None:
         self.data = b""
         self._more = asyncio.Event()
 
     async def write(self, data: bytes) -> None:
-        """Keep it."""
+        """Store a piece."""
         self.data += data
         self._more.set()
 
     async def has(self, text: bytes) -> None:
-        """Return when `text` has come."""
+        """Return when `text` was written."""
         async with asyncio.timeout(60):
             while text not in self.data:
                 self._more.clear()
@@ -56,18 +56,18 @@ class Sink:
 
 
 class Source:
-    """A `ByteReader` that gives what `feed` was given, and ends after `end`."""
+    """A `ByteReader` of what was passed to `feed`, which ends after `end`."""
 
     def __init__(self) -> None:
         self._pieces: asyncio.Queue[bytes] = asyncio.Queue()
         self._ended = False
 
     def feed(self, data: bytes) -> None:
-        """Give a piece."""
+        """Add a piece."""
         self._pieces.put_nowait(data)
 
     def end(self) -> None:
-        """Give no more."""
+        """End the stream."""
         self._pieces.put_nowait(b"")
 
     async def read(self) -> bytes:
@@ -80,7 +80,7 @@ class Source:
 
 
 async def check_exec_runs_beside(world: World) -> None:
-    """exec: run one more process, return when it has ended and all its output was written."""
+    """exec: run one more process, return when it has exited and all its output is written."""
     backend = _as(world, SupportsExec)
     sandbox = await world.sandbox()
     spec = await world.run(sandbox, world.programs.sleeps())
@@ -109,7 +109,7 @@ async def check_exec_copies_stdin(world: World) -> None:
 
 
 async def check_exec_is_killed_when_cancelled(world: World) -> None:
-    """exec, cancelled: every process of the exec is killed, the container goes on, and another exec works."""
+    """exec, cancelled: every process of the exec is killed, the container keeps running, and another exec works."""
     backend = _as(world, SupportsExec)
     sandbox = await world.sandbox()
     spec = await world.run(sandbox, world.programs.sleeps())
@@ -126,7 +126,7 @@ async def check_exec_is_killed_when_cancelled(world: World) -> None:
 
 
 async def check_exec_of_nothing(world: World) -> None:
-    """exec: a program that cannot be run raises, or exits 126 or 127 as shells have it; an unknown container is NotFound."""
+    """exec: a program that cannot be run raises, or exits with 126 or 127 as in a shell; an unknown container is NotFound."""
     backend = _as(world, SupportsExec)
     sandbox = await world.sandbox()
     spec = await world.run(sandbox, world.programs.sleeps())
@@ -141,7 +141,7 @@ async def check_exec_of_nothing(world: World) -> None:
 
 
 async def check_attach_joins_the_streams(world: World) -> None:
-    """attach: several clients see all output from now on; one that leaves does not hurt the container."""
+    """attach: several clients get all output from now on; one that disconnects does not affect the container."""
     backend = _as(world, SupportsAttach)
     sandbox = await world.sandbox()
     spec = await world.run(sandbox, world.programs.copies(), stdin=True)
@@ -165,7 +165,7 @@ async def check_attach_joins_the_streams(world: World) -> None:
 
 
 async def check_attach_closes_stdin_once(world: World) -> None:
-    """attach: the end of `io.stdin` closes the container's stdin if, and only if, it asked for stdin_once."""
+    """attach: the end of `io.stdin` closes the container's stdin if, and only if, it was created with stdin_once."""
     backend = _as(world, SupportsAttach)
     sandbox = await world.sandbox()
     once = await world.run(sandbox, world.programs.copies(), stdin=True, stdin_once=True)
@@ -180,7 +180,7 @@ async def check_attach_closes_stdin_once(world: World) -> None:
 
 
 async def check_stats_are_measured(world: World) -> None:
-    """container_usage and sandbox_usage: figures with times above zero; usage_nano_cores is left to the library."""
+    """container_usage and sandbox_usage: values with times above zero; usage_nano_cores is left to the library."""
     backend = _as(world, SupportsStats)
     sandbox = await world.sandbox()
     spec = await world.run(sandbox, world.programs.sleeps())
@@ -202,14 +202,14 @@ async def check_update_is_taken(world: World) -> None:
 
 
 async def check_sandbox_update_is_taken(world: World) -> None:
-    """update_sandbox: the pod's sums have changed."""
+    """update_sandbox: takes the pod's new sums."""
     backend = _as(world, SupportsSandboxUpdate)
     sandbox = await world.sandbox()
     await patiently(backend.update_sandbox(sandbox.id, None, Resources(cpu_shares=512)))
 
 
 async def check_log_is_reopened(world: World) -> None:
-    """reopen_log: the file exists at its path on return, and what is written from then on goes there."""
+    """reopen_log: the file exists at its path on return, and later output goes there."""
     backend = _as(world, SupportsLogReopen)
     argv = world.programs.ticks("tick") or world.programs.sleeps()
     sandbox = await world.sandbox()
@@ -221,9 +221,9 @@ async def check_log_is_reopened(world: World) -> None:
     assert log.exists()
     if world.programs.ticks("tick") is not None:
         await until(lambda: ("stdout", "tick") in read_log(spec))
-        kept = old.read_bytes()
+        before = old.read_bytes()
         await asyncio.sleep(0.2)
-        assert kept == old.read_bytes()
+        assert before == old.read_bytes()
 
 
 async def check_pause_stops_and_resumes(world: World) -> None:
@@ -238,18 +238,18 @@ async def check_pause_stops_and_resumes(world: World) -> None:
 
 
 async def check_refused_port_is_unavailable(world: World) -> None:
-    """dial: Unavailable when nobody listens."""
+    """dial: Unavailable when nothing listens."""
     backend = _as(world, SupportsPortForward)
     sandbox = await world.sandbox()
     try:
         await patiently(backend.dial(sandbox.id, 1))
     except Unavailable:
         return
-    raise AssertionError("port 1 answered")
+    raise AssertionError("port 1 is open")
 
 
 async def check_sandbox_can_be_waited_for(world: World) -> None:
-    """wait_sandbox returns when what keeps the sandbox alive has ended."""
+    """wait_sandbox returns when the process that the sandbox consists of has ended."""
     backend = _as(world, SupportsSandboxWait)
     sandbox = await world.sandbox()
     wait = asyncio.ensure_future(backend.wait_sandbox(sandbox.id))
@@ -273,4 +273,4 @@ NEEDS: Mapping[Check, type] = {
     check_refused_port_is_unavailable: SupportsPortForward,
     check_sandbox_can_be_waited_for: SupportsSandboxWait,
 }
-"""Which capability each check is about."""
+"""The capability of each check."""

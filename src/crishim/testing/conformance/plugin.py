@@ -1,6 +1,6 @@
-"""The pytest plug-in: `pytest --crishim-backend package.module:plugin` examines a backend with no test file at all.
+"""The pytest plug-in: `pytest --crishim-backend package.module:plugin` tests a backend without any test file.
 
-It imports nothing of crishim until the option is used, since pytest loads it for everybody who has crishim installed.
+It imports nothing of crishim until the option is used, since pytest loads it wherever crishim is installed.
 """
 
 from pathlib import Path
@@ -20,13 +20,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--crishim-backend",
         metavar="PLUGIN",
-        help="run crishim's exam on the backend of a crishim.Plugin, named as package.module:attribute or by its entry point, "
-        "and nothing else unless files are named",
+        help="run crishim's conformance suite on the backend of a crishim.Plugin, named as package.module:attribute or by its "
+        "entry point, and nothing else unless files are named",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Collect the exam if it is asked for."""
+    """Collect the suite if the option is given."""
     chosen = config.getoption("--crishim-backend")
     if chosen:
         _chosen[:] = [chosen]
@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def chosen_plugin() -> "Plugin":
-    """The plug-in that the option names. Raises `pytest.UsageError` where there is none."""
+    """The plug-in that the option names. Raises `pytest.UsageError` if it cannot be loaded."""
     from crishim.plugins import PluginError, load
 
     try:

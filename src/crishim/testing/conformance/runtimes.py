@@ -1,11 +1,10 @@
-"""The exam for OCI runtimes: whoever stands behind `OciRuntime` for a pod backend or for the shim v2 door.
+"""The conformance suite for OCI runtimes, which pod backends and the shim v2 server run.
 
 class TestMine(OciRuntimeConformance):
-async def make_runtime(self, folder: Path) -> OciRuntime:
-return MyRuntime(folder)
-
-def write_bundle(self, bundle: Path, argv: tuple[str, ...]) -> None:
-...  # config.json and a root file system with a shell
+    async def make_runtime(self, folder: Path) -> OciRuntime:
+        return MyRuntime(folder)
+    def write_bundle(self, bundle: Path, argv: tuple[str, ...]) -> None:
+        ...  # config.json and a root file system with a shell
 """
 
 import asyncio
@@ -42,32 +41,32 @@ from crishim.testing.conformance.offers import Sink
 _ENDED: Final = {OciStatus.STOPPED}
 
 _CHECK_TIMEOUT: Final = 120.0
-"""Seconds for one check, of which each call has its own limit."""
+"""Seconds for one check; each of its calls also has a limit of its own."""
 
 
 @attrs.define
 class RuntimeWorld:
-    """A runtime, and a folder for bundles. `make` makes the runtime, `write` a bundle of a command."""
+    """A runtime, and a folder for bundles. `make` builds the runtime, `write` a bundle for a command."""
 
     make: Callable[[], Awaitable[OciRuntime]]
     runtime: OciRuntime
     folder: Path
     write: Callable[[Path, tuple[str, ...]], None]
     programs: Programs = attrs.Factory(Programs)
-    made: list[str] = attrs.Factory(list)
+    created: list[str] = attrs.Factory(list)
 
     async def create(self, argv: tuple[str, ...], stdio: Stdio | None = None) -> str:
-        """A created container; its id."""
-        name = f"exam{os.getpid()}-{len(self.made)}"
+        """Create a container; return its id."""
+        name = f"exam{os.getpid()}-{len(self.created)}"
         bundle = self.folder / name
         bundle.mkdir()
         self.write(bundle, argv)
-        self.made.append(name)
+        self.created.append(name)
         await patiently(self.runtime.create(name, bundle, stdio or Stdio()))
         return name
 
     async def restart(self) -> None:
-        """Make the runtime anew over the same folder, as the next daemon does when one has died."""
+        """Build the runtime again over the same folder, as the next daemon does after a crash."""
         self.runtime = await self.make()
 
     async def is_gone(self, name: str) -> bool:
@@ -80,7 +79,7 @@ class RuntimeWorld:
 
 
 async def check_probe(world: RuntimeWorld) -> None:
-    """probe: name and version are told."""
+    """probe: name and version are non-empty."""
     info = await world.runtime.probe()
     assert info.name
     assert info.version
@@ -100,7 +99,7 @@ async def check_life(world: RuntimeWorld) -> None:
 
 
 async def check_wait_is_sticky(world: RuntimeWorld) -> None:
-    """wait: any number of waiters, before and after the end."""
+    """wait: any number of waiters, before and after the exit."""
     name = await world.create(world.programs.fails(7))
     early = [asyncio.ensure_future(world.runtime.wait(name)) for _ in range(3)]
     await patiently(world.runtime.start(name))
@@ -109,7 +108,7 @@ async def check_wait_is_sticky(world: RuntimeWorld) -> None:
 
 
 async def check_kill(world: RuntimeWorld) -> None:
-    """kill: the signal reaches the first process; who is killed ends with 128 and the signal's number."""
+    """kill: the signal reaches the first process; a killed process ends with 128 and the signal's number."""
     name = await world.create(world.programs.sleeps())
     await patiently(world.runtime.start(name))
     await patiently(world.runtime.kill(name, signal.SIGKILL))
@@ -117,7 +116,7 @@ async def check_kill(world: RuntimeWorld) -> None:
 
 
 async def check_delete_of_the_running(world: RuntimeWorld) -> None:
-    """delete: what still runs is killed, and whoever waits is told."""
+    """delete: a running container is killed, and its waiters return."""
     name = await world.create(world.programs.sleeps())
     await patiently(world.runtime.start(name))
     waiting = asyncio.ensure_future(world.runtime.wait(name))
@@ -128,13 +127,13 @@ async def check_delete_of_the_running(world: RuntimeWorld) -> None:
 
 
 async def check_delete_after_a_restart(world: RuntimeWorld) -> None:
-    """delete: what an earlier object over the same state has created or started is killed, too."""
+    """delete: a container that an earlier object over the same state has created or started is killed, too."""
     running, created = [await world.create(world.programs.sleeps()) for _ in range(2)]
     await patiently(world.runtime.start(running))
     started = [processes.read((await world.runtime.state(name)).pid) for name in (running, created)]
     await world.restart()
     for name, process in zip((running, created), started, strict=True):
-        assert process is not None, "state must tell the pid of a container that runs or is created"
+        assert process is not None, "state must have the pid of a container that runs or is created"
         await patiently(world.runtime.delete(name))
         await until(functools.partial(_has_ended, process.identity))
         assert await world.is_gone(name)
@@ -145,14 +144,14 @@ def _has_ended(process: processes.Identity) -> bool:
 
 
 async def check_delete_of_the_created(world: RuntimeWorld) -> None:
-    """delete: a container that was never started goes, too."""
+    """delete: a container that was never started is deleted, too."""
     name = await world.create(world.programs.sleeps())
     await patiently(world.runtime.delete(name))
     assert await world.is_gone(name)
 
 
 async def check_unknown(world: RuntimeWorld) -> None:
-    """State and delete raise NotFound for what is not there."""
+    """State and delete raise NotFound for an unknown container."""
     assert await world.is_gone("exam-nobody")
     try:
         await patiently(world.runtime.delete("exam-nobody"))
@@ -167,7 +166,7 @@ async def check_pipes(world: RuntimeWorld) -> None:
 
 
 async def check_pipes_without_a_monitor(world: RuntimeWorld) -> None:
-    """create: so they do for a caller who stays as long as the container does."""
+    """create: also for a caller that runs as long as the container does."""
     await _check_pipes(world, monitored_by_parent=True)
 
 
@@ -198,7 +197,9 @@ async def check_log(world: RuntimeWorld) -> None:
 
 
 async def check_exec_process(world: RuntimeWorld) -> None:
-    """exec_process: output reaches `io` before the return, the exit is the process's, and `started` is called with its pid."""
+    """exec_process: output is written to `io` before the return, the exit is the process's, and `started` is called with its
+    pid.
+    """
     runtime, name, process = await _for_exec(world, world.programs.prints("said"))
     out, pids = Sink(), list[int]()
     end = await patiently(runtime.exec_process(name, process, ProcessIO(stdout=out), pids.append))
@@ -209,7 +210,9 @@ async def check_exec_process(world: RuntimeWorld) -> None:
 
 
 async def check_exec_process_of_nothing(world: RuntimeWorld) -> None:
-    """exec_process: a program that cannot be run is `InvalidArgument`, or exits with 126 or 127; the container goes on."""
+    """exec_process: a program that cannot be run is `InvalidArgument`, or exits with 126 or 127; the container
+    keeps running.
+    """
     runtime, name, process = await _for_exec(world, world.programs.missing())
     with contextlib.suppress(InvalidArgument):
         assert (await patiently(runtime.exec_process(name, process, ProcessIO(), lambda _: None))).code in {126, 127}
@@ -217,7 +220,7 @@ async def check_exec_process_of_nothing(world: RuntimeWorld) -> None:
 
 
 async def check_exec_process_is_killed_when_cancelled(world: RuntimeWorld) -> None:
-    """exec_process, cancelled: its process is gone when the cancellation is passed on; the container goes on."""
+    """exec_process, cancelled: its process has ended when the cancellation is passed on; the container keeps running."""
     runtime, name, process = await _for_exec(world, world.programs.sleeps())
     started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     running = asyncio.ensure_future(runtime.exec_process(name, process, ProcessIO(), started.set_result))
@@ -258,11 +261,11 @@ RUNTIME_NEEDS: Final[Mapping[str, type]] = {
     "exec_process_is_killed_when_cancelled": SupportsExecProcess,
     "update_resources": SupportsUpdateResources,
 }
-"""What a runtime has that a check is about; without it, there is nothing to examine."""
+"""The protocol that a check needs; it is not run for a runtime without it."""
 
 
 async def _read(path: str) -> bytes:
-    """What is written to a pipe, to its end."""
+    """The data of a pipe, to its end."""
     return await asyncio.to_thread(Path(path).read_bytes)
 
 
@@ -275,7 +278,9 @@ RUNTIME_CHECKS: Final[Mapping[str, Check]] = {
 
 
 class OciRuntimeConformance:
-    """Inherit, and tell how to make a runtime and a bundle. `leaves_out` names checks for what the runtime does not offer."""
+    """Inherit, and implement the construction of a runtime and of a bundle. `leaves_out` names checks of what the runtime does
+    not support.
+    """
 
     programs: ClassVar[Programs] = Programs()
     leaves_out: ClassVar[frozenset[str]] = frozenset()
@@ -286,11 +291,11 @@ class OciRuntimeConformance:
 
     @abstractmethod
     def write_bundle(self, bundle: Path, argv: tuple[str, ...]) -> None:
-        """Fill a bundle's folder: config.json for this command, and its root file system."""
+        """Write a bundle: config.json for this command, and its root file system."""
 
     @contextlib.asynccontextmanager
     async def world(self) -> AsyncIterator[RuntimeWorld]:
-        """A runtime with nothing in it, and nothing left at the end."""
+        """An empty runtime, which must be empty at the end."""
         folder = Path(tempfile.mkdtemp(prefix="exam"))
 
         async def make() -> OciRuntime:
@@ -300,14 +305,14 @@ class OciRuntimeConformance:
         try:
             yield world
         finally:
-            for name in world.made:
+            for name in world.created:
                 with contextlib.suppress(CrishimError):
                     await patiently(world.runtime.delete(name))
             shutil.rmtree(folder, ignore_errors=True)
 
     @pytest.mark.parametrize("check", list(RUNTIME_CHECKS))
     def test_contract(self, check: str) -> None:
-        """The runtime keeps one sentence of `OciRuntime`'s contract."""
+        """The runtime fulfils one sentence of `OciRuntime`'s contract."""
         assert self.leaves_out <= RUNTIME_CHECKS.keys()
         asyncio.run(self._examine(check))
 

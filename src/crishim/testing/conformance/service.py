@@ -1,4 +1,4 @@
-"""Checks of a backend behind the service: honest refusal, hung verbs, the kubelet's plainest pod, a whole life."""
+"""Checks of a backend behind the service: refusals, hung verbs, the kubelet's plainest pod, a pod's whole life cycle."""
 
 import asyncio
 
@@ -35,7 +35,9 @@ from crishim.testing.faults import hanging
 
 
 async def check_plainest_pod_is_taken(world: World) -> None:
-    """What the kubelet sends for every plain pod is never refused, runs, and is gone after its removal."""
+    """The requests of the kubelet for every plain pod are never refused; the pod runs, and nothing is left after
+    its removal.
+    """
     async with _services(world) as services:
         sandbox_id = await services.sandboxes.run(_sandbox(world), "")
         config = _plain(world, world.programs.fails(0))
@@ -54,7 +56,7 @@ async def check_unsupported_features_are_refused(world: World) -> None:
     """A request that sets a field outside `supported` is refused with InvalidArgument naming the field, and leaves nothing."""
     async with _services(world) as services:
         sandbox_id = await services.sandboxes.run(_sandbox(world), "")
-        for feature, security in _WISHES:
+        for feature, security in _UNSUPPORTED:
             if feature in world.info.supported:
                 continue
             plain = _plain(world, world.programs.sleeps())
@@ -70,7 +72,7 @@ async def check_unsupported_features_are_refused(world: World) -> None:
 
 
 async def check_stop_has_its_grace(world: World) -> None:
-    """StopContainer: the stop signal, the grace, then SIGKILL; a heeded signal ends it with 128 + its number."""
+    """StopContainer: the stop signal, the grace period, then SIGKILL; a container that the signal ends has 128 + its number."""
     async with _services(world) as services:
         sandbox_id = await services.sandboxes.run(_sandbox(world), "")
         config = _plain(world, world.programs.stubborn())
@@ -84,7 +86,7 @@ async def check_stop_has_its_grace(world: World) -> None:
 
 
 async def check_hung_verb_does_not_hang_a_pod(world: World) -> None:
-    """No verb may hang a pod: a create that never returns ends with DeadlineExceeded, and the pod can be removed."""
+    """A hung verb must not block a pod: a create that never returns ends with DeadlineExceeded, and the pod can be removed."""
     hung = hanging(world.backend, "create_container")
     deadlines = Deadlines(create_container=0.2, cancel_grace=0.1)
     settings = Settings(runtime_version="0.0.0", deadlines=deadlines)
@@ -99,7 +101,7 @@ async def check_hung_verb_does_not_hang_a_pod(world: World) -> None:
         raise AssertionError("a hung create must end with DeadlineExceeded")
 
 
-_WISHES = (
+_UNSUPPORTED = (
     (Feature.PRIVILEGED, LinuxContainerSecurityContext(privileged=True)),
     (Feature.READONLY_ROOTFS, LinuxContainerSecurityContext(readonly_rootfs=True)),
     (Feature.NO_NEW_PRIVS, LinuxContainerSecurityContext(no_new_privs=True)),
@@ -123,7 +125,7 @@ def _sandbox(world: World) -> PodSandboxConfig:
 
 
 def _plain(world: World, argv: tuple[str, ...]) -> ContainerConfig:
-    """A container as the kubelet asks for one whose author said nothing of security."""
+    """A container as the kubelet requests it for an author without security settings."""
     image = ImageSpec(image=world.candidate.image_id, user_specified_image=world.candidate.image.image)
     files = {path: world.candidate.scratch / path.replace("/", "-") for path in ("/etc/hosts", "/dev/termination-log")}
     for file in files.values():
@@ -158,6 +160,6 @@ def _plain(world: World, argv: tuple[str, ...]) -> ContainerConfig:
 
 
 async def _ended(services: Services, container_id: ContainerId) -> None:
-    # An end may come before anybody could subscribe to it.
+    # It may have exited before the events were subscribed to.
     while (await services.containers.status(container_id, verbose=False)).status.state is not ContainerState.EXITED:  # noqa: ASYNC110
         await asyncio.sleep(0.02)

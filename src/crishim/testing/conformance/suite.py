@@ -1,4 +1,4 @@
-"""The exam as a pytest class, thin around the checks."""
+"""The conformance suite as a pytest class around the checks."""
 
 import asyncio
 import inspect
@@ -26,11 +26,11 @@ def _checks(*modules: ModuleType) -> Iterator[Check]:
 
 
 CHECKS: tuple[Check, ...] = tuple(_checks(contract, logs, offers, service))
-"""Every check of the exam."""
+"""Every check of the suite."""
 
 
 class BackendConformance:
-    """Inherit, and say how to make the backend. The other attributes are the candidate's programs and known weaknesses."""
+    """Inherit, and implement the construction of the backend. The other attributes are its programs and known weaknesses."""
 
     programs: ClassVar[Programs] = Programs()
     options: ClassVar[dict[str, Any]] = {}
@@ -39,14 +39,14 @@ class BackendConformance:
     restores_exit_after_restart: ClassVar[bool] = True
 
     async def make_backend(self, context: BackendContext) -> Backend:
-        """The backend under examination. Called again with the same context for a restart of ours."""
+        """The backend under test. Called again with the same context for a restart."""
         raise NotImplementedError
 
     async def close_backend(self, backend: Backend) -> None:
-        """Let go of a backend without ending what it runs; for backends that hold connections."""
+        """Close a backend without ending its containers; for backends with connections."""
 
     def candidate(self, folder: Path) -> Candidate:
-        """Who is examined, with folders of its own below `folder`."""
+        """The candidate, with folders of its own below `folder`."""
         context = BackendContext(
             state=_folder(folder / "state"),
             runtime_state=_folder(folder / "run"),
@@ -66,7 +66,7 @@ class BackendConformance:
 
     @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
     def test_contract(self, check: Check) -> None:
-        """The backend keeps one sentence of its contract, and leaves nothing behind."""
+        """The backend fulfils one sentence of its contract, and leaves nothing behind."""
         with tempfile.TemporaryDirectory(prefix="exam") as folder:
             asyncio.run(self._examine(check, self.candidate(Path(folder))))
 
@@ -81,16 +81,16 @@ _ATTRIBUTES = BackendConformance.__annotations__.keys()
 
 
 def conformance(factory: Callable[[BackendContext], Any], **attributes: Any) -> type[BackendConformance]:
-    """The exam for whatever `factory(context)` gives, a backend or an awaitable of one.
+    """The suite for the result of `factory(context)`, a backend or an awaitable of one.
 
     Raises `TypeError` for an attribute that `BackendConformance` does not have.
     """
     if unknown := [name for name in attributes if name not in _ATTRIBUTES]:
-        raise TypeError(f"{min(unknown)} is no attribute of BackendConformance; there are {', '.join(sorted(_ATTRIBUTES))}")
+        raise TypeError(f"{min(unknown)} is not an attribute of BackendConformance; known: {', '.join(sorted(_ATTRIBUTES))}")
 
     async def make_backend(_self: BackendConformance, context: BackendContext) -> Backend:
-        made = factory(context)
-        return await made if inspect.isawaitable(made) else made  # type: ignore[no-any-return]
+        built = factory(context)
+        return await built if inspect.isawaitable(built) else built  # type: ignore[no-any-return]
 
     return type("TestBackend", (BackendConformance,), {"make_backend": make_backend, **attributes})
 
