@@ -11,5 +11,5 @@ def test_known_weaknesses_are_attributes() -> None:
 
 def test_an_unknown_attribute_is_refused() -> None:
     """A weakness that the exam does not know is refused by its name, and never passed over."""
-    with pytest.raises(TypeError, match="survives_restarts is no attribute of BackendConformance"):
+    with pytest.raises(TypeError, match="survives_restarts is not an attribute of BackendConformance"):
         conformance(fakes.plugin.build, survives_restarts=False)

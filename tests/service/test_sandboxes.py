@@ -71,7 +71,7 @@ async def test_failed_start_is_undone() -> None:
     world = Harness(failing(fake, "start_sandbox", at=1))
     world.fake = fake
     async with world:
-        with pytest.raises(Unknown, match="fails by a fault"):
+        with pytest.raises(Unknown, match="injected fault"):
             await world.run_sandbox()
         assert nothing_left(world)
         assert await world.run_sandbox()

@@ -45,7 +45,7 @@ def failing(inner: T, verb: str, *, at: int | None = None, error: BaseException 
                 return await real(*args, **kwargs)
             if after:
                 await real(*args, **kwargs)
-            raise error if error is not None else RuntimeError(f"{verb} fails by a fault")
+            raise error if error is not None else RuntimeError(f"injected fault in {verb}")
 
         return fail
 
@@ -79,7 +79,7 @@ def dropping(inner: T, verb: str, gone: asyncio.Event) -> T:
         @functools.wraps(real)
         async def drop(*args: Any, **kwargs: Any) -> Any:
             if gone.is_set():
-                raise Unavailable("the engine is unavailable by a fault")
+                raise Unavailable("injected fault: the engine is unavailable")
             return await real(*args, **kwargs)
 
         return drop
