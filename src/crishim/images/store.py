@@ -24,7 +24,7 @@ from crishim.images.skopeo_process import PullProgress
 from crishim.images.snapshots import Snapshots
 from crishim.images.table import ImageEntry, find, named, pinned, shown
 from crishim.images.unpacking import Unpacking, Workers
-from crishim.interfaces.seats import Clock, ImageService, NoObserver, Observer, Rootfs, RootfsProvider
+from crishim.interfaces.seats import Clock, ImageService, NoObserver, Observer, Rootfs, RootfsProvider, SupportsRootfsDiff
 from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageDetail, ImageFsInfo, ImageSpec
 from crishim.model.sandbox import PodSandboxConfig
 from crishim.model.values import ContainerId, FrozenDict, ImageId
@@ -50,7 +50,7 @@ class _Usage:
     good_until: float
 
 
-class ContentStore(ImageService, RootfsProvider):
+class ContentStore(ImageService, RootfsProvider, SupportsRootfsDiff):
     """A store in `folder`. Making it reads the index and sweeps what a crash left, and blocks meanwhile. Must be closed.
 
     `pinned` are patterns of names (`*`, `?`) that the kubelet's collector must spare; `progress` is told how pulls go, on the
@@ -165,6 +165,15 @@ class ContentStore(ImageService, RootfsProvider):
         if not self._snapshots.has_root(container_id):
             self._snapshots.hold(container_id, self._layers(image_id))
         return await asyncio.to_thread(self._snapshots.prepare, container_id, userns, label)
+
+    async def apply(self, container_id: ContainerId, image_id: ImageId, layer: Path) -> None:
+        """As `SupportsRootfsDiff.apply`: a worker unpacks the layer, and it becomes the upper folder of the root."""
+        layers = self._layers(image_id)
+        self._snapshots.hold(container_id, layers)
+        place = self._snapshots.fresh(container_id)
+        await self._workers.unpack(layer, place)
+        await self._workers.settle((*(self._content.layer(one).parent for one in layers), place))
+        await asyncio.to_thread(self._snapshots.begin_with, container_id, place / "fs")
 
     async def release(self, container_id: ContainerId) -> None:
         """Unmount and delete a container's root and its views."""

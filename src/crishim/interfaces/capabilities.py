@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import attrs
 
-from crishim.model.container import ContainerSpec
+from crishim.model.container import CheckpointOrigin, ContainerCreated, ContainerSpec, ContainerStatus
 from crishim.model.process import ExecSpec, Exit, TerminalSize
 from crishim.model.resources import Resources
 from crishim.model.stats import ContainerUsage, SandboxUsage
@@ -161,15 +161,23 @@ class SupportsPause(Protocol):
 
 @runtime_checkable
 class SupportsCheckpoint(Protocol):
-    """CheckpointContainer, CheckpointPod, RestorePod."""
+    """CheckpointContainer, CheckpointPod, RestorePod, and CreateContainer from an archive."""
 
     @abstractmethod
-    async def checkpoint(self, container_id: ContainerId, path: str) -> None:
-        """Write a checkpoint archive of a running container to `path`; it goes on running."""
+    async def checkpoint(self, container_id: ContainerId, path: str, status: ContainerStatus, addresses: Sequence[str]) -> None:
+        """Write a checkpoint archive of a running container to the absolute `path`, all of it or nothing.
+
+        It goes on running; one that `pause_container` has frozen stays so. `status` and the pod's `addresses` are written into
+        the archive. Raises `Unimplemented` where a program is missing.
+        """
 
     @abstractmethod
-    async def restore(self, spec: ContainerSpec, path: str) -> None:
-        """Like `create_container`, from an archive; the start then resumes it."""
+    async def checkpoint_origin(self, path: str) -> CheckpointOrigin:
+        """Whose archive lies at `path`. Raises `NotFound`, and `DataLoss` for what is no archive or not all of one."""
+
+    @abstractmethod
+    async def restore(self, spec: ContainerSpec, path: str) -> ContainerCreated | None:
+        """Like `create_container`, from an archive; the start then resumes it. Raises as `checkpoint_origin`."""
 
 
 @runtime_checkable

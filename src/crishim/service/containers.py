@@ -69,9 +69,12 @@ class Containers:
         `sandbox_config` repeats what the sandbox was made with. Of it only `privileged` counts, as in containerd and CRI-O: an
         ephemeral container may be privileged where the pod is not, and the kubelet says so here. Raises `NotFound` (sandbox,
         image), `FailedPrecondition` (sandbox not ready), `InvalidArgument`, `AlreadyExists`.
+
+        An image that is an absolute path is a checkpoint archive, as in containerd and CRI-O: the start then resumes it.
         """
         privileged = sandbox_config is not None and sandbox_config.linux.security_context.privileged
-        return await self._create_or_join(sandbox_id, config, "", privileged=privileged)
+        image = config.image.image
+        return await self._create_or_join(sandbox_id, config, image if image.startswith("/") else "", privileged=privileged)
 
     async def restore(self, sandbox_id: SandboxId, config: ContainerConfig, archive: str) -> ContainerId:
         """As `create`, from a checkpoint archive."""
@@ -136,7 +139,8 @@ class Containers:
         backend = handle.require(SupportsCheckpoint)
         async with entry.operations.lock:
             container_after(entry.state, ContainerAct.CHECKPOINT, f"container {container_id}")
-            await handle.call("checkpoint", backend.checkpoint(entry.id, location), float(timeout) or None)
+            work = backend.checkpoint(entry.id, location, entry.status(), entry.sandbox.status().ips)
+            await handle.call("checkpoint", work, float(timeout) or self._core.settings.deadlines.create_container)
 
     async def end(self, entry: ContainerEntry) -> None:
         """Kill what runs of a container, whatever it is doing; for the stop of its sandbox."""
@@ -184,8 +188,8 @@ class Containers:
 
     async def _create(self, sandbox: SandboxEntry, creation: "_Creation") -> ContainerId:
         _require_usable(sandbox)  # a stop may have come between the request and this task
-        config = creation.config
         core, handle = self._core, self._core.handle(sandbox)
+        config = await core.with_image_of(creation.archive, creation.config, handle) if creation.archive else creation.config
         detail = await core.image_of(config, sandbox.record.handler)
         mounts = await core.image_mounts(config.mounts, sandbox.record.handler)
         spec = resolve(
@@ -199,7 +203,7 @@ class Containers:
         record = ContainerRecord(
             id=spec.id,
             sandbox_id=sandbox.id,
-            config=config,
+            config=creation.config,
             created_at=core.clock.now(),
             image=config.image.user_specified_image or next(iter(detail.image.repo_tags), config.image.image),
             image_id=detail.image.id,
@@ -212,9 +216,9 @@ class Containers:
         entry = creation.entry = core.table.add_container(record)
         await core.table.save_container(entry)
         deadline = core.settings.deadlines.create_container
-        created = None
         if creation.archive:
-            await handle.call("restore", handle.require(SupportsCheckpoint).restore(spec, creation.archive), deadline)
+            restoring = handle.require(SupportsCheckpoint).restore(spec, creation.archive)
+            created = await handle.call("restore", restoring, deadline)
         else:
             created = await handle.call("create_container", handle.backend.create_container(spec), deadline)
         await core.table.save_container(

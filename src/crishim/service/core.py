@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import attrs
 
 from crishim.errors import InvalidArgument, NotFound, PullError, PullReason, ResourceExhausted, Unavailable
+from crishim.interfaces.capabilities import SupportsCheckpoint
 from crishim.interfaces.seats import (
     Clock,
     IdSource,
@@ -20,7 +21,7 @@ from crishim.interfaces.seats import (
     StreamUrls,
 )
 from crishim.model.container import ContainerConfig, Mount
-from crishim.model.image import Image, ImageDetail
+from crishim.model.image import Image, ImageDetail, ImageSpec
 from crishim.model.runtime import ContainerEvent, ContainerEventType
 from crishim.model.values import ImageId
 from crishim.service.backends import BackendHandle, Backends, Settings, bounded
@@ -136,6 +137,13 @@ class Core:
         if detail is None:
             raise NotFound("image", config.image.image)
         return detail
+
+    async def with_image_of(self, archive: str, config: ContainerConfig, handle: BackendHandle) -> ContainerConfig:
+        """A configuration with the image that the container of a checkpoint archive was made of."""
+        looking = handle.require(SupportsCheckpoint).checkpoint_origin(archive)
+        origin = await handle.call("checkpoint_origin", looking, self.settings.deadlines.create_container)
+        image = ImageSpec(image=origin.image_ref or origin.image, user_specified_image=origin.image)
+        return attrs.evolve(config, image=image)
 
     async def image_mounts(self, mounts: tuple[Mount, ...], handler: str) -> tuple[Mount, ...]:
         """The mounts with the id of each image volume's image. It must be here already (CRI, Mount.image)."""

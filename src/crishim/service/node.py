@@ -269,6 +269,7 @@ class Pods:
         if not entries:
             entries = [entry for entry in sandbox.containers.values() if entry.state is ContainerState.RUNNING]
         entries.sort(key=lambda entry: entry.id)  # whoever holds several turns takes them in this order
+        deadline = self._core.settings.deadlines.create_container
         async with contextlib.AsyncExitStack() as paused:
             for entry in entries:
                 await paused.enter_async_context(entry.operations.lock)
@@ -276,7 +277,9 @@ class Pods:
                 await handle.call("pause_container", pauser.pause_container(entry.id))
             for entry in entries:
                 path = archive(output_path, entry.record.config.metadata.name)
-                await handle.call("checkpoint", writer.checkpoint(entry.id, path))
+                await handle.call(
+                    "checkpoint", writer.checkpoint(entry.id, path, entry.status(), sandbox.status().ips), deadline
+                )
 
     async def restore(self, request: RestorePod) -> RestoredPod:
         """A pod like the one that was written; its containers are CREATED, and go on where they were when they are started."""

@@ -10,6 +10,8 @@ killed, or until the test says `exits(...)`.
 
 import asyncio
 import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from crishim.errors import InvalidArgument, NotFound, Unavailable
@@ -32,7 +34,15 @@ from crishim.interfaces.capabilities import (
 from crishim.interfaces.plugin import Plugin
 from crishim.interfaces.seats import NetworkReady
 from crishim.lifecycle.states import ContainerAct, container_after
-from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, Inventory, ObservedContainer
+from crishim.model.container import (
+    CheckpointOrigin,
+    ContainerCreated,
+    ContainerSpec,
+    ContainerState,
+    ContainerStatus,
+    Inventory,
+    ObservedContainer,
+)
 from crishim.model.features import Feature
 from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageConfig, ImageDetail, ImageFsInfo, ImageSpec
 from crishim.model.process import ExecSpec, Exit
@@ -325,16 +335,22 @@ class FakeBackend(
         self._called("resume_container", container_id)
         self._container(container_id).paused = False
 
-    async def checkpoint(self, container_id: ContainerId, path: str) -> None:
+    async def checkpoint(self, container_id: ContainerId, path: str, status: ContainerStatus, addresses: Sequence[str]) -> None:
         self._called("checkpoint", container_id)
         self._container(container_id)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_bytes(b"fake checkpoint\n")
+        told = {"name": status.metadata.name, "image": status.image.image, "addresses": list(addresses)}
+        Path(path).write_text(json.dumps(told))
 
-    async def restore(self, spec: ContainerSpec, path: str) -> None:
+    async def checkpoint_origin(self, path: str) -> CheckpointOrigin:
         if not Path(path).is_file():
             raise NotFound("checkpoint", path)
-        await self.create_container(spec)
+        told = json.loads(Path(path).read_text())
+        return CheckpointOrigin(name=told["name"], image=told["image"])
+
+    async def restore(self, spec: ContainerSpec, path: str) -> ContainerCreated | None:
+        await self.checkpoint_origin(path)
+        return await self.create_container(spec)
 
     async def _perform(self, container: FakeContainer, argv: tuple[str, ...]) -> Exit | None:
         match argv:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -65,13 +66,21 @@ def without_hybrid() -> None:
 
 
 class BusyboxRoots:
-    """A `RootfsProvider` that gives every container a small folder of its own."""
+    """A `RootfsProvider` that gives every container a small folder of its own, and copies it for a restored one."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._applied: set[ContainerId] = set()
+
+    async def apply(self, container_id: ContainerId, image_id: ImageId, layer: Path) -> None:
+        with tarfile.open(layer) as tar:
+            tar.extractall(self._folder / container_id, filter="tar")
+        self._applied.add(container_id)
 
     async def prepare(self, container_id: ContainerId, image_id: ImageId, userns: str = "", label: str = "") -> Rootfs:
         root = self._folder / container_id
+        if container_id in self._applied:
+            return Rootfs(path=str(root), upper=str(root))
         for name in ("bin", "etc", "proc", "sys", "dev", "tmp"):
             (root / name).mkdir(parents=True, exist_ok=True)
         shutil.copy2(str(shutil.which("busybox")), root / "bin" / "busybox")

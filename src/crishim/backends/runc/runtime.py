@@ -96,12 +96,11 @@ class MonitoredRuntime:
 
     async def prepare(self, container_id: str, bundle: Path, stdio: Stdio) -> None:
         """As `SupportsPrepare.prepare`: a monitor is started, which takes some milliseconds."""
-        self._moves.soon()
-        self._sockets.mkdir(parents=True, exist_ok=True)
-        if stdio.log_path:
-            Path(stdio.log_path).parent.mkdir(parents=True, exist_ok=True)
+        await self._begin(self._request(container_id, bundle, stdio))
+
+    def _request(self, container_id: str, bundle: Path, stdio: Stdio) -> MonitorRequest:
         program, args = self._monitored()
-        request = MonitorRequest(
+        return MonitorRequest(
             container_id=container_id,
             bundle=bundle,
             runtime=program,
@@ -110,12 +109,22 @@ class MonitoredRuntime:
             sockets=self._sockets,
             stdio=stdio,
         )
-        self._waiting[container_id] = await self._monitor.begin(request)
+
+    async def _begin(self, request: MonitorRequest) -> None:
+        self._moves.soon()
+        self._sockets.mkdir(parents=True, exist_ok=True)
+        if request.stdio.log_path:
+            Path(request.stdio.log_path).parent.mkdir(parents=True, exist_ok=True)
+        self._waiting[request.container_id] = await self._monitor.begin(request)
 
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
         """As `OciRuntime.create`. Also who is attended to has a monitor."""
         if container_id not in self._waiting:
             await self.prepare(container_id, bundle, stdio)
+        return await self._finish(container_id, bundle)
+
+    async def _finish(self, container_id: str, bundle: Path) -> int:
+        """Have the monitor that waits create its container; answers the pid of the first process."""
         pid = await self._waiting.pop(container_id).create(self._monitor_cgroups(bundle))
         self._bundles[container_id] = bundle
         if self._command.systemd_cgroup:
