@@ -14,6 +14,7 @@ import attrs
 from crishim.model.container import CheckpointOrigin, ContainerCreated, ContainerSpec, ContainerStatus
 from crishim.model.process import ExecSpec, Exit, TerminalSize
 from crishim.model.resources import Resources
+from crishim.model.runtime import PodCheckpoint
 from crishim.model.stats import ContainerUsage, SandboxUsage
 from crishim.model.values import ContainerId, SandboxId
 
@@ -174,6 +175,18 @@ class SupportsCheckpoint(Protocol):
     @abstractmethod
     async def checkpoint_origin(self, path: str) -> CheckpointOrigin:
         """Whose archive lies at `path`. Raises `NotFound`, and `DataLoss` for what is no archive or not all of one."""
+
+    @abstractmethod
+    async def write_pod_checkpoint(self, folder: str, checkpoint: PodCheckpoint) -> None:
+        """The archives of these containers, each NAME.tar, are complete in `folder`: write the manifest that says so."""
+
+    @abstractmethod
+    async def read_pod_checkpoint(self, folder: str) -> PodCheckpoint:
+        """What the manifest in `folder` says.
+
+        Raises `NotFound` where there is none, and `DataLoss` for one that is broken, was written by a newer version, or names
+        an archive that is not as it was.
+        """
 
     @abstractmethod
     async def restore(self, spec: ContainerSpec, path: str) -> ContainerCreated | None:

@@ -14,6 +14,8 @@ An archive is a tar file with these at its root (checkpointctl, lib/metadata.go;
 | `network.status` | JSON: the addresses of the pod |
 | `dump.log`, `stats-dump` | what CRIU has written of the dump |
 | `container.log` | the container's log |
+
+A pod's checkpoint is a folder with an archive for each container and a manifest.
 """
 
 import json
@@ -23,6 +25,9 @@ from typing import Any, Final
 
 from crishim.errors import DataLoss
 from crishim.model.container import CheckpointOrigin, ContainerStatus
+from crishim.model.runtime import PodCheckpoint
+from crishim.model.sandbox import PodSandboxMetadata
+from crishim.model.values import SandboxId
 
 CONFIG: Final = "config.dump"
 SPEC: Final = "spec.dump"
@@ -35,6 +40,10 @@ NETWORK: Final = "network.status"
 LOG: Final = "container.log"
 INVENTORY: Final = f"{IMAGES}/inventory.img"
 """CRIU writes it last (crtools, cr_dump_finish): images without it are of a dump that was broken off."""
+
+MANIFEST: Final = "pod-checkpoint.json"
+MANIFEST_VERSION: Final = 1
+"""The file of a pod's checkpoint that is written last, and the version of its format."""
 
 NEEDED: Final = frozenset({CONFIG, SPEC, INVENTORY, DIFF})
 """What an archive is not whole without."""
@@ -98,6 +107,57 @@ def read_origin(text: bytes, where: str) -> CheckpointOrigin:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataLoss(f"{where}: its {CONFIG} is not one: {error!r}") from error
+
+
+def manifest(checkpoint: PodCheckpoint, sizes: Mapping[str, int], now: int) -> dict[str, Any]:
+    """The manifest of a pod's checkpoint; `sizes` are those of the archives in bytes, by container name."""
+    metadata = checkpoint.metadata
+    return {
+        "version": MANIFEST_VERSION,
+        "createdTime": _time(now),
+        "sandbox": {
+            "id": checkpoint.sandbox_id,
+            "name": metadata.name,
+            "namespace": metadata.namespace,
+            "uid": metadata.uid,
+            "attempt": metadata.attempt,
+        },
+        "containers": [
+            {
+                "name": one.name,
+                "image": one.image,
+                "imageRef": one.image_ref,
+                "archive": file_of(one.name),
+                "size": sizes[one.name],
+            }
+            for one in checkpoint.containers
+        ],
+    }
+
+
+def read_manifest(text: bytes, where: str) -> tuple[PodCheckpoint, dict[str, int]]:
+    """What a manifest says, and the sizes of the archives. Raises `DataLoss`, which begins with `where`."""
+    try:
+        told = json.loads(text)
+        if (version := told["version"]) != MANIFEST_VERSION:
+            raise DataLoss(f"{where} is of version {version}, and this program knows {MANIFEST_VERSION}")
+        pod = told["sandbox"]
+        checkpoint = PodCheckpoint(
+            sandbox_id=SandboxId(pod["id"]),
+            metadata=PodSandboxMetadata(pod["name"], pod["namespace"], pod["uid"], int(pod["attempt"])),
+            containers=tuple(
+                CheckpointOrigin(name=str(one["name"]), image=str(one["image"]), image_ref=str(one["imageRef"]))
+                for one in told["containers"]
+            ),
+        )
+        return checkpoint, {str(one["name"]): int(one["size"]) for one in told["containers"]}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataLoss(f"{where} is no manifest: {error!r}") from error
+
+
+def file_of(container: str) -> str:
+    """The file name of a container's archive in a pod's checkpoint."""
+    return f"{container}.tar"
 
 
 def _time(nanoseconds: int) -> str:

@@ -16,7 +16,9 @@ from typing import IO, Any, Final
 
 from crishim.errors import CrishimError, DataLoss, NotFound, from_os_error
 from crishim.model.container import CheckpointOrigin
+from crishim.model.runtime import PodCheckpoint
 from crishim.oci import archive
+from crishim.pods.bundle import write_atomically
 
 _OPAQUE: Final = "trusted.overlay.opaque"
 _OPAQUE_MARK: Final = ".wh..wh..opq"
@@ -141,6 +143,26 @@ def unpack(path: Path, folder: Path) -> None:
                 source = tar.extractfile(entry)
                 with (folder / name).open("xb") as file:
                     shutil.copyfileobj(source or _nothing(path, name), file)
+
+
+def write_manifest(folder: Path, checkpoint: PodCheckpoint, now: int) -> None:
+    """Write the manifest of a pod's checkpoint, at once and whole."""
+    path = folder / archive.MANIFEST
+    with renamed(path):
+        sizes = {one.name: (folder / archive.file_of(one.name)).stat().st_size for one in checkpoint.containers}
+        write_atomically(path, json.dumps(archive.manifest(checkpoint, sizes, now), indent=2))
+
+
+def read_manifest(folder: Path) -> PodCheckpoint:
+    """The manifest of a pod's checkpoint. Raises as `SupportsCheckpoint.read_pod_checkpoint`."""
+    path = folder / archive.MANIFEST
+    with renamed(path):
+        checkpoint, sizes = archive.read_manifest(path.read_bytes(), f"checkpoint {path}")
+        for name, size in sizes.items():
+            place = folder / archive.file_of(name)
+            if not place.exists() or place.stat().st_size != size:
+                raise DataLoss(f"checkpoint {folder} is not whole: {place.name} is not the archive that its manifest names")
+    return checkpoint
 
 
 def layer_of(folder: Path) -> Path:

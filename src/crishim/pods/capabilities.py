@@ -32,6 +32,7 @@ from crishim.interfaces.seats import Clock
 from crishim.model.container import CheckpointOrigin, ContainerStatus
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
+from crishim.model.runtime import PodCheckpoint
 from crishim.model.values import ContainerId, SandboxId
 from crishim.oci.facts import Host
 from crishim.oci.resources import resources as oci_resources
@@ -61,6 +62,7 @@ class RuntimeCapabilities(
         self._runtime = runtime
         self._host = host
         self._bundles = bundles
+        self._clock = clock
         self._checkpoints = Checkpoints(runtime, bundles, clock)
         claimed = capabilities(runtime, RUNTIME_CAPABILITIES)
         self.capabilities: frozenset[type] = frozenset(claim for has, claim in CLAIMS.items() if has in claimed)
@@ -108,6 +110,14 @@ class RuntimeCapabilities(
     async def checkpoint_origin(self, path: str) -> CheckpointOrigin:
         """As `SupportsCheckpoint.checkpoint_origin`."""
         return await asyncio.to_thread(archives.origin, Path(path))
+
+    async def write_pod_checkpoint(self, folder: str, checkpoint: PodCheckpoint) -> None:
+        """As `SupportsCheckpoint.write_pod_checkpoint`."""
+        await asyncio.to_thread(archives.write_manifest, Path(folder), checkpoint, self._clock.now())
+
+    async def read_pod_checkpoint(self, folder: str) -> PodCheckpoint:
+        """As `SupportsCheckpoint.read_pod_checkpoint`."""
+        return await asyncio.to_thread(archives.read_manifest, Path(folder))
 
     def leftovers(self) -> Mapping[SandboxId, Sequence[str]]:
         """As `SupportsLeftovers.leftovers`."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.errors import CrishimError, FailedPrecondition, NotFound, Unimplemented
+from crishim.errors import Aborted, CrishimError, FailedPrecondition, NotFound, Unimplemented
 from crishim.interfaces.capabilities import SupportsPause
 from crishim.interfaces.oci_runtime import FIRST_PROCESS, OciRuntime, OciStatus, Stdio, SupportsCheckpointRestore
 from crishim.interfaces.seats import Clock, RootfsProvider, SupportsRootfsDiff
@@ -148,6 +148,8 @@ class Checkpoints:
             upper = Path(read(bundle / "upper"))
             deleted = await asyncio.to_thread(archives.write_diff, upper, work / archive.DIFF)
             archives.write_json(work, archive.DELETED, deleted)
+            if container_id not in self._paused:  # by a caller who no longer waits: files and processes are of two moments
+                raise Aborted(f"container {container_id} was resumed during its checkpoint")
         finally:
             if not frozen_before:
                 self._paused.discard(container_id)

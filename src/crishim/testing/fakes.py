@@ -47,6 +47,7 @@ from crishim.model.features import Feature
 from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageConfig, ImageDetail, ImageFsInfo, ImageSpec
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
+from crishim.model.runtime import PodCheckpoint
 from crishim.model.sandbox import ObservedSandbox, PodSandboxConfig, SandboxSpec, SandboxStarted
 from crishim.model.security import LinuxContainerUser
 from crishim.model.stats import ContainerUsage, CpuUsage, MemoryUsage, SandboxUsage
@@ -128,6 +129,7 @@ class FakeBackend(
         self.calls: list[tuple[str, str]] = []
         self.sandboxes: dict[SandboxId, FakeSandbox] = {}
         self.containers: dict[ContainerId, FakeContainer] = {}
+        self.pod_checkpoints: dict[str, PodCheckpoint] = {}
 
     def exits(self, name: str, code: int, *, oom: bool = False) -> None:
         """Let the container with this id or name end with `code`: now if it runs, else as soon as it is started."""
@@ -347,6 +349,15 @@ class FakeBackend(
             raise NotFound("checkpoint", path)
         told = json.loads(Path(path).read_text())
         return CheckpointOrigin(name=told["name"], image=told["image"])
+
+    async def write_pod_checkpoint(self, folder: str, checkpoint: PodCheckpoint) -> None:
+        self._called("write_pod_checkpoint", checkpoint.sandbox_id)
+        self.pod_checkpoints[folder] = checkpoint
+
+    async def read_pod_checkpoint(self, folder: str) -> PodCheckpoint:
+        if folder not in self.pod_checkpoints:
+            raise NotFound("checkpoint", folder)
+        return self.pod_checkpoints[folder]
 
     async def restore(self, spec: ContainerSpec, path: str) -> ContainerCreated | None:
         await self.checkpoint_origin(path)

@@ -8,9 +8,11 @@ import pytest
 
 from crishim.model.container import ContainerState
 from crishim.model.image import ImageSpec
-from crishim.model.values import ContainerId, SandboxId
+from crishim.model.runtime import RestorePod
+from crishim.model.values import EMPTY, ContainerId, SandboxId
 from crishim.testing import Harness
 from crishim.testing.conformance.candidate import until
+from crishim.testing.harness import container_config, sandbox_config
 from tests.backends.runc.world import needs, node
 
 pytestmark = [pytest.mark.node, needs("runc", "conmon", "busybox", "criu")]
@@ -87,3 +89,30 @@ async def test_a_restored_container_goes_on(tmp_path: Path) -> None:
         assert len(numbers) > dumped
         await world.services.containers.stop(again, 30)
         assert 9 == (await world.services.containers.status(again, verbose=False)).status.exit_code
+
+
+async def test_a_pod_of_two_containers(tmp_path: Path) -> None:
+    """CheckpointPod dumps both, and both go on; RestorePod makes CREATED containers, and their starts resume them."""
+    async with node(tmp_path, runtime="runc") as world:
+        pod, _, one = await counting(world, tmp_path, "one")
+        await world.run_container(pod, "two", "sh", "-c", COUNTS, log_path="two.log")
+        two = tmp_path / "logs" / "two.log"
+        await until(lambda: last(two) > 3)
+        out = tmp_path / "out"
+        await world.services.pods.checkpoint(pod, str(out), (), EMPTY)
+        seen = {log: last(log) for log in (one, two)}
+        await until(lambda: all(last(log) > number + 3 for log, number in seen.items()))
+        assert {"one.tar", "two.tar", "pod-checkpoint.json"} == {path.name for path in out.iterdir()}
+        await world.services.sandboxes.remove(pod)
+        configs = tuple(container_config(name, log_path=f"{name}.log") for name in ("one", "two"))
+        config = sandbox_config("again", log_directory=str(tmp_path / "again"))
+        wanted = RestorePod(checkpoint_path=str(out), config=config, container_configs=configs)
+        restored = dict((await world.services.pods.restore(wanted)).containers)
+        for container_id in restored.values():
+            status = (await world.services.containers.status(container_id, verbose=False)).status
+            assert ContainerState.CREATED is status.state
+            await world.services.containers.start(container_id)
+        logs = {log: tmp_path / "again" / log.name for log in (one, two)}
+        await until(lambda: all(last(logs[log]) > number + 3 for log, number in seen.items()))
+        for log, number in seen.items():
+            assert 3 < int(logs[log].read_text().splitlines()[0].split()[-1]) <= number + 1
