@@ -217,18 +217,21 @@ class SupportsCheckpointRestore(Protocol):
     """
 
     @abstractmethod
+    async def require_checkpoints(self) -> None:
+        """Raises `Unimplemented`, with how to get it, where what checkpoints need is missing on this machine."""
+
+    @abstractmethod
     async def dump_images(self, container_id: str, images: Path, work: Path) -> None:
         """Write the state of all processes into the folder `images`; logs and statistics go into the folder `work`.
 
-        The container is frozen (`pause_container`), and stays so. Raises `Unimplemented`, with how to get it, where a program
-        is missing, and `Unknown` with the reason for what cannot be dumped.
+        The container is frozen (`pause_container`), and stays so. Raises `Unknown` with the reason for what cannot be dumped.
         """
 
     @abstractmethod
     async def restore_images(self, container_id: str, bundle: Path, stdio: Stdio, images: Path) -> int:
         """As `create` and `start` in one: the processes of `images` run in the container that `bundle`/config.json describes.
 
-        Returns the pid of the first process. `images` is not needed afterwards. Raises as `dump_images`.
+        Returns the pid of the first process. `images` is not needed afterwards. Raises `Unknown` with the reason.
         """
 
 

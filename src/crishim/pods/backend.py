@@ -97,7 +97,7 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
     async def inventory(self) -> Inventory:
         """Every pod's folder, and every bundle with what the runtime says of it. The default AppArmor profile is loaded."""
         await self._confinement.ready()
-        self._checkpoints.recover()
+        # self._checkpoints.recover()
         return await self._observer.inventory()
 
     async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:

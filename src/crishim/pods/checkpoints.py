@@ -22,11 +22,13 @@ from crishim.interfaces.oci_runtime import FIRST_PROCESS, OciRuntime, OciStatus,
 from crishim.interfaces.seats import Clock, RootfsProvider, SupportsRootfsDiff
 from crishim.linux import processes
 from crishim.model.container import ContainerSpec, ContainerStatus
+from crishim.model.security import NamespaceMode
 from crishim.model.values import ContainerId
 from crishim.oci import archive
 from crishim.pods import archives
 from crishim.pods.bundle import read_config, write_atomically
 from crishim.pods.observer import read
+from crishim.pods.pid_namespaces import pid_options
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +94,9 @@ class Checkpoints:
 
         Raises `Unimplemented` where `roots` cannot do that, and what `archives.origin` and `archives.unpack` raise.
         """
-        self._restorer()
+        await self._restorer().require_checkpoints()
+        if pid_options(spec).pid is NamespaceMode.TARGET:
+            raise Unimplemented("SupportsCheckpoint", "a container in another one's PID namespace is not restored")
         if not isinstance(roots, SupportsRootfsDiff):
             raise Unimplemented("SupportsRootfsDiff", "whoever makes root file systems here makes none of a checkpoint")
         await asyncio.to_thread(archives.origin, path)
@@ -118,6 +122,7 @@ class Checkpoints:
 
     async def _write(self, container_id: ContainerId, path: Path, status: ContainerStatus, addresses: Sequence[str]) -> None:
         runtime = self._restorer()
+        await runtime.require_checkpoints()
         bundle = self._bundles / container_id
         if await asyncio.to_thread(_in_user_namespace, bundle):
             raise Unimplemented("SupportsCheckpoint", "containers in a user namespace of their pod's are not checkpointed")

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from crishim.model.container import ContainerState
+from crishim.errors import DataLoss, NotFound, Unimplemented
+from crishim.model.container import ContainerState, LinuxContainerConfig
 from crishim.model.image import ImageSpec
 from crishim.model.runtime import RestorePod
+from crishim.model.security import LinuxContainerSecurityContext, NamespaceMode, NamespaceOption
 from crishim.model.values import EMPTY, ContainerId, SandboxId
 from crishim.testing import Harness
 from crishim.testing.conformance.candidate import until
@@ -116,3 +118,79 @@ async def test_a_pod_of_two_containers(tmp_path: Path) -> None:
         await until(lambda: all(last(logs[log]) > number + 3 for log, number in seen.items()))
         for log, number in seen.items():
             assert 3 < int(logs[log].read_text().splitlines()[0].split()[-1]) <= number + 1
+
+
+async def test_without_criu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where CRIU is missing, checkpoints and restores are refused with how to get it; the container is never frozen."""
+    async with node(tmp_path, runtime="runc") as world:
+        pod, container_id, log = await counting(world, tmp_path)
+        archive = tmp_path / "main.tar"
+        await world.services.containers.checkpoint(container_id, str(archive), 0)
+        with monkeypatch.context() as missing:
+            missing.setenv("PATH", str(tmp_path / "empty"))
+            with pytest.raises(Unimplemented, match="apt-get install criu"):
+                await world.services.containers.checkpoint(container_id, str(tmp_path / "other.tar"), 0)
+            with pytest.raises(Unimplemented, match="apt-get install criu"):
+                await restored(world, pod, archive)
+        seen = last(log)
+        await until(lambda: last(log) > seen)
+        assert not (tmp_path / "other.tar").exists()
+
+
+async def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
+    """What is missing, no archive, cut off anywhere, or without its parts is refused by name, and nothing is made."""
+    async with node(tmp_path, runtime="runc") as world:
+        pod, container_id, _ = await counting(world, tmp_path)
+        whole = tmp_path / "whole.tar"
+        await world.services.containers.checkpoint(container_id, str(whole), 0)
+        content = whole.read_bytes()
+        broken = {"text": b"no archive", "empty": b"", "begun": content[:100]}
+        broken |= {f"cut{part}": content[: len(content) * part // 10] for part in range(1, 10)}
+        broken["without-its-end"] = content.rstrip(b"\0")
+        for name, data in broken.items():
+            (tmp_path / name).write_bytes(data)
+        with tarfile.open(tmp_path / "other", "w") as tar:
+            tar.add(whole, "config.dump")
+        for name in (*broken, "other"):
+            with pytest.raises(DataLoss, match=f"{tmp_path}/{name}"):
+                await restored(world, pod, tmp_path / name)
+        with pytest.raises(NotFound, match="none"):
+            await restored(world, pod, tmp_path / "none")
+        assert [container_id] == [container.id for container in (await world.backend.inventory()).containers]
+
+
+async def test_a_restored_one_in_a_namespace_of_its_own_is_checkpointed_again(tmp_path: Path) -> None:
+    """What was restored can be dumped and restored once more, also after a restart of ours between creation and start."""
+    security = LinuxContainerSecurityContext(namespace_options=NamespaceOption(pid=NamespaceMode.CONTAINER))
+    linux = LinuxContainerConfig(security_context=security)
+    async with node(tmp_path, runtime="runc") as world:
+        pod = await world.run_sandbox(log_directory=str(tmp_path / "logs"))
+        container_id = await world.run_container(pod, "c0", "sh", "-c", COUNTS, log_path="c0.log", linux=linux)
+        for number in range(1, 3):
+            log = tmp_path / "logs" / f"c{number - 1}.log"
+            await until(lambda log=log: last(log) > 3)  # type: ignore[misc]
+            archive = tmp_path / f"{number}.tar"
+            await world.services.containers.checkpoint(container_id, str(archive), 0)
+            dumped = last(log)
+            await world.services.containers.remove(container_id)
+            config = container_config(f"c{number}", image=ImageSpec(image=str(archive)), log_path=f"c{number}.log", linux=linux)
+            container_id = await world.services.containers.create(pod, config, None)
+            observed = (await world.backend.inventory()).containers
+            assert [(container_id, ContainerState.CREATED)] == [(one.id, one.state) for one in observed]
+            await world.services.containers.start(container_id)
+            log = tmp_path / "logs" / f"c{number}.log"
+            await until(lambda log=log, dumped=dumped: last(log) > dumped + 3)  # type: ignore[misc]
+        await world.services.containers.stop(container_id, 30)
+        assert 9 == (await world.services.containers.status(container_id, verbose=False)).status.exit_code
+
+
+async def test_one_that_was_never_started_leaves_nothing(tmp_path: Path) -> None:
+    """A restored container that is removed before its start leaves no folder."""
+    async with node(tmp_path, runtime="runc") as world:
+        pod, container_id, _ = await counting(world, tmp_path)
+        archive = tmp_path / "main.tar"
+        await world.services.containers.checkpoint(container_id, str(archive), 0)
+        again = await restored(world, pod, archive)
+        await world.services.containers.remove(again)
+        assert [container_id] == [path.name for path in (tmp_path / "run" / "containers").iterdir()]
+        assert [container_id] == [path.name for path in (tmp_path / "roots").iterdir()]

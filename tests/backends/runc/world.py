@@ -24,11 +24,29 @@ from crishim.store.memory import MemoryStore
 from crishim.system import SystemClock
 from crishim.testing import Harness
 
-APPLETS = ("sh", "cat", "echo", "sleep", "id", "ls", "hostname", "mount", "touch", "test", "kill", "true", "head", "dd", "stty")
+APPLETS = (
+    "sh",
+    "cat",
+    "echo",
+    "sleep",
+    "id",
+    "ls",
+    "hostname",
+    "mount",
+    "touch",
+    "test",
+    "kill",
+    "true",
+    "head",
+    "dd",
+    "stty",
+    "nc",
+)
 TOOLS = {
     "runc": "runc",
     "conmon": "conmon",
     "busybox": "busybox-static",
+    "criu": "criu (Debian 13 and later)",
     "unshare": "util-linux",
     "nsenter": "util-linux",
     "catatonit": "catatonit",

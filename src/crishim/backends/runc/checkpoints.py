@@ -20,18 +20,26 @@ from crishim.pods.bundle import write_atomically
 from crishim.pods.usage import MeasuredPods
 
 CRIU: Final = "criu"
-REMEDY: Final = "apt-get install criu (Debian 13 and later; criu 4.1 for kernels of today)"
+REMEDY: Final = "apt-get install criu, 4.1 or later; 4.2 for sockets on Linux 6.16 and later"
 _CONFIG: Final = "criu.conf"
 _OPTIONS: Final = "tcp-close\n"
 _TOLD: Final = 2000
+_HARMLESS: Final = "RLIMIT_NOFILE"
+"""What CRIU says to every dump where it may not raise its own limit."""
 
 
 class CriuRuntime(RuncRuntime):
     """A `RuncRuntime` with `SupportsCheckpointRestore`."""
 
+    async def require_checkpoints(self) -> None:
+        """As `SupportsCheckpointRestore.require_checkpoints`."""
+        if not find_program(CRIU):
+            raise Unimplemented("SupportsCheckpoint", f"checkpoints need {CRIU}, which is not installed: {REMEDY}")
+        if self._command.name == "crun" and b"+CRIU" not in await self._command.run("", "--version"):
+            raise Unimplemented("SupportsCheckpoint", f"{self._command.program} was built without CRIU: use runc")
+
     async def dump_images(self, container_id: str, images: Path, work: Path) -> None:
         """As `SupportsCheckpointRestore.dump_images`."""
-        await self._require_criu()
         places = (f"--image-path={images}", f"--work-path={work}")
         try:
             await self._command.run(container_id, "checkpoint", "--leave-running", "--file-locks", *places, container_id)
@@ -40,19 +48,12 @@ class CriuRuntime(RuncRuntime):
 
     async def restore_images(self, container_id: str, bundle: Path, stdio: Stdio, images: Path) -> int:
         """As `SupportsCheckpointRestore.restore_images`. The monitor runs the runtime's restore instead of its create."""
-        await self._require_criu()
         request = self._request(container_id, bundle, stdio)
         await self._begin(attrs.evolve(request, images=images, restore_args=("--file-locks",)))
         try:
             return await self._finish(container_id, bundle)
         except CrishimError as error:
             raise await asyncio.to_thread(_explained, error, bundle / "restore.log") from error
-
-    async def _require_criu(self) -> None:
-        if not find_program(CRIU):
-            raise Unimplemented("SupportsCheckpoint", f"checkpoints need {CRIU}, which is not installed: {REMEDY}")
-        if self._command.name == "crun" and b"+CRIU" not in await self._command.run("", "--version"):
-            raise Unimplemented("SupportsCheckpoint", f"{self._command.program} was built without CRIU: use runc")
 
 
 class CheckpointedPods(MeasuredPods):
@@ -72,6 +73,6 @@ def _explained(error: CrishimError, log: Path) -> CrishimError:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return error
-    found = next((line.partition("Error ")[2] for line in lines if "Error (" in line), "")
+    found = next((line.partition("Error ")[2] for line in lines if "Error (" in line and _HARMLESS not in line), "")
     message = error.message.partition("\nlog file:")[0].strip()
     return Unknown(f"{message}: {found[:_TOLD]}") if found else error
