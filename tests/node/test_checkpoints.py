@@ -5,24 +5,21 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from crishim.backends.runc.command import version_of
 from crishim.cri import pb
 from crishim.model.container import ContainerMetadata
 from crishim.model.image import ImageSpec
 from crishim.play import CallError, CriClient
-from crishim.pods.host import host
 from crishim.testing.conformance.candidate import until
 from crishim.testing.harness import container_config
-from tests.backends.runc.world import needs
+from tests.backends.runc.world import needs, needs_criu
 from tests.node.world import TOOLS, Node, images, one_node, processes, real_plugins
 
-pytestmark = [pytest.mark.node, needs(*TOOLS, "criu"), real_plugins()]
+pytestmark = [pytest.mark.node, needs(*TOOLS), needs_criu(), real_plugins()]
 
 COUNTS = "i=0; while :; do i=$((i+1)); echo $i; busybox sleep 0.05; done"
 HOLDS = '#!/bin/sh\ntouch {folder}/waits\nwhile [ ! -e {folder}/go ]; do sleep 0.05; done\nexec {criu} "$@"\n'
@@ -38,12 +35,6 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def node(image: str) -> Iterator[Node]:
     with one_node(image) as node:
         yield node
-
-
-def dumps_sockets() -> bool:
-    """Whether CRIU can dump sockets here: Linux 6.16 has taken an option from them that CRIU before 4.2 asks for."""
-    told = subprocess.run(["criu", "--version"], capture_output=True, text=True, check=False).stdout
-    return host().kernel < (6, 16) or version_of(told.partition("Version:")[2].strip()) >= (4, 2)
 
 
 def last(log: Path) -> int:
@@ -100,10 +91,6 @@ async def test_the_root_is_as_it_was(node: Node, tmp_path: Path) -> None:
     assert set() == node.traces()
 
 
-@pytest.mark.skipif(
-    shutil.which("criu") is not None and not dumps_sockets(),
-    reason="needs criu 4.2 on Linux 6.16 and later: apt-get install criu",
-)
 async def test_a_listener_and_a_connection(node: Node, tmp_path: Path) -> None:
     """A container with a listener and an established connection is dumped; restored it listens, and takes another one."""
     serve = "while :; do busybox nc -l -p 7000 -e cat; done"

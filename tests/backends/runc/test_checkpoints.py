@@ -15,9 +15,9 @@ from crishim.model.values import EMPTY, ContainerId, SandboxId
 from crishim.testing import Harness
 from crishim.testing.conformance.candidate import until
 from crishim.testing.harness import container_config, sandbox_config
-from tests.backends.runc.world import needs, node
+from tests.backends.runc.world import needs, needs_criu, node
 
-pytestmark = [pytest.mark.node, needs("runc", "conmon", "busybox", "criu")]
+pytestmark = [pytest.mark.node, needs("runc", "conmon", "busybox"), needs_criu()]
 
 COUNTS = "trap 'exit 9' TERM; exec 5>/tmp/file; i=0; while :; do i=$((i+1)); echo $i; echo $i >&5; sleep 0.05; done"
 
