@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from crishim.cri import pb
+from crishim.errors import Code
 from crishim.model.container import ContainerMetadata
 from crishim.model.image import ImageSpec
 from crishim.play import CallError, CriClient
 from crishim.testing.conformance.candidate import until
 from crishim.testing.harness import container_config
 from tests.backends.runc.world import needs, needs_criu
+from tests.node.registry import File, Layout, serving, tar_of
 from tests.node.world import TOOLS, Node, images, one_node, processes, real_plugins
 
 pytestmark = [pytest.mark.node, needs(*TOOLS), needs_criu(), real_plugins()]
@@ -150,3 +152,41 @@ async def test_the_server_is_killed_in_the_middle(node: Node, tmp_path: Path, *,
         await until(lambda: last(log) > seen + 3)
         assert ["main.tar"] == [path.name for path in out.iterdir()]
         await node.empty(client)
+
+
+async def test_an_image_that_is_an_archive(node: Node, tmp_path: Path) -> None:
+    """A container of an image that is annotated as a checkpoint is restored; one without the parts is refused."""
+    archive = tmp_path / "main.tar"
+    node.start()
+    async with node.client() as client:
+        await node.pull(client)
+        pod = await client.run_sandbox(node.sandbox("pod"))
+        container_id = await run(node, client, pod, "main", COUNTS)
+        log = node.place / "logs" / "pod" / "main.log"
+        await until(lambda: last(log) > 3)
+        await client.checkpoint_container(container_id, str(archive))
+        dumped = last(log)
+        await client.remove_container(container_id)
+        layout = Layout(tmp_path / "layout")
+        mark = {"org.criu.checkpoint.container.name": "main"}
+        layout.image([archive.read_bytes()], tag="whole", annotations=mark)
+        layout.image([tar_of(File("config.dump", b"{}"))], tag="half", annotations=mark)
+        with serving(tmp_path / "registry") as registry:
+            hosts = (node.image.partition("/")[0], registry.address)
+            trusted = (f'[[registry]]\nlocation = "{host}"\ninsecure = true\n' for host in hosts)
+            (node.place / "registries.conf").write_text("".join(trusted))
+            whole = registry.push(layout, "whole", "test/checkpoint:whole")
+            half = registry.push(layout, "half", "test/checkpoint:half")
+            for image in (whole, half):
+                await client.pull_image(ImageSpec(image=image), node.sandbox("pod"))
+        again = await run(node, client, pod, "again", image=whole)
+        new = node.place / "logs" / "pod" / "again.log"
+        await until(lambda: last(new) > dumped + 3)
+        assert 3 < int(new.read_text().splitlines()[0].split()[-1]) <= dumped + 3
+        assert node.image == (await client.container_status(again)).image.image
+        with pytest.raises(CallError, match=r"is not whole: it has no checkpoint/inventory\.img, spec\.dump") as refused:
+            await run(node, client, pod, "half", image=half)
+        assert Code.DATA_LOSS is refused.value.code
+        await node.empty(client)
+    await until(lambda: not node.traces())
+    assert set() == node.traces()

@@ -5,6 +5,7 @@ run beside one another; whoever stops waiting does not stop the pull. Layers are
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import weakref
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.errors import NotFound
+from crishim.errors import CrishimError, NotFound
 from crishim.images.content import Content
 from crishim.images.manifest import Configuration, Descriptor, chain_ids
 from crishim.images.puller import Copied, Puller, PullHooks
@@ -89,6 +90,7 @@ class ContentStore(ImageService, RootfsProvider, SupportsRootfsDiff):
         self._gate = asyncio.Lock()
         self._writing = asyncio.Lock()
         self._doomed: set[str] = set()
+        self._checkpoints: dict[str, bool] = {}
         self._usages: dict[ContainerId, _Usage] = {}
         self._measuring: dict[ContainerId, asyncio.Task[_Usage]] = {}
 
@@ -115,7 +117,15 @@ class ContentStore(ImageService, RootfsProvider, SupportsRootfsDiff):
             "platform": str(config.platform),
             "layers": config.diff_ids,
         }
-        return ImageDetail(image=self._shown(entry), config=config.config, info=FrozenDict({"info": json.dumps(told)}))
+        if entry.manifest not in self._checkpoints:
+            with contextlib.suppress(CrishimError, OSError):  # one that cannot be read is none
+                self._checkpoints[entry.manifest] = await asyncio.to_thread(self._content.is_checkpoint, entry)
+        return ImageDetail(
+            image=self._shown(entry),
+            config=config.config,
+            info=FrozenDict({"info": json.dumps(told)}),
+            is_checkpoint=self._checkpoints.get(entry.manifest, False),
+        )
 
     async def pull(self, image: ImageSpec, auth: AuthConfig | None, sandbox: PodSandboxConfig | None) -> ImageId:  # noqa: ARG002
         """Bring an image here. An id is no name to pull by: it is answered when it is here, and `NotFound` otherwise.

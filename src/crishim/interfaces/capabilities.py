@@ -174,7 +174,10 @@ class SupportsCheckpoint(Protocol):
 
     @abstractmethod
     async def checkpoint_origin(self, path: str) -> CheckpointOrigin:
-        """Whose archive lies at `path`. Raises `NotFound`, and `DataLoss` for what is no archive or not all of one."""
+        """Whose archive lies at `path`, an absolute path or the id of an image that `is_checkpoint`.
+
+        Raises `NotFound`, and `DataLoss` for what is no archive or not all of one.
+        """
 
     @abstractmethod
     async def write_pod_checkpoint(self, folder: str, checkpoint: PodCheckpoint) -> None:

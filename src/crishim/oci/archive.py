@@ -45,7 +45,7 @@ MANIFEST: Final = "pod-checkpoint.json"
 MANIFEST_VERSION: Final = 1
 """The file of a pod's checkpoint that is written last, and the version of its format."""
 
-NEEDED: Final = frozenset({CONFIG, SPEC, INVENTORY, DIFF})
+NEEDED: Final = frozenset({CONFIG, SPEC, INVENTORY})
 """What an archive is not whole without."""
 
 

@@ -4,13 +4,14 @@ An archive appears under its name when it is complete: it is written under anoth
 """
 
 import contextlib
+import functools
 import json
 import os
 import shutil
 import stat
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
 
@@ -111,17 +112,16 @@ def _add(tar: tarfile.TarFile, path: Path, name: str, status: os.stat_result) ->
 def origin(path: Path) -> CheckpointOrigin:
     """Whose archive it is, once all that it must have was found. Raises `NotFound`, and `DataLoss` for one that is not whole.
 
-    Reads the archive to its end: one that was cut off is no archive.
+    Reads the archive to its end: one that was cut off is none. A folder stands for the archive that was unpacked in it.
     """
     found: set[str] = set()
     text = b""
-    with renamed(path), _opened(path) as tar:
-        for entry in tar:
-            name = _name(entry)
+    with renamed(path):
+        for name, opened in _members(path):
             found.add(name)
-            if name == archive.CONFIG:
-                text = _read(tar, entry)
-        _require_end(tar, path)
+            if name == archive.CONFIG and opened is not None:
+                with opened() as file:
+                    text = file.read(_MOST_TEXT)
     if missing := archive.NEEDED - found:
         raise DataLoss(f"checkpoint {path} is not whole: it has no {', '.join(sorted(missing))}")
     return archive.read_origin(text, f"checkpoint {path}")
@@ -130,19 +130,17 @@ def origin(path: Path) -> CheckpointOrigin:
 def unpack(path: Path, folder: Path) -> None:
     """Unpack what a restore needs into a new folder: CRIU's images, the diff and the list of what was deleted.
 
-    The images are plain files. Anything else below `checkpoint/` is refused with `DataLoss`.
+    They are plain files. Anything else among them is refused with `DataLoss`.
     """
-    with renamed(path), _opened(path) as tar:
+    with renamed(path):
         (folder / archive.IMAGES).mkdir(parents=True, mode=0o700)
-        for entry in tar:
-            name = _name(entry)
+        for name, opened in _members(path):
             images = PurePosixPath(name).parent == PurePosixPath(archive.IMAGES)
-            if images and not entry.isreg():
-                raise DataLoss(f"checkpoint {path}: {name} is no file")
             if images or name in {archive.DIFF, archive.DELETED}:
-                source = tar.extractfile(entry)
-                with (folder / name).open("xb") as file:
-                    shutil.copyfileobj(source or _nothing(path, name), file)
+                if opened is None:
+                    raise DataLoss(f"checkpoint {path}: {name} is no file")
+                with opened() as source, (folder / name).open("xb") as file:
+                    shutil.copyfileobj(source, file)
 
 
 def write_manifest(folder: Path, checkpoint: PodCheckpoint, now: int) -> None:
@@ -166,9 +164,14 @@ def read_manifest(folder: Path) -> PodCheckpoint:
 
 
 def layer_of(folder: Path) -> Path:
-    """The diff of an unpacked archive as a layer of an image: what was deleted becomes whiteouts at its beginning."""
+    """The diff of an unpacked archive as a layer of an image: what was deleted becomes whiteouts at its beginning.
+
+    An archive without a diff is of a container that has written nothing, in CRI-O.
+    """
     diff, listed = folder / archive.DIFF, folder / archive.DELETED
     with renamed(diff):
+        if not diff.exists():
+            diff.write_bytes(bytes(2 * tarfile.BLOCKSIZE))
         deleted = json.loads(listed.read_bytes()) if listed.exists() else []
         if not deleted:
             return diff
@@ -182,8 +185,30 @@ def layer_of(folder: Path) -> Path:
     return layer
 
 
-def _opened(path: Path) -> tarfile.TarFile:
-    return tarfile.open(path, mode="r:*", errorlevel=2)
+def _members(path: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]] | None]]:
+    """What an archive has, or a folder with the content of one: each name, and how to open it if it is a plain file."""
+    if path.is_dir():
+        for place, folders, files in os.walk(path):
+            for name in (*folders, *files):
+                file = Path(place, name)
+                plain = stat.S_ISREG(file.lstat().st_mode)
+                yield str(file.relative_to(path)), functools.partial(_open_plain, file) if plain else None
+        return
+    with tarfile.open(path, mode="r:*", errorlevel=2) as tar:
+        for entry in tar:
+            name = str(PurePosixPath(entry.name.lstrip("/")))
+            yield name, functools.partial(_extract, tar, entry) if entry.isreg() else None
+        _require_end(tar, path)
+
+
+def _open_plain(path: Path) -> IO[bytes]:
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+
+
+def _extract(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
+    file = tar.extractfile(entry)
+    assert file is not None, "a regular file can be opened"
+    return file
 
 
 def _require_end(tar: tarfile.TarFile, path: Path) -> None:
@@ -192,16 +217,3 @@ def _require_end(tar: tarfile.TarFile, path: Path) -> None:
     file.seek(tar.offset)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise DataLoss(f"checkpoint {path} is not whole: it does not end as an archive does")
-
-
-def _name(entry: tarfile.TarInfo) -> str:
-    return str(PurePosixPath(entry.name.lstrip("/")))
-
-
-def _read(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(entry)
-    return b"" if file is None else file.read(_MOST_TEXT)
-
-
-def _nothing(path: Path, name: str) -> IO[bytes]:
-    raise DataLoss(f"checkpoint {path}: {name} is no file")

@@ -77,9 +77,8 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         *,
         sandbox_container: bool = False,
     ) -> None:
-        super().__init__(runtime, host, context.runtime_state / "containers", context.clock)
+        super().__init__(runtime, host, context.runtime_state / "containers", context)
         self._sandbox_container = sandbox_container
-        self._context = context
         self._pods = context.runtime_state / "sandboxes"
         self._pids = PidNamespaces(self._bundles, self._pods)
         self._cgroups = cgroups or Cgroups(v2=host.cgroup_v2)
@@ -97,7 +96,7 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
     async def inventory(self) -> Inventory:
         """Every pod's folder, and every bundle with what the runtime says of it. The default AppArmor profile is loaded."""
         await self._confinement.ready()
-        # self._checkpoints.recover()
+        self._checkpoints.recover()
         return await self._observer.inventory()
 
     async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
@@ -157,7 +156,7 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         """As `SupportsCheckpoint.restore`: all but the processes, which the start brings back."""
         bundle = self._bundles / spec.id
         make_bundle(bundle)
-        await self._checkpoints.unpack(bundle, Path(path), spec, _stdio(spec), self._roots())
+        await self._checkpoints.unpack(bundle, path, spec, _stdio(spec))
         place = await self._furnish(spec, bundle)
         return ContainerCreated(user=place.user)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from crishim.errors import NotFound, Unimplemented
+from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.capabilities import (
     ProcessIO,
     SupportsAttach,
@@ -28,7 +29,6 @@ from crishim.interfaces.oci_runtime import (
     SupportsExecProcess,
     SupportsUpdateResources,
 )
-from crishim.interfaces.seats import Clock
 from crishim.model.container import CheckpointOrigin, ContainerStatus
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
@@ -58,12 +58,12 @@ class RuntimeCapabilities(
 ):
     """The capabilities of pods over `runtime`, whose bundles are the folders of `bundles`, by the containers' ids."""
 
-    def __init__(self, runtime: OciRuntime, host: Host, bundles: Path, clock: Clock) -> None:
+    def __init__(self, runtime: OciRuntime, host: Host, bundles: Path, context: BackendContext) -> None:
         self._runtime = runtime
         self._host = host
         self._bundles = bundles
-        self._clock = clock
-        self._checkpoints = Checkpoints(runtime, bundles, clock)
+        self._context = context
+        self._checkpoints = Checkpoints(runtime, bundles, context.clock, context.rootfs)
         claimed = capabilities(runtime, RUNTIME_CAPABILITIES)
         self.capabilities: frozenset[type] = frozenset(claim for has, claim in CLAIMS.items() if has in claimed)
 
@@ -109,11 +109,11 @@ class RuntimeCapabilities(
 
     async def checkpoint_origin(self, path: str) -> CheckpointOrigin:
         """As `SupportsCheckpoint.checkpoint_origin`."""
-        return await asyncio.to_thread(archives.origin, Path(path))
+        return await self._checkpoints.origin(path)
 
     async def write_pod_checkpoint(self, folder: str, checkpoint: PodCheckpoint) -> None:
         """As `SupportsCheckpoint.write_pod_checkpoint`."""
-        await asyncio.to_thread(archives.write_manifest, Path(folder), checkpoint, self._clock.now())
+        await asyncio.to_thread(archives.write_manifest, Path(folder), checkpoint, self._context.clock.now())
 
     async def read_pod_checkpoint(self, folder: str) -> PodCheckpoint:
         """As `SupportsCheckpoint.read_pod_checkpoint`."""

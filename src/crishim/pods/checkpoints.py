@@ -10,7 +10,8 @@ import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+import uuid
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,9 +22,9 @@ from crishim.interfaces.capabilities import SupportsPause
 from crishim.interfaces.oci_runtime import FIRST_PROCESS, OciRuntime, OciStatus, Stdio, SupportsCheckpointRestore
 from crishim.interfaces.seats import Clock, RootfsProvider, SupportsRootfsDiff
 from crishim.linux import processes
-from crishim.model.container import ContainerSpec, ContainerStatus
+from crishim.model.container import CheckpointOrigin, ContainerSpec, ContainerStatus
 from crishim.model.security import NamespaceMode
-from crishim.model.values import ContainerId
+from crishim.model.values import ContainerId, ImageId
 from crishim.oci import archive
 from crishim.pods import archives
 from crishim.pods.bundle import read_config, write_atomically
@@ -45,10 +46,11 @@ RESTORED: Final = "restored"
 class Checkpoints:
     """Checkpoints of the containers of `runtime`, whose bundles are the folders of `bundles`."""
 
-    def __init__(self, runtime: OciRuntime, bundles: Path, clock: Clock) -> None:
+    def __init__(self, runtime: OciRuntime, bundles: Path, clock: Clock, roots: RootfsProvider | None) -> None:
         self._runtime = runtime
         self._bundles = bundles
         self._clock = clock
+        self._roots = roots
         self._paused: set[ContainerId] = set()
         self._dumps: dict[ContainerId, asyncio.Task[None]] = {}
         self._recoveries: set[asyncio.Task[None]] = set()
@@ -89,21 +91,42 @@ class Checkpoints:
                 self._recoveries.add(task)
                 task.add_done_callback(self._recoveries.discard)
 
-    async def unpack(self, bundle: Path, path: Path, spec: ContainerSpec, stdio: Stdio, roots: RootfsProvider) -> None:
-        """Make ready what `restored` needs, and the root file system as it was, which `roots` then mounts.
+    async def origin(self, source: str) -> CheckpointOrigin:
+        """As `SupportsCheckpoint.checkpoint_origin`."""
+        async with self._content(source) as path:
+            return await asyncio.to_thread(archives.origin, path)
 
-        Raises `Unimplemented` where `roots` cannot do that, and what `archives.origin` and `archives.unpack` raise.
+    async def unpack(self, bundle: Path, source: str, spec: ContainerSpec, stdio: Stdio) -> None:
+        """Make ready what `restored` needs, and the root file system as it was, which is mounted by its `prepare`.
+
+        Raises `Unimplemented` where there is nobody to do that, and what `archives.origin` and `archives.unpack` raise.
         """
         await self._restorer().require_checkpoints()
         if pid_options(spec).pid is NamespaceMode.TARGET:
             raise Unimplemented("SupportsCheckpoint", "a container in another one's PID namespace is not restored")
+        roots: object = self._roots
         if not isinstance(roots, SupportsRootfsDiff):
             raise Unimplemented("SupportsRootfsDiff", "whoever makes root file systems here makes none of a checkpoint")
-        await asyncio.to_thread(archives.origin, path)
-        await asyncio.to_thread(archives.unpack, path, bundle / RESTORED)
+        async with self._content(source) as path:
+            await asyncio.to_thread(archives.origin, path)
+            await asyncio.to_thread(archives.unpack, path, bundle / RESTORED)
         layer = await asyncio.to_thread(archives.layer_of, bundle / RESTORED)
         await roots.apply(spec.id, spec.image_id, layer)
         write_atomically(bundle / RESTORE, json.dumps(attrs.asdict(stdio)))
+
+    @contextlib.asynccontextmanager
+    async def _content(self, source: str) -> AsyncIterator[Path]:
+        """Where an archive lies, or the content of an image that is made of one, mounted meanwhile."""
+        if source.startswith("/"):
+            yield Path(source)
+            return
+        if self._roots is None:
+            raise NotFound("checkpoint", source)
+        reader = ContainerId(f"checkpoint-{uuid.uuid4().hex}")
+        try:
+            yield await self._roots.view(reader, ImageId(source))
+        finally:
+            await self._roots.release(reader)
 
     async def restored(self, bundle: Path) -> bool:
         """Bring the processes back of a container that was made of an archive; False for any other."""

@@ -189,8 +189,7 @@ class Containers:
     async def _create(self, sandbox: SandboxEntry, creation: "_Creation") -> ContainerId:
         _require_usable(sandbox)  # a stop may have come between the request and this task
         core, handle = self._core, self._core.handle(sandbox)
-        config = await core.with_image_of(creation.archive, creation.config, handle) if creation.archive else creation.config
-        detail = await core.image_of(config, sandbox.record.handler)
+        archive, config, detail = await core.image_or_archive(creation.config, creation.archive, handle, sandbox.record.handler)
         mounts = await core.image_mounts(config.mounts, sandbox.record.handler)
         spec = resolve(
             attrs.evolve(config, mounts=mounts),
@@ -216,8 +215,8 @@ class Containers:
         entry = creation.entry = core.table.add_container(record)
         await core.table.save_container(entry)
         deadline = core.settings.deadlines.create_container
-        if creation.archive:
-            restoring = handle.require(SupportsCheckpoint).restore(spec, creation.archive)
+        if archive:
+            restoring = handle.require(SupportsCheckpoint).restore(spec, archive)
             created = await handle.call("restore", restoring, deadline)
         else:
             created = await handle.call("create_container", handle.backend.create_container(spec), deadline)

@@ -138,12 +138,23 @@ class Core:
             raise NotFound("image", config.image.image)
         return detail
 
-    async def with_image_of(self, archive: str, config: ContainerConfig, handle: BackendHandle) -> ContainerConfig:
-        """A configuration with the image that the container of a checkpoint archive was made of."""
+    async def image_or_archive(
+        self, config: ContainerConfig, archive: str, handle: BackendHandle, handler: str
+    ) -> tuple[str, ContainerConfig, ImageDetail]:
+        """What a container is made of: a checkpoint archive or nothing, the configuration, and the image.
+
+        The image is that which the container was made of that has been dumped. Raises as `image_of`.
+        """
+        if not archive:
+            detail = await self.image_of(config, handler)
+            if not detail.is_checkpoint:
+                return "", config, detail
+            archive = detail.image.id
         looking = handle.require(SupportsCheckpoint).checkpoint_origin(archive)
         origin = await handle.call("checkpoint_origin", looking, self.settings.deadlines.create_container)
         image = ImageSpec(image=origin.image_ref or origin.image, user_specified_image=origin.image)
-        return attrs.evolve(config, image=image)
+        config = attrs.evolve(config, image=image)
+        return archive, config, await self.image_of(config, handler)
 
     async def image_mounts(self, mounts: tuple[Mount, ...], handler: str) -> tuple[Mount, ...]:
         """The mounts with the id of each image volume's image. It must be here already (CRI, Mount.image)."""
