@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test examples docs reference pictures package packages tools proto fuzz soak coverage-page critest critest-all critest-containerd guest guest-all kubelet clean
+.PHONY: demo test examples docs reference pictures package packages tools criu proto fuzz soak coverage-page critest critest-all critest-containerd guest guest-all kubelet clean
 
 # Plays a pod on the embedded backend: no root, no daemon.
 demo: $(VENV)/.node
@@ -45,6 +45,10 @@ package: $(VENV)/.dev
 CRITOOLS ?=
 tools: | $(VENV)/bin/python
 	CRITOOLS=$(CRITOOLS) .ci/tools $(BIN)
+
+# A criu of Debian's newest release in $(VENV)/criu, for hosts whose own is older than their kernel; put that folder on PATH.
+criu: | $(VENV)/bin/python
+	.ci/criu $(VENV)/criu
 
 # The node's tools, where we are root and apt is there; says what it leaves out.
 packages:

@@ -38,8 +38,8 @@ _CALLS: Final = {
     "SupportsSandboxUpdate": "UpdatePodSandboxResources",
     "SupportsLogReopen": "ReopenContainerLog",
     "SupportsLeftovers": "none of CRI's: verbose Status and a metric ask for it",
-    "SupportsPause": "none of CRI's: shims ask for it",
-    "SupportsCheckpoint": "CheckpointContainer, CheckpointPod, RestorePod",
+    "SupportsPause": "CheckpointPod; shims ask for it too",
+    "SupportsCheckpoint": "CheckpointContainer, CheckpointPod, RestorePod, CreateContainer from an archive",
     "SupportsClose": "none of CRI's: `crishim play` calls it at its end",
 }
 """Which calls a capability lights up."""

@@ -115,6 +115,7 @@ class Layout:
         docker: bool = False,
         packed: Sequence[bytes] | None = None,
         diff_ids: Sequence[str] | None = None,
+        annotations: Mapping[str, str] | None = None,
     ) -> Descriptor:
         """An image of layers in plain tar, packed by gzip unless `packed` has them already. The manifest's descriptor."""
         packed = [gzip.compress(layer, 1, mtime=0) for layer in layers] if packed is None else packed
@@ -133,6 +134,7 @@ class Layout:
             "mediaType": manifest_type,
             "config": described.json(),
             "layers": [blob.json() for blob in blobs],
+            **({"annotations": dict(annotations)} if annotations else {}),
         }
         made = self.blob(json.dumps(manifest).encode(), manifest_type)
         return self.tagged(made, tag)

@@ -27,7 +27,7 @@ import attrs
 
 from crishim.errors import CrishimError, DataLoss, FailedPrecondition, PermissionDenied
 from crishim.images.layers import renamed
-from crishim.images.manifest import Configuration, check, parse_config
+from crishim.images.manifest import Configuration, Manifest, check, parse_config, parse_manifest
 from crishim.images.snapshots import refuse_marks
 from crishim.images.table import ImageEntry, dump, load
 from crishim.linux.syscalls import last_os_error, libc
@@ -147,6 +147,11 @@ class Content:
         except DataLoss:
             path.unlink()
             raise
+
+    def is_checkpoint(self, entry: ImageEntry) -> bool:
+        """Whether an image holds a checkpoint archive. Raises `DataLoss` for a manifest that is broken."""
+        manifest = parse_manifest(check(self.blob(entry.manifest).read_bytes(), entry.manifest, "the image's manifest"))
+        return isinstance(manifest, Manifest) and manifest.is_checkpoint
 
     def save(self, table: Mapping[ImageId, ImageEntry]) -> None:
         """Write the index durably. Raises `ResourceExhausted`."""

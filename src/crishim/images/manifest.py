@@ -67,6 +67,10 @@ class Descriptor:
     platform: Platform | None = None
 
 
+_CHECKPOINT: Final = ("org.criu.checkpoint.container.name", "io.kubernetes.cri-o.annotations.checkpoint.name")
+"""Annotations of a manifest: containerd's (checkpointctl, lib/annotations.go), and CRI-O's."""
+
+
 @attrs.frozen
 class Index:
     """One image for several platforms."""
@@ -80,6 +84,8 @@ class Manifest:
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
+    is_checkpoint: bool = False
+    """Whether its layers hold the files of a checkpoint archive, by its annotation."""
 
     @property
     def size(self) -> int:
@@ -121,7 +127,8 @@ def parse_manifest(data: bytes) -> Index | Manifest:
         layers = tuple(_descriptor(item) for item in top["layers"])
         if len(layers) > _MOST_LAYERS:
             raise InvalidArgument("image.image", f"has {len(layers)} layers, and the maximum of overlayfs is {_MOST_LAYERS}")
-        return Manifest(_descriptor(top["config"]), layers)
+        annotations = top.get("annotations") or {}
+        return Manifest(_descriptor(top["config"]), layers, any(name in annotations for name in _CHECKPOINT))
 
 
 def parse_config(data: bytes, layers: int) -> Configuration:

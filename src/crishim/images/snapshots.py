@@ -108,6 +108,17 @@ class Snapshots:
                 _overlay(root, [*lowers, *([] if lowers else [empty])], upper, work, label)
         return Rootfs(path=str(root), upper=str(upper), volumes=str(place / "volumes"))
 
+    def fresh(self, container_id: ContainerId) -> Path:
+        """A place in a container's folder, not made yet, for a layer that becomes the beginning of its root."""
+        return self._folder / container_id / "applied"
+
+    def begin_with(self, container_id: ContainerId, layer: Path) -> None:
+        """Make an unpacked and settled layer the upper folder of a root that was not prepared yet."""
+        upper = self._folder / container_id / "upper"
+        with renamed(f"preparing {container_id[:12]}"):
+            layer.rename(upper)
+            shutil.rmtree(layer.parent)
+
     def view(
         self, container_id: ContainerId, image_id: ImageId, layers: tuple[str, ...], userns: str = "", label: str = ""
     ) -> Path:

@@ -6,6 +6,7 @@ arrive, in worker processes.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import weakref
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.errors import NotFound
+from crishim.errors import CrishimError, NotFound
 from crishim.images.content import Content
 from crishim.images.manifest import Configuration, Descriptor, chain_ids
 from crishim.images.puller import Copied, Puller, PullHooks
@@ -25,7 +26,7 @@ from crishim.images.skopeo_process import PullProgress
 from crishim.images.snapshots import Snapshots
 from crishim.images.table import ImageEntry, find, named, pinned, shown
 from crishim.images.unpacking import Unpacking, Workers
-from crishim.interfaces.seats import Clock, ImageService, NoObserver, Observer, Rootfs, RootfsProvider
+from crishim.interfaces.seats import Clock, ImageService, NoObserver, Observer, Rootfs, RootfsProvider, SupportsRootfsDiff
 from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageDetail, ImageFsInfo, ImageSpec
 from crishim.model.sandbox import PodSandboxConfig
 from crishim.model.values import ContainerId, FrozenDict, ImageId
@@ -53,7 +54,7 @@ class _Usage:
     good_until: float
 
 
-class ContentStore(ImageService, RootfsProvider):
+class ContentStore(ImageService, RootfsProvider, SupportsRootfsDiff):
     """A store in `folder`. Constructing it reads the index and deletes leftovers of a crash, and blocks meanwhile. Must be
     closed.
 
@@ -94,6 +95,7 @@ class ContentStore(ImageService, RootfsProvider):
         self._gate = asyncio.Lock()
         self._writing = asyncio.Lock()
         self._doomed: set[str] = set()
+        self._checkpoints: dict[str, bool] = {}
         self._usages: dict[ContainerId, _Usage] = {}
         self._measuring: dict[ContainerId, asyncio.Task[_Usage]] = {}
 
@@ -120,7 +122,15 @@ class ContentStore(ImageService, RootfsProvider):
             "platform": str(config.platform),
             "layers": config.diff_ids,
         }
-        return ImageDetail(image=self._shown(entry), config=config.config, info=FrozenDict({"info": json.dumps(verbose)}))
+        if entry.manifest not in self._checkpoints:
+            with contextlib.suppress(CrishimError, OSError):  # one that cannot be read is none
+                self._checkpoints[entry.manifest] = await asyncio.to_thread(self._content.is_checkpoint, entry)
+        return ImageDetail(
+            image=self._shown(entry),
+            config=config.config,
+            info=FrozenDict({"info": json.dumps(verbose)}),
+            is_checkpoint=self._checkpoints.get(entry.manifest, False),
+        )
 
     async def pull(self, image: ImageSpec, auth: AuthConfig | None, sandbox: PodSandboxConfig | None) -> ImageId:  # noqa: ARG002
         """Pull an image. An id cannot be pulled: it is returned if the image is present, else `NotFound` is raised.
@@ -170,6 +180,15 @@ class ContentStore(ImageService, RootfsProvider):
         if not self._snapshots.has_root(container_id):
             self._snapshots.hold(container_id, self._layers(image_id))
         return await asyncio.to_thread(self._snapshots.prepare, container_id, userns, label)
+
+    async def apply(self, container_id: ContainerId, image_id: ImageId, layer: Path) -> None:
+        """As `SupportsRootfsDiff.apply`: a worker unpacks the layer, and it becomes the upper folder of the root."""
+        layers = self._layers(image_id)
+        self._snapshots.hold(container_id, layers)
+        place = self._snapshots.fresh(container_id)
+        await self._workers.unpack(layer, place)
+        await self._workers.settle((*(self._content.layer(one).parent for one in layers), place))
+        await asyncio.to_thread(self._snapshots.begin_with, container_id, place / "fs")
 
     async def release(self, container_id: ContainerId) -> None:
         """Unmount and delete a container's root and its views."""

@@ -11,9 +11,10 @@ from typing import Protocol, runtime_checkable
 
 import attrs
 
-from crishim.model.container import ContainerSpec
+from crishim.model.container import CheckpointOrigin, ContainerCreated, ContainerSpec, ContainerStatus
 from crishim.model.process import ExecSpec, Exit, TerminalSize
 from crishim.model.resources import Resources
+from crishim.model.runtime import PodCheckpoint
 from crishim.model.stats import ContainerUsage, SandboxUsage
 from crishim.model.values import ContainerId, SandboxId
 
@@ -167,15 +168,38 @@ class SupportsPause(Protocol):
 
 @runtime_checkable
 class SupportsCheckpoint(Protocol):
-    """CheckpointContainer, CheckpointPod, RestorePod."""
+    """CheckpointContainer, CheckpointPod, RestorePod, and CreateContainer from an archive."""
 
     @abstractmethod
-    async def checkpoint(self, container_id: ContainerId, path: str) -> None:
-        """Write a checkpoint archive of a running container to `path`; the container keeps running."""
+    async def checkpoint(self, container_id: ContainerId, path: str, status: ContainerStatus, addresses: Sequence[str]) -> None:
+        """Write a checkpoint archive of a running container to the absolute `path`, all of it or nothing.
+
+        It goes on running; one that `pause_container` has frozen stays so. `status` and the pod's `addresses` are written into
+        the archive. Raises `Unimplemented` where a program is missing.
+        """
 
     @abstractmethod
-    async def restore(self, spec: ContainerSpec, path: str) -> None:
-        """Create a container from an archive, as `create_container`; its start then resumes the processes."""
+    async def checkpoint_origin(self, path: str) -> CheckpointOrigin:
+        """Whose archive lies at `path`, an absolute path or the id of an image that `is_checkpoint`.
+
+        Raises `NotFound`, and `DataLoss` for what is no archive or not all of one.
+        """
+
+    @abstractmethod
+    async def write_pod_checkpoint(self, folder: str, checkpoint: PodCheckpoint) -> None:
+        """The archives of these containers, each NAME.tar, are complete in `folder`: write the manifest that says so."""
+
+    @abstractmethod
+    async def read_pod_checkpoint(self, folder: str) -> PodCheckpoint:
+        """What the manifest in `folder` says.
+
+        Raises `NotFound` where there is none, and `DataLoss` for one that is broken, was written by a newer version, or names
+        an archive that is not as it was.
+        """
+
+    @abstractmethod
+    async def restore(self, spec: ContainerSpec, path: str) -> ContainerCreated | None:
+        """Like `create_container`, from an archive; the start then resumes it. Raises as `checkpoint_origin`."""
 
 
 @runtime_checkable

@@ -212,6 +212,33 @@ class SupportsCgroupUsage(Protocol):
         """The usage of a running container. Raises `NotFound` after its exit."""
 
 
+@runtime_checkable
+class SupportsCheckpointRestore(Protocol):
+    """Optional: the processes of a container are written to files, and go on out of them.
+
+    `pods.OciPodBackend` makes the archives of CheckpointContainer and CheckpointPod with it, and claims `SupportsCheckpoint`
+    where its runtime has this and `SupportsPause`. Without it they answer UNIMPLEMENTED.
+    """
+
+    @abstractmethod
+    async def require_checkpoints(self) -> None:
+        """Raises `Unimplemented`, with how to get it, where what checkpoints need is missing on this machine."""
+
+    @abstractmethod
+    async def dump_images(self, container_id: str, images: Path, work: Path) -> None:
+        """Write the state of all processes into the folder `images`; logs and statistics go into the folder `work`.
+
+        The container is frozen (`pause_container`), and stays so. Raises `Unknown` with the reason for what cannot be dumped.
+        """
+
+    @abstractmethod
+    async def restore_images(self, container_id: str, bundle: Path, stdio: Stdio, images: Path) -> int:
+        """As `create` and `start` in one: the processes of `images` run in the container that `bundle`/config.json describes.
+
+        Returns the pid of the first process. `images` is not needed afterwards. Raises `Unknown` with the reason.
+        """
+
+
 RUNTIME_CAPABILITIES: Final[tuple[type, ...]] = (
     SupportsPrepare,
     SupportsLiveness,
@@ -219,6 +246,7 @@ RUNTIME_CAPABILITIES: Final[tuple[type, ...]] = (
     SupportsExecProcess,
     SupportsUpdateResources,
     SupportsCgroupUsage,
+    SupportsCheckpointRestore,
     SupportsAttach,
     SupportsLogReopen,
     SupportsPause,

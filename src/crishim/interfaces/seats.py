@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import attrs
 
@@ -251,6 +251,18 @@ class RootfsProvider(Protocol):
     @abstractmethod
     async def release(self, container_id: ContainerId) -> None:
         """Unmount and delete the root file system and all views. Unknown containers are no error."""
+
+
+@runtime_checkable
+class SupportsRootfsDiff(Protocol):
+    """Optional, for a `RootfsProvider`: a root that begins with what another container has written."""
+
+    @abstractmethod
+    async def apply(self, container_id: ContainerId, image_id: ImageId, layer: Path) -> None:
+        """Called before `prepare` of the same container: its root has `layer`, a tar file as layers of images are, on top.
+
+        Raises `DataLoss` for a layer that is broken or leads out of the root, and `NotFound` for an image that is not here.
+        """
 
 
 @attrs.frozen(kw_only=True)

@@ -79,6 +79,17 @@ def runs(identity: Identity) -> bool:
     return process is not None and process.identity == identity and not process.ended
 
 
+def tracer(pid: int) -> Identity | None:
+    """The process that traces this one (proc(5), TracerPid); None where there is none."""
+    try:
+        lines = (_PROC / str(pid) / "status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    number = next((int(line.split()[1]) for line in lines if line.startswith("TracerPid:")), 0)
+    process = read(number) if number else None
+    return None if process is None else process.identity
+
+
 async def ended(identity: Identity) -> None:
     """Return when this process has exited, whether it is our child or not; at once if there is none."""
     try:

@@ -212,6 +212,15 @@ class ContainerStatus:
 
 
 @attrs.frozen(kw_only=True)
+class CheckpointOrigin:
+    """What a checkpoint archive says of its container; `image` is as it was named, `image_ref` with a digest."""
+
+    name: str
+    image: str
+    image_ref: str = ""
+
+
+@attrs.frozen(kw_only=True)
 class ContainerFilter:
     """A list filter: all parts must match, empty parts match everything. State CREATED is a value, None is no filter."""
 

@@ -55,11 +55,15 @@ class ImageConfig:
 
 @attrs.frozen(kw_only=True)
 class ImageDetail:
-    """One image with its configuration, for ImageStatus and for CreateContainer. `info` is for verbose responses."""
+    """One image with its configuration, for ImageStatus and for CreateContainer. `info` is for verbose responses.
+
+    Of an image that `is_checkpoint` the files are those of a checkpoint archive: a container of it is restored.
+    """
 
     image: Image
     config: ImageConfig = ImageConfig()
     info: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+    is_checkpoint: bool = False
 
 
 @attrs.frozen(kw_only=True)

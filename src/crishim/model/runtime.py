@@ -4,8 +4,8 @@ import enum
 
 import attrs
 
-from crishim.model.container import ContainerConfig, ContainerStatus
-from crishim.model.sandbox import PodSandboxConfig, PodSandboxStatus
+from crishim.model.container import CheckpointOrigin, ContainerConfig, ContainerStatus
+from crishim.model.sandbox import PodSandboxConfig, PodSandboxMetadata, PodSandboxStatus
 from crishim.model.values import EMPTY, ContainerId, FrozenDict, SandboxId, frozen
 
 
@@ -92,6 +92,15 @@ class ContainerEvent:
     created_at: int
     pod_sandbox_status: PodSandboxStatus
     containers_statuses: tuple[ContainerStatus, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class PodCheckpoint:
+    """What CheckpointPod has written: which pod's, and whose archives."""
+
+    sandbox_id: SandboxId
+    metadata: PodSandboxMetadata
+    containers: tuple[CheckpointOrigin, ...]
 
 
 @attrs.frozen(kw_only=True)

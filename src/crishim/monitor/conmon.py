@@ -28,7 +28,10 @@ PACKET = 32 * 1024
 
 @attrs.frozen(kw_only=True)
 class MonitorRequest:
-    """One container to create. `sockets` is a folder with a short path, since a socket's path has 107 bytes at most."""
+    """One container to create or to restore.
+
+    `sockets` is a folder with a short path, since a socket's path has 107 bytes at most.
+    """
 
     container_id: str
     bundle: Path
@@ -37,6 +40,10 @@ class MonitorRequest:
     systemd_cgroup: bool = False
     sockets: Path
     stdio: Stdio = Stdio()
+    images: Path | None = None
+    """What the container is restored from, instead of being created."""
+    restore_args: tuple[str, ...] = ()
+    """Options for the runtime's restore."""
 
 
 def socket_name(container_id: str) -> str:
@@ -66,6 +73,9 @@ def create_argv(request: MonitorRequest) -> list[str]:
         argv.extend(["--no-sync-log", f"--log-path=k8s-file:{stdio.log_path}"])
     else:
         argv.append("--log-path=passthrough" if has_pipes(stdio) else "--log-path=none:")
+    if request.images is not None:
+        argv.append(f"--restore={request.images}")
+        argv.extend(f"--runtime-opt={argument}" for argument in request.restore_args)
     if request.systemd_cgroup:
         argv.append("--systemd-cgroup")
     if stdio.terminal:

@@ -176,6 +176,11 @@ class CriClient:
         request = pb.RemoveContainerRequest(container_id=container_id)
         await self._ask("RemoveContainer", request, pb.RemoveContainerResponse)
 
+    async def checkpoint_container(self, container_id: str, location: str) -> None:
+        """Write a checkpoint archive of a running container."""
+        request = pb.CheckpointContainerRequest(container_id=container_id, location=location)
+        await self._ask("CheckpointContainer", request, pb.CheckpointContainerResponse)
+
     async def exec_sync(self, container_id: str, command: tuple[str, ...], timeout: int = 0) -> pb.ExecSyncResponse:
         """Run a command in a container; `timeout` in seconds, 0 for none."""
         request = pb.ExecSyncRequest(container_id=container_id, cmd=command, timeout=timeout)

@@ -80,9 +80,8 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         *,
         sandbox_container: bool = False,
     ) -> None:
-        super().__init__(runtime, host, context.runtime_state / "containers")
+        super().__init__(runtime, host, context.runtime_state / "containers", context)
         self._sandbox_container = sandbox_container
-        self._context = context
         self._pods = context.runtime_state / "sandboxes"
         self._pids = PidNamespaces(self._bundles, self._pods)
         self._cgroups = cgroups or Cgroups(v2=host.cgroup_v2)
@@ -100,6 +99,7 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
     async def inventory(self) -> Inventory:
         """Every pod's folder, and every bundle with what the runtime says of it. The default AppArmor profile is loaded."""
         await self._confinement.ready()
+        self._checkpoints.recover()
         return await self._observer.inventory()
 
     async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
@@ -140,20 +140,12 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
 
     async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
         """Root file system, user, config.json, and the runtime's create."""
-        pod = self._pod(spec.sandbox.id)
-        apparmor, labels = await self._confinement.choose(spec)
         bundle = self._bundles / spec.id
         make_bundle(bundle)
-        stdio = Stdio(terminal=spec.tty, log_path=spec.log_path, keep_stdin=spec.stdin, stdin_once=spec.stdin_once)
+        stdio = _stdio(spec)
         if isinstance(self._runtime, SupportsPrepare):
             await self._runtime.prepare(spec.id, bundle, stdio)
-        namespaces = self._pod_namespaces(spec.sandbox)
-        rootfs = await self._roots().prepare(spec.id, spec.image_id, namespaces.user, labels.mounts)
-        views = await self._views(spec, namespaces.user, labels.mounts)
-        volumes = await make_volumes(spec, rootfs, bundle, files.files_of(pod, spec.sandbox), namespaces)
-        chosen = {"volumes": volumes, "apparmor": apparmor, "labels": labels}
-        place = await asyncio.to_thread(self._fill_bundle, bundle, spec, pod, rootfs, views, chosen)
-        await self._confinement.relabel(spec, labels, volumes.values())
+        place = await self._furnish(spec, bundle)
         try:
             with self._pids.joined(spec):
                 pid = await self._runtime.create(spec.id, bundle, stdio)
@@ -163,14 +155,36 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
             processes.record(bundle / FIRST_PROCESS, pid)
         return ContainerCreated(user=place.user)
 
+    async def restore(self, spec: ContainerSpec, path: str) -> ContainerCreated | None:
+        """As `SupportsCheckpoint.restore`: all but the processes, which the start brings back."""
+        bundle = self._bundles / spec.id
+        make_bundle(bundle)
+        await self._checkpoints.unpack(bundle, path, spec, _stdio(spec))
+        place = await self._furnish(spec, bundle)
+        return ContainerCreated(user=place.user)
+
+    async def _furnish(self, spec: ContainerSpec, bundle: Path) -> Place:
+        """The root file system and all that config.json names, and config.json."""
+        pod = self._pod(spec.sandbox.id)
+        apparmor, labels = await self._confinement.choose(spec)
+        namespaces = self._pod_namespaces(spec.sandbox)
+        rootfs = await self._roots().prepare(spec.id, spec.image_id, namespaces.user, labels.mounts)
+        views = await self._views(spec, namespaces.user, labels.mounts)
+        volumes = await make_volumes(spec, rootfs, bundle, files.files_of(pod, spec.sandbox), namespaces)
+        chosen = {"volumes": volumes, "apparmor": apparmor, "labels": labels}
+        place = await asyncio.to_thread(self._fill_bundle, bundle, spec, pod, rootfs, views, chosen)
+        await self._confinement.relabel(spec, labels, volumes.values())
+        return place
+
     async def start_container(self, container_id: ContainerId) -> None:
-        """The runtime's start."""
+        """The runtime's start; of a container that was made of a checkpoint, its processes' return."""
         bundle = self._bundle(container_id)
         if refusal := read(bundle / REFUSED):
             raise CreateRefused(refusal)
         write_atomically(bundle / STARTING, str(self._context.clock.now()))
         try:
-            await self._runtime.start(container_id)
+            if not await self._checkpoints.restored(bundle):
+                await self._runtime.start(container_id)
         except CrishimError:  # a start that is given up may yet take place
             (bundle / STARTING).unlink(missing_ok=True)
             raise
@@ -361,3 +375,7 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         if not folder.exists():
             raise NotFound("sandbox", sandbox_id)
         return folder
+
+
+def _stdio(spec: ContainerSpec) -> Stdio:
+    return Stdio(terminal=spec.tty, log_path=spec.log_path, keep_stdin=spec.stdin, stdin_once=spec.stdin_once)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from crishim.errors import NotFound, Unimplemented
+from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.capabilities import (
     ProcessIO,
     SupportsAttach,
+    SupportsCheckpoint,
     SupportsExec,
     SupportsLeftovers,
     SupportsLogReopen,
@@ -23,16 +25,21 @@ from crishim.interfaces.capabilities import (
 from crishim.interfaces.oci_runtime import (
     RUNTIME_CAPABILITIES,
     OciRuntime,
+    SupportsCheckpointRestore,
     SupportsExecProcess,
     SupportsUpdateResources,
 )
+from crishim.model.container import CheckpointOrigin, ContainerStatus
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
+from crishim.model.runtime import PodCheckpoint
 from crishim.model.values import ContainerId, SandboxId
 from crishim.oci.facts import Host
 from crishim.oci.resources import resources as oci_resources
 from crishim.oci.spec import process_of
+from crishim.pods import archives
 from crishim.pods.bundle import read_config
+from crishim.pods.checkpoints import Checkpoints
 
 CLAIMS: Final[Mapping[type, type]] = {
     SupportsExecProcess: SupportsExec,
@@ -40,18 +47,23 @@ CLAIMS: Final[Mapping[type, type]] = {
     SupportsAttach: SupportsAttach,
     SupportsLogReopen: SupportsLogReopen,
     SupportsPause: SupportsPause,
+    SupportsCheckpointRestore: SupportsCheckpoint,
     SupportsLeftovers: SupportsLeftovers,
 }
 """Which capability of a backend a runtime's gives to its pods."""
 
 
-class RuntimeCapabilities(SupportsExec, SupportsAttach, SupportsUpdate, SupportsLogReopen, SupportsPause, SupportsLeftovers):
+class RuntimeCapabilities(
+    SupportsExec, SupportsAttach, SupportsUpdate, SupportsLogReopen, SupportsPause, SupportsCheckpoint, SupportsLeftovers
+):
     """The capabilities of pods over `runtime`, whose bundles are the folders of `bundles`, by the containers' ids."""
 
-    def __init__(self, runtime: OciRuntime, host: Host, bundles: Path) -> None:
+    def __init__(self, runtime: OciRuntime, host: Host, bundles: Path, context: BackendContext) -> None:
         self._runtime = runtime
         self._host = host
         self._bundles = bundles
+        self._context = context
+        self._checkpoints = Checkpoints(runtime, bundles, context.clock, context.rootfs)
         claimed = capabilities(runtime, RUNTIME_CAPABILITIES)
         self.capabilities: frozenset[type] = frozenset(claim for has, claim in CLAIMS.items() if has in claimed)
 
@@ -83,15 +95,29 @@ class RuntimeCapabilities(SupportsExec, SupportsAttach, SupportsUpdate, Supports
 
     async def pause_container(self, container_id: ContainerId) -> None:
         """As `SupportsPause.pause_container`."""
-        if not isinstance(self._runtime, SupportsPause):
-            raise Unimplemented("SupportsPause")
-        await self._runtime.pause_container(container_id)
+        self._bundle(container_id)
+        await self._checkpoints.pause(container_id)
 
     async def resume_container(self, container_id: ContainerId) -> None:
         """As `SupportsPause.resume_container`."""
-        if not isinstance(self._runtime, SupportsPause):
-            raise Unimplemented("SupportsPause")
-        await self._runtime.resume_container(container_id)
+        await self._checkpoints.resume(container_id)
+
+    async def checkpoint(self, container_id: ContainerId, path: str, status: ContainerStatus, addresses: Sequence[str]) -> None:
+        """As `SupportsCheckpoint.checkpoint`."""
+        self._bundle(container_id)
+        await self._checkpoints.write(container_id, Path(path), status, addresses)
+
+    async def checkpoint_origin(self, path: str) -> CheckpointOrigin:
+        """As `SupportsCheckpoint.checkpoint_origin`."""
+        return await self._checkpoints.origin(path)
+
+    async def write_pod_checkpoint(self, folder: str, checkpoint: PodCheckpoint) -> None:
+        """As `SupportsCheckpoint.write_pod_checkpoint`."""
+        await asyncio.to_thread(archives.write_manifest, Path(folder), checkpoint, self._context.clock.now())
+
+    async def read_pod_checkpoint(self, folder: str) -> PodCheckpoint:
+        """As `SupportsCheckpoint.read_pod_checkpoint`."""
+        return await asyncio.to_thread(archives.read_manifest, Path(folder))
 
     def leftovers(self) -> Mapping[SandboxId, Sequence[str]]:
         """As `SupportsLeftovers.leftovers`."""

@@ -70,9 +70,12 @@ class Containers:
         `sandbox_config` repeats the configuration of the sandbox. Only its `privileged` is read, as in containerd and CRI-O:
         an ephemeral container may be privileged where the pod is not, and the kubelet sends that here. Raises `NotFound`
         (sandbox, image), `FailedPrecondition` (sandbox not ready), `InvalidArgument`, `AlreadyExists`.
+
+        An image that is an absolute path is a checkpoint archive, as in containerd and CRI-O: the start then resumes it.
         """
         privileged = sandbox_config is not None and sandbox_config.linux.security_context.privileged
-        return await self._create_or_join(sandbox_id, config, "", privileged=privileged)
+        image = config.image.image
+        return await self._create_or_join(sandbox_id, config, image if image.startswith("/") else "", privileged=privileged)
 
     async def restore(self, sandbox_id: SandboxId, config: ContainerConfig, archive: str) -> ContainerId:
         """Create a container from a checkpoint archive; otherwise as `create`."""
@@ -139,7 +142,8 @@ class Containers:
         backend = handle.require(SupportsCheckpoint)
         async with entry.operations.lock:
             container_after(entry.state, ContainerAct.CHECKPOINT, f"container {container_id}")
-            await handle.call("checkpoint", backend.checkpoint(entry.id, location), float(timeout) or None)
+            work = backend.checkpoint(entry.id, location, entry.status(), entry.sandbox.status().ips)
+            await handle.call("checkpoint", work, float(timeout) or self._core.settings.deadlines.create_container)
 
     async def end(self, entry: ContainerEntry) -> None:
         """Kill a container in any state; called when its sandbox is stopped."""
@@ -187,9 +191,8 @@ class Containers:
 
     async def _create(self, sandbox: SandboxEntry, creation: "_Creation") -> ContainerId:
         _require_usable(sandbox)  # the sandbox may have been stopped since the request arrived
-        config = creation.config
         core, handle = self._core, self._core.handle(sandbox)
-        detail = await core.image_of(config, sandbox.record.handler)
+        archive, config, detail = await core.image_or_archive(creation.config, creation.archive, handle, sandbox.record.handler)
         mounts = await core.image_mounts(config.mounts, sandbox.record.handler)
         spec = resolve(
             attrs.evolve(config, mounts=mounts),
@@ -202,7 +205,7 @@ class Containers:
         record = ContainerRecord(
             id=spec.id,
             sandbox_id=sandbox.id,
-            config=config,
+            config=creation.config,
             created_at=core.clock.now(),
             image=config.image.user_specified_image or next(iter(detail.image.repo_tags), config.image.image),
             image_id=detail.image.id,
@@ -215,9 +218,9 @@ class Containers:
         entry = creation.entry = core.table.add_container(record)
         await core.table.save_container(entry)
         deadline = core.settings.deadlines.create_container
-        created = None
-        if creation.archive:
-            await handle.call("restore", handle.require(SupportsCheckpoint).restore(spec, creation.archive), deadline)
+        if archive:
+            restoring = handle.require(SupportsCheckpoint).restore(spec, archive)
+            created = await handle.call("restore", restoring, deadline)
         else:
             created = await handle.call("create_container", handle.backend.create_container(spec), deadline)
         await core.table.save_container(

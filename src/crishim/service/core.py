@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import attrs
 
 from crishim.errors import InvalidArgument, NotFound, PullError, PullReason, ResourceExhausted, Unavailable
+from crishim.interfaces.capabilities import SupportsCheckpoint
 from crishim.interfaces.seats import (
     Clock,
     IdSource,
@@ -20,7 +21,7 @@ from crishim.interfaces.seats import (
     StreamUrls,
 )
 from crishim.model.container import ContainerConfig, Mount
-from crishim.model.image import Image, ImageDetail
+from crishim.model.image import Image, ImageDetail, ImageSpec
 from crishim.model.runtime import ContainerEvent, ContainerEventType
 from crishim.model.values import ImageId
 from crishim.service.backends import BackendHandle, Backends, Settings, bounded
@@ -138,6 +139,24 @@ class Core:
         if detail is None:
             raise NotFound("image", config.image.image)
         return detail
+
+    async def image_or_archive(
+        self, config: ContainerConfig, archive: str, handle: BackendHandle, handler: str
+    ) -> tuple[str, ContainerConfig, ImageDetail]:
+        """What a container is made of: a checkpoint archive or nothing, the configuration, and the image.
+
+        The image is that which the container was made of that has been dumped. Raises as `image_of`.
+        """
+        if not archive:
+            detail = await self.image_of(config, handler)
+            if not detail.is_checkpoint:
+                return "", config, detail
+            archive = detail.image.id
+        looking = handle.require(SupportsCheckpoint).checkpoint_origin(archive)
+        origin = await handle.call("checkpoint_origin", looking, self.settings.deadlines.create_container)
+        image = ImageSpec(image=origin.image_ref or origin.image, user_specified_image=origin.image)
+        config = attrs.evolve(config, image=image)
+        return archive, config, await self.image_of(config, handler)
 
     async def image_mounts(self, mounts: tuple[Mount, ...], handler: str) -> tuple[Mount, ...]:
         """The mounts, with the image id filled in for each image volume. The image must be present already (CRI,

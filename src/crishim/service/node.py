@@ -9,16 +9,17 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from crishim.errors import Code, CrishimError, FailedPrecondition, InvalidArgument, NotFound, Unimplemented
+from crishim.errors import AlreadyExists, Code, CrishimError, FailedPrecondition, InvalidArgument, NotFound, Unimplemented
 from crishim.interfaces.capabilities import SupportsCheckpoint, SupportsLeftovers, SupportsPause
 from crishim.interfaces.seats import ImageService, NetworkReady
 from crishim.lifecycle.records import unstructure
 from crishim.lifecycle.states import ContainerAct, container_after
-from crishim.model.container import ContainerState
+from crishim.model.container import CheckpointOrigin, ContainerState, ContainerStatus
 from crishim.model.features import Feature
 from crishim.model.image import AuthConfig, Image, ImageDetail, ImageFsInfo, ImageSpec
 from crishim.model.runtime import (
     CgroupDriver,
+    PodCheckpoint,
     RestoredPod,
     RestorePod,
     RuntimeCondition,
@@ -34,6 +35,7 @@ from crishim.service.backends import BackendHandle
 from crishim.service.containers import Containers
 from crishim.service.core import Core
 from crishim.service.sandboxes import Sandboxes
+from crishim.service.table import ContainerEntry, SandboxEntry
 
 _log = logging.getLogger(__name__)
 
@@ -255,20 +257,18 @@ class Pods:
     ) -> None:
         """Pause the containers (all running ones if none is named), write an archive of each below `output_path`, resume them.
 
-        Unknown options are refused (CRI, CheckpointPodRequest.options); none is known.
+        The manifest comes last: without it the folder holds no checkpoint. Unknown options are refused (CRI,
+        CheckpointPodRequest.options); none is known. Raises `AlreadyExists` where there is a checkpoint in the folder.
         """
         _refuse(options)
         sandbox = self._core.table.sandbox(sandbox_id)
         handle = self._core.handle(sandbox)
         writer, pauser = handle.require(SupportsCheckpoint), handle.require(SupportsPause)
-        entries = [self._core.table.container(container_id) for container_id in set(container_ids)]
-        for entry in entries:
-            if entry.sandbox is not sandbox:
-                raise InvalidArgument("container_ids", f"{entry.id} is not of this sandbox")
-            container_after(entry.state, ContainerAct.CHECKPOINT, f"container {entry.id}")
-        if not entries:
-            entries = [entry for entry in sandbox.containers.values() if entry.state is ContainerState.RUNNING]
-        entries.sort(key=lambda entry: entry.id)  # whoever holds several turns takes them in this order
+        entries = self._chosen(sandbox, container_ids)
+        deadline = self._core.settings.deadlines.create_container
+        with contextlib.suppress(NotFound):
+            await handle.call("read_pod_checkpoint", writer.read_pod_checkpoint(output_path))
+            raise AlreadyExists("checkpoint", output_path)
         async with contextlib.AsyncExitStack() as paused:
             for entry in entries:
                 await paused.enter_async_context(entry.operations.lock)
@@ -276,12 +276,37 @@ class Pods:
                 await handle.call("pause_container", pauser.pause_container(entry.id))
             for entry in entries:
                 path = archive(output_path, entry.record.config.metadata.name)
-                await handle.call("checkpoint", writer.checkpoint(entry.id, path))
+                writing = writer.checkpoint(entry.id, path, entry.status(), sandbox.status().ips)
+                await handle.call("checkpoint", writing, deadline)
+        made = PodCheckpoint(
+            sandbox_id=sandbox.id,
+            metadata=sandbox.record.config.metadata,
+            containers=tuple(_origin(entry.status()) for entry in entries),
+        )
+        await handle.call("write_pod_checkpoint", writer.write_pod_checkpoint(output_path, made))
+
+    def _chosen(self, sandbox: SandboxEntry, container_ids: tuple[ContainerId, ...]) -> list[ContainerEntry]:
+        """The containers of a checkpoint, in the order in which whoever holds several turns takes them."""
+        entries = [self._core.table.container(container_id) for container_id in set(container_ids)]
+        for entry in entries:
+            if entry.sandbox is not sandbox:
+                raise InvalidArgument("container_ids", f"{entry.id} is not of this sandbox")
+            container_after(entry.state, ContainerAct.CHECKPOINT, f"container {entry.id}")
+        if not entries:
+            entries = [entry for entry in sandbox.containers.values() if entry.state is ContainerState.RUNNING]
+        if len({entry.record.config.metadata.name for entry in entries}) < len(entries):
+            raise InvalidArgument("container_ids", "two of the containers have one name")
+        return sorted(entries, key=lambda entry: entry.id)
 
     async def restore(self, request: RestorePod) -> RestoredPod:
         """A pod like the one that was written; its containers are CREATED, and go on where they were when they are started."""
         _refuse(request.options)
-        self._core.backends.get(request.handler).require(SupportsCheckpoint)
+        handle = self._core.backends.get(request.handler)
+        reading = handle.require(SupportsCheckpoint).read_pod_checkpoint(request.checkpoint_path)
+        known = {origin.name for origin in (await handle.call("read_pod_checkpoint", reading)).containers}
+        for place, config in enumerate(request.container_configs):
+            if config.metadata.name not in known:
+                raise InvalidArgument(f"container_configs[{place}].metadata.name", "names no container of the checkpoint")
         sandbox_id = await self._sandboxes.run(request.config, request.handler)
         made = []
         try:
@@ -298,6 +323,10 @@ class Pods:
             await handle.call("resume_container", pauser.resume_container(container_id))
         except (NotFound, FailedPrecondition) as error:
             _log.debug("container %s needs no resume after its checkpoint: %s", container_id, error)
+
+
+def _origin(status: ContainerStatus) -> CheckpointOrigin:
+    return CheckpointOrigin(name=status.metadata.name, image=status.image.image, image_ref=status.image_ref)
 
 
 def _refuse(options: FrozenDict[str, str]) -> None:

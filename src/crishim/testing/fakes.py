@@ -10,6 +10,8 @@ is killed, or until the test calls `exits(...)`.
 
 import asyncio
 import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from crishim.errors import InvalidArgument, NotFound, Unavailable
@@ -32,11 +34,20 @@ from crishim.interfaces.capabilities import (
 from crishim.interfaces.plugin import Plugin
 from crishim.interfaces.seats import NetworkReady
 from crishim.lifecycle.states import ContainerAct, container_after
-from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, Inventory, ObservedContainer
+from crishim.model.container import (
+    CheckpointOrigin,
+    ContainerCreated,
+    ContainerSpec,
+    ContainerState,
+    ContainerStatus,
+    Inventory,
+    ObservedContainer,
+)
 from crishim.model.features import Feature
 from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageConfig, ImageDetail, ImageFsInfo, ImageSpec
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
+from crishim.model.runtime import PodCheckpoint
 from crishim.model.sandbox import ObservedSandbox, PodSandboxConfig, SandboxSpec, SandboxStarted
 from crishim.model.security import LinuxContainerUser
 from crishim.model.stats import ContainerUsage, CpuUsage, MemoryUsage, SandboxUsage
@@ -118,6 +129,7 @@ class FakeBackend(
         self.calls: list[tuple[str, str]] = []
         self.sandboxes: dict[SandboxId, FakeSandbox] = {}
         self.containers: dict[ContainerId, FakeContainer] = {}
+        self.pod_checkpoints: dict[str, PodCheckpoint] = {}
 
     def exits(self, name: str, code: int, *, oom: bool = False) -> None:
         """Make the container with this id or name exit with `code`: now if it runs, else as soon as it is started."""
@@ -325,16 +337,31 @@ class FakeBackend(
         self._called("resume_container", container_id)
         self._container(container_id).paused = False
 
-    async def checkpoint(self, container_id: ContainerId, path: str) -> None:
+    async def checkpoint(self, container_id: ContainerId, path: str, status: ContainerStatus, addresses: Sequence[str]) -> None:
         self._called("checkpoint", container_id)
         self._container(container_id)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_bytes(b"fake checkpoint\n")
+        told = {"name": status.metadata.name, "image": status.image.image, "addresses": list(addresses)}
+        Path(path).write_text(json.dumps(told))
 
-    async def restore(self, spec: ContainerSpec, path: str) -> None:
+    async def checkpoint_origin(self, path: str) -> CheckpointOrigin:
         if not Path(path).is_file():
             raise NotFound("checkpoint", path)
-        await self.create_container(spec)
+        told = json.loads(Path(path).read_text())
+        return CheckpointOrigin(name=told["name"], image=told["image"])
+
+    async def write_pod_checkpoint(self, folder: str, checkpoint: PodCheckpoint) -> None:
+        self._called("write_pod_checkpoint", checkpoint.sandbox_id)
+        self.pod_checkpoints[folder] = checkpoint
+
+    async def read_pod_checkpoint(self, folder: str) -> PodCheckpoint:
+        if folder not in self.pod_checkpoints:
+            raise NotFound("checkpoint", folder)
+        return self.pod_checkpoints[folder]
+
+    async def restore(self, spec: ContainerSpec, path: str) -> ContainerCreated | None:
+        await self.checkpoint_origin(path)
+        return await self.create_container(spec)
 
     async def _perform(self, container: FakeContainer, argv: tuple[str, ...]) -> Exit | None:
         match argv:

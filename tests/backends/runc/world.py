@@ -4,12 +4,14 @@ import contextlib
 import os
 import shutil
 import subprocess
+import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from crishim.backends.runc.command import version_of
 from crishim.backends.runc.pods import build
 from crishim.errors import NotFound
 from crishim.interfaces.backend import BackendContext
@@ -23,7 +25,24 @@ from crishim.store.memory import MemoryStore
 from crishim.system import SystemClock
 from crishim.testing import Harness
 
-APPLETS = ("sh", "cat", "echo", "sleep", "id", "ls", "hostname", "mount", "touch", "test", "kill", "true", "head", "dd", "stty")
+APPLETS = (
+    "sh",
+    "cat",
+    "echo",
+    "sleep",
+    "id",
+    "ls",
+    "hostname",
+    "mount",
+    "touch",
+    "test",
+    "kill",
+    "true",
+    "head",
+    "dd",
+    "stty",
+    "nc",
+)
 TOOLS = {
     "runc": "runc",
     "conmon": "conmon",
@@ -49,6 +68,14 @@ def needs(*tools: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}: apt-get install {packages}")
 
 
+def needs_criu() -> pytest.MarkDecorator:
+    """A test that runs where there is a CRIU that knows kernels of today, 6.16 and its sockets among them."""
+    program = shutil.which("criu")
+    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout if program else ""
+    fits = version_of(told.partition("Version:")[2].strip()) >= (4, 2)
+    return pytest.mark.skipif(not fits, reason="needs criu 4.2: make criu, and .venv/criu on PATH")
+
+
 def needs_systemd() -> pytest.MarkDecorator:
     """A test that runs where systemd is process 1 and owns cgroup v2, as in the guest."""
     here = cgroup_driver() is CgroupDriver.SYSTEMD
@@ -64,13 +91,21 @@ def without_hybrid() -> None:
 
 
 class BusyboxRoots:
-    """A `RootfsProvider` that gives every container a small folder of its own."""
+    """A `RootfsProvider` that gives every container a small folder of its own, and copies it for a restored one."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._applied: set[ContainerId] = set()
+
+    async def apply(self, container_id: ContainerId, image_id: ImageId, layer: Path) -> None:
+        with tarfile.open(layer) as tar:
+            tar.extractall(self._folder / container_id, filter="tar")
+        self._applied.add(container_id)
 
     async def prepare(self, container_id: ContainerId, image_id: ImageId, userns: str = "", label: str = "") -> Rootfs:
         root = self._folder / container_id
+        if container_id in self._applied:
+            return Rootfs(path=str(root), upper=str(root))
         for name in ("bin", "etc", "proc", "sys", "dev", "tmp"):
             (root / name).mkdir(parents=True, exist_ok=True)
         shutil.copy2(str(shutil.which("busybox")), root / "bin" / "busybox")

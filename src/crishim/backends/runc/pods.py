@@ -13,9 +13,9 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
+from crishim.backends.runc.checkpoints import CRIU, REMEDY, CheckpointedPods, CriuRuntime
 from crishim.backends.runc.command import NEWEST, RuntimeCommand
 from crishim.backends.runc.runsc import GvisorPods, RunscRuntime
-from crishim.backends.runc.runtime import RuncRuntime
 from crishim.errors import CrishimError, InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.plugin import Plugin
@@ -25,7 +25,6 @@ from crishim.linux.programs import find_program
 from crishim.model.runtime import CgroupDriver
 from crishim.oci.ignores import ignores
 from crishim.pods.host import host, may_raise_limits
-from crishim.pods.usage import MeasuredPods
 
 _PROGRAMS: Final = (
     ("conmon", True, "no container can be made", "conmon"),
@@ -44,6 +43,15 @@ def findings(root: Path, runtime: str = "runc") -> Iterator[Finding]:
         path = find_program(program)
         remedy = f"apt-get install {package}"
         yield Finding(what=program, ok=bool(path), needed=needed, found=path, without=without, remedy=remedy)
+    criu = find_program(CRIU)
+    yield Finding(
+        what=CRIU,
+        ok=bool(criu),
+        needed=False,
+        found=criu,
+        without="no container can be checkpointed",
+        remedy=REMEDY,
+    )
     yield _file(root, _SECCOMP, "pods that ask for the RuntimeDefault seccomp profile are refused", needed=False)
 
 
@@ -89,7 +97,7 @@ def build(context: BackendContext) -> Backend:
     if gvisor:
         machine = attrs.evolve(machine, apparmor=False, selinux=False)  # gVisor has no use for either
         return GvisorPods(RunscRuntime(command, sockets, machine), context, machine)
-    return MeasuredPods(RuncRuntime(command, sockets, machine), context, machine)
+    return CheckpointedPods(CriuRuntime(command, sockets, machine), context, machine)
 
 
 def check(options: Mapping[str, Any]) -> Iterable[Finding]:

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import posixpath
 import signal
 import tempfile
 from collections.abc import Callable, Mapping
@@ -21,12 +20,13 @@ import attrs
 from crishim.backends.runc.cgroup_warmup import CgroupWarmup
 from crishim.backends.runc.command import Features, RuntimeCommand
 from crishim.backends.runc.exec import AdoptedChild, ChildContainers, ConsoleSocket
+from crishim.backends.runc.monitor_scopes import MonitorScopes
 from crishim.errors import CrishimError, DataLoss, InvalidArgument, NotFound
 from crishim.interfaces.backend import BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import FIRST_PROCESS, OciState, OciStatus, Stdio
 from crishim.linux import oom, processes
-from crishim.linux.cgroups import Cgroups, slice_folder, start_scope, stop_scope
+from crishim.linux.cgroups import Cgroups
 from crishim.linux.children import children
 from crishim.linux.processes import read_pid
 from crishim.logs.execution import ExecStreams
@@ -51,17 +51,6 @@ _RELEASED: Final = "released"
 """A file of a bundle: the runtime's own state of its container is deleted."""
 
 
-_MONITOR_ENDED_WITHIN = 2.0
-"""Seconds in which a monitor has ended whose container is gone."""
-
-_REMOVED_TRIES, _REMOVED_PAUSE = 8, 0.025
-"""How often, and after how many seconds, systemd is seen to have removed a scope."""
-
-
-def _monitor_scope(container_id: str) -> str:
-    return f"crishim-conmon-{container_id}.scope"
-
-
 class MonitoredRuntime:
     """What every such runtime can do. `sockets` is a folder with a short path for conmon's attach sockets."""
 
@@ -73,7 +62,7 @@ class MonitoredRuntime:
         self._cgroups = Cgroups(v2=host.cgroup_v2)
         self._bundles: dict[str, Path] = {}
         self._waiting: dict[str, PreparedMonitor] = {}
-        self._moving: dict[str, asyncio.Task[None]] = {}
+        self._scopes = MonitorScopes(self._cgroups)
         self._killed: set[str] = set()
         self._moves = CgroupWarmup(self._cgroups)
 
@@ -90,12 +79,11 @@ class MonitoredRuntime:
 
     async def prepare(self, container_id: str, bundle: Path, stdio: Stdio) -> None:
         """As `SupportsPrepare.prepare`: a monitor is started, which takes some milliseconds."""
-        self._moves.soon()
-        self._sockets.mkdir(parents=True, exist_ok=True)
-        if stdio.log_path:
-            Path(stdio.log_path).parent.mkdir(parents=True, exist_ok=True)
+        await self._begin(self._request(container_id, bundle, stdio))
+
+    def _request(self, container_id: str, bundle: Path, stdio: Stdio) -> MonitorRequest:
         program, args = self._monitored()
-        request = MonitorRequest(
+        return MonitorRequest(
             container_id=container_id,
             bundle=bundle,
             runtime=program,
@@ -104,45 +92,27 @@ class MonitoredRuntime:
             sockets=self._sockets,
             stdio=stdio,
         )
-        self._waiting[container_id] = await self._monitor.begin(request)
+
+    async def _begin(self, request: MonitorRequest) -> None:
+        self._moves.soon()
+        self._sockets.mkdir(parents=True, exist_ok=True)
+        if request.stdio.log_path:
+            Path(request.stdio.log_path).parent.mkdir(parents=True, exist_ok=True)
+        self._waiting[request.container_id] = await self._monitor.begin(request)
 
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
         """As `OciRuntime.create`. Also who is attended to has a monitor."""
         if container_id not in self._waiting:
             await self.prepare(container_id, bundle, stdio)
+        return await self._finish(container_id, bundle)
+
+    async def _finish(self, container_id: str, bundle: Path) -> int:
+        """Have the monitor that waits create its container; answers the pid of the first process."""
         pid = await self._waiting.pop(container_id).create(self._monitor_cgroups(bundle))
         self._bundles[container_id] = bundle
         if self._command.systemd_cgroup:
-            self._moving[container_id] = asyncio.create_task(self._move_monitor(container_id, bundle))
+            self._scopes.begin(container_id, bundle)
         return pid
-
-    async def _move_monitor(self, container_id: str, bundle: Path) -> None:
-        """Put the monitor into a scope of its own in the pod's slice: in this process's it would end with the service."""
-        parent, _, _ = read_config(bundle).get("linux", {}).get("cgroupsPath", "").partition(":")
-        monitor = monitor_of(bundle, container_id)
-        if monitor is None:
-            return
-        try:
-            await start_scope(_monitor_scope(container_id), parent or "system.slice", monitor.pid)
-        except CrishimError as error:
-            _log.warning("the monitor of container %s stays in the cgroup of this process: %s", container_id, error)
-
-    async def _end_monitor(self, container_id: str, bundle: Path, folder: str) -> None:
-        """Have the monitor's scope removed: systemd does so when the monitor has ended, unless it was moved too late."""
-        if (moving := self._moving.pop(container_id, None)) is not None:
-            await asyncio.shield(moving)
-        if (monitor := monitor_of(bundle, container_id)) is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_MONITOR_ENDED_WITHIN):
-                    await processes.ended(monitor)
-        for _ in range(_REMOVED_TRIES):
-            if not self._cgroups.exists(folder):
-                return
-            await asyncio.sleep(_REMOVED_PAUSE)
-        try:
-            await stop_scope(_monitor_scope(container_id))
-        except CrishimError as error:
-            _log.debug("the scope of the monitor of container %s: %s", container_id, error)
 
     async def start(self, container_id: str) -> None:
         """As `OciRuntime.start`."""
@@ -182,8 +152,8 @@ class MonitoredRuntime:
         if not (bundle / _RELEASED).exists():
             await self._delete_state(container_id, bundle)
         await self._monitor.clear(bundle, container_id, self._monitor_cgroups(bundle))
-        if self._command.systemd_cgroup and (scope := self._monitor_folder(container_id, bundle)):
-            await self._end_monitor(container_id, bundle, scope)
+        if self._command.systemd_cgroup:
+            await self._scopes.end(container_id, bundle)
         self._bundles.pop(container_id, None)
         self._killed.discard(container_id)
 
@@ -293,14 +263,6 @@ class MonitoredRuntime:
         except DataLoss:  # the creation was broken off before there was one
             return ()
         return self._cgroups.beside(config.get("linux", {}).get("cgroupsPath", ""))
-
-    def _monitor_folder(self, container_id: str, bundle: Path) -> str:
-        """Where the monitor's scope lies; empty where the creation was broken off before there was a configuration."""
-        try:
-            path = read_config(bundle).get("linux", {}).get("cgroupsPath", "")
-        except DataLoss:
-            return ""
-        return posixpath.join(slice_folder(path.partition(":")[0] or "system.slice"), _monitor_scope(container_id))
 
     def _monitored(self) -> tuple[str, tuple[str, ...]]:
         """The program that conmon runs for the runtime, and what stands before its subcommand."""

@@ -1,0 +1,78 @@
+"""Checkpoints: the runtime has CRIU write a container's processes to files, and start them again out of them.
+
+runc does so since 1.0; crun where it was built with CRIU (`+CRIU` in its version). Established TCP connections are neither
+dumped nor blocked meanwhile, and a restored process finds them closed (criu(8), --tcp-close): the pod that it is restored in
+may have another address, and who is killed in the middle of a dump leaves no packet filter behind.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from crishim.backends.runc.runtime import RuncRuntime
+from crishim.errors import CrishimError, Unimplemented, Unknown
+from crishim.interfaces.oci_runtime import Stdio
+from crishim.linux.programs import find_program
+from crishim.model.container import ContainerSpec
+from crishim.pods.bundle import write_atomically
+from crishim.pods.usage import MeasuredPods
+
+CRIU: Final = "criu"
+REMEDY: Final = "apt-get install criu, 4.1 or later; 4.2 for sockets on Linux 6.16 and later"
+_CONFIG: Final = "criu.conf"
+_OPTIONS: Final = "tcp-close\n"
+_TOLD: Final = 2000
+_HARMLESS: Final = "RLIMIT_NOFILE"
+"""What CRIU says to every dump where it may not raise its own limit."""
+
+
+class CriuRuntime(RuncRuntime):
+    """A `RuncRuntime` with `SupportsCheckpointRestore`."""
+
+    async def require_checkpoints(self) -> None:
+        """As `SupportsCheckpointRestore.require_checkpoints`."""
+        if not find_program(CRIU):
+            raise Unimplemented("SupportsCheckpoint", f"checkpoints need {CRIU}, which is not installed: {REMEDY}")
+        if self._command.name == "crun" and b"+CRIU" not in await self._command.run("", "--version"):
+            raise Unimplemented("SupportsCheckpoint", f"{self._command.program} was built without CRIU: use runc")
+
+    async def dump_images(self, container_id: str, images: Path, work: Path) -> None:
+        """As `SupportsCheckpointRestore.dump_images`."""
+        places = (f"--image-path={images}", f"--work-path={work}")
+        try:
+            await self._command.run(container_id, "checkpoint", "--leave-running", "--file-locks", *places, container_id)
+        except CrishimError as error:
+            raise await asyncio.to_thread(_explained, error, work / "dump.log") from error
+
+    async def restore_images(self, container_id: str, bundle: Path, stdio: Stdio, images: Path) -> int:
+        """As `SupportsCheckpointRestore.restore_images`. The monitor runs the runtime's restore instead of its create."""
+        request = self._request(container_id, bundle, stdio)
+        await self._begin(attrs.evolve(request, images=images, restore_args=("--file-locks",)))
+        try:
+            return await self._finish(container_id, bundle)
+        except CrishimError as error:
+            raise await asyncio.to_thread(_explained, error, bundle / "restore.log") from error
+
+
+class CheckpointedPods(MeasuredPods):
+    """Pods whose config.json names CRIU's options, which the runtime takes from there alone."""
+
+    def _finish_config(self, spec: ContainerSpec, config: dict[str, Any]) -> None:
+        super()._finish_config(spec, config)
+        file = self._context.runtime_state / _CONFIG
+        if not file.exists():
+            write_atomically(file, _OPTIONS)
+        config["annotations"]["org.criu.config"] = str(file)
+
+
+def _explained(error: CrishimError, log: Path) -> CrishimError:
+    """The error with the first one that CRIU has logged: the runtime itself names the log, which will be gone."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return error
+    found = next((line.partition("Error ")[2] for line in lines if "Error (" in line and _HARMLESS not in line), "")
+    message = error.message.partition("\nlog file:")[0].strip()
+    return Unknown(f"{message}: {found[:_TOLD]}") if found else error
