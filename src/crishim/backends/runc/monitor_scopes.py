@@ -1,4 +1,4 @@
-"""Monitors under systemd: each has a scope of its own in its pod's slice, since in this process's it would end with the service."""
+"""Monitors under systemd: each has a scope of its own in the slice of its pod, or it would end with the service."""
 
 import asyncio
 import contextlib
