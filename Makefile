@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test examples docs reference pictures package packages tools proto fuzz soak coverage-page critest critest-all critest-containerd guest guest-all clean
+.PHONY: demo test examples docs reference pictures package packages tools proto fuzz soak coverage-page critest critest-all critest-containerd guest guest-all kubelet clean
 
 # Plays a pod on the embedded backend: no root, no daemon.
 demo: $(VENV)/.node
@@ -71,6 +71,11 @@ guest: packages $(VENV)/.dev
 # The same without a bound.
 guest-all: packages $(VENV)/.dev
 	$(BIN)/python -m tests.guest.run
+
+# A real kubelet over this checkout, with static pods; Go builds it once, in some ten minutes.
+KUBELET ?=
+kubelet: packages $(VENV)/.dev
+	$(BIN)/python -m tests.kubelet.run $(KUBELET)
 
 # Code from the .proto files, after a change to one.
 proto: $(VENV)/.dev

@@ -191,7 +191,8 @@ async def request(
     """Send an HTTP request with these header lines; raises `HttpRefusal` unless it is answered by 101."""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=tls, limit=1024 * 1024)
-    lines = [f"{method} {parts.path} HTTP/1.1", f"Host: {parts.netloc}", *head, "", ""]
+    target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {parts.netloc}", *head, "", ""]
     writer.write("\r\n".join(lines).encode())
     answer = (await reader.readuntil(b"\r\n\r\n")).decode()
     status = int(answer.split(" ", 2)[1])
