@@ -22,6 +22,7 @@ import attrs
 
 from tests.guest.build import CHECKOUT, build, missing
 from tests.guest.machine import Machine, alone
+from tests.kubelet.build import cached
 from tests.suite.images import busybox
 from tests.suite.report import outcomes
 from tests.suite.run import CACHE, CRITEST
@@ -60,6 +61,15 @@ def suite(runtime: str) -> Part:
     return Part(f"suite-{runtime}", 9, (script,))
 
 
+def kubelet(minutes: float) -> Part:
+    """A real kubelet."""
+    script = (
+        f"export XDG_CACHE_HOME=/share/cache CRISHIM_KUBELET=/share/kubelet; "
+        f"{PYTHON} -m tests.kubelet.run --minutes {minutes - 2} --junit /share/reports/kubelet.xml"
+    )
+    return Part("kubelet", minutes, (script,))
+
+
 PARTS: Final = (
     pytest("life", 7, "tests/guest --ignore=tests/guest/test_reboot.py"),
     pytest("reboot", 2, "tests/guest/test_reboot.py -k before", "tests/guest/test_reboot.py -k after"),
@@ -67,6 +77,7 @@ PARTS: Final = (
     pytest("exam", 5, "tests/conformance/test_runtimes.py tests/backends/runc/test_exam.py -k 'not Runsc'"),
     suite("runc"),
     suite("crun"),
+    kubelet(12),
     pytest("backend", 4, "tests/backends/runc --ignore=tests/backends/runc/test_exam.py"),
 )
 """In the order of what is worth most."""
@@ -177,13 +188,22 @@ def suites_files(share: Path) -> bool:
     return True
 
 
+def kubelets_file(share: Path) -> bool:
+    """Put the kubelet into the shared folder; whether it is built at all."""
+    if not cached().exists():
+        return False
+    share.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(cached(), share / "kubelet")
+    return True
+
+
 def run(parts: Sequence[Part], minutes: float | None) -> int:
     """Run parts; how many failed."""
     begun = time.monotonic()
     build()
     machine = Machine()
     this = Run(machine, None if minutes is None else begun + 60 * minutes)
-    with_suite = suites_files(machine.share)
+    with_suite, with_kubelet = suites_files(machine.share), kubelets_file(machine.share)
     lines, bad = [], 0
     try:
         machine.fresh()
@@ -192,6 +212,8 @@ def run(parts: Sequence[Part], minutes: float | None) -> int:
         for part in parts:
             if part.name.startswith("suite-") and not with_suite:
                 lines.append(f"guest: left out: {part.name}: {NO_SUITE}")
+            elif part.name == "kubelet" and not with_kubelet:
+                lines.append(f"guest: left out: kubelet: it is not built yet: {cached()} (make kubelet builds it)")
             elif this.left() < 60 * part.minutes:
                 lines.append(f"guest: left out for want of time: {part.name}, which takes up to {part.minutes} minutes")
             else:
