@@ -1,9 +1,9 @@
 """A real kubelet over this checkout: `python -m tests.kubelet.run [--minutes 8] [--if-built] [CHECK ...]`.
 
-Builds the kubelet where it is not built yet (`build.py`), starts `crishim serve` with runc and a standalone kubelet in a folder
-and a mount namespace of their own, and makes the checks of this folder: those that may, some at a time, and then the others.
-Prints each with the sentence that it shows, as passed, failed or left out with the reason, and their sums. The logs of kubelet
-and server stay beside the program in the cache. Ends with 1 if anything failed.
+Builds the kubelet where it is not built yet (`build.py`), starts `crishim serve` with runc, or --runtime, and a standalone
+kubelet in a folder and a mount namespace of their own, and makes the checks of this folder: those that may, some at a time,
+and then the others. Prints each with the sentence that it shows, as passed, failed or left out with the reason, and their
+sums. The logs of kubelet and server stay beside the program in the cache. Ends with 1 if anything failed.
 """
 
 import argparse
@@ -110,14 +110,14 @@ def bind(place: Path) -> None:
 
 
 @contextmanager
-def a_node(program: Path) -> Iterator[KubeletNode]:
+def a_node(program: Path, runtime: str) -> Iterator[KubeletNode]:
     """Registry, server and kubelet, in a folder that is gone afterwards, as is what the kubelet sets on the machine."""
     CACHE.mkdir(parents=True, exist_ok=True)
     before = {path: path.read_text() for name in SYSCTLS if (path := Path("/proc/sys", name)).exists()}
     with (
         tempfile.TemporaryDirectory() as registry,
         images(Path(registry)) as names,
-        one_node(f"{names}/box:1", number=NUMBER) as node,
+        one_node(f"{names}/box:1", number=NUMBER, runtime=runtime) as node,
     ):
         k = KubeletNode(node, program, names)
         try:
@@ -164,6 +164,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="print the checks and their sentences")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no check after that time")
     parser.add_argument("--if-built", action="store_true", help="leave all out where the kubelet is not built yet")
+    parser.add_argument("--runtime", default="runc", help="the OCI runtime's program; default %(default)s")
     parser.add_argument("--junit", type=Path, help="write a report as JUnit's XML")
     parser.add_argument(LATER, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("checks", nargs="*", metavar="CHECK", help="some of --list; all without")
@@ -184,7 +185,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what we have started ends with us
     begun = time.monotonic()
     chosen = [one for one in CHECKS if not options.checks or one.name in options.checks]
-    with a_node(options.inside) as k:
+    with a_node(options.inside, options.runtime) as k:
         outcomes = all_made(chosen, k, begun + 60 * options.minutes)
     if options.junit:
         report(outcomes, options.junit)
