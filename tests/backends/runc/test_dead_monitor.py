@@ -38,8 +38,9 @@ async def test_a_monitor_that_is_killed(tmp_path: Path, runtime: str) -> None:
     without_hybrid()
     async with node(tmp_path, runtime=runtime) as world:
         container_id = await world.run_container(
-            await world.run_sandbox(), "main", "sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.05; done"
+            await world.run_sandbox(), "main", "sh", "-c", "trap 'exit 9' TERM; touch /ready; while :; do sleep 0.05; done"
         )
+        await until((tmp_path / "roots" / container_id / "ready").exists)
         monitor = recorded(tmp_path / "run" / "containers" / container_id / MONITOR_PROCESS)
         assert monitor is not None
         os.kill(monitor.pid, signal.SIGKILL)

@@ -97,7 +97,7 @@ def test_a_machine_with_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     told = {finding.what: finding for finding in findings(tmp_path)}
     missing = {what for what, finding in told.items() if finding.needed and not finding.ok}
     assert {"runc", "conmon", "skopeo", "catatonit"} == missing - {"root"}
-    assert {"unshare", "nsenter", "/usr/share/containers/seccomp.json"} == {
+    assert {"unshare", "nsenter", "criu", "/usr/share/containers/seccomp.json"} == {
         what for what, finding in told.items() if not finding.needed
     }
     assert [finding.what for finding in check({})] == list(told)
