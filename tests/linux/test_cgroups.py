@@ -192,3 +192,16 @@ async def test_a_scope_without_systemd() -> None:
     """Where nobody makes scopes the refusal says so."""
     with pytest.raises((FailedPrecondition, Unknown)):
         await start_scope("crishim-test.scope", "system.slice", os.getpid())
+
+
+def test_a_cgroup_that_is_removed_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cgroup that its runtime removes while it is looked through has nobody left to kill."""
+    group = tmp_path / "memory" / "pod" / "c"
+    group.mkdir(parents=True)
+
+    def removed(*_: object) -> list[Path]:
+        raise FileNotFoundError(2, "removed meanwhile")
+
+    monkeypatch.setattr(Path, "rglob", removed)
+    Cgroups(v2=False, root=tmp_path).kill("/pod/c")
+    assert "" == read_text(group / "cgroup.procs")

@@ -157,8 +157,9 @@ class Cgroups:
             try:
                 (group / "cgroup.kill").write_text("1", encoding="ascii")
             except OSError:  # no cgroup.kill: v1, or a kernel before 5.14
-                for member in (group, *(path for path in group.rglob("*") if path.is_dir())):
-                    _kill_members(member)
+                with contextlib.suppress(FileNotFoundError):  # its runtime removes it meanwhile
+                    for member in (group, *(path for path in group.rglob("*") if path.is_dir())):
+                        _kill_members(member)
             if not _populated(group):
                 return
             time.sleep(_PAUSE)
