@@ -107,6 +107,7 @@ PURE = {
     "cni/config.py",
     "cni/results.py",
     "logs/lines.py",
+    "logs/pieces.py",
     "monitor/conmon.py",
     "shimv2/wire/messages.py",
     "shimv2/wire/metrics.py",
@@ -134,6 +135,7 @@ IMPURE_MAY = {
     ("interfaces/seats.py", "pathlib"),
     ("interfaces/oci_runtime.py", "pathlib"),
     ("logs/lines.py", "datetime"),  # the calendar, not the clock
+    ("logs/pieces.py", "time"),
     ("oci/archive.py", "datetime"),
 }
 
