@@ -20,6 +20,7 @@ FLOORS = {
     "_proto": 2,
     "config": 2,
     "interfaces": 2,
+    "keeper": 2,
     "lifecycle": 2,
     "logs": 2,
     "monitor": 2,
@@ -53,6 +54,8 @@ SIDEWAYS = {
     ("model", "errors"),
     ("interfaces", "lifecycle"),
     ("logs", "interfaces"),
+    ("keeper", "interfaces"),
+    ("keeper", "logs"),
     ("monitor", "interfaces"),
     ("monitor", "logs"),
     ("plugins", "config"),
@@ -133,6 +136,7 @@ IMPURE_MAY = {
     ("monitor/conmon.py", "pathlib"),  # names of files
     ("interfaces/backend.py", "pathlib"),  # a contract that speaks of paths does not open them
     ("interfaces/seats.py", "pathlib"),
+    ("interfaces/keeper.py", "pathlib"),
     ("interfaces/oci_runtime.py", "pathlib"),
     ("logs/lines.py", "datetime"),  # the calendar, not the clock
     ("logs/pieces.py", "time"),
@@ -248,6 +252,8 @@ STARTS_PROGRAMS = {
     "linux/children.py",
     "_proto/generate.py",  # a program of its own
     "backends/runc/holder.py",  # a program of its own
+    "keeper/container.py",  # the keeper's process
+    "keeper/daemon.py",
     "images/streams.py",  # in a thread, which waits for it
     "shimv2/server/launcher.py",  # a program of its own
     "play/volumes.py",  # waits for it
