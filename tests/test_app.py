@@ -1,6 +1,5 @@
 import asyncio
 import ssl
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from crishim.play import CallError, connect
 from crishim.plugins import PluginError
 from crishim.testing import FakeBackend
 from crishim.testing.harness import container_config, sandbox_config
+from tests.certificates import self_signed
 
 PROCESS = "crishim.backends.process:plugin"
 FAKE = "crishim.testing.fakes:plugin"
@@ -153,22 +153,9 @@ async def test_a_certificate_is_rotated(tmp_path: Path) -> None:
     """A certificate that was replaced is the one of the next connection, and a broken one leaves the old."""
 
     def issue(name: str) -> None:
-        openssl = [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-        ]
-        files = ["-keyout", str(tmp_path / "new.key"), "-out", str(tmp_path / "new.pem"), "-subj", f"/CN={name}"]
-        subprocess.run([*openssl, *files], check=True, capture_output=True)
-        for kind in ("key", "pem"):
-            (tmp_path / f"new.{kind}").replace(tmp_path / f"tls.{kind}")
+        certificate, key = self_signed(tmp_path, name)
+        key.replace(tmp_path / "tls.key")
+        certificate.replace(tmp_path / "tls.pem")
 
     async def seen(port: int) -> bytes:
         context = ssl.create_default_context()

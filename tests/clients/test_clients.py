@@ -79,8 +79,7 @@ async def test_failed_start(client: Client) -> None:
 
 async def test_copy(client: Client) -> None:
     """A file is copied into the container and back as `kubectl cp` does, by tar over exec; the sums are equal."""
-    # Python's client copies all that it has for every message that follows: 100 MB would take it a minute.
-    content = os.urandom(25_000_000 if "python" in client.command[0] else 100_000_000)
+    content = os.urandom(100_000_000)
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         member = tarfile.TarInfo("file")

@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 
@@ -71,10 +72,12 @@ class OddRegistry:
 
 
 @contextlib.contextmanager
-def odd_registry(layout: Layout) -> Iterator[OddRegistry]:
+def odd_registry(layout: Layout, tls: ssl.SSLContext | None = None) -> Iterator[OddRegistry]:
     registry = OddRegistry(layout)
     handler = type("Handler", (Answering,), {"registry": registry})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     server.daemon_threads = True
     server.block_on_close = False
     registry.port = server.server_port

@@ -3,7 +3,7 @@ import tomllib
 
 import pytest
 
-from crishim.images.endpoints import Endpoint, endpoints, registries_conf
+from crishim.images.endpoints import Endpoint, endpoints, location, registries_conf
 from crishim.images.reference import parse
 
 NAME = "up.example/a/b:1"
@@ -93,6 +93,13 @@ def test_what_a_mirror_is_for(registry: str, mirror: str, by_tag: bool, by_diges
 def test_what_has_no_mirrors_or_is_broken(text: str) -> None:
     """Without mirrors, and with a file that skopeo will complain about, there is nothing to order."""
     assert [] == found(text)
+
+
+def test_the_location_without_mirrors() -> None:
+    """The registry's own location is what its table says, or the name; plain HTTP is for this machine alone."""
+    assert Endpoint("real.example/cache/a/b", insecure=True) == location([MAIN.encode()], parse(NAME))
+    assert Endpoint("other.example/a", insecure=False) == location([MAIN.encode()], parse("other.example/a"))
+    assert Endpoint("127.0.0.1:5000/a", insecure=True) == location([], parse("127.0.0.1:5000/a"))
 
 
 def test_a_configuration_for_one_endpoint() -> None:

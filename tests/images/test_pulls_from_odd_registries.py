@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crishim.errors import CrishimError, NotFound, PermissionDenied, PullError
+from crishim.errors import CrishimError, DataLoss, NotFound, PermissionDenied, PullError
 from crishim.images.skopeo import PullSettings
 from crishim.images.skopeo_process import PullProgress
 from crishim.images.store import ContentStore
@@ -212,3 +212,68 @@ async def test_a_layer_that_nobody_has(tmp_path: Path, layout: Layout, upstream:
         with pytest.raises(CrishimError):
             await store.pull(ImageSpec(image=f"{upstream.address}/team/image:foreign"), None, None)
         assert () == await store.list()
+
+
+def without_types(registry: OddRegistry, kind: str = "") -> Answerer:
+    """Manifests without their media type: without Content-Type, or with one that says nothing."""
+
+    def answer(request: Answering) -> bool:
+        if "/manifests/" not in request.path:
+            return False
+        wanted = request.path.rpartition("/")[2]
+        index = json.loads((registry.layout.place / "index.json").read_bytes())
+        tags = {item["annotations"]["org.opencontainers.image.ref.name"]: item["digest"] for item in index["manifests"]}
+        digest = tags.get(wanted, wanted)
+        data = (registry.layout.place / "blobs" / "sha256" / digest[7:]).read_bytes()
+        return request.reply(200, data, Docker_Content_Digest=digest, **({"Content_Type": kind} if kind else {}))
+
+    return answer
+
+
+@pytest.mark.parametrize("kind", ["", "application/json", "text/plain; charset=utf-8"])
+async def test_a_manifest_without_its_media_type(tmp_path: Path, upstream: OddRegistry, kind: str) -> None:
+    """A registry that leaves the media type out (distribution-spec, "Pulling manifests") is pulled from all the same."""
+    upstream.before = without_types(upstream, kind)
+    async with configured(tmp_path, upstream.address) as store:
+        await store.pull(ImageSpec(image=NAME), None, None)
+        assert [(NAME,)] == [image.repo_tags for image in await store.list()]
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+async def test_an_index_without_its_media_type(tmp_path: Path, layout: Layout, upstream: OddRegistry, depth: int) -> None:
+    """So is an index without a platform, and an index within an index, which name no media type in themselves."""
+    item = layout.image(LAYERS, {"Cmd": ["x"]}, tag="plain")
+    inner = {"digest": item.digest, "size": item.size, "mediaType": item.media_type}
+    for level in range(depth):
+        blob = layout.blob(json.dumps({"schemaVersion": 2, "manifests": [inner]}).encode(), "")
+        inner = {"digest": blob.digest, "size": blob.size}
+        if level == depth - 1:
+            layout.tagged(blob, "index")
+    upstream.before = without_types(upstream)
+    async with configured(tmp_path, upstream.address) as store:
+        await store.pull(ImageSpec(image="registry.example/team/image:index"), None, None)
+        assert [("registry.example/team/image:index",)] == [image.repo_tags for image in await store.list()]
+
+
+async def test_credentials_without_a_media_type(tmp_path: Path, upstream: OddRegistry) -> None:
+    """The registry is given the credentials of the request, and denies others as ever."""
+    typed = without_types(upstream)
+    upstream.before = lambda request: (
+        typed(request)
+        if request.headers.get("Authorization") == "Basic dTpw"
+        else request.reply(401, WWW_Authenticate='Basic realm="here"')
+    )
+    async with configured(tmp_path, "unused.example") as store:
+        name = f"{upstream.address}/team/image:one"
+        with pytest.raises(PermissionDenied):
+            await store.pull(ImageSpec(image=name), AuthConfig(username="u", password="q"), None)
+        await store.pull(ImageSpec(image=name), AuthConfig(username="u", password="p"), None)
+        assert [(name,)] == [image.repo_tags for image in await store.list()]
+
+
+async def test_what_is_no_manifest_at_all(tmp_path: Path, upstream: OddRegistry) -> None:
+    """What has no media type and is no manifest is an error that says so."""
+    upstream.before = lambda request: "/manifests/" in request.path and request.reply(200, b"{}")
+    async with configured(tmp_path, upstream.address) as store:
+        with pytest.raises(DataLoss, match="manifest is invalid"):
+            await store.pull(ImageSpec(image=NAME), None, None)

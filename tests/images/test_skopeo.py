@@ -18,7 +18,16 @@ from crishim.errors import (
 )
 from crishim.images.manifest import Platform
 from crishim.images.reference import parse
-from crishim.images.skopeo import PullSettings, auth_file, copy_command, credentials, failure, inspect_command
+from crishim.images.skopeo import (
+    PullSettings,
+    UntypedManifest,
+    auth_entry,
+    auth_file,
+    copy_command,
+    credentials,
+    failure,
+    inspect_command,
+)
 from crishim.model.image import AuthConfig
 
 REFERENCE = parse("registry.example/a/b:1")
@@ -51,7 +60,7 @@ GOLDEN: list[tuple[type[CrishimError], str]] = [
     (DataLoss, "writing blob: Digest did not match, expected sha256:00, got sha256:11"),
     (FailedPrecondition, "Error loading trust policy: open /etc/containers/policy.json: no such file or directory"),
     (Unknown, "something else"),
-    (DataLoss, "initializing image from source docker://r.example/a/b:1: unsupported schema version 2"),
+    (UntypedManifest, "initializing image from source docker://r.example/a/b:1: unsupported schema version 2"),
     (NotFound, "reading manifest one in r.example/a/b: StatusCode: 404, <html>no such page</html>"),
     (PermissionDenied, "reading manifest one in r.example/a/b: StatusCode: 403, "),
     (Unknown, "reading blob sha256:6d99: fetching blob: StatusCode: 404, "),
@@ -178,7 +187,18 @@ def test_the_file_of_credentials() -> None:
     assert {
         "auths": {"registry.example": {"auth": "old"}, "registry.example/a/b": {"auth": "new"}},
         "credHelpers": {"other.example": "y"},
-    } == json.loads(auth_file(json.dumps(base).encode(), REFERENCE, {"auth": "new"}))
+    } == json.loads(auth_file(json.dumps(base).encode(), REFERENCE.repository, {"auth": "new"}))
     for broken in (b"{", b"[]", b'{"auths": 3}'):
         with pytest.raises(FailedPrecondition):
-            auth_file(broken, REFERENCE, {"auth": "new"})
+            auth_file(broken, REFERENCE.repository, {"auth": "new"})
+
+
+@pytest.mark.parametrize(
+    ("repository", "expected"),
+    [("r.example/a/b", "two"), ("r.example/a", "two"), ("r.example/c", "one"), ("other.example/a", None)],
+)
+def test_the_entry_of_a_repository(repository: str, expected: str | None) -> None:
+    """The entry of the longest prefix counts, as in containers-auth.json(5)."""
+    base = json.dumps({"auths": {"r.example": {"auth": "one"}, "r.example/a": {"auth": "two"}}}).encode()
+    assert ({"auth": expected} if expected else None) == auth_entry(base, repository)
+    assert auth_entry(b"", repository) is None

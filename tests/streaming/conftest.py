@@ -1,10 +1,11 @@
 import json
 import ssl
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.certificates import self_signed
 
 CAPTURES = Path(__file__).parent.parent / "golden" / "captures"
 
@@ -25,10 +26,7 @@ def captured() -> Callable[[str, str], tuple[bytes, bytes]]:
 @pytest.fixture
 def certified(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """A server's context, and that of a client who trusts it."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]
-    names = ["-subj", "/CN=node", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*words, *names, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    certificate, key = self_signed(tmp_path)
     ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     ours.load_cert_chain(certificate, key)
     return ours, ssl.create_default_context(cafile=str(certificate))

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.images.reference import Reference
+from crishim.images.reference import Reference, is_loopback
 
 _PULL_FROM_MIRROR: Final = {"": {"tag", "digest"}, "all": {"tag", "digest"}, "digest-only": {"digest"}, "tag-only": {"tag"}}
 
@@ -32,11 +32,8 @@ def endpoints(files: Iterable[bytes], reference: Reference) -> tuple[Endpoint, .
     the configuration.
     """
     try:
-        registries = [item for text in files for item in _tables(tomllib.loads(text.decode()).get("registry"))]
-        fitting = [(len(_prefix(item)), number) for number, item in enumerate(registries) if _matched(_prefix(item), reference)]
-        if not fitting:
+        if not (registry := _registry(files, reference)):
             return ()
-        registry = registries[max(fitting)[1]]
         length = _matched(_prefix(registry), reference)
         mirrors = [item for item in _tables(registry.get("mirror")) if _is_for(item, registry, reference)]
         if not mirrors or registry.get("blocked") or length > len(reference.repository):
@@ -44,6 +41,13 @@ def endpoints(files: Iterable[bytes], reference: Reference) -> tuple[Endpoint, .
         return tuple(_endpoint(item, reference.repository, length) for item in (*mirrors, registry))
     except (ValueError, KeyError, TypeError, AttributeError):
         return ()
+
+
+def location(files: Iterable[bytes], reference: Reference) -> Endpoint:
+    """The endpoint of an image's registry itself, in a configuration that skopeo has accepted."""
+    if not (registry := _registry(files, reference)):
+        return Endpoint(reference.repository, insecure=is_loopback(reference.registry))
+    return _endpoint(registry, reference.repository, _matched(_prefix(registry), reference))
 
 
 def registries_conf(files: Iterable[bytes], reference: Reference, endpoint: Endpoint) -> str:
@@ -62,6 +66,13 @@ def registries_conf(files: Iterable[bytes], reference: Reference, endpoint: Endp
             "",
         )
     )
+
+
+def _registry(files: Iterable[bytes], reference: Reference) -> dict[str, Any]:
+    """The table of the longest prefix, in the last file that has it; empty if there is none."""
+    registries = [item for text in files for item in _tables(tomllib.loads(text.decode()).get("registry"))]
+    fitting = [(len(_prefix(item)), number) for number, item in enumerate(registries) if _matched(_prefix(item), reference)]
+    return registries[max(fitting)[1]] if fitting else {}
 
 
 def _tables(value: Any) -> list[dict[str, Any]]:

@@ -17,14 +17,11 @@ from crishim.images.reference import valid_digest
 from crishim.model.image import ImageConfig
 from crishim.model.values import FrozenDict
 
-_INDEXES: Final = frozenset(
-    {"application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"}
-)
-_CHOICES: Final = _INDEXES | {
-    "",
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-}
+_OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
+_OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPES: Final = frozenset({_OCI_INDEX, "application/vnd.docker.distribution.manifest.list.v2+json"})
+MANIFEST_TYPES: Final = frozenset({_OCI_MANIFEST, "application/vnd.docker.distribution.manifest.v2+json"})
+_CHOICES: Final = INDEX_TYPES | MANIFEST_TYPES | {""}
 """The media types of an index's entries, besides artifacts of other kinds."""
 
 _MOST_BYTES: Final = 1 << 53
@@ -122,13 +119,19 @@ def parse_manifest(data: bytes) -> Index | Manifest:
         media_type = str(top.get("mediaType", ""))
         if media_type.startswith(_SCHEMA_1) or top.get("schemaVersion") == 1:
             raise InvalidArgument("image.image", "is in docker's schema 1, which is obsolete; push it again")
-        if media_type in _INDEXES or (not media_type and "manifests" in top):
+        if media_type in INDEX_TYPES or (not media_type and "manifests" in top):
             return Index(tuple(_descriptor(item) for item in top["manifests"]))
         layers = tuple(_descriptor(item) for item in top["layers"])
         if len(layers) > _MOST_LAYERS:
             raise InvalidArgument("image.image", f"has {len(layers)} layers, and the maximum of overlayfs is {_MOST_LAYERS}")
         annotations = top.get("annotations") or {}
         return Manifest(_descriptor(top["config"]), layers, any(name in annotations for name in _CHECKPOINT))
+
+
+def media_type_of(data: bytes) -> str:
+    """The media type of a manifest or an index: the one that it names, otherwise OCI's. Raises as `parse_manifest`."""
+    parsed = parse_manifest(data)
+    return str(json.loads(data).get("mediaType") or (_OCI_INDEX if isinstance(parsed, Index) else _OCI_MANIFEST))
 
 
 def parse_config(data: bytes, layers: int) -> Configuration:

@@ -33,7 +33,7 @@ from crishim.errors import (
     Unknown,
     renaming,
 )
-from crishim.images.endpoints import Endpoint, endpoints, registries_conf
+from crishim.images.endpoints import Endpoint, endpoints, location, registries_conf
 from crishim.images.manifest import (
     Descriptor,
     Index,
@@ -46,8 +46,11 @@ from crishim.images.manifest import (
     this_platform,
 )
 from crishim.images.reference import Reference
+from crishim.images.relay import relay
 from crishim.images.skopeo import (
     PullSettings,
+    UntypedManifest,
+    auth_entry,
     auth_file,
     copy_command,
     credentials,
@@ -139,7 +142,11 @@ class Puller:
                     hooks=hooks,
                 )
                 try:
-                    return await attempt.pull()
+                    try:
+                        return await attempt.pull()
+                    except UntypedManifest:
+                        _log.info("%s has no media type; it is pulled again through a relay that adds it", attempt.subject)
+                        return await _through_relay(attempt, files, endpoint)
                 except ResourceExhausted:
                     raise
                 except CrishimError as error:
@@ -152,11 +159,7 @@ class Puller:
         if entry is None:
             return self._settings.authfile
         base = Path(self._settings.authfile).read_bytes() if self._settings.authfile else b""
-        path = place / "auth.json"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(auth_file(base, reference, entry))
-        return str(path)
+        return _write_private(place / "auth.json", auth_file(base, reference.repository, entry))
 
 
 def _registries_files(configured: str) -> list[bytes]:
@@ -188,6 +191,32 @@ def _verdict(failures: Sequence[tuple[str, CrishimError]]) -> CrishimError:
         error.message = f"{error.message} (other endpoints failed, too: {'; '.join(others)})"
         error.args = (error.message,)
     return error
+
+
+async def _through_relay(attempt: "_Attempt", files: Sequence[bytes], endpoint: Endpoint | None) -> Pulled:
+    """Repeat an attempt at a registry whose manifests have no media type."""
+    reference = attempt.reference
+    origin = endpoint or location(files, reference)
+    place = attempt.place / "relayed"
+    place.mkdir()
+    async with relay(origin) as there:
+        authfile = _relayed_auth(attempt.authfile, place, origin, there)
+        settings = _settings_for(attempt.settings, reference, there, files, place)
+        return await attrs.evolve(attempt, settings=settings, authfile=authfile, place=place).pull()
+
+
+def _relayed_auth(authfile: str, place: Path, origin: Endpoint, there: Endpoint) -> str:
+    """A credentials file that has the entry of a repository for its relay, too: skopeo looks it up by the address it dials."""
+    base = Path(authfile).read_bytes() if authfile else b""
+    entry = auth_entry(base, origin.repository)
+    return _write_private(place / "auth.json", auth_file(base, there.repository, entry)) if entry else authfile
+
+
+def _write_private(path: Path, data: bytes) -> str:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+    return str(path)
 
 
 @attrs.frozen(kw_only=True)

@@ -28,6 +28,10 @@ from crishim.images.reference import Reference, canonical_registry, is_loopback
 from crishim.model.image import AuthConfig
 
 
+class UntypedManifest(DataLoss):
+    """A registry's response has a manifest without its media type as Content-Type, by which alone skopeo judges."""
+
+
 @attrs.frozen(kw_only=True)
 class PullSettings:
     """The settings of pulls. Empty paths leave skopeo its own defaults, which are those of containers(5).
@@ -144,18 +148,31 @@ def credentials(reference: Reference, auth: AuthConfig | None) -> dict[str, str]
     return None
 
 
-def auth_file(base: bytes, reference: Reference, entry: dict[str, str]) -> bytes:
-    """The credentials file of one pull: the node's own, `base`, with `entry` for this repository before all others.
+def auth_file(base: bytes, repository: str, entry: dict[str, str]) -> bytes:
+    """The credentials file of one pull: the node's own, `base`, with `entry` for a repository before all others.
 
     Raises `FailedPrecondition` for a node's file that cannot be read.
     """
     try:
         top: Any = json.loads(base or b"{}")
-        helpers = {key: value for key, value in (top.get("credHelpers") or {}).items() if key != reference.registry}
-        merged = {**top, "auths": {**(top.get("auths") or {}), reference.repository: entry}, "credHelpers": helpers}
+        helpers = {key: value for key, value in (top.get("credHelpers") or {}).items() if key != repository.partition("/")[0]}
+        merged = {**top, "auths": {**(top.get("auths") or {}), repository: entry}, "credHelpers": helpers}
     except (ValueError, AttributeError, TypeError) as error:
         raise FailedPrecondition("not JSON", "a containers-auth.json", "the configured authfile") from error
     return json.dumps(merged).encode()
+
+
+def auth_entry(base: bytes, repository: str) -> dict[str, str] | None:
+    """The entry of a credentials file for a repository: that of its longest prefix, as in containers-auth.json(5). Credential
+    helpers are not asked.
+    """
+    try:
+        entries: dict[str, dict[str, str]] = json.loads(base or b"{}").get("auths") or {}
+    except (ValueError, AttributeError):
+        return None
+    parts = repository.split("/")
+    names = ("/".join(parts[:count]) for count in range(len(parts), 0, -1))
+    return next((entries[name] for name in names if entries.get(name)), None)
 
 
 _NETWORK: Final = (
@@ -235,8 +252,10 @@ def _verdict(text: str, reference: Reference) -> CrishimError | None:
     if "digest did not match" in low or "digest mismatch" in low or "does not match the digest" in low:
         return DataLoss(f"pulling {reference}: {short}")
     if "unsupported schema version 2" in low:
-        # skopeo judges by the Content-Type alone, and takes an unknown type for docker's schema 1
-        return DataLoss(f"pulling {reference}: the registry gives the manifest without its media type as Content-Type: {short}")
+        # skopeo takes an unknown type for docker's schema 1
+        return UntypedManifest(
+            f"pulling {reference}: the registry gives the manifest without its media type as Content-Type: {short}"
+        )
     if _any(_DENIED, low):
         return PermissionDenied(f"pulling {reference}: {short}")
     if _any(_MISSING, low) or ("reading manifest" in low and "statuscode: 404" in low):
