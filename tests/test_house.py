@@ -285,6 +285,7 @@ def test_programs_are_found_in_one_way(path: Path) -> None:
 PIDFILE_MAY = {
     "backends/runc/exec.py",  # the runtime's own, read at once after its create
     "monitor/conmon.py",  # names it for the runtime that conmon runs
+    "monitor/keeper.py",  # and for the one that the keeper runs
 }
 
 

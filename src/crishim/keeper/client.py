@@ -42,7 +42,10 @@ _log = logging.getLogger(__name__)
 _BACKLOG: Final = 1024 * 1024
 _PIECE: Final = 64 * 1024
 _WITHIN: Final = 10.0
-"""Seconds in which a keeper has started, or has executed its successor."""
+"""Seconds in which a keeper has started, or has answered."""
+
+_PATIENT: Final = frozenset({"keep", "wait", "drain"})
+"""Requests whose replies may take any time."""
 
 _ROOT: Final = str(Path(__file__).parents[2])
 
@@ -173,8 +176,7 @@ class KeeperClient:
 
     async def _execute(self, command: Sequence[str]) -> None:
         """Have the keeper execute another program, which goes on with all that it has. Raises `Unknown` if it cannot."""
-        async with asyncio.timeout(_WITHIN):
-            await self._ask({"verb": "upgrade", "argv": [*command, str(self._folder)]})
+        await self._ask({"verb": "upgrade", "argv": [*command, str(self._folder)]})
 
     async def _follow(self, name: str, sizes: AsyncIterator[TerminalSize]) -> None:
         async for size in sizes:
@@ -186,8 +188,12 @@ class KeeperClient:
             await self.forget(name)
 
     async def _ask(self, content: Mapping[str, Any], fds: Sequence[int] = (), *, start: bool = False) -> dict[str, Any]:
-        async with self._asked(content, fds, start=start) as (reply, _, _):
-            return reply
+        limit = None if content["verb"] in _PATIENT else _WITHIN
+        try:
+            async with asyncio.timeout(limit), self._asked(content, fds, start=start) as (reply, _, _):
+                return reply
+        except TimeoutError:
+            raise Unavailable("the keeper does not answer") from None
 
     @contextlib.asynccontextmanager
     async def _asked(
