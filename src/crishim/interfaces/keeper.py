@@ -5,7 +5,7 @@ containers' programs with it: `BackendContext.keeper`.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -58,11 +58,16 @@ class Keeper(Protocol):
 
     @abstractmethod
     async def adopt(
-        self, name: str, streams: Mapping[str, int], *, log_path: str = "", terminal: bool = False, stdin_once: bool = False
+        self, name: str, streams: Mapping[str, int], *, held: Sequence[int] = (), log_path: str = "", stdin_once: bool = False
     ) -> None:
-        """Take over our ends of streams that others have created, as the named pipes of a shim: descriptors by `stdin`,
-        `stdout`, `stderr`. The caller's own descriptors stay open. `drain` follows when the process has exited.
+        """Take over our ends of pipes that others have created, as the named pipes of a shim: descriptors by `stdin`,
+        `stdout`, `stderr`. `held` are writing ends that are open until `release`, so that the output has no end before its
+        writer has come. The caller's own descriptors stay open. `drain` follows when the process has exited.
         """
+
+    @abstractmethod
+    async def release(self, name: str) -> None:
+        """Close the writing ends that `adopt` was given."""
 
     @abstractmethod
     async def wait(self, name: str) -> Exit:
@@ -79,6 +84,10 @@ class Keeper(Protocol):
     @abstractmethod
     async def attach(self, name: str, io: ProcessIO) -> None:
         """As `SupportsAttach.attach`."""
+
+    @abstractmethod
+    async def takes_input(self, name: str) -> bool:
+        """Whether the container's stdin is open; after the end of its input, until all of that is written."""
 
     @abstractmethod
     async def resize(self, name: str, size: TerminalSize) -> None:

@@ -82,7 +82,7 @@ class KeeperClient:
             raise
 
     async def adopt(
-        self, name: str, streams: Mapping[str, int], *, log_path: str = "", terminal: bool = False, stdin_once: bool = False
+        self, name: str, streams: Mapping[str, int], *, held: Sequence[int] = (), log_path: str = "", stdin_once: bool = False
     ) -> None:
         """As `Keeper.adopt`."""
         content = {
@@ -90,10 +90,18 @@ class KeeperClient:
             "name": name,
             "streams": list(streams),
             "log": log_path,
-            "terminal": terminal,
+            "terminal": False,
             "stdin_once": stdin_once,
         }
-        await self._ask(content, list(streams.values()), start=True)
+        await self._ask(content, [*streams.values(), *held], start=True)
+
+    async def release(self, name: str) -> None:
+        """As `Keeper.release`."""
+        await self._ask({"verb": "release", "name": name})
+
+    async def takes_input(self, name: str) -> bool:
+        """As `Keeper.takes_input`."""
+        return bool((await self._ask({"verb": "input", "name": name}))["open"])
 
     async def wait(self, name: str) -> Exit:
         """As `Keeper.wait`."""
@@ -301,7 +309,8 @@ async def _exchange(connection: socket.socket, request: bytes, fds: Sequence[int
     """Send a request and receive its reply; what comes behind that is left in the buffer."""
     loop = asyncio.get_running_loop()
     sent = socket.send_fds(connection, [request], fds) if fds else 0
-    await loop.sock_sendall(connection, request[sent:])
+    if sent < len(request):  # else the keeper may have replied, and have closed its end
+        await loop.sock_sendall(connection, request[sent:])
     while (reply := wire.take(buffer)) is None:
         if not (data := await loop.sock_recv(connection, _PIECE)):
             raise Unavailable("the keeper has died")

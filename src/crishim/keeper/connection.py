@@ -13,7 +13,7 @@ BACKLOG = 1024 * 1024
 """How many bytes of output are queued for an attached client; one that reads more slowly is dropped."""
 
 _PIECE = 64 * 1024
-_MOST = 3
+_MOST = 5
 
 TYPE_CHECKING = False
 

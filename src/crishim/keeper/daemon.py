@@ -75,6 +75,8 @@ class KeeperProcess:
             "reopen": self._reopen,
             "wait": self._wait,
             "drain": self._drain,
+            "input": self._input,
+            "release": self._release,
             "kill": self._kill,
             "list": self._list,
             "forget": self._forget,
@@ -172,11 +174,12 @@ class KeeperProcess:
     def _adopt(self, connection: Connection, request: "Request") -> None:
         """Take over streams that others have made, which come as descriptors."""
         names = request["streams"]
-        if len(connection.fds) != len(names):
+        if len(connection.fds) < len(names):
             raise Refused("InvalidArgument", f"{len(connection.fds)} descriptors for {len(names)} streams")
         container = self._new(request)
         fds, connection.fds = connection.fds, []
-        for stream, fd in zip(names, fds, strict=True):
+        container.held = fds[len(names) :]
+        for stream, fd in zip(names, fds, strict=False):
             container.streams.take(stream, fd)
         container.streams.begin()
         self._containers[container.name] = container
@@ -220,11 +223,19 @@ class KeeperProcess:
         if container.pid or container.creator:
             raise Refused("InvalidArgument", f"{container.name} has a process")
         if container.exit is None:
+            container.release()
             self._await(container, connection)
             if container.status is None:
                 container.exited(request["code"], request["at"], lambda: self._ended(container))
         else:
             connection.reply(container.exit)
+
+    def _release(self, connection: Connection, request: "Request") -> None:
+        self._named(request).release()
+        connection.reply({})
+
+    def _input(self, connection: Connection, request: "Request") -> None:
+        connection.reply({"open": self._named(request).streams.has_input})
 
     def _kill(self, connection: Connection, request: "Request") -> None:
         container = self._named(request)

@@ -84,6 +84,11 @@ class KeeperStreams:
         """Whether there is a stdin, and its end has not come."""
         return self._input >= 0 and not self._ending
 
+    @property
+    def has_input(self) -> bool:
+        """Whether stdin is open."""
+        return self._input >= 0
+
     def take(self, stream: str, fd: int) -> None:
         """Own our end of a stream: `stdin`, `stdout` or `stderr`."""
         os.set_blocking(fd, False)
