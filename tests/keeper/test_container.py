@@ -90,7 +90,7 @@ async def test_a_creator_leaves_its_process_to_the_keeper(world: KeeperWorld) ->
 async def test_a_process_that_has_ended_before_its_creator(world: KeeperWorld) -> None:
     """Its exit is not lost: it was collected before anybody knew whose it was."""
     bundle = world.folder / "c1"
-    script = "sh -c 'sh -c \"exit 9\" & echo $! > pid'; sleep 0.2"
+    script = "sh -c 'sh -c \"sleep 0.05; exit 9\" & echo $! > pid'; sleep 0.3"
     pid = await world.run("c1", script, pid_file=bundle / "pid", cwd=str(bundle))
     assert 0 < pid
     assert 9 == (await world.keeper.wait("c1")).code

@@ -20,6 +20,8 @@ from crishim.model.values import EMPTY
 class KeepRequest:
     """A command line to run and to monitor. `name` is the container's, unique among all of the keeper's.
 
+    The program is found on the PATH of `env`.
+
     Without `pid_file` the program is the container's process itself. With it, the program creates the process, writes its pid
     there and ends with 0, as `runc create` does: the process then becomes the keeper's child. A creator of a terminal sends it
     to the UNIX socket `console`, whose path has 107 bytes at most. With `stdin_once` the first client that is attached and ends
@@ -79,7 +81,9 @@ class Keeper(Protocol):
 
     @abstractmethod
     async def kill(self, name: str, signal: int) -> None:
-        """Send a signal to the process. `NotFound` also if it has exited."""
+        """Send a signal to the process, and to its process group if the keeper has started it. `NotFound` also if it has
+        exited.
+        """
 
     @abstractmethod
     async def attach(self, name: str, io: ProcessIO) -> None:
@@ -100,6 +104,10 @@ class Keeper(Protocol):
     @abstractmethod
     async def containers(self) -> Mapping[str, int]:
         """The pids of all containers by name; 0 for adopted streams. Empty if there is no keeper."""
+
+    @abstractmethod
+    async def exits(self) -> Mapping[str, Exit | None]:
+        """All containers by name, with the exits of those whose `wait` would return at once. Empty if there is no keeper."""
 
     @abstractmethod
     async def forget(self, name: str) -> None:

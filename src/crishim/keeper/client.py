@@ -34,6 +34,7 @@ from crishim.keeper import wire
 from crishim.keeper.launcher import TAKEN
 from crishim.linux.cgroups import start_scope
 from crishim.linux.children import children, end_program
+from crishim.linux.programs import find_program
 from crishim.logs.attachers import Attacher
 from crishim.model.process import Exit, TerminalSize
 
@@ -63,6 +64,7 @@ class KeeperClient:
         content = {
             "verb": "keep",
             "name": request.name,
+            "program": find_program(request.argv[0], env=request.env, cwd=request.cwd) or request.argv[0],
             "argv": list(request.argv),
             "env": dict(request.env),
             "cwd": request.cwd,
@@ -129,11 +131,11 @@ class KeeperClient:
 
     async def containers(self) -> Mapping[str, int]:
         """As `Keeper.containers`."""
-        try:
-            told: Mapping[str, int] = (await self._ask({"verb": "list"}))["containers"]
-        except Unavailable:
-            return {}
-        return told
+        return {name: pid for name, (pid, _) in (await self._list()).items()}
+
+    async def exits(self) -> Mapping[str, Exit | None]:
+        """As `Keeper.exits`."""
+        return {name: None if end is None else _exit(end) for name, (_, end) in (await self._list()).items()}
 
     async def attach(self, name: str, io: ProcessIO) -> None:
         """As `SupportsAttach.attach`. Our end is always read, so that the keeper drops nobody for a slow client of ours."""
@@ -190,6 +192,13 @@ class KeeperClient:
         async for size in sizes:
             with contextlib.suppress(CrishimError):  # it may have ended meanwhile
                 await self.resize(name, size)
+
+    async def _list(self) -> Mapping[str, tuple[int, Mapping[str, Any] | None]]:
+        try:
+            found: Mapping[str, Any] = (await self._ask({"verb": "list"}))["containers"]
+        except Unavailable:
+            return {}
+        return found
 
     async def _give_up(self, name: str) -> None:
         with contextlib.suppress(NotFound, Unavailable):

@@ -198,21 +198,27 @@ class KeeperContainer:
         return [*self.streams.descriptors(), *(fd for fd in own if fd >= 0)]
 
 
-def spawn(argv: list[str], env: dict[str, str], folder: str, streams: "tuple[int, int, int] | str", soft: int) -> int:
-    """Start a program in a session of its own, with stdin, stdout and stderr, or with a terminal by its path.
+def spawn(request: "dict[str, Any]", streams: "tuple[int, int, int] | str") -> int:
+    """Start a request's program in a session of its own, with stdin, stdout and stderr, or with a terminal by its path.
 
-    `folder` is its working directory, `soft` its soft limit of open files: the keeper's own is higher. Raises `OSError`.
+    Its soft limit of open files is the request's: the keeper's own is higher. Raises `OSError`.
     """
     if isinstance(streams, str):  # the leader of a session gets the terminal that it opens as its controlling one
         actions = [(os.POSIX_SPAWN_OPEN, 0, streams, os.O_RDWR, 0), (os.POSIX_SPAWN_DUP2, 0, 1), (os.POSIX_SPAWN_DUP2, 0, 2)]
     else:
         actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(streams)]
     own, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    os.chdir(folder or "/")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard) if soft > 0 else own, hard))
+    os.chdir(request["cwd"])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(request["soft"], hard) if request["soft"] > 0 else own, hard))
     try:
         return os.posix_spawn(
-            argv[0], argv, env, file_actions=actions, setsid=True, setsigdef=[signal.SIGPIPE, signal.SIGXFSZ], setsigmask=[]
+            request["program"],
+            request["argv"],
+            request["env"],
+            file_actions=actions,
+            setsid=True,
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+            setsigmask=[],
         )
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (own, hard))

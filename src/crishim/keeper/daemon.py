@@ -1,10 +1,9 @@
 """The keeper itself: what it is asked, the children it has, and how it hands over to its successor.
 
-    python -IS -c "..." FOLDER SOFT --fds=LISTENER,LOCK
-    python -IS -c "..." FOLDER SOFT --table=FD
+    python -IS -c "..." FOLDER --fds=LISTENER,LOCK
+    python -IS -c "..." FOLDER --table=FD
 
-Standard library only, without asyncio, so that it stays small. `SOFT` is the soft limit of open files that it gives its
-programs. FOLDER shows whose it is.
+Standard library only, without asyncio, so that it stays small. FOLDER shows whose it is.
 
 It is a child subreaper: what a program leaves behind becomes its child, and no exit is lost. It ends when it has no
 container and no client for some seconds.
@@ -53,10 +52,9 @@ class Refused(Exception):
 class KeeperProcess:
     """All containers of a keeper, and its clients."""
 
-    def __init__(self, listener: socket.socket, lock: int, soft: int) -> None:
+    def __init__(self, listener: socket.socket, lock: int) -> None:
         self._listener = listener
         self._lock = lock
-        self._soft = soft
         self._containers: dict[str, KeeperContainer] = {}
         self._connections: set[Connection] = set()
         self._callers: dict[str, Connection] = {}
@@ -140,7 +138,8 @@ class KeeperProcess:
         connection.reply({"pid": os.getpid(), "code": wire.code(), "table": wire.TABLE})
 
     def _list(self, connection: Connection, _request: "Request") -> None:
-        connection.reply({"containers": {name: container.pid for name, container in self._containers.items()}})
+        found = {name: [container.pid, container.exit] for name, container in self._containers.items()}
+        connection.reply({"containers": found})
 
     def _new(self, request: "Request") -> KeeperContainer:
         if request["name"] in self._containers:
@@ -154,8 +153,7 @@ class KeeperProcess:
         theirs: list[int] = []
         try:
             streams = container.open(request, theirs)
-            soft = request.get("soft", self._soft)
-            pid = spawn(request["argv"], request["env"], request["cwd"], streams, soft)
+            pid = spawn(request, streams)
         except BaseException:
             container.close()
             raise
@@ -241,7 +239,8 @@ class KeeperProcess:
         container = self._named(request)
         if not container.pid or container.status is not None:
             raise Refused("NotFound", container.name)
-        os.kill(container.pid, request["signal"])  # its pid is nobody else's: only this process collects it
+        send = os.kill if container.pid_file else os.killpg  # its pid is nobody else's: only this process collects it
+        send(container.pid, request["signal"])
         connection.reply({})
 
     def _forget(self, connection: Connection, request: "Request") -> None:
@@ -331,7 +330,7 @@ class KeeperProcess:
         try:
             for fd in fds:
                 os.set_inheritable(fd, True)
-            os.execv(request["argv"][0], [*request["argv"], str(self._soft), f"--table={table}"])  # noqa: S606 - no shell is wanted
+            os.execv(request["argv"][0], [*request["argv"], f"--table={table}"])  # noqa: S606 - no shell is wanted
         except OSError:
             for fd in fds:
                 os.set_inheritable(fd, False)
@@ -394,21 +393,21 @@ def _is_child(pid: int) -> bool:
 
 def main(arguments: list[str]) -> None:
     """Serve with a listening socket and a lock that are open here, or go on with a predecessor's table."""
-    _, soft, option = arguments
+    _, option = arguments
     name, _, numbers = option.partition("=")
     if name == "--table":
         with os.fdopen(int(numbers), "rb") as file:
             file.seek(0)
             table = json.load(file)
-        keeper = _keeper(table["fds"], int(soft))
+        keeper = _keeper(table["fds"])
         keeper.load(table)
     else:
-        keeper = _keeper([int(number) for number in numbers.split(",")], int(soft))
+        keeper = _keeper([int(number) for number in numbers.split(",")])
     keeper.run()
 
 
-def _keeper(fds: list[int], soft: int) -> KeeperProcess:
+def _keeper(fds: list[int]) -> KeeperProcess:
     for fd in fds:
         os.set_inheritable(fd, False)
     listener, lock = fds
-    return KeeperProcess(socket.socket(fileno=listener), lock, soft)
+    return KeeperProcess(socket.socket(fileno=listener), lock)

@@ -42,7 +42,7 @@ def _execute(folder: str, program: str, fds: tuple[int, int]) -> None:
     os.setsid()
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "becoming a child subreaper")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     log = os.open(f"{folder}/log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
     for number in (1, 2):
@@ -52,5 +52,5 @@ def _execute(folder: str, program: str, fds: tuple[int, int]) -> None:
     for fd in fds:
         os.set_inheritable(fd, True)
     os.execv(  # noqa: S606 - no shell is wanted
-        sys.executable, [sys.executable, "-IS", "-c", program, folder, str(soft), f"--fds={fds[0]},{fds[1]}"]
+        sys.executable, [sys.executable, "-IS", "-c", program, folder, f"--fds={fds[0]},{fds[1]}"]
     )
