@@ -66,7 +66,7 @@ def test_the_edits_of_two_devices() -> None:
     [
         ("example.com/gpu=three", "no file"),
         ("other.com/gpu=one", "no file"),
-        ("gpu", "full name"),
+        ("gpu", "qualified"),
         ("example.com/gpu=odd", "never"),
         ("example.com/gpu=gone", "/dev/not-there"),
     ],
