@@ -55,12 +55,12 @@ class DeadMonitor(FakeBackend):
 
     async def reopen_log(self, container_id: ContainerId) -> None:
         if container_id in self.dead:
-            raise Unavailable("the container's monitor is gone")
+            raise Unavailable("the container's monitor has died")
         await super().reopen_log(container_id)
 
     async def wait_container(self, container_id: ContainerId) -> Exit:
         if container_id in self.dead:
-            raise Unavailable("the container's monitor is gone")
+            raise Unavailable("the container's monitor has died")
         return await super().wait_container(container_id)
 
 
