@@ -300,7 +300,7 @@ async def test_progress_is_told(tmp_path: Path, registry: Registry, layout: Layo
     await pull(store, reference)
     total = sum(item["size"] for item in (manifest["config"], *manifest["layers"]))
     assert (reference, total, total, "") == attrs.astuple(told[-1])
-    assert [("fetched", total)] == observer.told
+    assert [("fetched", total)] == observer.calls
     await store.close()
 
 

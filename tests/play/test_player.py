@@ -87,7 +87,7 @@ class Stage:
 
     def left(self) -> list[object]:
         fake = self.world.fake
-        return [*fake.sandboxes, *fake.containers, *self.world.network.held, *self.world.namespaces.held]
+        return [*fake.sandboxes, *fake.containers, *self.world.network.addresses, *self.world.namespaces.paths]
 
     def files(self) -> list[Path]:
         return [path for path in self.folder.rglob("*") if path.is_file()]

@@ -36,7 +36,7 @@ def test_volumes_are_where_containers_look(tmp_path: Path) -> None:
     pod = pod_of(volumes, mounts)
     folders, node = folders_of(pod, tmp_path)
     folders.make()
-    folders.tell(("10.0.0.9",))
+    folders.complete(("10.0.0.9",))
     folders.container(pod.containers[0], "token")
     start = Start(image_id="i", ips=("10.0.0.9",), token="token")
     data, below, told, hosts, message = container_config(pod, pod.containers[0], node, start).mounts

@@ -62,7 +62,7 @@ class World:
         for container in self.backend.containers.values():
             container.ended.set()
         self.backend.containers.clear()
-        self.namespaces.held.clear()
+        self.namespaces.paths.clear()
 
     async def records(self) -> Records:
         return await self.store.load()
@@ -176,8 +176,8 @@ async def assert_agreement(world: World, services: Services) -> None:
     assert world.backend.containers.keys() <= containers.keys()
     ready = {sandbox_id for sandbox_id, state in sandboxes.items() if state is PodSandboxState.READY}
     assert ready == {held.spec.id for held in world.backend.sandboxes.values() if held.ready}
-    assert world.network.held.keys() <= ready
-    assert world.namespaces.held.keys() <= ready
+    assert world.network.addresses.keys() <= ready
+    assert world.namespaces.paths.keys() <= ready
     running = {container_id for container_id, state in containers.items() if state is ContainerState.RUNNING}
     held = world.backend.containers.values()
     assert running == {container.spec.id for container in held if container.state is ContainerState.RUNNING}
@@ -186,7 +186,7 @@ async def assert_agreement(world: World, services: Services) -> None:
 
 
 def assert_empty(world: World, records: Records) -> None:
-    left = (world.backend.sandboxes, world.backend.containers, world.network.held, world.namespaces.held)
+    left = (world.backend.sandboxes, world.backend.containers, world.network.addresses, world.namespaces.paths)
     assert ({}, {}, {}, {}) == left
     assert Records() == records
 
@@ -254,5 +254,5 @@ async def test_exploration_finds_a_missing_record() -> None:
         world.store = Forgetful()
         await NodeRun(world, moment).live(pod_life)
         await NodeRun(world).live(nothing)
-        leaks += bool(world.network.held)
+        leaks += bool(world.network.addresses)
     assert leaks > 0

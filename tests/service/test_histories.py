@@ -110,7 +110,7 @@ class History:
             for sandbox_id in [entry.item.id for entry in await self.world.services.sandboxes.list(PodSandboxFilter())]:
                 await self.world.services.sandboxes.remove(sandbox_id)
             table = self.world.services._core.table
-            left = (self.fake.sandboxes, self.fake.containers, table.sandboxes, table.containers, self.world.network.held)
+            left = (self.fake.sandboxes, self.fake.containers, table.sandboxes, table.containers, self.world.network.addresses)
             assert ({}, {}, {}, {}, {}) == left
             assert (0, 0) == (len(table.sandbox_names), len(table.container_names))
         assert ((), ()) == _ids(await self.world._parts["store"].load())

@@ -198,7 +198,7 @@ async def test_old_pods_that_cannot_be_torn_down_keep_nobody_waiting() -> None:
         for number in range(10):
             await world.run_sandbox(f"pod{number}")
     world.fake.sandboxes.clear()
-    world.namespaces.held.clear()
+    world.namespaces.paths.clear()
     settings = attrs.evolve(world.settings, boot_id="boot-2")
     async with asyncio.timeout(5), world.make(network=HangingNetwork(), settings=settings) as services:
         states = [entry.item.state for entry in await services.sandboxes.list(PodSandboxFilter())]
@@ -216,7 +216,7 @@ async def test_a_network_that_cannot_be_torn_down() -> None:
         status = (await world.services.sandboxes.status(sandbox_id, verbose=False)).status
         assert (PodSandboxState.NOTREADY, ()) == (status.state, status.ips)
         await world.services.sandboxes.stop(sandbox_id)
-        assert {} == network.held
+        assert {} == network.addresses
 
 
 async def test_a_container_that_cannot_be_killed_ends_with_its_sandbox() -> None:

@@ -38,7 +38,7 @@ def add_image(world: Harness, call: Mapping[str, Any]) -> None:
     image = Image(
         id=image_id, repo_tags=tuple(told["repo_tags"]), repo_digests=tuple(told["repo_digests"]), size=int(told["size"])
     )
-    world.images.held[image_id] = ImageDetail(image=image, config=ImageConfig(cmd=("sh",)))
+    world.images.details[image_id] = ImageDetail(image=image, config=ImageConfig(cmd=("sh",)))
 
 
 async def end_by_itself(world: Harness, container_id: ContainerId, told: Mapping[str, Any]) -> None:
@@ -92,4 +92,4 @@ async def test_a_real_kubelets_calls_get_their_answers() -> None:
         if call["method"] in STATES and call["code"] == "OK"
     ]
     assert shown == states
-    assert ({}, {}, {}, {}) == (world.fake.sandboxes, world.fake.containers, world.network.held, world.namespaces.held)
+    assert ({}, {}, {}, {}) == (world.fake.sandboxes, world.fake.containers, world.network.addresses, world.namespaces.paths)

@@ -165,12 +165,12 @@ async def test_reboot_believes_nothing_to_run() -> None:
         await settle()
     world.fake.sandboxes.clear()
     world.fake.containers.clear()
-    world.namespaces.held.clear()
+    world.namespaces.paths.clear()
     world.settings = attrs.evolve(world.settings, boot_id="boot-2")
     async with world:
         status = (await world.services.sandboxes.status(sandbox_id, verbose=False)).status
         assert (PodSandboxState.NOTREADY, ()) == (status.state, status.ips)
-        assert {} == world.network.held
+        assert {} == world.network.addresses
         assert (ContainerState.EXITED, 255, "Unknown") == await container_state(world, running)
         assert (ContainerState.EXITED, 3, "Error") == await container_state(world, ended)
         await world.services.sandboxes.remove(sandbox_id)
@@ -198,7 +198,7 @@ async def test_lost_backend_fails_calls_at_once() -> None:
         world.fake.away = ""
         await world.clock.advance(60)
         assert [] == list(await world.services.sandboxes.list(PodSandboxFilter()))
-        assert ({}, {}) == (world.network.held, world.namespaces.held)
+        assert ({}, {}) == (world.network.addresses, world.namespaces.paths)
 
 
 async def test_full_disk_does_not_keep_a_pod_from_ending() -> None:

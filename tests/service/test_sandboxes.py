@@ -22,7 +22,7 @@ HOST = LinuxPodSandboxConfig(
 
 
 def nothing_left(world: Harness) -> bool:
-    return not (world.fake.sandboxes or world.fake.containers or world.network.held or world.namespaces.held)
+    return not (world.fake.sandboxes or world.fake.containers or world.network.addresses or world.namespaces.paths)
 
 
 async def test_fifty_identical_requests_make_one_sandbox() -> None:
@@ -112,7 +112,7 @@ async def test_stop_overtakes_a_start() -> None:
     async with world:
         run = asyncio.ensure_future(world.run_sandbox())
         await settle()
-        (sandbox_id,) = world.namespaces.held
+        (sandbox_id,) = world.namespaces.paths
         await world.services.sandboxes.stop(sandbox_id)
         with pytest.raises(Aborted):
             await run
@@ -134,17 +134,17 @@ async def test_network_comes_after_a_backend_with_its_own_namespace() -> None:
     async with world:
         sandbox_id = await world.run_sandbox()
         assert "" == fake.sandboxes[sandbox_id].spec.netns
-        assert {sandbox_id: "10.88.0.1"} == world.network.held
-        assert {} == world.namespaces.held
+        assert {sandbox_id: "10.88.0.1"} == world.network.addresses
+        assert {} == world.namespaces.paths
         await world.services.sandboxes.remove(sandbox_id)
-        assert {} == world.network.held
+        assert {} == world.network.addresses
 
 
 async def test_host_network_has_no_addresses() -> None:
     """A pod on the host network is not connected, and its status has no ip (rpc.md 4, PodSandboxStatus)."""
     async with Harness() as world:
         sandbox_id = await world.run_sandbox(linux=HOST, hostname="")
-        assert {} == world.network.held
+        assert {} == world.network.addresses
         assert () == (await world.services.sandboxes.status(sandbox_id, verbose=False)).status.ips
 
 
@@ -157,7 +157,7 @@ async def test_stop_kills_everything_and_may_be_repeated() -> None:
         detail = await world.services.sandboxes.status(sandbox_id, verbose=False)
         assert (PodSandboxState.NOTREADY, ()) == (detail.status.state, detail.status.ips)
         assert 137 == (await world.services.containers.status(container_id, verbose=False)).status.exit_code
-        assert {} == world.network.held
+        assert {} == world.network.addresses
         await world.services.sandboxes.stop(world.ids.sandbox_id())
         assert 1 == world.fake.verbs(sandbox_id).count("stop_sandbox")
 

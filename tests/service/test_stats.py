@@ -152,7 +152,7 @@ async def test_slow_subscriber_loses_its_stream() -> None:
         await stream.__anext__()
         with pytest.raises(ResourceExhausted):
             await stream.__anext__()
-        assert [("subscriber_dropped",)] == observer.told
+        assert [("subscriber_dropped",)] == observer.calls
 
 
 async def test_images_follow_the_handler() -> None:
