@@ -175,12 +175,12 @@ async def assert_agreement(world: World, services: Services) -> None:
     assert world.backend.sandboxes.keys() <= sandboxes.keys()
     assert world.backend.containers.keys() <= containers.keys()
     ready = {sandbox_id for sandbox_id, state in sandboxes.items() if state is PodSandboxState.READY}
-    assert ready == {held.spec.id for held in world.backend.sandboxes.values() if held.ready}
+    assert ready == {existing.spec.id for existing in world.backend.sandboxes.values() if existing.ready}
     assert world.network.addresses.keys() <= ready
     assert world.namespaces.paths.keys() <= ready
     running = {container_id for container_id, state in containers.items() if state is ContainerState.RUNNING}
-    held = world.backend.containers.values()
-    assert running == {container.spec.id for container in held if container.state is ContainerState.RUNNING}
+    existing = world.backend.containers.values()
+    assert running == {container.spec.id for container in existing if container.state is ContainerState.RUNNING}
     assert not [record for record in records.sandboxes if record.phase in {Phase.CREATING, Phase.REMOVING}]
     assert not [record for record in records.containers if record.phase is not Phase.READY]
 

@@ -146,10 +146,10 @@ class History:
 
     async def _compare(self) -> None:
         shown = {entry.item.id: entry.item.state for entry in await self.world.services.containers.list(ContainerFilter())}
-        held = {name: container.state for name, container in self.fake.containers.items()}
-        runs = {name for name, state in held.items() if state is ContainerState.RUNNING}
+        states = {name: container.state for name, container in self.fake.containers.items()}
+        runs = {name for name, state in states.items() if state is ContainerState.RUNNING}
         assert runs == {name for name, state in shown.items() if state is ContainerState.RUNNING}
-        assert held.keys() == shown.keys()
+        assert states.keys() == shown.keys()
         table = self.world.services._core.table
         assert [] == [entry.id for entry in table.sandboxes.values() if entry.state is None]
         assert [] == [entry.id for entry in table.containers.values() if entry.state is None]

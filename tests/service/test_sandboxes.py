@@ -66,7 +66,7 @@ async def test_unknown_handler_is_rejected() -> None:
 
 
 async def test_failed_start_is_undone() -> None:
-    """What was made before a failure is taken back, and the name is free again."""
+    """Resources created before a failure are freed, and the name is free again."""
     fake = FakeBackend(logs_to_disk=False)
     world = Harness(failing(fake, "start_sandbox", at=1))
     world.fake = fake
@@ -105,7 +105,7 @@ async def test_hung_verb_ends_at_its_deadline(stubborn: bool) -> None:
 
 
 async def test_stop_overtakes_a_start() -> None:
-    """A stop cancels a start under way and waits for its undo; whoever waited for the start is told Aborted."""
+    """A stop cancels a start under way and waits for its undo; waiters of the start get Aborted."""
     fake = FakeBackend(logs_to_disk=False)
     world = Harness(hanging(fake, "start_sandbox"))
     world.fake = fake
@@ -217,7 +217,7 @@ async def test_filters_are_joined_by_and() -> None:
 
 
 async def test_unsupported_field_is_refused_by_name() -> None:
-    """What a backend does not support is refused with InvalidArgument naming the CRI field; nothing is made."""
+    """An unsupported field is refused with InvalidArgument naming the CRI field; nothing is created."""
     fake = FakeBackend(supported=frozenset(Feature) - {Feature.SYSCTLS}, logs_to_disk=False)
     world = Harness(fake)
     world.fake = fake

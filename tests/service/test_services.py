@@ -7,7 +7,7 @@ from crishim.testing.doubles import settle
 
 
 async def test_pod_life() -> None:
-    """A pod is made, runs, ends and is removed, and nothing is left."""
+    """A pod is created, runs, ends and is removed, and nothing is left."""
     async with Harness() as world:
         services = world.services
         sandbox_id = await world.run_sandbox()
