@@ -1,9 +1,9 @@
-"""Shims, both sides: ttrpc calls per second against Go's server and ours, finding 50 shims again after a restart, and the door
-beside containerd's own shim (`bench/door.py`).
+"""Shims, both sides: ttrpc calls per second against Go's server and ours, finding 50 shims again after a restart, and our
+shim server beside containerd's own shim (`bench/shim_server.py`).
 
-Prints the figures of one run on one machine; nothing is asserted. Needs root, containerd's shim, runc, busybox and catatonit.
+Prints measurements of one machine; nothing is asserted. Needs root, containerd's shim, runc, busybox and catatonit.
 
-    python -m bench.shim [ttrpc] [reconnect] [door]
+    python -m bench.shim [ttrpc] [reconnect] [server]
 """
 
 import asyncio
@@ -167,12 +167,12 @@ async def reconnect() -> None:
         await world.tidy()
 
 
-async def door() -> None:
-    """Being a shim."""
+async def server() -> None:
+    """Our shim server beside containerd's shim (`bench/shim_server.py`)."""
     await asyncio.to_thread(bench.shim_server.main)
 
 
-PARTS = {"ttrpc": ttrpc, "reconnect": reconnect, "door": door}
+PARTS = {"ttrpc": ttrpc, "reconnect": reconnect, "server": server}
 
 
 def main() -> None:

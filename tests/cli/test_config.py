@@ -45,7 +45,7 @@ def test_the_file_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     done = CliRunner().invoke(main, ["config", "init", "--config", str(file)])
     assert (0, machine_text()) == (done.exit_code, file.read_text())
     assert f"wrote {file}\n" in done.output
-    assert "missing for backend runc: conmon: no container can be made; apt-get install conmon\n" in done.output
+    assert "missing for backend runc: conmon: no container can be created; apt-get install conmon\n" in done.output
     file.write_text("# mine\n")
     done = CliRunner().invoke(main, ["config", "init", "--config", str(file)])
     assert (1, "# mine\n") == (done.exit_code, file.read_text())

@@ -59,7 +59,7 @@ def test_bad_files_are_refused_with_their_name(file: str, data: bytes, words: st
 
 
 def test_the_first_valid_file_is_the_network() -> None:
-    """Files go by their names; one that is not valid is passed over and told of."""
+    """Files are sorted by their names; an invalid one is ignored and reported."""
     network, problems = choose([("20.conflist", conflist(name="second")), ("30.conflist", conflist()), ("10.conf", b"")])
     assert isinstance(network, NetworkList)
     assert "second" == network.name

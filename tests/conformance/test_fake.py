@@ -27,7 +27,7 @@ class FakePrograms(Programs):
     def stubborn(self) -> tuple[str, ...]:
         return ("stubborn",)
 
-    def tells(self, variable: str) -> tuple[str, ...] | None:
+    def prints_variable(self, variable: str) -> tuple[str, ...] | None:
         return None
 
     def ticks(self, text: str) -> tuple[str, ...] | None:

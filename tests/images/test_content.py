@@ -34,14 +34,14 @@ def test_who_may_look(tmp_path: Path) -> None:
 
 
 def test_a_place_where_no_folder_can_be(tmp_path: Path) -> None:
-    """A folder that cannot be made is `PermissionDenied`, with its name."""
+    """A folder that cannot be created is `PermissionDenied`, with its name."""
     (tmp_path / "file").write_text("")
     with pytest.raises(PermissionDenied, match="file"):
         Content(tmp_path / "file" / "store")
 
 
 def test_sweeping(tmp_path: Path) -> None:
-    """Layers that nobody names go at once; blobs that nobody names when they are doomed or a day old."""
+    """Unreferenced layers are deleted at once; unreferenced blobs when they are doomed or a day old."""
     content = Content(tmp_path / "store")
     for name in ("kept", "old", "unknown"):
         (content.layers / name).mkdir()

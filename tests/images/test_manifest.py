@@ -84,7 +84,7 @@ def test_manifests_that_cannot_be_used(data: dict[str, Any]) -> None:
 
 
 def test_a_configuration() -> None:
-    """Everything that a container is made of is read, with empty values for what is absent or null."""
+    """All fields that a container uses are read, with empty values for absent ones and null."""
     config: dict[str, Any] = {
         "Entrypoint": ["/a"],
         "Cmd": None,

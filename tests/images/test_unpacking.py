@@ -39,7 +39,7 @@ def stored(content: Content, data: bytes) -> str:
 
 
 def hanging(content: Content, name: str) -> str:
-    """A blob that never comes to its end: a named pipe that nobody writes."""
+    """A blob that never ends: a named pipe without a writer."""
     digest = digest_of(name.encode())
     os.mkfifo(content.blob(digest))
     return digest

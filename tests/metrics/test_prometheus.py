@@ -52,7 +52,7 @@ async def test_a_failed_verb_is_told_with_its_code() -> None:
     async with Harness(backend, observer=observer) as world:
         with pytest.raises(Unknown):
             await world.run_sandbox()
-    assert ("verb_ended", "fake", "start_sandbox", Code.UNKNOWN) in observer.told
+    assert ("verb_ended", "fake", "start_sandbox", Code.UNKNOWN) in observer.calls
 
 
 async def test_pulls_are_told() -> None:
@@ -61,11 +61,11 @@ async def test_pulls_are_told() -> None:
     images = FakeImages()
     async with Harness(images=images, observer=observer) as world:
         await world.services.images.pull(ImageSpec(image="registry.example/new:1"), None, None)
-    assert [("pull_ended", Code.OK)] == [told for told in observer.told if told[0] == "pull_ended"]
+    assert [("pull_ended", Code.OK)] == [call for call in observer.calls if call[0] == "pull_ended"]
 
 
-async def test_repairs_are_told() -> None:
-    """A container that its backend alone knows is a repair, told by its kind."""
+async def test_repairs_are_reported() -> None:
+    """The removal of a container without a record is reported as a repair, by its kind."""
     observer = RecordingObserver()
     world = Harness(observer=observer)
     async with world:
@@ -73,5 +73,5 @@ async def test_repairs_are_told() -> None:
     async with world:  # the records were in memory only
         pass
     assert {("repaired", "RemoveLeftoverContainer"), ("repaired", "RemoveLeftoverSandbox")} == {
-        told for told in observer.told if told[0] == "repaired"
+        call for call in observer.calls if call[0] == "repaired"
     }

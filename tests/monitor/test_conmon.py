@@ -77,7 +77,7 @@ def test_a_pid(line: bytes) -> None:
     ("line", "words"),
     [
         (b'{"data": -1, "message": "no such file\\n"}\n', "no such file"),
-        (b'{"pid": -1}\n', "without a word"),
+        (b'{"pid": -1}\n', "without a message"),
         (b"garbage\n", "garbage"),
         (b"[]\n", r"\[\]"),
     ],

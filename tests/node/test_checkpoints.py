@@ -184,7 +184,7 @@ async def test_an_image_that_is_an_archive(node: Node, tmp_path: Path) -> None:
         await until(lambda: last(new) > dumped + 3)
         assert 3 < int(new.read_text().splitlines()[0].split()[-1]) <= dumped + 3
         assert node.image == (await client.container_status(again)).image.image
-        with pytest.raises(CallError, match=r"is not whole: it has no checkpoint/inventory\.img, spec\.dump") as refused:
+        with pytest.raises(CallError, match=r"is incomplete: it lacks checkpoint/inventory\.img, spec\.dump") as refused:
             await run(node, client, pod, "half", image=half)
         assert Code.DATA_LOSS is refused.value.code
         await node.empty(client)

@@ -211,7 +211,7 @@ async def test_stop_with_connections_in_every_state() -> None:
         for _ in range(3):
             reader, writer, _ = await request(await served.exec("sleep"), UPGRADE)
             clients.append((reader, writer))
-        await until(lambda: 3 == len(served.server._doors) and 3 == len(served.server.connections))
+        await until(lambda: 3 == len(served.server._pending) and 3 == len(served.server.connections))
     for reader, writer in clients:
         with contextlib.suppress(ConnectionError):
             await reader.read()

@@ -75,7 +75,7 @@ class PodFolders:
         except PermissionError as error:
             raise PermissionDenied(str(error)) from error
 
-    def tell(self, ips: tuple[str, ...]) -> None:
+    def complete(self, ips: tuple[str, ...]) -> None:
         """Write the files that need the running sandbox: /etc/hosts and downward files."""
         pod, facts = self._pod, pod_facts(self._pod, self._node, ips)
         if pod.host_network:

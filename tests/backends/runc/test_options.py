@@ -88,7 +88,7 @@ def test_limits_that_cannot_be_given(tmp_path: Path, limits: dict[str, Any], giv
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096)),
     )
     assert [given, [["ulimits.nofile", False, False]] * found] == json.loads(done.stdout)
-    assert found == done.stderr.count("ulimits.nofile is 4096 for containers"), done.stderr
+    assert found == done.stderr.count("ulimits.nofile is lowered to 4096"), done.stderr
 
 
 def test_a_machine_with_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
