@@ -69,6 +69,7 @@ class Node:
         self.addresses = place / "addresses"
         self.state = state or place / "state"
         self.run = place / "run"
+        self.nri = place / "nri.sock"
         self._server: subprocess.Popen[bytes] | None = None
         network = place / "net.d"
         network.mkdir(exist_ok=True)
@@ -103,6 +104,9 @@ policy = "{self.place}/policy.json"
 [network]
 config = "{self.place}/net.d"
 plugins = ["{self.place}/bin", "{PLUGINS}"]
+[nri]
+socket = "{self.nri}"
+plugins = "{self.place}/nri"
 """)
 
     def start(self, *before: str) -> None:

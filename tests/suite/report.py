@@ -12,7 +12,6 @@ FAILURES: Final[Mapping[str, str]] = {
 
 SKIPS: Final[Mapping[str, str]] = {
     "AppArmor is disabled on this host": "the host has no AppArmor",
-    "NRI socket not configured": "NRI is another project's plug-in interface, which nothing here speaks",
     "benchmark": "the suite's benchmarks are run on their own",
 }
 """What the reason, or for want of one the name, of a skipped spec begins with or holds, and what that means."""

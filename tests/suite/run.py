@@ -163,6 +163,9 @@ registries_conf = "{folder}/registries.conf"
 policy = "{folder}/policy.json"
 [network]
 config = "{folder}/net.d"
+[nri]
+socket = "{folder}/nri.sock"
+plugins = "{folder}/nri"
 """)
     return config
 
@@ -182,7 +185,8 @@ def main() -> int:
             beneath = engine.engine(folder, port, MIRRORED) if runtime == "docker" else contextlib.nullcontext()
             with beneath, process(*serve, log=folder / "serve.log"):
                 wait_for("crishim", (folder / "cri.sock").exists)
-                xml = critest(folder, folder / "cri.sock", sys.argv[2:], CACHE / f"{runtime}.txt")
+                arguments = (f"--nri-socket={folder}/nri.sock", *sys.argv[2:])
+                xml = critest(folder, folder / "cri.sock", arguments, CACHE / f"{runtime}.txt")
                 told, bad = report(xml, runtime)
                 print(told)
             shutil.copy2(folder / "serve.log", CACHE / f"{runtime}.log")

@@ -47,6 +47,7 @@ from crishim.model.sandbox import SandboxSpec, SandboxStarted
 from crishim.model.security import LinuxContainerUser, NamespaceMode, UserNamespace
 from crishim.model.values import ContainerId, FrozenDict, ImageId, SandboxId
 from crishim.oci import cdi
+from crishim.oci.changes import apply_changes
 from crishim.oci.facts import BindSource, Host, NamespacePaths, Place
 from crishim.oci.resources import cgroups_path
 from crishim.oci.spec import config as oci_config
@@ -256,6 +257,7 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         config = oci_config(spec, self._host, place)
         if names := cdi.wanted(spec.cdi_devices, spec.annotations):
             cdi.inject(config, names, sources.cdi_files(), device_node)
+        apply_changes(config, spec.oci_changes)
         self._finish_config(spec, config)
         write_bundle(bundle, config, spec.log_path)
         write_atomically(bundle / "sandbox", spec.sandbox.id)

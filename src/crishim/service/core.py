@@ -26,6 +26,7 @@ from crishim.model.runtime import ContainerEvent, ContainerEventType
 from crishim.model.values import ImageId
 from crishim.service.backends import BackendHandle, Backends, Settings, bounded
 from crishim.service.locks import BackgroundTasks
+from crishim.service.plugins import PluginCalls
 from crishim.service.table import ContainerEntry, SandboxEntry, Table
 
 _log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ class Core:
     namespaces: SandboxNamespaces | None = None
     dialer: NetnsDialer | None = None
     urls: StreamUrls | None = None
+    plugins: PluginCalls
 
     def handle(self, entry: SandboxEntry | ContainerEntry) -> BackendHandle:
         """The handle of the backend that owns a sandbox or container.
