@@ -80,7 +80,7 @@ def lines_of(name: str) -> dict[str, FieldVerdict]:
 
 
 def beside(field: Field, known: dict[str, Field]) -> Field | None:
-    """What a field of a mount is held against: a mount without it."""
+    """The baseline of a mount's field: a mount without it."""
     if field.name.startswith(("mounts.image.", "mounts.image_sub_path")) and field.name != "mounts.image.image":
         return known["mounts.image.image"]
     return known["mounts.host_path"] if field.name.startswith("mounts.") and not field.name.endswith("_path") else None
@@ -133,7 +133,7 @@ def test_every_field_has_one_line() -> None:
 
 
 def test_no_table_is_out_of_date() -> None:
-    """What the tables name exists, and a backend that names what does not is told so."""
+    """Every name in the tables exists, and a backend that names an unknown one gets an error."""
     names = set(lines_of("runc"))
     for key in (*OURS, *UNUSED, *SENSELESS):
         assert any(name == key or name.startswith((f"{key}.", f"{key}=")) for name in names), key

@@ -19,7 +19,7 @@ class Check:
 
     @property
     def name(self) -> str:
-        """What its pods are named, and how it is asked for."""
+        """The prefix of its pods' names, by which a run selects it."""
         return self.run.__name__.replace("_", "-")
 
     @property

@@ -92,7 +92,7 @@ def a_sidecar_does_not_keep_a_job(k: KubeletNode, pod: str) -> None:
 
 @check
 def restarts_with_back_off(k: KubeletNode, pod: str) -> None:
-    """A container that ends again and again is restarted with back-off, and the status tells of its last end."""
+    """A container that exits repeatedly is restarted with back-off, and the status has its last exit."""
     k.put(pod, k.container("c", "usleep 100000; exit 7"))
     k.restarted(pod, "c", 2)
     k.waits(pod, "c", "CrashLoopBackOff")
@@ -134,7 +134,7 @@ def want_of_memory(k: KubeletNode, pod: str) -> None:
 
 @check
 def termination_messages(k: KubeletNode, pod: str) -> None:
-    """A termination message is read from the container's file, or from the end of its log where that is asked for."""
+    """A termination message is read from the container's file, or from the end of its log if that is configured."""
     by_file = k.container("file", "echo -n what happened > /end/message", terminationMessagePath="/end/message")
     by_log = k.container("log", "echo from the log; exit 1", terminationMessagePolicy="FallbackToLogsOnError")
     k.put(pod, by_file, by_log, restartPolicy="Never")

@@ -1,4 +1,4 @@
-"""What concerns the whole node: logs that grow, its disk, images that nobody uses, kubelet and server ended in the middle."""
+"""The node as a whole: growing logs, its disk, unused images, kubelet and server restarted in the middle."""
 
 import json
 import re
@@ -177,7 +177,7 @@ def both_are_killed(k: KubeletNode, pod: str) -> None:
 
 
 @check_alone
-def images_that_nobody_uses(k: KubeletNode, pod: str) -> None:
+def unused_images(k: KubeletNode, pod: str) -> None:
     """A kubelet that finds its disk too full removes the images that no container uses, and no other.
 
     It does so at once for its eviction thresholds, minutes after its start for those of the images. An age of 0 is its default.

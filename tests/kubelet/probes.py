@@ -102,7 +102,7 @@ def readiness_by_grpc(k: KubeletNode, pod: str) -> None:
 
 @check
 def a_startup_probe_first(k: KubeletNode, pod: str) -> None:
-    """No liveness probe is made before the startup probe has succeeded: a slow start restarts nothing."""
+    """Liveness is not probed before the startup probe has succeeded: a slow start causes no restart."""
     startup = exec_probe("test", "-e", "/tmp/up", failureThreshold=60)
     script = "sleep 3; touch /tmp/up; trap 'exit 0' TERM; while :; do sleep 1 & wait $!; done"
     k.put(pod, k.container("c", script, startupProbe=startup, livenessProbe=exec_probe("test", "-e", "/tmp/up")))

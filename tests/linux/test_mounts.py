@@ -26,9 +26,9 @@ from tests.backends.runc.world import needs
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder whose mounts are gone afterwards."""
-    made = tmp_path / "folder"
-    made.mkdir()
-    yield made
+    path = tmp_path / "folder"
+    path.mkdir()
+    yield path
     unmount_below(tmp_path)
 
 

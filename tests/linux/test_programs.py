@@ -55,7 +55,7 @@ async def test_a_folder_that_may_not_be_read(closed: Path) -> None:
 
 
 async def test_a_file_that_is_no_program(tmp_path: Path) -> None:
-    """A file on PATH that nobody may execute is no program, as for a shell or Go's LookPath."""
+    """A file on PATH that is not executable is no program, as for a shell or Go's LookPath."""
     (tmp_path / "text").touch(mode=0o644)
     with pytest.raises(FileNotFoundError):
         await children.start("text", env={"PATH": str(tmp_path)})

@@ -37,7 +37,7 @@ async def test_bytes_travel_with_back_pressure() -> None:
     assert b"" == await reader.read()
 
 
-async def test_a_write_that_nobody_will_read_is_a_broken_pipe() -> None:
+async def test_a_write_without_a_reader_is_a_broken_pipe() -> None:
     """Writing to a pipe without a reader, or after the close, raises BrokenPipeError, also to one who was waiting."""
     out, into = os.pipe()
     writer = DescriptorWriter(into)
@@ -119,7 +119,7 @@ async def test_an_endless_writer_is_cut() -> None:
     writer.close()
 
 
-async def test_a_terminal_that_nobody_has_open_is_at_its_end() -> None:
+async def test_a_closed_terminal_is_at_its_end() -> None:
     """A terminal's output ends when its last user is gone, all of it having been read."""
     master, slave = pty.openpty()
     reader = DescriptorReader(master)

@@ -127,8 +127,8 @@ def runc_with_user_namespaces() -> pytest.MarkDecorator:
     """A test that needs a runc that joins user namespaces and maps mounts."""
     version: tuple[int, ...] = ()
     if shutil.which("runc"):
-        told = subprocess.run(["runc", "--version"], capture_output=True, text=True, check=False).stdout
-        version = version_of(told.partition("\n")[0].rpartition(" ")[2])
+        output = subprocess.run(["runc", "--version"], capture_output=True, text=True, check=False).stdout
+        version = version_of(output.partition("\n")[0].rpartition(" ")[2])
     reason = "needs runc 1.2 or newer: from the releases of opencontainers/runc, on PATH"
     return pytest.mark.skipif(version < (1, 2), reason=reason)
 

@@ -148,10 +148,10 @@ endpoint = ["http://{host}"]
 def containerd(image: str = "127.0.0.1:1/none") -> Iterator[Containerd]:
     """A containerd that runs, gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="ctd"))
-    made = Containerd(folder, image)
+    server = Containerd(folder, image)
     try:
-        made.start()
-        yield made
+        server.start()
+        yield server
     finally:
-        made.close()
+        server.close()
         shutil.rmtree(folder, ignore_errors=True)

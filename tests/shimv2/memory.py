@@ -1,4 +1,4 @@
-"""An OciRuntime whose containers are entries of a table: what the door asks of it is what is tested."""
+"""An OciRuntime whose containers are entries of a table: tests check the shim server's calls of it."""
 
 import asyncio
 from collections.abc import Callable, Mapping

@@ -95,20 +95,20 @@ def kata(folder: Path) -> Callable[[BackendContext], KataPods]:
     """Makes pods over the stand-in."""
 
     def build(context: BackendContext) -> KataPods:
-        made = build_kata(attrs.evolve(context, options=FrozenDict({**context.options, "shim": stand_in(folder)})))
-        assert isinstance(made, KataPods)
-        runtime = made._runtime
+        pods = build_kata(attrs.evolve(context, options=FrozenDict({**context.options, "shim": stand_in(folder)})))
+        assert isinstance(pods, KataPods)
+        runtime = pods._runtime
         assert isinstance(runtime, ShimRuntime)
         cgroups = Cgroups(v2=True, root=folder / "host" / "cgroup")
         assert isinstance(runtime._binary, KataBinary)
         runtime._binary = attrs.evolve(runtime._binary, root=folder / "host", cgroups=cgroups)
-        return made
+        return pods
 
     return build
 
 
 def runc_shim(context: BackendContext) -> MeasuredPods:
     """Pods over containerd's own shim."""
-    made = build_shim(context)
-    assert isinstance(made, MeasuredPods)
-    return made
+    pods = build_shim(context)
+    assert isinstance(pods, MeasuredPods)
+    return pods

@@ -74,7 +74,7 @@ async def test_port_forward(captured: Captured) -> None:
 
 @pytest.mark.parametrize("name", ["exec-websocket", "exec-stdin-websocket", "attach-websocket", "portforward-websocket"])
 async def test_websocket(captured: Captured, name: str) -> None:
-    """Crictl's WebSocket requests, which containerd refuses, are answered by 101 and the protocol it asked for."""
+    """Crictl's WebSocket requests, which containerd refuses, are answered by 101 and the requested protocol."""
     head, _ = captured(name, "client")
     async with world() as served:
         urls = {"attach": await served.attach(), "portforward": await served.forward(), "exec": await served.exec("x")}

@@ -27,7 +27,7 @@ async def test_idle() -> None:
 
 
 async def test_stalled_client() -> None:
-    """A client that does not read stops its own process at a bound, and nobody else's."""
+    """A client that does not read stops its own process at the limit, and no other."""
     backend = ChildBackend()
     async with world(backend) as served, spdy(await served.exec("cat", "/dev/zero")) as stalled:
         await Remote(stalled).open("stdout")

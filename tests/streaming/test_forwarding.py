@@ -101,7 +101,7 @@ async def test_many_connections_to_many_ports(forwarding: Forwarding) -> None:
 
 @both
 async def test_refused_port(forwarding: Forwarding) -> None:
-    """A port that nobody serves is told on its own error stream, its data stream is reset, and the others go on."""
+    """A refused port is reported on its own error stream, its data stream is reset, and the others continue."""
     backend = FakeBackend(logs_to_disk=False)
     async with world(backend) as served, forwarding(served) as client:
         good = await forwarded(client, 80, 0)
@@ -196,7 +196,7 @@ async def test_goodbye() -> None:
 
 
 async def test_port_that_breaks_off() -> None:
-    """A port that breaks off is told on the error stream, and the data stream is reset."""
+    """A broken connection of a port is reported on the error stream, and the data stream is reset."""
 
     async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
@@ -285,7 +285,7 @@ async def test_streams_that_are_refused(headers: dict[str, str]) -> None:
 
 
 async def test_second_stream_of_a_kind() -> None:
-    """A second error stream of one request is reset; the pair is made with the first."""
+    """A second error stream of one request is reset; the pair uses the first."""
     async with world() as served, spdy(await served.forward(), FORWARD) as client:
         await client.open(streamtype="error", port="80", requestid="7")
         second = await client.open(streamtype="error", port="80", requestid="7")
@@ -329,7 +329,7 @@ async def test_websocket_channels() -> None:
 
 
 async def test_websocket_channels_to_a_refused_port() -> None:
-    """Over channels a refused port is told on its error channel."""
+    """Over channels a refused port is reported on its error channel."""
     async with world() as served, websocket(await served.forward(1)) as client:
         await client.gone.wait()
         assert client.channel(1).startswith(b"\x01\x00error forwarding port 1 of sandbox")

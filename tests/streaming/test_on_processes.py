@@ -137,7 +137,7 @@ async def test_stdin_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("over", [spdy, tunnel])
 async def test_port_forward(tmp_path: Path, over: Any) -> None:
-    """Ports of the pod are reached, the half-closed answer comes back, and a port without a server is told alone."""
+    """Ports of the pod are reached, the half-closed response comes back, and only the refused port gets an error."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write((await reader.read())[::-1])

@@ -232,7 +232,7 @@ def test_a_unidirectional_stream_gets_no_answer(session: SpdySession, client: Cl
 
 
 def test_a_reset_ends_both_halves(session: SpdySession, client: Client) -> None:
-    """The peer's reset is told with its status; nothing can be sent after it, and nothing is answered."""
+    """The peer's reset is reported with its status; nothing can be sent after it, and nothing is answered."""
     session.receive_bytes(client.syn(1) + data(1, b"abc"))
     sent(session)
     assert [StreamReset(1, 8)] == session.receive_bytes(reset(1, 8))
@@ -313,7 +313,7 @@ def test_flow_control_is_ignored(session: SpdySession) -> None:
 
 
 def test_headers_may_follow(session: SpdySession, client: Client) -> None:
-    """HEADERS for an open stream are told, for another they only keep the compression in step."""
+    """HEADERS for an open stream are reported; for another they only update the compression state."""
     more = (struct.pack(">I", stream_id) + client.block((b"a", b"b")) for stream_id in (9, 1, 1))
     events = session.receive_bytes(control(8, next(more)))
     # the blocks were compressed in this order, so they are sent in it
@@ -342,7 +342,7 @@ def test_goaway_waits_for_open_streams(session: SpdySession, client: Client) -> 
     assert expected == events
 
 
-def test_the_end_of_the_socket_is_told_once(session: SpdySession, client: Client) -> None:
+def test_the_end_of_the_socket_is_reported_once(session: SpdySession, client: Client) -> None:
     """A socket that ends without GOAWAY is a lost connection, and nothing is understood after it."""
     session.receive_bytes(client.syn(1))
     assert [ConnectionEnded(Ending.LOST, "the peer closed the connection")] == session.receive_eof()
@@ -399,7 +399,7 @@ def test_a_crowded_stream_stops_the_reading(client: Client) -> None:
     assert expected == seen
 
 
-def test_a_stalled_writer_is_told(session: SpdySession, client: Client) -> None:
+def test_a_stalled_writer_is_stopped(session: SpdySession, client: Client) -> None:
     """Queued bytes over the bound stop the writing until they are taken; they do not stop the reading."""
     session.receive_bytes(client.syn(1))
     sent(session)
@@ -411,7 +411,7 @@ def test_a_stalled_writer_is_told(session: SpdySession, client: Client) -> None:
 
 
 def test_a_peer_that_asks_and_never_reads_is_not_read() -> None:
-    """Answers that nobody takes stop the reading at their bound."""
+    """Responses that are not sent stop the reading at their limit."""
     session = SpdySession()
     pings = control(6, struct.pack(">I", 1)) * 1000
     while session.wants_read:

@@ -16,9 +16,9 @@ def narrow(file: Path) -> None:
     """Take away the capabilities that this machine has not."""
     config = json.loads(file.read_bytes())
     process = config.get("process", config)
-    held = host().bounding
+    bounding = host().bounding
     for name, capabilities in (process.get("capabilities") or {}).items():
-        process["capabilities"][name] = [capability for capability in capabilities or () if capability in held]
+        process["capabilities"][name] = [capability for capability in capabilities or () if capability in bounding]
     file.write_text(json.dumps(config))
 
 

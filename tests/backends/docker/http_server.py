@@ -1,4 +1,4 @@
-"""A server on a unix socket that says what it was told to, for what a real engine says too rarely."""
+"""A scripted server on a unix socket, for responses that a real engine gives too rarely."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ class Served:
 
 
 class Server:
-    """Gives its replies one after the other, whatever is asked; keeps what was asked."""
+    """Sends its replies one after the other, whatever the request; records the requests."""
 
     def __init__(self, path: str, replies: tuple[Served, ...]) -> None:
         self.path = path

@@ -58,15 +58,15 @@ async def test_a_terminals_output(engine: Dockerd, tmp_path: Path) -> None:
 async def test_much_output_through_a_small_copy(engine: Dockerd, tmp_path: Path) -> None:
     """More output than the engine keeps reaches the log, every line and in order, across its rotations.
 
-    At a rotation this engine tells some entries twice; on a busy machine one of them may be taken for new.
+    At a rotation this engine repeats some entries; on a busy machine one of them may be taken for a new one.
     """
     script = "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); echo $i; [ $((i%2000)) = 0 ] && sleep 0.05; done; true"
     async with Node(tmp_path, engine.socket, log_size="512k", log_files=3).running() as node:
         container = await node.container(await node.sandbox(), "main", ("sh", "-c", script))
         assert (ContainerState.EXITED, 0, "Completed") == await node.until_exited(container)
-        told = node.log("main")
-        assert [str(number) for number in range(1, 60001)] == list(dict.fromkeys(told))
-        assert len(told) < 60010
+        lines = node.log("main")
+        assert [str(number) for number in range(1, 60001)] == list(dict.fromkeys(lines))
+        assert len(lines) < 60010
         await node.clear()
 
 
@@ -103,7 +103,7 @@ async def test_no_place_for_a_log(engine: Dockerd, tmp_path: Path) -> None:
 
 
 async def test_a_file_that_is_no_log(engine: Dockerd, tmp_path: Path) -> None:
-    """After a restart a file that somebody spoilt is left alone; the container's end is told nevertheless."""
+    """After a restart a log with foreign content is left alone; the container's exit is reported nevertheless."""
     node = Node(tmp_path, engine.socket)
     async with node.running():
         container = await node.container(await node.sandbox(), "main", counts(50))

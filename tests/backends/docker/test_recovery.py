@@ -32,7 +32,7 @@ def lasting() -> Iterator[Dockerd]:
 
 
 async def test_restart_of_ours_loses_no_line(engine: Dockerd, tmp_path: Path) -> None:
-    """While we are away a container goes on; afterwards its log has every line once, and its end is told with its code."""
+    """A container runs on while no server runs; afterwards its log has every line once, and its exit code is reported."""
     node = Node(tmp_path, engine.socket)
     async with node.running():
         sandbox = await node.sandbox()
@@ -48,7 +48,7 @@ async def test_restart_of_ours_loses_no_line(engine: Dockerd, tmp_path: Path) ->
 
 
 async def test_ended_while_we_were_away(engine: Dockerd, tmp_path: Path) -> None:
-    """What ends while we are away is told with its code, and its log is whole when we are back; a removed log stays away."""
+    """An exit while no server runs is reported with its code, and the log is complete; a removed log stays removed."""
     node = Node(tmp_path, engine.socket)
     async with node.running():
         sandbox = await node.sandbox()
@@ -130,7 +130,7 @@ async def test_removed_behind_our_back(engine: Dockerd, tmp_path: Path) -> None:
 
 
 async def test_removed_while_we_were_away(engine: Dockerd, tmp_path: Path) -> None:
-    """What was removed while nobody looked ended in a way that nobody knows: 255, Unknown."""
+    """A container that was removed while no server ran has an unknown exit: 255, Unknown."""
     node = Node(tmp_path, engine.socket)
     async with node.running():
         sandbox = await node.sandbox()

@@ -25,10 +25,10 @@ class Slow:
     """A client that reads nothing."""
 
     def __init__(self) -> None:
-        self.asked = asyncio.Event()
+        self.writing = asyncio.Event()
 
     async def write(self, data: bytes) -> None:
-        self.asked.set()
+        self.writing.set()
         await asyncio.Event().wait()
 
 
@@ -98,7 +98,7 @@ async def test_a_program_that_cannot_be_run(engine: Dockerd, tmp_path: Path) -> 
         await node.clear()
 
 
-async def test_cancelled_execs_leave_nobody(engine: Dockerd, tmp_path: Path) -> None:
+async def test_cancelled_execs_leave_no_process(engine: Dockerd, tmp_path: Path) -> None:
     """An exec that is cancelled is killed with all that it has started."""
     async with Node(tmp_path, engine.socket).running() as node:
         container = await node.container(await node.sandbox(), "main", SLEEPS)
@@ -143,7 +143,7 @@ async def test_a_stalled_exec_is_let_go(engine: Dockerd, tmp_path: Path, monkeyp
         client = Slow()
         argv = (*SHELL, "while :; do head -c 65536 /dev/zero; done")
         running = asyncio.create_task(node.backend.exec(container, ExecSpec(argv=argv), ProcessIO(stdout=client)))
-        await asyncio.wait_for(client.asked.wait(), 30)
+        await asyncio.wait_for(client.writing.wait(), 30)
         assert set() == (await asyncio.wait({running}, timeout=1))[0]
         await node.services.containers.stop(container, 0)
         async with asyncio.timeout(30):

@@ -114,7 +114,7 @@ class Dockerd:
         noted.unlink()
 
     def stop(self) -> None:
-        """Have it end itself; containers are stopped, unless it was told to leave them."""
+        """Stop the daemon; it stops containers, unless it has live-restore."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(_TIMEOUT)
@@ -188,8 +188,8 @@ def small_disk() -> Iterator[Path]:
 def context(folder: Path, socket: str, **options: Any) -> BackendContext:
     """A backend's context below a folder."""
     state, run = folder / "state", folder / "run"
-    for made in (state, run):
-        made.mkdir(parents=True, exist_ok=True)
+    for path in (state, run):
+        path.mkdir(parents=True, exist_ok=True)
     return BackendContext(
         state=state, runtime_state=run, options=FrozenDict({"socket": socket, **options}), clock=SystemClock()
     )
@@ -198,8 +198,8 @@ def context(folder: Path, socket: str, **options: Any) -> BackendContext:
 @contextlib.asynccontextmanager
 async def backend_at(folder: Path, socket: str, **options: Any) -> AsyncIterator[DockerBackend]:
     """A backend, which lets go of its engine at the end."""
-    made = context(folder, socket, **options)
-    backend = DockerBackend(made, read_options(made.options))
+    backend_context = context(folder, socket, **options)
+    backend = DockerBackend(backend_context, read_options(backend_context.options))
     try:
         yield backend
     finally:

@@ -9,7 +9,7 @@ from crishim.linux.cgroups import Cgroups
 
 
 class SlowCgroups(Cgroups):
-    """Lets nobody move until `leave` is set; `waits` counts who waited."""
+    """Blocks every move until `leave` is set; `waits` counts the blocked moves."""
 
     def __init__(self) -> None:
         super().__init__(v2=True, root=Path("/nowhere"))

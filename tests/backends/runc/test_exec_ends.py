@@ -48,7 +48,7 @@ async def test_what_an_exec_has_left_holds_its_output(tmp_path: Path, runtime: s
 @pytest.mark.parametrize("tty", [False, True])
 @pytest.mark.parametrize("runtime", ["runc", "crun"])
 async def test_a_client_that_does_not_read_keeps_no_container_from_ending(tmp_path: Path, runtime: str, *, tty: bool) -> None:
-    """A container is stopped at once, however much output of its execs nobody takes; the exec ends after it."""
+    """A container is stopped at once, however much output of its execs is unread; the exec ends after it."""
     without_hybrid()
     async with node(tmp_path, runtime=runtime) as world:
         container_id = await world.run_container(await world.run_sandbox(), "main", "sleep", "600")

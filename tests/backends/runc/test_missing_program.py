@@ -46,6 +46,6 @@ async def test_a_restart_before_the_start(tmp_path: Path, runtime: str) -> None:
         container = await world.create_container(await world.run_sandbox(), "main", "/no/such/program")
         assert isinstance(world.backend, OciPodBackend)
         again = build(world.backend._context)
-        assert [ContainerState.CREATED] == [held.state for held in (await again.inventory()).containers]
+        assert [ContainerState.CREATED] == [observed.state for observed in (await again.inventory()).containers]
         with pytest.raises(CreateRefused, match="/no/such/program"):
             await again.start_container(container)

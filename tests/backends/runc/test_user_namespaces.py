@@ -42,8 +42,8 @@ def idmaps(runtime: str) -> bool:
     """Whether a runtime says that it can mount with ids of a user namespace's."""
     if shutil.which(runtime) is None:
         return False
-    told = subprocess.run([runtime, "features"], capture_output=True, text=True, check=False).stdout
-    return features(runtime, "0", told, (6, 0)).idmap
+    output = subprocess.run([runtime, "features"], capture_output=True, text=True, check=False).stdout
+    return features(runtime, "0", output, (6, 0)).idmap
 
 
 LINES = (IDMapping(100000, 0, 65536),)
@@ -58,9 +58,9 @@ def linux(options: NamespaceOption, **changes: object) -> LinuxPodSandboxConfig:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder into which anybody may go, as a container's first process must reach its root."""
-    with tempfile.TemporaryDirectory(prefix="userns") as made:
-        Path(made).chmod(0o711)
-        yield Path(made)
+    with tempfile.TemporaryDirectory(prefix="userns") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
 
 
 RUNTIMES = [
@@ -104,7 +104,7 @@ async def output(
 async def test_a_mapped_pod(
     request: pytest.FixtureRequest, folder: Path, network: NamespaceMode, pid: NamespaceMode, runtime: str
 ) -> None:
-    """Its root is nobody outside, owns what the image gives root, and may set the pod's own sysctls and hostname.
+    """Its root is unprivileged outside, owns the image's files of root, and may set the pod's own sysctls and hostname.
 
     Nothing of the node is mounted over, before, during or after.
     """

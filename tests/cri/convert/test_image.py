@@ -29,7 +29,7 @@ BUSYBOX_MESSAGE = pb.Image(
 )
 
 
-def test_an_image_is_told_in_full() -> None:
+def test_an_image_is_encoded_in_full() -> None:
     """Every part of an image is on the wire; uid 0 is a number, a missing one is absent."""
     assert BUSYBOX_MESSAGE == image.encode_image(BUSYBOX)
     named = image.encode_image(Image(id=ImageId("i"), size=1, username="www"))

@@ -67,7 +67,7 @@ async def test_a_delete_that_takes_too_long(machines: ShimWorld, monkeypatch: py
 
 
 async def test_leftovers_are_freed_in_the_background(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What could not be freed is tried again without being asked, before and after a restart of ours."""
+    """Leftovers that could not be freed are retried in the background, before and after a restart."""
     monkeypatch.setattr(burial, "_RETRY_PAUSE", 0.1)
     monkeypatch.setattr(burial, "_LONGEST_RETRY_PAUSE", 0.1)
     for restarted in (False, True):

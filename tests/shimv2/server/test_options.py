@@ -31,9 +31,9 @@ def test_a_file(tmp_path: Path) -> None:
     file.write_text("SystemdCgroup = true")
     options = runtime_options(config_path=str(file))
     assert {"SystemdCgroup": True} == read_options(options)
-    kept = self_contained(options)
+    contained = self_contained(options)
     file.unlink()
-    assert {"SystemdCgroup": True} == read_options(kept)
+    assert {"SystemdCgroup": True} == read_options(contained)
 
 
 def test_a_body_goes_before_a_file() -> None:

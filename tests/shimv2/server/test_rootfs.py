@@ -16,9 +16,9 @@ RELATIME = 1 << 21
 
 @pytest.fixture
 def rootfs(tmp_path: Path) -> Iterator[Path]:
-    made = tmp_path / "rootfs"
-    yield made
-    unmount_rootfs(made)
+    folder = tmp_path / "rootfs"
+    yield folder
+    unmount_rootfs(folder)
 
 
 def open_ones() -> int:
