@@ -2,9 +2,9 @@
 
     python bench/fuzz/streaming.py [--inputs 1000000] [--seed 1] [TARGET ...]
 
-Every input is a valid one, damaged at random. A target raises `AssertionError` when a promise is broken, and anything else but
+Every input is a valid one, damaged at random. A target raises `AssertionError` when a rule is violated, and anything else but
 the documented `ProtocolError` counts as broken too. Prints, for each target, inputs, how many of them were read without an
-error, the most bytes that were held, and inputs per second; stops at the first broken promise with the input in hexadecimal.
+error, the maximum of buffered bytes, and inputs per second; stops at the first violation with the input in hexadecimal.
 """
 
 import argparse
@@ -45,15 +45,15 @@ HELD_BY_A_CONTROL_FRAME = LIMITS.control_frame + 8
 
 
 class Outcome:
-    """What one input did: whether all of it was read, and the most bytes held for it."""
+    """The effect of one input: whether all of it was read, and the maximum of bytes buffered for it."""
 
     def __init__(self) -> None:
         self.clean = True
-        self.held = 0
+        self.buffered = 0
 
-    def hold(self, count: int) -> None:
-        """So many bytes were held."""
-        self.held = max(self.held, count)
+    def buffer(self, count: int) -> None:
+        """Record the number of buffered bytes."""
+        self.buffered = max(self.buffered, count)
 
 
 def damaged(chance: random.Random, whole: bytes) -> bytes:
@@ -109,7 +109,7 @@ def frames(chance: random.Random, whole: bytes) -> Outcome:
             reader.feed(chunk)
             while reader.next_frame() is not None:
                 pass
-            outcome.hold(reader.buffered)
+            outcome.buffer(reader.buffered)
             assert reader.buffered < HELD_BY_A_CONTROL_FRAME
     except ProtocolError:
         outcome.clean = False
@@ -132,7 +132,7 @@ def headers(_chance: random.Random, whole: bytes) -> Outcome:
     inflater = HeaderInflater(LIMITS.header_block)
     try:
         size = sum(len(name) + len(value) for name, value in inflater.decode(whole))
-        outcome.hold(size)
+        outcome.buffer(size)
         assert size <= LIMITS.header_block
     except ProtocolError:
         outcome.clean = False
@@ -151,7 +151,7 @@ def drive(chance: random.Random, session: StreamCodec, whole: bytes) -> Outcome:
             if isinstance(event, DataReceived):
                 assert event.data
                 session.consumed(event.stream_id, chance.randrange(len(event.data) + 1))
-        outcome.hold(session.unread)
+        outcome.buffer(session.unread)
         assert ended == session.ended
         assert 0 <= session.unread <= len(whole)
         for stream_id in (0, 1, 3, 4):
@@ -296,9 +296,9 @@ TARGETS: dict[str, tuple[Callable[[random.Random], bytes], Callable[[random.Rand
 
 
 def run(target: str, inputs: int, seed: int) -> str:
-    """Run one target and give its line of figures. Raises `AssertionError` with the input that breaks a promise."""
+    """Run one target and return its line of results. Raises `AssertionError` with the input that violates a rule."""
     make, check = TARGETS[target]
-    clean = held = 0
+    clean = buffered = 0
     began = time.perf_counter()
     for number in range(inputs):
         chance = random.Random(f"{target} {seed} {number}")
@@ -308,9 +308,9 @@ def run(target: str, inputs: int, seed: int) -> str:
         except Exception as error:
             raise AssertionError(f"{target}, seed {seed}, input {number}: {whole.hex()}") from error
         clean += outcome.clean
-        held = max(held, outcome.held)
+        buffered = max(buffered, outcome.buffered)
     seconds = time.perf_counter() - began
-    return f"{target:10} {inputs:9} inputs {clean:9} clean {held:6} bytes held at most {inputs / seconds:9.0f} inputs/s"
+    return f"{target:10} {inputs:9} inputs {clean:9} clean {buffered:6} bytes buffered at most {inputs / seconds:9.0f} inputs/s"
 
 
 def main() -> None:

@@ -262,7 +262,7 @@ class Session:
             case "python" | "text" | "dockerfile" | "ini":
                 pass
             case language:
-                raise AssertionError(f"nobody knows how to run {language or 'a block without a language'}")
+                raise AssertionError(f"no way to run {language or 'a block without a language'}")
 
 
 @contextlib.contextmanager

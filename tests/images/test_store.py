@@ -61,13 +61,13 @@ def files(folder: Path) -> set[str]:
 async def test_an_image_is_pulled_and_listed(store: ContentStore, registry: Registry, layout: Layout) -> None:
     """A pulled image has its configuration's digest as id, its tag, the registry's digest, and what its configuration says."""
     pushed = layout.image([HELLO, MORE], {"Cmd": ["/bin/program"], "User": "1002:5", "Env": ["A=b"]}, tag="t")
-    reference = registry.push(layout, "t", "team/told:1")
+    reference = registry.push(layout, "t", "team/listed:1")
     image_id = await pull(store, reference)
     manifest = json.loads((layout.place / "blobs/sha256" / pushed.digest[7:]).read_bytes())
     detail = await status(store, reference)
     assert detail is not None
     assert (manifest["config"]["digest"], image_id) == (image_id, detail.image.id)
-    assert ((reference,), (f"{registry.address}/team/told@{pushed.digest}",)) == (
+    assert ((reference,), (f"{registry.address}/team/listed@{pushed.digest}",)) == (
         detail.image.repo_tags,
         detail.image.repo_digests,
     )
@@ -79,11 +79,11 @@ async def test_an_image_is_pulled_and_listed(store: ContentStore, registry: Regi
         image_id,
         image_id[7:],
         image_id[:20],
-        f"{registry.address}/team/told@{pushed.digest}",
+        f"{registry.address}/team/listed@{pushed.digest}",
         f"{reference}@{pushed.digest}",
     ):
         assert detail == await status(store, text)
-    assert None is await status(store, f"{registry.address}/team/told:2")
+    assert None is await status(store, f"{registry.address}/team/listed:2")
     assert image_id == await pull(store, image_id)
 
 
@@ -207,7 +207,7 @@ async def test_a_removed_image_serves_its_containers_to_their_end(
 ) -> None:
     """Layers stay while a container stands on them, also over a restart, and go with the last one."""
     layout.image([HELLO], tag="t")
-    image_id = await pull(store, registry.push(layout, "t", "team/kept:1"))
+    image_id = await pull(store, registry.push(layout, "t", "team/stored:1"))
     root = await store.prepare(C1, image_id)
     await store.remove(ImageSpec(image=image_id))
     await store.close()

@@ -1,8 +1,8 @@
 """A node with a kubelet of its own: standalone, with static pods, over a `crishim serve` of the same folder.
 
-The kubelet runs as it does on nodes, with no API server: pods are manifests in a folder, and what became of them is asked of
-the kubelet's own API. Its paths outside its folder (/var/lib/kubelet/device-plugins, /var/log/containers) are bound to the
-folder in a mount namespace, which whoever runs this has made (`run.py`).
+The kubelet runs as it does on nodes, with no API server: pods are manifests in a folder, and their state is read from the
+kubelet's own API. Its paths outside its folder (/var/lib/kubelet/device-plugins, /var/log/containers) are bound to the
+folder in a mount namespace, created by `run.py`.
 """
 
 import asyncio

@@ -26,7 +26,7 @@ def test_new_namespaces_are_one_thread_s() -> None:
 
 
 def test_a_bound_namespace_lasts_and_can_be_entered(tmp_path: Path) -> None:
-    """A namespace that was bound to a file is the same for everybody who enters it afterwards, alone or with others."""
+    """A namespace that was bound to a file is the same for every process that enters it later, alone or with others."""
     pins = [tmp_path / kind for kind in ("uts", "ipc")]
 
     def pin() -> dict[str, Path]:

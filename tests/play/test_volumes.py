@@ -36,7 +36,7 @@ def test_volumes_are_where_containers_look(tmp_path: Path) -> None:
     mounts = [
         {"name": "d", "mountPath": "/data"},
         {"name": "d", "mountPath": "/below", "subPath": "x/y"},
-        {"name": "w", "mountPath": "/told"},
+        {"name": "w", "mountPath": "/written"},
     ]
     pod = pod_of(volumes, mounts)
     folders, node = folders_of(pod, tmp_path)

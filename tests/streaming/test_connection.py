@@ -123,18 +123,18 @@ async def test_two_hundred_at_once() -> None:
             async with spdy(await served.exec("cat", stdin=True)) as client:
                 remote = await Remote(client).open("stdin", "stdout")
                 await remote.stdin.send(b"%d" % number)
-                everybody.release()
+                arrived.release()
                 await all_there.wait()
                 await remote.stdin.finish()
                 assert b"%d" % number == await remote.stdout.all()
                 assert SUCCESS == await remote.status()
 
-        everybody, all_there = asyncio.Semaphore(0), asyncio.Event()
+        arrived, all_there = asyncio.Semaphore(0), asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             for number in range(200):
                 tasks.create_task(one(number))
             for _ in range(200):
-                await everybody.acquire()
+                await arrived.acquire()
             assert 200 == len(served.server.connections)
             all_there.set()
 

@@ -109,7 +109,7 @@ async def test_cancelled_execs_leave_no_process(engine: Dockerd, tmp_path: Path)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        left = [pid for pid, process in processes.everybody().items() if not process.ended and b"4711" in command(pid)]
+        left = [pid for pid, process in processes.all_processes().items() if not process.ended and b"4711" in command(pid)]
         assert [] == left
         await node.clear()
 

@@ -20,7 +20,7 @@ BUSY = ("sh", "-c", "dd if=/dev/zero of=/written bs=1k count=300 2>/dev/null; ec
 
 @pytest.mark.node
 @needs("dockerd", "busybox", "catatonit")
-async def test_figures(engine: Dockerd, tmp_path: Path) -> None:
+async def test_usage(engine: Dockerd, tmp_path: Path) -> None:
     """A container has CPU time, a working set below its limit, processes and a writable layer; its pod has their sum."""
     async with Node(tmp_path, engine.socket).running() as node:
         sandbox = await node.sandbox()

@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC221 - nothing else runs on these loops, so what blocks holds up nobody
+# ruff: noqa: ASYNC221 - nothing else runs on these loops, so a blocking call delays nothing
 """Containers that are children of ours."""
 
 import asyncio

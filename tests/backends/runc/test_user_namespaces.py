@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC240 - nothing else runs on these loops, so a blocking look at a small file holds up nobody
+# ruff: noqa: ASYNC240 - nothing else runs on these loops, so a short blocking read delays nothing
 """Pods with a user namespace of their own, on crun, and on runc where it is 1.2 or newer."""
 
 import shutil

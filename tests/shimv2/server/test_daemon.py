@@ -174,7 +174,7 @@ def test_the_daemon_is_killed(node: Containerd) -> None:
     assert 0 == node.run("again", "true", options=("--rm",)).returncode
 
 
-def test_the_daemon_is_killed_and_nobody_asks(node: Containerd) -> None:
+def test_the_daemon_is_killed_without_a_request(node: Containerd) -> None:
     """The next daemon, whatever it is started for, ends what is left: containerd has little patience with `delete`."""
     assert 0 == node.run("t1", "sleep", "600", options=("-d",)).returncode
     (pid,) = (pid for pid, _ in node.tasks().values())

@@ -118,7 +118,7 @@ async def test_refused(events: Events, publisher: Publisher, clock: FakeClock, e
     assert arrived == [name for _, name in events.envelopes()]
 
 
-async def test_nobody_ever_listens(publisher: Publisher, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+async def test_without_a_listener(publisher: Publisher, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
     """After some tries an event is lost with a line in the log, and the next one has its own."""
     publisher.publish("k8s.io", "/tasks/start", pb.TaskStart(container_id="one"))
     for seconds in (0.2, 0.4, 0.8, 1.6, 3.2):
