@@ -87,7 +87,7 @@ async def test_containers_go_on_without_us(tmp_path: Path) -> None:
 
 
 async def test_one_socket_has_one_server(tmp_path: Path) -> None:
-    """A second runtime on the same socket is refused, and the first goes on."""
+    """A second runtime on the same socket is refused, and the first continues."""
     first, second = tmp_path / "first", tmp_path / "second"
     config = config_in(first)
     async with app.running(config), connect(f"unix://{config.listen}") as client:

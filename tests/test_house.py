@@ -301,7 +301,7 @@ FORWARDERS = {
 
 
 def test_nothing_is_forwarded_by_name() -> None:
-    """Whoever hands on another object's verbs has them as its own, so that they are claimed and type-checked one by one."""
+    """A class that forwards another object's verbs defines them, so that they are claimed and type-checked one by one."""
     having = {
         str(path.relative_to(SRC))
         for path in sources()
@@ -376,7 +376,7 @@ def test_import_is_light() -> None:
 
 
 def test_files_stay_small() -> None:
-    """A file over 420 lines is two nouns in one room; those that are one noun all the same are named here."""
+    """A file over 420 lines has two subjects; those with one subject nevertheless are named here."""
     known = {"testing/fakes.py"}
     long = {str(path.relative_to(SRC)) for path in sources() if len(path.read_text().splitlines()) > 420}
     assert set() == long - known

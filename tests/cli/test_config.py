@@ -39,7 +39,7 @@ def test_the_runtimes_that_are_here(
 
 
 def test_the_file_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`crishim config init` makes the file and says what is missing; a file that is there stays as it is."""
+    """`crishim config init` creates the file and lists what is missing; an existing file is not changed."""
     monkeypatch.setenv("PATH", str(tmp_path))
     file = tmp_path / "etc" / "crishim.toml"
     done = CliRunner().invoke(main, ["config", "init", "--config", str(file)])
@@ -53,7 +53,7 @@ def test_the_file_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_plain_processes_of_root_are_reported(tmp_path: Path) -> None:
-    """`crishim serve` warns, and `crishim check` fails, where pods are plain processes of root; for others both go on."""
+    """`crishim serve` warns, and `crishim check` fails, if pods are plain processes of root; for other users both succeed."""
     file = tmp_path / "crishim.toml"
     file.write_text(f'listen = "{tmp_path}/s"\nstate = "{tmp_path}/state"\nruntime_state = "{tmp_path}/run"\n')
     done = CliRunner().invoke(main, ["check", "--config", str(file)])

@@ -103,7 +103,7 @@ def test_the_kubelets_driver(tmp_path: Path, file: str, text: str, ok: list[bool
 
 
 def test_folders_below_what_cannot_be_read(tmp_path: Path) -> None:
-    """A folder that is not there yet is looked for in its nearest parent, and each folder is looked at once."""
+    """For a folder that does not exist its nearest parent is checked, and each folder once."""
     config = Config(state=f"{tmp_path}/a/b", runtime_state=f"{tmp_path}/c", listen=f"{tmp_path}/c/crishim.sock")
     assert [f"{tmp_path}/a/b", f"{tmp_path}/c"] == [finding.what for finding in folder_findings(config)]
     assert {f"{tmp_path} is writable"} == {finding.found for finding in folder_findings(config)}

@@ -118,7 +118,7 @@ def test_each_configured_backend_is_checked(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_check_that_fails_is_one_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a plug-in's check raises is shown as its failure, and the others are checked all the same."""
+    """An exception of a plug-in's check is shown as its failure, and the others are checked nevertheless."""
     file = tmp_path / "crishim.toml"
     file.write_text(f'state = "{tmp_path}/state"\nruntime_state = "{tmp_path}/run"\n[handlers]\n"" = "one"\n')
 

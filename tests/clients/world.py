@@ -1,4 +1,4 @@
-"""A pod behind the URLs of an API server, and Kubernetes' own clients as programs with the same words."""
+"""A pod behind the URLs of an API server, and Kubernetes' own clients as programs with the same arguments."""
 
 import asyncio
 import contextlib

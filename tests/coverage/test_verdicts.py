@@ -89,7 +89,7 @@ def beside(field: Field, known: dict[str, Field]) -> Field | None:
 @pytest.mark.parametrize("message", [SANDBOX, CONTAINER])
 @pytest.mark.parametrize("name", WORLDS)
 def test_every_line_is_true(tmp_path: Path, name: str, message: str) -> None:
-    """What is called supported changes what the backend does, and what is called ignored changes nothing."""
+    """A field called supported changes the backend's actions, and one called ignored changes nothing."""
     effect = WORLDS[name][1]
     lines, known = lines_of(name), {field.name: field for field in message_fields(message)}
     wrong = []

@@ -144,7 +144,7 @@ def test_field_numbers_may_be_large() -> None:
 
 
 def test_long_lists_are_cached_whole() -> None:
-    """A list longer than the usual bound is encoded once all the same."""
+    """A list longer than the usual limit is encoded once nevertheless."""
     encode = Counting()
     cache = EncodedItems(FIELD, encode)
     items = [item(number) for number in range(3000)]

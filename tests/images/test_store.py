@@ -275,7 +275,7 @@ async def test_a_tag_that_was_pushed_anew_moves(store: ContentStore, registry: R
 
 
 async def test_twenty_pulls_at_once_are_one(store: ContentStore, registry: Registry, layout: Layout) -> None:
-    """Pulls of one reference share one task, and a waiter that gives up does not stop it."""
+    """Pulls of one reference share one task, and a cancelled waiter does not stop it."""
     layout.image([HELLO], tag="t")
     reference = registry.push(layout, "t", "team/twenty:1")
     waiters = [asyncio.create_task(pull(store, reference)) for _ in range(20)]
@@ -289,7 +289,7 @@ async def test_twenty_pulls_at_once_are_one(store: ContentStore, registry: Regis
 
 
 async def test_progress_is_reported(tmp_path: Path, registry: Registry, layout: Layout) -> None:
-    """Progress ends with all bytes of configuration and layers; what was not here before counts as fetched, once."""
+    """Progress ends with all bytes of configuration and layers; downloaded content counts as fetched, once."""
     pushed = layout.image([HELLO, tar_of(File("big", os.urandom(3_000_000)))], tag="t")
     manifest = json.loads((layout.place / "blobs/sha256" / pushed.digest[7:]).read_bytes())
     reports: list[PullProgress] = []
@@ -331,7 +331,7 @@ async def test_credentials_of_the_node(tmp_path: Path, guarded: Registry, layout
 
 
 async def test_what_does_not_exist(store: ContentStore, registry: Registry) -> None:
-    """A tag, a repository and an id that are nowhere are `NotFound`; what is no reference is `InvalidArgument`."""
+    """An unknown tag, repository or id is `NotFound`; an invalid reference is `InvalidArgument`."""
     for text in (f"{registry.address}/team/nothing:1", "sha256:" + "0" * 64, "0" * 64):
         with pytest.raises(NotFound):
             await pull(store, text)
@@ -360,7 +360,7 @@ async def test_a_policy_that_refuses(tmp_path: Path, registry: Registry, layout:
 
 
 async def test_mirrors(tmp_path: Path, registry: Registry, layout: Layout) -> None:
-    """A mirror of registries.conf serves an image under its own name, and what it lacks is `NotFound`."""
+    """A mirror of registries.conf serves an image under its own name, and an image that it lacks is `NotFound`."""
     layout.image([HELLO], tag="t")
     registry.push(layout, "t", "mirrored/image:1")
     conf = tmp_path / "registries.conf"
@@ -450,7 +450,7 @@ async def test_a_corrupt_blob_at_the_registry(store: ContentStore, registry: Reg
 
 
 async def test_a_corrupt_blob_of_ours(store: ContentStore, registry: Registry, layout: Layout) -> None:
-    """A blob that was spoilt on our disk is `DataLoss` once, and is brought anew by the next pull."""
+    """A blob that was corrupted on disk is `DataLoss` once, and is downloaded again by the next pull."""
     layout.image([HELLO], tag="t")
     reference = registry.push(layout, "t", "team/spoilt:1")
     blob = store._content.blob(digest_of(gzip.compress(HELLO, 1, mtime=0)))

@@ -39,7 +39,7 @@ def test_the_root_cannot_be_replaced(tmp_path: Path) -> None:
 
 
 def test_a_removed_folder_is_forgotten(tmp_path: Path) -> None:
-    """A folder that was replaced by a link is no longer taken for a folder."""
+    """A folder that was replaced by a link is not followed."""
     tree = Tree(str(tmp_path))
     tree.make_folder("d", Metadata())
     tree.clear(tree.place("d"))

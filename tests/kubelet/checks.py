@@ -12,7 +12,7 @@ Checking = Callable[[KubeletNode, str], None]
 
 @attrs.frozen
 class Check:
-    """A check. `alone`: nothing else may go on meanwhile, as where the kubelet is restarted."""
+    """A check. `alone`: no other check may run meanwhile, as when the kubelet is restarted."""
 
     run: Checking
     alone: bool

@@ -50,7 +50,7 @@ def liveness_by_exec(k: KubeletNode, pod: str) -> None:
 
 @check
 def a_probe_that_takes_too_long(k: KubeletNode, pod: str) -> None:
-    """A liveness command that does not end within its timeout counts as failed, and does not go on in the container."""
+    """A liveness command that does not end within its timeout counts as failed, and is killed in the container."""
     script = "exec sleep 4567"
     k.put(pod, k.container("c"), k.container("slow", livenessProbe=exec_probe("sh", "-c", script, timeoutSeconds=1)))
     k.restarted(pod, "slow")

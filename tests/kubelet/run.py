@@ -64,7 +64,7 @@ def where(error: Exception) -> str:
 
 
 def run_check(check: Check, k: KubeletNode, until: float) -> Outcome:
-    """Make a check, and take its pods away. None is begun when the time is over."""
+    """Run a check, and remove its pods. None is begun after the time limit."""
     try:
         if time.monotonic() > until:
             raise LeftOut("want of time")

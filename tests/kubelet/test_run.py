@@ -24,7 +24,7 @@ def test_every_check_has_a_sentence() -> None:
 
 
 def test_what_becomes_of_a_check(tmp_path: Path) -> None:
-    """A check passes, fails with its line and its values, or is left out for its reason; its pods are taken away."""
+    """A check passes, fails with its line and its values, or is left out for its reason; its pods are removed."""
 
     def fails(k: KubeletNode, pod: str) -> None:
         wanted = 3

@@ -129,7 +129,7 @@ class KubeletNode:
         self.until(healthy, "the kubelet is healthy", 120)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """End the kubelet; what it has started goes on."""
+        """End the kubelet; containers keep running."""
         if self._process is not None:
             self._process.send_signal(number)
             self._process.wait(60)

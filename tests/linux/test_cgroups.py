@@ -105,7 +105,7 @@ def test_open_files_are_counted() -> None:
 
 
 def test_files_are_read_whole(tmp_path: Path) -> None:
-    """A file longer than one read is read to its end; a missing one, and what is no file, is empty."""
+    """A file longer than one read is read to its end; a missing one, or a folder, is empty."""
     (tmp_path / "long").write_text("x" * 50_000)
     assert [50_000, 0, 0] == [len(read_text(path)) for path in (tmp_path / "long", tmp_path / "none", tmp_path)]
 

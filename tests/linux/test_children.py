@@ -116,7 +116,7 @@ async def test_unannounced_orphans_are_collected(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_others_children_are_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever uses subprocess beside us, in any thread and polling late, has the exits of its own programs."""
+    """Other code that uses subprocess, in any thread and polling late, gets the exits of its own programs."""
     monkeypatch.setattr(room, "GRACE", 600.0)
     collected = threading.Event()
     codes: list[int] = []
@@ -186,7 +186,7 @@ async def test_a_spawned_program(tmp_path: Path) -> None:
 
 
 async def test_several_wait_for_one() -> None:
-    """Any number of waiters learn of an end, and one that gives up takes nothing from the others."""
+    """Any number of waiters get an exit, and a cancelled one does not affect the others."""
     child = children.spawn(["sleep", "0.1"], start_new_session=True)
     waiters = [asyncio.create_task(child.ended()) for _ in range(3)]
     await asyncio.sleep(0)
@@ -196,7 +196,7 @@ async def test_several_wait_for_one() -> None:
 
 
 async def test_a_program_that_has_ended_can_be_ended() -> None:
-    """Whoever gives up a program need not know whether it has ended meanwhile: its exit code is what it was."""
+    """A program can be ended without a check whether it has exited: its exit code is unchanged."""
     process = await children.start("true")
     await process.wait()
     await end_program(process)

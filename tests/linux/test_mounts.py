@@ -62,7 +62,7 @@ def test_a_line_of_mountinfo() -> None:
     ],
 )
 def test_names(field: bytes, path: str) -> None:
-    """Octal escapes are bytes; names in UTF-8, those that are not, and those with odd ends of lines stay what they are."""
+    """Octal escapes are bytes; names in UTF-8, in other encodings, and with unusual line ends are preserved."""
     (parsed,) = parse_mountinfo(b"1 2 0:3 / " + field + b" rw - tmpfs  rw\n")
     assert (path, "", ()) == (parsed.path, parsed.source, parsed.optional)
 

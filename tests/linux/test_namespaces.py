@@ -54,7 +54,7 @@ def test_what_is_no_namespace_is_not_entered(tmp_path: Path) -> None:
 
 
 def test_what_work_raises_comes_out() -> None:
-    """The caller gets the error of what was done inside."""
+    """The caller gets the error of the function that ran inside."""
 
     def work() -> None:
         raise PermissionDenied("no")

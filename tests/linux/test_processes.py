@@ -123,7 +123,7 @@ async def test_an_end_is_seen() -> None:
 
 
 def test_pid_files(tmp_path: Path) -> None:
-    """A pid file has a number; what is missing or broken is no process."""
+    """A pid file has a number; a missing or invalid one is no process."""
     (tmp_path / "pid").write_text("12\n")
     (tmp_path / "bad").write_text("x")
     assert [12, 0, 0] == [processes.read_pid(tmp_path / name) for name in ("pid", "bad", "none")]

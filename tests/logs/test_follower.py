@@ -19,7 +19,7 @@ def line(time: int, content: bytes, stream: Stream = "stdout") -> bytes:
 
 
 def test_an_empty_log_asks_for_everything() -> None:
-    """Without a line there is nothing to go on from."""
+    """Without a line there is no time to continue from."""
     assert ResumePoint() == resume_point(b"")
     assert ResumePoint(torn=7) == resume_point(b"2025-10")
 
@@ -114,7 +114,7 @@ def test_a_log_that_was_just_rotated_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_big_log_is_not_read_whole(tmp_path: Path) -> None:
-    """Only the end of a log is looked at, and nothing is repeated even if all of it happened at once."""
+    """Only the end of a log is read, and nothing is repeated even if all entries have the same time."""
     stored: list[Entry] = [(START + time, "stdout", b"%0999d\n" % time) for time in range(2 * TAIL // 1000)]
     path = tmp_path / "0.log"
     follow(path, stored[:-3])

@@ -77,7 +77,7 @@ async def running(folder: Path, script: str, *, backlog: int = 1 << 20, **reques
 
 
 class Client:
-    """An attached client: what it got, what it types, and whether it reads."""
+    """An attached client: its output, its input, and whether it reads."""
 
     def __init__(self) -> None:
         self.got = bytearray()
@@ -245,7 +245,7 @@ async def test_stdin_stays_open_between_clients(tmp_path: Path) -> None:
 
 
 async def test_a_slow_client_is_dropped_without_delay(tmp_path: Path) -> None:
-    """A client that does not read loses its place; the container, its log and the other clients go on."""
+    """A client that does not read is dropped; the container, its log and the other clients continue."""
     async with running(tmp_path, "read go; head -c 1000000 /dev/zero | tr '\\0' '\\n'", stdin=True, backlog=200_000) as run:
         slow, quick = Client(), Client()
         slow.reads.clear()
@@ -259,7 +259,7 @@ async def test_a_slow_client_is_dropped_without_delay(tmp_path: Path) -> None:
 
 
 async def test_broken_clients_affect_no_other(tmp_path: Path) -> None:
-    """A client whose connection breaks is let go at once, with a word in the log about its input."""
+    """A client whose connection breaks is dropped at once, and the log has a line about its input."""
     async with running(tmp_path, "read go; echo 1; read go; echo 2", stdin=True) as run:
         gone, client = Gone(), Client()
         broken = asyncio.create_task(run.stdio.attach(ProcessIO(stdin=gone, stdout=gone)))
@@ -300,7 +300,7 @@ async def test_a_terminal_is_one_stream(tmp_path: Path) -> None:
 
 
 async def test_grandchildren_that_keep_the_pipes_do_not_keep_us(tmp_path: Path) -> None:
-    """When the process has ended, others who hold its pipes are awaited for the grace only; what was written is in the log."""
+    """When the process has ended, others with its pipes are awaited for the grace only; the output so far is in the log."""
     async with running(tmp_path, "sleep 1000 & echo $!; exit 0", stdin=True) as run:
         client = Client()
         attached = asyncio.create_task(run.stdio.attach(ProcessIO(stdin=client, stdout=client)))

@@ -128,7 +128,7 @@ async def test_an_exit_that_was_not_recorded(tmp_path: Path) -> None:
 
 
 async def test_commands_to_a_monitor_that_is_gone(tmp_path: Path) -> None:
-    """Nobody reads its fifo any more, or it has none."""
+    """Its fifo has no reader any more, or does not exist."""
     for _ in range(2):
         with pytest.raises(Unavailable):
             await Monitor().resize(tmp_path, TerminalSize(width=1, height=1))
@@ -137,7 +137,7 @@ async def test_commands_to_a_monitor_that_is_gone(tmp_path: Path) -> None:
 
 
 async def test_lines_are_read_one_by_one(tmp_path: Path) -> None:
-    """The next line is written when the one before was read: conmon takes only the first of what it reads at once."""
+    """The next line is written when the one before was read: conmon handles only the first line of one read."""
     os.mkfifo(tmp_path / "ctl")
     reader = os.open(tmp_path / "ctl", os.O_RDONLY | os.O_NONBLOCK)
     monitor = Monitor()

@@ -83,7 +83,7 @@ def test_a_pid(line: bytes) -> None:
     ],
 )
 def test_a_failure(line: bytes, words: str) -> None:
-    """A failure has the runtime's own words."""
+    """A failure has the runtime's message."""
     with pytest.raises(Unknown, match=words):
         parse_sync(line)
 

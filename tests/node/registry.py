@@ -154,7 +154,7 @@ class Layout:
 
 @attrs.define
 class Registry:
-    """A running registry. `stop` ends it; `start` brings it back with what it had."""
+    """A running registry. `stop` ends it; `start` starts it again with its content."""
 
     place: Path
     port: int
@@ -209,7 +209,7 @@ class Registry:
         return target
 
     def put(self, name: str, manifest: bytes, media_type: str) -> None:
-        """Bring a manifest to `name` (`path:tag`) as it is; what it leads to is there already."""
+        """Push a manifest to `name` (`path:tag`) unchanged; its blobs exist already."""
         path, _, tag = name.rpartition(":")
         request = urllib.request.Request(
             f"http://{self.address}/v2/{path}/manifests/{tag}", manifest, {"Content-Type": media_type}, method="PUT"

@@ -118,7 +118,7 @@ async def test_a_listener_and_a_connection(node: Node, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("both", [True, False], ids=["with-criu", "alone"])
 async def test_the_server_is_killed_in_the_middle(node: Node, tmp_path: Path, *, both: bool) -> None:
-    """Whether CRIU dies with the server or goes on, the next server resumes the container, and nothing half is left."""
+    """Whether CRIU dies with the server or continues, the next server resumes the container, and no partial archive is left."""
     bin_folder, out = tmp_path / "bin", tmp_path / "out"
     bin_folder.mkdir()
     script = bin_folder / "criu"

@@ -197,7 +197,7 @@ async def test_a_full_disk(image: str, tmp_path: Path) -> None:
 
 
 async def test_runc_is_missing(node: Node) -> None:
-    """Without the runtime the server starts, says what is missing, and refuses pods; it recovers when the runtime comes."""
+    """Without the runtime the server starts, reports what is missing, and refuses pods; it recovers once the runtime exists."""
     program = node.place / "late-runc"
     node.configure(str(program))
     node.start()

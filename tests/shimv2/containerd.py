@@ -83,7 +83,7 @@ endpoint = ["http://{host}"]
         raise AssertionError((self.folder / "log").read_text())
 
     def stop(self) -> None:
-        """Stop it; tasks go on."""
+        """Stop it; tasks keep running."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(30)

@@ -30,7 +30,7 @@ class Container:
 
 
 class MemoryRuntime:
-    """Signals end containers with 128 + their number, and `execs` says how the execs go on."""
+    """Signals end containers with 128 + their number, and `execs` has the exits of execs."""
 
     def __init__(self) -> None:
         self.containers: dict[str, Container] = {}

@@ -50,7 +50,7 @@ async def task_of_containerd(folder: Path, bundle: Path) -> int:
 
 
 async def test_one_runtime_behind_two_servers(tmp_path: Path) -> None:
-    """The same class runs the container of a pod and the task, beside one another."""
+    """The same class runs the container of a pod and the task, concurrently."""
     bundle = bundle_in(tmp_path)
     with TemporaryDirectory(prefix="door") as short:
         folder = Path(short)

@@ -1,4 +1,4 @@
-"""What tests of shims have in common: the stand-in as a program, worlds of pods, and what is looked at."""
+"""Common parts of the tests of shims: the stand-in as a program, worlds of pods, and observations."""
 
 import sys
 from collections.abc import Callable
@@ -25,7 +25,7 @@ STAND_IN = Path(__file__).with_name("kata_shim.py")
 
 
 def stand_in(folder: Path) -> str:
-    """The stand-in for kata's shim as a program; what it leaves on the host lies in `folder`/host."""
+    """The stand-in for kata's shim as a program; its leftovers on the host are in `folder`/host."""
     program = folder / "containerd-shim-kata-v2"
     if not program.exists():
         folder.mkdir(parents=True, exist_ok=True)

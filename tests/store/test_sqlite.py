@@ -283,7 +283,7 @@ async def test_a_cancelled_put_affects_no_other(path: Path) -> None:
 
 
 async def test_a_full_disk_is_reported_and_survived(path: Path) -> None:
-    """A put for which there is no room raises ResourceExhausted naming the file; what was there stays, and later puts work."""
+    """A put on a full disk raises ResourceExhausted naming the file; stored records stay, and later puts work."""
     async with opened(path) as (store, _):
         await store.put(a_sandbox())
         connection = store._connection

@@ -20,7 +20,7 @@ Captured = Callable[[str, str], tuple[bytes, bytes]]
     ],
 )
 async def test_exec(captured: Captured, name: str, cmd: tuple[str, ...], stdin: bool) -> None:
-    """What crictl said to containerd, said to us, gets the same output and exit, said before the client's goodbye."""
+    """The recorded requests of crictl to containerd, sent to us, get the same output and exit, before the client's GOAWAY."""
     head, body = captured(name, "client")
     _, theirs = captured(name, "server")
     opening = body if not stdin else body[: body.index(struct.pack(">II", 3, 1 << 24)) + 8]

@@ -150,7 +150,7 @@ def test_sizes_are_read_in_any_split(values: list[tuple[TerminalSize, str]], cut
 
 
 def test_sizes_before_a_broken_one_count() -> None:
-    """What is complete is answered, and the error comes with what is fed next."""
+    """Complete sizes are returned, and the error is raised by the next call."""
     decoder = ResizeDecoder()
     assert [TerminalSize(1, 2), TerminalSize(3, 4)] == decoder.feed(b'{"Width":1,"Height":2}{"Width":3,"Height":4}nonsense')
     with pytest.raises(ProtocolError):

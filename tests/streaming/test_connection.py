@@ -90,7 +90,7 @@ async def test_tiny_frames_are_gathered() -> None:
 
 
 async def test_slow_reader_gets_the_tail() -> None:
-    """A client that stops reading before the process ends, and goes on long after, gets every byte and the exit status."""
+    """A client that stops reading before the process ends, and resumes long after, gets every byte and the exit status."""
     size = 1024 * 1024
     backend = ChildBackend()
     async with (

@@ -134,7 +134,7 @@ async def test_half_close_by_the_client() -> None:
 
 
 async def test_half_close_by_the_port() -> None:
-    """The port's end is passed on to the client at once, with the error stream's, and the client may go on sending."""
+    """The port's end is passed on to the client at once, with the error stream's, and the client may still send."""
     backend = Ports()
     async with world(backend) as served, spdy(await served.forward(), FORWARD) as client:
         pair = await forwarded(client, 80)
@@ -189,7 +189,7 @@ async def test_client_leaves() -> None:
 
 
 async def test_goodbye() -> None:
-    """A client that says goodbye gets the server's, and its end."""
+    """A client that sends GOAWAY or Close gets the server's, and the socket is closed."""
     async with world() as served, spdy(await served.forward(), FORWARD) as client:
         await client.say_goodbye()
         await client.gone.wait()
@@ -212,7 +212,7 @@ async def test_port_that_breaks_off() -> None:
 
 
 async def test_answer_of_a_port_that_takes_no_more() -> None:
-    """What a port answered before it stopped to read still reaches the client, who goes on sending in vain."""
+    """Data that a port sent before it stopped reading still reaches the client, whose further data is dropped."""
     backend = Ports()
     async with world(backend) as served, spdy(await served.forward(), FORWARD) as client:
         pair = await forwarded(client, 80)

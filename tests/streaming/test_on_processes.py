@@ -80,7 +80,7 @@ async def test_terminal(tmp_path: Path, transport: str) -> None:
 
 
 async def test_attach(tmp_path: Path) -> None:
-    """Attachers see what is written from then on; one leaves and the others stay; the last sees the container's end."""
+    """Attached clients get the output from then on; one disconnects and the others stay; the last gets the container's end."""
     script = "while read line; do echo got $line; done"
     async with (
         processes(tmp_path, "sh", "-c", script, stdin=True) as served,
@@ -104,7 +104,7 @@ async def test_attach(tmp_path: Path) -> None:
 
 
 async def test_slow_attacher_is_dropped(tmp_path: Path) -> None:
-    """An attacher that does not read is dropped; the container goes on, and so does the other attacher."""
+    """An attached client that does not read is dropped; the container and the other client continue."""
     size = 30_000_000
     script = f"read line; head -c {size} /dev/zero; echo; echo all of it; sleep 1000"
     async with (

@@ -32,7 +32,7 @@ async def test_output_and_exit() -> None:
 
 
 async def test_stdin_until_half_close() -> None:
-    """A process reads what the client sends, byte for byte, and sees its end while its own output goes on."""
+    """A process reads what the client sends, byte for byte, and its EOF while its own output continues."""
     sent = bytes(range(256)) * 8192
     async with world(ChildBackend()) as served, spdy(await served.exec("sh", "-c", "cat; echo end", stdin=True)) as client:
         remote = await Remote(client).open("stdin", "stdout")
@@ -121,7 +121,7 @@ async def test_terminal_without_resize() -> None:
 
 
 async def test_broken_resize() -> None:
-    """A resize stream that cannot be read is passed over from there on; the session goes on."""
+    """An invalid resize stream is ignored from there on; the session continues."""
     backend = Scripted()
     async with world(backend) as served, spdy(await served.exec("x", tty=True, stdin=True)) as client:
         remote = await Remote(client).open("stdin", "stdout", "resize")
@@ -329,7 +329,7 @@ async def test_websocket_base64() -> None:
 
 
 async def test_websocket_close_ends_stdin() -> None:
-    """Before v5 a client ends stdin by leaving: what it sent before is read to the last byte."""
+    """Before v5 a client ends stdin by disconnecting: the bytes sent before are read completely."""
     backend = Scripted()
     async with world(backend) as served:
         async with websocket(await served.exec("x", stdin=True)) as client:

@@ -116,7 +116,7 @@ def test_a_message_may_come_in_fragments(session: ChannelSession) -> None:
 
 
 def test_the_close_signal_ends_stdin(session: ChannelSession) -> None:
-    """FF 00 is the end of stdin; what comes for it after that is dropped, as is a second signal."""
+    """FF 00 is the end of stdin; later data for it is dropped, as is a second signal."""
     assert [StreamEnded(0)] == session.receive_bytes(frame(b"\xff\x00") + frame(b"\x00x") + frame(b"\xff\x00"))
 
 
@@ -221,7 +221,7 @@ def test_a_close_of_the_client_ends(session: ChannelSession) -> None:
 
 
 def test_a_crowded_channel_stops_the_reading() -> None:
-    """Unconsumed bytes count until they are consumed or given up."""
+    """Unconsumed bytes count until they are consumed or their stream is reset."""
     session = started(remote_command_session(V5, TERMINAL, limits=Limits(stream_unread=100, unread=150)))
     seen = []
     for step in (

@@ -1,4 +1,4 @@
-"""Run the official suite against containerd twice, with runc's own shim and with ours: what is worse with ours.
+"""Run the official suite against containerd twice, with runc's own shim and with ours, and list the specs that only ours fails.
 
     python -m tests.suite.containerd          # what follows goes to critest
 

@@ -13,7 +13,7 @@ from crishim.pods.host import host
 
 
 def narrow(file: Path) -> None:
-    """Take away the capabilities that this machine has not."""
+    """Remove the capabilities that this machine does not have."""
     config = json.loads(file.read_bytes())
     process = config.get("process", config)
     bounding = host().bounding
@@ -23,7 +23,7 @@ def narrow(file: Path) -> None:
 
 
 def main() -> None:
-    """Narrow what is named, and become runc."""
+    """Narrow the bundle's capabilities, and exec runc."""
     arguments = sys.argv[1:]
     for option, inside in (("--bundle", "config.json"), ("--process", "")):
         if option in arguments:

@@ -70,7 +70,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def process(*command: str, log: Path, environment: Mapping[str, str] | None = None) -> Iterator[None]:
-    """A server for as long as it is needed, ended by its pid; `environment` is what it has besides ours."""
+    """A server for the duration of a context, ended by its pid; `environment` is added to ours."""
     with log.open("wb") as output:
         started = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **(environment or {})})
         try:
@@ -142,7 +142,7 @@ def critest(folder: Path, endpoint: Path, arguments: Sequence[str], output_file:
 
 
 def write_settings(folder: Path, port: int, runtime: str) -> Path:
-    """Crishim's configuration for the suite, and what it refers to."""
+    """Crishim's configuration for the suite, and the files that it refers to."""
     mirrors = "".join(
         f'[[registry]]\nlocation = "{host}"\n[[registry.mirror]]\nlocation = "127.0.0.1:{port}"\ninsecure = true\n'
         for host in MIRRORED

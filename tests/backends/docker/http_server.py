@@ -48,7 +48,7 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def serving(*replies: Served) -> AsyncIterator[Server]:
-    """A server for as long as it is needed."""
+    """A server for the duration of a context."""
     with tempfile.TemporaryDirectory() as folder:
         server = Server(f"{folder}/s", replies)
         listener = await asyncio.start_unix_server(server.talk, server.path)

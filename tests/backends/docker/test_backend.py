@@ -1,4 +1,4 @@
-"""What goes wrong between us and an engine, what somebody else holds, and pods on the engine's own network."""
+"""Failures between the backend and an engine, objects of other programs, and pods on the engine's own network."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ async def test_a_name_that_is_taken(engine: Dockerd, tmp_path: Path) -> None:
 
 
 async def test_a_namespace_that_the_engine_pins_out_of_our_sight(engine: Dockerd, tmp_path: Path) -> None:
-    """It is pinned by us as the pause's own, until the sandbox is removed; what is not the pause's process is refused."""
+    """It is pinned by us as the pause's own, until the sandbox is removed; another process's namespace is refused."""
     async with backend_at(tmp_path, engine.socket) as backend:
         sandbox = SandboxId("b" * 64)
         metadata = PodSandboxMetadata("pod", "ns", "uid")
@@ -101,7 +101,7 @@ async def test_an_image_without_a_command(engine: Dockerd, tmp_path: Path) -> No
 
 
 async def test_a_missing_program(engine: Dockerd, tmp_path: Path) -> None:
-    """A program that is not there fails the start with the engine's words; the container is EXITED with StartError."""
+    """A missing program fails the start with the engine's message; the container is EXITED with StartError."""
     async with Node(tmp_path, engine.socket).running() as node:
         sandbox = await node.sandbox()
         container = await node.services.containers.create(sandbox, node.config("main", ("/no/such",)), None)

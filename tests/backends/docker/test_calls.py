@@ -1,4 +1,4 @@
-"""One call at a time, and none given up half-way."""
+"""One call at a time, and none cancelled half-way."""
 
 import asyncio
 

@@ -221,7 +221,7 @@ def test_all_is_what_is_here(maker: Maker, missing: list[str]) -> None:
 
 
 def test_unsaid_security_is_the_engines() -> None:
-    """Where the client says nothing of security the engine's own defaults protect; what it says empty is empty."""
+    """Without a security context the engine's own defaults protect; explicitly empty lists are empty."""
     assert {"MaskedPaths", "SecurityOpt", "CapAdd"}.isdisjoint(host_of(spec()))
     assert [] == host_of(secured())["MaskedPaths"]
 

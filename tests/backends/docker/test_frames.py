@@ -28,13 +28,13 @@ def test_frames_are_cut_anywhere(pieces: list[tuple[int, bytes]], step: int) -> 
 
 
 def test_a_terminal_has_no_frames() -> None:
-    """With a terminal, bytes are output as they are."""
+    """With a terminal, bytes are output unchanged."""
     assert [("stdout", b"\x01\x00\x00\x00")] == list(Frames(tty=True).feed(b"\x01\x00\x00\x00"))
 
 
 @pytest.mark.parametrize("kind", [3, 9])
 def test_errors_within_a_stream(kind: int) -> None:
-    """A frame of the engine's own error ends the stream with its words."""
+    """A frame of the engine's own error ends the stream with its message."""
     with pytest.raises(Unknown, match="out of luck"):
         list(Frames(tty=False).feed(frame(kind, b"out of luck")))
 

@@ -33,7 +33,7 @@ async def test_a_connection_that_died_is_not_reused() -> None:
     [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"],
 )
 async def test_broken_replies(raw: bytes) -> None:
-    """A reply that breaks off, wherever, is no reply: the engine is away."""
+    """A reply that is cut off anywhere is an error: the engine is unavailable."""
     async with serving(Served(raw=raw)) as server:
         with pytest.raises(Unavailable):
             await HttpClient(server.path).request("GET", "/x")

@@ -93,7 +93,7 @@ async def test_what_an_image_says(images: DockerImages, shelf: Registry) -> None
 
 
 async def test_a_removal_takes_all_names(images: DockerImages, shelf: Registry) -> None:
-    """Removing an image by one of its names removes it whole, also many at once; what is not there is no error."""
+    """Removing an image by one of its names removes it whole, also concurrently; an unknown image is no error."""
     for tag in ("1", "2"):
         await images.pull(ImageSpec(image=f"{shelf.address}/a/one:{tag}"), None, None)
     image = await named(images, f"{shelf.address}/a/one:2")
@@ -148,7 +148,7 @@ async def test_what_a_registry_has_not(images: DockerImages, shelf: Registry, na
 
 
 async def test_a_registry_that_is_away(images: DockerImages) -> None:
-    """A registry that does not answer fails the pull with the engine's words."""
+    """A registry that does not answer fails the pull with the engine's message."""
     with pytest.raises(CrishimError, match="refused"):
         await images.pull(ImageSpec(image="127.0.0.1:1/a/b:1"), None, None)
 

@@ -25,7 +25,7 @@ async def said(node: Node, argv: tuple[str, ...], **changes: Any) -> list[bytes]
 
 
 async def test_every_byte(engine: Dockerd, tmp_path: Path) -> None:
-    """Long lines come in pieces of 16 KiB, bytes that are no text come as they are, and an unfinished line is a part."""
+    """Long lines come in pieces of 16 KiB, invalid text is unchanged, and an unfinished line is a part."""
     script = "head -c 40000 /dev/zero; echo; echo; head -c 3 /bin/busybox; echo; echo err >&2; echo -n end"
     async with Node(tmp_path, engine.socket).running() as node:
         seen = await said(node, ("sh", "-c", script))
@@ -71,7 +71,7 @@ async def test_much_output_through_a_small_copy(engine: Dockerd, tmp_path: Path)
 
 
 async def test_rotation(engine: Dockerd, tmp_path: Path) -> None:
-    """ReopenContainerLog: the renamed file keeps what it has, the new one takes the rest, and a restart goes on in it."""
+    """ReopenContainerLog: the renamed file keeps its lines, the new one gets the rest, and a restart continues in it."""
     node = Node(tmp_path, engine.socket)
     log, old = tmp_path / "logs" / "main.log", tmp_path / "logs" / "main.log.20260102-030405"
     async with node.running():
@@ -116,7 +116,7 @@ async def test_a_file_that_is_no_log(engine: Dockerd, tmp_path: Path) -> None:
 
 
 async def test_waits_end_without_logs(engine: Dockerd, tmp_path: Path) -> None:
-    """Nobody waits for the log of a container that has none, or that is not known."""
+    """Waits for the log of an unknown container, or of one without a log, return at once."""
     async with backend_at(tmp_path, engine.socket) as backend:
         await asyncio.wait_for(backend._logs.finished(ContainerId("nobody")), 5)
         backend._logs.reopen(ContainerId("nobody"))

@@ -1,4 +1,4 @@
-"""An inspect's words in ours."""
+"""The conversion of an inspect to our values."""
 
 from typing import Any
 

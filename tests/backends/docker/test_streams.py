@@ -52,7 +52,7 @@ async def test_exec_copies_much(engine: Dockerd, tmp_path: Path) -> None:
 
 
 async def test_exec_tails_are_whole(engine: Dockerd, tmp_path: Path) -> None:
-    """The last words of short processes are never lost, many at once."""
+    """The last output of short processes is never lost, many at once."""
     async with Node(tmp_path, engine.socket).running() as node:
         container = await node.container(await node.sandbox(), "main", SLEEPS)
 
@@ -172,7 +172,7 @@ async def test_the_engine_goes_away_from_an_attach(mortal: Dockerd, tmp_path: Pa
 
 
 async def test_input_without_once_stays_open(engine: Dockerd, tmp_path: Path) -> None:
-    """Without stdin_once the end of a client's input ends nothing: its output goes on, and another client can write."""
+    """Without stdin_once the end of a client's input ends nothing: its output continues, and another client can write."""
     async with Node(tmp_path, engine.socket).running() as node:
         container = await node.container(await node.sandbox(), "main", ("cat",), stdin=True)
         first, out = Source(), Sink()

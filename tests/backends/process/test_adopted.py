@@ -158,7 +158,7 @@ async def test_what_ended_meanwhile_is_over(tmp_path: Path) -> None:
 
 
 async def test_a_survivor_has_no_streams(tmp_path: Path) -> None:
-    """What needs the streams of an earlier crishim is refused; a removal or our end kills what it left."""
+    """Calls that need the streams of an earlier server are refused; a removal or our end kills its containers."""
     with crashed(tmp_path) as left:
         async with later(tmp_path) as backend:
             for work in (

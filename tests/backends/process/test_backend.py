@@ -96,7 +96,7 @@ async def test_nothing_of_ours_is_inherited() -> None:
 
 @pytest.mark.parametrize("cwd", ["/no/such/folder", "", "no/such"])
 async def test_a_folder_that_is_not_there_is_the_root(cwd: str) -> None:
-    """The image's folders are not on this machine; what is missing is `/`."""
+    """The image's folders do not exist on this machine; a missing working directory is `/`."""
     async with pod() as it:
         spec = await it.start("pwd", cwd=cwd)
         await it.wait(spec.id)
@@ -151,7 +151,7 @@ async def test_a_kill_from_elsewhere_is_seen() -> None:
 
 @pytest.mark.parametrize("script", ["wait", "exit 0", "kill -9 $$"])
 async def test_the_whole_session_ends_with_its_first_process(script: str) -> None:
-    """Whoever is in the container's session when its first process ends, however it does, is killed."""
+    """All processes of the container's session are killed when its first process ends, however it does."""
     async with pod() as it:
         spec = await it.start(f"(trap '' HUP TERM; exec sleep 1000) & echo $!; {script}")
         await until(lambda: len(log_lines(spec)) == 1)
@@ -182,7 +182,7 @@ async def test_a_daemon_that_got_away_does_not_hold_the_container() -> None:
 
 
 async def test_other_signals_go_to_the_first_process_alone() -> None:
-    """A signal other than SIGKILL is the first process's to handle; what is no signal is InvalidArgument."""
+    """A signal other than SIGKILL is the first process's to handle; an invalid signal is InvalidArgument."""
     async with pod() as it:
         spec = await it.start("sleep 1000 & echo $!; trap 'kill -0 $! && echo heard; exit 5' USR1; echo ready; wait")
         await until(lambda: b"ready" in log_lines(spec))

@@ -68,7 +68,7 @@ async def test_an_exec_with_a_terminal() -> None:
 
 
 async def test_a_slow_client_slows_its_exec_alone() -> None:
-    """An exec's output waits for its client: little is buffered, nothing is lost, and other execs go on."""
+    """An exec's output waits for its client: little is buffered, nothing is lost, and other execs continue."""
     async with pod() as it:
         spec = await it.start("exec sleep 1000")
         slow = Slow()
@@ -127,7 +127,7 @@ async def test_input_that_is_not_read_or_breaks_off() -> None:
 
 @pytest.mark.parametrize("tty", [False, True])
 async def test_a_cancelled_exec_is_dead_to_the_last_process(*, tty: bool) -> None:
-    """When an exec's cancellation is passed on, all its processes have ended, stubborn ones too, and the container goes on."""
+    """When an exec's cancellation returns, all its processes have ended, stubborn ones too, and the container runs."""
     async with pod() as it:
         spec = await it.start("exec sleep 1000")
         before = descriptors()

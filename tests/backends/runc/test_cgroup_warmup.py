@@ -22,7 +22,7 @@ class SlowCgroups(Cgroups):
 
 
 async def test_however_many_moves_are_foreseen_one_thread_waits() -> None:
-    """Whoever foresees a move goes on at once, and has no thread of its own; after a rest there is a wait again."""
+    """`soon` returns at once, and starts no second thread; after a pause there is a wait again."""
     cgroups = SlowCgroups()
     moves = CgroupWarmup(cgroups)
     for _ in range(100):

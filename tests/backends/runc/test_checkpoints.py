@@ -94,7 +94,7 @@ async def test_a_restored_container_goes_on(tmp_path: Path) -> None:
 
 
 async def test_a_pod_of_two_containers(tmp_path: Path) -> None:
-    """CheckpointPod dumps both, and both go on; RestorePod makes CREATED containers, and their starts resume them."""
+    """CheckpointPod dumps both, and both keep running; RestorePod creates CREATED containers, and their starts resume them."""
     async with node(tmp_path, runtime="runc") as world:
         pod, _, one = await counting(world, tmp_path, "one")
         await world.run_container(pod, "two", "sh", "-c", COUNTS, log_path="two.log")

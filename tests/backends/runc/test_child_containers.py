@@ -91,7 +91,7 @@ async def test_an_oom_kill_is_reported(bundles: Bundles, cgroup: str) -> None:
 
 
 async def test_a_terminal_is_here(bundles: Bundles) -> None:
-    """Whoever attaches to a container with a terminal has its input, its output and its size, until it ends."""
+    """An attached client of a container with a terminal has its input, its output and its size, until it ends."""
     script = "while test x$(stty size | head -c 2) != x25; do :; done; stty size; read line; echo got $line; exit 3"
     name = await bundles.created("term", "sh", "-c", script, stdio=Stdio(terminal=True, monitored_by_parent=True))
     sizes: asyncio.Queue[TerminalSize] = asyncio.Queue()

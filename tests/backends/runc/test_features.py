@@ -36,7 +36,7 @@ def output_of(*, rro: bool, idmap: bool | None) -> str:
     ],
 )
 def test_by_word_or_version(name: str, version: str, text: str, expected: Features) -> None:
-    """What `features` says goes before the version, and the version decides what it leaves unsaid (runc-spec's features.md)."""
+    """The output of `features` precedes the version, which decides what is missing in it (runc-spec's features.md)."""
     assert expected == features(name, version, text, KERNEL)
 
 

@@ -1,4 +1,4 @@
-"""What can be said of the runc backend in crishim.toml, and what it needs of a machine."""
+"""The options of the runc backend in crishim.toml, and its requirements of a machine."""
 
 import json
 import os

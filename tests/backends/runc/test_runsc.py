@@ -121,7 +121,7 @@ async def test_the_sandboxs_death(world: Harness, tmp_path: Path) -> None:
 
 @gvisor
 async def test_filters_are_loaded_into_gvisor(tmp_path: Path) -> None:
-    """A seccomp profile of a container in gVisor denies what it says; the node's AppArmor and SELinux are refused."""
+    """A seccomp profile of a container in gVisor is enforced; the node's AppArmor and SELinux are refused."""
     rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}
     profile = tmp_path / "profile.json"
     profile.write_text(

@@ -55,7 +55,7 @@ async def test_every_metric_has_a_value(world: Harness, tmp_path: Path) -> None:
 
 
 async def test_usage_of_a_running_container(world: Harness, tmp_path: Path) -> None:
-    """A container that works has CPU time, memory, a task and what it wrote; a limit shows as what is left of it."""
+    """A busy container has CPU time, memory, a task and its written bytes; a limit shows as available memory."""
     limits = LinuxContainerConfig(resources=Resources(memory_limit_in_bytes=64 << 20))
     container = await world.run_container(await world.run_sandbox(), "main", *BUSY, linux=limits)
     while not (tmp_path / "roots" / container / "ready").exists():  # noqa: ASYNC110 - the container makes it

@@ -165,7 +165,7 @@ async def test_a_sysctl_that_the_kernel_does_not_take(world: Harness) -> None:
 
 
 async def test_volumes_have_the_ids_of_the_pod(world: Harness, folder: Path) -> None:
-    """A volume with mappings is root's inside as it is outside, and the pod's own files are its root's to write."""
+    """A volume with mappings is owned by root inside as outside, and the pod's own files are writable for its root."""
     if Feature.IDMAP_MOUNTS not in (await world.backend.probe()).supported:
         pytest.skip("needs crun 1.9 or newer: put one on PATH")
     volume = folder / "volume"
@@ -195,7 +195,7 @@ async def test_a_mapping_that_the_kernel_refuses(tmp_path: Path) -> None:
 
 
 async def test_layers_with_ids_of_their_own(tmp_path: Path) -> None:
-    """An image's root is the mapped root's in a container's root and in its volumes, and what is written goes to its folder."""
+    """An image's root is the mapped root in a container's root and in its volumes, and written files are in its folder."""
     pins = PinnedNamespaces(tmp_path / "pins")
     options = NamespaceOption(userns_options=MAPPED)
     async with Harness() as harness:

@@ -112,7 +112,7 @@ def test_pull_needs_neither_credentials_nor_a_named_pod() -> None:
 
 
 def test_file_systems_are_named_by_a_path() -> None:
-    """ImageFsInfo answers what is used, leaving unset what was not measured."""
+    """ImageFsInfo has the usage, with unmeasured values unset."""
     images = FilesystemUsage(timestamp=1, mountpoint="/images", used_bytes=0)
     containers = FilesystemUsage(timestamp=2, mountpoint="/containers", inodes_used=3)
     expected = pb.ImageFsInfoResponse(

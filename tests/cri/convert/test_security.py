@@ -124,7 +124,7 @@ def test_unknown_modes_and_types_are_refused() -> None:
 @pytest.mark.parametrize("mode", ["CONTAINER", "TARGET"])
 @pytest.mark.parametrize("field", ["network", "ipc"])
 def test_network_and_ipc_are_the_pods_or_the_nodes(field: str, mode: str) -> None:
-    """Another mode would be taken for the pod's own, and is refused instead."""
+    """Another mode would be treated as the pod's own, and is refused instead."""
     with refused(f"n.{field}"):
         security.decode_namespaces(pb.NamespaceOption(**{field: mode}), "n")  # type: ignore[arg-type]
 

@@ -47,7 +47,9 @@ def slow(world: ShimWorld) -> Path:
 
 
 async def test_a_delete_that_takes_too_long(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `delete` could not free is not removed: containers have ended, stop and removal fail and say what is left."""
+    """A pod with leftovers that `delete` could not free stays: containers have ended, stop and removal fail with the
+    leftovers.
+    """
     monkeypatch.setattr(burial, "_RETRY_PAUSE", FOR_EVER)
     file = slow(machines)
     pod = await machines.sandbox()

@@ -20,7 +20,7 @@ def event(kind: str, value: bytes) -> bytes:
 
 
 async def test_the_container_that_ran_out_of_memory_is_reported(tmp_path: Path) -> None:
-    """Of all events only the one of memory is heard; what is no event is refused."""
+    """Only OOM events are used; an invalid event is refused."""
     heard: list[str] = []
     events = ShimEvents(tmp_path / "news", heard.append)
     await events.open()

@@ -56,7 +56,7 @@ async def test_one_shim_for_a_pod(machines: ShimWorld) -> None:
 
 
 async def test_the_log_must_be_read(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a pipe `log` that somebody empties no machine boots, and no shim is left of the attempt."""
+    """Without a reader of the pipe `log` no machine boots, and no shim is left of the attempt."""
     with monkeypatch.context() as patched:
         patched.setattr(ShimLog, "open", lambda self: None)
         with pytest.raises(CrishimError):
@@ -86,7 +86,7 @@ async def test_a_member_has_the_address_of_its_sandbox(machines: ShimWorld) -> N
 
 
 async def test_a_delete_right_after_the_end_is_tried_again(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Delete is refused for a while after Wait has answered; a removal at once succeeds all the same."""
+    """Delete is refused for a while after Wait has returned; a removal at once succeeds nevertheless."""
     pod = await machines.sandbox()
     spec = await machines.run(pod, machines.programs.fails(3))
     await machines.wait(spec.id)
@@ -172,7 +172,7 @@ async def test_calls_for_an_ended_container(machines: ShimWorld) -> None:
 
 
 async def test_not_found_is_not_gone(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NOT_FOUND for a Kill or Delete of what State knows is a failure with the shim's reason: nothing is taken for gone."""
+    """NOT_FOUND for a Kill or Delete of a task that State knows is a failure with the shim's reason: the task still exists."""
     monkeypatch.setattr(cleanup, "_FREED_WITHIN", 0.1)
     pod = await machines.sandbox()
     spec = await machines.run_ready(pod, machines.programs.sleeps())
@@ -276,7 +276,7 @@ async def test_the_shim_dies_while_we_are_away(machines: ShimWorld) -> None:
 
 
 async def test_a_shim_that_never_answers(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shim that stands still is killed with the removal of its pod, and what it leaves is cleared away."""
+    """A hanging shim is killed by the removal of its pod, and its leftovers are freed."""
     pod = await machines.sandbox()
     await machines.run_ready(pod, machines.programs.sleeps())
     monkeypatch.setattr(ShimLink, "timeout", 0.3)
@@ -310,7 +310,7 @@ def become(world: ShimWorld, script: str) -> None:
 
 
 async def test_garbage_instead_of_an_address(machines: ShimWorld) -> None:
-    """A shim that prints what is no address fails the start with what it said."""
+    """A shim that prints an invalid address fails the start with its output."""
     become(machines, "echo something went wrong, sorry")
     with pytest.raises(Unknown, match="something went wrong"):
         await machines.sandbox()
@@ -348,7 +348,7 @@ async def test_a_shim_of_another_version_is_ended(machines: ShimWorld) -> None:
 
 
 async def test_a_shim_that_wants_parameters_gets_none(machines: ShimWorld) -> None:
-    """A shim that demands parameters, and is not known to, fails the start with its words."""
+    """A shim that requires parameters, and is not known to, fails the start with its message."""
     (machines.folder / "host").mkdir(exist_ok=True)
     (machines.folder / "host" / "answers").write_text("protobuf")
     with pytest.raises(Unknown, match="deprecated"):
@@ -356,7 +356,7 @@ async def test_a_shim_that_wants_parameters_gets_none(machines: ShimWorld) -> No
 
 
 async def test_nonsense_instead_of_a_shim(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever answers nonsense, or nothing, fails the start within its time, and is forgotten with the pod."""
+    """A shim that responds with garbage, or not at all, fails the start within its timeout, and is removed with the pod."""
     monkeypatch.setattr(ShimLink, "long_timeout", 0.3)
     monkeypatch.setattr(ShimLink, "timeout", 0.3)
     monkeypatch.setattr(sandbox, "_SHUTDOWN_TIMEOUT", 0.3)

@@ -37,7 +37,7 @@ def test_a_shim_without_a_pid_is_who_works_in_the_bundle(tmp_path: Path) -> None
 
 
 def test_only_sockets_are_removed(tmp_path: Path) -> None:
-    """A dead shim's socket is removed; what is no socket, and what has no path, is left alone."""
+    """A dead shim's socket is removed; a path that is no socket, or is missing, is left alone."""
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(path))

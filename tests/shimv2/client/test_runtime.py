@@ -118,7 +118,7 @@ async def test_memory_runs_out(containers: ShimWorld) -> None:
 
 
 async def test_output_during_our_absence_is_not_lost(containers: ShimWorld) -> None:
-    """What a container writes while we are away waits in its pipe, and is in the log after our return."""
+    """Output of a container while no server runs waits in its pipe, and is in the log after the restart."""
     pod = await containers.sandbox()
     waits = "while [ ! -e /{} ]; do sleep 0.02; done"
     script = f"echo before; {waits.format('go')}; echo between; {waits.format('on')}; echo after"
@@ -137,7 +137,7 @@ async def test_output_during_our_absence_is_not_lost(containers: ShimWorld) -> N
 
 
 async def test_an_exit_while_no_server_runs_is_reported(containers: ShimWorld) -> None:
-    """How a container ended while we were away is known after our return."""
+    """An exit while no server runs is known after the restart."""
     pod = await containers.sandbox()
     spec = await containers.run(pod, ("sh", "-c", "while [ ! -e /go ]; do sleep 0.02; done; exit 11"))
     pid = (await containers.runtime.state(spec.id)).pid
@@ -212,7 +212,7 @@ async def test_usage_is_the_shims(containers: ShimWorld) -> None:
 
 
 async def test_a_paused_container_can_be_removed(containers: ShimWorld) -> None:
-    """The removal of what is paused lets it go on, kills it, and leaves nothing."""
+    """The removal of a paused container resumes it, kills it, and leaves nothing."""
     pod = await containers.sandbox()
     spec = await containers.run_ready(pod, containers.programs.sleeps())
     await containers.pods.pause_container(spec.id)
@@ -221,7 +221,7 @@ async def test_a_paused_container_can_be_removed(containers: ShimWorld) -> None:
 
 
 async def test_nothing_is_created_twice(containers: ShimWorld) -> None:
-    """A second creation, of a sandbox's own container or of another, is refused, and what was there goes on; so is a start."""
+    """A second creation, of a sandbox's own container or of another, is refused, and the first continues; so is a start."""
     pod = await containers.sandbox()
     spec = await containers.run_ready(pod, containers.programs.sleeps())
     for name, bundle in (
@@ -236,7 +236,7 @@ async def test_nothing_is_created_twice(containers: ShimWorld) -> None:
 
 
 async def tidied(containers: ShimWorld) -> None:
-    """Remove everything; while what a dead shim has left is still being cleared away, ask again."""
+    """Remove everything, with retries while the leftovers of a dead shim are being freed."""
     done = False
     while not done:
         with contextlib.suppress(Unavailable):

@@ -142,7 +142,7 @@ def test_a_program_that_is_not_there(node: Containerd) -> None:
 
 
 def test_containerd_comes_back(node: Containerd) -> None:
-    """While containerd is away tasks live on, and how one ended meanwhile is known to the next."""
+    """While containerd is down tasks keep running, and an exit in the meantime is known to the next one."""
     for name, argv in (("lives", ("sleep", "600")), ("ends", ("sh", "-c", "while test -e /go; do sleep 0.05; done; exit 7"))):
         (node.root / "go").touch()
         assert 0 == node.run(name, *argv, options=("-d",)).returncode
@@ -175,7 +175,7 @@ def test_the_daemon_is_killed(node: Containerd) -> None:
 
 
 def test_the_daemon_is_killed_without_a_request(node: Containerd) -> None:
-    """The next daemon, whatever it is started for, ends what is left: containerd has little patience with `delete`."""
+    """The next daemon, whatever starts it, ends the leftover tasks: containerd's timeout of `delete` is short."""
     assert 0 == node.run("t1", "sleep", "600", options=("-d",)).returncode
     (pid,) = (pid for pid, _ in node.tasks().values())
     node.stop()

@@ -1,4 +1,4 @@
-"""TaskEvents for containerd: in order, again where it was away, and no refusal holds up the rest."""
+"""TaskEvents for containerd: in order, retried while it is down, and a refused event does not delay the rest."""
 
 import socket
 from collections.abc import AsyncIterator
@@ -43,7 +43,7 @@ class Events:
             await self._server.close()
 
     def envelopes(self) -> list[tuple[str, str]]:
-        """Topic and container of what has come."""
+        """Topic and container of the received events."""
         found = [pb.ForwardRequest.FromString(request.payload).envelope for request in self.requests]
         return [(one.topic, pb.TaskStart.FromString(one.event.value).container_id) for one in found]
 
@@ -92,7 +92,7 @@ async def test_containerd_is_away(events: Events, publisher: Publisher, clock: F
 
 
 async def test_containerd_comes_back(events: Events, publisher: Publisher, clock: FakeClock) -> None:
-    """A connection that has ended is opened anew."""
+    """A connection that has ended is replaced."""
     await events.start()
     publisher.publish("k8s.io", "/tasks/start", pb.TaskStart(container_id="one"))
     await until(lambda: len(events.requests) == 1)
@@ -107,7 +107,7 @@ async def test_containerd_comes_back(events: Events, publisher: Publisher, clock
 
 @pytest.mark.parametrize(("error", "arrived"), [(InvalidArgument("event", "no"), ["two"]), (Unavailable(""), ["one", "two"])])
 async def test_refused(events: Events, publisher: Publisher, clock: FakeClock, error: Exception, arrived: list[str]) -> None:
-    """What containerd refuses is lost alone, at once; what it cannot take just now is sent again."""
+    """An event that containerd refuses is dropped; one that it cannot take at the moment is sent again."""
     await events.start()
     events.failures.append(error)
     for name in ("one", "two"):

@@ -39,7 +39,7 @@ def open_ones() -> int:
     ],
 )
 def test_options(options: tuple[str, ...], expected: tuple[int, list[str]]) -> None:
-    """The words of mount(8) become flags, of which the last counts; the rest is the file system's own, in order."""
+    """The options of mount(8) become flags, of which the last counts; the rest are the file system's own, in order."""
     assert expected == parsed(options)
 
 

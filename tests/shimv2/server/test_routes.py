@@ -186,7 +186,7 @@ async def test_the_state_of_a_task(wire: Wire) -> None:
 
 
 async def test_shutdown_ends_nothing(wire: Wire) -> None:
-    """Containerd asks for it after each pod; other tasks go on."""
+    """Containerd calls it after each pod; other tasks continue."""
     await wire.call("Create", pb.CreateTaskRequest(id="t1", bundle=str(wire.bundle)))
     await wire.call("Shutdown", pb.ShutdownRequest(id="other", now=True))
     assert 1 == len(wire.tasks)

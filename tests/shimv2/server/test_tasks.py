@@ -88,7 +88,7 @@ async def test_a_whole_life(world: World) -> None:
 
 
 async def test_an_exec_s_stdin_has_no_reader_before_its_start(world: World) -> None:
-    """A client's first write waits for Start, when it can ask for CloseIO: what it writes is read, and then the end."""
+    """A client's first write waits for Start, before CloseIO: its data is read, and then the end."""
     await world.tasks.create(KEY, world.creation())
     await world.tasks.start(KEY, "")
     paths = world.pipes()

@@ -78,7 +78,7 @@ def test_recorded_answers(name: str, version: int) -> None:
 
 
 def test_recorded_parameters() -> None:
-    """What containerd 2.4 wrote to its shim has the fields that we write, with the same meaning."""
+    """A recorded request of containerd 2.4 to its shim has the fields that we write, with the same meaning."""
     (start,) = [command for command in commands("containerd-2.4.jsonl") if command["argv"][-1] == "start"]
     theirs = bootstrap_pb.BootstrapParams.FromString(bytes.fromhex(start["stdin_hex"]))
     ours = bootstrap_pb.BootstrapParams.FromString(

@@ -11,7 +11,7 @@ from tests.shimv2.golden import answers
 
 
 def test_version_1() -> None:
-    """Times are nanoseconds; what is unlimited has no limit; swap is what memory and swap together are more."""
+    """Times are nanoseconds; unlimited values have no limit; swap is the difference of memsw and memory."""
     message = v1.Metrics()
     message.cpu.usage.total, message.cpu.usage.user, message.cpu.usage.kernel = 90, 60, 30
     message.cpu.throttling.throttled_time = 5
