@@ -89,9 +89,9 @@ proto: $(VENV)/.dev
 coverage-page: $(VENV)/.dev
 	$(BIN)/crishim coverage --markdown process runc docker shim kata > docs/coverage.md
 
-# Broken input for the streaming parsers, a million of each kind.
+# Broken input for every parser of a wire, a million of each kind.
 fuzz: $(VENV)/.dev
-	$(BIN)/python bench/fuzz/streaming.py
+	$(BIN)/python bench/fuzz/parsers.py
 
 # What takes longer than a test may: the server killed at two hundred moments, and the parsers fed for long.
 soak: packages $(VENV)/.dev fuzz

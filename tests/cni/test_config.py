@@ -52,7 +52,7 @@ def test_the_highest_version_in_common_is_spoken(keys: dict[str, Any], expected:
     ],
 )
 def test_bad_files_are_refused_with_their_name(file: str, data: bytes, words: str) -> None:
-    """What is no network is refused with the file's name and what is wrong with it."""
+    """An invalid network is refused with the file's name and the error."""
     with pytest.raises(InvalidArgument, match=words) as caught:
         parse(file, data)
     assert file == caught.value.field

@@ -85,7 +85,7 @@ def test_the_caller_stays_where_it_was(netns: str) -> None:
 
 
 def test_what_is_a_namespace(netns: str, tmp_path: Path) -> None:
-    """A pin is a network namespace as long as it is mounted; other kinds, ordinary files, pipes and missing ones are none."""
+    """A pin is a network namespace as long as it is mounted; other kinds, regular files, pipes and missing ones are none."""
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe")
     others = ("/proc/self/ns/ipc", "/proc/self/ns/mnt", tmp_path / "file", tmp_path / "pipe", tmp_path / "none", tmp_path)

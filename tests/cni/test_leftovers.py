@@ -43,7 +43,7 @@ async def test_what_a_plugin_has_left_running_goes_on(tmp_path: Path) -> None:
 
 
 async def test_no_other_process_is_ended(tmp_path: Path) -> None:
-    """The plugins of a server with another folder go on; where no note can be written, plugins run all the same."""
+    """The plugins of a server with another folder continue; if no note can be written, plugins run nevertheless."""
     (tmp_path / "file").touch()
     with LeftoverPlugins(tmp_path / "other").noted() as environment, LeftoverPlugins(tmp_path / "file" / "x").noted():
         process = await plugin("exec sleep 600", environment)

@@ -58,7 +58,7 @@ def node(tmp_path: Path, host: str) -> Node:
 
 
 def leases(node: Node) -> list[str]:
-    """The addresses that host-local has given away."""
+    """The addresses that host-local has assigned."""
     files = (node.folder / "ipam" / "test").glob("*")
     return sorted(path.name for path in files if not path.name.startswith(("last_reserved", "lock")))
 
@@ -115,7 +115,7 @@ async def test_addresses_are_freed_without_the_namespace(node: Node, tmp_path: P
 
 
 async def test_a_used_up_subnet_is_reported(node: Node, tmp_path: Path) -> None:
-    """The plugin's own words about a full subnet reach the caller, and the failed pod leaves nothing."""
+    """The plugin's message about a full subnet reaches the caller, and the failed pod leaves nothing."""
     for number in range(5):
         with namespace(tmp_path / str(number)) as path:
             await node.network.set_up(sandbox(str(number), netns=path))

@@ -38,7 +38,7 @@ class TestFake(BackendConformance):
     """The fake keeps the contract: it lives on over a restart, since the test keeps it."""
 
     programs: ClassVar[Programs] = FakePrograms()
-    kept: ClassVar[dict[object, FakeBackend]] = {}
+    backends: ClassVar[dict[object, FakeBackend]] = {}
 
     async def make_backend(self, context: BackendContext) -> Backend:
-        return self.kept.setdefault(context.state, FakeBackend())
+        return self.backends.setdefault(context.state, FakeBackend())

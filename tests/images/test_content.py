@@ -26,7 +26,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 def test_who_may_look(tmp_path: Path) -> None:
-    """Nobody but root gets at blobs and layers; roots can be passed through, which user namespaces need."""
+    """Only root can read blobs and layers; the folder of roots can be traversed, which user namespaces need."""
     content = Content(tmp_path / "store")
     rooms = (content.folder, content.snapshots, content.layers, content.blobs, content.tmp)
     assert [0o711, 0o711, 0o700, 0o700, 0o700] == [stat.S_IMODE(room.stat().st_mode) for room in rooms]

@@ -179,7 +179,7 @@ def test_whiteouts_become_overlayfs_own(unpacked: Unpack) -> None:
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_whiteout_hides_lower_layers_only(unpacked: Unpack, order: int) -> None:
-    """What the same layer puts in a removed name's place stays, in either order, and shows nothing of what was there."""
+    """A file that the same layer adds at a removed name stays, in either order, without the removed content."""
     files = [File(".wh.f"), File("f", b"new")][::order]
     folders = [[File(".wh.d")], [folder("d"), File("d/x")]][::order]
     implied = [File(".wh.i"), File("i/x")][::order]
@@ -244,7 +244,7 @@ def test_a_file_is_no_folder(unpacked: Unpack) -> None:
 
 
 def test_later_entries_win(unpacked: Unpack) -> None:
-    """A name that comes twice is what came last; a folder that comes twice keeps what it has."""
+    """A name that occurs twice is the later entry; a folder that occurs twice keeps its content."""
     root = unpacked(
         tar_of(folder("d"), File("d/x"), folder("d", 0o700), File("f"), folder("f"), folder("g"), File("g/x"), File("g"))
     )

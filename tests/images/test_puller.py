@@ -107,7 +107,7 @@ async def test_failures_have_the_last_line(make: Make) -> None:
 
 
 async def test_a_cancelled_pull_leaves_no_process(make: Make, tmp_path: Path) -> None:
-    """The process, with what it started, is gone when the cancelled pull has ended."""
+    """The process and its children have ended when the cancelled pull has ended."""
     task = asyncio.create_task(pull(make("sleep 1000 & echo $! > child; mv child pid; wait")))
     while "pid" not in names(tmp_path):  # noqa: ASYNC110 - a file sends no event
         await asyncio.sleep(0.005)

@@ -118,7 +118,7 @@ def test_what_a_container_wrote(place: Path) -> None:
 
 
 def test_release_is_repeatable(place: Path) -> None:
-    """Containers that were never here, or are gone, can be released; views of theirs can be let go of."""
+    """Unknown and removed containers can be released, with their views."""
     snapshots = snapshots_in(place)
     snapshots.unview(C1, IMAGE)
     snapshots.release(C1)
@@ -130,7 +130,7 @@ def test_release_is_repeatable(place: Path) -> None:
 
 
 def test_other_users_stay_outside(place: Path) -> None:
-    """Nobody else on the machine reaches what a container has written, where its root is the machine's."""
+    """No other user of the machine can reach a container's files, where its root user is the machine's."""
     snapshots = snapshots_in(place)
     snapshots.hold(C1, (layer(place, "one", "file"),))
     snapshots.prepare(C1)

@@ -61,13 +61,13 @@ def files(folder: Path) -> set[str]:
 async def test_an_image_is_pulled_and_listed(store: ContentStore, registry: Registry, layout: Layout) -> None:
     """A pulled image has its configuration's digest as id, its tag, the registry's digest, and what its configuration says."""
     pushed = layout.image([HELLO, MORE], {"Cmd": ["/bin/program"], "User": "1002:5", "Env": ["A=b"]}, tag="t")
-    reference = registry.push(layout, "t", "team/told:1")
+    reference = registry.push(layout, "t", "team/listed:1")
     image_id = await pull(store, reference)
     manifest = json.loads((layout.place / "blobs/sha256" / pushed.digest[7:]).read_bytes())
     detail = await status(store, reference)
     assert detail is not None
     assert (manifest["config"]["digest"], image_id) == (image_id, detail.image.id)
-    assert ((reference,), (f"{registry.address}/team/told@{pushed.digest}",)) == (
+    assert ((reference,), (f"{registry.address}/team/listed@{pushed.digest}",)) == (
         detail.image.repo_tags,
         detail.image.repo_digests,
     )
@@ -79,11 +79,11 @@ async def test_an_image_is_pulled_and_listed(store: ContentStore, registry: Regi
         image_id,
         image_id[7:],
         image_id[:20],
-        f"{registry.address}/team/told@{pushed.digest}",
+        f"{registry.address}/team/listed@{pushed.digest}",
         f"{reference}@{pushed.digest}",
     ):
         assert detail == await status(store, text)
-    assert None is await status(store, f"{registry.address}/team/told:2")
+    assert None is await status(store, f"{registry.address}/team/listed:2")
     assert image_id == await pull(store, image_id)
 
 
@@ -207,7 +207,7 @@ async def test_a_removed_image_serves_its_containers_to_their_end(
 ) -> None:
     """Layers stay while a container stands on them, also over a restart, and go with the last one."""
     layout.image([HELLO], tag="t")
-    image_id = await pull(store, registry.push(layout, "t", "team/kept:1"))
+    image_id = await pull(store, registry.push(layout, "t", "team/stored:1"))
     root = await store.prepare(C1, image_id)
     await store.remove(ImageSpec(image=image_id))
     await store.close()
@@ -275,7 +275,7 @@ async def test_a_tag_that_was_pushed_anew_moves(store: ContentStore, registry: R
 
 
 async def test_twenty_pulls_at_once_are_one(store: ContentStore, registry: Registry, layout: Layout) -> None:
-    """Pulls of one reference share one task, and a waiter that gives up does not stop it."""
+    """Pulls of one reference share one task, and a cancelled waiter does not stop it."""
     layout.image([HELLO], tag="t")
     reference = registry.push(layout, "t", "team/twenty:1")
     waiters = [asyncio.create_task(pull(store, reference)) for _ in range(20)]
@@ -289,7 +289,7 @@ async def test_twenty_pulls_at_once_are_one(store: ContentStore, registry: Regis
 
 
 async def test_progress_is_reported(tmp_path: Path, registry: Registry, layout: Layout) -> None:
-    """Progress ends with all bytes of configuration and layers; what was not here before counts as fetched, once."""
+    """Progress ends with all bytes of configuration and layers; downloaded content counts as fetched, once."""
     pushed = layout.image([HELLO, tar_of(File("big", os.urandom(3_000_000)))], tag="t")
     manifest = json.loads((layout.place / "blobs/sha256" / pushed.digest[7:]).read_bytes())
     reports: list[PullProgress] = []
@@ -331,7 +331,7 @@ async def test_credentials_of_the_node(tmp_path: Path, guarded: Registry, layout
 
 
 async def test_what_does_not_exist(store: ContentStore, registry: Registry) -> None:
-    """A tag, a repository and an id that are nowhere are `NotFound`; what is no reference is `InvalidArgument`."""
+    """An unknown tag, repository or id is `NotFound`; an invalid reference is `InvalidArgument`."""
     for text in (f"{registry.address}/team/nothing:1", "sha256:" + "0" * 64, "0" * 64):
         with pytest.raises(NotFound):
             await pull(store, text)
@@ -360,7 +360,7 @@ async def test_a_policy_that_refuses(tmp_path: Path, registry: Registry, layout:
 
 
 async def test_mirrors(tmp_path: Path, registry: Registry, layout: Layout) -> None:
-    """A mirror of registries.conf serves an image under its own name, and what it lacks is `NotFound`."""
+    """A mirror of registries.conf serves an image under its own name, and an image that it lacks is `NotFound`."""
     layout.image([HELLO], tag="t")
     registry.push(layout, "t", "mirrored/image:1")
     conf = tmp_path / "registries.conf"
@@ -450,7 +450,7 @@ async def test_a_corrupt_blob_at_the_registry(store: ContentStore, registry: Reg
 
 
 async def test_a_corrupt_blob_of_ours(store: ContentStore, registry: Registry, layout: Layout) -> None:
-    """A blob that was spoilt on our disk is `DataLoss` once, and is brought anew by the next pull."""
+    """A blob that was corrupted on disk is `DataLoss` once, and is downloaded again by the next pull."""
     layout.image([HELLO], tag="t")
     reference = registry.push(layout, "t", "team/spoilt:1")
     blob = store._content.blob(digest_of(gzip.compress(HELLO, 1, mtime=0)))

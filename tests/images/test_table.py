@@ -28,7 +28,7 @@ def test_names_of_a_pulled_image() -> None:
 
 
 def test_a_tag_names_one_image() -> None:
-    """A tag that was pushed anew leaves the image that had it; its repo digest stays."""
+    """A tag that was pushed again leaves the image that had it; its repo digest stays."""
     table = named(named({}, ONE, parse("x:1"), D1), TWO, parse("x:1"), D2)
     assert ((), ("docker.io/library/x:1",)) == (table[ONE.id].tags, table[TWO.id].tags)
     assert (f"docker.io/library/x@{D1}",) == table[ONE.id].digests

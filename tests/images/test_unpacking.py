@@ -75,7 +75,7 @@ async def test_a_blob_is_unpacked_once_for_each_taker(content: Content) -> None:
 
 
 async def test_a_worker_that_dies(content: Content) -> None:
-    """It is an error of the pull that had it; another one's worker goes on."""
+    """It is an error of its own pull; another pull's worker continues."""
     workers = Workers()
     one, two = Unpacking(content, workers), Unpacking(content, workers)
     bad, data = hanging(content, "bad"), tar_of(File("f", bytes(1 << 20)))

@@ -88,7 +88,7 @@ def split(*reads: bytes) -> list[tuple[bytes, bool]]:
 
 
 def test_lines_are_cut_at_newlines_only() -> None:
-    """Only newlines end a line; empty lines are lines, and what is left at the end is a part."""
+    """Only newlines end a line; empty lines are lines, and a rest at the end is a part."""
     assert [(b"a\r", False), (b"", False), (b"b\0c", False), (b"rest", True)] == split(b"a\r\n\nb", b"\0c\nre", b"st")
     assert [] == split(b"", b"")
     assert [(b"", False)] == split(b"\n")

@@ -45,7 +45,7 @@ async def test_calls_verbs_and_states_are_counted() -> None:
     assert [] == [name for name in seen if "_created" in name or "wait_container" in name]
 
 
-async def test_a_failed_verb_is_told_with_its_code() -> None:
+async def test_a_failed_verb_is_counted_with_its_code() -> None:
     """A verb that raises is counted by the code of its error; what a backend must not raise is UNKNOWN."""
     observer = RecordingObserver()
     backend = failing(FakeBackend(logs_to_disk=False), "start_sandbox", error=RuntimeError("bug"))
@@ -55,8 +55,8 @@ async def test_a_failed_verb_is_told_with_its_code() -> None:
     assert ("verb_ended", "fake", "start_sandbox", Code.UNKNOWN) in observer.calls
 
 
-async def test_pulls_are_told() -> None:
-    """Each PullImage is told with its code, whatever the image service is."""
+async def test_pulls_are_counted() -> None:
+    """Each PullImage is counted with its code, whatever the image service is."""
     observer = RecordingObserver()
     images = FakeImages()
     async with Harness(images=images, observer=observer) as world:

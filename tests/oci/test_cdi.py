@@ -91,7 +91,7 @@ def test_priorities() -> None:
 
 
 def test_who_asks() -> None:
-    """Names come from the field and from annotations, each once."""
+    """Names are from the field and from annotations, without duplicates."""
     annotations = {"cdi.k8s.io/plugin": "a.b/c=2, a.b/c=1", "other": "a.b/c=3"}
     assert ("a.b/c=1", "a.b/c=2") == wanted(["a.b/c=1"], annotations)
 

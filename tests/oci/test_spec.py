@@ -226,7 +226,7 @@ def test_all_is_what_this_process_has() -> None:
     [(True, True, "bind"), (True, False, "cgroup"), (False, True, "cgroup"), (False, False, "cgroup")],
 )
 def test_the_node_s_cgroup2_is_bound(v2: bool, privileged: bool, expected: str) -> None:
-    """Without a cgroup namespace cgroup2 is not mounted anew, which would change the options of the node's own mount."""
+    """Without a cgroup namespace cgroup2 is bound: a new mount would change the options of the node's own mount."""
     result = config(secured(privileged=privileged), attrs.evolve(HOST, cgroup_v2=v2), PLACE)
     (kind,) = [mount["type"] for mount in result["mounts"] if mount["destination"] == "/sys/fs/cgroup"]
     assert expected == kind
@@ -308,7 +308,7 @@ def test_what_would_be_mounted_on_the_node_is_refused(
 
 
 def test_further_options_of_a_mount() -> None:
-    """They follow the fields' own (CRI, `Mount.mount_options`), of a path and of an image."""
+    """They follow the options of the other fields (CRI, `Mount.mount_options`), for a path and for an image."""
     mounts = (
         Mount(container_path="/data", host_path="/h", readonly=True, mount_options=("noexec", "nosuid")),
         Mount(container_path="/image", image=ImageSpec(image="i"), mount_options=("nodev",)),
@@ -321,7 +321,7 @@ def test_further_options_of_a_mount() -> None:
 
 @pytest.mark.parametrize("option", ["rw", "rshared", "suid", "bind", "size=1k", ""])
 def test_options_that_take_something_back(option: str) -> None:
-    """An option that would undo another field of the mount, or that no bind mount keeps, is refused by the field's name."""
+    """An option that contradicts another field of the mount, or that no bind mount supports, is refused by the field's name."""
     mounts = (Mount(container_path="/data", host_path="/h", readonly=True, mount_options=("noexec", option)),)
     place = attrs.evolve(PLACE, sources=FrozenDict({"/data": BindSource(path="/h")}))
     with pytest.raises(InvalidArgument) as refused:
@@ -479,7 +479,7 @@ def in_pod(option: SELinuxOption | None = None, ipc: NamespaceMode = NamespaceMo
     ],
 )
 def test_labels(of_pod: SELinuxOption | None, of_container: SELinuxOption | None, expected: str) -> None:
-    """A label is the container's or its pod's, with the usual words and the pod's level for what is left out (mapping.md 9)."""
+    """Each part of a label is the container's or its pod's, else the default with the pod's level (mapping.md 9)."""
     requested = attrs.evolve(secured(selinux_options=of_container), sandbox=in_pod(of_pod))
     labels = selinux_labels(requested, ON, "s0:c3,c7")
     user, _, _, level = expected.split(":", 3)

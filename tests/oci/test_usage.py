@@ -89,7 +89,7 @@ def test_pressure_is_in_nanoseconds() -> None:
 
 
 def test_the_working_set_is_the_kubelet_s() -> None:
-    """The working set is usage less inactive file cache, never below zero; what is left is the limit less that."""
+    """The working set is usage minus inactive file cache, never below zero; available is the limit minus the working set."""
     measured = container_usage(SAME, 5)
     assert measured.memory is not None
     assert (5, 900_000, 3_100_000) == (

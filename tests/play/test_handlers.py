@@ -72,7 +72,7 @@ async def test_redirects_are_followed_on_the_same_host() -> None:
 
 @pytest.mark.parametrize("place", ["http://127.0.0.1:99999/", "http://[::/", "//127.0.0.1:y/", "/\u00fc"])
 async def test_a_redirect_to_no_address(place: str) -> None:
-    """A container that redirects to what is no address has failed its probe; a hook only asks for an answer it can read."""
+    """A container that redirects to an invalid address has failed its probe; a hook only needs a readable response."""
     async with answering(lambda _: status(302, Location=place)) as port:
         handler = Handler(kind="httpGet", path=PLACE, port=port)
         assert (False, False) == ((await probe(target(), handler, 5)).ok, (await hook(target(), handler)).ok)

@@ -224,7 +224,7 @@ async def test_sidecars_come_first_and_go_last(stage: Stage) -> None:
 
 
 async def test_hooks_run_where_they_belong(stage: Stage) -> None:
-    """The start hook runs after the start, the stop hook before the signal, and what it took is taken off the grace."""
+    """The start hook runs after the start, the stop hook before the signal, and its duration is subtracted from the grace."""
     life = {"postStart": exec_probe("print", "up"), "preStop": {"sleep": {"seconds": 4}}}
     pod = manifest({"name": "main", "command": ["sleep"], "lifecycle": life}, terminationGracePeriodSeconds=10)
     sent: list[pb.StopContainerRequest] = []

@@ -99,7 +99,7 @@ def test_a_pods_sums_hold_its_hungriest_moment() -> None:
 
 
 def test_pauses_double_and_are_forgotten() -> None:
-    """The first end costs nothing, then 10 s to 300 s; ten minutes without an end begin anew."""
+    """The first restart has no delay, then 10 s to 300 s; ten minutes without an exit reset it."""
     backoff = BackOff()
     now, pauses = 0.0, []
     for _ in range(8):

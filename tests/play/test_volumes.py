@@ -36,7 +36,7 @@ def test_volumes_are_where_containers_look(tmp_path: Path) -> None:
     mounts = [
         {"name": "d", "mountPath": "/data"},
         {"name": "d", "mountPath": "/below", "subPath": "x/y"},
-        {"name": "w", "mountPath": "/told"},
+        {"name": "w", "mountPath": "/written"},
     ]
     pod = pod_of(volumes, mounts)
     folders, node = folders_of(pod, tmp_path)
@@ -73,7 +73,7 @@ def test_a_host_path_must_be_what_it_says(tmp_path: Path, kind: str) -> None:
 
 
 def test_host_paths_are_created_and_stay(tmp_path: Path) -> None:
-    """DirectoryOrCreate and FileOrCreate make what is missing, and no removal of the pod touches it."""
+    """DirectoryOrCreate and FileOrCreate create missing paths, and no removal of the pod deletes them."""
     paths = {"DirectoryOrCreate": tmp_path / "folder", "FileOrCreate": tmp_path / "file"}
     volumes = [
         {"name": str(number), "hostPath": {"path": str(path), "type": kind}}

@@ -38,7 +38,7 @@ def parser(folder: Path, script: str = "") -> str:
     """A parser that adds the profile that it reads to the list of those loaded."""
     program = folder / "parser"
     words = f"sed -n 's/^profile \\([^ ]*\\) .*/\\1 (enforce)/p' >> {folder}/loaded"
-    program.write_text(f'#!/bin/sh\necho "$@" >> {folder}/asked\n{script or words}\n')
+    program.write_text(f'#!/bin/sh\necho "$@" >> {folder}/calls\n{script or words}\n')
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     return str(program)
 
@@ -48,7 +48,7 @@ async def test_the_default_is_loaded_once(tmp_path: Path) -> None:
     (tmp_path / "loaded").write_text("mine too (complain)\n/usr/bin/man (enforce)\n")
     profiles = AppArmorProfiles(used=True, loaded=tmp_path / "loaded", parser=parser(tmp_path))
     assert [APPARMOR_DEFAULT] * 4 == await asyncio.gather(*(profiles.choose(spec()) for _ in range(4)))
-    assert "-Kr\n" == (tmp_path / "asked").read_text()
+    assert "-Kr\n" == (tmp_path / "calls").read_text()
     assert "mine too" == await profiles.choose(secured(apparmor=MINE))
 
 
@@ -77,7 +77,7 @@ def test_details_before_the_first_container(tmp_path: Path) -> None:
     assert "this machine has no AppArmor" == AppArmorProfiles(used=False).outlook()
     assert "No such file" in AppArmorProfiles(used=True, loaded=tmp_path / "none", parser=program).outlook()
     assert "no /none (apparmor)" in AppArmorProfiles(used=True, loaded=tmp_path / "loaded", parser="/none").outlook()
-    assert not (tmp_path / "asked").exists()
+    assert not (tmp_path / "calls").exists()
 
 
 async def started(world: Harness, security: LinuxContainerSecurityContext | None = None) -> ContainerId:

@@ -235,7 +235,7 @@ async def test_hung_create_is_undone() -> None:
 
 
 async def test_vanished_container_ended_somehow() -> None:
-    """What somebody removed behind our back is an exit of unknown cause: 255, Unknown; never a corruption."""
+    """A container that was removed by another program has an unknown exit: 255, Unknown."""
     async with Harness() as world:
         container_id = await world.run_container(await world.run_sandbox())
         world.fake.vanish(container_id)

@@ -1,4 +1,4 @@
-"""Random histories: two pods, three clients that give up and retry, restarts of the server, on a loop of seeded order.
+"""Random histories: two pods, three clients that disconnect and retry, restarts of the server, on a loop of seeded order.
 
 Every history must end with CRI showing what the strict fake holds, nothing stuck, and nothing left after the removals.
 """
@@ -161,7 +161,7 @@ def _ids(records: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 @pytest.mark.parametrize("part", range(4))
 def test_histories(part: int, record_property: Callable[[str, object], None]) -> None:
-    """Whatever clients do at once and give up, CRI shows what is, and removals leave nothing."""
+    """Whatever clients do concurrently and abandon, CRI shows the actual state, and removals leave nothing."""
     for seed in range(part * HISTORIES // 4, (part + 1) * HISTORIES // 4):
         loop = SeededLoop(random.Random(seed))
         try:

@@ -1,4 +1,4 @@
-"""A fault belongs to the smallest thing that has it: a container, a pod, a handler; everything else goes on."""
+"""A fault affects the smallest possible part: a container, a pod, a handler; everything else continues."""
 
 import asyncio
 import json
@@ -220,7 +220,7 @@ async def test_a_network_that_cannot_be_torn_down() -> None:
 
 
 async def test_a_container_that_cannot_be_killed_ends_with_its_sandbox() -> None:
-    """Where a kill hangs, as in a virtual machine that does not answer, the stop goes on to the sandbox, which ends it."""
+    """If a kill hangs, as in a virtual machine that does not respond, the stop continues with the sandbox, which ends it."""
 
     class Hung(FakeBackend):
         async def kill_container(self, container_id: ContainerId, signal: int) -> None:

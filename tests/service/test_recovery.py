@@ -1,4 +1,4 @@
-"""Restarts of ours, engines that go away, reboots."""
+"""Restarts of the server, engines that disconnect, reboots."""
 
 import asyncio
 
@@ -45,7 +45,7 @@ async def test_restart_loses_nothing() -> None:
 
 
 async def test_absent_backend_does_not_keep_us_from_starting() -> None:
-    """With the engine away we start, say why, show containers UNKNOWN, and recover when it comes."""
+    """With the engine unavailable the server starts, reports it, shows containers UNKNOWN, and recovers when it is back."""
     world = Harness(store=MemoryStore())
     async with world:
         sandbox_id = await world.run_sandbox()

@@ -45,7 +45,7 @@ async def test_nano_cores_come_from_two_samples() -> None:
 
 
 async def test_one_bad_container_does_not_spoil_the_list() -> None:
-    """A container that cannot be measured is left out; the list goes on (rpc.md 5, ListContainerStats)."""
+    """A container that cannot be measured is left out of the list (rpc.md 5, ListContainerStats)."""
     fake = FakeBackend(logs_to_disk=False)
     async with Harness(failing(fake, "container_usage", at=1)) as world:
         sandbox_id = await world.run_sandbox()

@@ -29,7 +29,7 @@ class HttpRefusal(Exception):
 
 
 class SpdyStream:
-    """One stream; `content` is what came so far."""
+    """One stream; `content` is the data received so far."""
 
     def __init__(self, client: "SpdyClient", number: int) -> None:
         self._client = client

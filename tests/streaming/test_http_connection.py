@@ -64,13 +64,13 @@ async def test_refused_client_that_stays() -> None:
 async def test_too_many_connections() -> None:
     """Connections over the cap are refused by 503, and others are taken when some have left."""
     async with world(connections=3) as served:
-        held = [await connected(served) for _ in range(3)]
+        open_connections = [await connected(served) for _ in range(3)]
         await until(lambda: 3 == len(served.server._pending))
         reader, writer = await connected(served)
         answer = await reader.read()
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"the server is at its limit of 3 connections" in answer
-        for _, other in (*held, (reader, writer)):
+        for _, other in (*open_connections, (reader, writer)):
             await closed(other)
         await until(lambda: not served.server._pending)
         assert await still_serves(served)

@@ -27,7 +27,7 @@ OUT_OF_TIME: Final = 124
 """The exit code of a pod that has exceeded its activeDeadlineSeconds, as of `timeout`."""
 
 
-def _nobody(event: Event) -> None:
+def _ignore(event: Event) -> None:
     del event
 
 
@@ -44,7 +44,7 @@ class Player:
         node: Node,
         clock: Clock,
         *,
-        report: Callable[[Event], None] = _nobody,
+        report: Callable[[Event], None] = _ignore,
         period: float = 1.0,
         tokens: Callable[[], str] = lambda: secrets.token_hex(4),
     ) -> None:

@@ -145,9 +145,9 @@ class Core:
     async def image_or_archive(
         self, config: ContainerConfig, archive: str, handle: BackendHandle, handler: str
     ) -> tuple[str, ContainerConfig, ImageDetail]:
-        """What a container is made of: a checkpoint archive or nothing, the configuration, and the image.
+        """The source of a container: a checkpoint archive or an empty string, the configuration, and the image.
 
-        The image is that which the container was made of that has been dumped. Raises as `image_of`.
+        The image is that of the container that was dumped. Raises as `image_of`.
         """
         if not archive:
             detail = await self.image_of(config, handler)

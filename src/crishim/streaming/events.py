@@ -11,10 +11,10 @@ The contract of the I/O layer around a codec:
    events, but for the borders between consecutive `DataReceived` of one stream.
 2. After each call of any kind take `data_to_send()` and write all of it in order, as soon as the socket accepts it.
 3. **Read the socket only while `wants_read`.** There is no flow control in these protocols: not reading is the only
-      back-pressure. A codec counts the bytes of every `DataReceived` until `consumed(stream_id, count)` subtracts them, and the
+   back-pressure. A codec counts the bytes of every `DataReceived` until `consumed(stream_id, count)` subtracts them, and the
    bytes of its responses to the peer until they are taken. `wants_read` turns false when one of its bounds is reached,
-      so that a codec and its consumer never buffer more than the bounds in `flow.Limits` and one chunk. Store the bytes of
-      unconsumed events, not the events.
+   so that a codec and its consumer never buffer more than the bounds in `flow.Limits` and one chunk. Store the bytes of
+   unconsumed events, not the events.
 4. **Call `send_data` only while `wants_write`.** It turns false when more than `Limits.unsent` bytes wait in
       `data_to_send()`; the process on the other side then blocks on its pipe.
 5. `ConnectionEnded` is the last event; all streams end with it, without an event for each. It

@@ -4,9 +4,9 @@ to drive it.
 The states of a stream are in `TRANSITIONS`. In addition:
 
 - **A stream of the peer is answered at once**, by an empty SYN_REPLY or, when `admit` names a status, by a reset:
-    clients open their streams one by one and wait for each answer. Its data is accepted from then on.
+  clients open their streams one by one and wait for each answer. Its data is accepted from then on.
 - Its id must have the peer's parity (clients odd, servers even) and be greater than all before; otherwise that id is
-    reset with a protocol error, and a stream that is open under it is lost. Streams beyond the limit are refused one
+  reset with a protocol error, and a stream that is open under it is lost. Streams beyond the limit are refused one
   by one. A closed stream with unconsumed bytes still counts.
 - Data for a stream that is unknown, ended by the peer, or not accepted yet, is dropped, as are resets and headers for
   unknown ones.

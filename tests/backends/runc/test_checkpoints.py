@@ -63,7 +63,7 @@ async def test_an_archive_is_written_and_the_container_goes_on(tmp_path: Path) -
 
 
 async def restored(world: Harness, pod: SandboxId, archive: Path, name: str = "again") -> ContainerId:
-    """A container made of an archive, not started."""
+    """A container created from an archive, not started."""
     return await world.create_container(pod, name, image=ImageSpec(image=str(archive)), log_path=f"{name}.log")
 
 
@@ -94,7 +94,7 @@ async def test_a_restored_container_goes_on(tmp_path: Path) -> None:
 
 
 async def test_a_pod_of_two_containers(tmp_path: Path) -> None:
-    """CheckpointPod dumps both, and both go on; RestorePod makes CREATED containers, and their starts resume them."""
+    """CheckpointPod dumps both, and both keep running; RestorePod creates CREATED containers, and their starts resume them."""
     async with node(tmp_path, runtime="runc") as world:
         pod, _, one = await counting(world, tmp_path, "one")
         await world.run_container(pod, "two", "sh", "-c", COUNTS, log_path="two.log")
@@ -138,7 +138,7 @@ async def test_without_criu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
-    """What is missing, no archive, cut off anywhere, or without its parts is refused by name, and nothing is made."""
+    """A missing, invalid, truncated or incomplete archive is refused by name, and nothing is created."""
     async with node(tmp_path, runtime="runc") as world:
         pod, container_id, _ = await counting(world, tmp_path)
         whole = tmp_path / "whole.tar"

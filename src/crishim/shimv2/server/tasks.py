@@ -290,7 +290,7 @@ class Tasks:
             if not any(one.get("type") == "pid" and not one.get("path") for one in namespaces):
                 await task.runtime.kill(task.id, _KILL, everyone=True)
                 async with asyncio.timeout(_TIMEOUT):
-                    while await self.pids(task.key):  # noqa: ASYNC110 - nobody tells of other people's children
+                    while await self.pids(task.key):  # noqa: ASYNC110 - there is no event for the children of other processes
                         await asyncio.sleep(_SOON)
 
     async def _free(self, task: Task) -> None:
