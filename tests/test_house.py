@@ -357,6 +357,32 @@ def test_follow_one_request_matches_the_code() -> None:
     assert [] == missing
 
 
+@pytest.mark.parametrize(
+    ("module", "rooms", "outside"),
+    [
+        ("streaming.spdy", {"errors", "streaming"}, {"attr", "attrs"}),
+        ("streaming.websocket", {"errors", "model", "streaming"}, {"attr", "attrs", "wsproto", "h11"}),
+        ("ttrpc.client", {"_proto", "errors", "ttrpc"}, {"attr", "attrs", "google"}),
+        ("ttrpc.server", {"_proto", "errors", "ttrpc"}, {"attr", "attrs", "google"}),
+        ("nri.plugin", {"_proto", "errors", "nri", "ttrpc"}, {"attr", "attrs", "google"}),
+    ],
+)
+def test_a_protocol_stands_alone(module: str, rooms: set[str], outside: set[str]) -> None:
+    """The protocols that are libraries of their own load nothing of the rest (docs/how-to/protocols.md)."""
+    code = (
+        f"import sys, crishim.{module}\n"
+        "print(sorted({name.split('.')[1] for name in sys.modules if name.startswith('crishim.')}))\n"
+        "outside = {name.split('.')[0] for name in sys.modules} - sys.stdlib_module_names\n"
+        "print(sorted(name for name in outside if not name.startswith('_')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ours, theirs = map(ast.literal_eval, done.stdout.splitlines())
+    assert (set(), set()) == (
+        set(ours) - rooms,
+        set(theirs) - outside - {"crishim", "typing_extensions", "sitecustomize", "usercustomize"},
+    )
+
+
 def test_import_is_light() -> None:
     """`import crishim` and its names load attrs and typing-extensions and nothing else from outside the standard library."""
     code = (
