@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test examples docs reference pictures package packages tools criu proto fuzz soak coverage-page critest critest-all critest-containerd guest guest-all kubelet clean
+.PHONY: demo test examples docs reference pictures package packages tools criu proto wire fuzz soak coverage-page critest critest-all critest-containerd guest guest-all kubelet clean
 
 # Plays a pod on the embedded backend: no root, no daemon.
 demo: $(VENV)/.node
@@ -84,6 +84,10 @@ kubelet: packages $(VENV)/.dev
 # Code from the .proto files, after a change to one.
 proto: $(VENV)/.dev
 	$(BIN)/python src/crishim/_proto/generate.py
+
+# What a contract's own file has that ours lacks: make wire PROTO=api.proto
+wire: $(VENV)/.dev
+	$(BIN)/python -m docs.tools.wire $(PROTO)
 
 # The table of what becomes of each field of CRI, after a change to what a backend supports.
 coverage-page: $(VENV)/.dev
