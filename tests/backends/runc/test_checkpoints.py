@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from crishim.errors import DataLoss, NotFound, Unimplemented
+from crishim.linux.namespaces import raise_loopback
 from crishim.model.container import ContainerState, LinuxContainerConfig
 from crishim.model.image import ImageSpec
 from crishim.model.runtime import RestorePod
@@ -118,6 +119,61 @@ async def test_a_pod_of_two_containers(tmp_path: Path) -> None:
         await until(lambda: all(last(logs[log]) > number + 3 for log, number in seen.items()))
         for log, number in seen.items():
             assert 3 < int(logs[log].read_text().splitlines()[0].split()[-1]) <= number + 1
+
+
+SERVES = "while :; do busybox nc -l -p 7000 -e busybox cat; done"
+TALKS = """i=0; while :; do
+    [ "$(echo $i | busybox nc 127.0.0.1 7000)" = "$i" ] && echo $i && i=$((i+1)); sleep 0.02
+done"""
+
+
+async def test_two_containers_that_talk(tmp_path: Path) -> None:
+    """Containers that talk over their pod's loopback are dumped at one moment; in another pod they resume talking, from the
+    number that they had.
+    """
+    async with node(tmp_path, runtime="runc") as world:
+        pod = await world.run_sandbox(log_directory=str(tmp_path / "logs"))
+        raise_loopback(str(tmp_path / "pins" / pod / "net"))
+        await world.run_container(pod, "server", "sh", "-c", SERVES)
+        await world.run_container(pod, "talker", "sh", "-c", TALKS, log_path="talker.log")
+        log = tmp_path / "logs" / "talker.log"
+        await until(lambda: last(log) > 3)
+        out = tmp_path / "out"
+        await world.services.pods.checkpoint(pod, str(out), (), EMPTY)
+        dumped = last(log)
+        await until(lambda: last(log) > dumped + 3)
+        await world.services.sandboxes.remove(pod)
+        configs = (container_config("server"), container_config("talker", log_path="talker.log"))
+        config = sandbox_config("again", log_directory=str(tmp_path / "again"))
+        wanted = RestorePod(checkpoint_path=str(out), config=config, container_configs=configs)
+        answer = await world.services.pods.restore(wanted)
+        raise_loopback(str(tmp_path / "pins" / answer.sandbox_id / "net"))
+        restored = dict(answer.containers)
+        for name in ("server", "talker"):
+            await world.services.containers.start(restored[name])
+        again = tmp_path / "again" / "talker.log"
+        await until(lambda: last(again) > dumped + 3)
+        assert 3 < int(again.read_text().splitlines()[0].split()[-1]) <= dumped + 1
+
+
+async def test_a_terminal(tmp_path: Path) -> None:
+    """A container with a terminal is dumped and restored; it has a terminal again, and its output goes on."""
+    script = "i=0; while :; do [ -t 1 ] && i=$((i+1)) && echo $i; sleep 0.05; done"
+    async with node(tmp_path, runtime="runc") as world:
+        pod = await world.run_sandbox(log_directory=str(tmp_path / "logs"))
+        first = await world.run_container(pod, "first", "sh", "-c", script, log_path="first.log", tty=True)
+        log = tmp_path / "logs" / "first.log"
+        await until(lambda: last(log) > 3)
+        await world.services.containers.checkpoint(first, str(tmp_path / "archive.tar"), 0)
+        dumped = last(log)
+        await until(lambda: last(log) > dumped + 3)
+        await world.services.containers.remove(first)  # which has the process ids of the pod
+        again = await world.create_container(
+            pod, "again", image=ImageSpec(image=str(tmp_path / "archive.tar")), log_path="again.log", tty=True
+        )
+        await world.services.containers.start(again)
+        after = tmp_path / "logs" / "again.log"
+        await until(lambda: last(after) > dumped + 3)
 
 
 async def test_without_criu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
