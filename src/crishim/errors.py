@@ -107,7 +107,7 @@ class AlreadyExists(CrishimError):
 
 
 class PermissionDenied(CrishimError):
-    """A registry or the kernel said no."""
+    """A registry or the kernel has denied access."""
 
     code = Code.PERMISSION_DENIED
 

@@ -51,7 +51,7 @@ def test_volumes_are_where_containers_look(tmp_path: Path) -> None:
     assert written.readonly
     assert Path(hosts.host_path).read_text().endswith("10.0.0.9\tpod\n")
     Path(message.host_path).write_text("last words")
-    assert "last words" == folders.last_words(pod.containers[0], "token", "", failed=False)
+    assert "last words" == folders.termination_message(pod.containers[0], "token", "", failed=False)
     folders.remove()
     assert [] == [path for path in tmp_path.rglob("*") if path.is_file()]
 
@@ -108,9 +108,9 @@ def test_a_failed_containers_log_can_be_its_message(tmp_path: Path) -> None:
     log.write_text(
         "2026-01-01T00:00:00Z stdout P one \n2026-01-01T00:00:00Z stderr F two\n2026-01-01T00:00:00Z stdout F three\n"
     )
-    assert "one two\nthree\n" == folders.last_words(other.containers[0], "token", str(log), failed=True)
-    assert "" == folders.last_words(other.containers[0], "token", str(log), failed=False)
-    assert "" == folders.last_words(pod.containers[0], "token", str(log), failed=True)
+    assert "one two\nthree\n" == folders.termination_message(other.containers[0], "token", str(log), failed=True)
+    assert "" == folders.termination_message(other.containers[0], "token", str(log), failed=False)
+    assert "" == folders.termination_message(pod.containers[0], "token", str(log), failed=True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount and give away folders")

@@ -176,7 +176,7 @@ async def test_reboot_believes_nothing_to_run() -> None:
         await world.services.sandboxes.remove(sandbox_id)
 
 
-async def test_strays_of_ours_are_removed() -> None:
+async def test_leftovers_of_ours_are_removed() -> None:
     """What the backend holds with our mark and no record knows is killed and removed."""
     world = Harness()
     async with world:

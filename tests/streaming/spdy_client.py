@@ -124,11 +124,11 @@ class SpdyClient:
     async def ping(self, number: int) -> None:
         await self.write(control(PING, struct.pack(">I", number)))
 
-    async def say_goodbye(self) -> None:
+    async def send_close(self) -> None:
         await self.write(control(GOAWAY, struct.pack(">II", 0, 0)))
 
     def drop(self) -> None:
-        """Leave without a word."""
+        """Abort the connection."""
         assert isinstance(self._writer, asyncio.StreamWriter)
         self._writer.transport.abort()
 

@@ -188,10 +188,10 @@ async def test_client_leaves() -> None:
         await until(lambda: not served.server.connections)
 
 
-async def test_goodbye() -> None:
+async def test_close_by_the_client() -> None:
     """A client that sends GOAWAY or Close gets the server's, and the socket is closed."""
     async with world() as served, spdy(await served.forward(), FORWARD) as client:
-        await client.say_goodbye()
+        await client.send_close()
         await client.gone.wait()
 
 

@@ -334,7 +334,7 @@ async def test_websocket_close_ends_stdin() -> None:
     async with world(backend) as served:
         async with websocket(await served.exec("x", stdin=True)) as client:
             await client.send(b"\x00all of it")
-            await client.say_goodbye()
+            await client.send_close()
             await client.gone.wait()
             assert 1000 == client.close_code
         assert backend.io.stdin is not None

@@ -294,8 +294,8 @@ def test_a_tunnel_sends_one_message_for_what_waits(captured: Captured) -> None:
     cancel = struct.pack(">HHIII", 0x8003, 3, 8, 5, 5)
     assert [(BINARY, out + cancel)] == sent(tunnel)
     tunnel.close()
-    goodbye = struct.pack(">HHIII", 0x8003, 3, 8, 1, 5) + struct.pack(">HHIII", 0x8003, 7, 8, 5, 0)
-    assert [(BINARY, goodbye), (CLOSE, b"\x03\xe8")] == sent(tunnel)
+    resets = struct.pack(">HHIII", 0x8003, 3, 8, 1, 5) + struct.pack(">HHIII", 0x8003, 7, 8, 5, 0)
+    assert [(BINARY, resets), (CLOSE, b"\x03\xe8")] == sent(tunnel)
     assert tunnel.ended
     assert not tunnel.send_data(1, b"x")
 

@@ -112,7 +112,7 @@ class PodFolders:
         """The file of a container start's termination message."""
         return self._root / "containers" / one.name / token
 
-    def last_words(self, one: PodContainer, token: str, log: str, *, failed: bool) -> str:
+    def termination_message(self, one: PodContainer, token: str, log: str, *, failed: bool) -> str:
         """The termination message, or for a failed container the end of the log if the manifest requests that."""
         with contextlib.suppress(OSError):
             if text := self.message(one, token).read_bytes()[:_MESSAGE_BYTES].decode(errors="replace"):

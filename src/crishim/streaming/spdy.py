@@ -103,7 +103,7 @@ class SpdySession:
         self._streams: dict[int, State] = {}
         self._last_peer_id = 0
         self._next_own_id = 1 if role is Role.CLIENT else 2
-        self._peer_said_goaway = False
+        self._peer_sent_goaway = False
         self.ended = False
 
     @property
@@ -225,8 +225,8 @@ class SpdySession:
                     self._outbox.owe(self._writer.encode(frame))
                 return []
             case frames.GoAway():
-                self._peer_said_goaway = True
-                return self._goodbye_if_done()
+                self._peer_sent_goaway = True
+                return self._end_if_done()
             case frames.Settings() | frames.WindowUpdate():
                 return []
 
@@ -242,7 +242,7 @@ class SpdySession:
     def _received_fin(self, stream_id: int, fin: bool) -> list[Event]:
         if not fin or not self._step(stream_id, StreamSignal.FIN_RECEIVED):
             return []
-        return [StreamEnded(stream_id), *self._goodbye_if_done()]
+        return [StreamEnded(stream_id), *self._end_if_done()]
 
     def _received_stream(self, frame: frames.SynStream) -> list[Event]:
         stream_id = frame.stream_id
@@ -251,7 +251,7 @@ class SpdySession:
             return self._lost(stream_id, frames.RstStatus.PROTOCOL_ERROR)
         self._last_peer_id = stream_id
         opened = StreamOpened(stream_id, frame.headers)
-        if self._peer_said_goaway or len(self._streams) >= self._limits.streams:
+        if self._peer_sent_goaway or len(self._streams) >= self._limits.streams:
             refusal: int | None = frames.RstStatus.REFUSED_STREAM
         else:
             refusal = self._admit(opened)
@@ -279,7 +279,7 @@ class SpdySession:
             return []
         self._unread.forget(stream_id)
         self._step(stream_id, StreamSignal.RESET)
-        return [StreamReset(stream_id, status), *self._goodbye_if_done()]
+        return [StreamReset(stream_id, status), *self._end_if_done()]
 
     def _step(self, stream_id: int, signal: StreamSignal) -> bool:
         """Apply a transition; False if the event has none in this state."""
@@ -294,8 +294,8 @@ class SpdySession:
         if self._streams.get(stream_id) is State.CLOSED and not self._unread.count(stream_id):
             del self._streams[stream_id]
 
-    def _goodbye_if_done(self) -> list[Event]:
-        if not self._peer_said_goaway or any(state is not State.CLOSED for state in self._streams.values()):
+    def _end_if_done(self) -> list[Event]:
+        if not self._peer_sent_goaway or any(state is not State.CLOSED for state in self._streams.values()):
             return []
         return [self._end(Ending.CLOSED, "the peer sent GOAWAY")]
 

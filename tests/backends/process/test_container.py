@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from crishim.backends.process.container import ProcessContainer
 from crishim.errors import InvalidArgument, NotFound, ResourceExhausted
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.logs import execution
@@ -169,6 +170,25 @@ async def test_an_exec_ends_with_its_container() -> None:
         await it.backend.kill_container(spec.id, signal.SIGTERM)
         assert 143 == (await it.wait(spec.id)).code
         assert 137 == (await running).code
+
+
+async def test_an_exec_is_collected_by_itself_and_by_its_container() -> None:
+    """The end of an exec and that of its container may both collect it, at the same time or one after the other."""
+    async with pod() as it:
+        spec = await it.start("exec sleep 1000")
+        out = Sink()
+        running = asyncio.create_task(it.sh(spec.id, "echo ready; exec sleep 1000", ProcessIO(stdout=out)))
+        await out.has(b"ready")
+        container = it.backend._containers[spec.id]
+        assert isinstance(container, ProcessContainer)
+        (session,) = container._execs.values()
+        os.kill(session.identity.pid, signal.SIGKILL)
+        await asyncio.wait_for(session.ended(), 30)
+        await asyncio.gather(*(container._collect(session) for _ in range(3)))
+        assert 137 == (await running).code
+        assert ({}, set()) == (container._execs, container._left)
+        await it.backend.kill_container(spec.id, signal.SIGTERM)
+        assert 143 == (await it.wait(spec.id)).code
 
 
 @pytest.mark.parametrize("tty", [False, True])
