@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test examples docs reference pictures package packages tools criu proto fuzz soak coverage-page critest critest-all critest-containerd guest guest-all kubelet clean
+.PHONY: demo test examples docs reference pictures package packages tools criu proto wire fuzz soak coverage-page critest critest-all critest-containerd guest guest-all kubelet clean
 
 # Plays a pod on the embedded backend: no root, no daemon.
 demo: $(VENV)/.node
@@ -85,13 +85,17 @@ kubelet: packages $(VENV)/.dev
 proto: $(VENV)/.dev
 	$(BIN)/python src/crishim/_proto/generate.py
 
+# What a contract's own file has that ours lacks: make wire PROTO=api.proto
+wire: $(VENV)/.dev
+	$(BIN)/python -m docs.tools.wire $(PROTO)
+
 # The table of what becomes of each field of CRI, after a change to what a backend supports.
 coverage-page: $(VENV)/.dev
 	$(BIN)/crishim coverage --markdown process runc docker shim kata > docs/coverage.md
 
-# Broken input for the streaming parsers, a million of each kind.
+# Broken input for every parser of a wire, a million of each kind.
 fuzz: $(VENV)/.dev
-	$(BIN)/python bench/fuzz/streaming.py
+	$(BIN)/python bench/fuzz/parsers.py
 
 # What takes longer than a test may: the server killed at two hundred moments, and the parsers fed for long.
 soak: packages $(VENV)/.dev fuzz

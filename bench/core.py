@@ -30,12 +30,12 @@ LIMITS = [("grpc.max_receive_message_length", 16 << 20)]
 
 def labels(pod: int, container: str = "") -> dict[str, str]:
     """The labels that every pod of a node has."""
-    made = {
+    values = {
         "io.kubernetes.pod.name": f"pod-{pod}",
         "io.kubernetes.pod.namespace": "default",
         "io.kubernetes.pod.uid": f"00000000-0000-0000-0000-{pod:012d}",
     }
-    return {**made, "io.kubernetes.container.name": container} if container else made
+    return {**values, "io.kubernetes.container.name": container} if container else values
 
 
 ANNOTATIONS = {

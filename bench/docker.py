@@ -3,7 +3,7 @@
     python -m bench.docker [pods]          # root; docker.io, busybox-static, catatonit
 
 Prints medians, in milliseconds: a pod on the host network by the bare calls that it takes (two creates, two starts, one
-inspect) and through the whole service, exec and stop; then lists and figures with so many pods (100). Both ways of starting a
+inspect) and through the whole service, exec and stop; then lists and usage with so many pods (100). Both ways of starting a
 pod take turns, since the machine's own mood changes within a minute.
 """
 
@@ -43,11 +43,11 @@ async def bare(node: Node, config: PodSandboxConfig, container: ContainerConfig,
     engine, maker = node.engine, await node.backend._maker()  # noqa: SLF001 - the same bodies
     pod, inner = f"{number:064x}", f"{number + (1 << 32):064x}"
     spec = SandboxSpec(id=SandboxId(pod), config=config)
-    made = resolve(container, ImageConfig(), spec, container_id=ContainerId(inner), image_id=ImageId("exam"))
+    resolved = resolve(container, ImageConfig(), spec, container_id=ContainerId(inner), image_id=ImageId("exam"))
     await engine.post("/containers/create", body=sandbox_body(spec, IMAGE, maker), name=pod)
     await engine.post(f"/containers/{pod}/start")
     await engine.inspect(pod)
-    await engine.post("/containers/create", body=container_body(made, maker, Found()), name=inner)
+    await engine.post("/containers/create", body=container_body(resolved, maker, Found()), name=inner)
     await engine.post(f"/containers/{inner}/start")
 
 
@@ -86,7 +86,7 @@ async def starts(node: Node, logs: Path) -> None:
 
 
 async def lists(node: Node, logs: Path, pods: int) -> None:
-    """Lists and figures with many pods."""
+    """Lists and usage with many pods."""
     for number in range(pods):
         sandbox = await node.services.sandboxes.run(sandbox_config(f"many-{number}", logs), "")
         await node.container(sandbox, f"m{number}", ("sh", "-c", "while :; do sleep 600; done"))

@@ -93,8 +93,8 @@ class Peer:
     def cpu(self) -> float:
         """Seconds of CPU time that the server's threads have used."""
         assert self.process is not None
-        told = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
-        return sum(int(file.read_text(encoding="ascii").split()[0]) for file in told) / 1e9
+        files = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        return sum(int(file.read_text(encoding="ascii").split()[0]) for file in files) / 1e9
 
     def memory(self) -> float:
         """The server's resident memory in MiB."""
@@ -193,7 +193,7 @@ class Rounds:
 
 
 async def measured(peers: list[Peer], options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """All figures of all peers; lower is better but for what is a second. Who is measured pod by pod takes turns."""
+    """All measurements of all peers; lower is better except for rates. Measurements per pod alternate between the peers."""
     found: dict[str, dict[str, float]] = {peer.name: {} for peer in peers}
     async with contextlib.AsyncExitStack() as stack:
         nodes = []
@@ -210,9 +210,9 @@ async def measured(peers: list[Peer], options: argparse.Namespace) -> dict[str, 
                 await asyncio.sleep(1)  # containerd collects its garbage beside
         for node in nodes:
             await node.client.pull_image(ImageSpec(image=node.peer.image), sandbox_config())
-        os.sync()  # nobody waits for what the pulls have written
+        os.sync()  # so that no measurement waits for the writes of the pulls
         for number in range(-WARM, options.pods):
-            nodes.append(nodes.pop(0))  # nobody always comes after the same one
+            nodes.append(nodes.pop(0))  # so that the order of peers changes
             for node in nodes:
                 await node.whole_life(f"pod{number}")
                 await asyncio.sleep(PAUSE)
@@ -230,22 +230,22 @@ async def measured(peers: list[Peer], options: argparse.Namespace) -> dict[str, 
 async def together(rounds: Rounds, pods: int) -> float:
     """Pods started a second by eight clients at once."""
     waiting = iter(range(pods))
-    made: list[tuple[str, str]] = []
+    started: list[tuple[str, str]] = []
 
     async def work() -> None:
-        made.extend([await rounds.start(f"together{number}") for number in waiting])
+        started.extend([await rounds.start(f"together{number}") for number in waiting])
 
     begun = time.perf_counter()
     await asyncio.gather(*(work() for _ in range(CLIENTS)))
     took = time.perf_counter() - begun
-    await asyncio.gather(*(rounds.end(*pod) for pod in made))
+    await asyncio.gather(*(rounds.end(*pod) for pod in started))
     return pods / took
 
 
 async def with_many(nodes: list[Rounds], pods: int, found: dict[str, dict[str, float]]) -> None:
     """What a node full of pods costs."""
-    made = {node.peer.name: [await node.start(f"many{number}") for number in range(pods)] for node in nodes}
-    spent = dict.fromkeys(made, 0.0)
+    pods_of = {node.peer.name: [await node.start(f"many{number}") for number in range(pods)] for node in nodes}
+    spent = dict.fromkeys(pods_of, 0.0)
     for _ in range(LISTS // BURST):
         for node in nodes:
             before = node.peer.cpu()
@@ -263,7 +263,7 @@ async def with_many(nodes: list[Rounds], pods: int, found: dict[str, dict[str, f
             while len(await again.list_containers({})) < pods:
                 await asyncio.sleep(0.01)
             row["restart, s"] = time.perf_counter() - begun
-            for sandbox, container in made[peer.name]:
+            for sandbox, container in pods_of[peer.name]:
                 await again.stop_container(container, 0)
                 await again.stop_sandbox(sandbox)
                 await again.remove_sandbox(sandbox)
@@ -380,24 +380,24 @@ def cleared(peer: Peer) -> Iterator[None]:
 
 
 def table(results: dict[str, dict[str, float]]) -> None:
-    """Print the figures, and the ratios to containerd's."""
+    """Print the measurements, and the ratios to containerd's."""
     for program in ("containerd", "runc", "crun", "conmon"):
-        told = subprocess.run([program, "--version"], check=False, capture_output=True, text=True)
-        print(told.stdout.partition("\n")[0])
+        output = subprocess.run([program, "--version"], check=False, capture_output=True, text=True)
+        print(output.stdout.partition("\n")[0])
     names = list(results)
     theirs = results.get("containerd", {})
     ours = [name for name in names if name != "containerd"] if theirs else []
     print(f"{'':28}" + "".join(f"{name:>16}" for name in names) + "".join(f"{f'{name[8:]} ratio':>14}" for name in ours))
     for row in next(iter(results.values())):
-        figures = "".join(f"{results[name][row]:16.2f}" for name in names)
+        cells = "".join(f"{results[name][row]:16.2f}" for name in names)
         ratios = "".join(f"{results[name][row] / (theirs[row] or 1e-9):14.2f}" for name in ours)
-        print(f"{row:28}{figures}{ratios}")
+        print(f"{row:28}{cells}{ratios}")
 
 
 async def main(options: argparse.Namespace) -> None:
-    """Measure whoever is asked for."""
-    with tempfile.TemporaryDirectory(prefix="bench") as made, serving(Path(made) / "registry") as registry:
-        place = Path(made)
+    """Measure the selected peers."""
+    with tempfile.TemporaryDirectory(prefix="bench") as temporary, serving(Path(temporary) / "registry") as registry:
+        place = Path(temporary)
         place.chmod(0o711)
         small, big = push_images(place, registry)
         with contextlib.ExitStack() as stack:

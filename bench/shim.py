@@ -1,9 +1,9 @@
-"""Shims, both sides: ttrpc calls per second against Go's server and ours, finding 50 shims again after a restart, and the door
-beside containerd's own shim (`bench/door.py`).
+"""Shims, both sides: ttrpc calls per second against Go's server and ours, finding 50 shims again after a restart, and our
+shim server beside containerd's own shim (`bench/shim_server.py`).
 
-Prints the figures of one run on one machine; nothing is asserted. Needs root, containerd's shim, runc, busybox and catatonit.
+Prints measurements of one machine; nothing is asserted. Needs root, containerd's shim, runc, busybox and catatonit.
 
-    python -m bench.shim [ttrpc] [reconnect] [door]
+    python -m bench.shim [ttrpc] [reconnect] [server]
 """
 
 import asyncio
@@ -77,7 +77,7 @@ async def go_server(folder: Path) -> AsyncIterator[str]:
 
 @contextlib.asynccontextmanager
 async def our_server(folder: Path) -> AsyncIterator[str]:
-    """A process that answers State with what it was asked; its address."""
+    """A process that answers State with the requested id; yields its address."""
     code = f"import asyncio, bench.shim; asyncio.run(bench.shim.answer({str(folder)!r}))"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
@@ -93,8 +93,8 @@ async def answer(folder: str) -> None:
     """Be that process."""
 
     async def state(request: Request) -> bytes:
-        asked = pb.StateRequest.FromString(request.payload)
-        return pb.StateResponse(id=asked.id, bundle=folder, pid=1, status=types_pb.RUNNING).SerializeToString()
+        query = pb.StateRequest.FromString(request.payload)
+        return pb.StateResponse(id=query.id, bundle=folder, pid=1, status=types_pb.RUNNING).SerializeToString()
 
     server = Server({(TASK, "State"): state})
     await server.listen(bound_socket(Path(folder) / "s"))
@@ -133,8 +133,8 @@ async def ttrpc() -> None:
 
 async def reconnect() -> None:
     """Seconds until 50 pods, a container in each, are known again after a restart."""
-    with tempfile.TemporaryDirectory(prefix="b") as made, contextlib.closing(PinnedNamespaces(Path(made) / "p")) as pins:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory(prefix="b") as name, contextlib.closing(PinnedNamespaces(Path(name) / "p")) as pins:
+        folder = Path(name)
         context = BackendContext(
             state=folder / "state",
             runtime_state=folder / "r",
@@ -162,17 +162,17 @@ async def reconnect() -> None:
         begun = time.monotonic()
         inventory = await world.backend.inventory()
         spent = time.monotonic() - begun
-        running = sum(held.state.name == "RUNNING" for held in inventory.containers)
+        running = sum(container.state.name == "RUNNING" for container in inventory.containers)
         print(f"finding {PODS} shims again after a restart ({running} containers running): {spent * 1000:.0f} ms")
         await world.tidy()
 
 
-async def door() -> None:
-    """Being a shim."""
+async def server() -> None:
+    """Our shim server beside containerd's shim (`bench/shim_server.py`)."""
     await asyncio.to_thread(bench.shim_server.main)
 
 
-PARTS = {"ttrpc": ttrpc, "reconnect": reconnect, "door": door}
+PARTS = {"ttrpc": ttrpc, "reconnect": reconnect, "server": server}
 
 
 def main() -> None:

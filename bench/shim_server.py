@@ -1,8 +1,8 @@
-"""The shim v2 door beside containerd's own shim, in one containerd: `ctr run`, memory of what serves 50 tasks, the launcher.
+"""The shim server beside containerd's own shim, in one containerd: `ctr run`, memory of what serves 50 tasks, the launcher.
 
-Prints the figures of one run on one machine; nothing is asserted. Needs root, containerd, runc, conmon and busybox.
+Prints the measurements of one run on one machine; nothing is asserted. Needs root, containerd, runc, conmon and busybox.
 
-    python -m bench.door
+    python -m bench.shim_server
 """
 
 import statistics

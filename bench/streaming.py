@@ -4,7 +4,7 @@
 
 Measures this library with its process backend, serving CRI in a process of its own, and beside it Debian's containerd with
 runc, started for the run with its state in a temporary folder, when `containerd` and `ctr` are installed (`apt-get install
-containerd runc`) and we are root. Both are asked through CRI for the same pod on the host's network and the same commands, and
+containerd runc`) and we are root. Both get requests over CRI for the same pod on the host's network and the same commands, and
 the same client, a process of its own, times them in turn. Prints a table; every figure is the best of the rounds, but for the
 first byte, which is the median. Nothing is asserted.
 """
@@ -109,8 +109,8 @@ def client(what: str, urls: Sequence[str], size: int, port: str) -> None:
     """Measure, and print the seconds that it took."""
     spent = []
     if what == "idle":
-        held = [dialled(url, "v4.channel.k8s.io") for url in urls]
-        for connection in held:
+        connections = [dialled(url, "v4.channel.k8s.io") for url in urls]
+        for connection in connections:
             opened(connection, *kinds("error", "stdin", "stdout"))
         print("ready", flush=True)
         sys.stdin.read()
@@ -234,7 +234,7 @@ async def serve(folder: Path) -> None:
 
 @contextlib.contextmanager
 def started(*command: str, log: Path) -> Iterator[None]:
-    """A process, until its stdin is closed and, if that does not end it, it is told to end."""
+    """A process; at the end its stdin is closed, and it is terminated if that does not end it."""
     with log.open("wb") as output, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output) as child:
         assert child.stdin is not None
         try:
@@ -343,7 +343,7 @@ async def idle_memory(runtime: Runtime, sessions: int) -> float:
 
 
 async def measured(runtime: Runtime, options: argparse.Namespace) -> dict[str, float]:
-    """All figures of one runtime."""
+    """All measurements of one runtime."""
     size = options.megabytes * 1_000_000
     rounds = range(options.rounds)
 
@@ -357,19 +357,19 @@ async def measured(runtime: Runtime, options: argparse.Namespace) -> dict[str, f
     listener = await asyncio.start_server(pour, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
     megabytes = size / 1e6
-    figures = {}
+    results = {}
     zeros = f"head -c {size} /dev/zero"
     urls = [await runtime.exec("sh", "-c", f"{zeros} | cat") for _ in rounds]
-    figures["exec stdout, MB/s"] = megabytes / min(await timed("stdout", urls, size))
+    results["exec stdout, MB/s"] = megabytes / min(await timed("stdout", urls, size))
     urls = [await runtime.exec("sh", "-c", "cat > /dev/null", stdin=True) for _ in rounds]
-    figures["exec stdin, MB/s"] = megabytes / min(await timed("stdin", urls, size))
+    results["exec stdin, MB/s"] = megabytes / min(await timed("stdin", urls, size))
     async with listener:
         urls = [await runtime.forward(port) for _ in rounds]
-        figures["port-forward, MB/s"] = megabytes / min(await timed("forward", urls, size, port))
+        results["port-forward, MB/s"] = megabytes / min(await timed("forward", urls, size, port))
     urls = [await runtime.exec("echo", "x") for _ in range(30)]
-    figures["exec to its first byte, ms"] = statistics.median(await timed("stdout", urls, 10)) * 1000
-    figures["memory of an idle session, KiB"] = await idle_memory(runtime, options.idle) / 1024
-    return figures
+    results["exec to its first byte, ms"] = statistics.median(await timed("stdout", urls, 10)) * 1000
+    results["memory of an idle session, KiB"] = await idle_memory(runtime, options.idle) / 1024
+    return results
 
 
 async def main(options: argparse.Namespace) -> None:

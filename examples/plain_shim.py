@@ -19,11 +19,11 @@ from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
 from crishim.linux import processes
 
 CHROOT = shutil.which("chroot") or "chroot"
-WAITING = f'read go < /proc/self/fd/$1; root=$2; shift 2; exec {CHROOT} "$root" "$@"'  # becomes the command when it is told
+WAITING = f'read go < /proc/self/fd/$1; root=$2; shift 2; exec {CHROOT} "$root" "$@"'  # exec after a line
 
 
 @attrs.define(eq=False)
-class Held:
+class ChrootContainer:
     bundle: Path
     child: asyncio.subprocess.Process
     go: int
@@ -38,7 +38,7 @@ class PlainRuntime(OciRuntime):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._held: dict[str, Held] = {}
+        self._containers: dict[str, ChrootContainer] = {}
 
     async def probe(self) -> BackendInfo:
         return BackendInfo(name="plain", version="1")
@@ -47,27 +47,27 @@ class PlainRuntime(OciRuntime):
         config = json.loads((bundle / "config.json").read_bytes())
         process, root = config["process"], bundle / config["root"]["path"]
         given, out, err = open_pipe(stdio.stdin, os.O_RDONLY), open_pipe(stdio.stdout), open_pipe(stdio.stderr)
-        told, go = os.pipe()
-        command = ("sh", "-c", WAITING, "sh", str(told), str(root), *process["args"])
+        reader, go = os.pipe()
+        command = ("sh", "-c", WAITING, "sh", str(reader), str(root), *process["args"])
         env = dict(variable.split("=", 1) for variable in process["env"])
         child = await asyncio.create_subprocess_exec(
-            *command, stdin=given, stdout=out, stderr=err, pass_fds=(told,), env=env, start_new_session=True
+            *command, stdin=given, stdout=out, stderr=err, pass_fds=(reader,), env=env, start_new_session=True
         )
-        for descriptor in (given, out, err, told):
+        for descriptor in (given, out, err, reader):
             os.close(descriptor)
         processes.record(self._folder / container_id, child.pid)  # for `delete`, maybe by the next daemon
-        self._held[container_id] = Held(bundle, child, go)
+        self._containers[container_id] = ChrootContainer(bundle, child, go)
         return child.pid
 
     async def start(self, container_id: str) -> None:
-        held = self._known(container_id)
-        held.status = OciStatus.RUNNING
-        os.write(held.go, b"go\n")
+        container = self._known(container_id)
+        container.status = OciStatus.RUNNING
+        os.write(container.go, b"go\n")
 
     async def state(self, container_id: str) -> OciState:
-        held = self._known(container_id)
-        pid = 0 if held.now is OciStatus.STOPPED else held.child.pid
-        return OciState(id=container_id, status=held.now, pid=pid, bundle=str(held.bundle))
+        container = self._known(container_id)
+        pid = 0 if container.now is OciStatus.STOPPED else container.child.pid
+        return OciState(id=container_id, status=container.now, pid=pid, bundle=str(container.bundle))
 
     async def kill(self, container_id: str, signal: int, *, everyone: bool = False) -> None:
         child = self._known(container_id).child
@@ -83,17 +83,17 @@ class PlainRuntime(OciRuntime):
             os.killpg(process.pid, signal.SIGKILL)
             await processes.ended(process)
         (self._folder / container_id).unlink()
-        if (held := self._held.pop(container_id, None)) is not None:
-            await held.child.wait()
-            os.close(held.go)
+        if (container := self._containers.pop(container_id, None)) is not None:
+            await container.child.wait()
+            os.close(container.go)
 
     async def wait(self, container_id: str) -> Exit:
         return Exit.from_returncode(await self._known(container_id).child.wait())
 
-    def _known(self, container_id: str) -> Held:
-        if container_id not in self._held:
+    def _known(self, container_id: str) -> ChrootContainer:
+        if container_id not in self._containers:
             raise NotFound("container", container_id)
-        return self._held[container_id]
+        return self._containers[container_id]
 
 
 def open_pipe(path: str, flags: int = os.O_RDWR) -> int:

@@ -60,8 +60,8 @@ async def test_a_whole_runtime_from_a_configuration(tmp_path: Path) -> None:
         sandbox = sandbox_config("pod", log_directory=str(tmp_path / "logs"))
         sandbox_id = await client.run_sandbox(sandbox)
         await client.pull_image(ImageSpec(image="host:any"), sandbox)
-        asked = container_config("main", "sh", "-c", "exec sleep 1000", image=ImageSpec(image="host:any"), log_path="0.log")
-        container_id = await client.create_container(sandbox_id, asked, sandbox)
+        main = container_config("main", "sh", "-c", "exec sleep 1000", image=ImageSpec(image="host:any"), log_path="0.log")
+        container_id = await client.create_container(sandbox_id, main, sandbox)
         await client.start_container(container_id)
         assert b"hi\n" == (await client.exec_sync(container_id, ("echo", "hi"), 30)).stdout
         request = pb.ExecRequest(container_id=container_id, cmd=["true"], stdout=True)
@@ -77,8 +77,8 @@ async def test_containers_go_on_without_us(tmp_path: Path) -> None:
         sandbox = sandbox_config("pod")
         sandbox_id = await client.run_sandbox(sandbox)
         await client.pull_image(ImageSpec(image="host:any"), sandbox)
-        asked = container_config("main", "sleep", "1000", image=ImageSpec(image="host:any"))
-        container_id = await client.create_container(sandbox_id, asked, sandbox)
+        main = container_config("main", "sleep", "1000", image=ImageSpec(image="host:any"))
+        container_id = await client.create_container(sandbox_id, main, sandbox)
         await client.start_container(container_id)
     async with app.running(config, ephemeral=True), connect(f"unix://{config.listen}") as client:
         assert pb.CONTAINER_RUNNING == (await client.container_status(container_id)).state
@@ -87,7 +87,7 @@ async def test_containers_go_on_without_us(tmp_path: Path) -> None:
 
 
 async def test_one_socket_has_one_server(tmp_path: Path) -> None:
-    """A second runtime on the same socket is refused, and the first goes on."""
+    """A second runtime on the same socket is refused, and the first continues."""
     first, second = tmp_path / "first", tmp_path / "second"
     config = config_in(first)
     async with app.running(config), connect(f"unix://{config.listen}") as client:
@@ -132,7 +132,7 @@ def test_files_are_read_in_order(tmp_path: Path) -> None:
 
 
 def test_a_file_that_was_named_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The usual file may be missing; one that was asked for may not."""
+    """The default file may be missing; an explicit one may not."""
     monkeypatch.setattr(app, "CONFIG_FILE", tmp_path / "none.toml")
     assert Config() == app.read_config()
     with pytest.raises(InvalidArgument):
@@ -182,7 +182,7 @@ async def test_a_certificate_is_rotated(tmp_path: Path) -> None:
 
 
 async def test_pods_without_their_network_are_refused(tmp_path: Path) -> None:
-    """A backend that relies on namespaces which nobody makes gets no pod that is to have a network of its own."""
+    """A backend that needs namespaces which are not created gets no pod with a network of its own."""
     async with (
         app.running(config_in(tmp_path, "tests.test_app:needy")) as services,
         connect(f"unix://{tmp_path}/cri.sock") as client,

@@ -30,6 +30,7 @@ FLOORS = {
     "ttrpc": 2,
     "cni": 3,
     "images": 3,
+    "nri": 3,
     "pods": 3,
     "service": 3,
     "shimv2": 3,
@@ -72,6 +73,7 @@ NEVER = {
     ("images", "service"),
     ("cni", "service"),
     ("store", "service"),
+    ("nri", "service"),
     ("pods", "service"),
     ("play", "testing"),
     ("service", "backends"),
@@ -112,6 +114,9 @@ PURE = {
     "logs/lines.py",
     "logs/pieces.py",
     "monitor/conmon.py",
+    "nri/adjustments.py",
+    "nri/convert.py",
+    "nri/merging.py",
     "shimv2/wire/messages.py",
     "shimv2/wire/metrics.py",
     "ttrpc/connection.py",
@@ -208,7 +213,7 @@ def thinking() -> list[Path]:
 
 @pytest.mark.parametrize("path", thinking(), ids=lambda path: str(path.relative_to(SRC)))
 def test_thinking_does_no_io(path: Path) -> None:
-    """What thinks imports nothing that reads, writes, tells the time or throws dice, and opens nothing."""
+    """Pure files import nothing that does I/O, reads the time or draws random numbers, and open nothing."""
     relative = str(path.relative_to(SRC))
     named = {module.split(".")[0] for module in imports(path)}
     assert set() == {module for module in named & IMPURE_MODULES if (relative, module) not in IMPURE_MAY}
@@ -219,7 +224,7 @@ def test_thinking_does_no_io(path: Path) -> None:
 @pytest.mark.parametrize("path", thinking(), ids=lambda path: str(path.relative_to(SRC)))
 def test_thinking_needs_only_what_thinks(path: Path) -> None:
     """What thinks imports of ours only what thinks, and messages: so it is pure however far one follows its imports."""
-    may = {*thinking(), SRC / "system.py"}  # the clock that services have where nobody gives them one
+    may = {*thinking(), SRC / "system.py"}  # the default clock of services
     files = {SRC.parent.joinpath(*name.split(".")) for name in imports(path, at_run_time=True) if is_ours(name)}
     ours = {file.with_suffix(".py") for file in files if file.is_dir() is False and not file.name.endswith("_pb2")}
     assert set() == ours - may
@@ -290,7 +295,9 @@ PIDFILE_MAY = {
 
 
 def test_no_pid_file_is_read() -> None:
-    """A bundle's first process is what `create` returned (`oci_runtime.FIRST_PROCESS`): nobody needs a runtime's pid file."""
+    """The first process of a bundle is what `create` returned (`oci_runtime.FIRST_PROCESS`): no runtime's pid file is
+    needed.
+    """
     named = set()
     for path in sources():
         constants = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
@@ -308,7 +315,7 @@ FORWARDERS = {
 
 
 def test_nothing_is_forwarded_by_name() -> None:
-    """Whoever hands on another object's verbs has them as its own, so that they are claimed and type-checked one by one."""
+    """A class that forwards another object's verbs defines them, so that they are claimed and type-checked one by one."""
     having = {
         str(path.relative_to(SRC))
         for path in sources()
@@ -345,7 +352,7 @@ def test_the_plan_is_the_table() -> None:
     assert FLOORS == {name: int(floor) for floor, names in drawn for name in names.split()}
 
 
-def test_the_ways_of_requests_are_as_told() -> None:
+def test_follow_one_request_matches_the_code() -> None:
     """Every file that the pages on the architecture and on following a request name has the function that they name."""
     pages = [(SRC.parents[1] / "docs" / name).read_text() for name in ("architecture.md", "follow-one-request.md")]
     tables = [re.findall(r"^\|[^|]+\| `([\w/.]+)` \| `(\w+)` \|$", page, re.MULTILINE) for page in pages]
@@ -357,6 +364,32 @@ def test_the_ways_of_requests_are_as_told() -> None:
         if function not in {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}:
             missing.append((file, function))
     assert [] == missing
+
+
+@pytest.mark.parametrize(
+    ("module", "rooms", "outside"),
+    [
+        ("streaming.spdy", {"errors", "streaming"}, {"attr", "attrs"}),
+        ("streaming.websocket", {"errors", "model", "streaming"}, {"attr", "attrs", "wsproto", "h11"}),
+        ("ttrpc.client", {"_proto", "errors", "ttrpc"}, {"attr", "attrs", "google"}),
+        ("ttrpc.server", {"_proto", "errors", "ttrpc"}, {"attr", "attrs", "google"}),
+        ("nri.plugin", {"_proto", "errors", "nri", "ttrpc"}, {"attr", "attrs", "google"}),
+    ],
+)
+def test_a_protocol_stands_alone(module: str, rooms: set[str], outside: set[str]) -> None:
+    """The protocols that are libraries of their own load nothing of the rest (docs/how-to/protocols.md)."""
+    code = (
+        f"import sys, crishim.{module}\n"
+        "print(sorted({name.split('.')[1] for name in sys.modules if name.startswith('crishim.')}))\n"
+        "outside = {name.split('.')[0] for name in sys.modules} - sys.stdlib_module_names\n"
+        "print(sorted(name for name in outside if not name.startswith('_')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ours, theirs = map(ast.literal_eval, done.stdout.splitlines())
+    assert (set(), set()) == (
+        set(ours) - rooms,
+        set(theirs) - outside - {"crishim", "typing_extensions", "sitecustomize", "usercustomize"},
+    )
 
 
 def test_import_is_light() -> None:
@@ -383,7 +416,7 @@ def test_import_is_light() -> None:
 
 
 def test_files_stay_small() -> None:
-    """A file over 420 lines is two nouns in one room; those that are one noun all the same are named here."""
+    """A file over 420 lines has two subjects; those with one subject nevertheless are named here."""
     known = {"testing/fakes.py"}
     long = {str(path.relative_to(SRC)) for path in sources() if len(path.read_text().splitlines()) > 420}
     assert set() == long - known

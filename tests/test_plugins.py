@@ -32,7 +32,7 @@ def entries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def module() -> Iterator[types.ModuleType]:
-    """A module of somebody else's."""
+    """A module of another package."""
     module = sys.modules[MODULE] = types.ModuleType(MODULE)
     yield module
     del sys.modules[MODULE]

@@ -37,16 +37,16 @@ class Client:
 
 @pytest.fixture
 async def world() -> AsyncIterator[Harness]:
-    async with Harness() as made:
-        yield made
+    async with Harness() as harness:
+        yield harness
 
 
 @pytest.fixture
 async def client(world: Harness, tmp_path: Path) -> AsyncIterator[Client]:
     async with serve(Dispatcher(world.services), tmp_path / "cri.sock"):
-        made = Client(tmp_path / "cri.sock")
-        yield made
-        await made.channel.close(None)
+        opened = Client(tmp_path / "cri.sock")
+        yield opened
+        await opened.channel.close(None)
 
 
 def sandbox_request(**config: Any) -> pb.RunPodSandboxRequest:
@@ -99,9 +99,9 @@ async def test_environment_may_hold_any_bytes(client: Client, world: Harness) ->
 async def test_messages_of_sixteen_mebibytes(client: Client) -> None:
     """Requests and replies of nearly 16 MiB pass; a larger one is RESOURCE_EXHAUSTED and leaves nothing (rpc.md 2)."""
     big = "x" * (MESSAGE_LIMIT - 64 * 1024)
-    made = await client.call("RunPodSandbox", sandbox_request(annotations={"big": big}), pb.RunPodSandboxResponse)
+    response = await client.call("RunPodSandbox", sandbox_request(annotations={"big": big}), pb.RunPodSandboxResponse)
     listed = await client.call("ListPodSandbox", pb.ListPodSandboxRequest(), pb.ListPodSandboxResponse)
-    assert [made.pod_sandbox_id] == [item.id for item in listed.items]
+    assert [response.pod_sandbox_id] == [item.id for item in listed.items]
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await client.call("RunPodSandbox", sandbox_request(name="b", annotations={"x": big * 2}), pb.RunPodSandboxResponse)
     assert grpc.StatusCode.RESOURCE_EXHAUSTED is error.value.code()
@@ -126,8 +126,8 @@ async def test_client_that_gives_up_finds_its_success(client: Client, world: Har
     assert [(await retry).pod_sandbox_id] == list(world.fake.sandboxes)
 
 
-async def test_deadline_of_the_client_is_told(client: Client, world: Harness) -> None:
-    """A client whose own deadline passes is told DEADLINE_EXCEEDED."""
+async def test_deadline_of_the_client_is_reported(client: Client, world: Harness) -> None:
+    """A client whose own deadline passes gets DEADLINE_EXCEEDED."""
     never = asyncio.Event()
 
     async def hang(*_: Any) -> Any:

@@ -28,7 +28,7 @@ def blob(place: Path, name: str, data: bytes) -> Path:
 
 
 def test_layers_are_unpacked_and_settled(tmp_path: Path) -> None:
-    """Each layer has a worker of its own, another settles what they know of each other, and a settled one is left alone."""
+    """Each layer has a worker of its own, another settles their dependencies, and a settled one is left alone."""
     low = tar_of(folder("d", mode=0o700, uid=7), File("d/f", b"low"))
     high = tar_of(File("d/g", b"high"), hardlink("d/h", "d/f"))
     for name, data in (("low", low), ("high", high)):

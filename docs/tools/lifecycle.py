@@ -40,12 +40,12 @@ SANDBOX_DRAWING: Final = Drawing(960, 150, {PodSandboxState.READY: (200, 75), Po
 
 
 def container_svg() -> str:
-    """The life of a container."""
+    """The lifecycle of a container."""
     return "\n".join(_svg(CONTAINER, CONTAINER_DRAWING)) + "\n"
 
 
 def sandbox_svg() -> str:
-    """The life of a sandbox."""
+    """The lifecycle of a sandbox."""
     return "\n".join(_svg(SANDBOX, SANDBOX_DRAWING)) + "\n"
 
 

@@ -1,6 +1,6 @@
 """Writes the pages of the reference that the code knows best: `python -m docs.tools.reference`.
 
-Contracts, capabilities, names, errors, configuration, command line, the drawings of the life cycle, and the man page. A test
+Contracts, capabilities, names, errors, configuration, command line, the drawings of the lifecycle, and the man page. A test
 holds them against the code.
 """
 
@@ -120,7 +120,7 @@ def names() -> Iterator[str]:
     """What `import crishim` has."""
     yield "# Names\n"
     yield _NOTE.format("`crishim.__all__`")
-    yield "What `crishim` has for authors. Each is loaded when it is first asked for.\n"
+    yield "What `crishim` has for authors. Each is loaded at its first use.\n"
     yield "| name | what it is |"
     yield "|---|---|"
     for name in crishim.__all__:
@@ -141,7 +141,7 @@ def errors() -> Iterator[str]:
             status = kind.http_status.fget(kind.__new__(kind))  # type: ignore[attr-defined]
             fields = ", ".join(list(inspect.signature(kind).parameters))
             yield f"| `{kind.__name__}({fields})` | {kind.code.name} ({kind.code.value}) | {status} | {_line(kind.__doc__)} |"
-    yield f"\nAnything else that a backend raises is `{Unknown.__name__}`. `TimeoutError` is told as DEADLINE_EXCEEDED and"
+    yield f"\nAnything else that a backend raises is `{Unknown.__name__}`. `TimeoutError` is reported as DEADLINE_EXCEEDED and"
     yield "`ProcessLookupError` as NOT_FOUND; `asyncio.CancelledError` passes untouched. HTTP's status is what the streaming server"
     yield "answers before a connection is upgraded.\n"
     yield "## The kubelet's words\n"
@@ -168,12 +168,12 @@ def configuration() -> Iterator[str]:
     for module in (process, runc, docker, shim, kata):
         name = module.__name__.rpartition(".")[2]
         found = re.search(r"Options: .*?(?:\n\n|\Z)", inspect.getdoc(module) or "", re.DOTALL)
-        told = _OPTIONS.get(name) or " ".join(found[0].split() if found else ())
-        yield f"**{name}**. {told}\n"
+        text = _OPTIONS.get(name) or " ".join(found[0].split() if found else ())
+        yield f"**{name}**. {text}\n"
 
 
 _OPTIONS: Final = {
-    "process": "Options: `unsafe_ignore` (a list of fields, by the names of `crishim.Feature`, that are taken and not kept; default empty).",
+    "process": "Options: `unsafe_ignore` (a list of fields, by the names of `crishim.Feature`, that are accepted without effect; default empty).",
     "docker": "Options: those of [its page](../docker.md).",
 }
 """Those that a module's head does not list in one paragraph."""

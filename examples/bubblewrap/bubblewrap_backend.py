@@ -1,9 +1,9 @@
 """Pods in bubblewrap: rootless sandboxes whose images are directories.
 
 A container is one `bwrap` with namespaces of its own for users, processes, IPC, host name and mounts, no capabilities, and the
-machine's network. Its root is the image's directory, read-only, with a /tmp of its own. It dies with crishim. What a pod asks
-for beyond that is refused by its field (`KEPT` is what it keeps), or listed in `IGNORES`; `crishim coverage bubblewrap` prints
-all of it.
+machine's network. Its root is the image's directory, read-only, with a /tmp of its own. It ends with crishim. Any other field
+of a pod is refused by its name (`SUPPORTED` lists the optional ones that are not), or listed in `IGNORES`; `crishim coverage
+bubblewrap` prints all of them.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from bubblewrap_images import DirectoryImages
 import crishim
 from crishim import ContainerId, ContainerSpec, ContainerState, ContainerStdio, Exit, Feature, NotFound
 
-KEPT = (
+SUPPORTED = (
     Feature.MOUNTS,
     Feature.READONLY_MOUNTS,
     Feature.READONLY_ROOTFS,
@@ -53,11 +53,11 @@ _FIXED = [
     ),
     *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--clearenv"),
 ]
-_OWN = {"proc", "dev", "tmp", "sys"}  # made by bwrap, or not at all
+_OWN = {"proc", "dev", "tmp", "sys"}  # created by bwrap, or absent
 
 
 def command(spec: ContainerSpec, root: Path, info: int) -> list[str]:
-    """The command line of a container over the image in `root`; bwrap tells its process to the descriptor `info`."""
+    """The command line of a container over the image in `root`; bwrap writes its process's pid to the descriptor `info`."""
     words = ["bwrap", "--info-fd", str(info)]
     for entry in sorted(root.iterdir()):
         if entry.is_symlink():
@@ -71,20 +71,20 @@ def command(spec: ContainerSpec, root: Path, info: int) -> list[str]:
         if reachable(root, mount.container_path):
             words += ["--ro-bind" if mount.readonly else "--bind", mount.host_path, mount.container_path]
         elif mount.container_path != "/etc/hosts":
-            raise crishim.InvalidArgument("config.mounts.container_path", f"{mount.container_path} must be there in the image")
+            raise crishim.InvalidArgument("config.mounts.container_path", f"{mount.container_path} must exist in the image")
     for key, value in spec.env.items():
         words += ["--setenv", key, value]
     return [*words, "--chdir", spec.cwd, "--", *spec.argv]
 
 
 def reachable(root: Path, path: str) -> bool:
-    """Whether something can be mounted there: it exists, or is at the top, or below what is not the image's."""
+    """Whether a mount point exists there, or can be created: at the top, or below a path that is not the image's."""
     top = Path(path).parts[1]
     return top in {"dev", "tmp"} or not (root / top).exists() or (root / path.lstrip("/")).exists()
 
 
 def find(root: Path, spec: ContainerSpec) -> None:
-    """Raise `crishim.InvalidArgument` for a program that the image has not: bwrap itself would tell too late."""
+    """Raise `crishim.InvalidArgument` for a program that the image does not have: bwrap itself would fail too late."""
     program = spec.argv[0]
     folders = [""] if "/" in program else spec.env.get("PATH", "").split(":")
     paths = [root / spec.cwd.lstrip("/") / folder.lstrip("/") / program.lstrip("/") for folder in folders]
@@ -105,7 +105,7 @@ class BubblewrapBackend(crishim.Backend, crishim.SupportsAttach, crishim.Support
         if shutil.which("bwrap") is None:
             raise crishim.Unavailable("bwrap is not on PATH: apt-get install bubblewrap")
         return crishim.BackendInfo(
-            name="bubblewrap", version="1.0.0", netns=crishim.NetnsSource.NONE, supported=frozenset(KEPT)
+            name="bubblewrap", version="1.0.0", netns=crishim.NetnsSource.NONE, supported=frozenset(SUPPORTED)
         )
 
     async def inventory(self) -> crishim.Inventory:
@@ -132,23 +132,23 @@ class BubblewrapBackend(crishim.Backend, crishim.SupportsAttach, crishim.Support
         spec = self._known(self._specs, container_id)
         root = self._images.root(spec.image_id)
         find(root, spec)
-        told, tell = os.pipe()
+        reader, writer = os.pipe()
         stdio = ContainerStdio(spec, self._clock)
         try:
-            words, ends = command(spec, root, tell), stdio.open()
+            words, ends = command(spec, root, writer), stdio.open()
             child = await asyncio.create_subprocess_exec(
-                *words, stdin=ends.stdin, stdout=ends.stdout, stderr=ends.stderr, pass_fds=(tell,), env={"PATH": os.defpath}
+                *words, stdin=ends.stdin, stdout=ends.stdout, stderr=ends.stderr, pass_fds=(writer,), env={"PATH": os.defpath}
             )
         except BaseException:
-            os.close(told)
+            os.close(reader)
             await stdio.close()
             raise
         finally:
-            os.close(tell)
+            os.close(writer)
         stdio.started()
         self._stdio[container_id] = stdio
         watch = asyncio.create_task(self._watch(child, stdio))
-        self._runs[container_id] = asyncio.create_task(asyncio.to_thread(first_pid, told)), watch
+        self._runs[container_id] = asyncio.create_task(asyncio.to_thread(first_pid, reader)), watch
         await asyncio.shield(self._runs[container_id][0])
 
     async def kill_container(self, container_id: ContainerId, signal: int) -> None:
@@ -165,8 +165,8 @@ class BubblewrapBackend(crishim.Backend, crishim.SupportsAttach, crishim.Support
         if container_id in self._runs:  # it has ended, unless its start was cancelled
             await self.kill_container(container_id, 9)
             await self.wait_container(container_id)
-        for held in (self._specs, self._runs, self._stdio):
-            held.pop(container_id, None)
+        for table in (self._specs, self._runs, self._stdio):
+            table.pop(container_id, None)
 
     async def attach(self, container_id: ContainerId, io: Any) -> None:
         await self._known(self._stdio, container_id).attach(io)
@@ -193,9 +193,9 @@ class BubblewrapBackend(crishim.Backend, crishim.SupportsAttach, crishim.Support
         return items[key]
 
 
-def first_pid(told: int) -> int:
-    """What bwrap says of its child; at the end of its words it has forked, or failed."""
-    with os.fdopen(told, "rb") as file:
+def first_pid(reader: int) -> int:
+    """The pid of bwrap's child, once bwrap has forked; 0 if it has failed."""
+    with os.fdopen(reader, "rb") as file:
         info = file.read()
     return int(json.loads(info)["child-pid"]) if info else 0
 

@@ -8,7 +8,7 @@ from crishim.model.sandbox import PodSandboxConfig
 
 
 class DirectoryImages(ImageService):
-    """Nothing is pulled, and nothing of anybody's is deleted: whoever owns the folders makes and removes them."""
+    """Nothing is pulled or deleted: the owner of the folders creates and removes them."""
 
     def __init__(self, context: BackendContext) -> None:
         if unknown := context.options.keys() - {"images"}:
@@ -38,7 +38,7 @@ class DirectoryImages(ImageService):
         return ImageId(image.image.removesuffix(":latest"))
 
     async def remove(self, image: ImageSpec) -> None:
-        """Nothing: see the class."""
+        """Do nothing: see the class."""
 
     async def fs_info(self) -> ImageFsInfo:
         usage = FilesystemUsage(timestamp=self._clock.now(), mountpoint=str(self._folder), used_bytes=0, inodes_used=0)

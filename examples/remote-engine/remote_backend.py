@@ -1,7 +1,7 @@
 """A backend for an engine that is reached over HTTP, and has ids, networks and addresses of its own.
 
-What the engine can hold is kept there, as labels: which machine is which sandbox, which task which container. So a crishim that
-comes back finds everything by asking. What it cannot hold is kept in `context.state`: where a container's log goes.
+State that the engine can store is there, as labels: the sandbox of each machine, the container of each task. So a restarted
+crishim finds everything by queries. State that it cannot store is in `context.state`: the path of a container's log.
 """
 
 import asyncio
@@ -43,15 +43,15 @@ from crishim import (
 from crishim.logs.follower import LogFollower
 
 IGNORES = {
-    "PodSandboxConfig.hostname": "a machine has the engine's name for it",
+    "PodSandboxConfig.hostname": "the engine names its machines",
     "PodSandboxConfig.dns_config": "a machine has the engine's resolver",
-    "PodSandboxConfig.linux": "a machine is the engine's to shape",
-    "ContainerConfig.linux": "a task is the engine's to shape",
+    "PodSandboxConfig.linux": "the engine configures its machines",
+    "ContainerConfig.linux": "the engine configures its tasks",
 }
 
 
 class Remote:
-    """The engine's HTTP face: JSON both ways; what goes wrong becomes crishim's errors by its condition."""
+    """The client of the engine's HTTP API, in JSON; its errors are converted to crishim's, by condition."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -62,7 +62,7 @@ class Remote:
             return await reply.json()
 
     async def lines(self, path: str) -> AsyncIterator[Any]:
-        """The objects of a reply that comes line by line, for as long as it lasts."""
+        """The objects of a response of JSON lines, until its end."""
         async with self._asked("GET", path) as reply:
             async for line in reply.content:
                 yield json.loads(line)
@@ -103,15 +103,15 @@ class RemoteBackend(Backend, SupportsExec, SupportsLogReopen, SupportsClose):
         return BackendInfo(name="remote", version=version, netns=NetnsSource.NONE, supported=frozenset())
 
     async def inventory(self) -> Inventory:
-        held = await self._engine.call("GET", "/machines")
-        containers = [self._observe(task) for task in held["tasks"] if "sandbox" in task]
+        listing = await self._engine.call("GET", "/machines")
+        containers = [self._observe(task) for task in listing["tasks"] if "sandbox" in task]
         for container in containers:
             if container.state is not ContainerState.CREATED:
                 self._follow(container.id)
         return Inventory(
             sandboxes=tuple(
                 ObservedSandbox(id=SandboxId(machine["label"]), ready=machine["running"], ips=(machine["address"],))
-                for machine in held["machines"]
+                for machine in listing["machines"]
             ),
             containers=tuple(containers),
         )
@@ -124,7 +124,7 @@ class RemoteBackend(Backend, SupportsExec, SupportsLogReopen, SupportsClose):
         await self._engine.call("POST", f"/machines/{(await self._find('machines', sandbox_id))['id']}/stop")
 
     async def remove_sandbox(self, sandbox_id: SandboxId) -> None:
-        for machine in await self._all("machines", sandbox_id):  # a start whose answer was lost may have made two
+        for machine in await self._all("machines", sandbox_id):  # a start whose response was lost may have created two
             await self._engine.call("DELETE", f"/machines/{machine['id']}")
 
     async def create_container(self, spec: ContainerSpec) -> None:
@@ -186,7 +186,7 @@ class RemoteBackend(Backend, SupportsExec, SupportsLogReopen, SupportsClose):
             self._logs[container_id].reopen()
 
     async def close(self) -> None:
-        """Let go of the engine; what it runs goes on."""
+        """Close the connection; the engine's tasks keep running."""
         for following in self._following.values():
             following.cancel()
         await asyncio.gather(*self._following.values(), return_exceptions=True)
@@ -199,7 +199,7 @@ class RemoteBackend(Backend, SupportsExec, SupportsLogReopen, SupportsClose):
             self._following[container_id] = asyncio.create_task(self._write_log(container_id, log))
 
     async def _write_log(self, container_id: ContainerId, log: LogFollower) -> None:
-        """Write the engine's output to the log, from where the log ends; asked for again while the engine is away."""
+        """Write the engine's output to the log, from where the log ends; retried while the engine is unavailable."""
         try:
             while True:
                 try:

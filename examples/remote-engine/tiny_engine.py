@@ -1,7 +1,8 @@
-"""A small engine of our own, that stands for a microVM or sandbox service: it is reached over HTTP and nothing else.
+"""A small engine in place of a microVM or sandbox service; its only interface is HTTP.
 
-It has ids, labels and addresses of its own. A machine holds tasks; a task is a process, whose output the engine keeps with its
-times. `python -m tiny_engine PORT` serves on the loopback; `Engine` is the same for tests, with a door that can be closed.
+It has ids, labels and addresses of its own. A machine has tasks; a task is a process, whose output the engine stores with its
+times. `python -m tiny_engine PORT` serves on the loopback address; `Engine` is the same for tests, with a listener that can be
+closed.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ class Task:
         self._running: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Raises `OSError` for what cannot be run."""
+        """Raises `OSError` for a program that cannot be run."""
         pipe = asyncio.subprocess.PIPE
         self.process = await asyncio.create_subprocess_exec(
             *self.request["argv"],
@@ -59,7 +60,7 @@ class Task:
         self.changed = asyncio.Event()
 
     async def follow(self, since: int) -> AsyncIterator[dict[str, Any]]:
-        """Every piece of output from the time `since` on, to the end."""
+        """All pieces of output from the time `since` on, to the end."""
         done = 0
         while True:
             changed, ended = self.changed, self.ended.is_set()
@@ -78,7 +79,7 @@ class Task:
 
 
 class Engine:
-    """`door` is where it listens; closing it takes the engine away, while its tasks go on."""
+    """`listener` is its server; closing it makes the engine unavailable, while its tasks keep running."""
 
     def __init__(self, port: int = 0) -> None:
         self.port = port
@@ -87,7 +88,7 @@ class Engine:
         self._tasks: dict[str, Task] = {}
         self._runner: web.AppRunner | None = None
 
-    async def open_door(self) -> None:
+    async def listen(self) -> None:
         app = web.Application()
         app.add_routes(
             [
@@ -111,17 +112,17 @@ class Engine:
         await site.start()
         self.port = self._runner.addresses[0][1]
 
-    async def close_door(self) -> None:
+    async def stop_listening(self) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
 
     async def close(self) -> None:
-        """End every task, and go."""
+        """End all tasks and the server."""
         for task in self._tasks.values():
             task.kill(signal.SIGKILL)
         await asyncio.gather(*(task.ended.wait() for task in self._tasks.values() if task.process))
-        await self.close_door()
+        await self.stop_listening()
 
     async def _version(self, _: web.Request) -> web.Response:
         return web.json_response({"version": "3.1.4"})
@@ -143,11 +144,11 @@ class Engine:
         return web.json_response(machine)
 
     async def _stop_machine(self, request: web.Request) -> web.Response:
-        self._held(self._machines, request)["running"] = False
+        self._find(self._machines, request)["running"] = False
         return web.json_response({})
 
     async def _remove_machine(self, request: web.Request) -> web.Response:
-        del self._machines[self._held(self._machines, request)["id"]]
+        del self._machines[self._find(self._machines, request)["id"]]
         return web.json_response({})
 
     async def _make_task(self, request: web.Request) -> web.Response:
@@ -156,7 +157,7 @@ class Engine:
         return web.json_response({"id": id})
 
     async def _start_task(self, request: web.Request) -> web.Response:
-        task = self._held(self._tasks, request)
+        task = self._find(self._tasks, request)
         try:
             await task.start()
         except OSError as error:
@@ -164,11 +165,11 @@ class Engine:
         return web.json_response({})
 
     async def _kill_task(self, request: web.Request) -> web.Response:
-        self._held(self._tasks, request).kill((await request.json())["signal"])
+        self._find(self._tasks, request).kill((await request.json())["signal"])
         return web.json_response({})
 
     async def _feed_task(self, request: web.Request) -> web.Response:
-        stdin = self._held(self._tasks, request).process.stdin
+        stdin = self._find(self._tasks, request).process.stdin
         if data := await request.read():
             stdin.write(data)
             await stdin.drain()
@@ -177,12 +178,12 @@ class Engine:
         return web.json_response({})
 
     async def _wait_task(self, request: web.Request) -> web.Response:
-        task = self._held(self._tasks, request)
+        task = self._find(self._tasks, request)
         await task.ended.wait()
         return web.json_response({"code": task.code})
 
     async def _output(self, request: web.Request) -> web.StreamResponse:
-        task = self._held(self._tasks, request)
+        task = self._find(self._tasks, request)
         reply = web.StreamResponse()
         await reply.prepare(request)
         async for piece in task.follow(int(request.query.get("since", "0"))):
@@ -190,21 +191,21 @@ class Engine:
         return reply
 
     async def _remove_task(self, request: web.Request) -> web.Response:
-        task = self._held(self._tasks, request)
+        task = self._find(self._tasks, request)
         task.kill(signal.SIGKILL)
         del self._tasks[request.match_info["id"]]
         return web.json_response({})
 
-    def _held(self, held: dict[str, Any], request: web.Request) -> Any:
+    def _find(self, table: dict[str, Any], request: web.Request) -> Any:
         id = request.match_info["id"]
-        if id not in held:
+        if id not in table:
             raise web.HTTPNotFound(text=f"there is no {id}")
-        return held[id]
+        return table[id]
 
 
 async def serve(port: int) -> None:
     engine = Engine(port)
-    await engine.open_door()
+    await engine.listen()
     print(f"engine at http://127.0.0.1:{engine.port}", flush=True)
     try:
         await asyncio.Event().wait()

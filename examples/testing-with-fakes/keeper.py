@@ -1,7 +1,7 @@
-"""Somebody's controller: keeps one container running at a CRI endpoint, and starts it anew with growing pauses.
+"""A small controller: keeps one container running at a CRI endpoint, and restarts it with growing pauses.
 
-It knows nothing of crishim but the messages of CRI and a clock. `Cri` is whatever answers a request message: a socket
-(`over_socket`), or in tests crishim's `Dispatcher` itself.
+It uses only CRI's messages and a clock of crishim. `Cri` sends a request message and returns the response: over a socket
+(`over_socket`), or in tests by crishim's `Dispatcher`.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ from crishim.cri import pb
 
 Cri = Callable[[Any], Awaitable[Any]]
 
-PATIENCE = 10.0  # seconds for one call
-PERIOD = 1.0  # seconds between two looks at the container
+CALL_TIMEOUT = 10.0  # seconds for one call
+PERIOD = 1.0  # seconds between two polls of the container
 LONGEST = 60.0  # seconds, the longest pause
 
 
@@ -31,14 +31,14 @@ class WallClock:
 
 
 class Keeper:
-    """`tell` gets a line for everything that happens."""
+    """`report` is called with a line for each event."""
 
-    def __init__(self, cri: Cri, clock: Clock, tell: Callable[[str], None]) -> None:
-        self._cri, self._clock, self._tell = cri, clock, tell
+    def __init__(self, cri: Cri, clock: Clock, report: Callable[[str], None]) -> None:
+        self._cri, self._clock, self._report = cri, clock, report
 
     async def keep(self, image: str, command: list[str]) -> None:
-        """Keep it running until cancelled, or until an image or a program proves to be wrong."""
-        pod = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="kept", namespace="default", uid="kept"))
+        """Keep it running until cancelled, or until an image or a program turns out to be invalid."""
+        pod = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="keeper", namespace="default", uid="keeper"))
         sandbox = await self._insist(pb.RunPodSandboxRequest(config=pod))
         pause = 1.0
         attempt = 0
@@ -51,12 +51,12 @@ class Keeper:
             request = pb.CreateContainerRequest(pod_sandbox_id=sandbox.pod_sandbox_id, config=config, sandbox_config=pod)
             container_id = (await self._insist(request)).container_id
             await self._insist(pb.StartContainerRequest(container_id=container_id))
-            self._tell("started")
+            self._report("started")
             status = await self._end_of(container_id)
-            self._tell(f"ended {status.exit_code} {status.reason}")
+            self._report(f"ended {status.exit_code} {status.reason}")
             await self._insist(pb.RemoveContainerRequest(container_id=container_id))
             pause = 1.0 if status.exit_code == 0 else min(2 * pause, LONGEST)
-            self._tell(f"pause {pause:g}")
+            self._report(f"pause {pause:g}")
             await self._clock.sleep(pause)
             attempt += 1
 
@@ -68,19 +68,19 @@ class Keeper:
                 return status
 
     async def _insist(self, request: Any) -> Any:
-        """The reply; asked for again while the runtime is away or does not answer."""
+        """The response; retried while the runtime is unavailable or does not respond."""
         while True:
             call = asyncio.ensure_future(self._cri(request))
-            limit = asyncio.ensure_future(self._clock.sleep(PATIENCE))
+            limit = asyncio.ensure_future(self._clock.sleep(CALL_TIMEOUT))
             try:
                 await asyncio.wait({call, limit}, return_when=asyncio.FIRST_COMPLETED)
                 if call.done():
                     return call.result()
-                self._tell("no answer")
+                self._report("no answer")
             except Exception as error:
                 if code_of(error) != grpc.StatusCode.UNAVAILABLE.value[0]:
                     raise
-                self._tell("away")
+                self._report("away")
                 await self._clock.sleep(PERIOD)
             finally:
                 call.cancel()

@@ -33,6 +33,8 @@ from crishim.keeper.client import KeeperClient
 from crishim.linux.processes import boot_id
 from crishim.model.runtime import CgroupDriver
 from crishim.model.values import SandboxId
+from crishim.nri.adaptation import NodeResourceInterface, NriSettings
+from crishim.nri.connection import TimeLimits
 from crishim.plugins import build, load
 from crishim.pods.host import cgroup_driver
 from crishim.pods.namespaces import NoNamespaces, PinnedNamespaces
@@ -91,6 +93,7 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
                 stack.push_async_callback(_close, backend)
         images = {handler: seats[name][1] for handler, name in config.handlers.items()}
         streams = _streams(config, clock)
+        plugins_of_node = _nri(config)
         services = Services(
             backends={handler: seats[name][0] for handler, name in config.handlers.items()},
             images={handler: service for handler, service in images.items() if service is not None},
@@ -101,11 +104,14 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
             urls=streams,
             clock=clock,
             observer=metrics,
+            plugins=plugins_of_node,
             settings=_settings(config, driver_of(config) if needs_node or config.cgroup_driver else None),
         )
         await stack.enter_async_context(services)
         await stack.enter_async_context(_upgrading(keeper))
         await stack.enter_async_context(_collecting(node, services, config.deadlines.network))
+        if plugins_of_node is not None:
+            await stack.enter_async_context(plugins_of_node.serving(services.plugin_host))
         if streams is not None:
             await stack.enter_async_context(streams.serving(services.streams))
         if metrics is not None:
@@ -243,6 +249,17 @@ def _seat(
     )
     images = build(plugin.images, context, name) if plugin.images else node.images if plugin.needs_node else None
     return build(plugin.build, context, name), images
+
+
+def _nri(config: Config) -> NodeResourceInterface | None:
+    nri = config.nri
+    if not nri.enabled or os.geteuid() != 0:
+        return None
+    limits = TimeLimits(registration=nri.registration_timeout, request=nri.request_timeout)
+    settings = NriSettings(
+        socket=Path(nri.socket), plugins=Path(nri.plugins), configurations=Path(nri.configurations), limits=limits
+    )
+    return NodeResourceInterface(settings, __version__)
 
 
 def _streams(config: Config, clock: Clock) -> Any:

@@ -58,6 +58,12 @@ def _seconds(value: Any, _: Any) -> float:
     return float(value)
 
 
+def _flag(value: Any, _: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")  # noqa: TRY004 - as above
+    return value
+
+
 def _choice(*words: str) -> Check:
     def check(value: Any, _: Any) -> str:
         if value not in words:
@@ -150,6 +156,18 @@ class NetworkConfig:
 
 
 @attrs.frozen(kw_only=True)
+class NriConfig:
+    """NRI: plugins of the node that see, and may change, what happens to pods and containers. Only a server of root has any."""
+
+    enabled: bool = key(True, "Whether there are plugins at all.", _flag)
+    socket: str = key("/var/run/nri/nri.sock", "The socket to which plugins connect, with mode 0600.", _path)
+    plugins: str = key("/opt/nri/plugins", "The folder of plugins to start, named by two digits and a name: 10-NAME.", _path)
+    configurations: str = key("/etc/nri/conf.d", "The folder of their configurations, 10-NAME.conf or NAME.conf.", _path)
+    registration_timeout: float = key(5.0, "Seconds within which a plugin must register.", _seconds)
+    request_timeout: float = key(2.0, "Seconds within which a plugin must respond, or is dropped.", _seconds)
+
+
+@attrs.frozen(kw_only=True)
 class Config:
     """The whole file."""
 
@@ -186,6 +204,7 @@ class Config:
     streaming: StreamingConfig = key(StreamingConfig(), "", _text)
     images: ImagesConfig = key(ImagesConfig(), "", _text)
     network: NetworkConfig = key(NetworkConfig(), "", _text)
+    nri: NriConfig = key(NriConfig(), "", _text)
     log: LogConfig = key(LogConfig(), "", _text)
     deadlines: Deadlines = key(Deadlines(), "", _text)
 

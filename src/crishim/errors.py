@@ -71,7 +71,7 @@ class Unknown(CrishimError):
 
 
 class CreateRefused(Unknown):
-    """An OCI runtime has refused to create a container, in its own words: a program that is missing, a mount that fails."""
+    """An OCI runtime has refused to create a container; the message is the runtime's: a missing program, a failed mount."""
 
 
 class InvalidArgument(CrishimError):
@@ -107,7 +107,7 @@ class AlreadyExists(CrishimError):
 
 
 class PermissionDenied(CrishimError):
-    """A registry or the kernel said no."""
+    """A registry or the kernel has denied access."""
 
     code = Code.PERMISSION_DENIED
 

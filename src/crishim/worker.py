@@ -24,7 +24,7 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 def main(arguments: list[str]) -> int:
-    """Do what the arguments say; the exit code is 0 also where the line tells of an error."""
+    """Run the operation of the arguments; the exit code is 0 also if the printed line has an error."""
     parent, verb, *rest = arguments
     try:
         _end_with(int(parent))

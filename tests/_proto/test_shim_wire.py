@@ -122,7 +122,7 @@ def test_every_file_of_the_table_is_compared() -> None:
     assert set(FILES) == set(table())
 
 
-def test_what_a_shim_tells_of_itself() -> None:
+def test_the_info_of_a_shim() -> None:
     """`-info`'s answer, which the table lacks, is read as it was recorded."""
     recorded = (TABLE.parent / "containerd-2.4.jsonl").read_text(encoding="utf-8").splitlines()[0]
     info = shim_types_pb2.RuntimeInfo.FromString(bytes.fromhex(json.loads(recorded)["command"]["stdout_hex"]))

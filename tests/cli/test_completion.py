@@ -26,6 +26,6 @@ def test_the_script_is_one_for_its_shell() -> None:
 
 def test_commands_are_completed() -> None:
     """What the script asks for is answered with the commands that begin so."""
-    asked = {**os.environ, "_CRISHIM_COMPLETE": "bash_complete", "COMP_WORDS": "crishim co", "COMP_CWORD": "1"}
-    done = subprocess.run([sys.executable, "-m", "crishim"], env=asked, capture_output=True, text=True, check=False)
+    variables = {**os.environ, "_CRISHIM_COMPLETE": "bash_complete", "COMP_WORDS": "crishim co", "COMP_CWORD": "1"}
+    done = subprocess.run([sys.executable, "-m", "crishim"], env=variables, capture_output=True, text=True, check=False)
     assert ["plain,completion", "plain,config", "plain,coverage"] == sorted(done.stdout.split())

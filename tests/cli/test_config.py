@@ -39,21 +39,21 @@ def test_the_runtimes_that_are_here(
 
 
 def test_the_file_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`crishim config init` makes the file and says what is missing; a file that is there stays as it is."""
+    """`crishim config init` creates the file and lists what is missing; an existing file is not changed."""
     monkeypatch.setenv("PATH", str(tmp_path))
     file = tmp_path / "etc" / "crishim.toml"
     done = CliRunner().invoke(main, ["config", "init", "--config", str(file)])
     assert (0, machine_text()) == (done.exit_code, file.read_text())
     assert f"wrote {file}\n" in done.output
-    assert "missing for backend runc: conmon: no container can be made; apt-get install conmon\n" in done.output
+    assert "missing for backend runc: conmon: no container can be created; apt-get install conmon\n" in done.output
     file.write_text("# mine\n")
     done = CliRunner().invoke(main, ["config", "init", "--config", str(file)])
     assert (1, "# mine\n") == (done.exit_code, file.read_text())
     assert CliRunner().invoke(main, ["config", "init", "--config", "-"]).output.startswith(machine_text())
 
 
-def test_plain_processes_of_root_are_told(tmp_path: Path) -> None:
-    """`crishim serve` warns, and `crishim check` fails, where pods are plain processes of root; for others both go on."""
+def test_plain_processes_of_root_are_reported(tmp_path: Path) -> None:
+    """`crishim serve` warns, and `crishim check` fails, if pods are plain processes of root; for other users both succeed."""
     file = tmp_path / "crishim.toml"
     file.write_text(f'listen = "{tmp_path}/s"\nstate = "{tmp_path}/state"\nruntime_state = "{tmp_path}/run"\n')
     done = CliRunner().invoke(main, ["check", "--config", str(file)])
@@ -64,9 +64,9 @@ def test_plain_processes_of_root_are_told(tmp_path: Path) -> None:
         try:
             assert server.stderr is not None
             lines = iter(server.stderr.readline, "")
-            told = "".join([next(lines)])
+            logged = "".join([next(lines)])
         finally:
             server.terminate()
             assert server.stderr is not None
-            told += server.stderr.read()
-    assert ("PODS ARE PLAIN PROCESSES OF ROOT" in told) == (os.geteuid() == 0), told
+            logged += server.stderr.read()
+    assert ("PODS ARE PLAIN PROCESSES OF ROOT" in logged) == (os.geteuid() == 0), logged

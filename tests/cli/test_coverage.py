@@ -26,7 +26,7 @@ def test_a_table_is_printed() -> None:
 
 
 @pytest.mark.parametrize("name", ["none", "pathlib:Path", "crishim.testing.fakes:none"])
-def test_what_is_no_backend_is_told(name: str) -> None:
+def test_an_invalid_backend_is_reported(name: str) -> None:
     """A backend that is missing, or is none, ends the command with its name."""
     done = run(name)
     assert (1, True) == (done.exit_code, name.partition(":")[0] in done.output), done.output

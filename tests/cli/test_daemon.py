@@ -33,29 +33,29 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 def record(message: str, level: int = logging.INFO) -> logging.LogRecord:
-    made = logging.LogRecord("crishim.rpc", level, __file__, 1, message, (), None)
-    made.created = 1_767_225_600.25
-    return made
+    entry = logging.LogRecord("crishim.rpc", level, __file__, 1, message, (), None)
+    entry.created = 1_767_225_600.25
+    return entry
 
 
 async def test_readiness_and_signs_of_life(manager: socket.socket) -> None:
-    """The manager is told when all is ready, at once that we live, and when we stop."""
+    """The manager is notified of readiness, at once that we are alive, and of the stop."""
     environ = {"NOTIFY_SOCKET": str(manager.getsockname()), "WATCHDOG_USEC": "20000000"}
     async with announced(environ):
-        told = {await asyncio.to_thread(manager.recv, 100) for _ in range(2)}
-    assert {b"READY=1", b"WATCHDOG=1"} == told
+        messages = {await asyncio.to_thread(manager.recv, 100) for _ in range(2)}
+    assert {b"READY=1", b"WATCHDOG=1"} == messages
     assert b"STOPPING=1" == manager.recv(100)
 
 
-def test_what_the_manager_says_is_for_nobody_else() -> None:
-    """What a service manager has told this process is in its environment no longer, so no child takes it for its own."""
+def test_the_managers_variables_are_removed() -> None:
+    """The manager's variables are removed from the environment, so that no child uses them."""
     environ = {"NOTIFY_SOCKET": "/n", "WATCHDOG_USEC": "5", "WATCHDOG_PID": "1", "PATH": "/bin"}
-    told = {"NOTIFY_SOCKET": "/n", "WATCHDOG_USEC": "5", "WATCHDOG_PID": "1"}
-    assert (told, {"PATH": "/bin"}) == (take_over_environment(environ), environ)
+    variables = {"NOTIFY_SOCKET": "/n", "WATCHDOG_USEC": "5", "WATCHDOG_PID": "1"}
+    assert (variables, {"PATH": "/bin"}) == (take_over_environment(environ), environ)
 
 
-def test_nobody_is_told_where_nobody_asks(manager: socket.socket) -> None:
-    """Without the variable, or with an address that nobody has, nothing is sent and nothing fails."""
+def test_nothing_is_sent_without_a_manager(manager: socket.socket) -> None:
+    """Without the variable, or with an address without a listener, nothing is sent and nothing fails."""
     notify("READY=1", {})
     notify("READY=1", {"NOTIFY_SOCKET": "relative"})
     notify("READY=1", {"NOTIFY_SOCKET": str(manager.getsockname()) + ".none"})
@@ -64,7 +64,7 @@ def test_nobody_is_told_where_nobody_asks(manager: socket.socket) -> None:
         manager.recv(100)
 
 
-def test_an_abstract_socket_is_told() -> None:
+def test_an_abstract_socket_is_notified() -> None:
     """An address that begins with @ is an abstract socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind("")
@@ -85,7 +85,7 @@ def test_an_abstract_socket_is_told() -> None:
     ],
 )
 def test_the_watchdog_is_fed_twice_as_often_as_it_asks(environ: dict[str, str], expected: float | None) -> None:
-    """The period is half of WATCHDOG_USEC, and none where it is for another process or for nobody."""
+    """The period is half of WATCHDOG_USEC, and none if it is for another process or for none."""
     assert expected == watchdog_period(environ)
 
 

@@ -45,12 +45,12 @@ def lacking(config: Config, root: Path, *, store: bool = True) -> dict[str, Find
 
 
 def test_a_whole_node(tmp_path: Path) -> None:
-    """Nothing is missing, and the cgroups' version and driver, AppArmor and the network are told."""
+    """Nothing is missing, and the cgroups' version and driver, AppArmor and the network are reported."""
     config = machine(tmp_path)
     assert {} == lacking(config, tmp_path)
-    told = {finding.what: finding.found for finding in node_findings(config, store=True, root=tmp_path)}
-    assert told["cgroups"].endswith(", driver systemd")
-    assert ("enabled", "pods") == (told["AppArmor"], told["pod network"])
+    by_name = {finding.what: finding.found for finding in node_findings(config, store=True, root=tmp_path)}
+    assert by_name["cgroups"].endswith(", driver systemd")
+    assert ("enabled", "pods") == (by_name["AppArmor"], by_name["pod network"])
 
 
 def test_no_network(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_no_network(tmp_path: Path) -> None:
 
 
 def test_a_module_that_a_mount_loads(tmp_path: Path) -> None:
-    """Overlay need not be loaded yet: mount(2) loads a file system's module. A kernel that has none is told."""
+    """Overlay need not be loaded yet: mount(2) loads a file system's module. A kernel without it is reported."""
     config = machine(tmp_path)
     (tmp_path / "proc/filesystems").write_text("nodev\tproc\n")
     assert ["overlayfs"] == list(lacking(config, tmp_path))
@@ -95,7 +95,7 @@ def test_files_that_pulls_need(tmp_path: Path) -> None:
     ],
 )
 def test_the_kubelets_driver(tmp_path: Path, file: str, text: str, ok: list[bool]) -> None:
-    """A kubelet that has another cgroup driver is told with the file that says so."""
+    """A kubelet with another cgroup driver is reported with the file that configures it."""
     (tmp_path / file).write_text(text)
     found = list(driver_findings("systemd", tmp_path))
     assert ok == [finding.ok for finding in found]
@@ -103,7 +103,7 @@ def test_the_kubelets_driver(tmp_path: Path, file: str, text: str, ok: list[bool
 
 
 def test_folders_below_what_cannot_be_read(tmp_path: Path) -> None:
-    """A folder that is not there yet is looked for in its nearest parent, and each folder is looked at once."""
+    """For a folder that does not exist its nearest parent is checked, and each folder once."""
     config = Config(state=f"{tmp_path}/a/b", runtime_state=f"{tmp_path}/c", listen=f"{tmp_path}/c/crishim.sock")
     assert [f"{tmp_path}/a/b", f"{tmp_path}/c"] == [finding.what for finding in folder_findings(config)]
     assert {f"{tmp_path} is writable"} == {finding.found for finding in folder_findings(config)}
@@ -121,5 +121,5 @@ def test_the_check_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         plugin = Plugin(build=fakes.plugin.build, needs_node=needs_node)
         monkeypatch.setattr(check, "load", lambda _, plugin=plugin: plugin)
         done = CliRunner().invoke(main, ["check", "--config", str(file)])
-        told = f"no network configuration in {tmp_path}/none" in done.output
-        assert (code, needs_node) == (done.exit_code, told), done.output
+        reported = f"no network configuration in {tmp_path}/none" in done.output
+        assert (code, needs_node) == (done.exit_code, reported), done.output

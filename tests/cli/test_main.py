@@ -46,7 +46,7 @@ def manifest(folder: Path, *command: str) -> str:
     return str(path)
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     """`crishim --version` is the package's version."""
     assert f"crishim {__version__}\n" == run("--version").output
 
@@ -99,7 +99,7 @@ def test_a_machine_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_each_configured_backend_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plug-in that looks at options is asked about those of every backend in use."""
+    """A plug-in whose check takes options gets those of every backend in use."""
     file = tmp_path / "crishim.toml"
     file.write_text(
         f'state = "{tmp_path}/state"\nruntime_state = "{tmp_path}/run"\n[handlers]\n"" = "one"\nx = "two"\n'
@@ -118,7 +118,7 @@ def test_each_configured_backend_is_checked(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_check_that_fails_is_one_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a plug-in's check raises is shown as its failure, and the others are checked all the same."""
+    """An exception of a plug-in's check is shown as its failure, and the others are checked nevertheless."""
     file = tmp_path / "crishim.toml"
     file.write_text(f'state = "{tmp_path}/state"\nruntime_state = "{tmp_path}/run"\n[handlers]\n"" = "one"\n')
 
@@ -148,7 +148,7 @@ def test_a_pod_is_played(tmp_path: Path) -> None:
 
 
 def test_several_pods_are_played() -> None:
-    """The pods of one file are played beside one another, told by their names, and the first failure is the exit status."""
+    """The pods of one file are played concurrently, distinguished by their names, and the first failure is the exit status."""
     one = POD.format(command='["print", "hello"]').replace("name: pod", "name: first")
     two = POD.format(command='["fail", "4"]').replace("name: pod", "name: second")
     done = run("play", "-", "--backend", FAKE, stdin=f"{one}---{two}")
@@ -175,15 +175,15 @@ def test_down_needs_an_endpoint(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_played_is_told(text: str, message: str) -> None:
-    """A manifest that is refused is told by its field, with status 125."""
+def test_an_invalid_manifest_is_reported(text: str, message: str) -> None:
+    """A refused manifest is reported by its field, with status 125."""
     done = run("play", "-", "--backend", FAKE, stdin=text)
     assert 125 == done.exit_code
     assert done.output.startswith(message)
 
 
 def test_an_endpoint_has_its_own_backend(tmp_path: Path) -> None:
-    """`--endpoint` and `--backend` exclude each other; an endpoint where nobody serves is told."""
+    """`--endpoint` and `--backend` exclude each other; an endpoint without a server is reported."""
     pod = manifest(tmp_path, "print")
     assert 2 == run("play", pod, "--endpoint", "unix:///none", "--backend", FAKE).exit_code
     done = run("play", pod, "--endpoint", str(tmp_path / "none.sock"))
@@ -221,13 +221,13 @@ def test_an_interrupt_tears_down_cleanly(tmp_path: Path) -> None:
         playing.send_signal(signal.SIGINT)
         rest, errors = playing.communicate(timeout=120)
     assert (130, "") == (playing.returncode, errors)
-    for told in ("stopping", "main | bye", "exited 0  Completed", "stopped"):
-        assert told in rest
+    for words in ("stopping", "main | bye", "exited 0  Completed", "stopped"):
+        assert words in rest
     assert [tmp_path / "pod.yaml"] == list(tmp_path.iterdir())
 
 
 def test_a_node_is_served_until_a_signal(tmp_path: Path) -> None:
-    """`crishim serve` tells the service manager that it is ready and that it stops, takes pods from another process, logs a
+    """`crishim serve` notifies the service manager of readiness and stop, takes pods from another process, logs a
     line for each RPC, and ends with 0.
     """
     file = tmp_path / "crishim.toml"
@@ -258,9 +258,9 @@ def test_a_node_is_served_until_a_signal(tmp_path: Path) -> None:
             _, errors = serving.communicate(timeout=120)
     assert 0 == serving.returncode
     calls = [line for line in map(json.loads, errors.splitlines()) if line["logger"] == "crishim.rpc"]
-    told = [line["message"].rsplit(" ", 2)[0] for line in calls]
-    assert "Version - OK" == told[0]
-    assert "RunPodSandbox default/pod OK" in told
+    methods = [line["message"].rsplit(" ", 2)[0] for line in calls]
+    assert "Version - OK" == methods[0]
+    assert "RunPodSandbox default/pod OK" in methods
     assert (0, "main | hello") == (played.exit_code, next(line.strip() for line in played.output.splitlines() if "|" in line))
 
 

@@ -38,7 +38,7 @@ def pull(node: Node, *options: str) -> "subprocess.CompletedProcess[str]":
 @needs(*TOOLS)
 @real_plugins()
 async def test_into_the_store_or_by_the_server(node: Node) -> None:
-    """Without a server the image goes into its store, with one it is asked to pull; the id is the same."""
+    """Without a server the image goes into its store, with one the server pulls it; the id is the same."""
     first = pull(node)
     assert (0, "sha256:") == (first.returncode, first.stdout[:7])
     assert f"pulled {node.image}, " in first.stderr

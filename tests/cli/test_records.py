@@ -47,7 +47,7 @@ def test_records_are_listed(tmp_path: Path) -> None:
 
 
 def test_a_record_is_shown(tmp_path: Path) -> None:
-    """The record is shown as it is written; an id that is not there is an error."""
+    """The record is shown as it is stored; an unknown id is an error."""
     config = config_of(tmp_path)
     assert a_sandbox().id == json.loads(run(config, "show", a_sandbox().id).output)["id"]
     missing = run(config, "show", "none")

@@ -140,7 +140,7 @@ async def _through_stdin(client: Client, port: int, sent: bytes) -> bytes:
 
 @pytest.mark.parametrize("client", ["python", "node"], indirect=True)
 async def test_port_without_a_server(client: Client) -> None:
-    """A port on which nobody listens is an error on its own channel."""
+    """A port without a listener is an error on its own channel."""
     code, _, stderr = await client.run("portforward", "1", stdin=b"x")
     assert 255 == code
-    assert b"nobody listens on port 1" in stderr
+    assert b"no listener on port 1" in stderr

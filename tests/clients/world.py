@@ -1,4 +1,4 @@
-"""A pod behind the URLs of an API server, and Kubernetes' own clients as programs with the same words."""
+"""A pod behind the URLs of an API server, and Kubernetes' own clients as programs with the same arguments."""
 
 import asyncio
 import contextlib
@@ -140,8 +140,8 @@ async def served_pod(backend_name: str, folder: Path) -> AsyncIterator[Pod]:
         backend: Backend = build(context) if backend_name == "runc" else ProcessBackend(context)
         if isinstance(backend, ProcessBackend):
             stack.push_async_callback(backend.close)
-        made = Services(backends={"": backend}, images=HostImages(context), namespaces=pins, dialer=SetnsDialer(), urls=streams)
-        services = await stack.enter_async_context(made)
+        core = Services(backends={"": backend}, images=HostImages(context), namespaces=pins, dialer=SetnsDialer(), urls=streams)
+        services = await stack.enter_async_context(core)
         await stack.enter_async_context(streams.serving(services.streams))
         sandbox_id = await services.sandboxes.run(sandbox_config(hostname="", log_directory=str(folder), linux=HOST), "")
         stack.push_async_callback(services.sandboxes.remove, sandbox_id)

@@ -62,7 +62,7 @@ def test_cni_args_name_the_pod() -> None:
 def test_a_plugin_gets_what_it_claims() -> None:
     """A plugin reads its own keys, name, version, the capability arguments it claims, and the result before it."""
     arguments = {"dns": {"servers": ["1.1.1.1"]}, "bandwidth": {"ingressRate": 1}}
-    told = json.loads(plugin_input(NETWORK, NETWORK.plugins[0], arguments, {"ips": []}))
+    sent = json.loads(plugin_input(NETWORK, NETWORK.plugins[0], arguments, {"ips": []}))
     assert {
         "type": "p",
         "own": 1,
@@ -70,16 +70,16 @@ def test_a_plugin_gets_what_it_claims() -> None:
         "cniVersion": "1.0.0",
         "runtimeConfig": {"dns": {"servers": ["1.1.1.1"]}},
         "prevResult": {"ips": []},
-    } == told
+    } == sent
     assert {"type": "p", "own": 1, "name": "n", "cniVersion": "1.0.0"} == json.loads(
         plugin_input(NETWORK, NETWORK.plugins[0], {})
     )
 
 
 def test_gc_names_what_stays() -> None:
-    """GC is told every attachment that is to stay, by container and interface."""
-    told = json.loads(garbage_input(NETWORK, NETWORK.plugins[0], ["c1"]))
-    assert [{"containerID": "c1", "ifname": "eth0"}] == told["cni.dev/valid-attachments"]
+    """GC gets every attachment that is to stay, by container and interface."""
+    sent = json.loads(garbage_input(NETWORK, NETWORK.plugins[0], ["c1"]))
+    assert [{"containerID": "c1", "ifname": "eth0"}] == sent["cni.dev/valid-attachments"]
 
 
 @pytest.mark.parametrize(

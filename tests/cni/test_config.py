@@ -52,14 +52,14 @@ def test_the_highest_version_in_common_is_spoken(keys: dict[str, Any], expected:
     ],
 )
 def test_bad_files_are_refused_with_their_name(file: str, data: bytes, words: str) -> None:
-    """What is no network is refused with the file's name and what is wrong with it."""
+    """An invalid network is refused with the file's name and the error."""
     with pytest.raises(InvalidArgument, match=words) as caught:
         parse(file, data)
     assert file == caught.value.field
 
 
 def test_the_first_valid_file_is_the_network() -> None:
-    """Files go by their names; one that is not valid is passed over and told of."""
+    """Files are sorted by their names; an invalid one is ignored and reported."""
     network, problems = choose([("20.conflist", conflist(name="second")), ("30.conflist", conflist()), ("10.conf", b"")])
     assert isinstance(network, NetworkList)
     assert "second" == network.name

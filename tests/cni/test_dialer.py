@@ -25,11 +25,11 @@ def netns(tmp_path: Path) -> Iterator[str]:
 
 
 def listener(family: int, host: str) -> socket.socket:
-    made = socket.socket(family, socket.SOCK_STREAM)
-    made.bind((host, 0))
-    made.listen()
-    made.setblocking(False)
-    return made
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.bind((host, 0))
+    listening.listen()
+    listening.setblocking(False)
+    return listening
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -42,9 +42,9 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
 async def test_dials_the_pod_s_loopback(netns: str, family: int, host: str) -> None:
     """A server on the namespace's loopback is reached by IPv4 or IPv6, with half-close, and is not to be had on the host's."""
-    made = inside(netns, lambda: listener(family, host))
-    async with await asyncio.start_server(echo, sock=made):
-        port = made.getsockname()[1]
+    listening = inside(netns, lambda: listener(family, host))
+    async with await asyncio.start_server(echo, sock=listening):
+        port = listening.getsockname()[1]
         stream = await SetnsDialer().dial(netns, port)
         await stream.write(b"hello")
         await stream.write_eof()
@@ -56,16 +56,16 @@ async def test_dials_the_pod_s_loopback(netns: str, family: int, host: str) -> N
 
 async def test_an_empty_path_is_the_host() -> None:
     """Without a namespace the host's loopback is dialled."""
-    made = listener(socket.AF_INET, "127.0.0.1")
-    async with await asyncio.start_server(echo, sock=made):
-        stream = await SetnsDialer().dial("", made.getsockname()[1])
+    listening = listener(socket.AF_INET, "127.0.0.1")
+    async with await asyncio.start_server(echo, sock=listening):
+        stream = await SetnsDialer().dial("", listening.getsockname()[1])
         await stream.write_eof()
         assert b"" == await stream.read()
         await stream.close()
 
 
-async def test_nobody_there_names_both_failures(netns: str) -> None:
-    """When nobody listens, the error tells what came of each address; a gone namespace is told too; 65536 is no port."""
+async def test_no_listener_names_both_failures(netns: str) -> None:
+    """Without a listener the error has the failure of each address; a missing namespace is named; 65536 is no port."""
     with pytest.raises(Unavailable, match=r"port 9: 127\.0\.0\.1: .*; ::1: "):
         await SetnsDialer().dial(netns, 9)
     with pytest.raises(Unavailable, match="namespace"):
@@ -85,7 +85,7 @@ def test_the_caller_stays_where_it_was(netns: str) -> None:
 
 
 def test_what_is_a_namespace(netns: str, tmp_path: Path) -> None:
-    """A pin is a network namespace as long as it is mounted; other kinds, ordinary files, pipes and missing ones are none."""
+    """A pin is a network namespace as long as it is mounted; other kinds, regular files, pipes and missing ones are none."""
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe")
     others = ("/proc/self/ns/ipc", "/proc/self/ns/mnt", tmp_path / "file", tmp_path / "pipe", tmp_path / "none", tmp_path)
@@ -98,5 +98,5 @@ def test_what_is_a_namespace(netns: str, tmp_path: Path) -> None:
 def test_the_loopback_is_up(netns: str) -> None:
     """Setting `lo` up gives it both its addresses, and may be repeated."""
     raise_loopback(netns)
-    told = run_in(netns, "ip", "-o", "addr", "show", "lo")
-    assert ["127.0.0.1/8", "::1/128"] == [line.split()[3] for line in told.splitlines()]
+    addresses = run_in(netns, "ip", "-o", "addr", "show", "lo")
+    assert ["127.0.0.1/8", "::1/128"] == [line.split()[3] for line in addresses.splitlines()]

@@ -42,8 +42,8 @@ async def test_what_a_plugin_has_left_running_goes_on(tmp_path: Path) -> None:
     os.kill(daemon, signal.SIGKILL)
 
 
-async def test_nobody_else_is_ended(tmp_path: Path) -> None:
-    """The plugins of a server with another folder go on; where no note can be written, plugins run all the same."""
+async def test_no_other_process_is_ended(tmp_path: Path) -> None:
+    """The plugins of a server with another folder continue; if no note can be written, plugins run nevertheless."""
     (tmp_path / "file").touch()
     with LeftoverPlugins(tmp_path / "other").noted() as environment, LeftoverPlugins(tmp_path / "file" / "x").noted():
         process = await plugin("exec sleep 600", environment)

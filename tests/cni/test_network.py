@@ -1,4 +1,4 @@
-"""CniNetwork with plugins made of shell lines."""
+"""CniNetwork with plugins of shell lines."""
 
 import asyncio
 from collections.abc import Iterator
@@ -33,35 +33,35 @@ def netns(tmp_path: Path) -> Iterator[str]:
 
 
 async def test_plugins_are_called_in_turn(node: Node, netns: str) -> None:
-    """ADD goes down the list with the result before, DEL goes up with the whole result; then the kept file is gone."""
+    """ADD goes down the list with the result before, DEL goes up with the whole result; then the cached result is deleted."""
     node.plugin("gives", GIVES)
     node.plugin("passes", PASSES)
     node.conflist({"type": "gives"}, {"type": "passes", "capabilities": {"portMappings": True}})
     spec = sandbox(netns=netns, ports=(PortMapping(container_port=80, host_port=8080),))
     assert ("10.1.0.2", "fd00::2") == await node.network.set_up(spec)
-    assert ["test-aaaaaaaa-eth0"] == node.kept()
+    assert ["test-aaaaaaaa-eth0"] == node.cached()
     await node.network.tear_down(spec)
     await node.network.tear_down(spec)
     assert ["gives ADD", "passes ADD", "passes DEL", "gives DEL"] == node.order()
-    assert [] == node.kept()
-    result = node.told("passes", "ADD")["prevResult"]
+    assert [] == node.cached()
+    result = node.input_of("passes", "ADD")["prevResult"]
     assert "10.1.0.2/16" == result["ips"][0]["address"]
-    assert [result, result] == [node.told(plugin, "DEL")["prevResult"] for plugin in ("gives", "passes")]
-    assert {"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]} == node.told("passes", "DEL")[
+    assert [result, result] == [node.input_of(plugin, "DEL")["prevResult"] for plugin in ("gives", "passes")]
+    assert {"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]} == node.input_of("passes", "DEL")[
         "runtimeConfig"
     ]
-    assert "runtimeConfig" not in node.told("gives", "ADD")
+    assert "runtimeConfig" not in node.input_of("gives", "ADD")
     args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=a;K8S_POD_INFRA_CONTAINER_ID=aaaaaaaa;K8S_POD_UID=uid-a"
     assert f"ADD aaaaaaaa {netns} eth0 {args}" == (node.folder / "gives.calls").read_text().splitlines()[0]
 
 
-async def test_old_versions_are_not_told_the_result(node: Node, netns: str) -> None:
+async def test_old_versions_do_not_get_the_result(node: Node, netns: str) -> None:
     """Before 0.4.0 DEL gets no prevResult (CNI specification, history)."""
     node.plugin("gives", GIVES)
     node.conflist({"type": "gives"}, version="0.3.1")
     await node.network.set_up(sandbox(netns=netns))
     await node.network.tear_down(sandbox())
-    assert "prevResult" not in node.told("gives", "DEL")
+    assert "prevResult" not in node.input_of("gives", "DEL")
 
 
 async def test_a_failed_add_is_undone(node: Node, netns: str) -> None:
@@ -74,11 +74,11 @@ async def test_a_failed_add_is_undone(node: Node, netns: str) -> None:
     await node.network.tear_down(sandbox())
     assert ["fails DEL", "gives DEL"] == node.order()[2:]
     assert f" {netns} " in (node.folder / "gives.calls").read_text().splitlines()[1]
-    assert [] == node.kept()
+    assert [] == node.cached()
 
 
 async def test_a_hanging_plugin_is_killed(node: Node, netns: str) -> None:
-    """Cancelling set_up kills the plugin and what it started; the attachment stays kept until DEL has run."""
+    """Cancelling set_up kills the plugin and its children; the attachment stays cached until DEL has run."""
     node.plugin("hangs", '[ $CNI_COMMAND != ADD ] || { sleep 600 & echo "$$ $!" > pids.new; mv pids.new pids; wait; }')
     node.conflist({"type": "hangs"})
     work = asyncio.create_task(node.network.set_up(sandbox(netns=netns)))
@@ -90,9 +90,9 @@ async def test_a_hanging_plugin_is_killed(node: Node, netns: str) -> None:
     for pid in (node.folder / "pids").read_text().split():
         while _runs(pid):  # noqa: ASYNC110 - its parent collects it
             await asyncio.sleep(0.01)
-    assert ["test-aaaaaaaa-eth0"] == node.kept()
+    assert ["test-aaaaaaaa-eth0"] == node.cached()
     await node.network.tear_down(sandbox())
-    assert [] == node.kept()
+    assert [] == node.cached()
 
 
 def _runs(pid: str) -> bool:
@@ -113,11 +113,11 @@ async def test_a_failing_del_is_tried_again(node: Node, netns: str) -> None:
     (node.folder / "healed").touch()
     await node.network.tear_down(sandbox(netns=netns))
     assert ["passes DEL", "gives DEL"] * 2 == node.order()[2:]
-    assert [] == node.kept()
+    assert [] == node.cached()
 
 
 async def test_del_after_the_namespace_is_gone(node: Node, tmp_path: Path) -> None:
-    """Without the namespace DEL is told an empty one, and complaints of missing files are no failure."""
+    """Without the namespace DEL gets an empty path, and complaints of missing files are no failure."""
     node.plugin(
         "gives",
         GIVES + """\n[ $CNI_COMMAND != DEL ] || { echo '{"code": 999, "msg": "no such file or directory"}'; exit 1; }""",
@@ -128,7 +128,7 @@ async def test_del_after_the_namespace_is_gone(node: Node, tmp_path: Path) -> No
         await node.network.set_up(spec)
     await node.network.tear_down(spec)
     assert "DEL aaaaaaaa  eth0" in (node.folder / "gives.calls").read_text()
-    assert [] == node.kept()
+    assert [] == node.cached()
 
 
 async def test_del_goes_by_the_configuration_of_add(node: Node, netns: str) -> None:
@@ -138,22 +138,22 @@ async def test_del_goes_by_the_configuration_of_add(node: Node, netns: str) -> N
     await node.network.set_up(sandbox(netns=netns))
     (node.config / "10-test.conflist").unlink()
     await node.network.tear_down(sandbox())
-    assert "old" == node.told("gives", "DEL")["mark"]
+    assert "old" == node.input_of("gives", "DEL")["mark"]
 
 
-async def test_a_spoiled_kept_file_is_undone_by_today_s_network(node: Node, netns: str) -> None:
-    """A kept file that a power cut has emptied still leads to DEL, by the configuration of today."""
+async def test_a_broken_cached_result_is_undone_by_the_current_network(node: Node, netns: str) -> None:
+    """A cached result that a power cut has emptied still leads to DEL, by the current configuration."""
     node.plugin("gives", GIVES)
     node.conflist({"type": "gives"})
     await node.network.set_up(sandbox(netns=netns))
     (node.cache / "results" / "test-aaaaaaaa-eth0").write_bytes(b"")
     await node.network.tear_down(sandbox())
     assert ["gives ADD", "gives DEL"] == node.order()
-    assert [] == node.kept()
+    assert [] == node.cached()
 
 
 async def test_ready_follows_the_folder(node: Node) -> None:
-    """Ready tells of a missing folder content, a missing plugin, a bad file, and sees a new file at once, by no process."""
+    """Ready reports a missing folder content, a missing plugin, a bad file, and finds a new file at once, without a process."""
     assert "no network configuration" in (await node.network.ready()).message
     node.conflist({"type": "gives"})
     state = await node.network.ready()
@@ -166,12 +166,12 @@ async def test_ready_follows_the_folder(node: Node) -> None:
     assert [] == node.order()
 
 
-async def test_status_is_asked_beside(node: Node) -> None:
-    """From 1.1.0 on STATUS is asked beside ready(), and a later ready() tells of it (CNI specification 1.1, STATUS)."""
+async def test_status_runs_in_the_background(node: Node) -> None:
+    """From 1.1.0 on STATUS runs in the background, and a later ready() reports it (CNI specification 1.1, STATUS)."""
     node.plugin("gives", """[ $CNI_COMMAND != STATUS ] || { echo '{"code": 50, "msg": "no leases"}'; exit 1; }""")
     node.conflist({"type": "gives"}, version="1.1.0")
     assert (await node.network.ready()).ready
-    while (state := await node.network.ready()).ready:  # noqa: ASYNC110 - what runs beside tells nobody
+    while (state := await node.network.ready()).ready:  # noqa: ASYNC110 - the background task has no event
         await asyncio.sleep(0.01)
     assert "no leases" in state.message
     assert ["gives STATUS"] == node.order()
@@ -196,21 +196,21 @@ async def test_garbage_is_collected(node: Node, netns: str) -> None:
     for name in ("a", "b"):
         await node.network.set_up(sandbox(name, netns=netns))
     await node.network.collect(["bbbbbbbb"])
-    assert ["test-bbbbbbbb-eth0"] == node.kept()
+    assert ["test-bbbbbbbb-eth0"] == node.cached()
     assert ["gives DEL", "gives GC"] == node.order()[2:]
-    assert [{"containerID": "bbbbbbbb", "ifname": "eth0"}] == node.told("gives", "GC")["cni.dev/valid-attachments"]
+    assert [{"containerID": "bbbbbbbb", "ifname": "eth0"}] == node.input_of("gives", "GC")["cni.dev/valid-attachments"]
     node.conflist({"type": "gives"}, version="1.1.0", disableGC=True)
     await node.network.collect(["bbbbbbbb"])
     assert 4 == len(node.order())
 
 
 async def test_collecting_goes_on_after_a_failure(node: Node, netns: str) -> None:
-    """What cannot be freed now stays kept, and nothing is raised."""
+    """Attachments that cannot be freed now stay cached, and nothing is raised."""
     node.plugin("gives", GIVES + "\n[ $CNI_COMMAND != DEL ] || exit 1")
     node.conflist({"type": "gives"})
     await node.network.set_up(sandbox(netns=netns))
     await node.network.collect([])
-    assert ["test-aaaaaaaa-eth0"] == node.kept()
+    assert ["test-aaaaaaaa-eth0"] == node.cached()
 
 
 async def test_what_cannot_be_set_up(node: Node, netns: str) -> None:
@@ -231,8 +231,8 @@ async def test_what_cannot_be_set_up(node: Node, netns: str) -> None:
         await node.network.set_up(attrs.evolve(spec, netns=f"{netns}.gone"))
 
 
-async def test_kept_files_are_private(node: Node, netns: str) -> None:
-    """The list of a network may hold secrets of a plugin: what is kept is for root alone."""
+async def test_cached_results_are_private(node: Node, netns: str) -> None:
+    """The configuration of a network may have secrets of a plugin: cached results are readable by root only."""
     node.plugin("gives", GIVES)
     node.conflist({"type": "gives"})
     await node.network.set_up(sandbox(netns=netns))

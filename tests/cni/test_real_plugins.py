@@ -58,7 +58,7 @@ def node(tmp_path: Path, host: str) -> Node:
 
 
 def leases(node: Node) -> list[str]:
-    """The addresses that host-local has given away."""
+    """The addresses that host-local has assigned."""
     files = (node.folder / "ipam" / "test").glob("*")
     return sorted(path.name for path in files if not path.name.startswith(("last_reserved", "lock")))
 
@@ -68,8 +68,8 @@ async def test_two_families_and_nothing_left(node: Node, host: str, pod: str) ->
     assert (await node.network.ready()).ready
     addresses = await node.network.set_up(sandbox(netns=pod))
     assert ("10.213.7.2", "fd13:7::2") == addresses
-    told = run_in(pod, "ip", "-o", "addr", "show", "eth0", "scope", "global")
-    assert {"10.213.7.2/29", "fd13:7::2/125"} == {line.split()[3] for line in told.splitlines()}
+    shown = run_in(pod, "ip", "-o", "addr", "show", "eth0", "scope", "global")
+    assert {"10.213.7.2/29", "fd13:7::2/125"} == {line.split()[3] for line in shown.splitlines()}
     await node.network.tear_down(sandbox(netns=pod))
     assert [] == leases(node)
     assert "aaaaaaaa" not in run_in(host, "iptables-save")
@@ -83,9 +83,9 @@ async def test_host_ports_reach_the_pod(node: Node, host: str, pod: str) -> None
     await node.network.set_up(spec)
 
     def listen() -> socket.socket:
-        made = socket.create_server(("0.0.0.0", 8080))
-        made.setblocking(False)
-        return made
+        listening = socket.create_server(("0.0.0.0", 8080))
+        listening.setblocking(False)
+        return listening
 
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"hello from the pod")
@@ -111,11 +111,11 @@ async def test_addresses_are_freed_without_the_namespace(node: Node, tmp_path: P
         for number in range(5):
             await node.network.tear_down(sandbox(f"{turn}{number}"))
         assert [] == leases(node)
-    assert [] == node.kept()
+    assert [] == node.cached()
 
 
-async def test_a_used_up_subnet_is_told(node: Node, tmp_path: Path) -> None:
-    """The plugin's own words about a full subnet reach the caller, and the failed pod leaves nothing."""
+async def test_a_used_up_subnet_is_reported(node: Node, tmp_path: Path) -> None:
+    """The plugin's message about a full subnet reaches the caller, and the failed pod leaves nothing."""
     for number in range(5):
         with namespace(tmp_path / str(number)) as path:
             await node.network.set_up(sandbox(str(number), netns=path))
@@ -124,4 +124,4 @@ async def test_a_used_up_subnet_is_told(node: Node, tmp_path: Path) -> None:
             await node.network.set_up(sandbox("x", netns=path))
         await node.network.tear_down(sandbox("x"))
     assert 10 == len(leases(node))
-    assert not [name for name in node.kept() if "xxxx" in name]
+    assert not [name for name in node.cached() if "xxxx" in name]

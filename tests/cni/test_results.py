@@ -51,8 +51,8 @@ def test_no_address_is_an_error(result: dict[str, Any]) -> None:
 
 def test_errors_keep_the_plugin_s_words() -> None:
     """An error object's message and details are shown with plugin and command; without one, what the plugin wrote."""
-    told = json.dumps({"cniVersion": "1.0.0", "code": 7, "msg": "bad config", "details": "no bridge"}).encode()
-    error = failure("bridge", "ADD", 1, told, b"noise")
+    output = json.dumps({"cniVersion": "1.0.0", "code": 7, "msg": "bad config", "details": "no bridge"}).encode()
+    error = failure("bridge", "ADD", 1, output, b"noise")
     assert isinstance(error, PluginFailed)
     assert (7, "CNI plugin bridge failed (ADD): bad config; no bridge") == (error.number, error.message)
     assert "CNI plugin p failed (DEL): panic: x" == failure("p", "DEL", 2, b"", b"panic: x\n").message
@@ -82,15 +82,15 @@ def test_a_result_is_an_object(out: bytes) -> None:
         result_of("p", out)
 
 
-def test_a_kept_result_is_libcni_s() -> None:
+def test_a_cached_result_is_libcni_s() -> None:
     """The file has libcni's keys, with the list's JSON in base64, and is read back as it was."""
-    kept = CachedResult(network=NETWORK, attachment=attachment(sandbox(netns="/n")), result={"ips": []})
-    told = json.loads(encode(kept))
+    cached = CachedResult(network=NETWORK, attachment=attachment(sandbox(netns="/n")), result={"ips": []})
+    content = json.loads(encode(cached))
     assert ("cniCacheV1", "aaaaaaaa", "eth0", "n", "/n") == tuple(
-        told[key] for key in ("kind", "containerId", "ifName", "networkName", "netns")
+        content[key] for key in ("kind", "containerId", "ifName", "networkName", "netns")
     )
-    assert ["K8S_POD_NAME", "a"] in told["cniArgs"]
-    assert kept == decode("file", encode(kept))
+    assert ["K8S_POD_NAME", "a"] in content["cniArgs"]
+    assert cached == decode("file", encode(cached))
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'{"kind": "other"}', b'{"kind": "cniCacheV1", "config": "e30="}'])

@@ -1,4 +1,4 @@
-"""Specs, plugins made of shell lines, and a node of its own for real plugins: a network namespace that goes as a whole."""
+"""Specs, plugins of shell lines, and a node for real plugins: a network namespace that is removed as a whole."""
 
 import json
 import subprocess
@@ -33,8 +33,8 @@ class Node:
         self.config = folder / "net.d"
         self.programs = folder / "bin"
         self.cache = folder / "cache"
-        for made in (self.config, self.programs):
-            made.mkdir()
+        for path in (self.config, self.programs):
+            path.mkdir()
         self.network = CniNetwork(self.config, (self.programs,), self.cache)
 
     def plugin(self, name: str, script: str) -> None:
@@ -52,10 +52,10 @@ cat > {name}.$CNI_COMMAND.json
         program.chmod(0o755)
 
     def conflist(self, *plugins: dict[str, Any], file: str = "10-test.conflist", version: str = "1.0.0", **keys: Any) -> None:
-        told = {"cniVersion": version, "name": "test", "plugins": list(plugins), **keys}
-        (self.config / file).write_text(json.dumps(told))
+        content = {"cniVersion": version, "name": "test", "plugins": list(plugins), **keys}
+        (self.config / file).write_text(json.dumps(content))
 
-    def told(self, plugin: str, command: str) -> Any:
+    def input_of(self, plugin: str, command: str) -> Any:
         """What a plugin read last."""
         return json.loads((self.folder / f"{plugin}.{command}.json").read_text())
 
@@ -64,7 +64,7 @@ cat > {name}.$CNI_COMMAND.json
         path = self.folder / "order"
         return path.read_text().splitlines() if path.exists() else []
 
-    def kept(self) -> list[str]:
+    def cached(self) -> list[str]:
         """The files of the cache."""
         return sorted(path.name for path in self.cache.rglob("*") if path.is_file())
 

@@ -27,7 +27,7 @@ class FakePrograms(Programs):
     def stubborn(self) -> tuple[str, ...]:
         return ("stubborn",)
 
-    def tells(self, variable: str) -> tuple[str, ...] | None:
+    def prints_variable(self, variable: str) -> tuple[str, ...] | None:
         return None
 
     def ticks(self, text: str) -> tuple[str, ...] | None:
@@ -38,7 +38,7 @@ class TestFake(BackendConformance):
     """The fake keeps the contract: it lives on over a restart, since the test keeps it."""
 
     programs: ClassVar[Programs] = FakePrograms()
-    kept: ClassVar[dict[object, FakeBackend]] = {}
+    backends: ClassVar[dict[object, FakeBackend]] = {}
 
     async def make_backend(self, context: BackendContext) -> Backend:
-        return self.kept.setdefault(context.state, FakeBackend())
+        return self.backends.setdefault(context.state, FakeBackend())

@@ -29,7 +29,7 @@ HOST = Host(cgroup_v2=True, apparmor=True, selinux=True, seccomp_default='{"defa
 
 
 def on_runc(folder: Path, message: str, field: Field | None) -> Any:
-    """config.json, and what is planned for the pod, of a container that sets the field, or is in a sandbox that does."""
+    """config.json, and the pod's preparations, of a container that sets the field, or is in a sandbox that does."""
     sandbox = sandbox_with(field if message != CONTAINER else None)
     spec = container_with(field if message == CONTAINER else None, sandbox)
     config = sandbox.config

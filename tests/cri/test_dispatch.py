@@ -47,7 +47,7 @@ async def test_before_it_is_ready_everything_is_unavailable() -> None:
 @pytest.mark.parametrize("name", sorted(Dispatcher(Services(backends={"": FakeBackend()})).routes))
 @pytest.mark.parametrize("capable", [True, False], ids=["all", "none"])
 async def test_empty_requests_never_answer_unknown(name: str, capable: bool) -> None:
-    """Every RPC answers an empty request with a reply or a code that says what is wrong; never UNKNOWN."""
+    """Every RPC answers an empty request with a response or a code that names the error; never UNKNOWN."""
     calls: list[Call] = []
     fake = FakeBackend(capabilities=None if capable else frozenset(), logs_to_disk=False)
     async with Harness(fake) as world:

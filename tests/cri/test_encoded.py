@@ -15,7 +15,7 @@ FIELD = pb.ListContainersResponse.CONTAINERS_FIELD_NUMBER
 
 
 def item(number: int, version: int = 0, image_ref: str = "") -> Versioned[Container]:
-    made = Container(
+    container_of = Container(
         id=ContainerId(f"{number:064x}"),
         pod_sandbox_id=SandboxId("s"),
         metadata=ContainerMetadata("main"),
@@ -23,18 +23,18 @@ def item(number: int, version: int = 0, image_ref: str = "") -> Versioned[Contai
         state=ContainerState.RUNNING,
         created_at=1,
     )
-    return Versioned(version, made)
+    return Versioned(version, container_of)
 
 
 class Counting:
-    """An encoder that says how often it was asked."""
+    """An encoder that counts its calls."""
 
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, made: Container) -> pb.Container:
+    def __call__(self, item: Container) -> pb.Container:
         self.calls += 1
-        return container.encode_item(made)
+        return container.encode_item(item)
 
 
 def plainly(items: Sequence[Versioned[Container]]) -> pb.ListContainersResponse:
@@ -52,48 +52,48 @@ def test_a_join_is_the_reply(items: list[Versioned[Container]]) -> None:
 def test_unchanged_items_are_encoded_once() -> None:
     """Lists after the first encode nothing, whichever items they show and in whatever order."""
     encode = Counting()
-    kept = EncodedItems(FIELD, encode)
+    cache = EncodedItems(FIELD, encode)
     items = [item(number) for number in range(5)]
     for shown in (items, items[::-1], items[2:3], []):
-        assert plainly(shown) == pb.ListContainersResponse.FromString(kept.join(shown))
+        assert plainly(shown) == pb.ListContainersResponse.FromString(cache.join(shown))
     assert encode.calls == 5
 
 
 def test_a_changed_item_is_encoded_again() -> None:
     """Another version of an id takes the old one's place."""
     encode = Counting()
-    kept = EncodedItems(FIELD, encode)
-    kept.join([item(1), item(2)])
+    cache = EncodedItems(FIELD, encode)
+    cache.join([item(1), item(2)])
     changed = [item(1, version=1, image_ref="new"), item(2)]
-    assert plainly(changed) == pb.ListContainersResponse.FromString(kept.join(changed))
+    assert plainly(changed) == pb.ListContainersResponse.FromString(cache.join(changed))
     assert encode.calls == 3
-    assert len(kept) == 2
+    assert len(cache) == 2
 
 
 def test_what_is_gone_is_let_go() -> None:
-    """However many items come and go, no more is kept than a thousand, or twice the longest list."""
-    kept = EncodedItems(FIELD, container.encode_item)
+    """However many items come and go, the cache has at most a thousand, or twice the longest list."""
+    cache = EncodedItems(FIELD, container.encode_item)
     for start in range(0, 20_000, 100):
         shown = [item(number) for number in range(start, start + 200)]
-        assert plainly(shown) == pb.ListContainersResponse.FromString(kept.join(shown))
-        assert len(kept) <= 1024
+        assert plainly(shown) == pb.ListContainersResponse.FromString(cache.join(shown))
+        assert len(cache) <= 1024
 
 
 def test_a_streamed_list_is_the_same_list() -> None:
     """The messages of a stream hold each item once, in order; each stays within the limit."""
-    kept = EncodedItems(FIELD, container.encode_item)
+    cache = EncodedItems(FIELD, container.encode_item)
     items = [item(number) for number in range(50)]
-    messages = list(kept.batches(items, limit=1000))
+    messages = list(cache.batches(items, limit=1000))
     assert len(messages) > 1
     assert all(len(message) <= 1000 for message in messages)
-    assert kept.join(items) == b"".join(messages)
+    assert cache.join(items) == b"".join(messages)
     streamed = [pb.StreamContainersResponse.FromString(message) for message in messages]
     assert plainly(items).containers == [found for reply in streamed for found in reply.containers]
     assert all(reply.containers for reply in streamed)
 
 
 def test_items_that_are_always_new_are_streamed_too() -> None:
-    """A stream of items without versions is made of the same bytes."""
+    """A stream of items without versions has the same bytes."""
     items = [item(number).item for number in range(10)]
     messages = list(ListedItems(FIELD, container.encode_item).batches(items, limit=300))
     expected = [found.id for found in items]
@@ -143,22 +143,22 @@ def test_field_numbers_may_be_large() -> None:
     assert pb.Image(spec=spec).SerializeToString() == field_item(pb.Image.SPEC_FIELD_NUMBER, spec)
 
 
-def test_long_lists_are_kept_whole() -> None:
-    """A list longer than the usual bound is encoded once all the same."""
+def test_long_lists_are_cached_whole() -> None:
+    """A list longer than the usual limit is encoded once nevertheless."""
     encode = Counting()
-    kept = EncodedItems(FIELD, encode)
+    cache = EncodedItems(FIELD, encode)
     items = [item(number) for number in range(3000)]
-    kept.join(items)
-    kept.join(items)
+    cache.join(items)
+    cache.join(items)
     assert encode.calls == 3000
-    assert len(kept) == 3000
+    assert len(cache) == 3000
 
 
 def test_the_same_tuple_is_joined_once() -> None:
-    """A listing that did not change, told by being the same tuple, is neither looked through nor joined again."""
-    kept = EncodedItems(FIELD, Counting())
+    """An unchanged listing, recognised as the same tuple, is neither iterated nor joined again."""
+    cache = EncodedItems(FIELD, Counting())
     items = tuple(item(number) for number in range(10))
-    first = kept.join(items)
-    assert first is kept.join(items)
-    assert first == kept.join(list(items))
-    assert first != kept.join(items[:5])
+    first = cache.join(items)
+    assert first is cache.join(items)
+    assert first == cache.join(list(items))
+    assert first != cache.join(items[:5])

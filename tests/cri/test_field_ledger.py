@@ -144,16 +144,16 @@ def reachable(roots: Iterable[Descriptor]) -> dict[str, Descriptor]:
 
 
 def undecided(contract: FileDescriptor) -> set[Field]:
-    """The fields of requests that nobody reads, and of replies and other written messages that nobody writes."""
+    """The fields of requests that no code reads, and of replies and other written messages that no code writes."""
     methods = [method for service in contract.services_by_name.values() for method in service.methods]
     found = ledger(contract.message_types_by_name)
     incoming = reachable(method.input_type for method in methods)
     outgoing = reachable(method.output_type for method in methods)
-    made = {name for name, _ in found.written} | outgoing.keys()
+    written = {name for name, _ in found.written} | outgoing.keys()
     unread = {field for field in fields_of(incoming.values()) if field not in found.read}
     unwritten = {
         field
-        for field in fields_of(contract.message_types_by_name[name] for name in made)
+        for field in fields_of(contract.message_types_by_name[name] for name in written)
         if field not in found.written and field not in NEVER_WRITTEN and field not in JOINED
     }
     return (unread | unwritten) - IGNORED.keys()
@@ -220,5 +220,5 @@ def test_joined_lists_have_items_of_their_type(field: Field) -> None:
     (only,) = message.fields
     assert field[1] == only.name
     assert only.message_type is not None
-    made = JOINED[field].__annotations__["return"]
-    assert made.DESCRIPTOR.full_name == only.message_type.full_name
+    returned = JOINED[field].__annotations__["return"]
+    assert returned.DESCRIPTOR.full_name == only.message_type.full_name

@@ -110,19 +110,19 @@ def test_a_plain_container_is_what_the_kubelet_says_it_is() -> None:
     assert len(context.readonly_paths) == 5
 
 
-def test_whose_profiles_count_as_asked_for() -> None:
+def test_whose_profiles_count_as_requested() -> None:
     """The kubelet sends every sandbox RuntimeDefault, and containers what their pod says: only that may be refused."""
-    asked = set()
+    requested = set()
     for call in calls("CreateContainer"):
         _, config, pod = container.decode_create(json_format.ParseDict(call["request"], pb.CreateContainerRequest()))
         assert pod is not None
         sandbox_spec = SandboxSpec(id=SandboxId("s"), config=pod)
         check_sandbox(sandbox_spec, frozenset(Feature) - PROFILES)
         spec = resolve(config, ImageConfig(), sandbox_spec, container_id=ContainerId("c"), image_id=ImageId("i"))
-        asked |= {
+        requested |= {
             (call["pod"], feature) for feature, is_set in container_features(spec).items() if is_set and feature in PROFILES
         }
-    assert {("sec", Feature.SECCOMP)} == asked
+    assert {("sec", Feature.SECCOMP)} == requested
 
 
 def test_the_kubelet_asks_for_states() -> None:

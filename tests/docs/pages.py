@@ -158,9 +158,16 @@ class Session:
             (folder / ".private").mkdir()
             script = _PRIVATE.format(place=shlex.quote(str(folder / ".private")))
             program = ["unshare", "--mount", "bash", "-c", script]
-        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-        environment = {**kept, "HOME": str(folder), "TERM": "dumb", "COLUMNS": "120", "ROOT": str(ROOT), "PWD": str(folder)}
-        environment["PATH"] = f"{Path(sys.executable).parent}:{kept.get('PATH', '')}"
+        variables = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        environment = {
+            **variables,
+            "HOME": str(folder),
+            "TERM": "dumb",
+            "COLUMNS": "120",
+            "ROOT": str(ROOT),
+            "PWD": str(folder),
+        }
+        environment["PATH"] = f"{Path(sys.executable).parent}:{variables.get('PATH', '')}"
         self._shell = subprocess.Popen(
             program,
             cwd=folder,
@@ -255,17 +262,17 @@ class Session:
             case "python" | "text" | "dockerfile" | "ini":
                 pass
             case language:
-                raise AssertionError(f"nobody knows how to run {language or 'a block without a language'}")
+                raise AssertionError(f"no way to run {language or 'a block without a language'}")
 
 
 @contextlib.contextmanager
 def session(folder: Path, page: Path) -> Iterator[Session]:
     """A shell for a page's commands."""
-    made = Session(folder, private="root" in needs(page))
+    opened = Session(folder, private="root" in needs(page))
     try:
-        yield made
+        yield opened
     finally:
-        made.close()
+        opened.close()
 
 
 def _reason_before(text: str, position: int) -> str:

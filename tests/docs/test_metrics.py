@@ -45,7 +45,7 @@ def free_port() -> int:
 
 
 def scrape_until(url: str, words: str) -> str:
-    """The figures, once these words are among them."""
+    """The metrics, once they contain these words."""
     for _ in range(600):
         with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(url, timeout=10) as reply:
             text = reply.read().decode()
@@ -77,7 +77,7 @@ def test_a_scrape_shows_the_documented_names_and_no_other(tmp_path: Path) -> Non
 
 
 async def test_the_code_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    """The program of the page prints where its figures are."""
+    """The program of the page prints the URL of its metrics."""
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     names: dict[str, object] = {}
     exec(compile(code, "metrics.md", "exec"), names)

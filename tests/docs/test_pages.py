@@ -48,21 +48,21 @@ def test_what_is_not_run_has_a_reason(page: Path) -> None:
 def test_extras_that_are_named_exist(page: Path) -> None:
     """What `pip install 'crishim[...]'` asks for can be had."""
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    asked = {extra for extras in re.findall(r"crishim\[([\w,]+)\]", page.read_text()) for extra in extras.split(",")}
-    assert set() == asked - known.keys()
+    named = {extra for extras in re.findall(r"crishim\[([\w,]+)\]", page.read_text()) for extra in extras.split(",")}
+    assert set() == named - known.keys()
 
 
 @pytest.mark.parametrize("page", [*pages(), *sorted((ROOT / "examples").rglob("*.md"))], ids=named)
 def test_pip_has_an_environment(page: Path) -> None:
-    """Pip runs in an environment that the page has made: Debian and Fedora refuse it elsewhere (PEP 668)."""
-    made = False
+    """Pip runs in an environment that the page has created: Debian and Fedora refuse it elsewhere (PEP 668)."""
+    created = False
     for line in page.read_text().splitlines():
-        made = made or "-m venv" in line
-        assert made or not re.match(r"\s*(\$ )?(pip|\S*/pip|python3? -m pip) install", line), line
+        created = created or "-m venv" in line
+        assert created or not re.match(r"\s*(\$ )?(pip|\S*/pip|python3? -m pip) install", line), line
 
 
 def test_the_unit_runs_what_is_installed() -> None:
-    """The way to install that operating.md tells puts the program where the unit has it; .ci/installed goes that way."""
+    """The installation of operating.md puts the program where the unit expects it; .ci/installed does the same."""
     steps = install_steps()
     assert "python3 -m venv /opt/crishim" == steps[0]
     linked = {name for step in steps if step.startswith("ln ") and step.endswith(" /usr/local/bin/") for name in step.split()}

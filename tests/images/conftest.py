@@ -29,7 +29,7 @@ def layout(tmp_path: Path) -> Layout:
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[ContentStore]:
     folder = tmp_path / "store"
-    made = ContentStore(folder, SystemClock())
-    yield made
-    await made.close()
+    content_store = ContentStore(folder, SystemClock())
+    yield content_store
+    await content_store.close()
     unmount_below(folder)

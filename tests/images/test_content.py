@@ -26,7 +26,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 def test_who_may_look(tmp_path: Path) -> None:
-    """Nobody but root gets at blobs and layers; roots can be passed through, which user namespaces need."""
+    """Only root can read blobs and layers; the folder of roots can be traversed, which user namespaces need."""
     content = Content(tmp_path / "store")
     rooms = (content.folder, content.snapshots, content.layers, content.blobs, content.tmp)
     assert [0o711, 0o711, 0o700, 0o700, 0o700] == [stat.S_IMODE(room.stat().st_mode) for room in rooms]
@@ -34,14 +34,14 @@ def test_who_may_look(tmp_path: Path) -> None:
 
 
 def test_a_place_where_no_folder_can_be(tmp_path: Path) -> None:
-    """A folder that cannot be made is `PermissionDenied`, with its name."""
+    """A folder that cannot be created is `PermissionDenied`, with its name."""
     (tmp_path / "file").write_text("")
     with pytest.raises(PermissionDenied, match="file"):
         Content(tmp_path / "file" / "store")
 
 
 def test_sweeping(tmp_path: Path) -> None:
-    """Layers that nobody names go at once; blobs that nobody names when they are doomed or a day old."""
+    """Unreferenced layers are deleted at once; unreferenced blobs when they are doomed or a day old."""
     content = Content(tmp_path / "store")
     for name in ("kept", "old", "unknown"):
         (content.layers / name).mkdir()

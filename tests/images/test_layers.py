@@ -156,7 +156,7 @@ def test_a_hard_link_into_a_lower_layer(unpacked: Unpack) -> None:
     assert (b"low", 0o640, 7) == ((root / "x").read_bytes(), stat.S_IMODE(status.st_mode), status.st_uid)
 
 
-def test_devices_are_made(unpacked: Unpack) -> None:
+def test_devices_are_created(unpacked: Unpack) -> None:
     """Device nodes get their numbers; whether a container may use them is for its cgroup."""
     root = unpacked(tar_of(File("dev/null", kind=tarfile.CHRTYPE, device=(1, 3), mode=0o666)))
     status = (root / "dev/null").lstat()
@@ -164,7 +164,7 @@ def test_devices_are_made(unpacked: Unpack) -> None:
 
 
 def test_marks_of_overlayfs_are_not_taken_from_layers(unpacked: Unpack) -> None:
-    """Attributes that would steer overlayfs, or label files for another host, are left out; those of users are kept."""
+    """Attributes that would steer overlayfs, or label files for another host, are left out; those of users are unpacked."""
     taken = {"trusted.overlay.redirect": "/etc", "user.overlay.opaque": "y", "security.selinux": "a:b:c:d", "user.mine": "yes"}
     root = unpacked(tar_of(folder("d", xattrs=taken), File("d/f", xattrs=taken)))
     assert (["user.mine"], ["user.mine"]) == (os.listxattr(root / "d"), os.listxattr(root / "d/f"))
@@ -179,7 +179,7 @@ def test_whiteouts_become_overlayfs_own(unpacked: Unpack) -> None:
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_whiteout_hides_lower_layers_only(unpacked: Unpack, order: int) -> None:
-    """What the same layer puts in a removed name's place stays, in either order, and shows nothing of what was there."""
+    """A file that the same layer adds at a removed name stays, in either order, without the removed content."""
     files = [File(".wh.f"), File("f", b"new")][::order]
     folders = [[File(".wh.d")], [folder("d"), File("d/x")]][::order]
     implied = [File(".wh.i"), File("i/x")][::order]
@@ -244,7 +244,7 @@ def test_a_file_is_no_folder(unpacked: Unpack) -> None:
 
 
 def test_later_entries_win(unpacked: Unpack) -> None:
-    """A name that comes twice is what came last; a folder that comes twice keeps what it has."""
+    """A name that occurs twice is the later entry; a folder that occurs twice keeps its content."""
     root = unpacked(
         tar_of(folder("d"), File("d/x"), folder("d", 0o700), File("f"), folder("f"), folder("g"), File("g/x"), File("g"))
     )
@@ -314,7 +314,7 @@ def test_sizes_are_counted_in_blocks(tmp_path: Path) -> None:
 
 
 def test_what_a_stack_shows(tmp_path: Path) -> None:
-    """The topmost layer that has a place tells what is there; whiteouts, opaque folders and files on the way hide the rest."""
+    """The topmost layer with a path determines its content; whiteouts, opaque folders and files on the way hide the rest."""
     low, high = tmp_path / "low", tmp_path / "high"
     for place in (low / "a", low / "b", low / "c", high / "b"):
         place.mkdir(parents=True)

@@ -43,7 +43,7 @@ def test_a_manifest() -> None:
 
 
 def test_an_index() -> None:
-    """An index is known by its media type, or without one by what it has."""
+    """An index is recognised by its media type, or without one by its fields."""
     item = {"digest": A, "size": 1, "platform": {"os": "linux", "architecture": "arm", "variant": "v7"}}
     text = {"schemaVersion": 2, "manifests": [item, {"digest": B, "size": 2}]}
     expected = Index((Descriptor(A, 1, platform=Platform("linux", "arm", "v7")), Descriptor(B, 2)))
@@ -84,7 +84,7 @@ def test_manifests_that_cannot_be_used(data: dict[str, Any]) -> None:
 
 
 def test_a_configuration() -> None:
-    """Everything that a container is made of is read, with empty values for what is absent or null."""
+    """All fields that a container uses are read, with empty values for absent ones and null."""
     config: dict[str, Any] = {
         "Entrypoint": ["/a"],
         "Cmd": None,
@@ -152,7 +152,7 @@ def test_no_manifest_for_a_platform() -> None:
 
 
 def test_machines() -> None:
-    """`uname -m` in Go's words; a machine that is not known is its own word."""
+    """`uname -m` as Go's architecture name; an unknown machine keeps its name."""
     names = ("x86_64", "aarch64", "armv7l", "riscv64")
     assert ["linux/amd64", "linux/arm64/v8", "linux/arm/v7", "linux/riscv64"] == [str(this_platform(name)) for name in names]
 

@@ -93,12 +93,12 @@ async def test_what_the_registry_says_is_checked(make: Make) -> None:
 
 
 async def test_an_endless_manifest(make: Make) -> None:
-    """A manifest larger than registries may serve is refused, and not kept in memory."""
+    """A manifest larger than registries may serve is refused, and not loaded into memory."""
     with pytest.raises(DataLoss, match="larger"):
         await pull(make("head -c 10000000 /dev/zero"))
 
 
-async def test_failures_are_told_by_the_last_line(make: Make) -> None:
+async def test_failures_have_the_last_line(make: Make) -> None:
     """The error text decides, however much was said before it."""
     with pytest.raises(PullError):
         await pull(make('seq 100000 >&2; echo "dial tcp: connection refused" >&2; exit 1'))
@@ -107,15 +107,15 @@ async def test_failures_are_told_by_the_last_line(make: Make) -> None:
 
 
 async def test_a_cancelled_pull_leaves_no_process(make: Make, tmp_path: Path) -> None:
-    """The process, with what it started, is gone when the cancelled pull has ended."""
+    """The process and its children have ended when the cancelled pull has ended."""
     task = asyncio.create_task(pull(make("sleep 1000 & echo $! > child; mv child pid; wait")))
-    while "pid" not in names(tmp_path):  # noqa: ASYNC110 - a file tells no event
+    while "pid" not in names(tmp_path):  # noqa: ASYNC110 - a file sends no event
         await asyncio.sleep(0.005)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     child = int((tmp_path / "pid").read_text())
-    while alive(child):  # noqa: ASYNC110 - a process that is not ours tells no event
+    while alive(child):  # noqa: ASYNC110 - no event for a process that is not our child
         await asyncio.sleep(0.005)
     assert set() == names(tmp_path / "tmp")
 

@@ -173,15 +173,15 @@ async def test_a_layer_with_urls(
     """It comes from the registry where that has it, else from the first URL that has it, which is shown no credentials."""
     layer = gzip.compress(LAYERS[0], mtime=0)
     path = f"/elsewhere/{digest_of(layer)}"
-    made = layout.image(LAYERS, {"Cmd": ["foreign"]}, tag="plain")
-    manifest = json.loads((layout.place / "blobs" / "sha256" / made.digest[7:]).read_bytes())
+    pushed = layout.image(LAYERS, {"Cmd": ["foreign"]}, tag="plain")
+    manifest = json.loads((layout.place / "blobs" / "sha256" / pushed.digest[7:]).read_bytes())
     manifest["layers"][0] = {
         "mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
         "digest": digest_of(layer),
         "size": len(layer),
         "urls": [f"http://{mirror.address}/nothing", f"http://{mirror.address}{path}"],
     }
-    layout.tagged(layout.blob(json.dumps(manifest).encode(), made.media_type), "foreign")
+    layout.tagged(layout.blob(json.dumps(manifest).encode(), pushed.media_type), "foreign")
 
     def registry(request: Answering) -> bool:
         if not request.headers.get("Authorization"):
@@ -201,13 +201,13 @@ async def test_a_layer_with_urls(
     assert expected == mirror.seen
 
 
-async def test_a_layer_that_nobody_has(tmp_path: Path, layout: Layout, upstream: OddRegistry) -> None:
+async def test_a_layer_that_no_registry_has(tmp_path: Path, layout: Layout, upstream: OddRegistry) -> None:
     """A layer whose URLs give something else, or nothing, fails the pull, and the image is not there."""
-    made = layout.image(LAYERS, {"Cmd": ["foreign"]}, tag="plain")
-    manifest = json.loads((layout.place / "blobs" / "sha256" / made.digest[7:]).read_bytes())
+    pushed = layout.image(LAYERS, {"Cmd": ["foreign"]}, tag="plain")
+    manifest = json.loads((layout.place / "blobs" / "sha256" / pushed.digest[7:]).read_bytes())
     manifest["layers"][0]["digest"] = digest_of(b"nowhere")
     manifest["layers"][0]["urls"] = [f"http://{upstream.address}/v2/team/image/blobs/{digest_of(LAYERS[0])}"]
-    layout.tagged(layout.blob(json.dumps(manifest).encode(), made.media_type), "foreign")
+    layout.tagged(layout.blob(json.dumps(manifest).encode(), pushed.media_type), "foreign")
     async with configured(tmp_path, "unused.example") as store:
         with pytest.raises(CrishimError):
             await store.pull(ImageSpec(image=f"{upstream.address}/team/image:foreign"), None, None)

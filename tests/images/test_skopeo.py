@@ -124,7 +124,7 @@ def test_the_words_of_a_mirror_win(kind: type[CrishimError], mirror: str) -> Non
 
 
 def test_silence() -> None:
-    """A skopeo that ends without a word, or with words in no dress of a log, is told as it is."""
+    """If skopeo exits without output, or with output that is no log line, the error has that output."""
     assert Unknown is type(failure("", REFERENCE))
     assert "a plain line" in str(failure("first\na plain line\n", REFERENCE))
 

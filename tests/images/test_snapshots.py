@@ -26,7 +26,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
     unmount_below(tmp_path)
 
 
-def made(place: Path) -> Snapshots:
+def snapshots_in(place: Path) -> Snapshots:
     return Snapshots(place / "snapshots", place / "trash", lambda layer: place / "layers" / layer)
 
 
@@ -45,7 +45,7 @@ def names(folder: str | Path) -> set[str]:
 @pytest.mark.parametrize("count", [0, 1, 2, 150])
 def test_layers_lie_over_one_another(place: Path, count: int) -> None:
     """Any number of layers, none and more than one page of mount options among them, make one root; the topmost wins."""
-    snapshots = made(place)
+    snapshots = snapshots_in(place)
     long = "x" * 60
     layers = tuple(layer(place, f"{long}{number}", "same", f"f{number}") for number in range(count))
     snapshots.hold(C1, layers)
@@ -62,7 +62,7 @@ def test_layers_lie_over_one_another(place: Path, count: int) -> None:
 
 def test_a_root_that_hides_all_below(place: Path) -> None:
     """An opaque whiteout in a layer's root hides every layer below it, as one in any folder does (image-spec, layer.md)."""
-    snapshots = made(place)
+    snapshots = snapshots_in(place)
     layers = tuple(layer(place, name, name) for name in ("low", "opaque", "high"))
     os.setxattr(place / "layers" / "opaque", OPAQUE, b"y")
     snapshots.hold(C1, layers)
@@ -73,7 +73,7 @@ def test_a_root_that_hides_all_below(place: Path) -> None:
 
 def test_the_root_folder_is_the_image_s(place: Path) -> None:
     """The root's own mode and owner are those of the topmost layer, until the container changes them."""
-    snapshots = made(place)
+    snapshots = snapshots_in(place)
     name = layer(place, "low")
     (place / "layers" / name).chmod(0o750)
     os.chown(place / "layers" / name, 3, 4)
@@ -89,16 +89,16 @@ def test_the_root_folder_is_the_image_s(place: Path) -> None:
 
 def test_a_restart(place: Path) -> None:
     """What a container had is found again by its record, mounted or not; a folder without a record is garbage."""
-    before = made(place)
+    before = snapshots_in(place)
     layers = (layer(place, "low", "f"),)
     before.hold(C1, layers)
     root = before.prepare(C1)
     before.view(C1, IMAGE, layers)
     (Path(root.path) / "mine").write_text("x")
     (place / "snapshots" / "garbage" / "upper").mkdir(parents=True)
-    assert root == made(place).prepare(C1)
+    assert root == snapshots_in(place).prepare(C1)
     unmount_below(place)
-    after = made(place)
+    after = snapshots_in(place)
     assert ((C1,), {"low"}, True) == (after.containers, after.in_use, after.has_root(C1))
     after.prepare(C1)
     assert ({"f", "mine"}, {C1}) == (names(root.path), names(place / "snapshots"))
@@ -106,7 +106,7 @@ def test_a_restart(place: Path) -> None:
 
 def test_what_a_container_wrote(place: Path) -> None:
     """Usage counts blocks and inodes of the upper folder, a file with two names once."""
-    snapshots = made(place)
+    snapshots = snapshots_in(place)
     snapshots.hold(C1, (layer(place, "low", "f"),))
     root = Path(snapshots.prepare(C1).path)
     before = snapshots.usage(C1)
@@ -118,8 +118,8 @@ def test_what_a_container_wrote(place: Path) -> None:
 
 
 def test_release_is_repeatable(place: Path) -> None:
-    """Containers that were never here, or are gone, can be released; views of theirs can be let go of."""
-    snapshots = made(place)
+    """Unknown and removed containers can be released, with their views."""
+    snapshots = snapshots_in(place)
     snapshots.unview(C1, IMAGE)
     snapshots.release(C1)
     snapshots.view(C1, IMAGE, (layer(place, "low"),))
@@ -130,16 +130,16 @@ def test_release_is_repeatable(place: Path) -> None:
 
 
 def test_other_users_stay_outside(place: Path) -> None:
-    """Nobody else on the machine reaches what a container has written, where its root is the machine's."""
-    snapshots = made(place)
+    """No other user of the machine can reach a container's files, where its root user is the machine's."""
+    snapshots = snapshots_in(place)
     snapshots.hold(C1, (layer(place, "one", "file"),))
     snapshots.prepare(C1)
     assert 0o700 == stat.S_IMODE((place / "snapshots" / C1).stat().st_mode)
     snapshots.release(C1)
 
 
-def test_folders_that_overlayfs_cannot_be_told() -> None:
-    """A folder with a colon, a comma or a backslash is refused when the store is made."""
+def test_folders_that_overlayfs_cannot_name() -> None:
+    """A folder with a colon, a comma or a backslash is refused when the store is created."""
     for name in ("a:b", "a,b", "a\\b"):
         with pytest.raises(InvalidArgument):
             refuse_marks(Path("/store") / name)
@@ -147,7 +147,7 @@ def test_folders_that_overlayfs_cannot_be_told() -> None:
 
 def test_volumes_belong_to_the_container(place: Path) -> None:
     """The folder for an image's volumes is on the store's disk, counts as what the container wrote, and goes with the root."""
-    snapshots = made(place)
+    snapshots = snapshots_in(place)
     snapshots.hold(C1, (layer(place, "low", "low"),))
     root = snapshots.prepare(C1)
     before, _ = snapshots.usage(C1)

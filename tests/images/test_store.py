@@ -58,32 +58,32 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-async def test_an_image_is_pulled_and_told_of(store: ContentStore, registry: Registry, layout: Layout) -> None:
+async def test_an_image_is_pulled_and_listed(store: ContentStore, registry: Registry, layout: Layout) -> None:
     """A pulled image has its configuration's digest as id, its tag, the registry's digest, and what its configuration says."""
-    made = layout.image([HELLO, MORE], {"Cmd": ["/bin/program"], "User": "1002:5", "Env": ["A=b"]}, tag="t")
-    reference = registry.push(layout, "t", "team/told:1")
+    pushed = layout.image([HELLO, MORE], {"Cmd": ["/bin/program"], "User": "1002:5", "Env": ["A=b"]}, tag="t")
+    reference = registry.push(layout, "t", "team/listed:1")
     image_id = await pull(store, reference)
-    manifest = json.loads((layout.place / "blobs/sha256" / made.digest[7:]).read_bytes())
+    manifest = json.loads((layout.place / "blobs/sha256" / pushed.digest[7:]).read_bytes())
     detail = await status(store, reference)
     assert detail is not None
     assert (manifest["config"]["digest"], image_id) == (image_id, detail.image.id)
-    assert ((reference,), (f"{registry.address}/team/told@{made.digest}",)) == (
+    assert ((reference,), (f"{registry.address}/team/listed@{pushed.digest}",)) == (
         detail.image.repo_tags,
         detail.image.repo_digests,
     )
     assert (1002, "") == (detail.image.uid, detail.image.username)
     assert (("/bin/program",), ("A=b",)) == (detail.config.cmd, detail.config.env)
-    assert made.size + manifest["config"]["size"] + sum(layer["size"] for layer in manifest["layers"]) == detail.image.size
+    assert pushed.size + manifest["config"]["size"] + sum(layer["size"] for layer in manifest["layers"]) == detail.image.size
     assert (detail.image,) == await store.list()
     for text in (
         image_id,
         image_id[7:],
         image_id[:20],
-        f"{registry.address}/team/told@{made.digest}",
-        f"{reference}@{made.digest}",
+        f"{registry.address}/team/listed@{pushed.digest}",
+        f"{reference}@{pushed.digest}",
     ):
         assert detail == await status(store, text)
-    assert None is await status(store, f"{registry.address}/team/told:2")
+    assert None is await status(store, f"{registry.address}/team/listed:2")
     assert image_id == await pull(store, image_id)
 
 
@@ -143,14 +143,14 @@ async def test_an_image_with_several_names_is_removed_by_each(
     store: ContentStore, registry: Registry, layout: Layout, by: str
 ) -> None:
     """One image, of two tags and two digests in two repositories, is removed whole by any name; another one stays whole."""
-    made = layout.image([HELLO], {"Cmd": ["one"]}, tag="one")
-    layout.index({os.uname().machine.replace("x86_64", "amd64").replace("aarch64", "arm64"): made}, tag="index")
+    pushed = layout.image([HELLO], {"Cmd": ["one"]}, tag="one")
+    layout.index({os.uname().machine.replace("x86_64", "amd64").replace("aarch64", "arm64"): pushed}, tag="index")
     layout.image([HELLO, MORE], {"Cmd": ["other"]}, tag="other")
     tag, index = registry.push(layout, "one", "several/one:1"), registry.push(layout, "index", "several/index:1")
     other = registry.push(layout, "other", "several/other:1")
     image_id = await pull(store, tag)
     assert image_id == await pull(store, index)
-    kept = await pull(store, other)
+    other_id = await pull(store, other)
     detail = await status(store, tag)
     assert detail is not None
     first, second = detail.image.repo_digests
@@ -165,9 +165,9 @@ async def test_an_image_with_several_names_is_removed_by_each(
         "tag and digest": f"{tag}@{first.partition('@')[2]}",
     }
     await store.remove(ImageSpec(image=names[by]))
-    assert [kept] == [image.id for image in await store.list()]
+    assert [other_id] == [image.id for image in await store.list()]
     assert [None] * len(names) == [await status(store, name) for name in names.values()]
-    root = Path((await store.prepare(C1, kept)).path)
+    root = Path((await store.prepare(C1, other_id)).path)
     assert {"etc", "etc/more", "bin", "bin/program"} == files(root)
     await store.release(C1)
 
@@ -207,7 +207,7 @@ async def test_a_removed_image_serves_its_containers_to_their_end(
 ) -> None:
     """Layers stay while a container stands on them, also over a restart, and go with the last one."""
     layout.image([HELLO], tag="t")
-    image_id = await pull(store, registry.push(layout, "t", "team/kept:1"))
+    image_id = await pull(store, registry.push(layout, "t", "team/stored:1"))
     root = await store.prepare(C1, image_id)
     await store.remove(ImageSpec(image=image_id))
     await store.close()
@@ -222,11 +222,11 @@ async def test_a_removed_image_serves_its_containers_to_their_end(
 
 async def test_a_pull_by_digest_has_no_tag(store: ContentStore, registry: Registry, layout: Layout) -> None:
     """Pulled by digest, an image has exactly that repo digest and no tag; a tag beside the digest is dropped."""
-    made = layout.image([HELLO], tag="t")
+    pushed = layout.image([HELLO], tag="t")
     reference = registry.push(layout, "t", "team/digest:1")
-    await pull(store, f"{reference}@{made.digest}")
+    await pull(store, f"{reference}@{pushed.digest}")
     (image,) = await store.list()
-    assert ((), (f"{registry.address}/team/digest@{made.digest}",)) == (image.repo_tags, image.repo_digests)
+    assert ((), (f"{registry.address}/team/digest@{pushed.digest}",)) == (image.repo_tags, image.repo_digests)
 
 
 @pytest.mark.parametrize("docker", [False, True])
@@ -246,20 +246,20 @@ async def test_an_index_gives_its_own_digest(store: ContentStore, registry: Regi
 @pytest.mark.parametrize("depth", [1, 2, 4])
 async def test_an_index_that_names_no_platform(store: ContentStore, registry: Registry, layout: Layout, depth: int) -> None:
     """What an index leads to without a platform is taken, an index in an index too; the repo digest is the outermost one's."""
-    made = layout.image([HELLO], {"Cmd": ["inner"], "Labels": {"half": "\ud800"}}, tag="t")
+    pushed = layout.image([HELLO], {"Cmd": ["inner"], "Labels": {"half": "\ud800"}}, tag="t")
     registry.push(layout, "t", "team/nested:1")
     media_type = "application/vnd.oci.image.manifest.v1+json"
     for level in range(depth):
-        descriptor = {"mediaType": media_type, "digest": made.digest, "size": made.size}
+        descriptor = {"mediaType": media_type, "digest": pushed.digest, "size": pushed.size}
         media_type = "application/vnd.oci.image.index.v1+json"
         index = json.dumps({"schemaVersion": 2, "mediaType": media_type, "manifests": [descriptor]}).encode()
         registry.put(f"team/nested:n{level}", index, media_type)
-        made = attrs.evolve(made, digest=digest_of(index), size=len(index))
+        pushed = attrs.evolve(pushed, digest=digest_of(index), size=len(index))
     await pull(store, f"{registry.address}/team/nested:n{depth - 1}")
     (image,) = await store.list()
     detail = await status(store, image.id)
     assert detail is not None
-    assert (f"{registry.address}/team/nested@{made.digest}",) == image.repo_digests
+    assert (f"{registry.address}/team/nested@{pushed.digest}",) == image.repo_digests
     assert (("inner",), "?") == (detail.config.cmd, detail.config.labels["half"])
 
 
@@ -275,7 +275,7 @@ async def test_a_tag_that_was_pushed_anew_moves(store: ContentStore, registry: R
 
 
 async def test_twenty_pulls_at_once_are_one(store: ContentStore, registry: Registry, layout: Layout) -> None:
-    """Pulls of one reference share one task, and a waiter that gives up does not stop it."""
+    """Pulls of one reference share one task, and a cancelled waiter does not stop it."""
     layout.image([HELLO], tag="t")
     reference = registry.push(layout, "t", "team/twenty:1")
     waiters = [asyncio.create_task(pull(store, reference)) for _ in range(20)]
@@ -288,19 +288,19 @@ async def test_twenty_pulls_at_once_are_one(store: ContentStore, registry: Regis
     assert 1 == len(set(done[1:]))
 
 
-async def test_progress_is_told(tmp_path: Path, registry: Registry, layout: Layout) -> None:
-    """Progress ends with all bytes of configuration and layers; what was not here before counts as fetched, once."""
-    made = layout.image([HELLO, tar_of(File("big", os.urandom(3_000_000)))], tag="t")
-    manifest = json.loads((layout.place / "blobs/sha256" / made.digest[7:]).read_bytes())
-    told: list[PullProgress] = []
+async def test_progress_is_reported(tmp_path: Path, registry: Registry, layout: Layout) -> None:
+    """Progress ends with all bytes of configuration and layers; downloaded content counts as fetched, once."""
+    pushed = layout.image([HELLO, tar_of(File("big", os.urandom(3_000_000)))], tag="t")
+    manifest = json.loads((layout.place / "blobs/sha256" / pushed.digest[7:]).read_bytes())
+    reports: list[PullProgress] = []
     observer = RecordingObserver()
-    store = ContentStore(tmp_path / "store", SystemClock(), progress=told.append, observer=observer)
+    store = ContentStore(tmp_path / "store", SystemClock(), progress=reports.append, observer=observer)
     reference = registry.push(layout, "t", "team/progress:1")
     await pull(store, reference)
     await pull(store, reference)
     total = sum(item["size"] for item in (manifest["config"], *manifest["layers"]))
-    assert (reference, total, total, "") == attrs.astuple(told[-1])
-    assert [("fetched", total)] == observer.told
+    assert (reference, total, total, "") == attrs.astuple(reports[-1])
+    assert [("fetched", total)] == observer.calls
     await store.close()
 
 
@@ -331,7 +331,7 @@ async def test_credentials_of_the_node(tmp_path: Path, guarded: Registry, layout
 
 
 async def test_what_does_not_exist(store: ContentStore, registry: Registry) -> None:
-    """A tag, a repository and an id that are nowhere are `NotFound`; what is no reference is `InvalidArgument`."""
+    """An unknown tag, repository or id is `NotFound`; an invalid reference is `InvalidArgument`."""
     for text in (f"{registry.address}/team/nothing:1", "sha256:" + "0" * 64, "0" * 64):
         with pytest.raises(NotFound):
             await pull(store, text)
@@ -340,7 +340,7 @@ async def test_what_does_not_exist(store: ContentStore, registry: Registry) -> N
 
 
 async def test_a_dead_registry(store: ContentStore) -> None:
-    """A registry that nobody serves is `RegistryUnavailable` in the kubelet's words."""
+    """A registry that is not served is `RegistryUnavailable`, the kubelet's reason."""
     with pytest.raises(PullError) as caught:
         await pull(store, f"127.0.0.1:{free_port()}/team/x:1")
     assert PullReason.REGISTRY_UNAVAILABLE == caught.value.reason
@@ -360,7 +360,7 @@ async def test_a_policy_that_refuses(tmp_path: Path, registry: Registry, layout:
 
 
 async def test_mirrors(tmp_path: Path, registry: Registry, layout: Layout) -> None:
-    """A mirror of registries.conf serves an image under its own name, and what it lacks is `NotFound`."""
+    """A mirror of registries.conf serves an image under its own name, and an image that it lacks is `NotFound`."""
     layout.image([HELLO], tag="t")
     registry.push(layout, "t", "mirrored/image:1")
     conf = tmp_path / "registries.conf"
@@ -450,7 +450,7 @@ async def test_a_corrupt_blob_at_the_registry(store: ContentStore, registry: Reg
 
 
 async def test_a_corrupt_blob_of_ours(store: ContentStore, registry: Registry, layout: Layout) -> None:
-    """A blob that was spoilt on our disk is `DataLoss` once, and is brought anew by the next pull."""
+    """A blob that was corrupted on disk is `DataLoss` once, and is downloaded again by the next pull."""
     layout.image([HELLO], tag="t")
     reference = registry.push(layout, "t", "team/spoilt:1")
     blob = store._content.blob(digest_of(gzip.compress(HELLO, 1, mtime=0)))
@@ -531,7 +531,7 @@ async def test_an_image_with_a_part_missing_is_not_shown(
     await again.close()
 
 
-async def test_a_broken_index_is_told(tmp_path: Path) -> None:
+async def test_a_broken_index_is_reported(tmp_path: Path) -> None:
     """An index that cannot be read stops the start with `DataLoss`, and frees the store."""
     await ContentStore(tmp_path / "store", SystemClock()).close()
     (tmp_path / "store" / "index.json").write_bytes(b"{")
@@ -553,7 +553,7 @@ async def test_pinned_images_are_marked_and_may_be_removed(tmp_path: Path, regis
 
 
 async def test_fs_info_counts_layers_and_blobs(store: ContentStore, registry: Registry, layout: Layout) -> None:
-    """ImageFsInfo names a folder on the store's file system and tells bytes and inodes, which shrink with a removal."""
+    """ImageFsInfo names a folder on the store's file system, with bytes and inodes, which shrink with a removal."""
     empty = (await store.fs_info()).image_filesystems[0]
     layout.image([HELLO], tag="t")
     await pull(store, registry.push(layout, "t", "team/info:1"))

@@ -17,7 +17,7 @@ ONE, TWO = entry("a1"), entry("a2")
 
 
 def test_names_of_a_pulled_image() -> None:
-    """A pull by tag gives tag and repo digest, one by digest the repo digest alone, and names are kept once each."""
+    """A pull by tag gives tag and repo digest, one by digest the repo digest alone, without duplicates."""
     table = named({}, ONE, parse("registry.example/x:1"), D1)
     table = named(table, attrs.evolve(ONE, blobs=(D2,)), parse(f"other.example/y@{D2}"), D2)
     table = named(table, ONE, parse("registry.example/x:1"), D1)
@@ -28,7 +28,7 @@ def test_names_of_a_pulled_image() -> None:
 
 
 def test_a_tag_names_one_image() -> None:
-    """A tag that was pushed anew leaves the image that had it; its repo digest stays."""
+    """A tag that was pushed again leaves the image that had it; its repo digest stays."""
     table = named(named({}, ONE, parse("x:1"), D1), TWO, parse("x:1"), D2)
     assert ((), ("docker.io/library/x:1",)) == (table[ONE.id].tags, table[TWO.id].tags)
     assert (f"docker.io/library/x@{D1}",) == table[ONE.id].digests
@@ -65,9 +65,9 @@ def test_the_user_of_an_image(user: str, uid: int | None, name: str) -> None:
 
 def test_pinning() -> None:
     """A pattern pins by any of an image's names."""
-    (made,) = named({}, ONE, parse("registry.example/pause:3"), D1).values()
+    (entry,) = named({}, ONE, parse("registry.example/pause:3"), D1).values()
     fits = [("*/pause:*",), (ONE.id,), ("nothing", "registry.example/*"), ("pause",), ()]
-    assert [True, True, True, False, False] == [pinned(made, patterns) for patterns in fits]
+    assert [True, True, True, False, False] == [pinned(entry, patterns) for patterns in fits]
 
 
 def test_the_file() -> None:

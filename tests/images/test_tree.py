@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from crishim.errors import DataLoss
-from crishim.images.tree import Metadata, Tree, cleaned, is_kept_xattr
+from crishim.images.tree import Metadata, Tree, cleaned, is_unpacked_xattr
 from tests.backends.runc.world import needs
 
 pytestmark = [pytest.mark.node, needs()]
@@ -39,7 +39,7 @@ def test_the_root_cannot_be_replaced(tmp_path: Path) -> None:
 
 
 def test_a_removed_folder_is_forgotten(tmp_path: Path) -> None:
-    """A folder that was replaced by a link is no longer taken for a folder."""
+    """A folder that was replaced by a link is not followed."""
     tree = Tree(str(tmp_path))
     tree.make_folder("d", Metadata())
     tree.clear(tree.place("d"))
@@ -50,4 +50,4 @@ def test_a_removed_folder_is_forgotten(tmp_path: Path) -> None:
 def test_which_attributes_count() -> None:
     """Capabilities, access lists and users' own count."""
     names = ("security.capability", "system.posix_acl_access", "user.x", "user.overlay.x", "trusted.x", "security.ima")
-    assert [True, True, True, False, False, False] == [is_kept_xattr(name) for name in names]
+    assert [True, True, True, False, False, False] == [is_unpacked_xattr(name) for name in names]

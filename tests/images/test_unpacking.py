@@ -39,7 +39,7 @@ def stored(content: Content, data: bytes) -> str:
 
 
 def hanging(content: Content, name: str) -> str:
-    """A blob that never comes to its end: a named pipe that nobody writes."""
+    """A blob that never ends: a named pipe without a writer."""
     digest = digest_of(name.encode())
     os.mkfifo(content.blob(digest))
     return digest
@@ -75,7 +75,7 @@ async def test_a_blob_is_unpacked_once_for_each_taker(content: Content) -> None:
 
 
 async def test_a_worker_that_dies(content: Content) -> None:
-    """It is an error of the pull that had it; another one's worker goes on."""
+    """It is an error of its own pull; another pull's worker continues."""
     workers = Workers()
     one, two = Unpacking(content, workers), Unpacking(content, workers)
     bad, data = hanging(content, "bad"), tar_of(File("f", bytes(1 << 20)))

@@ -18,7 +18,7 @@ def test_only_build_is_required() -> None:
 
 
 def test_tables_are_copied() -> None:
-    """A table that changes after the plug-in was made changes no plug-in."""
+    """A later change of a table does not change the plug-in."""
     table = {"PodSandboxConfig.hostname": "has none"}
     plugin = Plugin(build=build, ignores=table, exam=table)
     table.clear()

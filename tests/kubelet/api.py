@@ -90,7 +90,7 @@ def attach(k: KubeletNode, pod: str) -> None:
 
 @check
 def logs_in_part(k: KubeletNode, pod: str) -> None:
-    """/containerLogs gives the last lines, a number of bytes, and times, as it is asked."""
+    """/containerLogs returns the requested last lines, number of bytes, and times."""
     k.put(pod, k.container("c", "for n in 1 2 3 4; do echo line $n; done; sleep 600"))
     k.says(pod, "c", "line 4")
     assert "line 3\nline 4\n" == k.logged(pod, "c", tailLines=2)
@@ -198,7 +198,7 @@ def metrics_of_resources(k: KubeletNode, pod: str) -> None:
 
 @check
 def features(k: KubeletNode, pod: str) -> None:
-    """The kubelet runs with the features that are asked for, and has the cgroup driver that the runtime names."""
+    """The kubelet runs with the requested features, and has the cgroup driver that the runtime names."""
     config = json.loads(k.get("/configz").body)["kubeletconfig"]
     assert GATES == {name: config["featureGates"].get(name) for name in GATES}
     assert ("systemd" if k.node.systemd else "cgroupfs") == config["cgroupDriver"]
@@ -209,7 +209,7 @@ def lists_by_streams(k: KubeletNode, pod: str) -> None:
     """The kubelet lists containers and pods by streams (CRIListStreaming), and never by ListContainers."""
     k.put(pod, k.container("c", "sleep 600"))
     k.running(pod, "c")
-    called = " ".join(k.figures("crishim_rpcs_total"))
+    called = " ".join(k.metrics_of("crishim_rpcs_total"))
     assert "StreamContainers" in called
     assert "StreamPodSandboxes" in called
     assert '"ListContainers"' not in called

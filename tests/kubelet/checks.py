@@ -12,14 +12,14 @@ Checking = Callable[[KubeletNode, str], None]
 
 @attrs.frozen
 class Check:
-    """A check. `alone`: nothing else may go on meanwhile, as where the kubelet is restarted."""
+    """A check. `alone`: no other check may run meanwhile, as when the kubelet is restarted."""
 
     run: Checking
     alone: bool
 
     @property
     def name(self) -> str:
-        """What its pods are named, and how it is asked for."""
+        """The prefix of its pods' names, by which a run selects it."""
         return self.run.__name__.replace("_", "-")
 
     @property

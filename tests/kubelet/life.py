@@ -1,4 +1,4 @@
-"""How pods begin, go on, and end."""
+"""The lifecycle of pods."""
 
 import json
 import signal
@@ -53,7 +53,7 @@ def a_failed_init_fails_the_pod(k: KubeletNode, pod: str) -> None:
 
 @check
 def a_sidecar_before_and_beside(k: KubeletNode, pod: str) -> None:
-    """A sidecar is started before the container, which waits for its startup probe, and goes on beside it."""
+    """A sidecar is started before the container, which waits for its startup probe, and runs concurrently with it."""
     _, volume, mount = k.share(pod)
     probe = {"exec": {"command": ["test", "-e", "/shared/up"]}, "periodSeconds": 1, "failureThreshold": 60}
     beside = "sleep 2; touch /shared/up; trap 'exit 0' TERM; while :; do sleep 1 & wait $!; done"
@@ -83,7 +83,7 @@ def a_sidecar_ends_last(k: KubeletNode, pod: str) -> None:
 
 @check
 def a_sidecar_does_not_keep_a_job(k: KubeletNode, pod: str) -> None:
-    """A pod that is done succeeds although its sidecar would go on, and the sidecar is ended."""
+    """A pod whose containers have succeeded succeeds although its sidecar runs, and the sidecar is ended."""
     sidecar = k.container("s", restartPolicy="Always")
     k.put(pod, k.container("c", "exit 0"), initContainers=[sidecar], restartPolicy="Never")
     k.phase(pod, "Succeeded")
@@ -92,7 +92,7 @@ def a_sidecar_does_not_keep_a_job(k: KubeletNode, pod: str) -> None:
 
 @check
 def restarts_with_back_off(k: KubeletNode, pod: str) -> None:
-    """A container that ends again and again is restarted with back-off, and the status tells of its last end."""
+    """A container that exits repeatedly is restarted with back-off, and the status has its last exit."""
     k.put(pod, k.container("c", "usleep 100000; exit 7"))
     k.restarted(pod, "c", 2)
     k.waits(pod, "c", "CrashLoopBackOff")
@@ -134,7 +134,7 @@ def want_of_memory(k: KubeletNode, pod: str) -> None:
 
 @check
 def termination_messages(k: KubeletNode, pod: str) -> None:
-    """A termination message is read from the container's file, or from the end of its log where that is asked for."""
+    """A termination message is read from the container's file, or from the end of its log if that is configured."""
     by_file = k.container("file", "echo -n what happened > /end/message", terminationMessagePath="/end/message")
     by_log = k.container("log", "echo from the log; exit 1", terminationMessagePolicy="FallbackToLogsOnError")
     k.put(pod, by_file, by_log, restartPolicy="Never")
@@ -248,7 +248,7 @@ def an_image_that_is_not_there(k: KubeletNode, pod: str) -> None:
 
 @check
 def killed_from_outside(k: KubeletNode, pod: str) -> None:
-    """A container that somebody kills is restarted, and the status has 137 for its end."""
+    """A container that is killed from outside is restarted, and the status has 137 for its last exit."""
     k.put(pod, k.container("c"))
     k.running(pod, "c")
     k.signal(k.id_of(pod, "c"), signal.SIGKILL)

@@ -134,7 +134,7 @@ def a_root_to_read(k: KubeletNode, pod: str) -> None:
 
 @check
 def not_as_root(k: KubeletNode, pod: str) -> None:
-    """A container whose image is root's is not started where runAsNonRoot is asked for."""
+    """A container whose image runs as root is not started with runAsNonRoot."""
     k.put(pod, k.container("c", "sleep 600", securityContext={"runAsNonRoot": True}))
     k.waits(pod, "c", "CreateContainerConfigError")
 

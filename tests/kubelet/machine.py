@@ -1,4 +1,4 @@
-"""What concerns the whole node: logs that grow, its disk, images that nobody uses, kubelet and server ended in the middle."""
+"""The node as a whole: growing logs, its disk, unused images, kubelet and server restarted in the middle."""
 
 import json
 import re
@@ -56,13 +56,13 @@ def eviction(k: KubeletNode, pod: str) -> None:
 
 @check
 def config_maps_and_secrets(k: KubeletNode, pod: str) -> None:
-    """Config maps, secrets, tokens and what is projected of them are volumes."""
+    """Config maps, secrets, tokens and projections of them are volumes."""
     raise LeftOut("config maps, secrets, tokens and projected volumes: a standalone kubelet has no API server")
 
 
 @check_alone
 def the_kubelet_is_restarted(k: KubeletNode, pod: str) -> None:
-    """A kubelet that is restarted goes on with the containers that run: same ids, no restart, and changes of meanwhile done."""
+    """A restarted kubelet continues with the running containers: same ids, no restart, and changes in the meantime applied."""
     for name in (pod, f"{pod}--gone"):
         k.put(name, k.container("c", "n=0; while :; do n=$((n+1)); echo line $n; usleep 200000; done"))
         k.running(name, "c")
@@ -94,7 +94,7 @@ def the_kubelet_is_killed(k: KubeletNode, pod: str) -> None:
 
 @check_alone
 def the_server_is_killed(k: KubeletNode, pod: str) -> None:
-    """A server that is killed and started anew has the same containers; probes, logs and exec go on, new pods run."""
+    """A killed and restarted server has the same containers; probes, logs and exec continue, new pods run."""
     probe = {"exec": {"command": ["true"]}, "periodSeconds": 1}
     k.put(pod, k.container("c", "n=0; while :; do n=$((n+1)); echo line $n; usleep 100000; done", livenessProbe=probe))
     k.running(pod, "c")
@@ -151,7 +151,7 @@ def events_and_init_containers(k: KubeletNode, pod: str) -> None:
 
 @check_alone
 def the_server_is_stopped(k: KubeletNode, pod: str) -> None:
-    """Over a server that was stopped and started anew a pod runs to its end."""
+    """Over a server that was stopped and restarted a pod runs to its end."""
     k.node.kill(signal.SIGTERM)
     k.node.start()
     k.put(pod, k.container("c", "exit 0"), restartPolicy="Never")
@@ -177,7 +177,7 @@ def both_are_killed(k: KubeletNode, pod: str) -> None:
 
 
 @check_alone
-def images_that_nobody_uses(k: KubeletNode, pod: str) -> None:
+def unused_images(k: KubeletNode, pod: str) -> None:
     """A kubelet that finds its disk too full removes the images that no container uses, and no other.
 
     It does so at once for its eviction thresholds, minutes after its start for those of the images. An age of 0 is its default.

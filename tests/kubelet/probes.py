@@ -50,7 +50,7 @@ def liveness_by_exec(k: KubeletNode, pod: str) -> None:
 
 @check
 def a_probe_that_takes_too_long(k: KubeletNode, pod: str) -> None:
-    """A liveness command that does not end within its timeout counts as failed, and does not go on in the container."""
+    """A liveness command that does not end within its timeout counts as failed, and is killed in the container."""
     script = "exec sleep 4567"
     k.put(pod, k.container("c"), k.container("slow", livenessProbe=exec_probe("sh", "-c", script, timeoutSeconds=1)))
     k.restarted(pod, "slow")
@@ -102,7 +102,7 @@ def readiness_by_grpc(k: KubeletNode, pod: str) -> None:
 
 @check
 def a_startup_probe_first(k: KubeletNode, pod: str) -> None:
-    """No liveness probe is made before the startup probe has succeeded: a slow start restarts nothing."""
+    """Liveness is not probed before the startup probe has succeeded: a slow start causes no restart."""
     startup = exec_probe("test", "-e", "/tmp/up", failureThreshold=60)
     script = "sleep 3; touch /tmp/up; trap 'exit 0' TERM; while :; do sleep 1 & wait $!; done"
     k.put(pod, k.container("c", script, startupProbe=startup, livenessProbe=exec_probe("test", "-e", "/tmp/up")))

@@ -63,8 +63,8 @@ def where(error: Exception) -> str:
     return "".join(f"\n    {Path(one.filename).name}:{one.lineno}: {one.line}\n    {one.locals}" for one in lines)[:2000]
 
 
-def made(check: Check, k: KubeletNode, until: float) -> Outcome:
-    """Make a check, and take its pods away. None is begun when the time is over."""
+def run_check(check: Check, k: KubeletNode, until: float) -> Outcome:
+    """Run a check, and remove its pods. None is begun after the time limit."""
     try:
         if time.monotonic() > until:
             raise LeftOut("want of time")
@@ -80,11 +80,11 @@ def made(check: Check, k: KubeletNode, until: float) -> Outcome:
     return outcome
 
 
-def all_made(checks: Sequence[Check], k: KubeletNode, until: float) -> list[Outcome]:
+def run_checks(checks: Sequence[Check], k: KubeletNode, until: float) -> list[Outcome]:
     """Make checks: those that may, some at a time, and then the others."""
     with ThreadPoolExecutor(AT_A_TIME) as pool:
-        outcomes = list(pool.map(lambda one: made(one, k, until), [one for one in checks if not one.alone]))
-    return outcomes + [made(one, k, until) for one in checks if one.alone]
+        outcomes = list(pool.map(lambda one: run_check(one, k, until), [one for one in checks if not one.alone]))
+    return outcomes + [run_check(one, k, until) for one in checks if one.alone]
 
 
 def report(outcomes: Sequence[Outcome], file: Path) -> None:
@@ -186,7 +186,7 @@ def main() -> int:
     begun = time.monotonic()
     chosen = [one for one in CHECKS if not options.checks or one.name in options.checks]
     with a_node(options.inside, options.runtime) as k:
-        outcomes = all_made(chosen, k, begun + 60 * options.minutes)
+        outcomes = run_checks(chosen, k, begun + 60 * options.minutes)
     if options.junit:
         report(outcomes, options.junit)
     sums = Counter(outcome.how for outcome in outcomes)

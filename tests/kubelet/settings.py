@@ -19,7 +19,7 @@ GATES: Final = {
 
 
 def settings(k: "KubeletNode") -> dict[str, Any]:
-    """The kubelet's configuration file. Periods are short, and nothing of the machine is made the node's own."""
+    """The kubelet's configuration file. Periods are short, and no folder of the machine is used."""
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",

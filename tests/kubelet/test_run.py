@@ -6,12 +6,12 @@ from pathlib import Path
 from tests.guest.run import read_report
 from tests.kubelet.build import SOURCES, version
 from tests.kubelet.checks import CHECKS, Check
-from tests.kubelet.run import Outcome, made, report
+from tests.kubelet.run import Outcome, report, run_check
 from tests.kubelet.world import KubeletNode, LeftOut
 
 
 class NoNode(KubeletNode):
-    """What a check that asks nothing is made on."""
+    """A node for checks that use none."""
 
     def __init__(self, place: Path) -> None:
         self.manifests = place
@@ -24,7 +24,7 @@ def test_every_check_has_a_sentence() -> None:
 
 
 def test_what_becomes_of_a_check(tmp_path: Path) -> None:
-    """A check passes, fails with its line and its values, or is left out for its reason; its pods are taken away."""
+    """A check passes, fails with its line and its values, or is left out for its reason; its pods are removed."""
 
     def fails(k: KubeletNode, pod: str) -> None:
         wanted = 3
@@ -40,7 +40,7 @@ def test_what_becomes_of_a_check(tmp_path: Path) -> None:
     k = NoNode(tmp_path)
     (tmp_path / "passes-by.json").touch()
     failed, left_out, passed, late = (
-        made(Check(run, alone=False), k, until)
+        run_check(Check(run, alone=False), k, until)
         for run, until in ((fails, 1e12), (is_left_out, 1e12), (passes, 1e12), (fails, 0))
     )
     assert "failed" == failed.how

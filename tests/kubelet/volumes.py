@@ -43,7 +43,7 @@ def an_empty_dir_in_memory(k: KubeletNode, pod: str) -> None:
 
 @check
 def host_paths(k: KubeletNode, pod: str) -> None:
-    """A folder and a file of the host are the container's own, and a folder that is wanted is made."""
+    """A folder and a file of the host are mounted, and a missing folder is created if requested."""
     path, _, _ = k.share(pod)
     (path / "file").write_text("of the host\n")
     volumes = [
@@ -59,7 +59,7 @@ def host_paths(k: KubeletNode, pod: str) -> None:
 
 @check
 def parts_of_a_volume(k: KubeletNode, pod: str) -> None:
-    """A subPath, and one that is made of the environment, are parts of a volume; the rest of it is not seen."""
+    """A subPath, and one with a variable, are parts of a volume; the rest of it is not visible."""
     path, volume, _ = k.share(pod)
     for name in ("one", pod):
         (path / name).mkdir()

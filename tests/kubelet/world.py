@@ -1,8 +1,8 @@
 """A node with a kubelet of its own: standalone, with static pods, over a `crishim serve` of the same folder.
 
-The kubelet runs as it does on nodes, with no API server: pods are manifests in a folder, and what became of them is asked of
-the kubelet's own API. Its paths outside its folder (/var/lib/kubelet/device-plugins, /var/log/containers) are bound to the
-folder in a mount namespace, which whoever runs this has made (`run.py`).
+The kubelet runs as it does on nodes, with no API server: pods are manifests in a folder, and their state is read from the
+kubelet's own API. Its paths outside its folder (/var/lib/kubelet/device-plugins, /var/log/containers) are bound to the
+folder in a mount namespace, created by `run.py`.
 """
 
 import asyncio
@@ -40,12 +40,12 @@ Spec = dict[str, Any]
 
 
 class LeftOut(Exception):
-    """A check that cannot be made here; its text is the reason."""
+    """A check that cannot run here; its text is the reason."""
 
 
 @contextlib.contextmanager
 def images(place: Path) -> Iterator[str]:
-    """A registry with a busybox under all its names as `box:1`, and other images nobody runs; its host and path."""
+    """A registry with a busybox under all its names as `box:1`, and other, unused images; its host and path."""
     program = str(shutil.which("busybox"))
     applets = subprocess.run([program, "--list"], capture_output=True, text=True, check=True).stdout.split()
     links = [hardlink(f"bin/{name}", "bin/busybox") for name in applets if name != "busybox"]
@@ -129,7 +129,7 @@ class KubeletNode:
         self.until(healthy, "the kubelet is healthy", 120)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """End the kubelet; what it has started goes on."""
+        """End the kubelet; containers keep running."""
         if self._process is not None:
             self._process.send_signal(number)
             self._process.wait(60)
@@ -275,11 +275,11 @@ class KubeletNode:
     def ask(self, question: Callable[[CriClient], Awaitable[T]]) -> T:
         """The runtime's answer to a question, once its server answers."""
 
-        async def asked() -> T:
+        async def request() -> T:
             async with self.node.client() as client:
                 return await question(client)
 
-        return asyncio.run(asked())
+        return asyncio.run(request())
 
     # The API
 
@@ -290,15 +290,15 @@ class KubeletNode:
     def request(self, method: str, path: str, **query: Any) -> Reply:
         """Ask the kubelet's authenticated port."""
         connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60, context=self.tls())
-        return _asked(connection, method, path, query)
+        return _request(connection, method, path, query)
 
     def get_read_only(self, path: str) -> Reply:
         """Read from the kubelet's port without authentication."""
-        return _asked(http.client.HTTPConnection("127.0.0.1", self.read_only, timeout=60), "GET", path, {})
+        return _request(http.client.HTTPConnection("127.0.0.1", self.read_only, timeout=60), "GET", path, {})
 
-    def figures(self, name: str) -> dict[str, float]:
+    def metrics_of(self, name: str) -> dict[str, float]:
         """Values of a metric of the server's, by their labels."""
-        text = _asked(http.client.HTTPConnection("127.0.0.1", self.metrics, timeout=60), "GET", "/metrics", {}).text
+        text = _request(http.client.HTTPConnection("127.0.0.1", self.metrics, timeout=60), "GET", "/metrics", {}).text
         lines = (line.rpartition(" ") for line in text.splitlines() if line.startswith(f"{name}{{"))
         return {labels.removeprefix(name): float(value) for labels, _, value in lines}
 
@@ -377,7 +377,7 @@ class KubeletNode:
             time.sleep(0.1)
 
 
-def _asked(connection: http.client.HTTPConnection, method: str, path: str, query: Mapping[str, Any]) -> Reply:
+def _request(connection: http.client.HTTPConnection, method: str, path: str, query: Mapping[str, Any]) -> Reply:
     with contextlib.closing(connection):
         connection.request(method, f"{path}?{urlencode(query, doseq=True)}" if query else path)
         reply = connection.getresponse()

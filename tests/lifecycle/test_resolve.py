@@ -50,8 +50,8 @@ def test_nothing_to_run() -> None:
 def test_environment_is_laid_over() -> None:
     """PATH, TERM, HOSTNAME, the image's, the container's: later ones win, in place (mapping.md 2)."""
     request = config(tty=True, envs=(KeyValue("A", "2"), KeyValue("B", "x=y\nz")))
-    made = environment(request, IMAGE, sandbox(hostname="host"))
-    assert [("PATH", "/image"), ("TERM", "xterm"), ("HOSTNAME", "host"), ("A", "2"), ("B", "x=y\nz")] == list(made.items())
+    result = environment(request, IMAGE, sandbox(hostname="host"))
+    assert [("PATH", "/image"), ("TERM", "xterm"), ("HOSTNAME", "host"), ("A", "2"), ("B", "x=y\nz")] == list(result.items())
     assert DEFAULT_PATH == environment(config(), ImageConfig(), sandbox())["PATH"]
 
 

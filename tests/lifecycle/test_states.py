@@ -40,7 +40,7 @@ def test_nothing_leads_back_from_an_end() -> None:
 
 @pytest.mark.parametrize("table", [CONTAINER, SANDBOX])
 def test_everything_is_shown_first(table: dict[tuple[object, object], object]) -> None:
-    """What is being made has no state, and every state can be the first: a restart finds things as they are."""
+    """An object under creation has no state, and every state can be the first: a restart may find any."""
     first = {after for (state, _), after in table.items() if state is None}
     assert {after for after in table.values() if after is not ContainerState.RUNNING} == first
 

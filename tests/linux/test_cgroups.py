@@ -66,7 +66,7 @@ def test_v2_is_one_folder(tmp_path: Path) -> None:
 
 
 def test_v1_is_a_folder_per_controller(tmp_path: Path) -> None:
-    """On v1 every controller has the container's folder; a controller that is not there leaves its figures out."""
+    """On v1 every controller has the container's folder; the values of a missing controller are left out."""
     write(tmp_path / "memory" / "a" / "c1", memory__usage_in_bytes="5\n", cgroup__procs="1\n")
     write(tmp_path / "pids" / "a" / "c1", pids__current="3\n")
     cgroups = Cgroups(v2=False, root=tmp_path)
@@ -81,13 +81,15 @@ def test_network_counters() -> None:
     first = network.default_interface
     assert first is network.interfaces[0]
     assert (1000, 1, 2000, 3) == (first.rx_bytes, first.rx_errors, first.tx_bytes, first.tx_errors)
-    told = {sample.name.removeprefix("container_network_"): sample.value for sample in samples if sample.labels == ("eth0",)}
+    counters = {
+        sample.name.removeprefix("container_network_"): sample.value for sample in samples if sample.labels == ("eth0",)
+    }
     assert {
         "receive_packets_total": 10,
         "receive_packets_dropped_total": 2,
         "transmit_packets_total": 20,
         "transmit_packets_dropped_total": 4,
-    } == told
+    } == counters
     assert None is network_of("", 7)[0].default_interface
 
 
@@ -103,7 +105,7 @@ def test_open_files_are_counted() -> None:
 
 
 def test_files_are_read_whole(tmp_path: Path) -> None:
-    """A file longer than one read is read to its end; a missing one, and what is no file, is empty."""
+    """A file longer than one read is read to its end; a missing one, or a folder, is empty."""
     (tmp_path / "long").write_text("x" * 50_000)
     assert [50_000, 0, 0] == [len(read_text(path)) for path in (tmp_path / "long", tmp_path / "none", tmp_path)]
 
@@ -129,7 +131,7 @@ def test_a_cgroup_is_removed_with_what_runs_in_it() -> None:
 
 
 def test_processes_of_other_namespaces_have_no_number(tmp_path: Path) -> None:
-    """A cgroup shows a process of another PID namespace as 0, which would be everybody beside us: nobody is killed for it."""
+    """A cgroup shows a process of another PID namespace as 0, which kill(2) takes for our own group: none is killed for it."""
     write(tmp_path / "c", cgroup__procs="0\n")
     program = (
         "import pathlib, sys; from crishim.linux.cgroups import *; Cgroups(root=pathlib.Path(sys.argv[1]), v2=1).remove('c')"
@@ -142,14 +144,14 @@ def test_processes_of_other_namespaces_have_no_number(tmp_path: Path) -> None:
     [("pids", False, "/user/pids"), ("cpu", False, "/user/cpu"), ("pids", True, "/user/unified"), ("memory", False, "")],
 )
 def test_where_a_process_is(controller: str, v2: bool, expected: str) -> None:
-    """Of a hybrid machine's list the hierarchy counts that is asked for; in none of it, a process has no folder."""
+    """Of a hybrid machine's list the requested hierarchy is used; in none of it, a process has no folder."""
     text = "12:cpu,cpuacct:/user/cpu\n9:misc,pids:/user/pids\n1:name=systemd:/user\n0::/user/unified\n"
     assert expected == own_folder(text, controller, v2=v2)
 
 
 @pytest.mark.parametrize("v2", [False, True])
 def test_a_process_moves_to_where_it_is(tmp_path: Path, v2: bool) -> None:
-    """A move that moves nobody is asked of this process's own cgroup; without one, or without leave, nothing happens."""
+    """A move without effect uses this process's own cgroup; without one, or without permission, nothing happens."""
     cgroups = Cgroups(v2=v2, root=tmp_path)
     cgroups.move_to_own()
     own = own_folder(read_text("/proc/self/cgroup"), "pids", v2=v2)
@@ -162,7 +164,7 @@ def test_a_process_moves_to_where_it_is(tmp_path: Path, v2: bool) -> None:
 
 @pytest.mark.parametrize(("v2", "file"), [(True, "memory.events"), (False, "memory.oom_control")])
 def test_kills_for_want_of_memory_are_counted(tmp_path: Path, v2: bool, file: str) -> None:
-    """A cgroup tells whether any of its processes was killed; one that is gone tells nothing."""
+    """A cgroup reports whether any of its processes was killed; a removed one reports nothing."""
     cgroups = Cgroups(v2=v2, root=tmp_path)
     folder = (tmp_path if v2 else tmp_path / "memory") / "c1"
     assert not cgroups.killed_for_memory("/c1")
@@ -181,7 +183,7 @@ def test_processes_below_count(tmp_path: Path) -> None:
 
 
 def test_killing_everybody_is_refused(tmp_path: Path) -> None:
-    """The root is nobody's cgroup to kill."""
+    """The root cgroup is never killed."""
     write(tmp_path, cgroup__procs=str(os.getpid()))
     Cgroups(v2=True, root=tmp_path).kill("/")
     assert not (tmp_path / "cgroup.kill").exists()
@@ -189,13 +191,13 @@ def test_killing_everybody_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(Path("/run/systemd/system").is_dir(), reason="systemd is here: the guest's tests move real processes")
 async def test_a_scope_without_systemd() -> None:
-    """Where nobody makes scopes the refusal says so."""
+    """Without a systemd that creates scopes the refusal names that."""
     with pytest.raises((FailedPrecondition, Unknown)):
         await start_scope("crishim-test.scope", "system.slice", os.getpid())
 
 
 def test_a_cgroup_that_is_removed_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cgroup that its runtime removes while it is looked through has nobody left to kill."""
+    """A cgroup that its runtime removes during the iteration has no process left to kill."""
     group = tmp_path / "memory" / "pod" / "c"
     group.mkdir(parents=True)
 

@@ -75,7 +75,7 @@ async def leave_orphan(code: int, *, seconds: float = 0.0) -> int:
 
 
 async def test_an_adopted_exit() -> None:
-    """An adopted process's exit is its own, however late it is asked for."""
+    """An adopted process has its own exit, however late it is awaited."""
     with children.expecting():
         child = children.adopt(await leave_orphan(7))
     await child.ended()
@@ -95,7 +95,7 @@ async def test_an_adopted_process_is_signalled() -> None:
 
 
 async def test_what_a_program_leaves_is_not_taken_before_it_is_adopted() -> None:
-    """On a loop that is held up, and with orphans of others beside, every expected exit is the process's own."""
+    """On a busy loop, and with orphans of others, every expected exit is the process's own."""
     codes = []
     for _ in range(20):
         with children.expecting():
@@ -108,7 +108,7 @@ async def test_what_a_program_leaves_is_not_taken_before_it_is_adopted() -> None
     assert [3] * 20 == codes
 
 
-async def test_orphans_that_nobody_announced_are_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unannounced_orphans_are_collected(monkeypatch: pytest.MonkeyPatch) -> None:
     """Orphans are collected at once where they cannot be direct children, and the leaders of sessions after the grace."""
     monkeypatch.setattr(room, "GRACE", 0.2)
     assert 0 == await (await children.start(sys.executable, "-c", LEAVES_ORPHANS, "3", "3")).wait()
@@ -116,7 +116,7 @@ async def test_orphans_that_nobody_announced_are_collected(monkeypatch: pytest.M
 
 
 async def test_others_children_are_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever uses subprocess beside us, in any thread and polling late, has the exits of its own programs."""
+    """Other code that uses subprocess, in any thread and polling late, gets the exits of its own programs."""
     monkeypatch.setattr(room, "GRACE", 600.0)
     collected = threading.Event()
     codes: list[int] = []
@@ -143,7 +143,7 @@ async def test_a_program_of_asyncio_is_not_taken() -> None:
     assert [9] * 50 + [0, 0] == [await program.wait() for program in (*programs, *leaving)]
 
 
-async def test_a_process_that_is_nobody_s_to_wait_for(tmp_path: Path) -> None:
+async def test_a_process_that_is_no_child(tmp_path: Path) -> None:
     """A process of another parent can be awaited and signalled; its exit is unknown."""
     file = tmp_path / "pid"
     parent = await children.start("sh", "-c", f"sleep 600 & echo $! > {file}; wait; exec sleep 600")
@@ -166,8 +166,8 @@ async def test_there_is_no_such_process() -> None:
     assert None is read(program.pid)
 
 
-async def test_one_that_nobody_waits_for() -> None:
-    """A process whose exit nobody wants is collected when it ends, and not before."""
+async def test_a_child_without_a_waiter() -> None:
+    """A process whose exit is not awaited is collected when it ends, and not before."""
     with children.expecting():
         pid = await leave_orphan(0, seconds=600)
         children.collect_at_end(pid)
@@ -186,7 +186,7 @@ async def test_a_spawned_program(tmp_path: Path) -> None:
 
 
 async def test_several_wait_for_one() -> None:
-    """Any number of waiters learn of an end, and one that gives up takes nothing from the others."""
+    """Any number of waiters get an exit, and a cancelled one does not affect the others."""
     child = children.spawn(["sleep", "0.1"], start_new_session=True)
     waiters = [asyncio.create_task(child.ended()) for _ in range(3)]
     await asyncio.sleep(0)
@@ -196,7 +196,7 @@ async def test_several_wait_for_one() -> None:
 
 
 async def test_a_program_that_has_ended_can_be_ended() -> None:
-    """Whoever gives up a program need not know whether it has ended meanwhile: its exit code is what it was."""
+    """A program can be ended without a check whether it has exited: its exit code is unchanged."""
     process = await children.start("true")
     await process.wait()
     await end_program(process)

@@ -26,9 +26,9 @@ from tests.backends.runc.world import needs
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder whose mounts are gone afterwards."""
-    made = tmp_path / "folder"
-    made.mkdir()
-    yield made
+    path = tmp_path / "folder"
+    path.mkdir()
+    yield path
     unmount_below(tmp_path)
 
 
@@ -62,7 +62,7 @@ def test_a_line_of_mountinfo() -> None:
     ],
 )
 def test_names(field: bytes, path: str) -> None:
-    """Octal escapes are bytes; names in UTF-8, those that are not, and those with odd ends of lines stay what they are."""
+    """Octal escapes are bytes; names in UTF-8, in other encodings, and with unusual line ends are preserved."""
     (parsed,) = parse_mountinfo(b"1 2 0:3 / " + field + b" rw - tmpfs  rw\n")
     assert (path, "", ()) == (parsed.path, parsed.source, parsed.optional)
 

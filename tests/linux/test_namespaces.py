@@ -18,7 +18,7 @@ def links() -> dict[str, Path]:
 
 
 def test_new_namespaces_are_one_thread_s() -> None:
-    """What runs in new namespaces of some kinds shares the others, and nobody else is in them, then or later."""
+    """A process in new namespaces of some kinds shares the others, and no other process is in them."""
     before = links()
     within = unshared(["net", "uts"], links)
     assert (before["ipc"], before) == (within["ipc"], links())
@@ -26,7 +26,7 @@ def test_new_namespaces_are_one_thread_s() -> None:
 
 
 def test_a_bound_namespace_lasts_and_can_be_entered(tmp_path: Path) -> None:
-    """A namespace that was bound to a file is the same for everybody who enters it afterwards, alone or with others."""
+    """A namespace that was bound to a file is the same for every process that enters it later, alone or with others."""
     pins = [tmp_path / kind for kind in ("uts", "ipc")]
 
     def pin() -> dict[str, Path]:
@@ -36,9 +36,9 @@ def test_a_bound_namespace_lasts_and_can_be_entered(tmp_path: Path) -> None:
             mount(f"/proc/thread-self/ns/{path.name}", path, flags=MS_BIND)
         return links()
 
-    made = unshared(["uts", "ipc"], pin)
+    bound = unshared(["uts", "ipc"], pin)
     try:
-        assert (made, "pinned") == inside([str(path) for path in pins], lambda: (links(), socket.gethostname()))
+        assert (bound, "pinned") == inside([str(path) for path in pins], lambda: (links(), socket.gethostname()))
         assert "pinned" == inside(str(pins[0]), socket.gethostname) != socket.gethostname()
     finally:
         for path in pins:
@@ -54,7 +54,7 @@ def test_what_is_no_namespace_is_not_entered(tmp_path: Path) -> None:
 
 
 def test_what_work_raises_comes_out() -> None:
-    """The caller gets the error of what was done inside."""
+    """The caller gets the error of the function that ran inside."""
 
     def work() -> None:
         raise PermissionDenied("no")

@@ -39,7 +39,7 @@ def process(pid: int, parent: int, session: int, *, start: int = 1, ended: bool 
 )
 def test_a_family(roots: Collection[Identity], members: set[int]) -> None:
     """A family is its roots, their sessions, all descendants, and the sessions these lead; a reused number has none."""
-    everybody = {
+    table = {
         one.pid: one
         for one in (
             process(1, 0, 1),
@@ -52,7 +52,7 @@ def test_a_family(roots: Collection[Identity], members: set[int]) -> None:
             process(30, 1, 30),
         )
     }
-    assert members == {member.pid for member in family(roots, everybody)}
+    assert members == {member.pid for member in family(roots, table)}
 
 
 def test_a_process_is_read_whatever_its_name(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_process_is_read_whatever_its_name(tmp_path: Path) -> None:
         seen = read(child.pid)
         assert seen is not None
         assert (child.pid, os.getpid(), child.pid, False) == (seen.pid, seen.parent, seen.session, seen.ended)
-        assert seen.identity == processes.everybody()[child.pid].identity
+        assert seen.identity == processes.all_processes()[child.pid].identity
         processes.send(Identity(child.pid, seen.identity.start + 1), 9)
         assert child.poll() is None
         processes.send(seen.identity, 9)
@@ -123,7 +123,7 @@ async def test_an_end_is_seen() -> None:
 
 
 def test_pid_files(tmp_path: Path) -> None:
-    """A pid file has a number; what is missing or broken is no process."""
+    """A pid file has a number; a missing or invalid one is no process."""
     (tmp_path / "pid").write_text("12\n")
     (tmp_path / "bad").write_text("x")
     assert [12, 0, 0] == [processes.read_pid(tmp_path / name) for name in ("pid", "bad", "none")]

@@ -55,7 +55,7 @@ async def test_a_folder_that_may_not_be_read(closed: Path) -> None:
 
 
 async def test_a_file_that_is_no_program(tmp_path: Path) -> None:
-    """A file on PATH that nobody may execute is no program, as for a shell or Go's LookPath."""
+    """A file on PATH that is not executable is no program, as for a shell or Go's LookPath."""
     (tmp_path / "text").touch(mode=0o644)
     with pytest.raises(FileNotFoundError):
         await children.start("text", env={"PATH": str(tmp_path)})
@@ -70,7 +70,7 @@ async def test_the_program_is_called_as_it_was_named(tmp_path: Path) -> None:
 
 
 def test_folders_after_path(tmp_path: Path) -> None:
-    """Further folders come after PATH; a name with a slash is no matter of either, and what is relative begins at `cwd`."""
+    """Further folders are searched after PATH; a name with a slash is not searched, and a relative one begins at `cwd`."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first, second = make_program(tmp_path / "a" / "one"), make_program(tmp_path / "b" / "one")

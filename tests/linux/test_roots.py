@@ -26,7 +26,7 @@ def test_a_file_of_a_root(root: Path) -> None:
 
 
 def test_what_is_no_file(root: Path) -> None:
-    """A named pipe, which nobody will ever write, a folder and a circle of links are as good as not there."""
+    """A named pipe without a writer, a folder and a circle of links are treated as missing."""
     os.mkfifo(root / "etc" / "pipe")
     (root / "etc" / "circle").symlink_to("circle")
     assert [b"", b"", b""] == [read_in_root(root, f"/etc/{name}") for name in ("pipe", "", "circle")]

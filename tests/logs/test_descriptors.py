@@ -37,7 +37,7 @@ async def test_bytes_travel_with_back_pressure() -> None:
     assert b"" == await reader.read()
 
 
-async def test_a_write_that_nobody_will_read_is_a_broken_pipe() -> None:
+async def test_a_write_without_a_reader_is_a_broken_pipe() -> None:
     """Writing to a pipe without a reader, or after the close, raises BrokenPipeError, also to one who was waiting."""
     out, into = os.pipe()
     writer = DescriptorWriter(into)
@@ -84,7 +84,7 @@ async def test_a_cancelled_wait_leaves_nothing() -> None:
 
 
 async def test_a_pipe_that_others_hold_comes_to_an_end() -> None:
-    """After the grace, what is in the pipe is still read, and then there is an end though others hold it."""
+    """After the grace the pipe's content is still read, and then the read ends although other processes have the pipe open."""
     out, into = os.pipe()
     reader = DescriptorReader(out)
     os.write(into, b"before")
@@ -103,7 +103,7 @@ async def test_a_pipe_that_others_hold_comes_to_an_end() -> None:
 
 
 async def test_an_endless_writer_is_cut() -> None:
-    """Somebody who goes on writing is read for no more than was in the pipe when the grace was over."""
+    """From a process that continues to write no more is read than was in the pipe at the end of the grace."""
     out, into = os.pipe()
     reader, writer = DescriptorReader(out), DescriptorWriter(into)
 
@@ -119,7 +119,7 @@ async def test_an_endless_writer_is_cut() -> None:
     writer.close()
 
 
-async def test_a_terminal_that_nobody_has_open_is_at_its_end() -> None:
+async def test_a_closed_terminal_is_at_its_end() -> None:
     """A terminal's output ends when its last user is gone, all of it having been read."""
     master, slave = pty.openpty()
     reader = DescriptorReader(master)

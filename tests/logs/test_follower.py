@@ -20,19 +20,19 @@ def line(time: int, content: bytes, stream: Stream = "stdout") -> bytes:
 
 
 def test_an_empty_log_asks_for_everything() -> None:
-    """Without a line there is nothing to go on from."""
+    """Without a line there is no time to continue from."""
     assert ResumePoint() == resume_point(b"")
     assert ResumePoint(torn=7) == resume_point(b"2025-10")
 
 
-def test_the_last_time_tells_where_to_go_on() -> None:
-    """Everything within the overlap of the last line's time is asked for again, and known to be there."""
+def test_the_last_time_determines_where_to_continue() -> None:
+    """All entries within the overlap of the last line's time are requested again, and recognised."""
     old, early, late = line(0, b"a"), line(2 * SECOND, b"b\r"), line(2 * SECOND + 5, b"c", "stderr")
     point = resume_point(old + early + late + b"2025")
     assert ResumePoint(START + SECOND + 5, (early, late), 4) == point
 
 
-def test_nothing_from_before_the_log_is_asked_for() -> None:
+def test_nothing_from_before_the_log_is_requested() -> None:
     """What is older than a rotated log's first line stands in the file before it."""
     assert START + 7 == resume_point(line(7, b"a") + line(9, b"b")).since
 
@@ -53,10 +53,10 @@ def test_what_is_no_log_is_data_loss(tmp_path: Path) -> None:
     assert path.read_bytes() == b"{}\n"
 
 
-def follow(path: Path, kept: list[Entry]) -> None:
-    """Write what the keeper of `kept` answers when it is asked."""
+def follow(path: Path, entries_of: list[Entry]) -> None:
+    """Write the entries that an engine with the log `entries_of` returns."""
     log = LogFollower(path)
-    for time, stream, entry in kept:
+    for time, stream, entry in entries_of:
         if time >= log.since:
             log.write(time, stream, entry)
     log.close()
@@ -72,24 +72,24 @@ entries = st.lists(
 )
 
 
-@given(kept=entries, stops=st.lists(st.integers(0, 30), max_size=3), torn=st.integers(0, 60))
+@given(stored=entries, stops=st.lists(st.integers(0, 30), max_size=3), torn=st.integers(0, 60))
 def test_restarts_lose_and_repeat_nothing(
-    tmp_path_factory: pytest.TempPathFactory, kept: list[Entry], stops: list[int], torn: int
+    tmp_path_factory: pytest.TempPathFactory, stored: list[Entry], stops: list[int], torn: int
 ) -> None:
     """However often the follower stops, and whatever it had half written, the log is that of one that never stopped."""
-    kept.sort(key=lambda entry: entry[0])
+    stored.sort(key=lambda entry: entry[0])
     folder = tmp_path_factory.mktemp("logs")
-    follow(folder / "whole.log", kept)
+    follow(folder / "whole.log", stored)
     path = folder / "0.log"
     for stop in sorted(stops):
-        follow(path, kept[:stop])
+        follow(path, stored[:stop])
         with path.open("ab") as file:
             file.write(line(9, b"never ended" * 9)[:torn])
-    follow(path, kept)
+    follow(path, stored)
     assert (folder / "whole.log").read_bytes() == path.read_bytes()
 
 
-def test_streams_out_of_order_are_both_kept(tmp_path: Path) -> None:
+def test_streams_out_of_order_are_both_written(tmp_path: Path) -> None:
     """A line of the other stream that comes only after the restart is not lost, though it is older than the last one."""
     path = tmp_path / "0.log"
     follow(path, [(START, "stdout", b"a\n"), (START + 9, "stdout", b"c\n")])
@@ -98,32 +98,32 @@ def test_streams_out_of_order_are_both_kept(tmp_path: Path) -> None:
 
 
 def test_a_log_that_was_just_rotated_goes_on(tmp_path: Path) -> None:
-    """Where the new file is empty or missing, the newest rotated one tells where to go on."""
-    kept: list[Entry] = [(START + time, "stdout", b"%d\n" % time) for time in range(6)]
+    """If the new file is empty or missing, the newest rotated one determines where to continue."""
+    stored: list[Entry] = [(START + time, "stdout", b"%d\n" % time) for time in range(6)]
     path = tmp_path / "0.log"
     log = LogFollower(path)
-    for entry in kept[:2]:
+    for entry in stored[:2]:
         log.write(*entry)
     path.rename(tmp_path / "0.log.20251009-120000")
     log.reopen()
-    log.write(*kept[2])
+    log.write(*stored[2])
     path.rename(tmp_path / "0.log.20251009-120010")
     log.reopen()
     log.close()
-    follow(path, kept)
+    follow(path, stored)
     assert [b"3", b"4", b"5"] == [parse(raw).content for raw in path.read_bytes().splitlines()]
 
 
 def test_a_big_log_is_not_read_whole(tmp_path: Path) -> None:
-    """Only the end of a log is looked at, and nothing is repeated even if all of it happened at once."""
-    kept: list[Entry] = [(START + time, "stdout", b"%0999d\n" % time) for time in range(2 * TAIL // 1000)]
+    """Only the end of a log is read, and nothing is repeated even if all entries have the same time."""
+    stored: list[Entry] = [(START + time, "stdout", b"%0999d\n" % time) for time in range(2 * TAIL // 1000)]
     path = tmp_path / "0.log"
-    follow(path, kept[:-3])
-    follow(path, kept)
-    assert list(range(len(kept))) == [int(parse(raw).content) for raw in path.read_bytes().splitlines()]
+    follow(path, stored[:-3])
+    follow(path, stored)
+    assert list(range(len(stored))) == [int(parse(raw).content) for raw in path.read_bytes().splitlines()]
 
 
-def test_missing_folders_are_made(tmp_path: Path) -> None:
+def test_missing_folders_are_created(tmp_path: Path) -> None:
     """A follower makes the log's folders, as the writer does."""
     follow(tmp_path / "pods" / "main" / "0.log", [(START, "stderr", b"a\n")])
     assert (tmp_path / "pods" / "main" / "0.log").read_bytes() == line(0, b"a", "stderr")

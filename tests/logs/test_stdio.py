@@ -78,14 +78,14 @@ async def running(folder: Path, script: str, *, backlog: int = 1 << 20, **reques
 
 
 class Client:
-    """An attached client: what it got, what it types, and whether it reads."""
+    """An attached client: its output, its input, and whether it reads."""
 
     def __init__(self) -> None:
         self.got = bytearray()
         self.typed: asyncio.Queue[bytes] = asyncio.Queue()
         self.reads = asyncio.Event()
         self.reads.set()
-        self.news = asyncio.Event()
+        self.changed = asyncio.Event()
 
     async def read(self) -> bytes:
         return await self.typed.get()
@@ -93,13 +93,13 @@ class Client:
     async def write(self, data: bytes) -> None:
         await self.reads.wait()
         self.got += data
-        self.news.set()
+        self.changed.set()
 
     async def has(self, what: bytes) -> None:
         async with asyncio.timeout(60):
             while what not in self.got:
-                self.news.clear()
-                await self.news.wait()
+                self.changed.clear()
+                await self.changed.wait()
 
 
 class Gone(Client):
@@ -135,7 +135,7 @@ async def test_a_line_split_over_writes_is_one(tmp_path: Path) -> None:
 
 
 async def test_without_stdin_a_container_reads_nothing(tmp_path: Path) -> None:
-    """A container that asked for no stdin finds it empty at once, and no attached client reaches it."""
+    """A container without stdin reads EOF at once, and no attached client reaches it."""
     async with running(tmp_path, "cat; echo end") as run:
         client = Client()
         client.typed.put_nowait(b"not for you")
@@ -245,8 +245,8 @@ async def test_stdin_stays_open_between_clients(tmp_path: Path) -> None:
         assert [("stdout", False, b"12")] == run.log()
 
 
-async def test_a_slow_client_is_dropped_and_nobody_waits(tmp_path: Path) -> None:
-    """A client that does not read loses its place; the container, its log and the other clients go on."""
+async def test_a_slow_client_is_dropped_without_delay(tmp_path: Path) -> None:
+    """A client that does not read is dropped; the container, its log and the other clients continue."""
     async with running(tmp_path, "read go; head -c 1000000 /dev/zero | tr '\\0' '\\n'", stdin=True, backlog=200_000) as run:
         slow, quick = Client(), Client()
         slow.reads.clear()
@@ -259,8 +259,8 @@ async def test_a_slow_client_is_dropped_and_nobody_waits(tmp_path: Path) -> None
         assert (tmp_path / "0.log").read_bytes().count(b"\n") == 1_000_000
 
 
-async def test_clients_that_break_off_harm_nobody(tmp_path: Path) -> None:
-    """A client whose connection breaks is let go at once, with a word in the log about its input."""
+async def test_broken_clients_affect_no_other(tmp_path: Path) -> None:
+    """A client whose connection breaks is dropped at once, and the log has a line about its input."""
     async with running(tmp_path, "read go; echo 1; read go; echo 2", stdin=True) as run:
         gone, client = Gone(), Client()
         broken = asyncio.create_task(run.stdio.attach(ProcessIO(stdin=gone, stdout=gone)))
@@ -301,7 +301,7 @@ async def test_a_terminal_is_one_stream(tmp_path: Path) -> None:
 
 
 async def test_grandchildren_that_keep_the_pipes_do_not_keep_us(tmp_path: Path) -> None:
-    """When the process has ended, others who hold its pipes are awaited for the grace only; what was written is in the log."""
+    """When the process has ended, others with its pipes are awaited for the grace only; the output so far is in the log."""
     async with running(tmp_path, "sleep 1000 & echo $!; exit 0", stdin=True) as run:
         client = Client()
         attached = asyncio.create_task(run.stdio.attach(ProcessIO(stdin=client, stdout=client)))
@@ -313,7 +313,7 @@ async def test_grandchildren_that_keep_the_pipes_do_not_keep_us(tmp_path: Path) 
 
 
 async def test_waiting_for_the_drain_may_be_cancelled(tmp_path: Path) -> None:
-    """Any number may wait for the last output, and one who stops waiting disturbs nobody."""
+    """Any number may wait for the last output, and a cancelled wait does not affect the others."""
     async with running(tmp_path, "read go; echo end", stdin=True) as run:
         waits = [asyncio.create_task(run.stdio.drained(1000.0)) for _ in range(3)]
         await asyncio.sleep(0)
@@ -328,7 +328,7 @@ async def test_waiting_for_the_drain_may_be_cancelled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tty", [False, True])
 async def test_a_failed_open_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, tty: bool) -> None:
-    """When descriptors run out, ResourceExhausted is raised and none of those made so far stays open."""
+    """When descriptors run out, ResourceExhausted is raised and those opened so far are closed."""
     before = len(list(Path("/proc/self/fd").iterdir()))
     pipes = [os.pipe()]
 
@@ -392,17 +392,17 @@ def test_a_full_disk_does_not_hold_up_the_container(tmp_path: Path) -> None:
 
 
 async def test_foreign_streams_are_adopted(tmp_path: Path) -> None:
-    """Streams that somebody else has made are logged and fed; sizes and the end of stdin are told to who has made them."""
+    """Streams of another creator are logged and fed; the creator gets sizes and the end of stdin."""
     stdin, feed = os.pipe()
     from_out, out = os.pipe()
     from_err, err = os.pipe()
-    told: list[object] = []
+    notified: list[object] = []
 
     async def resize(size: TerminalSize) -> None:
-        told.append(size)
+        notified.append(size)
 
     async def stdin_ended() -> None:
-        told.append("stdin")
+        notified.append("stdin")
 
     async def sizes() -> AsyncIterator[TerminalSize]:
         yield TerminalSize(width=80, height=24)
@@ -414,14 +414,14 @@ async def test_foreign_streams_are_adopted(tmp_path: Path) -> None:
     os.write(err, b"two\n")
     attached = asyncio.create_task(stdio.attach(ProcessIO(stdin=Once(b"in"), sizes=sizes())))
     async with asyncio.timeout(60):
-        while "stdin" not in told:
+        while "stdin" not in notified:
             await asyncio.sleep(0.005)
     os.close(out)
     os.close(err)
     await stdio.drained()
     await attached
     await stdio.close()
-    assert {TerminalSize(width=80, height=24), "stdin"} == set(told)
+    assert {TerminalSize(width=80, height=24), "stdin"} == set(notified)
     assert (b"in", b"") == (os.read(stdin, 10), os.read(stdin, 10))
     os.close(stdin)
     lines = [parse(line).content for line in (tmp_path / "log").read_bytes().splitlines(keepends=True)]

@@ -17,7 +17,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "pods" / "main" / "0.log"
 
 
-def test_the_file_is_made_with_its_folders(path: Path) -> None:
+def test_the_file_is_created_with_its_folders(path: Path) -> None:
     """Opening makes the folders and an empty file of mode 0640, whatever the umask."""
     before = os.umask(0o777)
     try:
@@ -133,7 +133,7 @@ log.close()
 
 
 def test_a_full_disk_tears_no_line(path: Path) -> None:
-    """Lines that do not fit are lost whole and told once; what fits later is written."""
+    """Lines that cannot be written are lost whole and logged once; later ones are written."""
     path.parent.mkdir(parents=True)
     result = subprocess.run(
         [sys.executable, "-c", _FILLER, str(path)],

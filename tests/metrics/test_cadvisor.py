@@ -57,7 +57,7 @@ async def test_names_and_labels_are_those_of_cadvisor() -> None:
 
 
 async def test_they_have_a_path_of_their_own() -> None:
-    """`/metrics/cadvisor` is asked for at each scrape; where no backend measures anything it is 503 with the reason."""
+    """`/metrics/cadvisor` is computed at each scrape; if no backend measures anything it is 503 with the reason."""
     async with Harness(Measured(logs_to_disk=False)) as world:
         await world.run_container(await world.run_sandbox("web"), "main")
         stats = world.services.stats

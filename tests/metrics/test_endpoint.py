@@ -32,8 +32,8 @@ async def talk(url: str, data: bytes) -> bytes:
     return answer
 
 
-async def test_figures_are_read_by_get() -> None:
-    """GET gives the figures in the scraper's format, HEAD none, other paths 404 and other methods 405, on one connection."""
+async def test_metrics_are_read_by_get() -> None:
+    """GET returns the metrics in the scraper's format, HEAD none, other paths 404 and other methods 405, on one connection."""
     openmetrics = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
     async with scraped(Metrics("1"), ":0") as url:
         plain, om, head, path, method = await asyncio.to_thread(

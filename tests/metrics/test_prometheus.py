@@ -45,27 +45,27 @@ async def test_calls_verbs_and_states_are_counted() -> None:
     assert [] == [name for name in seen if "_created" in name or "wait_container" in name]
 
 
-async def test_a_failed_verb_is_told_with_its_code() -> None:
+async def test_a_failed_verb_is_counted_with_its_code() -> None:
     """A verb that raises is counted by the code of its error; what a backend must not raise is UNKNOWN."""
     observer = RecordingObserver()
     backend = failing(FakeBackend(logs_to_disk=False), "start_sandbox", error=RuntimeError("bug"))
     async with Harness(backend, observer=observer) as world:
         with pytest.raises(Unknown):
             await world.run_sandbox()
-    assert ("verb_ended", "fake", "start_sandbox", Code.UNKNOWN) in observer.told
+    assert ("verb_ended", "fake", "start_sandbox", Code.UNKNOWN) in observer.calls
 
 
-async def test_pulls_are_told() -> None:
-    """Each PullImage is told with its code, whatever the image service is."""
+async def test_pulls_are_counted() -> None:
+    """Each PullImage is counted with its code, whatever the image service is."""
     observer = RecordingObserver()
     images = FakeImages()
     async with Harness(images=images, observer=observer) as world:
         await world.services.images.pull(ImageSpec(image="registry.example/new:1"), None, None)
-    assert [("pull_ended", Code.OK)] == [told for told in observer.told if told[0] == "pull_ended"]
+    assert [("pull_ended", Code.OK)] == [call for call in observer.calls if call[0] == "pull_ended"]
 
 
-async def test_repairs_are_told() -> None:
-    """A container that its backend alone knows is a repair, told by its kind."""
+async def test_repairs_are_reported() -> None:
+    """The removal of a container without a record is reported as a repair, by its kind."""
     observer = RecordingObserver()
     world = Harness(observer=observer)
     async with world:
@@ -73,5 +73,5 @@ async def test_repairs_are_told() -> None:
     async with world:  # the records were in memory only
         pass
     assert {("repaired", "RemoveLeftoverContainer"), ("repaired", "RemoveLeftoverSandbox")} == {
-        told for told in observer.told if told[0] == "repaired"
+        call for call in observer.calls if call[0] == "repaired"
     }

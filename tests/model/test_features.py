@@ -20,10 +20,10 @@ def spec(**changes: Any) -> ContainerSpec:
 
 
 @pytest.mark.parametrize("supported", [PROCESS, VM])
-def test_cdi_devices_need_somebody_who_looks_them_up(supported: frozenset[Any]) -> None:
+def test_cdi_devices_need_support(supported: frozenset[Any]) -> None:
     """CDI devices are refused by name where they are not looked up, and taken by OCI runtimes (mapping.md 6)."""
-    asked = spec(cdi_devices=("vendor.example/class=dev",))
+    requested = spec(cdi_devices=("vendor.example/class=dev",))
     with pytest.raises(InvalidArgument, match="CDI_devices"):
-        check_container(asked, supported)
-    check_container(asked, OCI)
+        check_container(requested, supported)
+    check_container(requested, OCI)
     check_container(spec(), supported)

@@ -18,7 +18,7 @@ from crishim.monitor.interface import exit_of
 
 
 def script(folder: Path, text: str) -> ConmonMonitor:
-    """A monitor of shell lines, for what conmon itself does not do when asked."""
+    """A monitor of shell lines, for behaviour that conmon shows too rarely."""
     program = folder / "monitor"
     program.write_text(f"#!/bin/sh\n{text}\n")
     program.chmod(0o755)
@@ -55,7 +55,7 @@ async def test_a_monitor_is_put_into_its_cgroups(tmp_path: Path) -> None:
     assert not cgroup.exists()
 
 
-async def test_whoever_has_a_dead_monitors_pid_stays_where_it_is(tmp_path: Path) -> None:
+async def test_the_next_owner_of_a_dead_monitors_pid_is_not_moved(tmp_path: Path) -> None:
     """A process that has the pid of a monitor that has died is moved to no cgroup, and not waited for."""
     with waiting_process("cat") as other:
         text = f"""echo {other.pid} > conmon-pidfile; echo '{{"data": 18}}' > /proc/self/fd/$_OCI_SYNCPIPE"""
@@ -83,8 +83,8 @@ async def test_the_end_of_a_first_process_whose_monitor_is_gone(tmp_path: Path) 
         assert Exit.unknown() == await asyncio.wait_for(monitor.wait(tmp_path, "c1"), 30)
 
 
-async def test_a_monitor_waits_to_be_told(tmp_path: Path) -> None:
-    """It is there before its bundle is complete, and creates nothing until it is told; without a container it goes."""
+async def test_a_monitor_waits_for_create(tmp_path: Path) -> None:
+    """It starts before its bundle is complete, and creates nothing before `create`; without a container it exits."""
     wait = """read x < /proc/self/fd/$_OCI_STARTPIPE; touch begun; echo '{"data": 18}' > /proc/self/fd/$_OCI_SYNCPIPE"""
     monitor = script(tmp_path, wait)
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counted, not read
@@ -114,7 +114,7 @@ async def test_a_monitor_that_cannot_begin(tmp_path: Path) -> None:
 
 
 def test_how_it_ended(tmp_path: Path) -> None:
-    """The exit file has the code and, by its time, the moment; a note beside it tells of a kill for want of memory."""
+    """The exit file has the code and, by its time, the moment; a file beside it reports an OOM kill."""
     assert None is exit_of(tmp_path)
     (tmp_path / "exit").write_text("137")
     os.utime(tmp_path / "exit", ns=(5, 5))
@@ -122,13 +122,13 @@ def test_how_it_ended(tmp_path: Path) -> None:
     assert Exit(code=137, at=5, oom=True) == exit_of(tmp_path)
 
 
-async def test_an_exit_that_nobody_wrote(tmp_path: Path) -> None:
+async def test_an_exit_that_was_not_recorded(tmp_path: Path) -> None:
     """Where monitor and container are gone and no exit was left, it is unknown."""
     assert Exit.unknown() == await asyncio.wait_for(ConmonMonitor().wait(tmp_path, "c1"), 5)
 
 
 async def test_commands_to_a_monitor_that_is_gone(tmp_path: Path) -> None:
-    """Nobody reads its fifo any more, or it has none."""
+    """Its fifo has no reader any more, or does not exist."""
     for _ in range(2):
         with pytest.raises(Unavailable):
             await ConmonMonitor().resize(tmp_path, TerminalSize(width=1, height=1))
@@ -137,7 +137,7 @@ async def test_commands_to_a_monitor_that_is_gone(tmp_path: Path) -> None:
 
 
 async def test_lines_are_read_one_by_one(tmp_path: Path) -> None:
-    """The next line is written when the one before was read: conmon takes only the first of what it reads at once."""
+    """The next line is written when the one before was read: conmon handles only the first line of one read."""
     os.mkfifo(tmp_path / "ctl")
     reader = os.open(tmp_path / "ctl", os.O_RDONLY | os.O_NONBLOCK)
     monitor = ConmonMonitor()

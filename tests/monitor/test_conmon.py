@@ -69,7 +69,7 @@ def test_systemd() -> None:
 
 @pytest.mark.parametrize("line", [b'{"data": 42}\n', b'{"pid": 42}\n'])
 def test_a_pid(line: bytes) -> None:
-    """Both versions of the message tell the pid."""
+    """Both versions of the message have the pid."""
     assert 42 == parse_sync(line)
 
 
@@ -77,19 +77,19 @@ def test_a_pid(line: bytes) -> None:
     ("line", "words"),
     [
         (b'{"data": -1, "message": "no such file\\n"}\n', "no such file"),
-        (b'{"pid": -1}\n', "without a word"),
+        (b'{"pid": -1}\n', "without a message"),
         (b"garbage\n", "garbage"),
         (b"[]\n", r"\[\]"),
     ],
 )
 def test_a_failure(line: bytes, words: str) -> None:
-    """A failure has the runtime's own words."""
+    """A failure has the runtime's message."""
     with pytest.raises(Unknown, match=words):
         parse_sync(line)
 
 
 def test_commands() -> None:
-    """A size is told as rows and columns, and a socket's folder has half an id, since its path must be short."""
+    """A size is written as rows and columns, and a socket's folder has half an id, since its path must be short."""
     assert b"1 24 80\n" == resize_line(TerminalSize(width=80, height=24))
     assert "b" * 32 == socket_name("a" * 32 + "b" * 32)
 
@@ -107,11 +107,11 @@ def test_commands() -> None:
     ],
 )
 def test_a_runtimes_complaint_has_no_time(text: str, message: str) -> None:
-    """Of log lines the last error's message is told, which is the same at every retry; other text is told as it is."""
+    """Of log lines the last error's message is returned, which is the same at every retry; other text is returned unchanged."""
     assert message == runtime_message(text)
 
 
-def test_a_failed_creation_tells_the_message_alone() -> None:
+def test_a_failed_creation_has_the_message_alone() -> None:
     """What conmon passes on of the runtime's log is the message."""
     line = json.dumps({"data": -1, "message": 'time="T" level=error msg="no such thing"'}).encode()
     with pytest.raises(Unknown, match=r"^no such thing$"):

@@ -92,7 +92,7 @@ class Descriptor:
 
 
 class Layout:
-    """An OCI layout in a folder, made piece by piece; each image is known by a tag of its own."""
+    """An OCI layout in a folder, built piece by piece; each image has a tag of its own."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -136,8 +136,8 @@ class Layout:
             "layers": [blob.json() for blob in blobs],
             **({"annotations": dict(annotations)} if annotations else {}),
         }
-        made = self.blob(json.dumps(manifest).encode(), manifest_type)
-        return self.tagged(made, tag)
+        descriptor = self.blob(json.dumps(manifest).encode(), manifest_type)
+        return self.tagged(descriptor, tag)
 
     def index(self, images: Mapping[str, Descriptor], *, tag: str) -> Descriptor:
         """An index of images by their architecture."""
@@ -145,16 +145,16 @@ class Layout:
         text = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests}
         return self.tagged(self.blob(json.dumps(text).encode(), OCI_INDEX), tag)
 
-    def tagged(self, made: Descriptor, tag: str) -> Descriptor:
+    def tagged(self, descriptor: Descriptor, tag: str) -> Descriptor:
         if tag:
-            self._tags.append(made.json(annotations={"org.opencontainers.image.ref.name": tag}))
+            self._tags.append(descriptor.json(annotations={"org.opencontainers.image.ref.name": tag}))
             (self.place / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": self._tags}))
-        return made
+        return descriptor
 
 
 @attrs.define
 class Registry:
-    """A running registry. `stop` ends it; `start` brings it back with what it had."""
+    """A running registry. `stop` ends it; `start` starts it again with its content."""
 
     place: Path
     port: int
@@ -209,7 +209,7 @@ class Registry:
         return target
 
     def put(self, name: str, manifest: bytes, media_type: str) -> None:
-        """Bring a manifest to `name` (`path:tag`) as it is; what it leads to is there already."""
+        """Push a manifest to `name` (`path:tag`) unchanged; its blobs exist already."""
         path, _, tag = name.rpartition(":")
         request = urllib.request.Request(
             f"http://{self.address}/v2/{path}/manifests/{tag}", manifest, {"Content-Type": media_type}, method="PUT"

@@ -65,7 +65,7 @@ async def said(client: CriClient, container_id: str, script: str) -> str:
 
 
 async def test_the_root_is_as_it_was(node: Node, tmp_path: Path) -> None:
-    """Files that were written, changed and deleted, and a folder made anew, are in the restored root as in the dumped one."""
+    """Files that were written, changed and deleted, and a folder created again, are restored as dumped."""
     changes = """
     busybox mkdir -p /made/deep; echo one > /made/deep/file; busybox ln -s deep /made/link; busybox chmod 700 /made
     busybox rm /bin/dd /bin/true; busybox mkfifo /made/pipe
@@ -106,7 +106,7 @@ async def test_a_listener_and_a_connection(node: Node, tmp_path: Path) -> None:
         assert "hello\n" == await said(client, server, ask)
         talker = await run(node, client, pod, "talker", hold)
         async with asyncio.timeout(20):
-            while "held\n" != await said(client, talker, "cat /said"):  # noqa: ASYNC110 - a file tells nobody
+            while "held\n" != await said(client, talker, "cat /said"):  # noqa: ASYNC110 - a file sends no event
                 await asyncio.sleep(0.05)
         await client.checkpoint_container(server, str(tmp_path / "server.tar"))
         assert pb.CONTAINER_RUNNING == (await client.container_status(talker)).state
@@ -118,7 +118,7 @@ async def test_a_listener_and_a_connection(node: Node, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("both", [True, False], ids=["with-criu", "alone"])
 async def test_the_server_is_killed_in_the_middle(node: Node, tmp_path: Path, *, both: bool) -> None:
-    """Whether CRIU dies with the server or goes on, the next server resumes the container, and nothing half is left."""
+    """Whether CRIU dies with the server or continues, the next server resumes the container, and no partial archive is left."""
     bin_folder, out = tmp_path / "bin", tmp_path / "out"
     bin_folder.mkdir()
     script = bin_folder / "criu"
@@ -184,7 +184,7 @@ async def test_an_image_that_is_an_archive(node: Node, tmp_path: Path) -> None:
         await until(lambda: last(new) > dumped + 3)
         assert 3 < int(new.read_text().splitlines()[0].split()[-1]) <= dumped + 3
         assert node.image == (await client.container_status(again)).image.image
-        with pytest.raises(CallError, match=r"is not whole: it has no checkpoint/inventory\.img, spec\.dump") as refused:
+        with pytest.raises(CallError, match=r"is incomplete: it lacks checkpoint/inventory\.img, spec\.dump") as refused:
             await run(node, client, pod, "half", image=half)
         assert Code.DATA_LOSS is refused.value.code
         await node.empty(client)

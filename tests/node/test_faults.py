@@ -1,4 +1,4 @@
-"""A node whose parts are killed, missing, full or rebooted tells the right error and leaves nothing that no record explains."""
+"""A node whose parts are killed, missing, full or rebooted reports the right error and leaves nothing without a record."""
 
 import asyncio
 import contextlib
@@ -75,7 +75,7 @@ async def test_killed_at_many_moments(node: Node) -> None:
             sandboxes = {sandbox.metadata.name: sandbox for sandbox in await client.list_sandboxes({})}
             known = {sandbox.id for sandbox in sandboxes.values()}
             known |= {container.id for container in await client.list_containers({})}
-            assert set() == node.held() - known, f"moment {moment}"
+            assert set() == node.resources() - known, f"moment {moment}"
             await node.make_pod(client, f"newer{moment}")
             for name in older:
                 sandbox = sandboxes.get(name)
@@ -95,16 +95,16 @@ async def test_killed_at_many_moments(node: Node) -> None:
 
 
 async def forget_some(node: Node, client: CriClient, names: set[str]) -> set[str]:
-    """Remove the pods that were not wholly made, and those with the lowest numbers beyond four; the names of the others."""
+    """Remove the incomplete pods, and those with the lowest numbers beyond four; returns the names of the others."""
     whole = {}
     for sandbox in await client.list_sandboxes({}):
         containers = [container for container in await client.list_containers({}) if container.pod_sandbox_id == sandbox.id]
         running = [container for container in containers if container.state == pb.CONTAINER_RUNNING]
         if sandbox.state == pb.SANDBOX_READY and len(running) >= 2:
             whole[sandbox.metadata.name] = sandbox.created_at
-    kept = set(sorted(whole, key=lambda name: whole[name])[-4:]) & names
-    await node.empty(client, kept)
-    return kept
+    remaining = set(sorted(whole, key=lambda name: whole[name])[-4:]) & names
+    await node.empty(client, remaining)
+    return remaining
 
 
 @MONITORS
@@ -193,7 +193,7 @@ async def test_a_full_disk(image: str, tmp_path: Path) -> None:
                 error = await fails(client.pull_image(ImageSpec(image=image), sandbox_config()))
                 assert "space" in error.message
                 assert None is await client.image_status(ImageSpec(image=image))
-                mount("", disk, "tmpfs", 32, "size=40m")  # MS_REMOUNT: somebody made room
+                mount("", disk, "tmpfs", 32, "size=40m")  # MS_REMOUNT: space was freed
                 await node.pull(client)
                 await node.make_pod(client, "pod")
                 await node.empty(client)
@@ -203,7 +203,7 @@ async def test_a_full_disk(image: str, tmp_path: Path) -> None:
 
 
 async def test_runc_is_missing(node: Node) -> None:
-    """Without the runtime the server starts, says what is missing, and refuses pods; it recovers when the runtime comes."""
+    """Without the runtime the server starts, reports what is missing, and refuses pods; it recovers once the runtime exists."""
     program = node.place / "late-runc"
     node.configure(str(program))
     node.start()
@@ -271,7 +271,7 @@ async def all_at_once(node: Node, client: CriClient, pods: int) -> None:
 
 
 async def test_a_hundred_calls_at_once(node: Node) -> None:
-    """Thirty pods made side by side (over a hundred calls) all come up, and removed side by side leave nothing."""
+    """Thirty pods created concurrently (over a hundred calls) all start, and removed concurrently leave nothing."""
     node.start()
     async with node.client() as client:
         await node.pull(client)

@@ -1,4 +1,4 @@
-"""No kind of pod changes what is mounted on the node, beside the node's own folders."""
+"""No pod changes the mounts of the node outside crishim's own folders."""
 
 import contextlib
 import shutil
@@ -127,8 +127,8 @@ def runc_with_user_namespaces() -> pytest.MarkDecorator:
     """A test that needs a runc that joins user namespaces and maps mounts."""
     version: tuple[int, ...] = ()
     if shutil.which("runc"):
-        told = subprocess.run(["runc", "--version"], capture_output=True, text=True, check=False).stdout
-        version = version_of(told.partition("\n")[0].rpartition(" ")[2])
+        output = subprocess.run(["runc", "--version"], capture_output=True, text=True, check=False).stdout
+        version = version_of(output.partition("\n")[0].rpartition(" ")[2])
     reason = "needs runc 1.2 or newer: from the releases of opencontainers/runc, on PATH"
     return pytest.mark.skipif(version < (1, 2), reason=reason)
 
@@ -145,7 +145,7 @@ def runc_with_user_namespaces() -> pytest.MarkDecorator:
 async def test_no_pod_changes_the_node(
     request: pytest.FixtureRequest, tmp_path: Path, runtime: str, kinds: Mapping[str, Kind]
 ) -> None:
-    """While a pod of any kind runs, and after its removal, what is mounted outside the folders of crishim stays the same."""
+    """While a pod of any kind runs, and after its removal, the mounts outside crishim's folders are unchanged."""
     if run_in_own_mounts(request):
         return
     without_hybrid()

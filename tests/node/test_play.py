@@ -73,7 +73,7 @@ def network(folder: Path) -> None:
 @pytest.mark.node
 @needs("runc", "conmon", "skopeo", "docker-registry", "busybox", "ip")
 def test_a_pod_is_played_on_runc(tmp_path: Path) -> None:
-    """Probes reach the pod's own address, sidecars end last, files of a Secret are served, and the last words are told."""
+    """Probes reach the pod's own address, sidecars end last, files of a Secret are served, and the last output is logged."""
     layout = Layout(tmp_path / "layout")
     layout.image([busybox()], {"Env": ["PATH=/bin"]}, tag="t")
     network(tmp_path / "net")
@@ -90,9 +90,9 @@ def test_a_pod_is_played_on_runc(tmp_path: Path) -> None:
     finally:
         subprocess.run(["ip", "link", "delete", BRIDGE], check=False, capture_output=True)
     assert 0 == done.returncode, done.stdout + done.stderr
-    told = [line.split(maxsplit=1)[-1].strip() for line in done.stdout.splitlines()]
-    assert any(line.startswith("| 192.0.2.7") for line in told), done.stdout
-    assert "main   ready" in told, done.stdout
-    assert "main   exited 0  Completed: words" in told, done.stdout
-    assert told.index("main   exited 0  Completed: words") < told.index("side   exited 0  Completed"), done.stdout
-    assert "| side ends" in told, done.stdout
+    lines = [line.split(maxsplit=1)[-1].strip() for line in done.stdout.splitlines()]
+    assert any(line.startswith("| 192.0.2.7") for line in lines), done.stdout
+    assert "main   ready" in lines, done.stdout
+    assert "main   exited 0  Completed: words" in lines, done.stdout
+    assert lines.index("main   exited 0  Completed: words") < lines.index("side   exited 0  Completed"), done.stdout
+    assert "| side ends" in lines, done.stdout

@@ -77,6 +77,7 @@ class Node:
         self.addresses = place / "addresses"
         self.state = state or place / "state"
         self.run = place / "run"
+        self.nri = place / "nri.sock"
         self._server: subprocess.Popen[bytes] | None = None
         network = place / "net.d"
         network.mkdir(exist_ok=True)
@@ -115,6 +116,9 @@ policy = "{self.place}/policy.json"
 [network]
 config = "{self.place}/net.d"
 plugins = ["{self.place}/bin", "{PLUGINS}"]
+[nri]
+socket = "{self.nri}"
+plugins = "{self.place}/nri"
 """)
 
     def start(self, *before: str) -> None:
@@ -156,22 +160,22 @@ plugins = ["{self.place}/bin", "{PLUGINS}"]
     async def make_pod(self, client: CriClient, name: str, containers: int = 2) -> list[str]:
         """A pod of running containers; their ids, behind the pod's."""
         sandbox = self.sandbox(name)
-        made = [await client.run_sandbox(sandbox)]
+        ids = [await client.run_sandbox(sandbox)]
         for number in range(containers):
             metadata = ContainerMetadata(f"c{number}")
             config = container_config(
                 "", metadata=metadata, image=ImageSpec(image=self.image), command=(), log_path=f"{number}.log"
             )
-            made.append(await client.create_container(made[0], config, sandbox))
-            await client.start_container(made[-1])
-        return made
+            ids.append(await client.create_container(ids[0], config, sandbox))
+            await client.start_container(ids[-1])
+        return ids
 
     async def pull(self, client: CriClient) -> None:
         """Have the image here."""
         await client.pull_image(ImageSpec(image=self.image), sandbox_config())
 
     async def takes_a_container(self, client: CriClient, pod: str, name: str, container: str) -> bool:
-        """Whether a container can be made and started in a pod, and runs in the pod's own network; it is removed again."""
+        """Whether a container can be created and started in a pod, and runs in the pod's own network; it is removed again."""
         config = container_config("", metadata=ContainerMetadata(container), image=ImageSpec(image=self.image), command=())
         try:
             container_id = await client.create_container(pod, config, self.sandbox(name))
@@ -184,16 +188,16 @@ plugins = ["{self.place}/bin", "{PLUGINS}"]
             return False
         return inside
 
-    async def empty(self, client: CriClient, kept: Collection[str] = ()) -> None:
-        """Remove every pod but those of the names `kept`, as a kubelet would: what fails is tried again."""
+    async def empty(self, client: CriClient, kept_names: Collection[str] = ()) -> None:
+        """Remove every pod but those named in `kept_names`, as a kubelet would: with retries."""
         async with asyncio.timeout(60):
-            while sandboxes := [pod for pod in await client.list_sandboxes({}) if pod.metadata.name not in kept]:
+            while sandboxes := [pod for pod in await client.list_sandboxes({}) if pod.metadata.name not in kept_names]:
                 for sandbox in sandboxes:
                     with contextlib.suppress(CallError):
                         await client.stop_sandbox(sandbox.id)
                         await client.remove_sandbox(sandbox.id)
 
-    def held(self) -> set[str]:
+    def resources(self) -> set[str]:
         """The ids of all that the runtime holds."""
         runtime = self.run / "backends" / "runc" / "runtime"
         return {path.name for path in runtime.iterdir()} if runtime.exists() else set()

@@ -47,18 +47,20 @@ def find(source: str, path: str, access: str) -> DeviceNode | None:
 
 
 def test_the_edits_of_two_devices() -> None:
-    """Common edits are made once, variables replace others of their name, nodes are made and allowed, mounts stay in order."""
-    made = config()
-    inject(made, ["example.com/gpu=one", "example.com/gpu=two"], [described(GPU, 0)], find)
-    assert ["DRIVER=1", "GPU=one", "PATH=/gpu"] == made["process"]["env"]
-    assert [44] == made["process"]["user"]["additionalGids"]
+    """Common edits are applied once, variables replace others of their name, nodes are created and allowed, mounts stay
+    sorted.
+    """
+    edited = config()
+    inject(edited, ["example.com/gpu=one", "example.com/gpu=two"], [described(GPU, 0)], find)
+    assert ["DRIVER=1", "GPU=one", "PATH=/gpu"] == edited["process"]["env"]
+    assert [44] == edited["process"]["user"]["additionalGids"]
     assert [("/dev/gpu0", 1, 3, 5), ("/dev/gpu1", 9, 1, 0)] == [
-        (node["path"], node["major"], node["minor"], node["uid"]) for node in made["linux"]["devices"]
+        (node["path"], node["major"], node["minor"], node["uid"]) for node in edited["linux"]["devices"]
     ]
-    assert [(1, 3), (9, 1)] == [(rule["major"], rule["minor"]) for rule in made["linux"]["resources"]["devices"][1:]]
-    assert ["/proc", "/usr/lib/gpu", "/a/b/c/d/e"] == [mount["destination"] for mount in made["mounts"]]
-    assert ["rbind", "rprivate"] == made["mounts"][1]["options"]
-    assert {"createContainer": [{"path": "/bin/link", "args": ["link", "it"]}]} == made["hooks"]
+    assert [(1, 3), (9, 1)] == [(rule["major"], rule["minor"]) for rule in edited["linux"]["resources"]["devices"][1:]]
+    assert ["/proc", "/usr/lib/gpu", "/a/b/c/d/e"] == [mount["destination"] for mount in edited["mounts"]]
+    assert ["rbind", "rprivate"] == edited["mounts"][1]["options"]
+    assert {"createContainer": [{"path": "/bin/link", "args": ["link", "it"]}]} == edited["hooks"]
 
 
 @pytest.mark.parametrize(
@@ -66,13 +68,13 @@ def test_the_edits_of_two_devices() -> None:
     [
         ("example.com/gpu=three", "no file"),
         ("other.com/gpu=one", "no file"),
-        ("gpu", "full name"),
+        ("gpu", "qualified"),
         ("example.com/gpu=odd", "never"),
         ("example.com/gpu=gone", "/dev/not-there"),
     ],
 )
 def test_what_cannot_be_had_is_refused(name: str, why: str) -> None:
-    """A device that nobody describes, or whose edits cannot be made, is refused by its field."""
+    """A device without a description, or with impossible edits, is refused by its field."""
     with pytest.raises(InvalidArgument, match=why) as caught:
         inject(config(), [name], [described(GPU, 0)], find)
     assert str(caught.value.field).startswith("config.CDI_devices")
@@ -81,15 +83,15 @@ def test_what_cannot_be_had_is_refused(name: str, why: str) -> None:
 def test_priorities() -> None:
     """A file of a later folder goes before, and two of the same folder make a device unusable."""
     other = {**GPU, "containerEdits": {}, "devices": [{"name": "one", "containerEdits": {"env": ["GPU=other"]}}]}
-    made = config()
-    inject(made, ["example.com/gpu=one"], [described(GPU, 0), described(other, 1)], find)
-    assert ["PATH=/bin", "GPU=other"] == made["process"]["env"]
+    edited = config()
+    inject(edited, ["example.com/gpu=one"], [described(GPU, 0), described(other, 1)], find)
+    assert ["PATH=/bin", "GPU=other"] == edited["process"]["env"]
     with pytest.raises(InvalidArgument, match="several"):
         inject(config(), ["example.com/gpu=one"], [described(GPU, 0), described(other, 0)], find)
 
 
 def test_who_asks() -> None:
-    """Names come from the field and from annotations, each once."""
+    """Names are from the field and from annotations, without duplicates."""
     annotations = {"cdi.k8s.io/plugin": "a.b/c=2, a.b/c=1", "other": "a.b/c=3"}
     assert ("a.b/c=1", "a.b/c=2") == wanted(["a.b/c=1"], annotations)
 
@@ -129,7 +131,7 @@ def test_files(tmp_path: Path) -> None:
     ],
 )
 def test_a_malformed_file(tmp_path: Path, edits: Any, problem: str) -> None:
-    """Whoever asks for a device is told which file and field are not as the specification has them (CDI, JSON schema)."""
+    """The refusal of a device names the file and the field that violate the specification (CDI, JSON schema)."""
     content = {"cdiVersion": "0.6.0", "kind": "a.b/c", "devices": [{"name": "good"}, {"name": "bad", "containerEdits": edits}]}
     (tmp_path / "vendor.json").write_text(json.dumps(content))
     with pytest.raises(InvalidArgument) as refused:

@@ -94,12 +94,12 @@ def secured(**changes: Any) -> ContainerSpec:
     return spec(security=LinuxContainerSecurityContext(**changes))
 
 
-def destinations(made: dict[str, Any]) -> list[str]:
-    return [mount["destination"] for mount in made["mounts"]]
+def destinations(result: dict[str, Any]) -> list[str]:
+    return [mount["destination"] for mount in result["mounts"]]
 
 
-def options_of(made: dict[str, Any], path: str) -> list[str]:
-    return next(mount["options"] for mount in made["mounts"] if mount["destination"] == path)
+def options_of(result: dict[str, Any], path: str) -> list[str]:
+    return next(mount["options"] for mount in result["mounts"] if mount["destination"] == path)
 
 
 CASES = {
@@ -172,32 +172,32 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_golden(name: str) -> None:
-    """The whole configuration is what was once looked through and kept."""
-    made = config(*CASES[name])
+    """The whole configuration equals the reviewed golden one."""
+    result = config(*CASES[name])
     expected = json.loads((GOLDEN / f"{name}.json").read_text())
-    assert expected == made
+    assert expected == result
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_nothing_propagates_unasked(name: str) -> None:
-    """Every bind, and the cgroups, which runtimes bind, is private with all that is below it; the root is nobody's peer."""
-    made = config(*CASES[name])
-    binds = [mount for mount in made["mounts"] if mount["type"] in {"bind", "cgroup"}]
+    """Every bind, and the cgroups, which runtimes bind, is private with all mounts below it; the root shares with no peer."""
+    result = config(*CASES[name])
+    binds = [mount for mount in result["mounts"] if mount["type"] in {"bind", "cgroup"}]
     assert {"/etc/hosts", "/dev/shm", "/sys/fs/cgroup"} <= {mount["destination"] for mount in binds}
     assert [["rprivate"]] * len(binds) == [sorted(PROPAGATIONS & set(mount["options"])) for mount in binds]
-    assert "rootfsPropagation" not in made["linux"]
+    assert "rootfsPropagation" not in result["linux"]
 
 
 def test_unsaid_security_protects_the_host() -> None:
     """Where nothing is said of security, the usual paths are masked; an empty list that is said means none (mapping.md 1)."""
-    made = config(spec(), HOST, PLACE)["linux"]
-    assert (list(MASKED), list(READONLY)) == (made["maskedPaths"], made["readonlyPaths"])
+    result = config(spec(), HOST, PLACE)["linux"]
+    assert (list(MASKED), list(READONLY)) == (result["maskedPaths"], result["readonlyPaths"])
     said = config(secured(), HOST, PLACE)["linux"]
     assert ([], []) == (said["maskedPaths"], said["readonlyPaths"])
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("requested", "expected"),
     [
         (Capability(), set(DEFAULT_CAPABILITIES)),
         (Capability(add_capabilities=("net_admin",)), {*DEFAULT_CAPABILITIES, "CAP_NET_ADMIN"}),
@@ -208,11 +208,11 @@ def test_unsaid_security_protects_the_host() -> None:
         (Capability(add_capabilities=("ALL",), drop_capabilities=("ALL",)), set()),
     ],
 )
-def test_capabilities(asked: Capability, expected: set[str]) -> None:
+def test_capabilities(requested: Capability, expected: set[str]) -> None:
     """Add ALL, then drop ALL, then single additions, then single drops; never ambient unasked (mapping.md 4)."""
-    made = config(secured(capabilities=asked), HOST, PLACE)["process"]["capabilities"]
-    assert expected == set(made["bounding"]) == set(made["effective"]) == set(made["permitted"])
-    assert "ambient" not in made
+    result = config(secured(capabilities=requested), HOST, PLACE)["process"]["capabilities"]
+    assert expected == set(result["bounding"]) == set(result["effective"]) == set(result["permitted"])
+    assert "ambient" not in result
 
 
 def test_all_is_what_this_process_has() -> None:
@@ -226,11 +226,11 @@ def test_all_is_what_this_process_has() -> None:
     [(True, True, "bind"), (True, False, "cgroup"), (False, True, "cgroup"), (False, False, "cgroup")],
 )
 def test_the_node_s_cgroup2_is_bound(v2: bool, privileged: bool, expected: str) -> None:
-    """Without a cgroup namespace cgroup2 is not mounted anew, which would change the options of the node's own mount."""
-    made = config(secured(privileged=privileged), attrs.evolve(HOST, cgroup_v2=v2), PLACE)
-    (kind,) = [mount["type"] for mount in made["mounts"] if mount["destination"] == "/sys/fs/cgroup"]
+    """Without a cgroup namespace cgroup2 is bound: a new mount would change the options of the node's own mount."""
+    result = config(secured(privileged=privileged), attrs.evolve(HOST, cgroup_v2=v2), PLACE)
+    (kind,) = [mount["type"] for mount in result["mounts"] if mount["destination"] == "/sys/fs/cgroup"]
     assert expected == kind
-    assert {"type": "cgroup"} not in made["linux"]["namespaces"] or expected == "cgroup"
+    assert {"type": "cgroup"} not in result["linux"]["namespaces"] or expected == "cgroup"
 
 
 def test_unknown_capability_is_refused() -> None:
@@ -248,11 +248,11 @@ def test_mounts_are_sorted_by_depth_and_replace_the_usual() -> None:
         Mount(container_path="/proc", host_path="/h4"),
     )
     sources = FrozenDict({mount.container_path: BindSource(path=mount.host_path) for mount in mounts})
-    made = config(spec(mounts=mounts), HOST, attrs.evolve(PLACE, sources=sources))
-    order = destinations(made)
+    result = config(spec(mounts=mounts), HOST, attrs.evolve(PLACE, sources=sources))
+    order = destinations(result)
     assert 1 == order.count("/proc") == order.count("/etc/hosts")
     assert order.index("/data") < order.index("/data/deep/er")
-    assert ["rbind", "rprivate", "ro"] == options_of(made, "/data")
+    assert ["rbind", "rprivate", "ro"] == options_of(result, "/data")
 
 
 @pytest.mark.parametrize(
@@ -266,9 +266,9 @@ def test_mounts_are_sorted_by_depth_and_replace_the_usual() -> None:
 def test_propagation(propagation: MountPropagation, source: BindSource, option: str, rootfs: str | None) -> None:
     """Propagation becomes an option of the mount and of the root (mapping.md 5)."""
     mounts = (Mount(container_path="/data", host_path="/h", propagation=propagation),)
-    made = config(spec(mounts=mounts), HOST, attrs.evolve(PLACE, sources=FrozenDict({"/data": source})))
-    assert option in options_of(made, "/data")
-    assert rootfs == made["linux"].get("rootfsPropagation")
+    result = config(spec(mounts=mounts), HOST, attrs.evolve(PLACE, sources=FrozenDict({"/data": source})))
+    assert option in options_of(result, "/data")
+    assert rootfs == result["linux"].get("rootfsPropagation")
 
 
 def bidirectional(*paths: str) -> tuple[tuple[Mount, ...], Place]:
@@ -285,8 +285,8 @@ def bidirectional(*paths: str) -> tuple[tuple[Mount, ...], Place]:
 def test_the_pod_s_files_stay_out_of_bidirectional_mounts(path: str, missing: str) -> None:
     """Where the container sees the node's own folder, and shares its mounts, no file of the pod is mounted over the node's."""
     mounts, place = bidirectional(path)
-    made = config(spec(mounts=mounts, security=LinuxContainerSecurityContext(privileged=True)), HOST, place)
-    assert missing not in destinations(made)
+    result = config(spec(mounts=mounts, security=LinuxContainerSecurityContext(privileged=True)), HOST, place)
+    assert missing not in destinations(result)
 
 
 @pytest.mark.parametrize(
@@ -301,27 +301,27 @@ def test_the_pod_s_files_stay_out_of_bidirectional_mounts(path: str, missing: st
 def test_what_would_be_mounted_on_the_node_is_refused(
     paths: tuple[str, ...], security: LinuxContainerSecurityContext | None, field: str
 ) -> None:
-    """What would be mounted, masked or made read-only below a bidirectional mount, and so on the node, is refused by name."""
+    """Mounts, masks and read-only paths below a bidirectional mount, which would appear on the node, are refused by name."""
     mounts, place = bidirectional(*paths)
     with pytest.raises(InvalidArgument, match=field):
         config(spec(mounts=mounts, security=security), HOST, place)
 
 
 def test_further_options_of_a_mount() -> None:
-    """They follow the fields' own (CRI, `Mount.mount_options`), of a path and of an image."""
+    """They follow the options of the other fields (CRI, `Mount.mount_options`), for a path and for an image."""
     mounts = (
         Mount(container_path="/data", host_path="/h", readonly=True, mount_options=("noexec", "nosuid")),
         Mount(container_path="/image", image=ImageSpec(image="i"), mount_options=("nodev",)),
     )
     place = attrs.evolve(PLACE, sources=FrozenDict({mount.container_path: BindSource(path="/h") for mount in mounts}))
-    made = config(spec(mounts=mounts), HOST, place)
-    assert ["rbind", "rprivate", "ro", "noexec", "nosuid"] == options_of(made, "/data")
-    assert ["rbind", "rprivate", "ro", "nodev"] == options_of(made, "/image")
+    result = config(spec(mounts=mounts), HOST, place)
+    assert ["rbind", "rprivate", "ro", "noexec", "nosuid"] == options_of(result, "/data")
+    assert ["rbind", "rprivate", "ro", "nodev"] == options_of(result, "/image")
 
 
 @pytest.mark.parametrize("option", ["rw", "rshared", "suid", "bind", "size=1k", ""])
 def test_options_that_take_something_back(option: str) -> None:
-    """An option that would undo another field of the mount, or that no bind mount keeps, is refused by the field's name."""
+    """An option that contradicts another field of the mount, or that no bind mount supports, is refused by the field's name."""
     mounts = (Mount(container_path="/data", host_path="/h", readonly=True, mount_options=("noexec", option)),)
     place = attrs.evolve(PLACE, sources=FrozenDict({"/data": BindSource(path="/h")}))
     with pytest.raises(InvalidArgument) as refused:
@@ -342,8 +342,8 @@ def test_recursive_read_only() -> None:
     """Recursive read-only is `rro`; without readonly it is refused with the kubelet's word (mapping.md 5)."""
     sources = FrozenDict({"/data": BindSource(path="/h")})
     mount = Mount(container_path="/data", host_path="/h", readonly=True, recursive_read_only=True)
-    made = config(spec(mounts=(mount,)), HOST, attrs.evolve(PLACE, sources=sources))
-    assert "rro" in options_of(made, "/data")
+    result = config(spec(mounts=(mount,)), HOST, attrs.evolve(PLACE, sources=sources))
+    assert "rro" in options_of(result, "/data")
     with pytest.raises(PullError, match=r"^RROUnsupported"):
         config(spec(mounts=(attrs.evolve(mount, readonly=False),)), HOST, attrs.evolve(PLACE, sources=sources))
 
@@ -352,8 +352,8 @@ def test_the_later_of_two_mounts_at_one_path_is_seen() -> None:
     """The kubelet sends /dev/termination-log after a volume of the same path; however it is spelt, the later one is on top."""
     mounts = (Mount(container_path="/data", host_path="/a"), Mount(container_path="/data/", host_path="/b"))
     sources = FrozenDict({mount.container_path: BindSource(path=mount.host_path) for mount in mounts})
-    made = config(spec(mounts=mounts), HOST, attrs.evolve(PLACE, sources=sources))
-    assert ["/b"] == [mount["source"] for mount in made["mounts"] if mount["destination"].startswith("/data")]
+    result = config(spec(mounts=mounts), HOST, attrs.evolve(PLACE, sources=sources))
+    assert ["/b"] == [mount["source"] for mount in result["mounts"] if mount["destination"].startswith("/data")]
 
 
 @pytest.mark.parametrize(
@@ -382,9 +382,9 @@ def test_a_user_namespace_is_joined_without_its_mappings() -> None:
     """A pod's user namespace is joined by its path alone: runc warns of mappings beside it, and means to refuse them."""
     lines = (IDMapping(host_id=100000, container_id=0, length=65536),)
     paths = NamespacePaths(user="/user", uids=lines, gids=lines)
-    made = config(spec(), HOST, attrs.evolve(PLACE, namespaces=paths))["linux"]
-    assert {"type": "user", "path": "/user"} in made["namespaces"]
-    assert set() == {"uidMappings", "gidMappings"} & set(made)
+    result = config(spec(), HOST, attrs.evolve(PLACE, namespaces=paths))["linux"]
+    assert {"type": "user", "path": "/user"} in result["namespaces"]
+    assert set() == {"uidMappings", "gidMappings"} & set(result)
 
 
 def test_seccomp_profiles() -> None:
@@ -408,7 +408,7 @@ def test_seccomp_profiles() -> None:
 
 @pytest.mark.parametrize("privileged", [False, True])
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("requested", "expected"),
     [
         (None, APPARMOR_DEFAULT),
         (SecurityProfile(ProfileType.RUNTIME_DEFAULT), APPARMOR_DEFAULT),
@@ -416,18 +416,18 @@ def test_seccomp_profiles() -> None:
         (SecurityProfile(ProfileType.LOCALHOST, "mine"), "mine"),
     ],
 )
-def test_apparmor_profiles(asked: SecurityProfile | None, expected: str, privileged: bool) -> None:
+def test_apparmor_profiles(requested: SecurityProfile | None, expected: str, privileged: bool) -> None:
     """Unsaid and RuntimeDefault are the default, but for the privileged, who have it only by its name (mapping.md 9)."""
     machine = AppArmor(loaded=frozenset({APPARMOR_DEFAULT, "mine"}))
-    chosen = apparmor_profile(secured(apparmor=asked, privileged=privileged), machine)
+    chosen = apparmor_profile(secured(apparmor=requested, privileged=privileged), machine)
     assert ("" if privileged and expected == APPARMOR_DEFAULT else expected) == chosen
-    process = config(secured(apparmor=asked), HOST, attrs.evolve(PLACE, apparmor=expected))["process"]
+    process = config(secured(apparmor=requested), HOST, attrs.evolve(PLACE, apparmor=expected))["process"]
     assert expected == process.get("apparmorProfile", "")
     assert process.get("apparmorProfile") == process_of({"process": process}, ("sh",), terminal=False).get("apparmorProfile")
 
 
 def test_apparmor_profiles_that_are_not_there() -> None:
-    """A profile that is asked for is refused by its name; the default that nobody asks for is left out."""
+    """A requested profile is refused by its name; the default is left out if no profile is requested."""
     local = secured(apparmor=SecurityProfile(ProfileType.LOCALHOST, "mine"))
     with pytest.raises(InvalidArgument, match=r"apparmor\.localhost_ref.*'mine': the kernel has no such profile"):
         apparmor_profile(local, AppArmor(loaded=frozenset({APPARMOR_DEFAULT})))
@@ -453,9 +453,9 @@ def test_seccomp_conditions() -> None:
         ],
     }
     host = attrs.evolve(HOST, seccomp_default=json.dumps(profile))
-    made = config(secured(seccomp=SecurityProfile(ProfileType.RUNTIME_DEFAULT)), host, PLACE)["linux"]["seccomp"]
-    assert ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"] == made["architectures"]
-    assert [["b"], ["d"]] == [rule["names"] for rule in made["syscalls"]]
+    result = config(secured(seccomp=SecurityProfile(ProfileType.RUNTIME_DEFAULT)), host, PLACE)["linux"]["seccomp"]
+    assert ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"] == result["architectures"]
+    assert [["b"], ["d"]] == [rule["names"] for rule in result["syscalls"]]
 
 
 ON = attrs.evolve(HOST, selinux=True)
@@ -479,9 +479,9 @@ def in_pod(option: SELinuxOption | None = None, ipc: NamespaceMode = NamespaceMo
     ],
 )
 def test_labels(of_pod: SELinuxOption | None, of_container: SELinuxOption | None, expected: str) -> None:
-    """A label is the container's or its pod's, with the usual words and the pod's level for what is left out (mapping.md 9)."""
-    asked = attrs.evolve(secured(selinux_options=of_container), sandbox=in_pod(of_pod))
-    labels = selinux_labels(asked, ON, "s0:c3,c7")
+    """Each part of a label is the container's or its pod's, else the default with the pod's level (mapping.md 9)."""
+    requested = attrs.evolve(secured(selinux_options=of_container), sandbox=in_pod(of_pod))
+    labels = selinux_labels(requested, ON, "s0:c3,c7")
     user, _, _, level = expected.split(":", 3)
     assert Labels(process=expected, mounts=f"{user}:object_r:container_file_t:{level}") == labels
 
@@ -490,19 +490,19 @@ def test_who_has_no_process_label() -> None:
     """The privileged, and who shares the node's processes or IPC and names nothing, are left to policy; their files are not."""
     files = "system_u:object_r:container_file_t:s0:c3,c7"
     own = SELinuxOption(type="my_t")
-    for asked, host_pid in (
+    for requested, host_pid in (
         (secured(privileged=True), False),
         (secured(privileged=True, selinux_options=own), False),
         (spec(), True),
         (spec(sandbox=in_pod(ipc=NamespaceMode.NODE)), False),
     ):
-        assert Labels(mounts=files) == selinux_labels(asked, ON, "s0:c3,c7", host_pid=host_pid)
+        assert Labels(mounts=files) == selinux_labels(requested, ON, "s0:c3,c7", host_pid=host_pid)
     named = secured(selinux_options=own)
     assert "system_u:system_r:my_t:s0:c3,c7" == selinux_labels(named, ON, "s0:c3,c7", host_pid=True).process
 
 
 def test_where_there_are_no_labels() -> None:
-    """Without SELinux nobody has any, nor has who names none in a pod of before there were levels; a bad level is refused."""
+    """Without SELinux there are no labels, nor without options in a pod created before levels; an invalid level is refused."""
     option = SELinuxOption(type="my_t")
     assert Labels() == selinux_labels(secured(selinux_options=option), HOST, "") == selinux_labels(spec(), ON, "")
     assert "system_u:system_r:my_t:s0" == selinux_labels(secured(selinux_options=option), ON, "").process
@@ -526,10 +526,10 @@ def test_levels_of_pods() -> None:
 
 def test_what_is_relabelled() -> None:
     """Volumes that ask for it, with their numbers; of who may use all labels (`spc_t`) none."""
-    asked = Mount(container_path="/a", host_path="/a", selinux_relabel=True)
-    mounts = (Mount(container_path="/b", host_path="/b"), asked, Mount(container_path="/c", selinux_relabel=True))
-    assert [(1, asked)] == relabelled(spec(mounts=mounts), Labels("u:r:container_t:s0", "files"))
-    assert [(1, asked)] == relabelled(spec(mounts=mounts), Labels("", "files"))
+    requested = Mount(container_path="/a", host_path="/a", selinux_relabel=True)
+    mounts = (Mount(container_path="/b", host_path="/b"), requested, Mount(container_path="/c", selinux_relabel=True))
+    assert [(1, requested)] == relabelled(spec(mounts=mounts), Labels("u:r:container_t:s0", "files"))
+    assert [(1, requested)] == relabelled(spec(mounts=mounts), Labels("", "files"))
     assert [] == relabelled(spec(mounts=mounts), Labels("u:r:spc_t:s0", "files")) == relabelled(spec(mounts=mounts), Labels())
 
 
@@ -542,8 +542,8 @@ def test_cgroups_path() -> None:
 
 def test_exec_has_the_container_s_process() -> None:
     """An exec inherits user, environment, folder and capabilities; a terminal brings TERM."""
-    made = config(spec(), HOST, PLACE)
-    process = process_of(made, ("sh",), terminal=True)
-    assert (["sh"], True, made["process"]["user"]) == (process["args"], process["terminal"], process["user"])
+    result = config(spec(), HOST, PLACE)
+    process = process_of(result, ("sh",), terminal=True)
+    assert (["sh"], True, result["process"]["user"]) == (process["args"], process["terminal"], process["user"])
     assert "TERM=xterm" in process["env"]
-    assert made["process"]["env"] == process_of(made, ("sh",), terminal=False)["env"]
+    assert result["process"]["env"] == process_of(result, ("sh",), terminal=False)["env"]

@@ -74,7 +74,7 @@ def of_v2(**changes: str) -> CgroupUsage:
 
 
 def test_both_versions_say_the_same() -> None:
-    """The same state of a container gives the same figures from either version's files (rpc.md 8), but for pressure."""
+    """The same state of a container gives the same usage from either version's files (rpc.md 8), but for pressure."""
     v2 = of_v2(cpu__pressure="", memory__pressure="")
     assert SAME == v2
     assert SAME == parse_cgroup_v1(lambda name: V1.get(name, ""))
@@ -82,14 +82,14 @@ def test_both_versions_say_the_same() -> None:
 
 def test_pressure_is_in_nanoseconds() -> None:
     """A pressure file's totals are microseconds there and nanoseconds here; a missing line is zero, a missing file nothing."""
-    figures = of_v2()
-    assert PsiStats(some=PsiData(total=400_000, avg10=1.5, avg60=0.5, avg300=0.1), full=PsiData(total=3000)) == figures.cpu_psi
-    assert PsiStats(some=PsiData(total=8000)) == figures.memory_psi
-    assert None is figures.io_psi
+    usage = of_v2()
+    assert PsiStats(some=PsiData(total=400_000, avg10=1.5, avg60=0.5, avg300=0.1), full=PsiData(total=3000)) == usage.cpu_psi
+    assert PsiStats(some=PsiData(total=8000)) == usage.memory_psi
+    assert None is usage.io_psi
 
 
 def test_the_working_set_is_the_kubelet_s() -> None:
-    """The working set is usage less inactive file cache, never below zero; what is left is the limit less that."""
+    """The working set is usage minus inactive file cache, never below zero; available is the limit minus the working set."""
     measured = container_usage(SAME, 5)
     assert measured.memory is not None
     assert (5, 900_000, 3_100_000) == (
@@ -104,7 +104,7 @@ def test_the_working_set_is_the_kubelet_s() -> None:
 
 
 def test_usage_carries_every_part() -> None:
-    """CPU, swap, tasks and the further metrics are told, each metric once per its labels."""
+    """CPU, swap, tasks and the further metrics have values, each metric once per its labels."""
     measured = container_usage(SAME, 5)
     assert measured.cpu is not None
     assert measured.swap is not None
@@ -134,7 +134,7 @@ def test_nothing_is_not_zero() -> None:
 
 
 def test_old_kernels_lack_some_files() -> None:
-    """Without `kernel` in memory.stat its parts are added up; without swap accounting v1's memory.stat tells the swap."""
+    """Without `kernel` in memory.stat its parts are summed; without swap accounting v1's memory.stat has the swap."""
     assert 15 == of_v2(memory__stat="kernel_stack 10\nslab 5\n").kernel
     without = {name: text for name, text in V1.items() if "memsw" not in name}
     assert 77 == parse_cgroup_v1(lambda name: without.get(name, "")).swap

@@ -72,14 +72,14 @@ async def test_redirects_are_followed_on_the_same_host() -> None:
 
 @pytest.mark.parametrize("place", ["http://127.0.0.1:99999/", "http://[::/", "//127.0.0.1:y/", "/\u00fc"])
 async def test_a_redirect_to_no_address(place: str) -> None:
-    """A container that redirects to what is no address has failed its probe; a hook only asks for an answer it can read."""
+    """A container that redirects to an invalid address has failed its probe; a hook only needs a readable response."""
     async with answering(lambda _: status(302, Location=place)) as port:
         handler = Handler(kind="httpGet", path=PLACE, port=port)
         assert (False, False) == ((await probe(target(), handler, 5)).ok, (await hook(target(), handler)).ok)
 
 
 async def test_a_port_that_takes_connections_is_success() -> None:
-    """A TCP probe succeeds where somebody listens, and fails where nobody does; so does one by HTTP."""
+    """A TCP probe succeeds with a listener, and fails without; so does one by HTTP."""
     async with answering(lambda _: b"") as port:
         assert Answer(ok=True) == await probe(target(), Handler(kind="tcpSocket", path=PLACE, port=port), 5)
     for kind in ("tcpSocket", "httpGet"):
@@ -90,11 +90,11 @@ async def test_a_port_that_takes_connections_is_success() -> None:
 @pytest.mark.parametrize(("reply", "ok"), [(b"\x08\x01", True), (b"\x08\x02", False)])
 async def test_a_service_says_whether_it_serves(reply: bytes, ok: bool) -> None:
     """A gRPC probe asks the health service for the status of a service by its name."""
-    asked: list[bytes] = []
+    requests: list[bytes] = []
 
     async def check(request: bytes, context: object) -> bytes:
         del context
-        asked.append(request)
+        requests.append(request)
         return reply
 
     server = grpc.aio.server()
@@ -106,6 +106,6 @@ async def test_a_service_says_whether_it_serves(reply: bytes, ok: bool) -> None:
         answer = await probe(target(), Handler(kind="grpc", path=PLACE, port=port, service="mine"), 5)
     finally:
         await server.stop(None)
-    assert (ok, [b"\x0a\x04mine"]) == (answer.ok, asked)
+    assert (ok, [b"\x0a\x04mine"]) == (answer.ok, requests)
     gone = await probe(target(), Handler(kind="grpc", path=PLACE, port=port), 5)
     assert gone.ok is False

@@ -27,7 +27,7 @@ def test_this_machine_is_a_node(tmp_path: Path) -> None:
 
 
 async def test_a_log_is_followed_to_its_end(tmp_path: Path) -> None:
-    """Lines come as they are written, parts are joined by stream, and what follows the end is still read."""
+    """Lines are read as they are written, parts are joined by stream, and lines after the exit are still read."""
     path = tmp_path / "0.log"
     clock = FakeClock()
     tail = PodLogFollower(path, clock)

@@ -102,7 +102,7 @@ def test_references_are_expanded_as_kubernetes_does(text: str, expected: str) ->
     assert expected == expand(text, {"A": "1"})
 
 
-def test_variables_tell_of_the_pod() -> None:
+def test_variables_from_fields_of_the_pod() -> None:
     """Values refer to fields of the pod and to variables before them; commands to all of them."""
     fields = {
         "NAME": "metadata.name",
@@ -129,7 +129,7 @@ def test_variables_tell_of_the_pod() -> None:
         config_of({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.nothing"}}}]})
 
 
-def test_ports_are_mapped_and_told() -> None:
+def test_ports_are_mapped_and_listed() -> None:
     """Every port reaches the sandbox, with the node's own number on the host network, and the container's annotations."""
     ports = [{"containerPort": 80, "name": "http"}, {"containerPort": 53, "hostPort": 5353, "protocol": "UDP"}]
     pod = pod_of({"ports": ports})
@@ -164,7 +164,7 @@ def test_a_user_is_the_containers_the_pods_or_the_images() -> None:
         with pytest.raises(InvalidArgument) as refused:
             container_config(pod, pod.containers[0], Node(), Start(image_id="i", image_user=image_user, token="t"))
         assert "spec.containers[0].securityContext.runAsNonRoot" == refused.value.field
-    kept = container_config(pod_of(), pod.containers[0], Node(), Start(image_id="i", image_user="nobody", token="t")).linux
-    assert kept is not None
-    assert kept.security_context is not None
-    assert (None, "nobody") == (kept.security_context.run_as_user, kept.security_context.run_as_username)
+    linux = container_config(pod_of(), pod.containers[0], Node(), Start(image_id="i", image_user="nobody", token="t")).linux
+    assert linux is not None
+    assert linux.security_context is not None
+    assert (None, "nobody") == (linux.security_context.run_as_user, linux.security_context.run_as_username)

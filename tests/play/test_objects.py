@@ -97,7 +97,7 @@ def test_what_is_not_known_is_refused(text: str, field: str) -> None:
 
 
 def test_variables_come_from_objects() -> None:
-    """What envFrom brings comes first, env over it; values of objects are not expanded, and what is optional may be missing."""
+    """Values of envFrom come first, then those of env; values of objects are not expanded, and optional ones may be missing."""
     config = container_config(pod_without_binary(), pod_without_binary().containers[0], Node(), Start(image_id="i", token="t"))
     expected = {"C_colour": "$(HOME)", "C_mode": "$(HOME)", "KEY": "token", "MODE": "$(HOME)"}
     assert expected == {variable.key: variable.value for variable in config.envs}

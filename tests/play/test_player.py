@@ -51,7 +51,7 @@ def exec_probe(*command: str, **times: int) -> dict[str, Any]:
 
 @attrs.define
 class Stage:
-    """A world of fakes, the calls that reached it, and what the player told, each with the second it happened in."""
+    """A world of fakes, the calls that reached it, and the player's events, each with the second in which it happened."""
 
     world: Harness
     folder: Path
@@ -79,7 +79,7 @@ class Stage:
         while not any(event.kind is kind and event.container == container for _, event in self.events):
             await self.world.clock.advance(1)
 
-    def told(self, *kinds: EventKind) -> list[tuple[float, str, str]]:
+    def events_of(self, *kinds: EventKind) -> list[tuple[float, str, str]]:
         return [(at, event.container, event.text) for at, event in self.events if event.kind in kinds]
 
     def methods(self) -> list[str]:
@@ -87,7 +87,7 @@ class Stage:
 
     def left(self) -> list[object]:
         fake = self.world.fake
-        return [*fake.sandboxes, *fake.containers, *self.world.network.held, *self.world.namespaces.held]
+        return [*fake.sandboxes, *fake.containers, *self.world.network.addresses, *self.world.namespaces.paths]
 
     def files(self) -> list[Path]:
         return [path for path in self.folder.rglob("*") if path.is_file()]
@@ -124,7 +124,7 @@ async def test_a_pod_is_played_in_the_kubelets_order(stage: Stage) -> None:
         "StopPodSandbox",
         "RemovePodSandbox",
     ] == stage.methods()
-    phases = [text for _, _, text in stage.told(EventKind.PHASE)]
+    phases = [text for _, _, text in stage.events_of(EventKind.PHASE)]
     assert [PodPhase.PENDING, PodPhase.RUNNING, PodPhase.SUCCEEDED] == phases
     assert ([], []) == (stage.left(), stage.files())
 
@@ -152,11 +152,11 @@ async def test_restarts_wait_longer_each_time(stage: Stage) -> None:
             parse(manifest({"name": "main", "command": ["fail", "1"]}, restartPolicy="OnFailure"), uid="u", seen=SEEN)
         )
     )
-    while len(stage.told(EventKind.STARTED)) < 6:
+    while len(stage.events_of(EventKind.STARTED)) < 6:
         await stage.world.clock.advance(1)
-    pauses = [text for _, _, text in stage.told(EventKind.WAITING)]
+    pauses = [text for _, _, text in stage.events_of(EventKind.WAITING)]
     assert ["back-off 10 s", "back-off 20 s", "back-off 40 s", "back-off 80 s", "back-off 160 s"] == pauses[:5]
-    attempts = [text for _, _, text in stage.told(EventKind.STARTED)]
+    attempts = [text for _, _, text in stage.events_of(EventKind.STARTED)]
     assert ["", "attempt 1", "attempt 2", "attempt 3", "attempt 4", "attempt 5"] == attempts
     stage.world.fake.exits("main", 0)
     assert PodPhase.SUCCEEDED is (await stage.finish(task)).phase
@@ -169,8 +169,8 @@ async def test_liveness_restarts_a_container(stage: Stage) -> None:
     pod = manifest({"name": "main", "command": ["sleep"], "livenessProbe": probe}, restartPolicy="OnFailure")
     task = asyncio.create_task(stage.player().play(parse(pod, uid="u", seen=SEEN)))
     await stage.until(EventKind.UNHEALTHY, "main")
-    assert [(12.0, "main", "liveness probe failed")] == stage.told(EventKind.UNHEALTHY)
-    while len(stage.told(EventKind.STARTED)) < 2:
+    assert [(12.0, "main", "liveness probe failed")] == stage.events_of(EventKind.UNHEALTHY)
+    while len(stage.events_of(EventKind.STARTED)) < 2:
         await stage.world.clock.advance(1)
     stage.world.fake.exits("main", 0)
     assert PodPhase.SUCCEEDED is (await stage.finish(task)).phase
@@ -179,16 +179,16 @@ async def test_liveness_restarts_a_container(stage: Stage) -> None:
 
 
 async def test_a_startup_probe_holds_the_others_back(stage: Stage) -> None:
-    """Readiness is asked only after the startup probe has succeeded, and a container that never comes up is stopped."""
+    """Readiness is probed only after the startup probe has succeeded; a container that never starts up is stopped."""
     up = exec_probe("fail", "1", periodSeconds=1, failureThreshold=4)
     pod = manifest({"name": "main", "command": ["sleep"], "startupProbe": up, "readinessProbe": exec_probe("print", "x")})
     outcome = await stage.play(pod)
     assert 143 == outcome.code
-    assert [(3.0, "main", "startup probe failed")] == stage.told(EventKind.UNHEALTHY)
+    assert [(3.0, "main", "startup probe failed")] == stage.events_of(EventKind.UNHEALTHY)
     assert 4 == stage.methods().count("ExecSync")
 
 
-async def test_readiness_is_told(stage: Stage) -> None:
+async def test_readiness_is_reported(stage: Stage) -> None:
     """A container becomes ready with the first success of its probe, and unready with the third failure in a row."""
     probe = exec_probe("print", "x", initialDelaySeconds=3, periodSeconds=2)
     pod = manifest({"name": "main", "command": ["sleep"], "readinessProbe": probe})
@@ -198,8 +198,8 @@ async def test_readiness_is_told(stage: Stage) -> None:
     await stage.until(EventKind.UNREADY, "main")
     stage.world.fake.exits("main", 0)
     await stage.finish(task)
-    assert [3.0] == [at for at, _, _ in stage.told(EventKind.READY)]
-    assert [9.0] == [at for at, _, _ in stage.told(EventKind.UNREADY)]
+    assert [3.0] == [at for at, _, _ in stage.events_of(EventKind.READY)]
+    assert [9.0] == [at for at, _, _ in stage.events_of(EventKind.UNREADY)]
 
 
 async def _failing_exec(container_id: object, spec: object, io: object) -> Exit:
@@ -218,13 +218,13 @@ async def test_sidecars_come_first_and_go_last(stage: Stage) -> None:
     )
     outcome = await stage.play(pod)
     assert (PodPhase.SUCCEEDED, 0) == (outcome.phase, outcome.code)
-    assert ["a", "b", "main"] == [name for _, name, _ in stage.told(EventKind.STARTED)]
-    assert [2.0] == [at for at, name, _ in stage.told(EventKind.STARTED) if name == "b"]
-    assert ["b", "a"] == [name for _, name, _ in stage.told(EventKind.STOPPING)]
+    assert ["a", "b", "main"] == [name for _, name, _ in stage.events_of(EventKind.STARTED)]
+    assert [2.0] == [at for at, name, _ in stage.events_of(EventKind.STARTED) if name == "b"]
+    assert ["b", "a"] == [name for _, name, _ in stage.events_of(EventKind.STOPPING)]
 
 
 async def test_hooks_run_where_they_belong(stage: Stage) -> None:
-    """The start hook runs after the start, the stop hook before the signal, and what it took is taken off the grace."""
+    """The start hook runs after the start, the stop hook before the signal, and its duration is subtracted from the grace."""
     life = {"postStart": exec_probe("print", "up"), "preStop": {"sleep": {"seconds": 4}}}
     pod = manifest({"name": "main", "command": ["sleep"], "lifecycle": life}, terminationGracePeriodSeconds=10)
     sent: list[pb.StopContainerRequest] = []
@@ -317,8 +317,8 @@ async def test_images_are_pulled_by_policy(stage: Stage) -> None:
     assert 2 == len(stage.world.images.pulls)
 
 
-async def test_a_message_is_told(stage: Stage) -> None:
-    """What a container left in its message file is told with its end."""
+async def test_a_message_is_reported(stage: Stage) -> None:
+    """A container's termination message is in its exit event."""
     pod = manifest({"name": "main", "command": ["sleep"]})
     task = asyncio.create_task(stage.player().play(parse(pod, uid="u", seen=SEEN)))
     await stage.until(EventKind.STARTED, "main")
@@ -326,7 +326,7 @@ async def test_a_message_is_told(stage: Stage) -> None:
     message.write_text("because\n")
     stage.world.fake.exits("main", 5)
     await stage.finish(task)
-    assert ["Error: because"] == [text for _, _, text in stage.told(EventKind.EXITED)]
+    assert ["Error: because"] == [text for _, _, text in stage.events_of(EventKind.EXITED)]
 
 
 async def test_stop_hooks_run_at_once_and_sidecars_wait_their_turn(stage: Stage) -> None:
@@ -349,8 +349,8 @@ async def test_stop_hooks_run_at_once_and_sidecars_wait_their_turn(stage: Stage)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await stage.finish(task)
-    told = [(at - begin, name) for at, name, _ in stage.told(EventKind.STOPPING)]
-    assert {(4.0, "main"), (10.0, "b"), (10.0, "a")} == set(told)
+    stops = [(at - begin, name) for at, name, _ in stage.events_of(EventKind.STOPPING)]
+    assert {(4.0, "main"), (10.0, "b"), (10.0, "a")} == set(stops)
     assert [6, 2, 2] == [request.timeout for request in sent]
     assert ([], []) == (stage.left(), stage.files())
 
@@ -366,7 +366,7 @@ async def test_what_is_played_is_what_was_recorded(stage: Stage) -> None:
     image = create["config"]["image"]
     stage.world.images.add(image["user_specified_image"])
     sent: list[pb.CreateContainerRequest] = []
-    asked: list[pb.RunPodSandboxRequest] = []
+    requests: list[pb.RunPodSandboxRequest] = []
     player = stage.player(
         name="node1",
         ips=("192.0.2.1",),
@@ -374,7 +374,7 @@ async def test_what_is_played_is_what_was_recorded(stage: Stage) -> None:
         page_sizes=("2MB", "1GB"),
     )
     player._client._call = _watching(player._client._call, pb.CreateContainerRequest, sent)
-    player._client._call = _watching(player._client._call, pb.RunPodSandboxRequest, asked)
+    player._client._call = _watching(player._client._call, pb.RunPodSandboxRequest, requests)
     uid, seen = run["config"]["metadata"]["uid"], run["config"]["annotations"]["kubernetes.io/config.seen"]
     task = asyncio.create_task(player.play(parse(pod, uid=uid, seen=seen, static_on="node1")))
     await stage.until(EventKind.STARTED, "main")
@@ -389,7 +389,7 @@ async def test_what_is_played_is_what_was_recorded(stage: Stage) -> None:
         sent[0].config.image.image: image["image"],
         sent[0].pod_sandbox_id: create["pod_sandbox_id"],
     }
-    for expected, message in ((run, asked[0]), (create, sent[0])):
+    for expected, message in ((run, requests[0]), (create, sent[0])):
         text = json_format.MessageToJson(message, preserving_proto_field_name=True)
         for mine_, theirs in texts.items():
             text = text.replace(mine_, theirs)

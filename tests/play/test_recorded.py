@@ -64,7 +64,7 @@ def comparable(request: pb.CreateContainerRequest) -> pb.CreateContainerRequest:
 
 
 @pytest.mark.parametrize("call", recorded("RunPodSandbox"), ids=named)
-def test_sandboxes_are_asked_for_as_the_kubelet_does(call: Mapping[str, Any]) -> None:
+def test_sandboxes_are_requested_as_by_the_kubelet(call: Mapping[str, Any]) -> None:
     """From the same manifest comes the same RunPodSandbox, field by field."""
     expected = json_format.ParseDict(call["request"], pb.RunPodSandboxRequest())
     config = cri_sandbox_config.encode_config(sandbox_config(pod_of(call), NODE))
@@ -72,7 +72,7 @@ def test_sandboxes_are_asked_for_as_the_kubelet_does(call: Mapping[str, Any]) ->
 
 
 @pytest.mark.parametrize("call", recorded("CreateContainer"), ids=named)
-def test_containers_are_asked_for_as_the_kubelet_does(call: Mapping[str, Any]) -> None:
+def test_containers_are_requested_as_by_the_kubelet(call: Mapping[str, Any]) -> None:
     """From the same manifest comes the same CreateContainer but for a hash, a random file name and the order of variables."""
     expected = json_format.ParseDict(call["request"], pb.CreateContainerRequest())
     pod = pod_of(call)
@@ -87,7 +87,7 @@ def test_containers_are_asked_for_as_the_kubelet_does(call: Mapping[str, Any]) -
     assert comparable(expected) == comparable(actual)
 
 
-def test_images_are_asked_for_as_the_kubelet_does() -> None:
+def test_images_are_requested_as_by_the_kubelet() -> None:
     """ImageStatus carries the pod's annotations, as recorded."""
     (call,) = recorded("ImageStatus")
     sandbox = recorded("RunPodSandbox")[0]

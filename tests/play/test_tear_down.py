@@ -16,15 +16,15 @@ def pod_of(name: str, *containers: dict[str, Any], **spec: Any) -> Pod:
 
 
 async def started(client: CriClient, pod: Pod, folder: Path) -> None:
-    """A pod with everybody in it running, and nobody left who has played it."""
+    """A running pod with all its containers, whose player has ended."""
     node = Node(root=str(folder / "kubelet"), logs=str(folder / "logs"))
     config = sandbox_config(pod, node)
     sandbox_id = await client.run_sandbox(config)
     for one in pod.everyone:
         image = await client.image_status(container_config(pod, one, node, Start(image_id=IMAGE, token="t")).image)
         assert image is not None
-        asked = container_config(pod, one, node, Start(image_id=image.id, token="t"))
-        await client.start_container(await client.create_container(sandbox_id, asked, config))
+        main = container_config(pod, one, node, Start(image_id=image.id, token="t"))
+        await client.start_container(await client.create_container(sandbox_id, main, config))
 
 
 async def test_a_pod_is_taken_down_in_order(tmp_path: Path) -> None:

@@ -14,8 +14,13 @@ from crishim.play.volumes import PodFolders
 
 def pod_of(volumes: list[Any], mounts: list[Any] | None = None, **spec: Any) -> Pod:
     main = {"name": "main", "image": "image:1", "volumeMounts": mounts or []}
-    told = {"name": "pod", "labels": {"b": "2", "a": 'say "x"'}}
-    manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": told, "spec": {"containers": [main], "volumes": volumes, **spec}}
+    metadata = {"name": "pod", "labels": {"b": "2", "a": 'say "x"'}}
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": metadata,
+        "spec": {"containers": [main], "volumes": volumes, **spec},
+    }
     return parse(manifest, uid="uid-1", seen="2026-01-01T00:00:00Z")
 
 
@@ -31,22 +36,22 @@ def test_volumes_are_where_containers_look(tmp_path: Path) -> None:
     mounts = [
         {"name": "d", "mountPath": "/data"},
         {"name": "d", "mountPath": "/below", "subPath": "x/y"},
-        {"name": "w", "mountPath": "/told"},
+        {"name": "w", "mountPath": "/written"},
     ]
     pod = pod_of(volumes, mounts)
     folders, node = folders_of(pod, tmp_path)
     folders.make()
-    folders.tell(("10.0.0.9",))
+    folders.complete(("10.0.0.9",))
     folders.container(pod.containers[0], "token")
     start = Start(image_id="i", ips=("10.0.0.9",), token="token")
-    data, below, told, hosts, message = container_config(pod, pod.containers[0], node, start).mounts
+    data, below, written, hosts, message = container_config(pod, pod.containers[0], node, start).mounts
     assert (Path(data.host_path) / "x" / "y").samefile(below.host_path)
     assert 0o777 == Path(data.host_path).stat().st_mode & 0o7777
-    assert 'a="say \\"x\\""\nb="2"' == (Path(told.host_path) / "sub" / "labels").read_text()
-    assert told.readonly
+    assert 'a="say \\"x\\""\nb="2"' == (Path(written.host_path) / "sub" / "labels").read_text()
+    assert written.readonly
     assert Path(hosts.host_path).read_text().endswith("10.0.0.9\tpod\n")
     Path(message.host_path).write_text("last words")
-    assert "last words" == folders.last_words(pod.containers[0], "token", "", failed=False)
+    assert "last words" == folders.termination_message(pod.containers[0], "token", "", failed=False)
     folders.remove()
     assert [] == [path for path in tmp_path.rglob("*") if path.is_file()]
 
@@ -67,8 +72,8 @@ def test_a_host_path_must_be_what_it_says(tmp_path: Path, kind: str) -> None:
     assert "spec.volumes[0].hostPath.type" == refused.value.field
 
 
-def test_host_paths_are_made_and_stay(tmp_path: Path) -> None:
-    """DirectoryOrCreate and FileOrCreate make what is missing, and no removal of the pod touches it."""
+def test_host_paths_are_created_and_stay(tmp_path: Path) -> None:
+    """DirectoryOrCreate and FileOrCreate create missing paths, and no removal of the pod deletes them."""
     paths = {"DirectoryOrCreate": tmp_path / "folder", "FileOrCreate": tmp_path / "file"}
     volumes = [
         {"name": str(number), "hostPath": {"path": str(path), "type": kind}}
@@ -92,7 +97,7 @@ def test_a_path_below_a_volume_stays_there(tmp_path: Path) -> None:
 
 
 def test_a_failed_containers_log_can_be_its_message(tmp_path: Path) -> None:
-    """With FallbackToLogsOnError the end of the log is told, of a failed container that left no message."""
+    """With FallbackToLogsOnError the message of a failed container without a message file is the end of its log."""
     pod = pod_of([])
     manifest_ = {"name": "main", "image": "i", "terminationMessagePolicy": "FallbackToLogsOnError"}
     other = parse(
@@ -103,9 +108,9 @@ def test_a_failed_containers_log_can_be_its_message(tmp_path: Path) -> None:
     log.write_text(
         "2026-01-01T00:00:00Z stdout P one \n2026-01-01T00:00:00Z stderr F two\n2026-01-01T00:00:00Z stdout F three\n"
     )
-    assert "one two\nthree\n" == folders.last_words(other.containers[0], "token", str(log), failed=True)
-    assert "" == folders.last_words(other.containers[0], "token", str(log), failed=False)
-    assert "" == folders.last_words(pod.containers[0], "token", str(log), failed=True)
+    assert "one two\nthree\n" == folders.termination_message(other.containers[0], "token", str(log), failed=True)
+    assert "" == folders.termination_message(other.containers[0], "token", str(log), failed=False)
+    assert "" == folders.termination_message(pod.containers[0], "token", str(log), failed=True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount and give away folders")

@@ -38,17 +38,17 @@ def parser(folder: Path, script: str = "") -> str:
     """A parser that adds the profile that it reads to the list of those loaded."""
     program = folder / "parser"
     words = f"sed -n 's/^profile \\([^ ]*\\) .*/\\1 (enforce)/p' >> {folder}/loaded"
-    program.write_text(f'#!/bin/sh\necho "$@" >> {folder}/asked\n{script or words}\n')
+    program.write_text(f'#!/bin/sh\necho "$@" >> {folder}/calls\n{script or words}\n')
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     return str(program)
 
 
 async def test_the_default_is_loaded_once(tmp_path: Path) -> None:
-    """The default is loaded by the first who needs it, and by nobody when it is there."""
+    """The default is loaded by the first container that needs it, and not at all if it is loaded already."""
     (tmp_path / "loaded").write_text("mine too (complain)\n/usr/bin/man (enforce)\n")
     profiles = AppArmorProfiles(used=True, loaded=tmp_path / "loaded", parser=parser(tmp_path))
     assert [APPARMOR_DEFAULT] * 4 == await asyncio.gather(*(profiles.choose(spec()) for _ in range(4)))
-    assert "-Kr\n" == (tmp_path / "asked").read_text()
+    assert "-Kr\n" == (tmp_path / "calls").read_text()
     assert "mine too" == await profiles.choose(secured(apparmor=MINE))
 
 
@@ -69,15 +69,15 @@ async def test_a_default_that_cannot_be_loaded(
     assert [True] == [reason in record.getMessage() for record in caplog.records if record.name == "crishim.pods.apparmor"]
 
 
-def test_what_is_told_beforehand(tmp_path: Path) -> None:
-    """People are told what a container gets that names no profile, or why it gets none; to tell it nothing is loaded."""
+def test_details_before_the_first_container(tmp_path: Path) -> None:
+    """The details have the profile of a container that names none, or the reason why none; nothing is loaded for that."""
     (tmp_path / "loaded").write_text("mine (enforce)\n")
     program = parser(tmp_path)
     assert APPARMOR_DEFAULT == AppArmorProfiles(used=True, loaded=tmp_path / "loaded", parser=program).outlook()
     assert "this machine has no AppArmor" == AppArmorProfiles(used=False).outlook()
     assert "No such file" in AppArmorProfiles(used=True, loaded=tmp_path / "none", parser=program).outlook()
     assert "no /none (apparmor)" in AppArmorProfiles(used=True, loaded=tmp_path / "loaded", parser="/none").outlook()
-    assert not (tmp_path / "asked").exists()
+    assert not (tmp_path / "calls").exists()
 
 
 async def started(world: Harness, security: LinuxContainerSecurityContext | None = None) -> ContainerId:
@@ -168,7 +168,7 @@ async def test_what_the_default_denies(world: Harness) -> None:
 
 
 @marked
-async def test_profiles_that_are_not_loaded_are_refused_before_anything_is_made(world: Harness, tmp_path: Path) -> None:
+async def test_profiles_that_are_not_loaded_are_refused_before_anything_is_created(world: Harness, tmp_path: Path) -> None:
     """The refusal names the profile, and no bundle is there."""
     with pytest.raises(InvalidArgument, match="'mine too'"):
         await started(world, LinuxContainerSecurityContext(apparmor=MINE))

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.node, needs("runc", "conmon", "busybox")]
 COUNTING = """#!/bin/sh
 echo "$*" >> {folder}/ran
 case " $* " in
-*" state "*) echo "$*" >> {folder}/asked; [ ! -e {folder}/broken ] || exit 3;;
+*" state "*) echo "$*" >> {folder}/queries; [ ! -e {folder}/broken ] || exit 3;;
 *" start "*) [ ! -e {folder}/hang ] || {{ runc "$@"; touch {folder}/hung; exec sleep 600; }};;
 esac
 exec runc "$@"
@@ -37,7 +37,7 @@ async def world(tmp_path: Path) -> AsyncIterator[Harness]:
     program = tmp_path / "runc-that-counts"
     program.write_text(COUNTING.format(folder=tmp_path))
     program.chmod(0o755)
-    (tmp_path / "asked").touch()
+    (tmp_path / "queries").touch()
     async with node(tmp_path, runtime=str(program)) as world:
         yield world
 
@@ -46,7 +46,7 @@ async def found(world: Harness) -> dict[str, ContainerState]:
     """What a backend that has just been started finds."""
     assert isinstance(world.backend, OciPodBackend)
     inventory = await build(world.backend._context).inventory()
-    return {held.id: held.state for held in inventory.containers}
+    return {observed.id: observed.state for observed in inventory.containers}
 
 
 async def three(world: Harness) -> tuple[ContainerId, ContainerId, ContainerId]:
@@ -60,24 +60,24 @@ async def three(world: Harness) -> tuple[ContainerId, ContainerId, ContainerId]:
 
 
 async def test_a_node_is_found_again_without_a_process_for_each_container(world: Harness, tmp_path: Path) -> None:
-    """The files of bundles tell what their containers do: the runtime is asked for none of them."""
+    """The files of bundles show the state of their containers: the runtime is called for none of them."""
     created, running, past = await three(world)
     states = {created: ContainerState.CREATED, running: ContainerState.RUNNING, past: ContainerState.EXITED}
-    assert (states, "") == (await found(world), (tmp_path / "asked").read_text())
+    assert (states, "") == (await found(world), (tmp_path / "queries").read_text())
 
 
-async def test_a_start_that_was_broken_off_is_asked_for(world: Harness, tmp_path: Path) -> None:
-    """Where a start was begun and no more is known, the runtime tells whether it took place."""
+async def test_the_runtime_is_queried_after_an_interrupted_start(world: Harness, tmp_path: Path) -> None:
+    """If a start was begun and its result is unknown, the runtime reports whether it succeeded."""
     created, running, _ = await three(world)
     bundles = tmp_path / "run" / "containers"
     (bundles / created / "starting").write_text("1")
     (bundles / running / "started-at").rename(bundles / running / "starting")
     states = await found(world)
     assert (ContainerState.CREATED, ContainerState.RUNNING) == (states[created], states[running])
-    assert {created, running} == {line.split()[-1] for line in (tmp_path / "asked").read_text().splitlines()}
+    assert {created, running} == {line.split()[-1] for line in (tmp_path / "queries").read_text().splitlines()}
 
 
-async def test_a_start_that_was_given_up_is_asked_for(world: Harness, tmp_path: Path) -> None:
+async def test_the_runtime_is_queried_after_an_abandoned_start(world: Harness, tmp_path: Path) -> None:
     """Whoever gives up a start does not know whether it took place; a later look does."""
     created = await world.create_container(await world.run_sandbox(), "created", "sleep", "600")
     (tmp_path / "hang").touch()
@@ -89,15 +89,15 @@ async def test_a_start_that_was_given_up_is_asked_for(world: Harness, tmp_path: 
     assert ContainerState.RUNNING is (await found(world))[created]
 
 
-async def test_without_its_monitor_a_container_is_asked_for(world: Harness, tmp_path: Path) -> None:
-    """A container whose monitor was killed may live on: the runtime is asked."""
+async def test_the_runtime_is_queried_for_a_container_without_its_monitor(world: Harness, tmp_path: Path) -> None:
+    """A container whose monitor was killed may be running: the runtime is queried."""
     _, running, _ = await three(world)
     monitor = recorded(tmp_path / "run" / "containers" / running / MONITOR_PROCESS)
     assert monitor is not None
     os.kill(monitor.pid, signal.SIGKILL)
     await process_ended(monitor)
     assert ContainerState.RUNNING is (await found(world))[running]
-    assert [running] == [line.split()[-1] for line in (tmp_path / "asked").read_text().splitlines()]
+    assert [running] == [line.split()[-1] for line in (tmp_path / "queries").read_text().splitlines()]
 
 
 async def test_a_bundle_of_which_there_is_only_the_folder(world: Harness, tmp_path: Path) -> None:
@@ -106,7 +106,9 @@ async def test_a_bundle_of_which_there_is_only_the_folder(world: Harness, tmp_pa
     bundle.mkdir(parents=True)
     assert isinstance(world.backend, OciPodBackend)
     again = build(world.backend._context)
-    assert [(bundle.name, ContainerState.CREATED)] == [(held.id, held.state) for held in (await again.inventory()).containers]
+    assert [(bundle.name, ContainerState.CREATED)] == [
+        (observed.id, observed.state) for observed in (await again.inventory()).containers
+    ]
     await again.remove_container(ContainerId(bundle.name))
     assert not bundle.exists()
 
@@ -132,7 +134,7 @@ async def ended(world: Harness, tmp_path: Path) -> tuple[SandboxId, ContainerId]
 
 
 async def test_removals_of_what_has_ended_run_no_program(world: Harness, tmp_path: Path) -> None:
-    """What the runtime holds of a container is freed at its end, so that its removal, and its pod's, need nobody."""
+    """The runtime's resources of a container are freed at its exit, so that its removal, and its pod's, run no program."""
     sandbox, container = await ended(world, tmp_path)
     await world.services.sandboxes.stop(sandbox)
     (tmp_path / "ran").write_text("")

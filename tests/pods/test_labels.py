@@ -37,8 +37,8 @@ LABELS = Labels("system_u:system_r:container_t:s0:c3,c7", f"{FILES}s0:c3,c7")
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder on a disk that keeps labels."""
-    with tempfile.TemporaryDirectory(prefix="labels", dir="/var/tmp") as made:
-        yield Path(made)
+    with tempfile.TemporaryDirectory(prefix="labels", dir="/var/tmp") as name:
+        yield Path(name)
 
 
 def label_of(path: Path) -> str:
@@ -50,12 +50,12 @@ def label_of(path: Path) -> str:
 
 
 def pod(folder: Path, number: int, sandbox: SandboxSpec = SANDBOX) -> tuple[SandboxSpec, Path]:
-    """A pod whose files are made, on the node's IPC namespace, so that nothing need be mounted."""
-    made = attrs.evolve(sandbox, id=SandboxId(f"{number:064x}"))
-    (folder / made.id).mkdir(parents=True)
+    """A pod whose files exist, in the node's IPC namespace, so that nothing need be mounted."""
+    spec = attrs.evolve(sandbox, id=SandboxId(f"{number:064x}"))
+    (folder / spec.id).mkdir(parents=True)
     for name in ("hostname", "hosts", "resolv.conf"):
-        (folder / made.id / name).touch()
-    return made, folder / made.id
+        (folder / spec.id / name).touch()
+    return spec, folder / spec.id
 
 
 def test_selinux_is_found_by_its_file_system(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_each_pod_has_a_level_of_its_own(folder: Path) -> None:
     """Pods that start beside one another get different levels, which stay recorded, and their files that level."""
     pods = [pod(folder, number) for number in range(40)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda made: label_pod(folder, made[0]), pods))
+        list(pool.map(lambda labelled: label_pod(folder, labelled[0]), pods))
     levels = [level_of(path) for _, path in pods]
     assert 40 == len(set(levels))
     assert [f"{FILES}{levels[0]}"] * 3 == [label_of(pods[0][1] / name) for name in ("hostname", "hosts", "resolv.conf")]
@@ -130,14 +130,14 @@ def test_where_files_have_no_labels(folder: Path) -> None:
 
 
 class LabelledRoots(BusyboxRoots):
-    """Roots that tell with which labels they were asked for."""
+    """Roots that record the labels with which they were prepared."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.asked: list[str] = []
+        self.labels: list[str] = []
 
     async def prepare(self, container_id: ContainerId, image_id: ImageId, userns: str = "", label: str = "") -> Rootfs:
-        self.asked.append(label)
+        self.labels.append(label)
         return await super().prepare(container_id, image_id, userns)
 
 
@@ -145,7 +145,7 @@ async def test_the_containers_of_a_pod_over_a_restart(folder: Path) -> None:
     """Containers before and after a restart of ours have their pod's level, in config.json, on roots and on volumes."""
     roots = LabelledRoots(folder / "roots")
     (folder / "volume").mkdir()
-    made = []
+    configs = []
     sandbox = attrs.evolve(in_pod(ipc=NamespaceMode.NODE), id=SandboxId("a" * 64))
     for number in range(2):
         backend = pods(folder, roots)
@@ -159,11 +159,11 @@ async def test_the_containers_of_a_pod_over_a_restart(folder: Path) -> None:
             image_config=ImageConfig(volumes=("/data",)),
         )
         await backend.create_container(container)
-        made.append(read_config(folder / "run" / "containers" / container.id))
+        configs.append(read_config(folder / "run" / "containers" / container.id))
     level = level_of(folder / "run" / "sandboxes" / sandbox.id)
-    assert [f"system_u:system_r:my_t:{level}"] * 2 == [config["process"]["selinuxLabel"] for config in made]
-    assert [f"{FILES}{level}"] * 2 == [config["linux"]["mountLabel"] for config in made] == roots.asked
-    sources = {mount["destination"]: Path(mount["source"]) for mount in made[0]["mounts"]}
+    assert [f"system_u:system_r:my_t:{level}"] * 2 == [config["process"]["selinuxLabel"] for config in configs]
+    assert [f"{FILES}{level}"] * 2 == [config["linux"]["mountLabel"] for config in configs] == roots.labels
+    sources = {mount["destination"]: Path(mount["source"]) for mount in configs[0]["mounts"]}
     assert [f"{FILES}{level}"] * 3 == [label_of(sources[path]) for path in ("/v", "/data", "/etc/hosts")]
     assert {"selinux": "a level for each pod"}.items() <= (await pods(folder, roots).probe()).details.items()
 

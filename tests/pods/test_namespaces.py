@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC240 - nothing else runs on these loops, so a blocking look at a small file holds up nobody
+# ruff: noqa: ASYNC240 - nothing else runs on these loops, so a short blocking read delays nothing
 """Namespaces of pods: their sysctls, and where they are pinned."""
 
 import subprocess
@@ -25,21 +25,21 @@ OWN = ("net", "uts", "ipc")
 def test_sysctls_of_the_pod_s_own_namespaces_are_taken(name: str) -> None:
     """What a namespace of the pod's own holds may be set; with the node's namespace it is refused (mapping.md 11)."""
     check_sysctls([name], OWN)
-    with pytest.raises(InvalidArgument, match="own"):
+    with pytest.raises(InvalidArgument, match="does not belong"):
         check_sysctls([name], ())
 
 
 @pytest.mark.parametrize("name", ["kernel.panic", "vm.swappiness", "kernel.hostname", "fs.file-max"])
 def test_sysctls_of_the_node_are_refused(name: str) -> None:
     """What no namespace holds is the node's, and no pod may set it (mapping.md 11)."""
-    with pytest.raises(InvalidArgument, match="own"):
+    with pytest.raises(InvalidArgument, match="does not belong"):
         check_sysctls([name], OWN)
 
 
 @pytest.mark.parametrize("name", ["net.core.a;b", "net..x", "../net.x", "net.$(x)"])
 def test_names_that_are_none_are_refused(name: str) -> None:
     """A name of a sysctl is words between dots; nothing else comes near a shell or a path."""
-    with pytest.raises(InvalidArgument, match="not the name"):
+    with pytest.raises(InvalidArgument, match="not a name"):
         check_sysctls([name], OWN)
 
 
@@ -47,7 +47,7 @@ def test_names_that_are_none_are_refused(name: str) -> None:
 @needs("runc")
 @pytest.mark.parametrize("value", ["", "x", "99999999999999999999"])
 async def test_values_that_the_kernel_does_not_take_are_refused(tmp_path: Path, value: str) -> None:
-    """The pod does not come up with another value than the one that was asked for, and the error names the field."""
+    """The pod does not start with another value than the requested one, and the error names the field."""
     linux = LinuxPodSandboxConfig(sysctls={"net.ipv4.ip_unprivileged_port_start": value})
     async with node(tmp_path) as world:
         with pytest.raises(InvalidArgument, match="ip_unprivileged_port_start"):
@@ -74,7 +74,9 @@ def test_names_lead_to_files(name: str, parts: list[str], late: bool) -> None:
 @pytest.mark.node
 @needs("runc", "ip")
 async def test_sysctls_of_an_interface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are set once plugins have made it, and one that nobody makes is refused by the field's name."""
+    """They are set once plugins have created the interface; one of an interface that is never created is refused by its
+    field.
+    """
 
     async def set_up(spec: SandboxSpec) -> tuple[str, ...]:
         link = ["ip", "link", "add", "eth0", "type", "bridge"]
@@ -127,7 +129,7 @@ async def test_older_pods_after_a_restart(folder: Path) -> None:
 @needs()
 @pytest.mark.parametrize("times", [1, 3])
 async def test_binds_over_the_pins_are_undone(folder: Path, times: int) -> None:
-    """Where the folder was bound over itself, once or more, the next start shows the pins below, and those made above stay."""
+    """If the folder was bound over itself, once or more, the next start shows the pins below, and the pins above stay."""
     above = PinnedNamespaces(folder)
     older = await pinned(above, "a")
     pods = {"a": (older, entered(older))}
@@ -149,7 +151,7 @@ async def test_binds_over_the_pins_are_undone(folder: Path, times: int) -> None:
 @pytest.mark.node
 @needs()
 async def test_pins_without_a_sandbox(folder: Path) -> None:
-    """Namespaces of sandboxes that nobody knows are let go of; those that are known stay."""
+    """Namespaces of unknown sandboxes are removed; those of known ones stay."""
     pins = PinnedNamespaces(folder)
     known = await pinned(pins, "a")
     await pinned(pins, "b")

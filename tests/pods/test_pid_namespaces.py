@@ -123,7 +123,7 @@ async def test_what_is_joined(world: Harness, tmp_path: Path) -> None:
     assert [tmp_path / "run" / "sandboxes" / sandbox / "pid"] == namespaces_below(tmp_path / "run")
 
 
-async def test_nobody_joins_whoever_has_the_pid_of_a_dead_pause(world: Harness, tmp_path: Path) -> None:
+async def test_the_reused_pid_of_a_dead_pause_is_not_joined(world: Harness, tmp_path: Path) -> None:
     """Once its pause has ended a pod takes no container, whatever process has the pause's pid."""
     sandbox = await pod(world)
     await kill(world, sandbox)
@@ -131,7 +131,7 @@ async def test_nobody_joins_whoever_has_the_pid_of_a_dead_pause(world: Harness, 
         await create_unasked(world, sandbox, SHARED)
 
 
-async def test_nobody_joins_whoever_has_the_pid_of_a_dead_target(world: Harness, tmp_path: Path) -> None:
+async def test_the_reused_pid_of_a_dead_target_is_not_joined(world: Harness, tmp_path: Path) -> None:
     """Once the target has ended its PID namespace cannot be joined, whatever process has its pid."""
     sandbox = await pod(world, APART)
     target = await run(world, sandbox, "target", APART)
@@ -142,7 +142,7 @@ async def test_nobody_joins_whoever_has_the_pid_of_a_dead_target(world: Harness,
 
 
 async def test_the_nodes_own_is_for_those_who_ask_for_it(world: Harness) -> None:
-    """A target in the node's PID namespace leads nobody there: only NODE does."""
+    """A target in the node's PID namespace is refused: only NODE gives that."""
     sandbox = await pod(world, NamespaceOption(pid=NamespaceMode.NODE))
     target = await run(world, sandbox, "target", NamespaceOption(pid=NamespaceMode.NODE))
     with pytest.raises(FailedPrecondition, match="node's own"):
@@ -168,7 +168,7 @@ async def test_a_pod_ends_with_its_pause(world: Harness) -> None:
 
 @pytest.mark.parametrize("away", [True, False])
 async def test_a_restart_and_the_end_of_a_pause(world: Harness, *, away: bool) -> None:
-    """A pause that ended while nobody looked is seen at the next start, and one that lives is watched again."""
+    """A pause that ended while no server ran is found at the next start, and a running one is watched again."""
     sandbox, other = await pod(world), await world.run_sandbox("other")
     await world.__aexit__(None, None, None)
     if away:

@@ -35,7 +35,7 @@ def test_a_part_of_an_image(tmp_path: Path) -> None:
 @pytest.mark.node
 @needs()
 def test_how_a_source_propagates(tmp_path: Path) -> None:
-    """A source propagates as the mount does in which it is seen, not as one that this hides; a missing one is made."""
+    """A source has the propagation of its visible mount, not of a hidden one; a missing source is created."""
     for flags in (MS_SHARED, MS_PRIVATE):
         mount("tmpfs", tmp_path, "tmpfs")
         mount("", tmp_path, flags=flags)

@@ -9,16 +9,16 @@ from crishim.testing.doubles import FakeClock
 
 
 async def test_a_count_serves_for_a_while() -> None:
-    """A count is told from memory until it is ten seconds old; then the old one is told once more while a new one is made."""
+    """A count is cached until it is ten seconds old; then the old one is returned once more while a new one is made."""
     clock = FakeClock()
     counts: Counts[int] = Counts(clock)
     values = iter(range(10))
     assert [0, 0] == [await counts.get("a", lambda: next(values)) for _ in range(2)]
     await clock.advance(10)
     assert 0 == await counts.get("a", lambda: next(values))
-    while (told := await counts.get("a", lambda: next(values))) == 0:  # noqa: ASYNC110 - a thread counts
+    while (value := await counts.get("a", lambda: next(values))) == 0:  # noqa: ASYNC110 - a thread counts
         await asyncio.sleep(0.001)
-    assert 1 == told
+    assert 1 == value
     counts.forget("a")
     assert 2 == await counts.get("a", lambda: next(values))
 
@@ -27,35 +27,35 @@ async def test_a_dear_count_is_rarer() -> None:
     """A count that took two seconds is not repeated for a hundred and ten."""
     clock = FakeClock()
     counts: Counts[str] = Counts(clock)
-    made: list[str] = []
+    counts_made: list[str] = []
 
     def slow() -> str:
-        made.append("x")
+        counts_made.append("x")
         clock._now += 2_000_000_000
-        return made[-1]
+        return counts_made[-1]
 
     assert "x" == await counts.get("a", slow)
     await clock.advance(109)
     assert "x" == await counts.get("a", slow)
-    assert ["x"] == made
+    assert ["x"] == counts_made
 
 
 async def test_a_long_first_count_is_not_waited_for() -> None:
     """While the first count lasts there is no value, and no second count is begun; a count that failed is tried again."""
     counts: Counts[int] = Counts(FakeClock())
     go_on = threading.Event()
-    made: list[int] = []
+    counts_made: list[int] = []
 
     def slow() -> int:
-        made.append(1)
+        counts_made.append(1)
         go_on.wait()
         return 5
 
     assert [None, None] == [await counts.get("a", slow) for _ in range(2)]
     go_on.set()
-    while (told := await counts.get("a", slow)) is None:  # noqa: ASYNC110 - a thread counts
+    while (value := await counts.get("a", slow)) is None:  # noqa: ASYNC110 - a thread counts
         await asyncio.sleep(0.001)
-    assert (5, [1]) == (told, made)
+    assert (5, [1]) == (value, counts_made)
 
     def fails() -> int:
         raise OSError("gone")

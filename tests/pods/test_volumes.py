@@ -37,15 +37,15 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-async def made(root: Path, *volumes: str, mounts: tuple[str, ...] = (), namespaces: NamespacePaths = HOST) -> set[str]:
-    asked = tuple(Mount(container_path=path, host_path="/x") for path in mounts)
-    spec = attrs.evolve(container_spec(*asked), image_config=ImageConfig(volumes=volumes))
+async def volumes_of(root: Path, *volumes: str, mounts: tuple[str, ...] = (), namespaces: NamespacePaths = HOST) -> set[str]:
+    requested = tuple(Mount(container_path=path, host_path="/x") for path in mounts)
+    spec = attrs.evolve(container_spec(*requested), image_config=ImageConfig(volumes=volumes))
     return set(await make_volumes(spec, Rootfs(path=str(root)), root.with_name("bundle"), ("/etc/hosts",), namespaces))
 
 
 async def test_a_volume_has_what_the_image_has(root: Path) -> None:
     """Content, owner, mode, links, pipes and attributes are copied, and the copy is the container's own."""
-    assert {"/seeded"} == await made(root, "/seeded")
+    assert {"/seeded"} == await volumes_of(root, "/seeded")
     copy, source = root.with_name("bundle") / "volumes" / "0", root / "seeded"
     assert ({"below", "f", "hard", "link", "pipe"}, b"b") == (
         {path.name for path in copy.iterdir()},
@@ -61,7 +61,7 @@ async def test_a_volume_has_what_the_image_has(root: Path) -> None:
 async def test_a_volume_that_the_image_has_no_folder_for(root: Path, namespaces: NamespacePaths, owner: int) -> None:
     """It is an empty folder of the container's root user, also at a link to nothing. A file of the image stays one."""
     (root / "dangling").symlink_to("/no/where")
-    assert {"/none/at/all", "/dangling"} == await made(root, "/none/at/all", "/file", "/dangling", namespaces=namespaces)
+    assert {"/none/at/all", "/dangling"} == await volumes_of(root, "/none/at/all", "/file", "/dangling", namespaces=namespaces)
     for folder in (root.with_name("bundle") / "volumes").iterdir():
         status = folder.stat()
         assert (0o40755, owner, owner, []) == (status.st_mode, status.st_uid, status.st_gid, list(folder.iterdir()))
@@ -85,7 +85,7 @@ async def test_what_a_request_mounts_is_not_covered(
     root: Path, volumes: tuple[str, ...], mounts: tuple[str, ...], expected: set[str]
 ) -> None:
     """A volume is left out at and below mounts of the request, the pod's files and the kernel's, by way of links too."""
-    assert expected == await made(root, *volumes, mounts=mounts)
+    assert expected == await volumes_of(root, *volumes, mounts=mounts)
 
 
 def test_real_paths(root: Path) -> None:

@@ -140,7 +140,7 @@ async def test_stop_without_grace_kills() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "image", "expected"),
+    ("requested", "image", "expected"),
     [
         (Signal.RUNTIME_DEFAULT, "", Signal.SIGTERM),
         (Signal.RUNTIME_DEFAULT, "SIGQUIT", Signal.SIGQUIT),
@@ -148,13 +148,13 @@ async def test_stop_without_grace_kills() -> None:
         (Signal.SIGUSR1, "SIGQUIT", Signal.SIGUSR1),
     ],
 )
-async def test_stop_signal_order(asked: Signal, image: str, expected: Signal) -> None:
+async def test_stop_signal_order(requested: Signal, image: str, expected: Signal) -> None:
     """The stop signal is the container's, else the image's, else SIGTERM (rpc.md 5, StopContainer)."""
     async with Harness() as world:
         world.images.add("registry.example/other:1", ImageConfig(cmd=("sleep",), stop_signal=image))
         sandbox_id = await world.run_sandbox()
         spec = ImageSpec(image="registry.example/other:1")
-        container_id = await world.create_container(sandbox_id, image=spec, stop_signal=asked)
+        container_id = await world.create_container(sandbox_id, image=spec, stop_signal=requested)
         assert expected == (await world.services.containers.status(container_id, verbose=False)).status.stop_signal
 
 
@@ -171,7 +171,7 @@ async def test_removal_of_a_running_container_kills_it() -> None:
 
 
 async def test_removal_overtakes_a_hung_start() -> None:
-    """A removal cancels a start under way, which is told as StartError, and then removes."""
+    """A removal cancels a start under way, whose result is StartError, and then removes."""
     fake = FakeBackend(logs_to_disk=False)
     world = Harness(hanging(fake, "start_container"))
     world.fake = fake
@@ -235,7 +235,7 @@ async def test_hung_create_is_undone() -> None:
 
 
 async def test_vanished_container_ended_somehow() -> None:
-    """What somebody removed behind our back is an exit of unknown cause: 255, Unknown; never a corruption."""
+    """A container that was removed by another program has an unknown exit: 255, Unknown."""
     async with Harness() as world:
         container_id = await world.run_container(await world.run_sandbox())
         world.fake.vanish(container_id)
@@ -307,7 +307,7 @@ async def test_limits_change_what_they_name() -> None:
 
 
 async def test_a_change_of_limits_outlives_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that gives up in the middle of UpdateContainerResources leaves no limits that the status does not tell."""
+    """A client that disconnects during UpdateContainerResources leaves no limits that the status does not have."""
     async with Harness() as world:
         container_id = await world.run_container(await world.run_sandbox())
         real, go = world.fake.update_container, asyncio.Event()

@@ -62,7 +62,7 @@ class World:
         for container in self.backend.containers.values():
             container.ended.set()
         self.backend.containers.clear()
-        self.namespaces.held.clear()
+        self.namespaces.paths.clear()
 
     async def records(self) -> Records:
         return await self.store.load()
@@ -175,18 +175,18 @@ async def assert_agreement(world: World, services: Services) -> None:
     assert world.backend.sandboxes.keys() <= sandboxes.keys()
     assert world.backend.containers.keys() <= containers.keys()
     ready = {sandbox_id for sandbox_id, state in sandboxes.items() if state is PodSandboxState.READY}
-    assert ready == {held.spec.id for held in world.backend.sandboxes.values() if held.ready}
-    assert world.network.held.keys() <= ready
-    assert world.namespaces.held.keys() <= ready
+    assert ready == {existing.spec.id for existing in world.backend.sandboxes.values() if existing.ready}
+    assert world.network.addresses.keys() <= ready
+    assert world.namespaces.paths.keys() <= ready
     running = {container_id for container_id, state in containers.items() if state is ContainerState.RUNNING}
-    held = world.backend.containers.values()
-    assert running == {container.spec.id for container in held if container.state is ContainerState.RUNNING}
+    existing = world.backend.containers.values()
+    assert running == {container.spec.id for container in existing if container.state is ContainerState.RUNNING}
     assert not [record for record in records.sandboxes if record.phase in {Phase.CREATING, Phase.REMOVING}]
     assert not [record for record in records.containers if record.phase is not Phase.READY]
 
 
 def assert_empty(world: World, records: Records) -> None:
-    left = (world.backend.sandboxes, world.backend.containers, world.network.held, world.namespaces.held)
+    left = (world.backend.sandboxes, world.backend.containers, world.network.addresses, world.namespaces.paths)
     assert ({}, {}, {}, {}) == left
     assert Records() == records
 
@@ -254,5 +254,5 @@ async def test_exploration_finds_a_missing_record() -> None:
         world.store = Forgetful()
         await NodeRun(world, moment).live(pod_life)
         await NodeRun(world).live(nothing)
-        leaks += bool(world.network.held)
+        leaks += bool(world.network.addresses)
     assert leaks > 0

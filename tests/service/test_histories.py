@@ -1,4 +1,4 @@
-"""Random histories: two pods, three clients that give up and retry, restarts of the server, on a loop of seeded order.
+"""Random histories: two pods, three clients that disconnect and retry, restarts of the server, on a loop of seeded order.
 
 Every history must end with CRI showing what the strict fake holds, nothing stuck, and nothing left after the removals.
 """
@@ -110,7 +110,7 @@ class History:
             for sandbox_id in [entry.item.id for entry in await self.world.services.sandboxes.list(PodSandboxFilter())]:
                 await self.world.services.sandboxes.remove(sandbox_id)
             table = self.world.services._core.table
-            left = (self.fake.sandboxes, self.fake.containers, table.sandboxes, table.containers, self.world.network.held)
+            left = (self.fake.sandboxes, self.fake.containers, table.sandboxes, table.containers, self.world.network.addresses)
             assert ({}, {}, {}, {}, {}) == left
             assert (0, 0) == (len(table.sandbox_names), len(table.container_names))
         assert ((), ()) == _ids(await self.world._parts["store"].load())
@@ -146,10 +146,10 @@ class History:
 
     async def _compare(self) -> None:
         shown = {entry.item.id: entry.item.state for entry in await self.world.services.containers.list(ContainerFilter())}
-        held = {name: container.state for name, container in self.fake.containers.items()}
-        runs = {name for name, state in held.items() if state is ContainerState.RUNNING}
+        states = {name: container.state for name, container in self.fake.containers.items()}
+        runs = {name for name, state in states.items() if state is ContainerState.RUNNING}
         assert runs == {name for name, state in shown.items() if state is ContainerState.RUNNING}
-        assert held.keys() == shown.keys()
+        assert states.keys() == shown.keys()
         table = self.world.services._core.table
         assert [] == [entry.id for entry in table.sandboxes.values() if entry.state is None]
         assert [] == [entry.id for entry in table.containers.values() if entry.state is None]
@@ -161,7 +161,7 @@ def _ids(records: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 @pytest.mark.parametrize("part", range(4))
 def test_histories(part: int, record_property: Callable[[str, object], None]) -> None:
-    """Whatever clients do at once and give up, CRI shows what is, and removals leave nothing."""
+    """Whatever clients do concurrently and abandon, CRI shows the actual state, and removals leave nothing."""
     for seed in range(part * HISTORIES // 4, (part + 1) * HISTORIES // 4):
         loop = SeededLoop(random.Random(seed))
         try:

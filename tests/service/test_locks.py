@@ -10,7 +10,7 @@ from crishim.service.locks import BackgroundTasks
 
 
 async def test_bug_in_a_task_is_logged_as_one(caplog: pytest.LogCaptureFixture) -> None:
-    """An error that is not ours, in a task that nobody may wait for, is in the log with its traceback; ours is no bug."""
+    """An unexpected error in a background task is logged with its traceback; a CrishimError is no bug."""
 
     async def fail(error: Exception) -> None:
         raise error

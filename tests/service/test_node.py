@@ -1,4 +1,4 @@
-"""What the node is told about the runtime as a whole."""
+"""The status of the runtime as a whole."""
 
 import json
 
@@ -11,7 +11,7 @@ from crishim.testing import FakeBackend, Harness, failing
 from crishim.testing.fakes import FakeNetwork
 
 
-async def test_network_that_cannot_be_asked_is_not_ready() -> None:
+async def test_network_that_cannot_be_queried_is_not_ready() -> None:
     """A network whose `ready` raises makes NetworkReady false instead of failing Status (rpc.md 6)."""
     network = failing(FakeNetwork(), "ready", error=PermissionDenied("/etc/cni/net.d: Permission denied"))
     async with Harness(network=network) as world:
@@ -20,7 +20,7 @@ async def test_network_that_cannot_be_asked_is_not_ready() -> None:
         assert "Network plugin returns error: /etc/cni/net.d: Permission denied" == condition.message
 
 
-async def test_what_a_backend_says_of_the_machine_is_told_verbosely() -> None:
+async def test_a_backends_details_are_in_the_verbose_status() -> None:
     """The details of a backend are in the verbose Status, under its handler."""
 
     class Telling(FakeBackend):
@@ -28,5 +28,5 @@ async def test_what_a_backend_says_of_the_machine_is_told_verbosely() -> None:
             return attrs.evolve(await super().probe(), details=FrozenDict({"apparmor": "this machine has no AppArmor"}))
 
     async with Harness(Telling(logs_to_disk=False)) as world:
-        told = json.loads((await world.services.runtime.status(verbose=True)).info["config"])
-    assert {"apparmor": "this machine has no AppArmor"} == told["backends"]["default"]["details"]
+        config = json.loads((await world.services.runtime.status(verbose=True)).info["config"])
+    assert {"apparmor": "this machine has no AppArmor"} == config["backends"]["default"]["details"]

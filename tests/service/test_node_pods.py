@@ -51,7 +51,7 @@ async def test_a_checkpoint_is_not_overwritten(tmp_path: Path) -> None:
 
 
 async def test_a_restore_names_containers_of_the_checkpoint(tmp_path: Path) -> None:
-    """RestorePod refuses a container that the checkpoint has not, and a folder without a checkpoint; no pod is made."""
+    """RestorePod refuses a container that is not in the checkpoint, and a folder without a checkpoint; no pod is created."""
     async with Harness() as world:
         sandbox_id = await world.run_sandbox()
         await world.run_container(sandbox_id, "one")

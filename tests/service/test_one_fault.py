@@ -1,4 +1,4 @@
-"""A fault belongs to the smallest thing that has it: a container, a pod, a handler; everything else goes on."""
+"""A fault affects the smallest possible part: a container, a pod, a handler; everything else continues."""
 
 import asyncio
 import json
@@ -55,12 +55,12 @@ class DeadMonitor(FakeBackend):
 
     async def reopen_log(self, container_id: ContainerId) -> None:
         if container_id in self.dead:
-            raise Unavailable("the container's monitor is gone")
+            raise Unavailable("the container's monitor has died")
         await super().reopen_log(container_id)
 
     async def wait_container(self, container_id: ContainerId) -> Exit:
         if container_id in self.dead:
-            raise Unavailable("the container's monitor is gone")
+            raise Unavailable("the container's monitor has died")
         return await super().wait_container(container_id)
 
 
@@ -190,7 +190,7 @@ class HangingNetwork(FakeNetwork):
         await asyncio.Event().wait()
 
 
-async def test_old_pods_that_cannot_be_torn_down_keep_nobody_waiting() -> None:
+async def test_old_pods_that_cannot_be_torn_down_delay_no_call() -> None:
     """After a reboot with ten networks that hang, the runtime serves at once, and new pods run."""
     store = MemoryStore()
     world = Harness(store=store)
@@ -198,7 +198,7 @@ async def test_old_pods_that_cannot_be_torn_down_keep_nobody_waiting() -> None:
         for number in range(10):
             await world.run_sandbox(f"pod{number}")
     world.fake.sandboxes.clear()
-    world.namespaces.held.clear()
+    world.namespaces.paths.clear()
     settings = attrs.evolve(world.settings, boot_id="boot-2")
     async with asyncio.timeout(5), world.make(network=HangingNetwork(), settings=settings) as services:
         states = [entry.item.state for entry in await services.sandboxes.list(PodSandboxFilter())]
@@ -216,11 +216,11 @@ async def test_a_network_that_cannot_be_torn_down() -> None:
         status = (await world.services.sandboxes.status(sandbox_id, verbose=False)).status
         assert (PodSandboxState.NOTREADY, ()) == (status.state, status.ips)
         await world.services.sandboxes.stop(sandbox_id)
-        assert {} == network.held
+        assert {} == network.addresses
 
 
 async def test_a_container_that_cannot_be_killed_ends_with_its_sandbox() -> None:
-    """Where a kill hangs, as in a virtual machine that does not answer, the stop goes on to the sandbox, which ends it."""
+    """If a kill hangs, as in a virtual machine that does not respond, the stop continues with the sandbox, which ends it."""
 
     class Hung(FakeBackend):
         async def kill_container(self, container_id: ContainerId, signal: int) -> None:
@@ -241,8 +241,8 @@ async def test_a_container_that_cannot_be_killed_ends_with_its_sandbox() -> None
         assert ContainerState.EXITED is await state_of(world.services, container_id)
 
 
-async def test_figures_that_hang_are_left_out_of_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One container whose usage is not told in time is missing from the list; the others are there."""
+async def test_usage_that_hangs_is_left_out_of_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One container whose usage does not come in time is missing from the list; the others are in it."""
     monkeypatch.setattr("crishim.service.stats._LIST_DEADLINE", 0.05)
 
     class Hung(FakeBackend):
@@ -316,7 +316,7 @@ async def test_ids_are_taken_by_prefix() -> None:
 
 
 async def test_a_handler_that_has_another_backend_now() -> None:
-    """What one backend has made is not another's: it is UNKNOWN, and refused with both names, until its own is back."""
+    """Objects of one backend are not another's: they are UNKNOWN, and refused with both names, until their own is back."""
 
     class Other(FakeBackend):
         async def probe(self) -> BackendInfo:
@@ -339,7 +339,7 @@ async def test_a_handler_that_has_another_backend_now() -> None:
 
 
 async def test_a_handler_that_is_configured_no_more() -> None:
-    """Its pods are refused by name and touched by nobody, although the backend that holds them serves other handlers."""
+    """Its pods are refused by name and not touched, although their backend serves other handlers."""
     store = MemoryStore()
     backend = FakeBackend(logs_to_disk=False)
     world = Harness(backend, store=store)
@@ -357,7 +357,7 @@ async def test_a_handler_that_is_configured_no_more() -> None:
 
 @pytest.mark.parametrize("refusal", [Unavailable("the shim is gone"), DeadlineExceeded("kill")])
 async def test_a_failed_start_that_cannot_be_cleaned_up(refusal: CrishimError) -> None:
-    """Where nobody knows whether it runs it is UNKNOWN and not EXITED: a stop kills it (rpc.md, StartContainer)."""
+    """A container that may be running is UNKNOWN and not EXITED: a stop kills it (rpc.md, StartContainer)."""
     inner = FakeBackend(logs_to_disk=False)
     backend = failing(
         failing(inner, "start_container", error=Unknown("cut off"), after=True), "kill_container", at=1, error=refusal
@@ -375,7 +375,7 @@ async def test_a_failed_start_that_cannot_be_cleaned_up(refusal: CrishimError) -
 
 
 async def test_a_creation_that_cannot_be_undone_is_no_container() -> None:
-    """The kubelet's repetition does not get the id of what was never made."""
+    """The kubelet's retry does not get the id of a sandbox that was never created."""
     inner = FakeBackend(logs_to_disk=False)
     broken = failing(failing(inner, "create_container", at=1, error=Unknown("cut off")), "remove_container", at=1)
     world = Harness(broken)
@@ -389,7 +389,7 @@ async def test_a_creation_that_cannot_be_undone_is_no_container() -> None:
 
 
 async def test_a_change_of_limits_that_fails() -> None:
-    """What a failed change has half made is set back to what it was, and shown so (rpc.md 5, UpdateContainerResources)."""
+    """A failed change that was partly applied is undone, and shown so (rpc.md 5, UpdateContainerResources)."""
 
     class Half(FakeBackend):
         broken = True
@@ -427,9 +427,9 @@ async def test_a_container_of_which_its_backend_cannot_say_whether_it_runs() -> 
 
     class Unsure(FakeBackend):
         async def inventory(self) -> Inventory:
-            held = await super().inventory()
-            containers = tuple(attrs.evolve(one, state=ContainerState.UNKNOWN) for one in held.containers)
-            return attrs.evolve(held, containers=containers)
+            inventory = await super().inventory()
+            containers = tuple(attrs.evolve(one, state=ContainerState.UNKNOWN) for one in inventory.containers)
+            return attrs.evolve(inventory, containers=containers)
 
     backend, store = Unsure(logs_to_disk=False), MemoryStore()
     world = Harness(backend, store=store)
@@ -442,7 +442,7 @@ async def test_a_container_of_which_its_backend_cannot_say_whether_it_runs() -> 
         assert ContainerState.EXITED is backend.containers[container_id].state
 
 
-async def test_an_exit_that_came_while_nobody_looked() -> None:
+async def test_an_exit_while_no_server_ran() -> None:
     """Its start is the one that the backend knows, else its creation: never the epoch."""
     world = Harness(store=MemoryStore())
     async with world:
@@ -460,9 +460,9 @@ async def test_statuses_are_listed_newest_first() -> None:
     """Of two containers of one name the kubelet takes the first that PodSandboxStatus lists (rpc.md 3, evented PLEG)."""
     async with Harness() as world:
         sandbox_id = await world.run_sandbox()
-        made = []
+        created = []
         for attempt in range(3):
-            made.append(await world.run_container(sandbox_id, f"main{attempt}"))
+            created.append(await world.run_container(sandbox_id, f"main{attempt}"))
             await world.clock.advance(1)
         detail = await world.services.sandboxes.status(sandbox_id, verbose=False)
-        assert made[::-1] == [status.id for status in detail.containers_statuses]
+        assert created[::-1] == [status.id for status in detail.containers_statuses]

@@ -24,7 +24,7 @@ RECORDING = Path(__file__).parents[1] / "golden" / "kubelet-1.36.jsonl"
 REPLIED_IDS = {"RunPodSandbox": "pod_sandbox_id", "CreateContainer": "container_id"}
 STATES = {"ContainerStatus": "CONTAINER_CREATED", "PodSandboxStatus": "SANDBOX_READY"}
 UNDER_WAY = {143: "SANDBOX_READY"}
-"""Line 143 asked for a sandbox while the StopPodSandbox of line 150 was under way; here calls follow one another."""
+"""Line 143 requests a sandbox while the StopPodSandbox of line 150 is under way; here the calls are sequential."""
 
 
 def recorded() -> list[Mapping[str, Any]]:
@@ -33,19 +33,22 @@ def recorded() -> list[Mapping[str, Any]]:
 
 def add_image(world: Harness, call: Mapping[str, Any]) -> None:
     """The image of the recording, with the id that containers name."""
-    told = call["reply"]["image"]
-    image_id = ImageId(told["id"])
+    recorded = call["reply"]["image"]
+    image_id = ImageId(recorded["id"])
     image = Image(
-        id=image_id, repo_tags=tuple(told["repo_tags"]), repo_digests=tuple(told["repo_digests"]), size=int(told["size"])
+        id=image_id,
+        repo_tags=tuple(recorded["repo_tags"]),
+        repo_digests=tuple(recorded["repo_digests"]),
+        size=int(recorded["size"]),
     )
-    world.images.held[image_id] = ImageDetail(image=image, config=ImageConfig(cmd=("sh",)))
+    world.images.details[image_id] = ImageDetail(image=image, config=ImageConfig(cmd=("sh",)))
 
 
-async def end_by_itself(world: Harness, container_id: ContainerId, told: Mapping[str, Any]) -> None:
+async def end_by_itself(world: Harness, container_id: ContainerId, status: Mapping[str, Any]) -> None:
     """Let a container's program end, if the recording is about to show that it has."""
     container = world.fake.containers.get(container_id)
-    if told.get("state") == "CONTAINER_EXITED" and container is not None and container.exit is None:
-        world.fake.exits(container_id, told.get("exit_code", 0))
+    if status.get("state") == "CONTAINER_EXITED" and container is not None and container.exit is None:
+        world.fake.exits(container_id, status.get("exit_code", 0))
         await settle()
 
 
@@ -68,11 +71,11 @@ async def replay(world: Harness) -> tuple[list[tuple[int, str, str]], list[tuple
             codes.append((line, method, error.code.name))
             continue
         codes.append((line, method, Code.OK.name))
-        told = json_format.MessageToDict(reply, preserving_proto_field_name=True)
+        answer = json_format.MessageToDict(reply, preserving_proto_field_name=True)
         if method in REPLIED_IDS:
-            ours[call["reply"][REPLIED_IDS[method]]] = told[REPLIED_IDS[method]]
+            ours[call["reply"][REPLIED_IDS[method]]] = answer[REPLIED_IDS[method]]
         if method in STATES:
-            states.append((line, method, told["status"].get("state", STATES[method])))
+            states.append((line, method, answer["status"].get("state", STATES[method])))
     return codes, states
 
 
@@ -92,4 +95,4 @@ async def test_a_real_kubelets_calls_get_their_answers() -> None:
         if call["method"] in STATES and call["code"] == "OK"
     ]
     assert shown == states
-    assert ({}, {}, {}, {}) == (world.fake.sandboxes, world.fake.containers, world.network.held, world.namespaces.held)
+    assert ({}, {}, {}, {}) == (world.fake.sandboxes, world.fake.containers, world.network.addresses, world.namespaces.paths)

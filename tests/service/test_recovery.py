@@ -1,4 +1,4 @@
-"""Restarts of ours, engines that go away, reboots."""
+"""Restarts of the server, engines that disconnect, reboots."""
 
 import asyncio
 
@@ -24,7 +24,7 @@ async def container_state(world: Harness, container_id: ContainerId) -> tuple[Co
 
 
 async def test_restart_loses_nothing() -> None:
-    """After a restart of ours what ran runs, and what ended meanwhile is told with its code."""
+    """After a restart running containers run, and exits in the meantime are reported with their codes."""
     world = Harness(store=MemoryStore())
     async with world:
         sandbox_id = await world.run_sandbox()
@@ -45,7 +45,7 @@ async def test_restart_loses_nothing() -> None:
 
 
 async def test_absent_backend_does_not_keep_us_from_starting() -> None:
-    """With the engine away we start, say why, show containers UNKNOWN, and recover when it comes."""
+    """With the engine unavailable the server starts, reports it, shows containers UNKNOWN, and recovers when it is back."""
     world = Harness(store=MemoryStore())
     async with world:
         sandbox_id = await world.run_sandbox()
@@ -69,7 +69,7 @@ async def test_absent_backend_does_not_keep_us_from_starting() -> None:
 
 
 async def test_lost_backend_is_reconciled_when_it_is_back() -> None:
-    """An engine that goes away and comes back is asked what it holds; exits it saw meanwhile are taken over."""
+    """An engine that disconnects and reconnects is asked for its inventory; exits in the meantime are recorded."""
     async with Harness() as world:
         sandbox_id = await world.run_sandbox()
         container_id = await world.run_container(sandbox_id)
@@ -129,7 +129,7 @@ async def test_repairs_do_not_overrule_later_calls(monkeypatch: pytest.MonkeyPat
 
 
 async def test_creation_beside_it_does_not_hide_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A container is recovered also while another one of its sandbox is being made."""
+    """A container is recovered also while another one of its sandbox is being created."""
     async with Harness() as world:
         sandbox_id = await world.run_sandbox()
         container_id = await world.run_container(sandbox_id)
@@ -155,7 +155,7 @@ async def test_creation_beside_it_does_not_hide_a_container(monkeypatch: pytest.
 
 
 async def test_reboot_believes_nothing_to_run() -> None:
-    """After a reboot nothing recorded runs, addresses are freed without a namespace, and recorded exits are kept."""
+    """After a reboot no recorded container runs, addresses are freed without a namespace, and recorded exits stay."""
     world = Harness(store=MemoryStore())
     async with world:
         sandbox_id = await world.run_sandbox()
@@ -165,18 +165,18 @@ async def test_reboot_believes_nothing_to_run() -> None:
         await settle()
     world.fake.sandboxes.clear()
     world.fake.containers.clear()
-    world.namespaces.held.clear()
+    world.namespaces.paths.clear()
     world.settings = attrs.evolve(world.settings, boot_id="boot-2")
     async with world:
         status = (await world.services.sandboxes.status(sandbox_id, verbose=False)).status
         assert (PodSandboxState.NOTREADY, ()) == (status.state, status.ips)
-        assert {} == world.network.held
+        assert {} == world.network.addresses
         assert (ContainerState.EXITED, 255, "Unknown") == await container_state(world, running)
         assert (ContainerState.EXITED, 3, "Error") == await container_state(world, ended)
         await world.services.sandboxes.remove(sandbox_id)
 
 
-async def test_strays_of_ours_are_removed() -> None:
+async def test_leftovers_of_ours_are_removed() -> None:
     """What the backend holds with our mark and no record knows is killed and removed."""
     world = Harness()
     async with world:
@@ -193,15 +193,15 @@ async def test_lost_backend_fails_calls_at_once() -> None:
         for name in ("one", "two"):
             with pytest.raises(Unavailable):
                 await world.run_sandbox(name)
-        (half_made,) = await world.services.sandboxes.list(PodSandboxFilter())
-        assert PodSandboxState.NOTREADY is half_made.item.state
+        (incomplete,) = await world.services.sandboxes.list(PodSandboxFilter())
+        assert PodSandboxState.NOTREADY is incomplete.item.state
         world.fake.away = ""
         await world.clock.advance(60)
         assert [] == list(await world.services.sandboxes.list(PodSandboxFilter()))
-        assert ({}, {}) == (world.network.held, world.namespaces.held)
+        assert ({}, {}) == (world.network.addresses, world.namespaces.paths)
 
 
-async def test_full_disk_does_not_keep_a_pod_from_ending() -> None:
+async def test_full_disk_does_not_prevent_a_pod_from_ending() -> None:
     """A store that takes nothing keeps no pod from being stopped and removed; it is written to with the next success."""
     store = MemoryStore()
     full = asyncio.Event()
@@ -234,9 +234,9 @@ async def test_full_disk_does_not_keep_a_pod_from_ending() -> None:
         assert [other] == list(world.fake.sandboxes)
         full.clear()
         await world.run_sandbox("newer")
-        kept = await store.load()
-        assert {"other", "newer"} == {record.config.metadata.name for record in kept.sandboxes}
-        assert () == kept.containers
+        stored = await store.load()
+        assert {"other", "newer"} == {record.config.metadata.name for record in stored.sandboxes}
+        assert () == stored.containers
 
 
 async def test_a_sandbox_that_ended_while_its_backend_was_away() -> None:

@@ -22,7 +22,7 @@ HOST = LinuxPodSandboxConfig(
 
 
 def nothing_left(world: Harness) -> bool:
-    return not (world.fake.sandboxes or world.fake.containers or world.network.held or world.namespaces.held)
+    return not (world.fake.sandboxes or world.fake.containers or world.network.addresses or world.namespaces.paths)
 
 
 async def test_fifty_identical_requests_make_one_sandbox() -> None:
@@ -66,7 +66,7 @@ async def test_unknown_handler_is_rejected() -> None:
 
 
 async def test_failed_start_is_undone() -> None:
-    """What was made before a failure is taken back, and the name is free again."""
+    """Resources created before a failure are freed, and the name is free again."""
     fake = FakeBackend(logs_to_disk=False)
     world = Harness(failing(fake, "start_sandbox", at=1))
     world.fake = fake
@@ -105,14 +105,14 @@ async def test_hung_verb_ends_at_its_deadline(stubborn: bool) -> None:
 
 
 async def test_stop_overtakes_a_start() -> None:
-    """A stop cancels a start under way and waits for its undo; whoever waited for the start is told Aborted."""
+    """A stop cancels a start under way and waits for its undo; waiters of the start get Aborted."""
     fake = FakeBackend(logs_to_disk=False)
     world = Harness(hanging(fake, "start_sandbox"))
     world.fake = fake
     async with world:
         run = asyncio.ensure_future(world.run_sandbox())
         await settle()
-        (sandbox_id,) = world.namespaces.held
+        (sandbox_id,) = world.namespaces.paths
         await world.services.sandboxes.stop(sandbox_id)
         with pytest.raises(Aborted):
             await run
@@ -134,17 +134,17 @@ async def test_network_comes_after_a_backend_with_its_own_namespace() -> None:
     async with world:
         sandbox_id = await world.run_sandbox()
         assert "" == fake.sandboxes[sandbox_id].spec.netns
-        assert {sandbox_id: "10.88.0.1"} == world.network.held
-        assert {} == world.namespaces.held
+        assert {sandbox_id: "10.88.0.1"} == world.network.addresses
+        assert {} == world.namespaces.paths
         await world.services.sandboxes.remove(sandbox_id)
-        assert {} == world.network.held
+        assert {} == world.network.addresses
 
 
 async def test_host_network_has_no_addresses() -> None:
     """A pod on the host network is not connected, and its status has no ip (rpc.md 4, PodSandboxStatus)."""
     async with Harness() as world:
         sandbox_id = await world.run_sandbox(linux=HOST, hostname="")
-        assert {} == world.network.held
+        assert {} == world.network.addresses
         assert () == (await world.services.sandboxes.status(sandbox_id, verbose=False)).status.ips
 
 
@@ -157,7 +157,7 @@ async def test_stop_kills_everything_and_may_be_repeated() -> None:
         detail = await world.services.sandboxes.status(sandbox_id, verbose=False)
         assert (PodSandboxState.NOTREADY, ()) == (detail.status.state, detail.status.ips)
         assert 137 == (await world.services.containers.status(container_id, verbose=False)).status.exit_code
-        assert {} == world.network.held
+        assert {} == world.network.addresses
         await world.services.sandboxes.stop(world.ids.sandbox_id())
         assert 1 == world.fake.verbs(sandbox_id).count("stop_sandbox")
 
@@ -217,7 +217,7 @@ async def test_filters_are_joined_by_and() -> None:
 
 
 async def test_unsupported_field_is_refused_by_name() -> None:
-    """What a backend does not support is refused with InvalidArgument naming the CRI field; nothing is made."""
+    """An unsupported field is refused with InvalidArgument naming the CRI field; nothing is created."""
     fake = FakeBackend(supported=frozenset(Feature) - {Feature.SYSCTLS}, logs_to_disk=False)
     world = Harness(fake)
     world.fake = fake

@@ -7,7 +7,7 @@ from crishim.testing.doubles import settle
 
 
 async def test_pod_life() -> None:
-    """A pod is made, runs, ends and is removed, and nothing is left."""
+    """A pod is created, runs, ends and is removed, and nothing is left."""
     async with Harness() as world:
         services = world.services
         sandbox_id = await world.run_sandbox()
@@ -26,4 +26,4 @@ async def test_pod_life() -> None:
         await services.sandboxes.remove(sandbox_id)
         assert [] == list(await services.sandboxes.list(PodSandboxFilter()))
         assert [] == list(await services.containers.list(ContainerFilter()))
-    assert ({}, {}, {}, {}) == (world.fake.sandboxes, world.fake.containers, world.network.held, world.namespaces.held)
+    assert ({}, {}, {}, {}) == (world.fake.sandboxes, world.fake.containers, world.network.addresses, world.namespaces.paths)

@@ -1,4 +1,4 @@
-"""Records that cannot be used, and pods without a record: kept, named, and never removed in silence."""
+"""Invalid records, and pods without a record: stored, reported, and never removed silently."""
 
 import attrs
 

@@ -24,7 +24,7 @@ from crishim.testing.doubles import RecordingObserver, settle
 
 
 async def test_nano_cores_come_from_two_samples() -> None:
-    """usage_nano_cores is unset for the first sample, and a rate afterwards, whoever asks how often (rpc.md 8)."""
+    """usage_nano_cores is unset for the first sample, and a rate afterwards, however often it is queried (rpc.md 8)."""
 
     class Ticking(FakeBackend):
         ticks = 0
@@ -45,7 +45,7 @@ async def test_nano_cores_come_from_two_samples() -> None:
 
 
 async def test_one_bad_container_does_not_spoil_the_list() -> None:
-    """A container that cannot be measured is left out; the list goes on (rpc.md 5, ListContainerStats)."""
+    """A container that cannot be measured is left out of the list (rpc.md 5, ListContainerStats)."""
     fake = FakeBackend(logs_to_disk=False)
     async with Harness(failing(fake, "container_usage", at=1)) as world:
         sandbox_id = await world.run_sandbox()
@@ -88,7 +88,7 @@ async def test_every_metric_has_a_value_for_each_label() -> None:
         await world.run_container(sandbox_id)
         described = {descriptor.name: descriptor for descriptor in await world.services.stats.metric_descriptors()}
         (pod,) = await world.services.stats.metrics()
-        samples = [*pod.metrics, *(value for held in pod.container_metrics for value in held.metrics)]
+        samples = [*pod.metrics, *(value for measured in pod.container_metrics for value in measured.metrics)]
         assert samples
         assert all(len(described[sample.name].label_keys) == len(sample.label_values) for sample in samples)
 
@@ -101,7 +101,7 @@ def test_descriptors_are_complete(descriptor: MetricDescriptor) -> None:
     assert None is metric(MetricSample(name=descriptor.name, value=1, labels=("x",) * 9), ("id", "image", "ns", "pod", "c"))
 
 
-async def test_events_tell_a_pod_s_life() -> None:
+async def test_events_of_a_pods_lifecycle() -> None:
     """Sandbox and containers: created, started, stopped, deleted, each with the pod as it was (rpc.md 6)."""
     async with Harness() as world:
         seen = []
@@ -135,7 +135,7 @@ async def test_events_tell_a_pod_s_life() -> None:
 
 
 async def test_slow_subscriber_loses_its_stream() -> None:
-    """A subscriber that does not keep up is told so instead of losing single events."""
+    """A subscriber that is too slow gets an error instead of losing single events."""
     async with Harness() as world:
         sandbox_id = await world.run_sandbox()
         entry = world.services._core.table.sandbox(sandbox_id)
@@ -152,7 +152,7 @@ async def test_slow_subscriber_loses_its_stream() -> None:
         await stream.__anext__()
         with pytest.raises(ResourceExhausted):
             await stream.__anext__()
-        assert [("subscriber_dropped",)] == observer.told
+        assert [("subscriber_dropped",)] == observer.calls
 
 
 async def test_images_follow_the_handler() -> None:
@@ -169,7 +169,7 @@ async def test_images_follow_the_handler() -> None:
         assert 1 == len((await images.fs_info()).image_filesystems)
 
 
-async def test_status_tells_claims_and_nothing_more() -> None:
+async def test_status_has_the_claimed_capabilities_only() -> None:
     """Status lists every handler, and no feature that no backend claimed; RuntimeConfig is Unimplemented without a driver."""
     async with Harness() as world:
         status = await world.services.runtime.status(verbose=True)

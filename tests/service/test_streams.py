@@ -77,7 +77,7 @@ async def test_two_buffers_share_one_budget() -> None:
 
 
 async def test_large_output_is_capped() -> None:
-    """Output beyond the limit is cut and the exit code still told."""
+    """Output beyond the limit is cut and the exit code still returned."""
     world = Harness()
     world.settings = attrs.evolve(world.settings, exec_sync_limit=3)
     async with world:

@@ -13,9 +13,9 @@ from tests.shimv2.world import ShimWorld, host_leftovers, kata, runc_shim
 
 @pytest.fixture
 def pins(tmp_path: Path) -> Iterator[PinnedNamespaces]:
-    made = PinnedNamespaces(tmp_path / "pins")
-    with contextlib.closing(made):
-        yield made
+    namespaces = PinnedNamespaces(tmp_path / "pins")
+    with contextlib.closing(namespaces):
+        yield namespaces
 
 
 @pytest.fixture

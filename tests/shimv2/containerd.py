@@ -83,7 +83,7 @@ endpoint = ["http://{host}"]
         raise AssertionError((self.folder / "log").read_text())
 
     def stop(self) -> None:
-        """Stop it; tasks go on."""
+        """Stop it; tasks keep running."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(30)
@@ -148,10 +148,10 @@ endpoint = ["http://{host}"]
 def containerd(image: str = "127.0.0.1:1/none") -> Iterator[Containerd]:
     """A containerd that runs, gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="ctd"))
-    made = Containerd(folder, image)
+    server = Containerd(folder, image)
     try:
-        made.start()
-        yield made
+        server.start()
+        yield server
     finally:
-        made.close()
+        server.close()
         shutil.rmtree(folder, ignore_errors=True)

@@ -19,12 +19,12 @@ def commands(name: str) -> list[dict[str, Any]]:
 
 def answers(name: str, method: str) -> list[bytes]:
     """The payload-bearing data of the responses to a method, without the frames' headers."""
-    asked: set[tuple[str, int]] = set()
+    requests: set[tuple[str, int]] = set()
     found = []
     for entry in entries(name):
         key = (entry.get("conn", ""), entry.get("stream", 0))
         if entry.get("method") == method:
-            asked.add(key)
-        elif entry.get("type") == 2 and key in asked:
+            requests.add(key)
+        elif entry.get("type") == 2 and key in requests:
             found.append(bytes.fromhex(entry["hex"]))
     return found

@@ -79,7 +79,7 @@ class Process:
         self.code = 0
         self.ended_at: float | None = None
         self.over = asyncio.Event()
-        self.told = asyncio.Event()
+        self.reported = asyncio.Event()
         self.stdin_over = asyncio.Event()
         self.child: asyncio.subprocess.Process | None = None
         self.terminal: int | None = None
@@ -89,7 +89,7 @@ class Process:
     async def start(self) -> None:
         if self.status != types.CREATED:
             raise Unknown("Container not ready, impossible to start")
-        # The pipes are opened here and not before; outputs that nobody reads cannot be opened at all.
+        # The pipes are opened here and not before; an output without a reader cannot be opened at all.
         outs = {1: self.open_output(self.request.stdout), 2: self.open_output(self.request.stderr)}
         ends = self.make_ends(outs)
         root, spec = str(self.root), self.spec
@@ -145,7 +145,7 @@ class Process:
         return ends
 
     async def copy(self, source: int, target: int) -> None:
-        """Guest to pipe. Never faster than whoever reads the pipe."""
+        """Guest to pipe, at the speed of the pipe's reader."""
         reader, writer = DescriptorReader(source), DescriptorWriter(target)
         with contextlib.suppress(BrokenPipeError):
             while data := await reader.read():
@@ -173,18 +173,18 @@ class Process:
             return
         self.status, self.code, self.ended_at = types.STOPPED, code, time.time()
         self.over.set()
-        self.tasks.add(asyncio.create_task(self.tell()))
+        self.tasks.add(asyncio.create_task(self.report()))
 
-    async def tell(self) -> None:
-        """The end is told when all output was read."""
+    async def report(self) -> None:
+        """The exit is reported when all output was read."""
         if self.copies:
             await asyncio.wait(self.copies)
-        self.told.set()
+        self.reported.set()
 
     def vm_died(self) -> None:
         self.signal(signal.SIGKILL)
         self.end(255)
-        self.told.set()  # at once
+        self.reported.set()  # at once
 
     def signal(self, number: int) -> None:
         if self.child is None or self.child.returncode is not None:
@@ -205,7 +205,7 @@ class Shim:
     def __init__(self, folder: Path, sandbox_id: str) -> None:
         self.folder = folder
         self.sandbox_id = sandbox_id
-        self.held: dict[str, Process] = {}
+        self.processes: dict[str, Process] = {}
         self.execs: dict[tuple[str, str], Process] = {}
         self.vm: asyncio.subprocess.Process | None = None
         self.watching: set[asyncio.Task[None]] = set()
@@ -244,10 +244,10 @@ class Shim:
 
     def of(self, request: Any) -> Process:
         exec_id = getattr(request, "exec_id", "")
-        held = self.execs.get((request.id, exec_id)) if exec_id else self.held.get(request.id)
-        if held is None:
+        process = self.execs.get((request.id, exec_id)) if exec_id else self.processes.get(request.id)
+        if process is None:
             raise NotFound("container", request.id)
-        return held
+        return process
 
     async def create(self, request: pb.CreateTaskRequest) -> Message:
         bundle = Path(request.bundle)
@@ -267,7 +267,7 @@ class Shim:
         if request.id == self.sandbox_id and not os.access(program, os.X_OK):
             raise Unknown("the sandbox's own container has no program in its root")
         (self.folder / SANDBOXES / self.sandbox_id / request.id).touch()
-        self.held[request.id] = Process(root, config["process"], request)
+        self.processes[request.id] = Process(root, config["process"], request)
         assert self.vm is not None
         return pb.CreateTaskResponse(pid=self.vm.pid)
 
@@ -293,7 +293,7 @@ class Shim:
 
     async def watch_vm(self, machine: asyncio.subprocess.Process) -> None:
         await machine.wait()
-        for process in (*self.held.values(), *self.execs.values()):
+        for process in (*self.processes.values(), *self.execs.values()):
             process.vm_died()
 
     async def start(self, request: pb.StartRequest) -> Message:
@@ -319,7 +319,7 @@ class Shim:
 
     async def wait(self, request: pb.WaitRequest) -> Message:
         process = self.of(request)
-        await process.told.wait()
+        await process.reported.wait()
         at = None if request.exec_id else process.ended_at
         return pb.WaitResponse(exit_status=process.code, exited_at=stamp(at))
 
@@ -352,7 +352,7 @@ class Shim:
         if request.exec_id:
             del self.execs[request.id, request.exec_id]
         else:
-            del self.held[request.id]
+            del self.processes[request.id]
             (self.folder / SANDBOXES / self.sandbox_id / request.id).unlink()
             if is_sandbox:
                 self.stop_vm()
@@ -398,9 +398,9 @@ class Shim:
 
     async def stats(self, request: pb.StatsRequest) -> Message:
         self.of(request)
-        told = cgroups.Metrics(cpu=cgroups.CPUStat(usage=cgroups.CPUUsage(total=5_000_000)))
-        told.memory.usage.usage = 4096
-        value = AnyMessage(type_url="io.containerd.cgroups.v1.Metrics", value=told.SerializeToString())
+        metrics = cgroups.Metrics(cpu=cgroups.CPUStat(usage=cgroups.CPUUsage(total=5_000_000)))
+        metrics.memory.usage.usage = 4096
+        value = AnyMessage(type_url="io.containerd.cgroups.v1.Metrics", value=metrics.SerializeToString())
         return pb.StatsResponse(stats=value)
 
     async def pids(self, request: pb.PidsRequest) -> Message:
@@ -414,7 +414,7 @@ class Shim:
         return pb.ConnectResponse(shim_pid=os.getpid(), task_pid=self.vm.pid if self.vm else 0)
 
     async def shutdown(self, request: pb.ShutdownRequest) -> Message:
-        if not self.held:
+        if not self.processes:
             self.stop_vm()
             for kind in () if (self.folder / "keeps").exists() else (*FOLDERS, OVERHEAD):
                 shutil.rmtree(self.folder / kind / self.sandbox_id, ignore_errors=True)
@@ -498,8 +498,8 @@ def delete(folder: Path, task_id: str) -> None:
                 os.killpg(int(name), signal.SIGKILL)
         for kind in (SANDBOXES, MACHINES):  # the folder of shared files and the cgroup stay
             shutil.rmtree(folder / kind / owner)
-    told = pb.DeleteResponse(exit_status=137, exited_at=stamp(time.time()))
-    sys.stdout.buffer.write(told.SerializeToString())
+    response = pb.DeleteResponse(exit_status=137, exited_at=stamp(time.time()))
+    sys.stdout.buffer.write(response.SerializeToString())
 
 
 def main() -> None:

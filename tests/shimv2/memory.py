@@ -1,4 +1,4 @@
-"""An OciRuntime whose containers are entries of a table: what the door asks of it is what is tested."""
+"""An OciRuntime whose containers are entries of a table: tests check the shim server's calls of it."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ class Container:
 
 
 class MemoryRuntime:
-    """Signals end containers with 128 + their number, and `execs` says how the execs go on."""
+    """Signals end containers with 128 + their number, and `execs` has the exits of execs."""
 
     def __init__(self) -> None:
         self.containers: dict[str, Container] = {}

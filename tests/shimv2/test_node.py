@@ -29,12 +29,12 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(params=["shim", "kata"])
 def node(request: pytest.FixtureRequest, image: str) -> Iterator[Node]:
     """A node with containerd's shim, and one with the stand-in for kata's."""
-    with one_node(image, number=78) as made:
-        config = made.place / "crishim.toml"
-        option = f'shim = "{stand_in(made.place / "k")}"' if request.param == "kata" else ""
+    with one_node(image, number=78) as started:
+        config = started.place / "crishim.toml"
+        option = f'shim = "{stand_in(started.place / "k")}"' if request.param == "kata" else ""
         text = config.read_text().replace('runtime = "runc"', f'plugin = "{request.param}"\n{option}')
         config.write_text(text)
-        yield made
+        yield started
 
 
 def left(node: Node) -> set[str]:
@@ -44,7 +44,7 @@ def left(node: Node) -> set[str]:
 
 
 async def test_killed_at_any_moment(node: Node) -> None:
-    """Whenever the server is killed while a pod is made, removing what the next one knows leaves nothing."""
+    """Whenever the server is killed while a pod is created, the removal of what the next one knows leaves nothing."""
     node.start()
     async with node.client() as client:
         await node.pull(client)
@@ -64,8 +64,8 @@ async def test_killed_at_any_moment(node: Node) -> None:
         async with node.client() as client:
             await node.empty(client)
         trace = left(node)
-        held = [path.name for path in (node.run / "backends/runc/runtime/crishim").glob("*")]
-        assert (set(), []) == (trace, held), f"moment {moment}: {sorted(trace)} {held}"
+        remaining = [path.name for path in (node.run / "backends/runc/runtime/crishim").glob("*")]
+        assert (set(), []) == (trace, remaining), f"moment {moment}: {sorted(trace)} {remaining}"
 
 
 async def test_shim_and_server_die(node: Node) -> None:
@@ -84,7 +84,7 @@ async def test_shim_and_server_die(node: Node) -> None:
         assert pb.CONTAINER_RUNNING == (await client.container_status(running)).state
         ended = await client.container_status(one)
         assert (pb.CONTAINER_EXITED, 137) == (ended.state, ended.exit_code)
-        states = {held.id: held.state for held in await client.list_sandboxes({})}
+        states = {sandbox.id: sandbox.state for sandbox in await client.list_sandboxes({})}
         assert {sandbox: pb.SANDBOX_NOTREADY, other: pb.SANDBOX_READY} == states
         await node.empty(client)
     # The stand-in's host is a folder of its own, where the server does not look for what a killed shim leaves (test_leftovers).

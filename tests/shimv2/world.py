@@ -1,4 +1,4 @@
-"""What tests of shims have in common: the stand-in as a program, worlds of pods, and what is looked at."""
+"""Common parts of the tests of shims: the stand-in as a program, worlds of pods, and observations."""
 
 import sys
 from collections.abc import Callable
@@ -26,7 +26,7 @@ STAND_IN = Path(__file__).with_name("kata_shim.py")
 
 
 def stand_in(folder: Path) -> str:
-    """The stand-in for kata's shim as a program; what it leaves on the host lies in `folder`/host."""
+    """The stand-in for kata's shim as a program; its leftovers on the host are in `folder`/host."""
     program = folder / "containerd-shim-kata-v2"
     if not program.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,20 +103,20 @@ def kata(folder: Path) -> Callable[[BackendContext], KataPods]:
     """Makes pods over the stand-in."""
 
     def build(context: BackendContext) -> KataPods:
-        made = build_kata(attrs.evolve(context, options=FrozenDict({**context.options, "shim": stand_in(folder)})))
-        assert isinstance(made, KataPods)
-        runtime = made._runtime
+        pods = build_kata(attrs.evolve(context, options=FrozenDict({**context.options, "shim": stand_in(folder)})))
+        assert isinstance(pods, KataPods)
+        runtime = pods._runtime
         assert isinstance(runtime, ShimRuntime)
         cgroups = Cgroups(v2=True, root=folder / "host" / "cgroup")
         assert isinstance(runtime._binary, KataBinary)
         runtime._binary = attrs.evolve(runtime._binary, root=folder / "host", cgroups=cgroups)
-        return made
+        return pods
 
     return build
 
 
 def runc_shim(context: BackendContext) -> MeasuredPods:
     """Pods over containerd's own shim."""
-    made = build_shim(context)
-    assert isinstance(made, MeasuredPods)
-    return made
+    pods = build_shim(context)
+    assert isinstance(pods, MeasuredPods)
+    return pods

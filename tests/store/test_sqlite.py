@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC220, ASYNC240 - nothing else runs on these loops, so a blocking look at a small file holds up nobody
+# ruff: noqa: ASYNC220, ASYNC240 - nothing else runs on these loops, so a short blocking read delays nothing
 import asyncio
 import contextlib
 import json
@@ -135,7 +135,7 @@ async def test_records_of_every_version_load(path: Path, kind: str, version: int
 
 
 def test_version_1_records_become_today_s() -> None:
-    """A container of version 1 takes its limits from its configuration; a sandbox of version 1 was made in an unknown boot."""
+    """A container of version 1 takes its limits from its configuration; a sandbox of version 1 has an unknown boot."""
     assert a_container() == load_record(golden("container.v1"))[0]
     assert attrs.evolve(a_sandbox(), boot_id="") == load_record(golden("sandbox.v1"))[0]
 
@@ -149,7 +149,7 @@ async def test_a_newer_record_is_set_aside(path: Path) -> None:
     assert f"of version {VERSION + 1}" in await set_aside(path)
 
 
-async def test_fields_of_a_later_version_are_kept(path: Path) -> None:
+async def test_fields_of_a_later_version_are_preserved(path: Path) -> None:
     """Fields that this version does not know, in any depth, are written back with the record's next change."""
     await filled(path)
     data = json.loads(golden("sandbox.v2"))
@@ -175,7 +175,7 @@ async def test_a_newer_layout_is_refused(path: Path) -> None:
 
 
 async def test_a_strangers_database_is_refused(path: Path) -> None:
-    """Somebody else's SQLite file raises DataLoss and is not made ours."""
+    """A SQLite file of another program raises DataLoss and is not changed."""
     path.parent.mkdir()
     rewrite(path, ("CREATE TABLE songs (title TEXT)", ()))
     assert "is a database of another application" in await refused(path, DataLoss)
@@ -272,7 +272,7 @@ async def test_the_last_of_parallel_puts_wins(path: Path) -> None:
         assert Records(sandboxes=(attrs.evolve(a_sandbox(), created_at=49),)) == records
 
 
-async def test_a_cancelled_put_harms_nobody(path: Path) -> None:
+async def test_a_cancelled_put_affects_no_other(path: Path) -> None:
     """A caller who stops waiting does not disturb the others of the same transaction."""
     async with opened(path) as (store, _):
         puts = [asyncio.create_task(store.put(record)) for record in containers(10)]
@@ -282,8 +282,8 @@ async def test_a_cancelled_put_harms_nobody(path: Path) -> None:
         assert [3] == [number for number, put in enumerate(puts) if put.cancelled()]
 
 
-async def test_a_full_disk_is_told_and_survived(path: Path) -> None:
-    """A put for which there is no room raises ResourceExhausted naming the file; what was there stays, and later puts work."""
+async def test_a_full_disk_is_reported_and_survived(path: Path) -> None:
+    """A put on a full disk raises ResourceExhausted naming the file; stored records stay, and later puts work."""
     async with opened(path) as (store, _):
         await store.put(a_sandbox())
         connection = store._connection
@@ -360,9 +360,9 @@ async def test_a_killed_process_loses_nothing_that_returned(path: Path, after: i
         process.send_signal(signal.SIGKILL)
         returned += [int(line) for line in process.stdout]
     async with opened(path) as (_, records):
-        held = {int(record.id, 16) for record in records.containers}
-    assert set(returned) <= held
-    assert len(held) <= len(returned) + 1
+        stored = {int(record.id, 16) for record in records.containers}
+    assert set(returned) <= stored
+    assert len(stored) <= len(returned) + 1
 
 
 def test_every_version_has_golden_records() -> None:

@@ -1,4 +1,4 @@
-"""Bytes to and from a served world, as they are."""
+"""Raw bytes to and from a served world."""
 
 import asyncio
 import struct

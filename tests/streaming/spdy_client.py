@@ -29,7 +29,7 @@ class HttpRefusal(Exception):
 
 
 class SpdyStream:
-    """One stream; `content` is what came so far."""
+    """One stream; `content` is the data received so far."""
 
     def __init__(self, client: "SpdyClient", number: int) -> None:
         self._client = client
@@ -124,11 +124,11 @@ class SpdyClient:
     async def ping(self, number: int) -> None:
         await self.write(control(PING, struct.pack(">I", number)))
 
-    async def say_goodbye(self) -> None:
+    async def send_close(self) -> None:
         await self.write(control(GOAWAY, struct.pack(">II", 0, 0)))
 
     def drop(self) -> None:
-        """Leave without a word."""
+        """Abort the connection."""
         assert isinstance(self._writer, asyncio.StreamWriter)
         self._writer.transport.abort()
 

@@ -20,7 +20,7 @@ Captured = Callable[[str, str], tuple[bytes, bytes]]
     ],
 )
 async def test_exec(captured: Captured, name: str, cmd: tuple[str, ...], stdin: bool) -> None:
-    """What crictl said to containerd, said to us, gets the same output and exit, said before the client's goodbye."""
+    """The recorded requests of crictl to containerd, sent to us, get the same output and exit, before the client's GOAWAY."""
     head, body = captured(name, "client")
     _, theirs = captured(name, "server")
     opening = body if not stdin else body[: body.index(struct.pack(">II", 3, 1 << 24)) + 8]
@@ -74,7 +74,7 @@ async def test_port_forward(captured: Captured) -> None:
 
 @pytest.mark.parametrize("name", ["exec-websocket", "exec-stdin-websocket", "attach-websocket", "portforward-websocket"])
 async def test_websocket(captured: Captured, name: str) -> None:
-    """Crictl's WebSocket requests, which containerd refuses, are answered by 101 and the protocol it asked for."""
+    """Crictl's WebSocket requests, which containerd refuses, are answered by 101 and the requested protocol."""
     head, _ = captured(name, "client")
     async with world() as served:
         urls = {"attach": await served.attach(), "portforward": await served.forward(), "exec": await served.exec("x")}

@@ -97,7 +97,7 @@ def test_clients_open_what_the_request_says(fields: dict[str, bool], expected: s
 
 
 def test_success_is_a_json_status_from_v4_on() -> None:
-    """Success is told by v4 and not told before."""
+    """v4 reports success explicitly, older versions by an empty stream."""
     expected = [b'{"status":"Success"}', b""]
     assert expected == [encode_exit(V4, 0), encode_exit(V3, 0)]
 
@@ -110,12 +110,12 @@ def test_an_exit_code_is_a_cause() -> None:
 
 
 @pytest.mark.parametrize("code", [-1, 256, 2**40])
-def test_codes_that_clients_refuse_are_told_as_255(code: int) -> None:
-    """Clients read eight bits; what does not fit is told as 255, and never as success."""
+def test_codes_that_clients_refuse_are_sent_as_255(code: int) -> None:
+    """Clients read eight bits; any other code is sent as 255, and never as success."""
     assert encode_exit(V4, 255) == encode_exit(V4, code)
 
 
-def test_old_versions_tell_a_failure_in_plain_text() -> None:
+def test_old_versions_send_a_failure_in_plain_text() -> None:
     """Before v4 the error stream holds a text for people."""
     expected = b"command terminated with non-zero exit code: 7"
     assert expected == encode_exit(V1, 7)
@@ -150,7 +150,7 @@ def test_sizes_are_read_in_any_split(values: list[tuple[TerminalSize, str]], cut
 
 
 def test_sizes_before_a_broken_one_count() -> None:
-    """What is complete is answered, and the error comes with what is fed next."""
+    """Complete sizes are returned, and the error is raised by the next call."""
     decoder = ResizeDecoder()
     assert [TerminalSize(1, 2), TerminalSize(3, 4)] == decoder.feed(b'{"Width":1,"Height":2}{"Width":3,"Height":4}nonsense')
     with pytest.raises(ProtocolError):
@@ -186,7 +186,7 @@ def test_other_json_and_garbage_is_refused(value: bytes) -> None:
         ResizeDecoder().feed(value + b'"' * 512)
 
 
-def test_at_most_the_bound_is_held() -> None:
+def test_at_most_the_limit_is_buffered() -> None:
     """An object that does not end is refused at 512 bytes."""
     decoder = ResizeDecoder()
     assert not decoder.feed(b'{"' + b"a" * 510)

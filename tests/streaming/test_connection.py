@@ -27,7 +27,7 @@ async def test_idle() -> None:
 
 
 async def test_stalled_client() -> None:
-    """A client that does not read stops its own process at a bound, and nobody else's."""
+    """A client that does not read stops its own process at the limit, and no other."""
     backend = ChildBackend()
     async with world(backend) as served, spdy(await served.exec("cat", "/dev/zero")) as stalled:
         await Remote(stalled).open("stdout")
@@ -90,7 +90,7 @@ async def test_tiny_frames_are_gathered() -> None:
 
 
 async def test_slow_reader_gets_the_tail() -> None:
-    """A client that stops reading before the process ends, and goes on long after, gets every byte and the exit status."""
+    """A client that stops reading before the process ends, and resumes long after, gets every byte and the exit status."""
     size = 1024 * 1024
     backend = ChildBackend()
     async with (
@@ -123,18 +123,18 @@ async def test_two_hundred_at_once() -> None:
             async with spdy(await served.exec("cat", stdin=True)) as client:
                 remote = await Remote(client).open("stdin", "stdout")
                 await remote.stdin.send(b"%d" % number)
-                everybody.release()
+                arrived.release()
                 await all_there.wait()
                 await remote.stdin.finish()
                 assert b"%d" % number == await remote.stdout.all()
                 assert SUCCESS == await remote.status()
 
-        everybody, all_there = asyncio.Semaphore(0), asyncio.Event()
+        arrived, all_there = asyncio.Semaphore(0), asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             for number in range(200):
                 tasks.create_task(one(number))
             for _ in range(200):
-                await everybody.acquire()
+                await arrived.acquire()
             assert 200 == len(served.server.connections)
             all_there.set()
 

@@ -83,8 +83,8 @@ async def crictl(request: pytest.FixtureRequest) -> AsyncIterator[Crictl]:
         backend: Backend = build(context) if request.param == "runc" else ProcessBackend(context)
         if isinstance(backend, ProcessBackend):
             stack.push_async_callback(backend.close)
-        made = Services(backends={"": backend}, images=HostImages(context), namespaces=pins, dialer=SetnsDialer(), urls=streams)
-        services = await stack.enter_async_context(made)
+        core = Services(backends={"": backend}, images=HostImages(context), namespaces=pins, dialer=SetnsDialer(), urls=streams)
+        services = await stack.enter_async_context(core)
         await stack.enter_async_context(streams.serving(services.streams))
         await stack.enter_async_context(serve(Dispatcher(services), folder / "cri.sock"))
         sandbox_id = await services.sandboxes.run(sandbox_config(hostname="", log_directory=str(folder), linux=HOST), "")

@@ -101,7 +101,7 @@ async def test_many_connections_to_many_ports(forwarding: Forwarding) -> None:
 
 @both
 async def test_refused_port(forwarding: Forwarding) -> None:
-    """A port that nobody serves is told on its own error stream, its data stream is reset, and the others go on."""
+    """A refused port is reported on its own error stream, its data stream is reset, and the others continue."""
     backend = FakeBackend(logs_to_disk=False)
     async with world(backend) as served, forwarding(served) as client:
         good = await forwarded(client, 80, 0)
@@ -134,7 +134,7 @@ async def test_half_close_by_the_client() -> None:
 
 
 async def test_half_close_by_the_port() -> None:
-    """The port's end is passed on to the client at once, with the error stream's, and the client may go on sending."""
+    """The port's end is passed on to the client at once, with the error stream's, and the client may still send."""
     backend = Ports()
     async with world(backend) as served, spdy(await served.forward(), FORWARD) as client:
         pair = await forwarded(client, 80)
@@ -188,15 +188,15 @@ async def test_client_leaves() -> None:
         await until(lambda: not served.server.connections)
 
 
-async def test_goodbye() -> None:
-    """A client that says goodbye gets the server's, and its end."""
+async def test_close_by_the_client() -> None:
+    """A client that sends GOAWAY or Close gets the server's, and the socket is closed."""
     async with world() as served, spdy(await served.forward(), FORWARD) as client:
-        await client.say_goodbye()
+        await client.send_close()
         await client.gone.wait()
 
 
 async def test_port_that_breaks_off() -> None:
-    """A port that breaks off is told on the error stream, and the data stream is reset."""
+    """A broken connection of a port is reported on the error stream, and the data stream is reset."""
 
     async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
@@ -212,7 +212,7 @@ async def test_port_that_breaks_off() -> None:
 
 
 async def test_answer_of_a_port_that_takes_no_more() -> None:
-    """What a port answered before it stopped to read still reaches the client, who goes on sending in vain."""
+    """Data that a port sent before it stopped reading still reaches the client, whose further data is dropped."""
     backend = Ports()
     async with world(backend) as served, spdy(await served.forward(), FORWARD) as client:
         pair = await forwarded(client, 80)
@@ -285,7 +285,7 @@ async def test_streams_that_are_refused(headers: dict[str, str]) -> None:
 
 
 async def test_second_stream_of_a_kind() -> None:
-    """A second error stream of one request is reset; the pair is made with the first."""
+    """A second error stream of one request is reset; the pair uses the first."""
     async with world() as served, spdy(await served.forward(), FORWARD) as client:
         await client.open(streamtype="error", port="80", requestid="7")
         second = await client.open(streamtype="error", port="80", requestid="7")
@@ -329,7 +329,7 @@ async def test_websocket_channels() -> None:
 
 
 async def test_websocket_channels_to_a_refused_port() -> None:
-    """Over channels a refused port is told on its error channel."""
+    """Over channels a refused port is reported on its error channel."""
     async with world() as served, websocket(await served.forward(1)) as client:
         await client.gone.wait()
         assert client.channel(1).startswith(b"\x01\x00error forwarding port 1 of sandbox")

@@ -57,22 +57,22 @@ async def test_refused_client_that_stays() -> None:
         reader, writer = await connected(served)
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.1 404")
-        await until(lambda: not served.server._doors)
+        await until(lambda: not served.server._pending)
         await closed(writer)
 
 
 async def test_too_many_connections() -> None:
     """Connections over the cap are refused by 503, and others are taken when some have left."""
     async with world(connections=3) as served:
-        held = [await connected(served) for _ in range(3)]
-        await until(lambda: 3 == len(served.server._doors))
+        open_connections = [await connected(served) for _ in range(3)]
+        await until(lambda: 3 == len(served.server._pending))
         reader, writer = await connected(served)
         answer = await reader.read()
         assert answer.startswith(b"HTTP/1.1 503 ")
-        assert b"this server has 3 connections, and no more" in answer
-        for _, other in (*held, (reader, writer)):
+        assert b"the server is at its limit of 3 connections" in answer
+        for _, other in (*open_connections, (reader, writer)):
             await closed(other)
-        await until(lambda: not served.server._doors)
+        await until(lambda: not served.server._pending)
         assert await still_serves(served)
 
 
@@ -90,7 +90,7 @@ async def test_half_open_connections() -> None:
                 sockets[-1].sendall(b"POST /exec/" * (number % 2))
                 if not number % 100:
                     await asyncio.sleep(0)
-            await until(lambda: count == len(served.server._doors))
+            await until(lambda: count == len(served.server._pending))
             assert await still_serves(served)
     finally:
         for one in sockets:

@@ -80,7 +80,7 @@ async def test_terminal(tmp_path: Path, transport: str) -> None:
 
 
 async def test_attach(tmp_path: Path) -> None:
-    """Attachers see what is written from then on; one leaves and the others stay; the last sees the container's end."""
+    """Attached clients get the output from then on; one disconnects and the others stay; the last gets the container's end."""
     script = "while read line; do echo got $line; done"
     async with (
         processes(tmp_path, "sh", "-c", script, stdin=True) as served,
@@ -104,7 +104,7 @@ async def test_attach(tmp_path: Path) -> None:
 
 
 async def test_slow_attacher_is_dropped(tmp_path: Path) -> None:
-    """An attacher that does not read is dropped; the container goes on, and so does the other attacher."""
+    """An attached client that does not read is dropped; the container and the other client continue."""
     size = 30_000_000
     script = f"read line; head -c {size} /dev/zero; echo; echo all of it; sleep 1000"
     async with (
@@ -137,7 +137,7 @@ async def test_stdin_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("over", [spdy, tunnel])
 async def test_port_forward(tmp_path: Path, over: Any) -> None:
-    """Ports of the pod are reached, the half-closed answer comes back, and a port without a server is told alone."""
+    """Ports of the pod are reached, the half-closed response comes back, and only the refused port gets an error."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write((await reader.read())[::-1])
@@ -149,7 +149,7 @@ async def test_port_forward(tmp_path: Path, over: Any) -> None:
     async with listener, processes(tmp_path) as served, over(await served.forward(), *names) as client:
         good = [await client.open(streamtype=kind, port=str(port), requestid="0") for kind in ("error", "data")]
         bad = [await client.open(streamtype=kind, port="1", requestid="1") for kind in ("error", "data")]
-        assert b"nobody listens on port 1" in await bad[0].all()
+        assert b"no listener on port 1" in await bad[0].all()
         await good[1].send(bytes(200_000) + b"end", fin=True)
         assert b"dne" + bytes(200_000) == await good[1].all()
         assert b"" == await good[0].all()

@@ -46,7 +46,7 @@ async def test_not_serving() -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
 def test_every_address(host: str) -> None:
-    """A server on every address must be told what to call itself."""
+    """A server on every address requires a base URL."""
     with pytest.raises(InvalidArgument, match="base_url"):
         StreamConfig(host=host)
     assert "http://node:1" == StreamConfig(host=host, base_url="http://node:1").base_url
@@ -157,7 +157,7 @@ async def test_a_thousand_tokens() -> None:
     ],
 )
 async def test_refused_upgrades(head: tuple[str, ...], status: int, words: str) -> None:
-    """What cannot be upgraded is told why."""
+    """A refused upgrade has its reason."""
     async with world() as served:
         refusal = await refused(await served.exec("x"), *head)
         assert status == refusal.status
@@ -165,7 +165,7 @@ async def test_refused_upgrades(head: tuple[str, ...], status: int, words: str) 
 
 
 async def test_accepted_protocols_are_named() -> None:
-    """A client with none of our protocols is told them."""
+    """A client without a served protocol gets the list of those served."""
     async with world() as served:
         head = ("Connection: Upgrade", "Upgrade: SPDY/3.1", "X-Stream-Protocol-Version: v9")
         refusal = await refused(await served.exec("x"), *head)
@@ -211,7 +211,7 @@ async def test_stop_with_connections_in_every_state() -> None:
         for _ in range(3):
             reader, writer, _ = await request(await served.exec("sleep"), UPGRADE)
             clients.append((reader, writer))
-        await until(lambda: 3 == len(served.server._doors) and 3 == len(served.server.connections))
+        await until(lambda: 3 == len(served.server._pending) and 3 == len(served.server.connections))
     for reader, writer in clients:
         with contextlib.suppress(ConnectionError):
             await reader.read()
@@ -282,7 +282,7 @@ async def test_websocket_garbage(close_code: bytes) -> None:
 
 
 def test_nothing_is_logged_for_a_plain_session(caplog: pytest.LogCaptureFixture) -> None:
-    """A session that goes well is no news."""
+    """A successful session is not logged."""
 
     async def session() -> None:
         async with world() as served:

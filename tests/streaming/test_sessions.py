@@ -32,7 +32,7 @@ async def test_output_and_exit() -> None:
 
 
 async def test_stdin_until_half_close() -> None:
-    """A process reads what the client sends, byte for byte, and sees its end while its own output goes on."""
+    """A process reads what the client sends, byte for byte, and its EOF while its own output continues."""
     sent = bytes(range(256)) * 8192
     async with world(ChildBackend()) as served, spdy(await served.exec("sh", "-c", "cat; echo end", stdin=True)) as client:
         remote = await Remote(client).open("stdin", "stdout")
@@ -52,7 +52,7 @@ async def test_stdin_reset_is_an_end() -> None:
 
 
 async def test_signal() -> None:
-    """A process that a signal killed is told as 128 and the signal's number."""
+    """An exit by a signal is reported as 128 and the signal's number."""
     async with world(ChildBackend()) as served, spdy(await served.exec("sh", "-c", "kill -KILL $$")) as client:
         remote = await Remote(client).open("stdout")
         assert exited(137) == await remote.status()
@@ -121,7 +121,7 @@ async def test_terminal_without_resize() -> None:
 
 
 async def test_broken_resize() -> None:
-    """A resize stream that cannot be read is passed over from there on; the session goes on."""
+    """An invalid resize stream is ignored from there on; the session continues."""
     backend = Scripted()
     async with world(backend) as served, spdy(await served.exec("x", tty=True, stdin=True)) as client:
         remote = await Remote(client).open("stdin", "stdout", "resize")
@@ -138,8 +138,8 @@ async def test_broken_resize() -> None:
         assert SUCCESS == await remote.status()
 
 
-async def test_only_the_newest_size_is_kept() -> None:
-    """Sizes that nobody looked at are forgotten when a newer one comes."""
+async def test_only_the_newest_size_is_read() -> None:
+    """Sizes that were not read are replaced by newer ones."""
     sizes = LatestSize()
     for width in range(1, 1000):
         sizes.put(TerminalSize(width, 24))
@@ -147,7 +147,7 @@ async def test_only_the_newest_size_is_kept() -> None:
     assert [TerminalSize(999, 24)] == [size async for size in sizes.follow()]
 
 
-async def test_streams_nobody_asked_for() -> None:
+async def test_streams_that_were_not_requested_are_ignored() -> None:
     """Streams of unknown types, unwanted ones and second ones are passed over, whatever comes on them."""
     async with world() as served, spdy(await served.exec("cat", stdin=True)) as client:
         odd = [await client.open(streamtype=kind) for kind in ("fancy", "stderr", "resize")]
@@ -186,7 +186,7 @@ async def test_process_starts_when_all_streams_are_there() -> None:
 
 
 async def test_streams_that_never_come() -> None:
-    """A client that does not open its streams in time is told which are missing, and the process is not run."""
+    """A client that does not open its streams in time gets the names of the missing ones, and the process is not run."""
     backend = Scripted()
     async with world(backend, timeouts=Timeouts(creation=0.05)) as served:
         async with spdy(await served.exec("x", stdin=True)) as client:
@@ -232,7 +232,7 @@ async def test_output_is_refused_when_the_client_has_left() -> None:
 
 
 async def test_server_stops() -> None:
-    """When the server is stopped, exec'd processes are killed and their clients are told of a failure."""
+    """When the server is stopped, exec'd processes are killed and their clients get a failure."""
     backend = Scripted()
     stack = contextlib.AsyncExitStack()
     served = await stack.enter_async_context(world(backend))
@@ -329,12 +329,12 @@ async def test_websocket_base64() -> None:
 
 
 async def test_websocket_close_ends_stdin() -> None:
-    """Before v5 a client ends stdin by leaving: what it sent before is read to the last byte."""
+    """Before v5 a client ends stdin by disconnecting: the bytes sent before are read completely."""
     backend = Scripted()
     async with world(backend) as served:
         async with websocket(await served.exec("x", stdin=True)) as client:
             await client.send(b"\x00all of it")
-            await client.say_goodbye()
+            await client.send_close()
             await client.gone.wait()
             assert 1000 == client.close_code
         assert backend.io.stdin is not None

@@ -141,7 +141,7 @@ def test_captured_clients_are_understood_in_any_split(captured: Captured, name: 
 
 
 def test_a_captured_port_forward_ends_with_goaway(captured: Captured) -> None:
-    """Four streams in two pairs; the client resets the last data stream, our answers being done, and says goodbye."""
+    """Four streams in two pairs; the client resets the last data stream after our answers, and sends GOAWAY."""
     session = SpdySession()
     whole = captured("portforward-spdy", "client")[1]
     events = session.receive_bytes(whole[: -len(GOAWAY)])
@@ -232,7 +232,7 @@ def test_a_unidirectional_stream_gets_no_answer(session: SpdySession, client: Cl
 
 
 def test_a_reset_ends_both_halves(session: SpdySession, client: Client) -> None:
-    """The peer's reset is told with its status; nothing can be sent after it, and nothing is answered."""
+    """The peer's reset is reported with its status; nothing can be sent after it, and nothing is answered."""
     session.receive_bytes(client.syn(1) + data(1, b"abc"))
     sent(session)
     assert [StreamReset(1, 8)] == session.receive_bytes(reset(1, 8))
@@ -244,7 +244,7 @@ def test_a_reset_ends_both_halves(session: SpdySession, client: Client) -> None:
 
 
 def test_we_may_reset(session: SpdySession, client: Client) -> None:
-    """Our reset is sent once, frees what was not consumed, and what comes after it is dropped."""
+    """Our reset is sent once, frees unconsumed bytes, and later data is dropped."""
     session.receive_bytes(client.syn(1) + data(1, b"abc"))
     sent(session)
     session.reset_stream(1)
@@ -299,7 +299,7 @@ def test_streams_have_a_bound(client: Client) -> None:
 
 
 def test_pings_of_the_peer_are_echoed(session: SpdySession) -> None:
-    """An odd ping comes back as it is, an even one would be an answer to ours and is nothing."""
+    """An odd ping is echoed, an even one would be an answer to ours and is ignored."""
     assert not session.receive_bytes(control(6, struct.pack(">I", 7)) + control(6, struct.pack(">I", 8)))
     expected = [(PING, 0, 7, b"")]
     assert expected == sent(session)
@@ -313,7 +313,7 @@ def test_flow_control_is_ignored(session: SpdySession) -> None:
 
 
 def test_headers_may_follow(session: SpdySession, client: Client) -> None:
-    """HEADERS for an open stream are told, for another they only keep the compression in step."""
+    """HEADERS for an open stream are reported; for another they only update the compression state."""
     more = (struct.pack(">I", stream_id) + client.block((b"a", b"b")) for stream_id in (9, 1, 1))
     events = session.receive_bytes(control(8, next(more)))
     # the blocks were compressed in this order, so they are sent in it
@@ -333,7 +333,7 @@ def test_a_reply_to_nothing_is_refused(session: SpdySession, client: Client) -> 
 
 
 def test_goaway_waits_for_open_streams(session: SpdySession, client: Client) -> None:
-    """After GOAWAY open streams go on, new ones are refused, and the end of the last one ends the connection."""
+    """After GOAWAY open streams continue, new ones are refused, and the end of the last one ends the connection."""
     session.receive_bytes(client.syn(1))
     assert not session.receive_bytes(GOAWAY + client.syn(3))
     session.end_stream(1)
@@ -342,7 +342,7 @@ def test_goaway_waits_for_open_streams(session: SpdySession, client: Client) -> 
     assert expected == events
 
 
-def test_the_end_of_the_socket_is_told_once(session: SpdySession, client: Client) -> None:
+def test_the_end_of_the_socket_is_reported_once(session: SpdySession, client: Client) -> None:
     """A socket that ends without GOAWAY is a lost connection, and nothing is understood after it."""
     session.receive_bytes(client.syn(1))
     assert [ConnectionEnded(Ending.LOST, "the peer closed the connection")] == session.receive_eof()
@@ -368,7 +368,7 @@ def test_closing_resets_what_we_did_not_end(session: SpdySession, client: Client
 
 @pytest.mark.parametrize("garbage", [b"\x80\x02\x00\x01\x00\x00\x00\x00", b"\xff" * 8, bytes(8), control(5, b"")])
 def test_garbage_ends_the_connection(session: SpdySession, client: Client, garbage: bytes) -> None:
-    """A frame that cannot be read is a violation for us and GOAWAY for the peer; what was before it counts."""
+    """An invalid frame is a violation for us and GOAWAY for the peer; frames before it count."""
     events = session.receive_bytes(client.syn(1) + garbage + data(1, b"x"))
     assert opened(1) == events[0]
     assert isinstance(events[1], ConnectionEnded)
@@ -399,7 +399,7 @@ def test_a_crowded_stream_stops_the_reading(client: Client) -> None:
     assert expected == seen
 
 
-def test_a_stalled_writer_is_told(session: SpdySession, client: Client) -> None:
+def test_a_stalled_writer_is_stopped(session: SpdySession, client: Client) -> None:
     """Queued bytes over the bound stop the writing until they are taken; they do not stop the reading."""
     session.receive_bytes(client.syn(1))
     sent(session)
@@ -411,7 +411,7 @@ def test_a_stalled_writer_is_told(session: SpdySession, client: Client) -> None:
 
 
 def test_a_peer_that_asks_and_never_reads_is_not_read() -> None:
-    """Answers that nobody takes stop the reading at their bound."""
+    """Responses that are not sent stop the reading at their limit."""
     session = SpdySession()
     pings = control(6, struct.pack(">I", 1)) * 1000
     while session.wants_read:

@@ -125,7 +125,7 @@ def test_a_captured_exec_says_what_happened(captured: Captured) -> None:
 
 
 def test_a_long_data_frame_is_given_in_pieces() -> None:
-    """A data frame of 16 MiB is handed on as it comes, and its end is told with its last piece only."""
+    """A data frame of 16 MiB is passed on as it arrives, and its end is reported with its last piece only."""
     reader = FrameReader()
     reader.feed(encode_data_head(1, 2**24 - 1, fin=True) + b"ab")
     assert Data(1, b"ab") == reader.next_frame()
@@ -136,7 +136,7 @@ def test_a_long_data_frame_is_given_in_pieces() -> None:
 
 
 def test_the_reader_holds_no_more_than_one_control_frame() -> None:
-    """A control frame over the bound is refused by its length, before its bytes are held."""
+    """A control frame over the limit is refused by its length, before its bytes are buffered."""
     reader = FrameReader(Limits(control_frame=100))
     reader.feed(control(4, bytes(99)))
     with pytest.raises(ProtocolError, match="SETTINGS"):
@@ -147,8 +147,8 @@ def test_the_reader_holds_no_more_than_one_control_frame() -> None:
         reader.next_frame()
 
 
-def test_a_drip_is_held_up_to_the_bound() -> None:
-    """Of a control frame that comes byte by byte no more is held than its length."""
+def test_a_drip_is_buffered_up_to_the_limit() -> None:
+    """Of a control frame that arrives byte by byte no more than its length is buffered."""
     reader = FrameReader()
     for byte in struct.unpack("16391c", control(4, bytes(16 * 1024))[:-1]):
         reader.feed(byte)
@@ -204,7 +204,7 @@ def test_malformed_frames_are_refused(frame: bytes) -> None:
 
 @given(st.lists(st.binary(max_size=64), max_size=8))
 def test_garbage_is_read_or_refused(chunks: list[bytes]) -> None:
-    """Whatever comes, frames come out or a protocol error; the bytes held are bounded by one control frame and a chunk."""
+    """Any input gives frames or a protocol error; the buffered bytes are bounded by one control frame and a chunk."""
     reader = FrameReader(Limits(control_frame=32))
     with contextlib.suppress(ProtocolError):
         read(chunks, reader)

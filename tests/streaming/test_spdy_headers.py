@@ -74,7 +74,7 @@ def test_any_window_of_a_peer_is_read(headers: Headers) -> None:
 
 
 def test_several_values_stand_in_one_text() -> None:
-    """Values joined by NUL are kept as they are."""
+    """Values joined by NUL are passed on unchanged."""
     block = b"\x00\x00\x00\x01" + word(b"x") + word(b"a\x00b")
     expected = (("x", "a\x00b"),)
     assert expected == decode_headers(block)

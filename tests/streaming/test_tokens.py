@@ -32,7 +32,7 @@ def test_a_token_is_eight_url_safe_characters() -> None:
 
 
 def test_unknown_tokens_are_not_found() -> None:
-    """A token nobody gave out is not found."""
+    """An unknown token is not found."""
     with pytest.raises(NotFound):
         TokenCache[int](counting()).consume("AAAAAAAA", 0.0)
 

@@ -128,7 +128,7 @@ def test_other_requests_are_refused(headers: Headers, status: int) -> None:
     assert answer.text
 
 
-def test_a_refused_version_is_told_what_is_served() -> None:
+def test_a_refused_version_gets_the_served_ones() -> None:
     """The refusal names every version that is served in a header of its own."""
     answer = choose([*SPDY, version("v9.channel.k8s.io")], REMOTE_COMMAND)
     assert isinstance(answer, UpgradeRefused)

@@ -79,7 +79,7 @@ def session() -> ChannelSession:
     return started(remote_command_session(V5, EXEC))
 
 
-def test_channels_are_told_as_streams() -> None:
+def test_channels_are_reported_as_streams() -> None:
     """The channels of an exec open at the start, with the header a SPDY client would send."""
     names = {0: "stdin", 1: "stdout", 2: "stderr", 3: "error"}
     events = remote_command_session(V4, EXEC).start()
@@ -116,7 +116,7 @@ def test_a_message_may_come_in_fragments(session: ChannelSession) -> None:
 
 
 def test_the_close_signal_ends_stdin(session: ChannelSession) -> None:
-    """FF 00 is the end of stdin; what comes for it after that is dropped, as is a second signal."""
+    """FF 00 is the end of stdin; later data for it is dropped, as is a second signal."""
     assert [StreamEnded(0)] == session.receive_bytes(frame(b"\xff\x00") + frame(b"\x00x") + frame(b"\xff\x00"))
 
 
@@ -149,7 +149,7 @@ def test_before_v5_255_is_an_unknown_channel() -> None:
 
 
 def test_other_channels_are_dropped(session: ChannelSession) -> None:
-    """Empty messages, channels nobody asked for, and those that only we write are nothing."""
+    """Empty messages, and those for channels that were not requested or that only we write, are ignored."""
     whole = b"".join(frame(payload) for payload in (b"", b"\x01x", b"\x03x", b"\x04{}", b"\x09x", b"\x00"))
     assert not session.receive_bytes(whole)
     assert not session.unread
@@ -211,7 +211,7 @@ def test_closing_is_a_close_behind_everything(session: ChannelSession) -> None:
 
 
 def test_a_close_of_the_client_ends(session: ChannelSession) -> None:
-    """Close is answered, and told as a goodbye."""
+    """Close is answered, and ends the connection as closed."""
     (event,) = session.receive_bytes(frame(b"\x03\xe8", CLOSE))
     assert isinstance(event, ConnectionEnded)
     assert event.how is Ending.CLOSED
@@ -221,7 +221,7 @@ def test_a_close_of_the_client_ends(session: ChannelSession) -> None:
 
 
 def test_a_crowded_channel_stops_the_reading() -> None:
-    """Unconsumed bytes count until they are consumed or given up."""
+    """Unconsumed bytes count until they are consumed or their stream is reset."""
     session = started(remote_command_session(V5, TERMINAL, limits=Limits(stream_unread=100, unread=150)))
     seen = []
     for step in (
@@ -236,7 +236,7 @@ def test_a_crowded_channel_stops_the_reading() -> None:
     assert expected == seen
 
 
-def test_pings_that_nobody_reads_the_answers_of_stop_the_reading(session: ChannelSession) -> None:
+def test_pings_with_unsent_answers_stop_the_reading(session: ChannelSession) -> None:
     """Pongs are owed, and counted."""
     pings = frame(bytes(100), PING) * 100
     while session.wants_read:
@@ -294,8 +294,8 @@ def test_a_tunnel_sends_one_message_for_what_waits(captured: Captured) -> None:
     cancel = struct.pack(">HHIII", 0x8003, 3, 8, 5, 5)
     assert [(BINARY, out + cancel)] == sent(tunnel)
     tunnel.close()
-    goodbye = struct.pack(">HHIII", 0x8003, 3, 8, 1, 5) + struct.pack(">HHIII", 0x8003, 7, 8, 5, 0)
-    assert [(BINARY, goodbye), (CLOSE, b"\x03\xe8")] == sent(tunnel)
+    resets = struct.pack(">HHIII", 0x8003, 3, 8, 1, 5) + struct.pack(">HHIII", 0x8003, 7, 8, 5, 0)
+    assert [(BINARY, resets), (CLOSE, b"\x03\xe8")] == sent(tunnel)
     assert tunnel.ended
     assert not tunnel.send_data(1, b"x")
 
@@ -335,7 +335,7 @@ def test_a_tunnel_ends_with_its_websocket(captured: Captured) -> None:
 
 
 def test_a_tunnel_has_the_bounds_of_spdy(captured: Captured) -> None:
-    """A crowded stream stops the reading of the tunnel, as do pongs and queued bytes that nobody takes."""
+    """A full stream stops the reading of the tunnel, as do pongs and queued bytes that are not sent."""
     tunnel = TunnelSession(limits=Limits(stream_unread=10, owed=200, unsent=100))
     tunnel.receive_bytes(frame(captured("attach-spdy", "client")[1][:-22]))
     seen = [tunnel.wants_read]

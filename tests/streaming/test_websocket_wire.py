@@ -26,7 +26,7 @@ def wire() -> WebSocketWire:
 
 
 def test_a_message_is_one_piece_when_it_comes_whole(wire: WebSocketWire) -> None:
-    """Text and binary messages are told apart."""
+    """Text and binary messages are distinguished."""
     expected = [Piece(b"a", last=True, is_text=False), Piece("é".encode(), last=True, is_text=True)]
     assert expected == list(wire.pieces(frame(b"a") + frame("é".encode(), TEXT)))
 
@@ -82,7 +82,7 @@ def test_what_the_standard_forbids_is_a_violation(wire: WebSocketWire, garbage: 
 
 
 def test_a_socket_that_ends_is_lost(wire: WebSocketWire) -> None:
-    """The end of the socket without a Close is told once."""
+    """The end of the socket without a Close is reported once."""
     (event,) = wire.eof()
     assert isinstance(event, ConnectionEnded)
     assert event.how is Ending.LOST

@@ -36,7 +36,7 @@ class WebSocketClient:
     async def ping(self, payload: bytes) -> None:
         await self._write(self._wire.send(Ping(payload)))
 
-    async def say_goodbye(self) -> None:
+    async def send_close(self) -> None:
         await self._write(self._wire.send(CloseConnection(1000)))
 
     def channel(self, number: int) -> bytes:

@@ -39,7 +39,7 @@ def broken(message: str) -> dict[str, Any]:
 
 
 class Scripted(FakeBackend):
-    """Keeps what each exec was given, and waits for `go` before it ends as told."""
+    """Records the arguments of each exec, and waits for `go` before it ends with the scripted exit."""
 
     def __init__(self) -> None:
         super().__init__(logs_to_disk=False)

@@ -1,4 +1,4 @@
-"""Run the official suite against containerd twice, with runc's own shim and with ours: what is worse with ours.
+"""Run the official suite against containerd twice, with runc's own shim and with ours, and list the specs that only ours fails.
 
     python -m tests.suite.containerd          # what follows goes to critest
 
@@ -112,17 +112,17 @@ def containerd(folder: Path, port: int, runtime: str) -> Iterator[Path]:
 
 def run(runtime: str, port: int, arguments: Sequence[str]) -> str:
     """The suite's report of one runtime."""
-    kept = CACHE / f"containerd-{runtime}.txt"
-    with tempfile.TemporaryDirectory(prefix="ctd") as made:
-        folder = Path(made)
+    output_file = CACHE / f"containerd-{runtime}.txt"
+    with tempfile.TemporaryDirectory(prefix="ctd") as name:
+        folder = Path(name)
         folder.chmod(0o711)  # the first process of a user namespace must reach its root in here
         try:
             with containerd(folder, port, runtime) as endpoint:
-                return critest(folder, endpoint, arguments, kept)
+                return critest(folder, endpoint, arguments, output_file)
         finally:
-            shutil.copy2(folder / "containerd.log", kept.with_suffix(".log"))
+            shutil.copy2(folder / "containerd.log", output_file.with_suffix(".log"))
             if (folder / "shim" / "log").exists():
-                shutil.copy2(folder / "shim" / "log", kept.with_suffix(".shim.log"))
+                shutil.copy2(folder / "shim" / "log", output_file.with_suffix(".shim.log"))
 
 
 def worse(baseline: str, ours: str) -> list[str]:
@@ -141,7 +141,7 @@ def main() -> int:
         print("the official suite needs:", *lacking, sep="\n  ")
         return 1
     xml = {}
-    with tempfile.TemporaryDirectory(prefix="suite") as made, registry(Path(made)) as port:
+    with tempfile.TemporaryDirectory(prefix="suite") as name, registry(Path(name)) as port:
         for runtime in (BASELINE, OURS):
             xml[runtime] = run(runtime, port, sys.argv[1:])
             sums = Counter(outcomes(xml[runtime]).values())

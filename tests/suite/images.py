@@ -109,11 +109,11 @@ def nginx(port: int) -> Tree:
 
 
 def setuid_program(folder: Path) -> Tree:
-    """A program that tells its effective user, owned by root and setuid."""
-    source, made = folder / "nnp.c", folder / "nnp"
+    """A program that prints its effective user, owned by root and setuid."""
+    source, binary = folder / "nnp.c", folder / "nnp"
     source.write_text(NNP_SOURCE)
-    subprocess.run(["cc", "-static", "-o", str(made), str(source)], check=True)
-    return {"/nnp": File(made.read_bytes(), 0o4755)}
+    subprocess.run(["cc", "-static", "-o", str(binary), str(source)], check=True)
+    return {"/nnp": File(binary.read_bytes(), 0o4755)}
 
 
 def push(registry: str, work: Path, names: list[str], layers: list[bytes], config: dict[str, Any]) -> None:
@@ -130,8 +130,8 @@ def push(registry: str, work: Path, names: list[str], layers: list[bytes], confi
 
 def push_all(registry: str, cache: Path) -> None:
     """Build and push every image of the suite to the registry `host:port`."""
-    with tempfile.TemporaryDirectory() as made:
-        work = Path(made)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
         root = layer(base(busybox(cache)))
         env = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
         shell: dict[str, Any] = {"Cmd": ["sh"], "Env": env}

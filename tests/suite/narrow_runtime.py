@@ -13,17 +13,17 @@ from crishim.pods.host import host
 
 
 def narrow(file: Path) -> None:
-    """Take away the capabilities that this machine has not."""
+    """Remove the capabilities that this machine does not have."""
     config = json.loads(file.read_bytes())
     process = config.get("process", config)
-    held = host().bounding
+    bounding = host().bounding
     for name, capabilities in (process.get("capabilities") or {}).items():
-        process["capabilities"][name] = [capability for capability in capabilities or () if capability in held]
+        process["capabilities"][name] = [capability for capability in capabilities or () if capability in bounding]
     file.write_text(json.dumps(config))
 
 
 def main() -> None:
-    """Narrow what is named, and become runc."""
+    """Narrow the bundle's capabilities, and exec runc."""
     arguments = sys.argv[1:]
     for option, inside in (("--bundle", "config.json"), ("--process", "")):
         if option in arguments:

@@ -42,14 +42,14 @@ Tree = Mapping[str, File | Link | Folder]
 def layer(tree: Tree) -> bytes:
     """A layer's tar, with the folders that its paths need."""
     out = io.BytesIO()
-    made: set[str] = set()
+    created: set[str] = set()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
 
         def folder(path: str, mode: int) -> None:
-            if path in made or path in {"", "."}:
+            if path in created or path in {"", "."}:
                 return
             folder(str(Path(path).parent), 0o755)
-            made.add(path)
+            created.add(path)
             info = tarfile.TarInfo(path + "/")
             info.type, info.mode = tarfile.DIRTYPE, mode
             tar.addfile(info)
@@ -106,6 +106,6 @@ def write_layout(folder: Path, layers: list[bytes], config: dict[str, Any]) -> N
 
 def program(path: str) -> dict[str, File]:
     """A program of this machine with the libraries that it is linked with."""
-    told = subprocess.run(["ldd", path], capture_output=True, text=True, check=False).stdout
-    needed = [word for line in told.splitlines() for word in line.split() if word.startswith("/")]
+    linked = subprocess.run(["ldd", path], capture_output=True, text=True, check=False).stdout
+    needed = [word for line in linked.splitlines() for word in line.split() if word.startswith("/")]
     return {name: File(Path(name).read_bytes()) for name in (path, *needed)}

@@ -8,11 +8,10 @@ from xml.etree import ElementTree as ET
 FAILURES: Final[Mapping[str, str]] = {
     "public image with digest should be pulled and removed": "asks for a digest that no image built anew can have",
 }
-"""Parts of the names of specs that fail for everybody with rebuilt images, and why."""
+"""Parts of the names of specs that fail for every runtime with rebuilt images, and the reasons."""
 
 SKIPS: Final[Mapping[str, str]] = {
     "AppArmor is disabled on this host": "the host has no AppArmor",
-    "NRI socket not configured": "NRI is another project's plug-in interface, which nothing here speaks",
     "benchmark": "the suite's benchmarks are run on their own",
 }
 """What the reason, or for want of one the name, of a skipped spec begins with or holds, and what that means."""

@@ -62,7 +62,7 @@ def missing(runtime: str) -> list[str]:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody uses just now."""
+    """An unused port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -70,7 +70,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def process(*command: str, log: Path, environment: Mapping[str, str] | None = None) -> Iterator[None]:
-    """A server for as long as it is needed, ended by its pid; `environment` is what it has besides ours."""
+    """A server for the duration of a context, ended by its pid; `environment` is added to ours."""
     with log.open("wb") as output:
         started = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **(environment or {})})
         try:
@@ -123,8 +123,8 @@ def registry(folder: Path) -> Iterator[int]:
         yield port
 
 
-def critest(folder: Path, endpoint: Path, arguments: Sequence[str], kept: Path) -> str:
-    """Run the suite against a socket; its report, which goes beside `kept`, the file of the whole output."""
+def critest(folder: Path, endpoint: Path, arguments: Sequence[str], output_file: Path) -> str:
+    """Run the suite against a socket; its report is written beside `output_file`, which gets the whole output."""
     endpoints = [f"--{kind}-endpoint=unix://{endpoint}" for kind in ("runtime", "image")]
     done = subprocess.run(
         [CRITEST, *endpoints, "--ginkgo.no-color", f"--ginkgo.junit-report={folder}/report.xml", *arguments],
@@ -134,15 +134,15 @@ def critest(folder: Path, endpoint: Path, arguments: Sequence[str], kept: Path) 
         check=False,
         cwd=folder,
     )
-    kept.write_text(done.stdout)
+    output_file.write_text(done.stdout)
     if not (folder / "report.xml").exists():
         raise SystemExit(done.stdout[-2000:])
-    shutil.copy2(folder / "report.xml", kept.with_suffix(".xml"))
-    return kept.with_suffix(".xml").read_text()
+    shutil.copy2(folder / "report.xml", output_file.with_suffix(".xml"))
+    return output_file.with_suffix(".xml").read_text()
 
 
 def write_settings(folder: Path, port: int, runtime: str) -> Path:
-    """Crishim's configuration for the suite, and what it refers to."""
+    """Crishim's configuration for the suite, and the files that it refers to."""
     mirrors = "".join(
         f'[[registry]]\nlocation = "{host}"\n[[registry.mirror]]\nlocation = "127.0.0.1:{port}"\ninsecure = true\n'
         for host in MIRRORED
@@ -163,6 +163,9 @@ registries_conf = "{folder}/registries.conf"
 policy = "{folder}/policy.json"
 [network]
 config = "{folder}/net.d"
+[nri]
+socket = "{folder}/nri.sock"
+plugins = "{folder}/nri"
 """)
     return config
 
@@ -173,8 +176,8 @@ def main() -> int:
     if lacking := missing(runtime):
         print("the official suite needs:", *lacking, sep="\n  ")
         return 1
-    with tempfile.TemporaryDirectory(prefix="suite") as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory(prefix="suite") as name:
+        folder = Path(name)
         folder.chmod(0o711)  # the first process of a user namespace must reach its root in here
         with registry(folder) as port:
             config = write_settings(folder, port, runtime)
@@ -182,13 +185,14 @@ def main() -> int:
             beneath = engine.engine(folder, port, MIRRORED) if runtime == "docker" else contextlib.nullcontext()
             with beneath, process(*serve, log=folder / "serve.log"):
                 wait_for("crishim", (folder / "cri.sock").exists)
-                xml = critest(folder, folder / "cri.sock", sys.argv[2:], CACHE / f"{runtime}.txt")
-                told, bad = report(xml, runtime)
-                print(told)
+                arguments = (f"--nri-socket={folder}/nri.sock", *sys.argv[2:])
+                xml = critest(folder, folder / "cri.sock", arguments, CACHE / f"{runtime}.txt")
+                text, bad = report(xml, runtime)
+                print(text)
             shutil.copy2(folder / "serve.log", CACHE / f"{runtime}.log")
         unmount_below(folder)
     subprocess.run(["ip", "link", "delete", BRIDGE], check=False, stderr=subprocess.DEVNULL)
-    if Path("/run/systemd/system").is_dir():  # the suite's pods lie there, whose slice nobody else stops
+    if Path("/run/systemd/system").is_dir():  # the slice of the suite's pods, which nothing else stops
         subprocess.run(["systemctl", "stop", SLICE], check=False, stderr=subprocess.DEVNULL)
     return 1 if bad else 0
 

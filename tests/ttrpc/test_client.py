@@ -25,31 +25,31 @@ async def never(request: Request) -> bytes:
 
 async def test_many_calls_at_once(tmp_path: Path) -> None:
     """Calls under way at once each get their own answer, in whatever order these come."""
-    asked: list[asyncio.Future[None]] = []
+    pending: list[asyncio.Future[None]] = []
 
-    async def held(request: Request) -> bytes:
-        asked.append(asyncio.get_running_loop().create_future())
-        await asked[-1]
+    async def waiting(request: Request) -> bytes:
+        pending.append(asyncio.get_running_loop().create_future())
+        await pending[-1]
         return request.payload
 
-    async with connected(tmp_path, {("s", "Held"): held}) as client:
+    async with connected(tmp_path, {("s", "Held"): waiting}) as client:
         calls = [asyncio.create_task(client.call("s", "Held", str(number).encode())) for number in range(50)]
-        while len(asked) < 50:  # noqa: ASYNC110
+        while len(pending) < 50:  # noqa: ASYNC110
             await asyncio.sleep(0)
-        for future in reversed(asked):
+        for future in reversed(pending):
             future.set_result(None)
         assert [str(number).encode() for number in range(50)] == await asyncio.gather(*calls)
 
 
-async def test_timeout_and_metadata_are_told(tmp_path: Path) -> None:
-    """The server is told the timeout in nanoseconds and the metadata; without a timeout it is 0."""
+async def test_timeout_and_metadata_are_sent(tmp_path: Path) -> None:
+    """The server gets the timeout in nanoseconds and the metadata; without a timeout it is 0."""
     seen = []
 
-    async def tells(request: Request) -> bytes:
+    async def describe(request: Request) -> bytes:
         seen.append((request.timeout, request.metadata))
         return b""
 
-    async with connected(tmp_path, {("s", "M"): tells}) as client:
+    async with connected(tmp_path, {("s", "M"): describe}) as client:
         await client.call("s", "M", b"", timeout=2.5, metadata=(("k", "v"),))
         await client.call("s", "M", b"")
     assert [(2_500_000_000, (("k", "v"),)), (0, ())] == seen
@@ -98,8 +98,8 @@ async def test_a_closed_connection_is_unavailable(tmp_path: Path) -> None:
     await client.close()
 
 
-async def test_nobody_listens(tmp_path: Path) -> None:
-    """Where nobody listens, connecting raises Unavailable; for what is no address, InvalidArgument."""
+async def test_connecting_without_a_listener(tmp_path: Path) -> None:
+    """Without a listener, connecting raises Unavailable; for an invalid address, InvalidArgument."""
     with pytest.raises(Unavailable):
         await Client.connect(f"unix://{tmp_path}/nobody")
     stale = socket.socket(socket.AF_UNIX)
@@ -165,7 +165,7 @@ async def test_a_cancelled_call_is_forgotten(tmp_path: Path) -> None:
 
 
 async def test_garbage_from_a_server(tmp_path: Path) -> None:
-    """A server that sends garbage gets nobody an answer; when it leaves, calls raise Unavailable."""
+    """A server that sends garbage answers no call; when it disconnects, calls raise Unavailable."""
 
     async def garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(10)

@@ -38,7 +38,7 @@ def pair() -> tuple[ClientConnection, ServerConnection]:
 
 
 def test_a_call_and_its_answer() -> None:
-    """A request arrives as it was made, and its answer ends the call."""
+    """A request arrives unchanged, and its response ends the call."""
     client, server = pair()
     stream = client.call(CALL)
     assert [Called(1, CALL, more=False)] == server.receive(client.to_send())
@@ -87,7 +87,7 @@ def test_a_forgotten_call_is_not_answered() -> None:
 
 @pytest.mark.parametrize("kind", [0, 4, 255])
 def test_unknown_kinds_are_ignored(kind: int) -> None:
-    """Frames of a kind that nobody knows yet are passed over at both ends."""
+    """Frames of an unknown kind are ignored at both ends."""
     client, server = pair()
     stream = client.call(CALL)
     server.receive(client.to_send())

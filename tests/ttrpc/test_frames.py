@@ -31,7 +31,7 @@ def test_the_header_is_big_endian() -> None:
 
 @given(st.integers(1, 300), st.lists(st.integers(0, 2**23), max_size=6))
 def test_a_frame_over_the_limit_is_skipped(beyond: int, cuts: list[int]) -> None:
-    """A frame that is too long is told with its stream, and the next one is read as if nothing had been."""
+    """A frame that is too long is reported with its stream, and the next one is read normally."""
     data = HEADER.pack(MAX_DATA + beyond, 7, 2, 0) + bytes(MAX_DATA + beyond) + encode(9, 2, 0, b"next")
     decoder = FrameDecoder()
     found = [frame for piece in in_pieces(data, cuts) for frame in decoder.feed(piece)]

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.node, needs(SHIM, "runc", "busybox")]
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Iterator[Path]:
-    """A bundle of a busybox that ends with 7, made by `runc spec`."""
+    """A bundle of a busybox that exits with 7, created by `runc spec`."""
     folder = tmp_path / "b"
     (folder / "rootfs").mkdir(parents=True)
     shutil.copy2(str(shutil.which("busybox")), folder / "rootfs" / "busybox")

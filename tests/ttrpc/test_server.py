@@ -29,20 +29,20 @@ async def answer_of(client: Client, method: str, timeout: float | None = None) -
 async def test_errors_are_answered_with_their_codes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Errors of ours give their codes, a method that is not there UNIMPLEMENTED, a bug UNKNOWN with its traceback logged."""
 
-    async def nobody(request: Request) -> bytes:
+    async def not_found(request: Request) -> bytes:
         raise NotFound("task", "t")
 
     async def broken(request: Request) -> bytes:
         raise ValueError("a bug")
 
-    async with connected(tmp_path, {("s", "Nobody"): nobody, ("s", "Broken"): broken}) as client:
+    async with connected(tmp_path, {("s", "Nobody"): not_found, ("s", "Broken"): broken}) as client:
         with caplog.at_level(logging.ERROR):
             codes = [await answer_of(client, method) for method in ("Nobody", "Broken", "Missing")]
     assert [Code.NOT_FOUND, Code.UNKNOWN, Code.UNIMPLEMENTED] == codes
     assert ["Broken raised"] == [record.message for record in caplog.records]
 
 
-async def test_the_clients_time_is_kept(tmp_path: Path) -> None:
+async def test_the_clients_timeout_is_respected(tmp_path: Path) -> None:
     """A handler is cancelled when the client's time is up, and DEADLINE_EXCEEDED answered; its own timeouts are its own."""
     cancelled = asyncio.Event()
 
@@ -59,9 +59,9 @@ async def test_the_clients_time_is_kept(tmp_path: Path) -> None:
 
     async with serving(tmp_path, {("s", "Slow"): slow, ("s", "Own"): own}) as address:
         reader, writer = await asyncio.open_unix_connection(address.removeprefix("unix://"))
-        asked = pb.Request(service="s", method="Slow", timeout_nano=1_000_000).SerializeToString()
-        own_asked = pb.Request(service="s", method="Own", timeout_nano=10**12).SerializeToString()
-        writer.write(encode(1, Kind.REQUEST, 0, asked) + encode(3, Kind.REQUEST, 0, own_asked))
+        request_bytes = pb.Request(service="s", method="Slow", timeout_nano=1_000_000).SerializeToString()
+        own_request = pb.Request(service="s", method="Own", timeout_nano=10**12).SerializeToString()
+        writer.write(encode(1, Kind.REQUEST, 0, request_bytes) + encode(3, Kind.REQUEST, 0, own_request))
         frames: list[Frame] = []
         decoder = FrameDecoder()
         while len(frames) < 2:
@@ -72,7 +72,7 @@ async def test_the_clients_time_is_kept(tmp_path: Path) -> None:
 
 
 async def test_a_lost_connection_cancels_its_calls(tmp_path: Path) -> None:
-    """When a client leaves, what it has asked for is cancelled; other clients go on."""
+    """When a client disconnects, its calls are cancelled; other clients continue."""
     begun, cancelled = asyncio.Event(), asyncio.Event()
 
     async def slow(request: Request) -> bytes:
@@ -96,7 +96,7 @@ async def test_a_lost_connection_cancels_its_calls(tmp_path: Path) -> None:
     assert call.done()
 
 
-async def test_garbage_hurts_nobody_else(tmp_path: Path) -> None:
+async def test_garbage_affects_no_other_client(tmp_path: Path) -> None:
     """A client that sends garbage, or a frame that is too long, is no trouble for the next."""
     async with serving(tmp_path, {("s", "Echo"): echo}) as address:
         path = address.removeprefix("unix://")
@@ -136,9 +136,9 @@ async def test_who_does_not_read_is_not_served(tmp_path: Path) -> None:
 
     async with serving(tmp_path, {("s", "Big"): big, ("s", "Echo"): echo}) as address:
         _, writer = await asyncio.open_unix_connection(address.removeprefix("unix://"))
-        asked = pb.Request(service="s", method="Big", payload=bytes(100_000)).SerializeToString()
+        request_bytes = pb.Request(service="s", method="Big", payload=bytes(100_000)).SerializeToString()
         for number in range(200):
-            writer.write(encode(2 * number + 1, Kind.REQUEST, 0, asked))
+            writer.write(encode(2 * number + 1, Kind.REQUEST, 0, request_bytes))
         other = await Client.connect(address)
         for _ in range(100):
             await other.call("s", "Echo", b"")
@@ -163,8 +163,8 @@ async def test_streams_wait_for_their_reader(tmp_path: Path) -> None:
 
     async with serving(tmp_path, {("s", "Echo"): echo}, {("s", "Flood"): floods}) as address:
         _, writer = await asyncio.open_unix_connection(address.removeprefix("unix://"))
-        asked = pb.Request(service="s", method="Flood").SerializeToString()
-        writer.write(encode(1, Kind.REQUEST, 0, asked))
+        request_bytes = pb.Request(service="s", method="Flood").SerializeToString()
+        writer.write(encode(1, Kind.REQUEST, 0, request_bytes))
         other = await Client.connect(address)
         for _ in range(100):
             await other.call("s", "Echo", b"")

@@ -19,7 +19,7 @@ class TestBubblewrap(BackendConformance):
     survives_restart = False  # sandboxes die with crishim
 
     async def make_backend(self, context: BackendContext) -> Backend:
-        exam = context.state / "images" / "exam"  # the image that the exam asks for is this machine's root
+        exam = context.state / "images" / "exam"  # the exam's image is this machine's root
         exam.parent.mkdir(exist_ok=True)
         if not exam.is_symlink():
             exam.symlink_to("/")
@@ -48,6 +48,6 @@ def test_what_it_does_not_support_is_refused(tmp_path: Path) -> None:
 
 
 def test_its_coverage_is_told() -> None:
-    """`crishim coverage bubblewrap` prints what becomes of every field, with this backend's own reasons."""
+    """`crishim coverage bubblewrap` prints the treatment of every field, with this backend's own reasons."""
     done = crishim("coverage", "bubblewrap", "--only", "ignored")
     assert (done.returncode, "there are no cgroups" in done.stdout) == (0, True), done.stderr

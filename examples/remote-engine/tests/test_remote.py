@@ -1,4 +1,4 @@
-"""The exam on a real engine process, and what a remote engine brings: addresses, going away and coming back, restarts."""
+"""The exam on a real engine process, and what is specific to remote engines: addresses, outages, restarts."""
 
 import asyncio
 import json
@@ -71,7 +71,7 @@ def test_a_pod_is_played(engine_url: str, tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def runtime(engine: Engine, folder: Path) -> AsyncIterator[Dispatcher]:
-    """A crishim over the engine, with records and state in `folder`; leaving it ends nothing that runs."""
+    """A crishim over the engine, with records and state in `folder`; tasks outlive it."""
     (folder / "state").mkdir(exist_ok=True)
     context = BackendContext(
         state=folder / "state",
@@ -106,7 +106,7 @@ async def started(dispatch: Dispatcher, folder: Path, script: str) -> tuple[str,
 
 
 async def until(dispatch: Dispatcher, container_id: str, true: Callable[[Any], bool]) -> Any:
-    """The container's status once it is so; looked at a few times a second, for a minute."""
+    """The container's status once the condition holds; polled a few times a second, for a minute."""
     for _ in range(600):
         status = (await dispatch(pb.ContainerStatusRequest(container_id=container_id))).status
         if true(status):
@@ -123,13 +123,13 @@ def lines(folder: Path) -> list[str]:
 @pytest.fixture
 async def engine() -> AsyncIterator[Engine]:
     engine = Engine()
-    await engine.open_door()
+    await engine.listen()
     yield engine
     await engine.close()
 
 
 async def test_addresses_are_the_engines(engine: Engine, tmp_path: Path) -> None:
-    """PodSandboxStatus tells the address that the engine gave its machine."""
+    """PodSandboxStatus has the address that the engine gave its machine."""
     async with runtime(engine, tmp_path) as dispatch:
         sandbox_id, _ = await started(dispatch, tmp_path, "exec sleep 100")
         status = (await dispatch(pb.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id))).status
@@ -137,22 +137,24 @@ async def test_addresses_are_the_engines(engine: Engine, tmp_path: Path) -> None
 
 
 async def test_an_engine_that_was_away_is_found_again(engine: Engine, tmp_path: Path) -> None:
-    """While the engine is away a container is UNKNOWN; afterwards its end and its whole log are there, each line once."""
+    """While the engine is unavailable a container is UNKNOWN; afterwards its exit is reported and its log is complete, each
+    line once.
+    """
     go = tmp_path / "go"
     async with runtime(engine, tmp_path) as dispatch:
         _, container_id = await started(
             dispatch, tmp_path, f"echo one; until [ -e {go} ]; do sleep 0.05; done; echo two; exit 3"
         )
-        await engine.close_door()
+        await engine.stop_listening()
         await until(dispatch, container_id, lambda status: status.state == pb.CONTAINER_UNKNOWN)
         go.touch()
-        await engine.open_door()
+        await engine.listen()
         status = await until(dispatch, container_id, lambda status: status.state == pb.CONTAINER_EXITED)
     assert (status.exit_code, lines(tmp_path)) == (3, ["one", "two"])
 
 
 async def test_a_restart_of_crishim_loses_nothing(engine: Engine, tmp_path: Path) -> None:
-    """A container goes on without crishim; the next one finds it by its label, and its log goes on where it ended."""
+    """A container runs on without crishim; the next one finds it by its label and continues its log."""
     go = tmp_path / "go"
     async with runtime(engine, tmp_path) as dispatch:
         _, container_id = await started(

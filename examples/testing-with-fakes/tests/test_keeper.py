@@ -1,6 +1,6 @@
 """The controller against crishim's fakes: once over the dispatcher, once over a real socket. No test sleeps.
 
-`stage.next()` waits for the keeper's next line; `stage.pass_time()` moves the fake clock on.
+`stage.next()` waits for the keeper's next line; `stage.next_in()` advances the fake clock meanwhile.
 """
 
 import asyncio
@@ -28,20 +28,20 @@ class Stage:
         self.task: asyncio.Task[None]
 
     async def next(self) -> str:
-        """The keeper's next line; time stands still meanwhile."""
+        """The keeper's next line, without advancing the clock."""
         return await asyncio.wait_for(self.lines.get(), 10)
 
     async def next_in(self, seconds: float) -> tuple[str, float]:
-        """The keeper's next line, with time moving on until it comes, and the second it came in."""
+        """The keeper's next line, and the second in which it came; the clock is advanced until then."""
         for second in range(int(seconds) + 1):
             await self.answered()
             if not self.lines.empty():
                 return self.lines.get_nowait(), second
             await self.world.clock.advance(1)
-        raise AssertionError("nothing was told")
+        raise AssertionError("no line was reported")
 
     async def answered(self) -> None:
-        """Until the keeper waits for the clock alone, or for an answer that does not come."""
+        """Wait until the keeper waits only for the clock, or for a response that does not come."""
         for _ in range(200):
             await asyncio.get_running_loop().run_in_executor(None, lambda: None)
             if not self.lines.empty():
@@ -50,19 +50,19 @@ class Stage:
 
 @pytest.fixture(params=["dispatcher", "socket"])
 def staged(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Any]:
-    """Makes a stage over the backend given, with a keeper at work on it."""
+    """A function that runs a keeper over a backend."""
     return lambda backend=None: Running(request.param, tmp_path, backend)
 
 
 class Running:
-    def __init__(self, door: str, folder: Path, backend: Any) -> None:
-        self._door, self._folder, self._backend = door, folder, backend
+    def __init__(self, transport: str, folder: Path, backend: Any) -> None:
+        self._transport, self._folder, self._backend = transport, folder, backend
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Stage:
         world = await self._stack.enter_async_context(Harness(self._backend))
         dispatch: Any = Dispatcher(world.services)
-        if self._door == "socket":
+        if self._transport == "socket":
             await self._stack.enter_async_context(serve(dispatch, self._folder / "cri.sock"))
             channel = grpc.aio.insecure_channel(f"unix:{self._folder / 'cri.sock'}")
             dispatch = over_socket(await self._stack.enter_async_context(channel))
@@ -81,7 +81,7 @@ class Running:
 
 
 async def test_a_container_that_ends_is_started_again(staged: Callable[..., Any]) -> None:
-    """A scripted end is seen within a second, told with its code, and followed by a pause and a new start."""
+    """A scripted end is observed within a second, reported with its code, and followed by a pause and a restart."""
     async with staged() as stage:
         assert await stage.next() == "started"
         stage.world.fake.exits("main", 137, oom=True)
@@ -92,7 +92,7 @@ async def test_a_container_that_ends_is_started_again(staged: Callable[..., Any]
 
 
 async def test_pauses_double_and_are_forgotten(staged: Callable[..., Any]) -> None:
-    """Failures in a row make the pauses longer; a good end makes them short again."""
+    """Consecutive failures make the pauses longer; a success makes them short again."""
     pauses = []
     async with staged() as stage:
         for code in (1, 1, 1, 0, 1):
@@ -104,25 +104,25 @@ async def test_pauses_double_and_are_forgotten(staged: Callable[..., Any]) -> No
 
 
 async def test_an_engine_that_is_away_is_asked_again(staged: Callable[..., Any]) -> None:
-    """While the backend's engine is away the keeper asks on, and goes on where it was."""
+    """While the backend is unavailable the keeper retries, and then continues."""
     gone = asyncio.Event()
     gone.set()
     async with staged(dropping(FakeBackend(logs_to_disk=False), "create_container", gone)) as stage:
         assert await stage.next() == "away"
         gone.clear()
-        while (told := (await stage.next_in(60))[0]) == "away":
+        while (line := (await stage.next_in(60))[0]) == "away":
             pass
-        assert told == "started"
+        assert line == "started"
 
 
 async def test_a_call_that_hangs_is_given_up(staged: Callable[..., Any]) -> None:
-    """A start that never returns is asked for again after ten seconds of patience."""
+    """A start that never returns is retried after the call's timeout of ten seconds."""
     async with staged(hanging(FakeBackend(logs_to_disk=False), "start_container")) as stage:
         assert await stage.next_in(30) == ("no answer", 10)
 
 
 async def test_a_wrong_program_ends_the_keeper(staged: Callable[..., Any]) -> None:
-    """An error that asking again cannot mend ends the keeper with it."""
+    """A permanent error ends the keeper."""
     refusal = InvalidArgument("config.command", "no such program")
     async with staged(failing(FakeBackend(logs_to_disk=False), "start_container", error=refusal)) as stage:
         await asyncio.wait({stage.task}, timeout=10)

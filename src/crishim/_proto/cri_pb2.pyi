@@ -2050,7 +2050,7 @@ class Mount(google.protobuf.message.Message):
 
     @property
     def mount_options(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Further options of mount(8); only if RuntimeFeatures.mount_options says so."""
+        """Further flags of the bind mount, such as noexec; only if RuntimeFeatures.mount_options says so."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """Generates the messages and their stubs from every .proto file beside this one: `python src/crishim/_proto/generate.py`.
 
-The generators are pinned and live in a virtual environment that is made for the run and thrown away after it, so that everybody
-who runs this gets the same bytes. Needs pip and its package index.
+The generators are pinned and run in a virtual environment that is created for the run and deleted after it, so that every run
+gives the same bytes. Needs pip and its package index.
 """
 
 import subprocess

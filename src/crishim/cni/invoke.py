@@ -74,7 +74,7 @@ class Plugins:
 
     def __init__(self, folders: Iterable[Path], leftovers: LeftoverPlugins) -> None:
         self.folders = tuple(folders)
-        self._strays = leftovers
+        self._leftovers = leftovers
 
     def find(self, kind: str) -> Path | None:
         """The path of a plugin's program, or None."""
@@ -97,7 +97,7 @@ class Plugins:
         if program is None:
             folders = ", ".join(map(str, self.folders))
             raise FailedPrecondition("missing", f"in {folders}", f"the CNI plugin {kind}")
-        with self._strays.noted() as environment:
+        with self._leftovers.noted() as environment:
             process = await self._start(program, call, environment)
             try:
                 out, err = await process.communicate(config)

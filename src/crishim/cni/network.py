@@ -65,8 +65,8 @@ class CniNetwork(PodNetwork):
 
     def __init__(self, config_folder: Path, plugin_folders: Collection[Path], cache_folder: Path) -> None:
         self._config = ConfigFolder(config_folder)
-        self._strays = LeftoverPlugins(cache_folder / "running")
-        self._plugins = Plugins(plugin_folders, self._strays)
+        self._leftovers = LeftoverPlugins(cache_folder / "running")
+        self._plugins = Plugins(plugin_folders, self._leftovers)
         self._results = ResultCache(cache_folder / "results")
         self._status: asyncio.Task[None] | None = None
         self._status_of: NetworkList | None = None
@@ -137,7 +137,7 @@ class CniNetwork(PodNetwork):
 
     async def begin(self) -> None:
         """Called at start, before everything else: kill the plugins that a killed server has left running."""
-        await asyncio.to_thread(self._strays.end)
+        await asyncio.to_thread(self._leftovers.end)
 
     async def collect(self, valid: Collection[str]) -> None:
         """Free the attachments of sandboxes that are not in `valid`: stored ones, and by GC, where the version has it, all

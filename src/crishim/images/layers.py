@@ -23,7 +23,7 @@ import attrs
 
 from crishim.errors import CrishimError, DataLoss, from_os_error
 from crishim.images.streams import CHUNK, LayerStream
-from crishim.images.tree import OPAQUE, Metadata, Tree, cleaned, is_kept_xattr, is_whiteout, joined, sane, set_xattrs
+from crishim.images.tree import OPAQUE, Metadata, Tree, cleaned, is_unpacked_xattr, is_whiteout, joined, sane, set_xattrs
 
 _WHITEOUT: Final = ".wh."
 _RESERVED: Final = ".wh..wh."
@@ -314,7 +314,7 @@ def _copy_up(tree: Tree, place: str, target: str, lowers: Sequence[Path]) -> Non
 
 
 def _metadata_of(path: Path, status: os.stat_result) -> Metadata:
-    names = [name for name in os.listxattr(path, follow_symlinks=False) if is_kept_xattr(name)]
+    names = [name for name in os.listxattr(path, follow_symlinks=False) if is_unpacked_xattr(name)]
     return Metadata(
         uid=status.st_uid,
         gid=status.st_gid,

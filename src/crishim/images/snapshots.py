@@ -109,7 +109,7 @@ class Snapshots:
         return Rootfs(path=str(root), upper=str(upper), volumes=str(place / "volumes"))
 
     def fresh(self, container_id: ContainerId) -> Path:
-        """A place in a container's folder, not made yet, for a layer that becomes the beginning of its root."""
+        """A path in a container's folder, not created yet, for a layer that its root begins with."""
         return self._folder / container_id / "applied"
 
     def begin_with(self, container_id: ContainerId, layer: Path) -> None:

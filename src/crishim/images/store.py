@@ -91,7 +91,7 @@ class ContentStore(ImageService, RootfsProvider, SupportsRootfsDiff):
         self._puller = Puller(self._content.blobs, self._content.tmp, clock, settings)
         self._workers = Workers()
         self._pulls: dict[tuple[Reference, AuthConfig | None], asyncio.Task[ImageId]] = {}
-        self._turns: weakref.WeakValueDictionary[Reference, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._locks: weakref.WeakValueDictionary[Reference, asyncio.Lock] = weakref.WeakValueDictionary()
         self._gate = asyncio.Lock()
         self._writing = asyncio.Lock()
         self._doomed: set[str] = set()
@@ -243,8 +243,8 @@ class ContentStore(ImageService, RootfsProvider, SupportsRootfsDiff):
         return known
 
     async def _pull(self, reference: Reference, auth: AuthConfig | None) -> ImageId:
-        turn = self._turns.setdefault(reference, asyncio.Lock())
-        async with turn:
+        lock = self._locks.setdefault(reference, asyncio.Lock())
+        async with lock:
             claim = _Claim()
             self._claims.add(claim)
             job = Unpacking(self._content, self._workers)

@@ -274,7 +274,7 @@ def is_whiteout(status: os.stat_result) -> bool:
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
-def is_kept_xattr(name: str) -> bool:
+def is_unpacked_xattr(name: str) -> bool:
     """Whether an extended attribute of a layer is set: overlayfs' own marks and the labels of other hosts are not."""
     return (
         name == "security.capability"
@@ -284,9 +284,9 @@ def is_kept_xattr(name: str) -> bool:
 
 
 def set_xattrs(path: str | int, xattrs: Mapping[str, bytes]) -> None:
-    """Set the extended attributes that `is_kept_xattr` accepts, if the file system supports them."""
+    """Set the extended attributes that `is_unpacked_xattr` accepts, if the file system supports them."""
     for name, value in xattrs.items():
-        if not is_kept_xattr(name):
+        if not is_unpacked_xattr(name):
             continue
         with ignoring(errno.ENOTSUP, *([errno.EPERM] if name.startswith("user.") else [])):
             os.setxattr(path, name, value, **({} if isinstance(path, int) else {"follow_symlinks": False}))

@@ -33,7 +33,7 @@ from crishim.model.values import EMPTY, ContainerId, FrozenDict, SandboxId
 
 
 class NetnsSource(enum.Enum):
-    """Who creates a pod's network namespace: the library before the start, the backend during the start, or nobody."""
+    """Who creates a pod's network namespace: the library before the start, the backend during the start, or neither."""
 
     LIBRARY = "library"
     BACKEND = "backend"

@@ -182,7 +182,7 @@ class SupportsCheckpoint(Protocol):
     async def checkpoint_origin(self, path: str) -> CheckpointOrigin:
         """Whose archive lies at `path`, an absolute path or the id of an image that `is_checkpoint`.
 
-        Raises `NotFound`, and `DataLoss` for what is no archive or not all of one.
+        Raises `NotFound`, and `DataLoss` for an invalid or incomplete archive.
         """
 
     @abstractmethod

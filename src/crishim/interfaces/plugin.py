@@ -68,7 +68,7 @@ class Plugin:
     """What the backend supports with its default options, the newest engine and a kernel of today.
 
     `crishim coverage --markdown` takes this in place of `BackendInfo.supported`, so that the table is the same on every
-    machine, and `crishim coverage` takes it where `Backend.probe` fails. Without it the backend is asked, and must be there.
+    machine, and `crishim coverage` uses it if `Backend.probe` fails. Without it the backend is probed, and must be available.
     """
 
     needs_node: bool = attrs.field(default=False, validator=instance_of(bool))

@@ -1,6 +1,7 @@
 """The protocols beside the backend: clock, ids, URLs, observer, record store, pod network, namespaces, images."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -9,8 +10,11 @@ import attrs
 from crishim.errors import Code
 from crishim.interfaces.capabilities import ByteStream
 from crishim.lifecycle.records import ContainerRecord, Record, SandboxRecord
+from crishim.model.container import ContainerSpec
 from crishim.model.image import AuthConfig, Image, ImageDetail, ImageFsInfo, ImageSpec
+from crishim.model.lifecycle import ContainerView, LifecyclePoint, PodView
 from crishim.model.process import StreamRequest
+from crishim.model.resources import Resources
 from crishim.model.sandbox import PodSandboxConfig, SandboxSpec
 from crishim.model.values import EMPTY, ContainerId, FrozenDict, ImageId, SandboxId
 
@@ -279,3 +283,49 @@ class Finding:
     found: str = ""
     without: str = ""
     remedy: str = ""
+
+
+class LifecyclePlugins(Protocol):
+    """Plugins of the node (NRI), which follow the lifecycle of pods and containers and may change it.
+
+    Everything that raises here fails the request that called it; a plugin that hangs or has died is dropped and fails nothing.
+    """
+
+    @property
+    @abstractmethod
+    def active(self) -> bool:
+        """Whether any plugin is connected. While none is, nothing else of this seat is called."""
+
+    @abstractmethod
+    async def notify(self, point: LifecyclePoint, pod: PodView, container: ContainerView | None = None) -> None:
+        """Call the plugins at a point of a lifecycle. Raises `Unknown` if one refuses."""
+
+    @abstractmethod
+    async def adjust(self, pod: PodView, container: ContainerView, spec: ContainerSpec) -> ContainerSpec:
+        """The spec of a container to be created, with the plugins' adjustments. Raises `Unknown` if a plugin refuses or two
+        conflict, and `InvalidArgument` for an adjustment that cannot be applied.
+        """
+
+    @abstractmethod
+    async def update(self, pod: PodView, container: ContainerView, change: Resources) -> Resources:
+        """The change of a container's limits, with the plugins' own. Raises as `adjust`."""
+
+
+class LifecycleHost(Protocol):
+    """What a plugin may read and change, for `LifecyclePlugins`."""
+
+    @abstractmethod
+    def pods(self) -> Sequence[PodView]:
+        """The pods that clients are shown."""
+
+    @abstractmethod
+    def containers(self) -> Sequence[tuple[PodView, ContainerView]]:
+        """The containers that clients are shown, with their pods."""
+
+    @abstractmethod
+    async def update_container(self, container_id: ContainerId, change: Resources) -> None:
+        """Change limits, without a further call of the plugins. Raises `NotFound`, and what the backend raises."""
+
+    @abstractmethod
+    async def evict_container(self, container_id: ContainerId, reason: str) -> None:
+        """Stop a container with its grace period ended. Raises as StopContainer."""

@@ -126,6 +126,7 @@ def container_features(spec: ContainerSpec) -> Mapping[Feature, bool]:
         Feature.CDI_DEVICES: bool(spec.cdi_devices),
         Feature.STDIN: spec.stdin,
         Feature.TTY: spec.tty,
+        Feature.OCI_CHANGES: bool(spec.oci_changes),
     }
 
 

@@ -20,6 +20,7 @@ from crishim.errors import InvalidArgument
 from crishim.model.container import ContainerConfig, ContainerSpec, UserSpec
 from crishim.model.image import ImageConfig
 from crishim.model.process import Signal, signal_number
+from crishim.model.resources import Resources
 from crishim.model.sandbox import SandboxSpec
 from crishim.model.security import LinuxContainerSecurityContext
 from crishim.model.values import ContainerId, FrozenDict, ImageId
@@ -60,7 +61,7 @@ def resolve(
         cdi_devices=config.cdi_devices,
         labels=config.labels,
         annotations=config.annotations,
-        **({"resources": linux.resources} if linux else {}),
+        resources=linux.resources if linux else Resources(),
         security=security,
     )
 

@@ -60,7 +60,7 @@ async def end_program(process: asyncio.subprocess.Process, *, group: bool = Fals
 
     A descendant that still has the other ends of the pipes would keep them open, and the loop waiting for their end.
     """
-    with contextlib.suppress(ProcessLookupError):  # asyncio has seen its end, and nobody has asked for its exit code yet
+    with contextlib.suppress(ProcessLookupError):  # asyncio has collected it, and its exit code was not read yet
         if not group:
             process.kill()
         elif process.returncode is None:

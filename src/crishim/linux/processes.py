@@ -137,7 +137,7 @@ def recorded(file: Path) -> Identity | None:
         return None
 
 
-def everybody() -> Mapping[int, Process]:
+def all_processes() -> Mapping[int, Process]:
     """All processes by pid. Each is read once: some may start or exit meanwhile."""
     processes = (read(int(name)) for name in os.listdir(_PROC) if name.isdigit())  # noqa: PTH208 - a Path for each is slower
     return {process.pid: process for process in processes if process is not None}
@@ -146,7 +146,7 @@ def everybody() -> Mapping[int, Process]:
 def with_variable(name: str, value: str) -> list[Identity]:
     """The processes that were started with this variable in their environment, as far as visible."""
     entry, matches = os.fsencode(f"{name}={value}"), []
-    for process in everybody().values():
+    for process in all_processes().values():
         with contextlib.suppress(OSError):
             if entry in (_PROC / str(process.pid) / "environ").read_bytes().split(b"\0"):
                 matches.append(process.identity)
@@ -190,7 +190,7 @@ def kill_family_now(roots: Collection[Identity]) -> None:
     """As `kill_family`, in the caller's thread. Blocks."""
     killed: set[Identity] = set()
     while True:
-        left = [member for member in family(roots, everybody()) if not member.ended and member.identity not in killed]
+        left = [member for member in family(roots, all_processes()) if not member.ended and member.identity not in killed]
         if not left:
             return
         for member in left:
@@ -200,7 +200,7 @@ def kill_family_now(roots: Collection[Identity]) -> None:
 
 async def lives(roots: Collection[Identity]) -> bool:
     """Whether a process of the family runs. A thread scans all processes of the node."""
-    processes = await asyncio.to_thread(everybody)
+    processes = await asyncio.to_thread(all_processes)
     return any(not member.ended for member in family(roots, processes))
 
 

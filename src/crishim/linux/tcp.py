@@ -89,7 +89,7 @@ async def _dial(hosts: Iterable[tuple[int, str]], port: int, make: Callable[[int
             return await _connect(make(family), host, port)
         except (OSError, CrishimError) as error:
             failures.append(f"{host}: {getattr(error, 'strerror', '') or str(error) or 'no answer'}")
-    raise Unavailable(f"nobody listens on port {port}: {'; '.join(failures)}")
+    raise Unavailable(f"no listener on port {port}: {'; '.join(failures)}")
 
 
 async def _connect(sock: socket.socket, host: str, port: int) -> TcpStream:

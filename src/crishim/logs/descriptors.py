@@ -110,7 +110,7 @@ class DescriptorWriter(ByteWriter):
         os.set_blocking(fd, False)
         self._loop = asyncio.get_running_loop()
         self._fd = fd
-        self._turn = asyncio.Lock()
+        self._write_lock = asyncio.Lock()
         self._ready = _Ready(fd)
         self._within_line = False
         self._closed = False
@@ -118,7 +118,7 @@ class DescriptorWriter(ByteWriter):
     async def write(self, data: bytes) -> None:
         """Write a piece; return when all of it is in the pipe. Raises `BrokenPipeError` when there is no reader any more."""
         rest = memoryview(data)
-        async with self._turn:
+        async with self._write_lock:
             self._within_line = not data.endswith((b"\n", b"\r"))
             while rest:
                 if self._closed:

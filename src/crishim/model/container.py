@@ -1,6 +1,7 @@
 """Containers with their mounts and devices, the detailed statuses, and a backend's inventory."""
 
 import enum
+from typing import Any
 
 import attrs
 
@@ -125,6 +126,8 @@ class ContainerSpec:
 
     `argv`, `env`, `cwd`, `user` and `stop_signal` result from the configuration and the image together; `log_path` is
     absolute, or empty for no log; `image_id` is the image service's id, and `image_config` that image's own configuration.
+    `oci_changes` are the changes to config.json that plugins of the node request and no other field expresses, in the form
+    of `oci.changes`; only a backend that supports `Feature.OCI_CHANGES` receives any.
     """
 
     id: ContainerId
@@ -149,6 +152,7 @@ class ContainerSpec:
     annotations: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
     resources: Resources = Resources()
     security: LinuxContainerSecurityContext | None = None
+    oci_changes: FrozenDict[str, Any] = attrs.field(default=EMPTY, converter=frozen)
 
 
 @attrs.frozen(kw_only=True)

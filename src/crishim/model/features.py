@@ -6,7 +6,8 @@ import enum
 class Feature(enum.StrEnum):
     """An optional field of a spec; each is named by its CRI path.
 
-    A request that sets a field which the backend does not support is refused with `InvalidArgument`, naming the field.
+    A request that sets a field which the backend does not support is refused with `InvalidArgument`, naming the field. Only
+    `OCI_CHANGES` is no field of CRI: see `ContainerSpec.oci_changes`.
     """
 
     USER = "linux.security_context.run_as_user"
@@ -44,6 +45,7 @@ class Feature(enum.StrEnum):
     UNIFIED = "linux.resources.unified"
     STDIN = "stdin"
     TTY = "tty"
+    OCI_CHANGES = "oci_changes"
 
 
 PROCESS: frozenset[Feature] = frozenset({Feature.HOST_NETWORK, Feature.HOST_PID, Feature.HOST_IPC, Feature.STDIN, Feature.TTY})

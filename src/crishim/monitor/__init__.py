@@ -1,1 +1,1 @@
-"""conmon, the monitor that outlives us: it holds a container's streams, writes its log, and keeps its exit."""
+"""conmon, the monitor process that outlives ours: it has a container's streams, writes its log, and records its exit."""

@@ -1,11 +1,11 @@
-"""A conmon per container: start one, and find it again after a restart of ours.
+"""One conmon per container: starting it, and finding it after a restart.
 
-Once its container is created, conmon is a child of nobody here: it holds the container's streams, log and exit while we are
-away. All that is needed to find it lies in the bundle. Where conmon is killed, the container goes on and its exit is unknown.
+Once its container is created, conmon is no child of ours: it has the container's streams, log and exit while no server runs.
+All that is needed to find it is in the bundle. If conmon is killed, the container continues and its exit is unknown.
 
-conmon waits for its start pipe before it runs the runtime, and takes the pipe's end for the word to go on. So who wants no
-container kills it before closing. Where we die meanwhile it tries: over a bundle that is not complete that fails, and what it
-makes of a complete one is found by the next start of ours.
+conmon reads its start pipe before it runs the runtime, and takes the end of the pipe as the command to continue. To abandon a
+creation, conmon must be killed before the pipe is closed. If our process dies in between, conmon tries the creation: with an
+incomplete bundle that fails, and a container from a complete one is found by the next server.
 """
 
 import asyncio
@@ -36,21 +36,21 @@ from crishim.monitor.pipes import opened
 _BACKLOG = 1024 * 1024
 _REOPENED_WITHIN = 10.0
 _READ_WITHIN = 1.0
-"""Seconds in which conmon has opened a log, and has read a line from its fifo."""
+"""Seconds within which conmon must open a log, or read a line from its fifo."""
 _PACKET_MOST = 8192 + 1
 
 
 class ConmonMonitor:
-    """Starts and speaks to conmons. `program` is found on PATH."""
+    """Starts conmons and sends them commands. `program` is looked up on PATH."""
 
     def __init__(self, program: str = "conmon") -> None:
         self._program = program
         self._controls: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
 
     async def begin(self, request: MonitorRequest) -> "PreparedMonitor":
-        """Start a conmon, which waits to be told to create the container: of the bundle only the folder must be there.
+        """Start a conmon, which waits before it creates the container; only the folder of the bundle must exist.
 
-        Raises `FailedPrecondition` where conmon is missing, and `InvalidArgument` for a pipe that is not there.
+        Raises `FailedPrecondition` if conmon is not installed, and `InvalidArgument` for a named pipe that does not exist.
         """
         (request.bundle / "exits").mkdir(exist_ok=True)
         sync_read, sync_write = os.pipe()
@@ -62,7 +62,7 @@ class ConmonMonitor:
                     *conmon.create_argv(request),
                     env={**os.environ, "_OCI_SYNCPIPE": str(sync_write), "_OCI_STARTPIPE": str(start_read)},
                     pass_fds=(sync_write, start_read),
-                    cwd=request.bundle,  # where it leaves its second note of an out-of-memory kill
+                    cwd=request.bundle,  # it writes another `oom` file to its working directory
                     stdin=ends.stdin,
                     stdout=ends.stdout,
                     stderr=ends.stderr,
@@ -79,14 +79,14 @@ class ConmonMonitor:
         return PreparedMonitor(request, process, sync_read, start_write)
 
     def alive(self, bundle: Path, container_id: str) -> bool | None:
-        """As `Monitor.alive`: a container lives as long as its monitor does, which ends after having written its exit."""
+        """As `Monitor.alive`: it runs as long as its monitor, which exits after it has recorded the exit."""
         if exit_of(bundle) is not None:
             return False
         monitor = monitor_of(bundle, container_id)
         return True if monitor is not None and processes.runs(monitor) else None
 
     async def wait(self, bundle: Path, container_id: str) -> Exit:
-        """Return when the container has ended. Sticky. Unknown if conmon died before it."""
+        """Wait for the end of the container; returns at once if it has ended. Unknown if conmon died first."""
         if (end := exit_of(bundle)) is None and (monitor := monitor_of(bundle, container_id)) is not None:
             await processes.ended(monitor)
             end = exit_of(bundle)
@@ -95,7 +95,7 @@ class ConmonMonitor:
         return exit_of(bundle) or end or Exit.unknown()
 
     async def clear(self, bundle: Path, container_id: str, cgroups: tuple[Path, ...], *, timeout: float = 2.0) -> None:
-        """Remove the cgroups that a container's monitor was in, once it has ended."""
+        """Remove the cgroups of a container's monitor, after its end."""
         if not any(folder.exists() for folder in cgroups):
             return
         with contextlib.suppress(TimeoutError):
@@ -107,7 +107,7 @@ class ConmonMonitor:
                 folder.rmdir()
 
     async def attach(self, bundle: Path, sockets: Path, container_id: str, io: ProcessIO) -> None:
-        """As `SupportsAttach.attach`. Our end is always read, since conmon would stop the container for a slow one."""
+        """As `SupportsAttach.attach`. Output is always read: conmon blocks the container if a client reads slowly."""
         loop = asyncio.get_running_loop()
         path = sockets / conmon.socket_name(container_id) / "attach"
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
@@ -136,25 +136,24 @@ class ConmonMonitor:
                 await self.resize(bundle, size)
 
     async def resize(self, bundle: Path, size: TerminalSize) -> None:
-        """Give the container's terminal its size."""
+        """Set the size of the container's terminal."""
         await self._control(bundle, conmon.resize_line(size))
 
     async def reopen(self, bundle: Path, container_id: str, log: Path) -> None:
-        """Have conmon open its log anew, and return when the file is there.
+        """Have conmon reopen its log, and return when the file exists.
 
-        conmon dies where it cannot open the file, so its folder is made first, which may have been removed to free a full
-        disk. Raises `ResourceExhausted` or `PermissionDenied` where that is not possible, and `Unavailable` where the monitor
-        has died.
+        conmon exits if it cannot open the file, so the folder is created first: it may have been removed to free a full disk.
+        Raises `ResourceExhausted` or `PermissionDenied` if it cannot be created, and `Unavailable` if the monitor has died.
         """
         make_log_folder(log.parent)
         monitor = monitor_of(bundle, container_id)
         if monitor is None:
-            raise Unavailable("the container's monitor is gone")
+            raise Unavailable("the container's monitor has died")
         await self._control(bundle, conmon.REOPEN_LINE)
         died = asyncio.ensure_future(processes.ended(monitor))
         try:
             async with asyncio.timeout(_REOPENED_WITHIN):
-                while not log.exists():  # noqa: ASYNC240 - conmon answers by nothing but the file
+                while not log.exists():  # noqa: ASYNC240 - conmon reports nothing; the file is the only sign
                     if died.done():
                         raise Unavailable("the container's monitor has died while it opened the log")
                     await asyncio.sleep(0.001)
@@ -162,25 +161,27 @@ class ConmonMonitor:
             died.cancel()
 
     async def _control(self, bundle: Path, line: bytes) -> None:
-        """Write one line to conmon's fifo and return when it is read: of lines that conmon reads at once it takes the first."""
+        """Write one line to conmon's fifo and return when it was read: of several lines in one read conmon handles only the
+        first.
+        """
         async with self._controls.setdefault(bundle, asyncio.Lock()):
             try:
                 fd = os.open(bundle / "ctl", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError as error:
                 gone = error.errno in {errno.ENXIO, errno.ENOENT}
-                raise (Unavailable("the container's monitor is gone") if gone else Unknown(str(error))) from error
+                raise (Unavailable("the container's monitor has died") if gone else Unknown(str(error))) from error
             try:
                 os.write(fd, line)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_READ_WITHIN):
-                        while _unread(fd):  # noqa: ASYNC110 - a fifo tells nobody that it was read
+                        while _unread(fd):  # noqa: ASYNC110 - a fifo does not signal that it was read
                             await asyncio.sleep(0.001)
             finally:
                 os.close(fd)
 
 
 def _unread(fifo: int) -> int:
-    """Bytes that wait in a fifo."""
+    """The number of unread bytes in a fifo."""
     return int.from_bytes(fcntl.ioctl(fifo, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
@@ -194,11 +195,11 @@ class PreparedMonitor:
         self._start = start
 
     async def create(self, cgroups: tuple[Path, ...], *, timeout: float = 100.0) -> int:
-        """Have it create the container, put it into its cgroups, and answer the pid of the container's first process.
+        """Have conmon create the container, and move conmon into `cgroups`. Returns the pid of the container's first process.
 
-        Raises `CreateRefused` with the runtime's words, `Unknown` where conmon fails, and `DeadlineExceeded`.
+        Raises `CreateRefused` with the runtime's message, `Unknown` if conmon fails, and `DeadlineExceeded`.
         """
-        with contextlib.suppress(BrokenPipeError):  # it has ended: what it said is told
+        with contextlib.suppress(BrokenPipeError):  # conmon has exited; its message is read below
             os.write(self._start, b"\n")
         os.close(self._start)
         try:
@@ -210,7 +211,7 @@ class PreparedMonitor:
         finally:
             await self._end()
         if not line:
-            raise Unknown(f"the monitor of {self._request.container_id} ended without a word")
+            raise Unknown(f"the monitor of {self._request.container_id} ended without a message")
         pid = conmon.parse_sync(line)
         bundle = self._request.bundle
         if (monitor := monitor_of(bundle, self._request.container_id)) is not None:
@@ -220,7 +221,7 @@ class PreparedMonitor:
         return pid
 
     async def leave(self) -> None:
-        """There will be no container."""
+        """Abandon the creation: kill conmon."""
         try:
             await self._end()
         finally:
@@ -232,9 +233,10 @@ class PreparedMonitor:
 
 
 def monitor_of(bundle: Path, container_id: str) -> Identity | None:
-    """The process of a container's monitor; None where none was started, or it is gone.
+    """The process of a container's monitor; None if none was started, or it has ended.
 
-    Until `create` has recorded it, what conmon's own pid file names is believed only with the container's id in its arguments.
+    Until `create` has recorded it, the pid in conmon's own file is trusted only if the process has the container's id as
+    argument.
     """
     if (monitor := processes.recorded(bundle / conmon.MONITOR_PROCESS)) is not None:
         return monitor
@@ -247,7 +249,7 @@ def monitor_of(bundle: Path, container_id: str) -> Identity | None:
 
 
 def _join(cgroups: tuple[Path, ...], pid: int) -> None:
-    """Put a process into cgroups. It works as well where it was: what cannot be done is left."""
+    """Move a process into cgroups, as far as possible: a monitor also works in another cgroup."""
     for folder in cgroups:
         with contextlib.suppress(OSError):
             folder.mkdir(exist_ok=True)

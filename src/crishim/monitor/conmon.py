@@ -1,8 +1,8 @@
 """conmon's command line, files and messages; pure. Versions 2.1.6 and newer.
 
-Below a container's bundle: `pidfile` and `conmon-pidfile` (decimal pids), `exit` (the exit code, decimal; there when it ended),
-`oom` (empty; there when the out-of-memory killer was seen), `ctl` (a fifo for one-line commands). Beside them we write
-`first-process`: the container's first process as `proc.Identity`, since its pid alone may be another process's later.
+In a container's bundle: `pidfile` and `conmon-pidfile` (decimal pids), `exit` (the exit code, decimal; written at the end),
+`oom` (empty; written when the out-of-memory killer was seen), `ctl` (a fifo for one-line commands). We add `first-process`: the
+container's first process as `proc.Identity`, since its pid alone may be reused.
 """
 
 import contextlib
@@ -17,20 +17,20 @@ from crishim.interfaces.oci_runtime import Stdio
 from crishim.model.process import TerminalSize
 
 MONITOR_PROCESS = "monitor"
-"""The file of a bundle in which it is kept which process (pid and start time) the monitor is."""
+"""The file of a bundle that identifies the monitor, by pid and start time."""
 
 STDOUT, STDERR = 2, 3
 """The first byte of every packet that an attached client reads."""
 
 PACKET = 32 * 1024
-"""The most bytes of input in one packet."""
+"""The maximum of input bytes in one packet."""
 
 
 @attrs.frozen(kw_only=True)
 class MonitorRequest:
     """One container to create or to restore.
 
-    `sockets` is a folder with a short path, since a socket's path has 107 bytes at most.
+    `sockets`: a folder with a short path, since the path of a socket has 107 bytes at most.
     """
 
     container_id: str
@@ -52,7 +52,7 @@ def socket_name(container_id: str) -> str:
 
 
 def create_argv(request: MonitorRequest) -> list[str]:
-    """Conmon's arguments for creating a container; its sync pipe and its start pipe are told by its environment."""
+    """Conmon's arguments for creating a container; its sync pipe and its start pipe are named in its environment."""
     bundle, stdio = request.bundle, request.stdio
     argv = [
         "--api-version=1",
@@ -91,9 +91,9 @@ _LOGFMT = re.compile(r'\blevel=(?:error|fatal|panic)\b.*?\bmsg=("(?:[^"\\]|\\.)*
 
 
 def runtime_message(text: str) -> str:
-    """What a runtime has complained of, without the time and the level that its log lines begin with; other text as it is.
+    """A runtime's error without the time and level at the beginning of its log lines; other text is returned as it is.
 
-    With a time in it, every retry of a creation would be another event for the kubelet.
+    With the time in the message, the kubelet would record each retry of a creation as a new event.
     """
     found = _LOGFMT.findall(text)
     if not found:
@@ -106,26 +106,26 @@ def runtime_message(text: str) -> str:
 
 
 def parse_sync(line: bytes) -> int:
-    """The container's pid from the sync pipe's line. Raises `CreateRefused` with the runtime's words, or `Unknown`."""
+    """The container's pid from the line in the sync pipe. Raises `CreateRefused` with the runtime's message, or `Unknown`."""
     try:
-        told = json.loads(line)
-        pid = int(told.get("data", told.get("pid", -1)))
+        message = json.loads(line)
+        pid = int(message.get("data", message.get("pid", -1)))
     except (ValueError, AttributeError) as error:
-        raise Unknown(f"the monitor said {line[:200]!r}") from error
+        raise Unknown(f"the monitor sent {line[:200]!r}") from error
     if pid <= 0:
-        raise CreateRefused(runtime_message(str(told.get("message") or "")) or "the runtime failed without a word")
+        raise CreateRefused(runtime_message(str(message.get("message") or "")) or "the runtime failed without a message")
     return pid
 
 
 def resize_line(size: TerminalSize) -> bytes:
-    """What `ctl` takes for a new size of the terminal."""
+    """The command of `ctl` for a new size of the terminal."""
     return f"1 {size.height} {size.width}\n".encode()
 
 
 REOPEN_LINE = b"2 0 0\n"
-"""What `ctl` takes for opening the log anew."""
+"""The command of `ctl` that reopens the log."""
 
 
 def has_pipes(stdio: Stdio) -> bool:
-    """Whether its pipes become the process's streams: a terminal's are the caller's to copy, and a log is the monitor's."""
+    """Whether the pipes become the process's streams; with a terminal the caller copies them, with a log the monitor does."""
     return not stdio.terminal and not stdio.log_path and bool(stdio.stdin or stdio.stdout or stdio.stderr)

@@ -1,4 +1,4 @@
-"""Named pipes that a caller has made for a container, opened to become its first process's own streams."""
+"""Opens named pipes of a caller as the streams of a container's first process."""
 
 import contextlib
 import os
@@ -11,14 +11,16 @@ from crishim.logs.stdio import ChildEnds
 from crishim.monitor.conmon import has_pipes
 
 _STREAMS: Final = (("stdin", os.O_RDONLY | os.O_NONBLOCK), ("stdout", os.O_RDWR), ("stderr", os.O_RDWR))
-"""Outputs are opened for reading too, or the open would wait for somebody who reads; an input without, or it had no end."""
+"""Outputs are opened for reading too, or the open would block until there is a reader; the input only for reading, for its
+EOF.
+"""
 
 
 @contextlib.contextmanager
 def opened(stdio: Stdio) -> Iterator[ChildEnds]:
-    """Descriptors for the three streams, closed afterwards; /dev/null for what there is no pipe for.
+    """Descriptors for the three streams, closed on exit; /dev/null for a stream without a pipe.
 
-    Raises `InvalidArgument` for a pipe that is not there.
+    Raises `InvalidArgument` for a pipe that does not exist.
     """
     pipes = stdio if has_pipes(stdio) else Stdio()
     with contextlib.ExitStack() as stack:

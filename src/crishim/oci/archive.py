@@ -1,4 +1,4 @@
-"""What a checkpoint archive consists of: the names and texts that containerd, CRI-O and checkpointctl know; pure.
+"""The content of a checkpoint archive: the names and JSON texts that containerd, CRI-O and checkpointctl use; pure.
 
 An archive is a tar file with these at its root (checkpointctl, lib/metadata.go; CRI-O, internal/lib/checkpoint.go):
 
@@ -6,13 +6,13 @@ An archive is a tar file with these at its root (checkpointctl, lib/metadata.go;
 |---|---|
 | `config.dump` | JSON: id, name, image, times (`ContainerConfig` of checkpointctl) |
 | `spec.dump` | the container's config.json |
-| `status.dump` | JSON: the container as ContainerStatus shows it |
+| `status.dump` | JSON: the container's ContainerStatus |
 | `checkpoint/` | CRIU's images, with the runtime's `descriptors.json` |
-| `rootfs-diff.tar` | what the container has written, with `.wh..wh..opq` in folders that hide the image's |
+| `rootfs-diff.tar` | the files that the container has written, with `.wh..wh..opq` in folders that hide the image's |
 | `deleted.files` | JSON: the image's paths that the container has deleted |
 | `bind.mounts` | JSON: the mounts of the node's files |
 | `network.status` | JSON: the addresses of the pod |
-| `dump.log`, `stats-dump` | what CRIU has written of the dump |
+| `dump.log`, `stats-dump` | CRIU's log and statistics of the dump |
 | `container.log` | the container's log |
 
 A pod's checkpoint is a folder with an archive for each container and a manifest.
@@ -39,18 +39,18 @@ BINDS: Final = "bind.mounts"
 NETWORK: Final = "network.status"
 LOG: Final = "container.log"
 INVENTORY: Final = f"{IMAGES}/inventory.img"
-"""CRIU writes it last (crtools, cr_dump_finish): images without it are of a dump that was broken off."""
+"""CRIU writes it last (crtools, cr_dump_finish): without it the dump is incomplete."""
 
 MANIFEST: Final = "pod-checkpoint.json"
 MANIFEST_VERSION: Final = 1
 """The file of a pod's checkpoint that is written last, and the version of its format."""
 
 NEEDED: Final = frozenset({CONFIG, SPEC, INVENTORY})
-"""What an archive is not whole without."""
+"""The required members of an archive."""
 
 
 def config_dump(status: ContainerStatus, runtime: str, now: int) -> dict[str, Any]:
-    """`config.dump`. `now` is in nanoseconds since the epoch."""
+    """The content of `config.dump`. `now`: nanoseconds since the epoch."""
     return {
         "id": status.id,
         "name": status.metadata.name,
@@ -66,7 +66,7 @@ def config_dump(status: ContainerStatus, runtime: str, now: int) -> dict[str, An
 
 
 def status_dump(status: ContainerStatus) -> dict[str, Any]:
-    """`status.dump`, with the names that Go gives CRI's fields in JSON."""
+    """The content of `status.dump`, with the names that Go's JSON encoding gives CRI's fields."""
     return {
         "id": status.id,
         "metadata": {"name": status.metadata.name, "attempt": status.metadata.attempt},
@@ -83,7 +83,7 @@ def status_dump(status: ContainerStatus) -> dict[str, Any]:
 
 
 def bind_mounts(config: Mapping[str, Any]) -> list[dict[str, str]]:
-    """`bind.mounts`: the source and the destination of each bind mount of a config.json."""
+    """The content of `bind.mounts`: source and destination of each bind mount of a config.json."""
     return [
         {"source": mount["source"], "destination": mount["destination"]}
         for mount in config.get("mounts", ())
@@ -92,25 +92,25 @@ def bind_mounts(config: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def network_status(addresses: Sequence[str]) -> dict[str, Any]:
-    """`network.status`, as podman has it."""
+    """The content of `network.status`, in podman's format."""
     return {"pod": {"interfaces": {"eth0": {"subnets": [{"ipnet": address} for address in addresses]}}}}
 
 
 def read_origin(text: bytes, where: str) -> CheckpointOrigin:
-    """What `config.dump` says. Raises `DataLoss`, which begins with `where`."""
+    """Parse `config.dump`. Raises `DataLoss` with a message that begins with `where`."""
     try:
-        told = json.loads(text)
+        content = json.loads(text)
         return CheckpointOrigin(
-            name=str(told["name"]),
-            image=str(told.get("rootfsImageName") or told["rootfsImage"]),
-            image_ref=str(told.get("rootfsImageRef", "")),
+            name=str(content["name"]),
+            image=str(content.get("rootfsImageName") or content["rootfsImage"]),
+            image_ref=str(content.get("rootfsImageRef", "")),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataLoss(f"{where}: its {CONFIG} is not one: {error!r}") from error
+        raise DataLoss(f"{where}: {CONFIG} is invalid: {error!r}") from error
 
 
 def manifest(checkpoint: PodCheckpoint, sizes: Mapping[str, int], now: int) -> dict[str, Any]:
-    """The manifest of a pod's checkpoint; `sizes` are those of the archives in bytes, by container name."""
+    """The manifest of a pod's checkpoint; `sizes`: bytes of each archive, by container name."""
     metadata = checkpoint.metadata
     return {
         "version": MANIFEST_VERSION,
@@ -136,23 +136,23 @@ def manifest(checkpoint: PodCheckpoint, sizes: Mapping[str, int], now: int) -> d
 
 
 def read_manifest(text: bytes, where: str) -> tuple[PodCheckpoint, dict[str, int]]:
-    """What a manifest says, and the sizes of the archives. Raises `DataLoss`, which begins with `where`."""
+    """Parse a manifest; returns the sizes of the archives too. Raises `DataLoss` with a message that begins with `where`."""
     try:
-        told = json.loads(text)
-        if (version := told["version"]) != MANIFEST_VERSION:
-            raise DataLoss(f"{where} is of version {version}, and this program knows {MANIFEST_VERSION}")
-        pod = told["sandbox"]
+        content = json.loads(text)
+        if (version := content["version"]) != MANIFEST_VERSION:
+            raise DataLoss(f"{where} has version {version}; this program supports {MANIFEST_VERSION}")
+        pod = content["sandbox"]
         checkpoint = PodCheckpoint(
             sandbox_id=SandboxId(pod["id"]),
             metadata=PodSandboxMetadata(pod["name"], pod["namespace"], pod["uid"], int(pod["attempt"])),
             containers=tuple(
                 CheckpointOrigin(name=str(one["name"]), image=str(one["image"]), image_ref=str(one["imageRef"]))
-                for one in told["containers"]
+                for one in content["containers"]
             ),
         )
-        return checkpoint, {str(one["name"]): int(one["size"]) for one in told["containers"]}
+        return checkpoint, {str(one["name"]): int(one["size"]) for one in content["containers"]}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataLoss(f"{where} is no manifest: {error!r}") from error
+        raise DataLoss(f"{where} is not a manifest: {error!r}") from error
 
 
 def file_of(container: str) -> str:
@@ -161,6 +161,6 @@ def file_of(container: str) -> str:
 
 
 def _time(nanoseconds: int) -> str:
-    """RFC 3339, as Go reads times."""
+    """A time in RFC 3339, as Go parses it."""
     seconds, rest = divmod(nanoseconds, 10**9)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"

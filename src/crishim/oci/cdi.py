@@ -1,8 +1,8 @@
 """CDI, the Container Device Interface (specification 1.0): names of devices -> changes to config.json. Pure.
 
-A vendor's file describes devices as edits: variables, device nodes, mounts, hooks, groups. A device is asked for by its full
-name, `vendor.com/class=name`. Files of a folder with a higher priority go before others; two files of the same priority that
-both describe a device make it unusable, as nobody could say which is meant.
+A vendor's file describes devices as edits: variables, device nodes, mounts, hooks, groups. A container requests a device by its
+qualified name, `vendor.com/class=name`. Files of a folder with a higher priority take precedence; a device that two files of
+the same priority describe cannot be resolved.
 """
 
 import re
@@ -38,17 +38,17 @@ _FILE: Final = {
     "containerEdits": _EDITS,
     "devices": [{"name!": str, "containerEdits": _EDITS}],
 }
-"""The specification's fields that are read here; `!` behind those that it requires."""
+"""The fields of the specification that are read; those with `!` are required."""
 
 FindNode = Callable[[str, str, str], DeviceNode | None]
-"""The node at a host path, to be seen at a container path with these permissions; None for what is no device."""
+"""(host path, container path, permissions) -> the device node; None if the host path is not a device."""
 
 
 @attrs.frozen(kw_only=True)
 class Described:
-    """A file's content: a kind (`vendor.com/class`), edits for whoever uses any of its devices, and edits by device.
+    """The content of a file: a kind (`vendor.com/class`), edits for users of any of its devices, and edits by device.
 
-    `problem` names the file and what is wrong with it, where it describes nothing for that.
+    If the file is invalid, only `problem` is set: it names the file and the error.
     """
 
     kind: str = ""
@@ -59,7 +59,7 @@ class Described:
 
 
 def described(content: Any, priority: int) -> Described:
-    """A file, parsed from JSON or YAML. Raises `ValueError` naming the field that is not as the specification has it."""
+    """A file's content, parsed from JSON or YAML. Raises `ValueError` naming the field that violates the specification."""
     _check(content, _FILE, "")
     common = content.get("containerEdits") or {}
     devices = {device["name"]: device.get("containerEdits") or {} for device in content.get("devices") or ()}
@@ -67,14 +67,14 @@ def described(content: Any, priority: int) -> Described:
 
 
 def _check(value: Any, shape: Any, path: str) -> None:
-    """Raise `ValueError` where a value has not the shape: a type, a list of one shape, or fields, needed ones with `!`."""
+    """Raise `ValueError` if the value does not match: a type, a list of one shape, or an object with fields (`!`: required)."""
     where = path or "the file"
     if isinstance(shape, type):
         if not isinstance(value, shape) or (shape is int and isinstance(value, bool)):
             raise ValueError(f"{where} must be {_WORDS[shape]}, not {value!r}")
     elif isinstance(shape, list):
         if not isinstance(value, list):
-            raise ValueError(f"{where} must be a list, not {value!r}")  # noqa: TRY004 - one class for all that is malformed
+            raise ValueError(f"{where} must be a list, not {value!r}")  # noqa: TRY004 - one class for every malformed value
         for number, item in enumerate(value):
             _check(item, shape[0], f"{path}[{number}]")
     else:
@@ -89,16 +89,16 @@ def _check(value: Any, shape: Any, path: str) -> None:
 
 
 def wanted(names: Sequence[str], annotations: Mapping[str, str]) -> tuple[str, ...]:
-    """The devices that a container asks for by its field, and by its annotations as older kubelets do, each once."""
-    asked = list(names)
+    """The devices that a container requests by its field, and by annotations as older kubelets do, without duplicates."""
+    requested = list(names)
     for key, value in annotations.items():
         if key.startswith(_ANNOTATION):
-            asked.extend(name.strip() for name in value.split(",") if name.strip())
-    return tuple(dict.fromkeys(asked))
+            requested.extend(name.strip() for name in value.split(",") if name.strip())
+    return tuple(dict.fromkeys(requested))
 
 
 def inject(config: dict[str, Any], names: Iterable[str], files: Sequence[Described], find: FindNode) -> None:
-    """Change a config.json for these devices. Raises `InvalidArgument` for one that not exactly one file describes."""
+    """Apply the edits of devices to a config.json. Raises `InvalidArgument` unless exactly one file describes each of them."""
     used: list[Described] = []
     for number, name in enumerate(names):
         file, edits = _resolve(name, files, f"config.CDI_devices[{number}].name")
@@ -111,10 +111,10 @@ def inject(config: dict[str, Any], names: Iterable[str], files: Sequence[Describ
 
 def _resolve(name: str, files: Sequence[Described], field: str) -> tuple[Described, Mapping[str, Any]]:
     if not _NAME.fullmatch(name):
-        raise InvalidArgument(field, f"{name!r} is no full name of a device (vendor.com/class=name)")
+        raise InvalidArgument(field, f"{name!r} is not a qualified device name (vendor.com/class=name)")
     kind, _, device = name.partition("=")
-    found = [file for file in files if file.kind == kind and device in file.devices]
-    best = [file for file in found if file.priority == max(other.priority for other in found)]
+    candidates = [file for file in files if file.kind == kind and device in file.devices]
+    best = [file for file in candidates if file.priority == max(other.priority for other in candidates)]
     if len(best) != 1:
         problems = "; ".join(("is described by no file", *(file.problem for file in files if file.problem)))
         why = "is described by several files" if best else problems
@@ -130,8 +130,8 @@ def _edit(config: dict[str, Any], edits: Mapping[str, Any], find: FindNode) -> N
     nodes = tuple(_node(node, find) for node in edits.get("deviceNodes") or ())
     if nodes:
         paths = {node.path for node in nodes}
-        kept = [device for device in linux.get("devices", ()) if device["path"] not in paths]
-        linux["devices"] = [*kept, *device_nodes(nodes)]
+        others = [device for device in linux.get("devices", ()) if device["path"] not in paths]
+        linux["devices"] = [*others, *device_nodes(nodes)]
         linux["resources"]["devices"] += device_rules(nodes, everything=False)[1:]
     for mount in edits.get("mounts") or ():
         kind, options = mount.get("type") or "bind", list(mount.get("options") or ())
@@ -145,10 +145,10 @@ def _edit(config: dict[str, Any], edits: Mapping[str, Any], find: FindNode) -> N
     for hook in edits.get("hooks") or ():
         if hook["hookName"] not in _HOOKS:
             raise InvalidArgument(
-                "config.CDI_devices", f"a device wants a hook {hook['hookName']!r}, which the runtime has not"
+                "config.CDI_devices", f"a device requires a hook {hook['hookName']!r}, which the runtime does not support"
             )
-        told = {key: hook[key] for key in ("path", "args", "env", "timeout") if hook.get(key)}
-        config.setdefault("hooks", {}).setdefault(hook["hookName"], []).append(told)
+        entry = {key: hook[key] for key in ("path", "args", "env", "timeout") if hook.get(key)}
+        config.setdefault("hooks", {}).setdefault(hook["hookName"], []).append(entry)
     groups = process["user"]["additionalGids"]
     groups.extend(group for group in edits.get("additionalGids") or () if group and group not in groups)
     if resctrl := edits.get("intelRdt"):
@@ -157,13 +157,15 @@ def _edit(config: dict[str, Any], edits: Mapping[str, Any], find: FindNode) -> N
 
 def _node(node: Mapping[str, Any], find: FindNode) -> DeviceNode:
     path, access = node["path"], node.get("permissions") or "rwm"
-    found = find(node.get("hostPath") or path, path, access)
+    device = find(node.get("hostPath") or path, path, access)
     kind, major, minor = node.get("type"), node.get("major"), node.get("minor")
     if kind in {"b", "c"} and major is not None and minor is not None:
-        found = attrs.evolve(
-            found or DeviceNode(path=path, kind=kind, major=0, minor=0, access=access), kind=kind, major=major, minor=minor
+        device = attrs.evolve(
+            device or DeviceNode(path=path, kind=kind, major=0, minor=0, access=access), kind=kind, major=major, minor=minor
         )
-    if found is None:
-        raise InvalidArgument("config.CDI_devices", f"a device wants the node {node.get('hostPath') or path}, which is none")
+    if device is None:
+        raise InvalidArgument(
+            "config.CDI_devices", f"a device requires {node.get('hostPath') or path}, which is no device node"
+        )
     changes = {"mode": node.get("fileMode"), "uid": node.get("uid"), "gid": node.get("gid")}
-    return attrs.evolve(found, **{name: value for name, value in changes.items() if value is not None})
+    return attrs.evolve(device, **{name: value for name, value in changes.items() if value is not None})

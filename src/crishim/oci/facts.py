@@ -1,4 +1,4 @@
-"""What the pure part of this room must be told: of the machine, and of the place that was made for one container."""
+"""Arguments of the pure functions in this package: facts of the machine, and what was prepared for one container."""
 
 import attrs
 
@@ -21,7 +21,7 @@ DEFAULT_CAPABILITIES: tuple[str, ...] = (
     "CAP_SETUID",
     "CAP_SYS_CHROOT",
 )
-"""What a container gets that says nothing of capabilities; the field's own list."""
+"""The capabilities of a container whose configuration names none; the list of containerd and CRI-O."""
 
 CAPABILITIES: tuple[str, ...] = (
     "CAP_CHOWN",
@@ -66,12 +66,12 @@ CAPABILITIES: tuple[str, ...] = (
     "CAP_BPF",
     "CAP_CHECKPOINT_RESTORE",
 )
-"""Linux's capabilities; the position is the number."""
+"""Linux's capabilities, by number."""
 
 
 @attrs.frozen(kw_only=True)
 class DeviceNode:
-    """A device of the host, and where the container sees it. `kind` is `b` or `c`."""
+    """A device of the host, and its path in the container. `kind` is `b` or `c`."""
 
     path: str
     kind: str
@@ -85,7 +85,7 @@ class DeviceNode:
 
 @attrs.frozen(kw_only=True)
 class AppArmor:
-    """The names of the profiles that the kernel has. `problem` says why the default is not among them; empty if it is."""
+    """The names of the profiles in the kernel. `problem`: why the default profile is not among them, else empty."""
 
     loaded: frozenset[str] = frozenset()
     problem: str = ""
@@ -93,7 +93,7 @@ class AppArmor:
 
 @attrs.frozen
 class Labels:
-    """SELinux labels of a container: its processes', and its files'. Empty for none: what a process then is, policy says."""
+    """SELinux labels of a container's processes and files. Empty for none: the policy's default then applies."""
 
     process: str = ""
     mounts: str = ""
@@ -101,12 +101,12 @@ class Labels:
 
 @attrs.frozen(kw_only=True)
 class Host:
-    """The machine. `bounding` are the capabilities that this process may hand on; "all" never means more.
+    """The machine. `bounding`: the capabilities of this process's bounding set, which limit "ALL".
 
-    `apparmor` and `selinux` are whether containers get profiles and labels of it: not where the runtime has no use for them.
-    `lowest_oom_score_adj` is what a process without CAP_SYS_RESOURCE can go down to; None where there is no bound.
-    `seccomp_default` is the text of the distribution's default profile in its own format, empty where there is none.
-    `rlimits` are (name, soft, hard).
+    `apparmor` and `selinux`: whether containers get profiles and labels; False if the runtime does not use them.
+    `lowest_oom_score_adj`: the lower bound for a process without CAP_SYS_RESOURCE; None without a bound.
+    `seccomp_default`: the text of the distribution's default profile in the container engines' format, empty if there is none.
+    `rlimits`: (name, soft, hard).
     """
 
     cgroup_v2: bool = False
@@ -127,10 +127,10 @@ class Host:
 
 @attrs.frozen(kw_only=True)
 class NamespacePaths:
-    """The namespaces to join; an empty path of network, ipc or uts means the host's, an empty pid a new one.
+    """The namespaces to join. An empty path means the host's for network, ipc, uts and user, and a new one for pid.
 
-    `host_pid` means the host's. `user` empty means the host's. Its mappings are here for whoever makes files for the pod:
-    config.json must not repeat them for a namespace that is joined (runc 1.2 warns of it, in the container's log).
+    `host_pid`: the host's PID namespace. The mappings of `user` are for code that creates files for the pod: config.json must
+    not repeat them for a namespace that is joined (runc 1.2 warns of it, in the container's log).
     """
 
     network: str = ""
@@ -145,7 +145,7 @@ class NamespacePaths:
 
 @attrs.frozen(kw_only=True)
 class BindSource:
-    """A mount whose source was looked up: the host path with links resolved, and how that path's own mount propagates."""
+    """The source of a mount: the host path with links resolved, and the propagation of the mount that contains it."""
 
     path: str
     shared: bool = True
@@ -154,11 +154,11 @@ class BindSource:
 
 @attrs.frozen(kw_only=True)
 class Place:
-    """What was made for one container: root, user, its pod's files and namespaces, the devices and sources it asked for.
+    """What was prepared for one container: root, user, the pod's files and namespaces, devices and mount sources.
 
-    `sources` maps each mount's container path to its resolved source; `files` maps a container path (`/etc/hosts`, ...) to the
-    pod's file for it; `volumes` maps the path of an image's volume to its folder; `profiles` maps a Localhost seccomp reference
-    to the text of its file; `apparmor` is the name of the AppArmor profile, empty for none; `labels` are SELinux's.
+    `sources`: each mount's container path -> its resolved source. `files`: container path (`/etc/hosts`, ...) -> the pod's
+    file. `volumes`: the path of an image's volume -> its folder. `profiles`: a Localhost seccomp reference -> the text of its
+    file. `apparmor`: the name of the AppArmor profile, empty for none. `labels`: SELinux labels.
     """
 
     rootfs: str

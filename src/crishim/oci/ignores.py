@@ -1,10 +1,10 @@
-"""What a lifted OCI runtime takes and does not use, by the names of `crishim coverage`. A plug-in hands it on as its own."""
+"""Fields that pods over an OCI runtime accept and ignore, by the names of `crishim coverage`; a plug-in passes this on."""
 
 from collections.abc import Mapping
 from typing import Final
 
-_PAUSE: Final = "would be the pause container's, and a pod has none that runs anything of its own"
-_POD: Final = "the sandbox's counts, for all of its containers"
+_PAUSE: Final = "applies to a pause container, and pods have none that runs code of theirs"
+_POD: Final = "the sandbox's option applies to all of its containers"
 _SANDBOX: Final = "PodSandboxConfig.linux.security_context"
 _CONTAINER: Final = "ContainerConfig.linux.security_context"
 

@@ -1,6 +1,6 @@
-"""Mounts: the usual ones, the pod's files, and what the container asked for.
+"""Mounts: the default ones, the pod's files, and those of the container's configuration.
 
-Order matters: by the depth of their paths, and nothing usual where the container has asked for the same path.
+They are sorted by the depth of their paths. A default mount is left out if the configuration has one at the same path.
 """
 
 import posixpath
@@ -16,7 +16,7 @@ from crishim.oci.security import privileged
 PROPAGATIONS: Final = frozenset(
     f"{recursive}{kind}" for recursive in ("", "r") for kind in ("private", "shared", "slave", "unbindable")
 )
-"""The options of a mount that say how it propagates."""
+"""The mount options for propagation."""
 _PROPAGATION: Final = {
     MountPropagation.PRIVATE: "rprivate",
     MountPropagation.HOST_TO_CONTAINER: "rslave",
@@ -24,17 +24,17 @@ _PROPAGATION: Final = {
 }
 
 _OPTIONS: Final = frozenset({"nodev", "noexec", "nosuid", "noatime", "nodiratime", "relatime", "strictatime"})
-"""The further options of a mount: flags of its own that take nothing back of its other fields, as `rw` or `suid` would."""
+"""Further options that a request may name: mount flags that do not contradict its other fields, as `rw` or `suid` would."""
 
 _SHM: Final = "/dev/shm"  # noqa: S108
 _SHM_OPTIONS: Final = ("rw", "nosuid", "nodev", "noexec")
-"""Shared memory stays writable with a read-only root, as in containerd and CRI-O; a bind has to repeat the tmpfs's flags."""
+"""Shared memory stays writable with a read-only root, as in containerd and CRI-O; a bind must repeat the flags of the tmpfs."""
 
 
 def mounts(spec: ContainerSpec, place: Place, *, cgroup_v2: bool = False) -> list[dict[str, Any]]:
-    """config.mounts, in order, for a host with this version of cgroups."""
-    asked = topmost(spec.mounts)
-    taken = {_path(mount) for _, mount in asked}
+    """config.mounts, in order. `cgroup_v2`: the host's cgroup version."""
+    requested = topmost(spec.mounts)
+    taken = {_path(mount) for _, mount in requested}
     usual = [mount for mount in _usual(spec, place, cgroup_v2=cgroup_v2) if mount["destination"] not in taken]
     if "/dev" in taken:
         usual = [mount for mount in usual if not mount["destination"].startswith("/dev/")]
@@ -44,8 +44,8 @@ def mounts(spec: ContainerSpec, place: Place, *, cgroup_v2: bool = False) -> lis
         for path, source in place.files.items()
         if path not in taken and shared_above(path, spec.mounts) is None
     ]
-    own = [_own(mount, number, place) for number, mount in asked]
-    # no volume of the image is below a mount of the request, but these may be below it, by way of links too
+    own = [_own(mount, number, place) for number, mount in requested]
+    # mounts of the request may be below volumes of the image (also through links), never above
     volumes = [_bind(path, place.volumes[path], ["rprivate", "rw"]) for path in sorted(place.volumes, key=_depth)]
     return [*usual, *volumes, *sorted((*files, *own), key=lambda mount: _depth(mount["destination"]))]
 
@@ -55,15 +55,15 @@ def _depth(path: str) -> int:
 
 
 def topmost(mounts: Sequence[Mount]) -> list[tuple[int, Mount]]:
-    """The mounts with their numbers, without those that a later one of the same path covers (`/data` and `/data/` are one)."""
+    """The mounts with their indexes, without those that a later one at the same path hides (`/data` equals `/data/`)."""
     last = {_path(mount): number for number, mount in enumerate(mounts)}
     return [(number, mount) for number, mount in enumerate(mounts) if last[_path(mount)] == number]
 
 
 def shared_above(path: str, mounts: Sequence[Mount]) -> int | None:
-    """The number of the mount of bidirectional propagation below which a path of the container lies, if any.
+    """The index of the bidirectional mount that contains a path of the container; None if there is none.
 
-    What is mounted there while the container is made would be mounted on the node as well, and stay.
+    A mount created there during the container's creation would propagate to the node, and stay.
     """
     for number, mount in enumerate(mounts):
         above = mount.container_path.rstrip("/")
@@ -73,24 +73,24 @@ def shared_above(path: str, mounts: Sequence[Mount]) -> int | None:
 
 
 def check_shared(spec: ContainerSpec, hidden: Iterable[str] = ()) -> None:
-    """Refuse what would be mounted below a mount of bidirectional propagation: other mounts, and paths that are `hidden`.
+    """Refuse mounts below a bidirectional mount: other mounts of the request, and `hidden` paths.
 
-    `hidden` are masked and read-only paths, which runtimes mount something over. Raises `InvalidArgument`.
+    `hidden`: masked and read-only paths, over which runtimes mount. Raises `InvalidArgument`.
     """
     for number, mount in enumerate(spec.mounts):
         if shared_above(mount.container_path, spec.mounts) is not None:
             raise InvalidArgument(
-                f"config.mounts[{number}].container_path", "is below a bidirectional mount: it would be mounted on the node too"
+                f"config.mounts[{number}].container_path", "is below a bidirectional mount and would be mounted on the node too"
             )
     for path in hidden:
         if (above := shared_above(path, spec.mounts)) is not None:
             raise InvalidArgument(
-                f"config.mounts[{above}].propagation", f"is bidirectional: the node's own {path} would be hidden too"
+                f"config.mounts[{above}].propagation", f"is bidirectional: {path} would be hidden on the node too"
             )
 
 
 def rootfs_propagation(spec: ContainerSpec) -> str:
-    """linux.rootfsPropagation: what the widest of the mounts needs; empty for none."""
+    """linux.rootfsPropagation: the widest propagation of the mounts; empty for none."""
     wanted = {mount.propagation for mount in spec.mounts}
     if MountPropagation.BIDIRECTIONAL in wanted:
         return "rshared"
@@ -101,15 +101,15 @@ def _usual(spec: ContainerSpec, place: Place, *, cgroup_v2: bool) -> list[dict[s
     access = "rw" if privileged(spec) else "ro"
     options = ["rprivate", "nosuid", "noexec", "nodev", "relatime", access]
     if cgroup_v2 and privileged(spec):
-        # There is no cgroup namespace then, and outside of one a new mount of cgroup2 sets the options of every other: runc 1.1
-        # makes one, which takes nsdelegate and memory_recursiveprot from the node's own.
+        # There is no cgroup namespace then, and a new mount of cgroup2 outside of one changes the options of all others: runc
+        # 1.1 creates one, which removes nsdelegate and memory_recursiveprot from the node's.
         cgroup = _bind("/sys/fs/cgroup", "/sys/fs/cgroup", options)
-    else:  # of v1 runtimes make binds of the host's, in their own mount namespace or before they enter it
+    else:  # for v1, runtimes bind the host's hierarchies in a mount namespace of their own
         cgroup = _mount("/sys/fs/cgroup", "cgroup", "cgroup", options)
     host_network = spec.sandbox.namespaces.network is NamespaceMode.NODE
     if place.namespaces.user and host_network:
-        # Sysfs belongs to the network namespace's owner. Whoever binds it for a user namespace clones the node's own mount, and
-        # what is then mounted below it, masks and cgroups, must not travel back.
+        # Sysfs belongs to the owner of the network namespace. A bind of it for a user namespace clones the node's mount, and
+        # mounts below it (masks, cgroups) must not propagate back.
         sys = _bind("/sys", "/sys", ["rprivate", "rro", "nosuid", "noexec", "nodev"])
     else:
         sys = _mount("/sys", "sysfs", "sysfs", ["nosuid", "noexec", "nodev", access])
@@ -140,14 +140,14 @@ def _own(mount: Mount, number: int, place: Place) -> dict[str, Any]:
         raise PullError(PullReason.RRO_UNSUPPORTED, f"{field}: recursive_read_only needs readonly and private propagation")
     for option in mount.mount_options:
         if option not in _OPTIONS:
-            raise InvalidArgument(f"{field}.mount_options", f"{option!r} is none of {', '.join(sorted(_OPTIONS))}")
+            raise InvalidArgument(f"{field}.mount_options", f"{option!r} is not one of {', '.join(sorted(_OPTIONS))}")
     readonly = mount.readonly or mount.image is not None
     access = "rro" if mount.recursive_read_only else "ro" if readonly else "rw"
-    made = _bind(mount.container_path, source.path, [_PROPAGATION[mount.propagation], access, *mount.mount_options])
+    entry = _bind(mount.container_path, source.path, [_PROPAGATION[mount.propagation], access, *mount.mount_options])
     for name, lines in (("uidMappings", mount.uid_mappings), ("gidMappings", mount.gid_mappings)):
         if lines:
-            made[name] = [{"containerID": line.container_id, "hostID": line.host_id, "size": line.length} for line in lines]
-    return made
+            entry[name] = [{"containerID": line.container_id, "hostID": line.host_id, "size": line.length} for line in lines]
+    return entry
 
 
 def _path(mount: Mount) -> str:

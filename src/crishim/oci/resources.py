@@ -1,4 +1,4 @@
-"""Limits -> linux.resources, and where a container's cgroup lies."""
+"""Limits -> linux.resources, and the path of a container's cgroup."""
 
 import posixpath
 from typing import Any
@@ -10,11 +10,11 @@ _DEFAULT_PARENT = "/crishim"
 
 
 def resources(limits: Resources, host: Host) -> dict[str, Any]:
-    """The limits that were asked for; zero and empty ones are left out. Memory without swap means no swap on top.
+    """The limits of a request, without zero and empty ones. A memory limit without a swap limit allows no swap beyond it.
 
-    Hugepage limits are left out where the machine has no such controller, unified ones on cgroup v1, as elsewhere.
+    Hugepage limits are left out on a machine without the controller, unified ones on cgroup v1, as in containerd and CRI-O.
     """
-    made: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     cpu = {
         "shares": limits.cpu_shares,
         "quota": limits.cpu_quota,
@@ -22,31 +22,31 @@ def resources(limits: Resources, host: Host) -> dict[str, Any]:
         "cpus": limits.cpuset_cpus,
         "mems": limits.cpuset_mems,
     }
-    if asked := {name: value for name, value in cpu.items() if value}:
-        made["cpu"] = asked
+    if limited := {name: value for name, value in cpu.items() if value}:
+        result["cpu"] = limited
     memory: dict[str, int] = {}
     if limits.memory_limit_in_bytes:
         memory["limit"] = limits.memory_limit_in_bytes
     if host.swap and (swap := limits.memory_swap_limit_in_bytes or max(0, limits.memory_limit_in_bytes)):
         memory["swap"] = swap
     if memory:
-        made["memory"] = memory
+        result["memory"] = memory
     pages = [{"pageSize": page.page_size, "limit": page.limit} for page in limits.hugepage_limits if page.limit]
     if pages and host.hugetlb:
-        made["hugepageLimits"] = pages
+        result["hugepageLimits"] = pages
     if limits.unified and host.cgroup_v2:
-        made["unified"] = dict(limits.unified)
-    return made
+        result["unified"] = dict(limits.unified)
+    return result
 
 
 def device_rules(devices: tuple[DeviceNode, ...], *, everything: bool) -> list[dict[str, Any]]:
-    """The device cgroup: nothing, or everything, and then what was asked for. The runtime adds its own few by itself."""
+    """The device cgroup: everything, or only the requested devices. The runtime adds its default devices itself."""
     if everything:
         return [{"allow": True, "access": "rwm"}]
-    asked = [
+    allowed = [
         {"allow": True, "type": node.kind, "major": node.major, "minor": node.minor, "access": node.access} for node in devices
     ]
-    return [{"allow": False, "access": "rwm"}, *asked]
+    return [{"allow": False, "access": "rwm"}, *allowed]
 
 
 def device_nodes(devices: tuple[DeviceNode, ...]) -> list[dict[str, Any]]:
@@ -66,12 +66,12 @@ def device_nodes(devices: tuple[DeviceNode, ...]) -> list[dict[str, Any]]:
 
 
 def cgroups_path(parent: str, container_id: str, *, systemd: bool) -> str:
-    """linux.cgroupsPath: `slice:prefix:name` for systemd, a path below the pod's cgroup otherwise."""
+    """linux.cgroupsPath: `slice:prefix:name` for systemd, else a path below the pod's cgroup."""
     if systemd:
         return f"{posixpath.basename(parent) or 'system.slice'}:crishim:{container_id}"
     return posixpath.join(parent or _DEFAULT_PARENT, container_id)
 
 
 def oom_score_adj(wanted: int, host: Host) -> int:
-    """What can be set of the wanted value: without CAP_SYS_RESOURCE it cannot go below this process's own."""
+    """The nearest value that can be set: without CAP_SYS_RESOURCE it cannot be lower than this process's own."""
     return wanted if host.lowest_oom_score_adj is None else max(wanted, host.lowest_oom_score_adj)

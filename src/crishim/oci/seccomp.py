@@ -1,7 +1,7 @@
 """The seccomp profile format of container engines -> linux.seccomp.
 
-The format is the OCI one with conditions: rules for some architectures, capabilities or kernels only, and names of
-architectures with their sub-architectures. What the conditions do not let through is left out.
+The format extends the OCI one by conditions: rules for some architectures, capabilities or kernel versions, and architectures
+with their sub-architectures. Rules whose conditions are not met are left out.
 """
 
 import json
@@ -22,7 +22,7 @@ _NATIVE: Final = {
 
 
 def seccomp(text: str, capabilities: frozenset[str], host: Host, field: str) -> dict[str, Any]:
-    """A profile's text as linux.seccomp for a container with these capabilities. Raises `InvalidArgument` naming `field`."""
+    """Convert a profile for a container with these capabilities. Raises `InvalidArgument` naming `field`."""
     try:
         profile = json.loads(text)
         return _converted(profile, capabilities, host)
@@ -31,30 +31,30 @@ def seccomp(text: str, capabilities: frozenset[str], host: Host, field: str) -> 
 
 
 def _converted(profile: dict[str, Any], capabilities: frozenset[str], host: Host) -> dict[str, Any]:
-    made: dict[str, Any] = {"defaultAction": profile["defaultAction"]}
+    result: dict[str, Any] = {"defaultAction": profile["defaultAction"]}
     for key in ("defaultErrnoRet", "flags", "listenerPath", "listenerMetadata"):
         if key in profile and profile[key] not in ("", None):
-            made[key] = profile[key]
+            result[key] = profile[key]
     architectures = list(profile.get("architectures") or [])
     native = _NATIVE.get(host.architecture)
     for entry in profile.get("archMap") or []:
         if entry["architecture"] == native:
             architectures = [entry["architecture"], *(entry.get("subArchitectures") or [])]
     if architectures:
-        made["architectures"] = architectures
+        result["architectures"] = architectures
     rules = [_rule(rule) for rule in profile.get("syscalls") or [] if _applies(rule, capabilities, host)]
     if rules:
-        made["syscalls"] = rules
-    return made
+        result["syscalls"] = rules
+    return result
 
 
 def _rule(rule: dict[str, Any]) -> dict[str, Any]:
-    made: dict[str, Any] = {"names": rule.get("names") or [rule["name"]], "action": rule["action"]}
+    result: dict[str, Any] = {"names": rule.get("names") or [rule["name"]], "action": rule["action"]}
     if rule.get("errnoRet") is not None:
-        made["errnoRet"] = rule["errnoRet"]
+        result["errnoRet"] = rule["errnoRet"]
     if rule.get("args"):
-        made["args"] = [{key: value for key, value in arg.items() if value is not None} for arg in rule["args"]]
-    return made
+        result["args"] = [{key: value for key, value in arg.items() if value is not None} for arg in rule["args"]]
+    return result
 
 
 def _applies(rule: dict[str, Any], capabilities: frozenset[str], host: Host) -> bool:

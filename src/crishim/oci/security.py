@@ -1,4 +1,4 @@
-"""Capabilities, profiles, labels and paths."""
+"""Capabilities, seccomp, AppArmor, SELinux, and masked paths."""
 
 import re
 from collections.abc import Collection
@@ -41,7 +41,7 @@ MASKED: Final = (
     "/sys/devices/virtual/powercap",
 )
 READONLY: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-"""Where nothing at all is said of security these two lists protect the host; a client that says something says all."""
+"""The masked and read-only paths for a request without a security context; any security context states its own."""
 
 
 def privileged(spec: ContainerSpec) -> bool:
@@ -50,21 +50,21 @@ def privileged(spec: ContainerSpec) -> bool:
 
 
 def capabilities(spec: ContainerSpec, host: Host) -> dict[str, list[str]]:
-    """process.capabilities. Privileged and ALL mean what this process itself may hand on."""
+    """process.capabilities. Privileged and ALL mean the bounding set of this process."""
     security = spec.security or LinuxContainerSecurityContext()
     granted = set(host.bounding) if security.privileged else _granted(security.capabilities, host)
     ambient = {_named(name, "add_ambient_capabilities") for name in security.capabilities.add_ambient_capabilities}
     granted |= ambient
     names = sorted(granted)
-    made = {"bounding": names, "effective": names, "permitted": names}
+    sets = {"bounding": names, "effective": names, "permitted": names}
     if ambient:
-        made["ambient"] = made["inheritable"] = sorted(ambient)
-    return made
+        sets["ambient"] = sets["inheritable"] = sorted(ambient)
+    return sets
 
 
-def _granted(asked: Capability, host: Host) -> set[str]:
+def _granted(requested: Capability, host: Host) -> set[str]:
     granted = set(DEFAULT_CAPABILITIES) & host.bounding
-    adds, drops = {name.upper() for name in asked.add_capabilities}, {name.upper() for name in asked.drop_capabilities}
+    adds, drops = {name.upper() for name in requested.add_capabilities}, {name.upper() for name in requested.drop_capabilities}
     if "ALL" in adds:
         granted = set(host.bounding)
     if "ALL" in drops:
@@ -81,7 +81,7 @@ def _named(name: str, field: str) -> str:
 
 
 def seccomp_profile(spec: ContainerSpec, profiles: dict[str, str], host: Host) -> dict[str, Any] | None:
-    """linux.seccomp; None for unconfined, which is also what privileged and unsaid mean."""
+    """linux.seccomp; None for Unconfined, for the privileged, and for a request that names no profile."""
     security = spec.security
     if security is None or security.privileged or security.seccomp is None:
         return None
@@ -97,15 +97,15 @@ def seccomp_profile(spec: ContainerSpec, profiles: dict[str, str], host: Host) -
             return seccomp(text, granted, host, field)
         case ProfileType.RUNTIME_DEFAULT:
             if not host.seccomp_default:
-                raise InvalidArgument(field, "is RuntimeDefault, and this machine has no default profile (see `crishim check`)")
+                raise InvalidArgument(field, "is RuntimeDefault, but this machine has no default profile (see `crishim check`)")
             return seccomp(host.seccomp_default, granted, host, field)
 
 
 def apparmor_profile(spec: ContainerSpec, machine: AppArmor) -> str:
-    """process.apparmorProfile; empty for none, which is Unconfined, and what the privileged get who name none.
+    """process.apparmorProfile; empty for none: Unconfined, and privileged containers that name no profile.
 
-    RuntimeDefault is `APPARMOR_DEFAULT`, and so is what is unsaid, where it can be had. Raises `InvalidArgument` for a profile
-    that is asked for and not loaded.
+    RuntimeDefault is `APPARMOR_DEFAULT`, which is also used if no profile is named and the default is loaded. Raises
+    `InvalidArgument` for a named profile that is not loaded.
     """
     security = spec.security or LinuxContainerSecurityContext()
     profile, field = security.apparmor, f"{_FIELD}.apparmor"
@@ -126,38 +126,39 @@ def apparmor_profile(spec: ContainerSpec, machine: AppArmor) -> str:
 
 
 def named_level(sandbox: SandboxSpec) -> str:
-    """The level that a pod names; empty for none. Raises `InvalidArgument` for what is no level."""
+    """The level that a pod names; empty for none. Raises `InvalidArgument` for an invalid level."""
     option = sandbox.config.linux.security_context.selinux_options or SELinuxOption()
     return _checked(option.level)
 
 
 def free_level(seed: int, taken: Collection[str]) -> str:
-    """The level of a pod that names none: `s0:cA,cB`, two different categories of 1024, a pair that nobody has.
+    """A level for a pod that names none: `s0:cA,cB`, two different categories of 1024, a pair that is not in `taken`.
 
-    `seed` is a large number of the pod's own: nodes that start pods in the same order do not give the same levels.
+    `seed` is a large number specific to the pod, so that nodes that start pods in the same order choose different levels.
     """
     pairs = _CATEGORIES * (_CATEGORIES - 1) // 2
     for step in range(pairs):
         first, second = divmod((seed + step) % pairs, _CATEGORIES - 1)
-        # the pairs of unequal categories as a rectangle of half the height: what is below the diagonal is turned into it
+        # number the pairs of unequal categories: a rectangle of half the height, with the part below the diagonal folded in
         low, high = (first, second + 1) if second >= first else (_CATEGORIES - 1 - first, _CATEGORIES - 1 - second)
         level = f"s0:c{min(low, high)},c{max(low, high)}"
         if level not in taken:
             return level
-    raise ResourceExhausted("every pair of SELinux categories is some pod's")
+    raise ResourceExhausted("every pair of SELinux categories is used by a pod")
 
 
 def file_label(sandbox: SandboxSpec, level: str) -> str:
-    """The label of a pod's files."""
+    """The SELinux label of a pod's files."""
     option = sandbox.config.linux.security_context.selinux_options or SELinuxOption()
     return f"{option.user or _USER}:object_r:{_FILES}:{level}"
 
 
 def selinux_labels(spec: ContainerSpec, host: Host, level: str, *, host_pid: bool = False) -> Labels:
-    """The labels of a container: parts that it names, then its pod's, then the usual ones with the pod's `level`.
+    """The labels of a container: for each part its own option, else its pod's, else the default with the pod's `level`.
 
-    Without a `level` (a pod of before there were any) who names nothing has none. The privileged have no process label, nor has
-    who shares the node's processes or IPC and names none: policy lets them run as `spc_t`. Raises `InvalidArgument`.
+    Without a `level` (a pod created before levels existed) and without options there is none. Privileged containers, and those
+    that share the node's processes or IPC, have no process label unless they name one: policy runs them as `spc_t`. Raises
+    `InvalidArgument`.
     """
     nothing = SELinuxOption()
     own = (spec.security.selinux_options if spec.security else None) or nothing
@@ -173,7 +174,7 @@ def selinux_labels(spec: ContainerSpec, host: Host, level: str, *, host_pid: boo
 
 
 def relabelled(spec: ContainerSpec, labels: Labels) -> list[tuple[int, Mount]]:
-    """The mounts whose sources get the container's label, with their numbers: none for `spc_t`, which may use any."""
+    """The mounts whose sources get the container's label, with their indexes; none for `spc_t`, which may access any label."""
     if not labels.mounts or ":spc_t:" in labels.process:
         return []
     return [(number, mount) for number, mount in enumerate(spec.mounts) if mount.selinux_relabel and mount.host_path]
@@ -181,12 +182,12 @@ def relabelled(spec: ContainerSpec, labels: Labels) -> list[tuple[int, Mount]]:
 
 def _checked(level: str) -> str:
     if level and not _LEVEL.fullmatch(level):
-        raise InvalidArgument(f"{_FIELD}.selinux_options.level", f"{level!r} is no level")
+        raise InvalidArgument(f"{_FIELD}.selinux_options.level", f"{level!r} is not a level")
     return level
 
 
 def masked_paths(spec: ContainerSpec) -> tuple[list[str], list[str]]:
-    """linux.maskedPaths and readonlyPaths: none for the privileged; an empty list of a client means none."""
+    """linux.maskedPaths and readonlyPaths: none for the privileged; an explicit empty list of a client means none."""
     if spec.security is None:
         return list(MASKED), list(READONLY)
     if spec.security.privileged:
@@ -195,5 +196,5 @@ def masked_paths(spec: ContainerSpec) -> tuple[list[str], list[str]]:
 
 
 def is_localhost(profile: SecurityProfile | None) -> bool:
-    """Whether a profile is a file of the node's."""
+    """Whether a profile is a file on the node."""
     return profile is not None and profile.profile_type is ProfileType.LOCALHOST

@@ -1,6 +1,6 @@
 """ContainerSpec + Host + Place -> config.json, as a plain dictionary (OCI runtime specification 1.0.2).
 
-Every request of the spec has its place here; what cannot be granted raises `InvalidArgument` naming the CRI field.
+Each field of the spec is converted here. A field that cannot be granted raises `InvalidArgument` naming it.
 """
 
 from typing import Any
@@ -42,7 +42,7 @@ def config(spec: ContainerSpec, host: Host, place: Place) -> dict[str, Any]:
         linux["mountLabel"] = place.labels.mounts
     if place.sysctls:
         linux["sysctl"] = dict(place.sysctls)
-    made: dict[str, Any] = {
+    result: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
         "process": _process(spec, host, place),
         "root": {"path": place.rootfs, "readonly": spec.security is not None and spec.security.readonly_rootfs},
@@ -50,7 +50,7 @@ def config(spec: ContainerSpec, host: Host, place: Place) -> dict[str, Any]:
         "linux": linux,
         "annotations": {**annotations(spec), **place.annotations},
     }
-    return made
+    return result
 
 
 def _process(spec: ContainerSpec, host: Host, place: Place) -> dict[str, Any]:
@@ -76,22 +76,22 @@ def _process(spec: ContainerSpec, host: Host, place: Place) -> dict[str, Any]:
 
 
 def namespaces(paths: NamespacePaths, host: Host, *, privileged: bool) -> list[dict[str, str]]:
-    """linux.namespaces: a new mount namespace always; those of the pod by path; the host's by their absence."""
-    made: list[dict[str, str]] = [{"type": "mount"}]
+    """linux.namespaces: always a new mount namespace; the pod's by path; the host's by omission."""
+    result: list[dict[str, str]] = [{"type": "mount"}]
     for kind, path in (("network", paths.network), ("ipc", paths.ipc), ("uts", paths.uts), ("user", paths.user)):
         if path:
-            made.append({"type": kind, "path": path})
+            result.append({"type": kind, "path": path})
     if paths.pid:
-        made.append({"type": "pid", "path": paths.pid})
+        result.append({"type": "pid", "path": paths.pid})
     elif not paths.host_pid:
-        made.append({"type": "pid"})
+        result.append({"type": "pid"})
     if host.cgroup_v2 and not privileged:
-        made.append({"type": "cgroup"})
-    return made
+        result.append({"type": "cgroup"})
+    return result
 
 
 def annotations(spec: ContainerSpec) -> dict[str, str]:
-    """What runtimes that know of pods (kata, gVisor) look for, under the names that containerd gave them."""
+    """The pod's annotations that runtimes with pod support (kata, gVisor) read, under containerd's names."""
     metadata = spec.sandbox.config.metadata
     return {
         "io.kubernetes.cri.container-type": "container",
@@ -105,7 +105,7 @@ def annotations(spec: ContainerSpec) -> dict[str, str]:
 
 
 def process_of(config: dict[str, Any], argv: tuple[str, ...], *, terminal: bool) -> dict[str, Any]:
-    """The process of an exec: the container's own, with another command. A terminal brings TERM."""
+    """The process of an exec: the container's process with another command. A terminal adds TERM."""
     process = {**config["process"], "args": list(argv), "terminal": terminal}
     if terminal and not any(variable.startswith("TERM=") for variable in process["env"]):
         process["env"] = [*process["env"], "TERM=xterm"]

@@ -1,8 +1,7 @@
-"""What a cgroup's files say, in one shape for both versions of cgroups.
+"""Parses a cgroup's files, into one class for both versions of cgroups.
 
-Which file gives which figure is the kubelet's rule (it reads the same ones through cAdvisor): the working set is usage less
-inactive file cache; resident memory is anonymous memory; a limit above 2^62 is none. A file that is missing is "", and its
-figures None.
+The choice of files follows the kubelet's cAdvisor: the working set is usage minus inactive file cache; resident memory is
+anonymous memory; a limit above 2^62 is none. A missing file is read as "", and its values are None.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,14 +24,14 @@ from crishim.model.stats import (
 )
 
 Read = Callable[[str], str]
-"""The text of a file by its name; "" where there is none."""
+"""The text of a file, by name; "" if it does not exist."""
 
 _UNLIMITED: Final = 1 << 62
 _NANO: Final = 1_000_000_000
 
 
 def parse_cgroup_v2(read: Read) -> CgroupUsage:
-    """From the files of a folder of the unified hierarchy."""
+    """The usage from the files of a folder of the unified hierarchy."""
     cpu, memory, events = (_table(read(name)) for name in ("cpu.stat", "memory.stat", "memory.events"))
     return CgroupUsage(
         cpu=_times(cpu.get("usage_usec"), 1000),
@@ -66,7 +65,7 @@ def parse_cgroup_v2(read: Read) -> CgroupUsage:
 
 
 def parse_cgroup_v1(read: Read) -> CgroupUsage:
-    """From the folders of the controllers; names are `<controller>/<file>`."""
+    """The usage from the folders of the controllers; `read` takes `<controller>/<file>`."""
     cpu, memory = (_table(read(name)) for name in ("cpu/cpu.stat", "memory/memory.stat"))
     used, used_with_swap = (_number(read(f"memory/memory.{kind}usage_in_bytes")) for kind in ("", "memsw."))
     limit, limit_with_swap = (_limit(read(f"memory/memory.{kind}limit_in_bytes")) for kind in ("", "memsw."))
@@ -104,18 +103,18 @@ _NOT_SUMS: Final = {"memory_limit", "swap_limit", "task_limit", "io", "cpu_psi",
 
 
 def sum_usage(parts: Iterable[CgroupUsage]) -> CgroupUsage:
-    """The sum of several cgroups, of what can be sum_usage: no limits, devices or pressures."""
-    made: dict[str, int] = {}
+    """The sum of several cgroups' usage, without limits, devices and pressure."""
+    totals: dict[str, int] = {}
     for part in parts:
         for field in attrs.fields(CgroupUsage):
             value = None if field.name in _NOT_SUMS else getattr(part, field.name)
             if value is not None:
-                made[field.name] = made.get(field.name, 0) + value
-    return CgroupUsage(**made)  # type: ignore[arg-type]  # the names are those of integer fields
+                totals[field.name] = totals.get(field.name, 0) + value
+    return CgroupUsage(**totals)  # type: ignore[arg-type]  # the names are those of integer fields
 
 
 def container_usage(usage: CgroupUsage, now: int) -> ContainerUsage:
-    """The usage as CRI has them, all at the time `now`; without any, nothing is measured."""
+    """The usage as CRI's values with the timestamp `now`; an empty usage gives empty values."""
     if usage == CgroupUsage():
         return ContainerUsage()
     return ContainerUsage(
@@ -138,7 +137,7 @@ def container_usage(usage: CgroupUsage, now: int) -> ContainerUsage:
 
 
 def _samples(usage: CgroupUsage) -> Iterator[MetricSample]:
-    """The metrics that the parts of a ContainerUsage do not hold."""
+    """The metrics that ContainerUsage has no field for."""
     for name, value in (
         ("container_cpu_user_seconds_total", _whole_seconds(usage.cpu_user)),
         ("container_cpu_system_seconds_total", _whole_seconds(usage.cpu_system)),
@@ -170,7 +169,7 @@ def _samples(usage: CgroupUsage) -> Iterator[MetricSample]:
 
 
 def _number(text: str) -> int | None:
-    """A file of one number; `max` is none."""
+    """The number in a file; None for `max`."""
     text = text.strip()
     return int(text) if text.isdigit() else None
 
@@ -181,7 +180,7 @@ def _limit(text: str) -> int | None:
 
 
 def _table(text: str) -> dict[str, int]:
-    """Lines of a name and a number."""
+    """Parse lines of a name and a number."""
     pairs = (line.split() for line in text.splitlines())
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
 
@@ -207,37 +206,37 @@ def _left(limit: int | None, used: int | None) -> int | None:
 
 
 def _io_v2(text: str) -> Iterator[DeviceIo]:
-    """io.stat: `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6` per device."""
+    """Parse io.stat: `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6` per device."""
     for line in text.splitlines():
         device, *rest = line.split()
-        told = {key: int(value) for key, _, value in (pair.partition("=") for pair in rest) if value.isdigit()}
-        if told:
+        values = {key: int(value) for key, _, value in (pair.partition("=") for pair in rest) if value.isdigit()}
+        if values:
             keys = ("rios", "wios", "rbytes", "wbytes")
-            yield DeviceIo(device, *(told.get(key, 0) for key in keys))
+            yield DeviceIo(device, *(values.get(key, 0) for key in keys))
 
 
 def _io_v1(counts: str, sizes: str) -> Iterator[DeviceIo]:
-    """Blkio's two files: `8:0 Read 12` per device and operation, and a total."""
-    told: dict[str, dict[str, int]] = {}
+    """Parse the two files of blkio: `8:0 Read 12` per device and operation, and a total."""
+    devices: dict[str, dict[str, int]] = {}
     for prefix, text in (("n", counts), ("b", sizes)):
         for line in text.splitlines():
             match line.split():
                 case [device, ("Read" | "Write") as operation, value]:
-                    told.setdefault(device, {})[prefix + operation] = int(value)
-    for device, values in told.items():
+                    devices.setdefault(device, {})[prefix + operation] = int(value)
+    for device, values in devices.items():
         yield DeviceIo(device, *(values.get(key, 0) for key in ("nRead", "nWrite", "bRead", "bWrite")))
 
 
 def _psi(text: str) -> PsiStats | None:
-    """A pressure file: `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, and `full` likewise; totals in microseconds."""
-    told: dict[str, PsiData] = {}
+    """Parse a pressure file: `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, and `full` likewise; totals in microseconds."""
+    pressures: dict[str, PsiData] = {}
     for line in text.splitlines():
         kind, *rest = line.split()
         values = dict(pair.split("=", 1) for pair in rest)
-        told[kind] = PsiData(
+        pressures[kind] = PsiData(
             total=int(values["total"]) * 1000,
             avg10=float(values["avg10"]),
             avg60=float(values["avg60"]),
             avg300=float(values["avg300"]),
         )
-    return PsiStats(full=told.get("full", PsiData()), some=told.get("some", PsiData())) if told else None
+    return PsiStats(full=pressures.get("full", PsiData()), some=pressures.get("some", PsiData())) if pressures else None

@@ -1,7 +1,7 @@
-"""Who a container runs as: a UserSpec and the image's own passwd and group files -> numbers.
+"""Resolves a container's user: a UserSpec and the image's passwd and group files -> numeric ids.
 
-Names are looked up in the image. A number need not be there; its group is then 0. Supplemental groups are those asked for, with
-MERGE also those that the group file gives the user; the primary group is always among them.
+Names are looked up in the image. A uid without an entry is accepted; its group is 0. The supplemental groups are those of the
+request, with MERGE also those of the user in the group file; the primary group is always included.
 """
 
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from crishim.model.security import LinuxContainerUser, SupplementalGroupsPolicy
 _FIELD = "config.linux.security_context"
 
 MAX_ID: Final = 2**31 - 1
-"""The largest user or group id that runtimes take: with crun 4294967295 would be root."""
+"""The largest uid or gid that runtimes accept: crun runs 4294967295 as root."""
 
 
 def resolve_user(spec: UserSpec, passwd: bytes, group: bytes) -> LinuxContainerUser:
-    """The user's numbers. Raises `InvalidArgument` for a name that the image does not know, and for ids out of range."""
+    """The numeric ids. Raises `InvalidArgument` for a name that is not in the image's files, and for ids out of range."""
     name, uid, gid = _look_up(spec.user, passwd)
     if spec.group:
         gid = _group_id(spec.group, group)
@@ -37,7 +37,7 @@ def _look_up(user: str, passwd: bytes) -> tuple[str, int, int]:
     for name, uid, gid in _users(passwd):
         if name == user:
             return name, uid, gid
-    raise InvalidArgument(f"{_FIELD}.run_as_username", f"the image knows no user {user!r}")
+    raise InvalidArgument(f"{_FIELD}.run_as_username", f"the image has no user {user!r}")
 
 
 def _group_id(group: str, groups: bytes) -> int:
@@ -46,7 +46,7 @@ def _group_id(group: str, groups: bytes) -> int:
     for name, number, _ in _groups(groups):
         if name == group:
             return number
-    raise InvalidArgument(f"{_FIELD}.run_as_group", f"the image knows no group {group!r}")
+    raise InvalidArgument(f"{_FIELD}.run_as_group", f"the image has no group {group!r}")
 
 
 def _users(passwd: bytes) -> Iterator[tuple[str, int, int]]:
@@ -62,11 +62,11 @@ def _groups(group: bytes) -> Iterator[tuple[str, int, list[str]]]:
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()  # other digits, as of a "²", are no number to anybody
+    return text.isascii() and text.isdigit()  # isdigit alone accepts other digits, as "²"
 
 
 def _is_id(text: str) -> bool:
-    """Whether a field of an image's file is an id that a runtime can take; lines with others are passed over."""
+    """Whether a field of an image's file is a valid id; lines with invalid ids are skipped."""
     return _is_number(text) and len(text) <= 10 and int(text) <= MAX_ID
 
 

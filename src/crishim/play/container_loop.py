@@ -147,9 +147,9 @@ class ContainerLoop:
 
     def _ended(self, status: pb.ContainerStatus) -> int:
         self.running = self._ready = False
-        words = self._stage.folders.last_words(self.one, self._token, status.log_path, failed=bool(status.exit_code))
+        message = self._stage.folders.termination_message(self.one, self._token, status.log_path, failed=bool(status.exit_code))
         reason = status.reason or ("Error" if status.exit_code else "Completed")
-        text = ": ".join(part for part in (reason, words.strip() or status.message) if part)
+        text = ": ".join(part for part in (reason, message.strip() or status.message) if part)
         self._report(EventKind.EXITED, text, code=status.exit_code)
         return status.exit_code
 

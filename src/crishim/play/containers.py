@@ -30,8 +30,8 @@ def container(fields: Fields, *, init: bool, host_network: bool, namespace: str,
     for name in ("volumeDevices", "resizePolicy", "restartPolicyRules"):
         fields.refuse(name)
     image = fields.needed("image")
-    life = fields.child("lifecycle")
-    life.refuse("stopSignal")
+    lifecycle = fields.child("lifecycle")
+    lifecycle.refuse("stopSignal")
     ports = [_port(one, host_network=host_network) for one in fields.children("ports")]
     named = {name: port.container_port for port, name in ports if name}
     env = [
@@ -55,8 +55,8 @@ def container(fields: Fields, *, init: bool, host_network: bool, namespace: str,
         liveness=_probe(fields, "livenessProbe", named),
         readiness=_probe(fields, "readinessProbe", named),
         startup=_probe(fields, "startupProbe", named),
-        post_start=_hook(life.child("postStart"), named),
-        pre_stop=_hook(life.child("preStop"), named),
+        post_start=_hook(lifecycle.child("postStart"), named),
+        pre_stop=_hook(lifecycle.child("preStop"), named),
         message_path=fields.text("terminationMessagePath", "/dev/termination-log"),
         message_from_log=fields.choice("terminationMessagePolicy", "File", "FallbackToLogsOnError") != "File",
         stdin=fields.flag("stdin"),
@@ -65,7 +65,7 @@ def container(fields: Fields, *, init: bool, host_network: bool, namespace: str,
         sidecar=sidecar,
         digest=f"{zlib.crc32(json.dumps(fields.raw, sort_keys=True).encode()):x}",
     )
-    life.done()
+    lifecycle.done()
     fields.done()
     if init and not sidecar and (one.liveness or one.readiness or one.startup or one.post_start or one.pre_stop):
         raise InvalidArgument(fields.path, "an init container that is not a sidecar can have neither probes nor hooks")

@@ -27,7 +27,7 @@ OUT_OF_TIME: Final = 124
 """The exit code of a pod that has exceeded its activeDeadlineSeconds, as of `timeout`."""
 
 
-def _nobody(event: Event) -> None:
+def _ignore(event: Event) -> None:
     del event
 
 
@@ -44,7 +44,7 @@ class Player:
         node: Node,
         clock: Clock,
         *,
-        report: Callable[[Event], None] = _nobody,
+        report: Callable[[Event], None] = _ignore,
         period: float = 1.0,
         tokens: Callable[[], str] = lambda: secrets.token_hex(4),
     ) -> None:
@@ -54,7 +54,7 @@ class Player:
         self._report = report
         self._period = period
         self._tokens = tokens
-        self._lives: list[ContainerLoop] = []
+        self._loops: list[ContainerLoop] = []
         self._beside: list[asyncio.Task[Any]] = []
         self._pending: frozenset[str] = frozenset()
         self._grace: int | None = None
@@ -72,7 +72,7 @@ class Player:
                 outcome = await self._live(pod, folders)
             finally:
                 await uninterrupted(self._tear_down(pod))
-                self._tell(EventKind.REMOVED)
+                self._report_event(EventKind.REMOVED)
         finally:
             await asyncio.to_thread(folders.remove)
         return outcome
@@ -80,8 +80,8 @@ class Player:
     async def hurry(self) -> None:
         """Use no grace period for the current or later stop."""
         self._grace = 0
-        running = [life for life in self._lives if life.running]
-        await asyncio.gather(*(self._client.stop_container(life.container_id, 0) for life in running))
+        running = [loop for loop in self._loops if loop.running]
+        await asyncio.gather(*(self._client.stop_container(loop.container_id, 0) for loop in running))
 
     async def _live(self, pod: Pod, folders: PodFolders) -> Outcome:
         self._phase(PodPhase.PENDING)
@@ -90,8 +90,8 @@ class Player:
         sandbox_id = await uninterrupted(self._client.run_sandbox(config, pod.handler))
         status = await self._client.sandbox_status(sandbox_id)
         ips = tuple(ip for ip in (status.network.ip, *(other.ip for other in status.network.additional_ips)) if ip)
-        self._tell(EventKind.SANDBOX, " ".join((sandbox_id, *ips)))
-        folders.tell(ips)
+        self._report_event(EventKind.SANDBOX, " ".join((sandbox_id, *ips)))
+        folders.complete(ips)
         relist = Relist(self._client, self._clock, _uid_label(pod), period=self._period)
         stage = Stage(
             client=self._client,
@@ -123,33 +123,33 @@ class Player:
     async def _containers(self, stage: Stage, group: asyncio.TaskGroup) -> Outcome:
         pod = stage.pod
         for one in pod.inits:
-            life = self._life(stage, one)
+            loop = self._loop(stage, one)
             if one.sidecar:
-                self._beside.append(group.create_task(life.run(RestartPolicy.ALWAYS)))
-                await life.up.wait()
+                self._beside.append(group.create_task(loop.run(RestartPolicy.ALWAYS)))
+                await loop.up.wait()
                 continue
             policy = RestartPolicy.NEVER if pod.restart is RestartPolicy.NEVER else RestartPolicy.ON_FAILURE
-            if code := await life.run(policy):
+            if code := await loop.run(policy):
                 return Outcome(phase=PodPhase.FAILED, code=code, codes=((one.name, code),))
-        lives = [self._life(stage, one) for one in pod.containers]
+        loops = [self._loop(stage, one) for one in pod.containers]
         async with together() as mains:
-            runs = [mains.create_task(life.run(pod.restart)) for life in lives]
+            runs = [mains.create_task(loop.run(pod.restart)) for loop in loops]
         codes = [run.result() for run in runs]
         code = next((code for code in codes if code), 0)
-        names = (life.one.name for life in lives)
+        names = (loop.one.name for loop in loops)
         phase = PodPhase.FAILED if code else PodPhase.SUCCEEDED
         return Outcome(phase=phase, code=code, codes=tuple(zip(names, codes, strict=True)))
 
     async def _tear_down(self, pod: Pod) -> None:
         """Stop the containers in order, then the sandbox; remove the containers, then the sandbox."""
-        endings = [_Ending(life) for life in self._lives]
+        endings = [_Ending(loop) for loop in self._loops]
         await stop_in_order(endings, lambda: pod.grace if self._grace is None else self._grace)
         await remove_pod(self._client, _uid_label(pod))
 
-    def _life(self, stage: Stage, one: PodContainer) -> ContainerLoop:
-        life = ContainerLoop(stage, one)
-        self._lives.append(life)
-        return life
+    def _loop(self, stage: Stage, one: PodContainer) -> ContainerLoop:
+        loop = ContainerLoop(stage, one)
+        self._loops.append(loop)
+        return loop
 
     def _from_container(self, event: Event) -> None:
         """Forward an event; the first start of a main container makes the pod Running."""
@@ -159,9 +159,9 @@ class Player:
             self._phase(PodPhase.RUNNING)
 
     def _phase(self, phase: PodPhase) -> None:
-        self._tell(EventKind.PHASE, phase)
+        self._report_event(EventKind.PHASE, phase)
 
-    def _tell(self, kind: EventKind, text: str = "") -> None:
+    def _report_event(self, kind: EventKind, text: str = "") -> None:
         self._report(Event(kind=kind, text=text))
 
 
@@ -173,15 +173,15 @@ def _uid_label(pod: Pod) -> dict[str, str]:
 class _Ending:
     """A container loop whose end is not awaited any more."""
 
-    life: ContainerLoop
+    loop: ContainerLoop
 
     @property
     def one(self) -> PodContainer:
         """The container."""
-        return self.life.one
+        return self.loop.one
 
     async def stop(self, grace: int, turn: Callable[[], Awaitable[object]] | None = None) -> None:
         """See `Stoppable`."""
-        await self.life.stop(grace, turn)
+        await self.loop.stop(grace, turn)
         with contextlib.suppress(CallError):
-            await self.life.see_end()
+            await self.loop.see_end()

@@ -17,7 +17,7 @@ _GONE: Final = 137
 class Relist:
     """Lists the pod's containers every `period` seconds, and requests the status of those that have exited.
 
-    An unreachable runtime is retried for `patience` seconds: its containers keep running meanwhile.
+    An unreachable runtime is retried for `timeout` seconds: its containers keep running meanwhile.
     """
 
     def __init__(

@@ -114,13 +114,13 @@ class _Running:
             grace,
             turn,
             clock=self.clock,
-            failed=lambda text: self._tell(EventKind.HOOK_FAILED, text),
-            stopping=lambda: self._tell(EventKind.STOPPING, f"grace {grace} s"),
+            failed=lambda text: self._report_event(EventKind.HOOK_FAILED, text),
+            stopping=lambda: self._report_event(EventKind.STOPPING, f"grace {grace} s"),
         )
         status = await self.target.client.container_status(self.target.container_id)
         self.report(Event(kind=EventKind.EXITED, container=self.one.name, text=status.reason, code=status.exit_code))
 
-    def _tell(self, kind: EventKind, text: str) -> None:
+    def _report_event(self, kind: EventKind, text: str) -> None:
         self.report(Event(kind=kind, container=self.one.name, text=text))
 
 

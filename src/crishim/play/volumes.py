@@ -75,7 +75,7 @@ class PodFolders:
         except PermissionError as error:
             raise PermissionDenied(str(error)) from error
 
-    def tell(self, ips: tuple[str, ...]) -> None:
+    def complete(self, ips: tuple[str, ...]) -> None:
         """Write the files that need the running sandbox: /etc/hosts and downward files."""
         pod, facts = self._pod, pod_facts(self._pod, self._node, ips)
         if pod.host_network:
@@ -112,7 +112,7 @@ class PodFolders:
         """The file of a container start's termination message."""
         return self._root / "containers" / one.name / token
 
-    def last_words(self, one: PodContainer, token: str, log: str, *, failed: bool) -> str:
+    def termination_message(self, one: PodContainer, token: str, log: str, *, failed: bool) -> str:
         """The termination message, or for a failed container the end of the log if the manifest requests that."""
         with contextlib.suppress(OSError):
             if text := self.message(one, token).read_bytes()[:_MESSAGE_BYTES].decode(errors="replace"):

@@ -1,11 +1,12 @@
-"""AppArmor on this machine: which profiles its kernel has, and a default profile, loaded where it is missing.
+"""AppArmor on this machine: the profiles loaded in the kernel, and a default profile, which is loaded if it is missing.
 
 The default allows and denies what the default profiles of containerd, Docker and CRI-O do: a container may use files, the
-network and its capabilities, and may mount nothing; it may signal and trace its like, and be signalled by a runtime and by who
-is unconfined; below /proc and /sys it may set shared memory's limits and its own cgroups', and nothing else of the kernel's.
-What is not named is denied. It includes no file of the distribution's, so it is the same on every node.
+network and its capabilities, and may not mount; it may signal and trace processes of the same profile, and receives signals of
+runtimes and of unconfined processes; below /proc and /sys it may write the limits of shared memory and its own cgroups, and no
+other setting of the kernel. Whatever is not listed is denied. The profile includes no file of the distribution, so it is the
+same on every node.
 
-A profile of that name that is loaded already stays: an administrator's own is not replaced.
+If a profile of that name is loaded already, it stays: an administrator's own profile is not replaced.
 """
 
 import asyncio
@@ -25,7 +26,8 @@ PARSER: Final = "apparmor_parser"
 LOADED: Final = Path("/sys/kernel/security/apparmor/profiles")
 _LOAD_TIMEOUT: Final = 5.0
 _RETRY_PAUSE: Final = 60.0
-"""Seconds for the parser, and between two attempts to load the default: an inventory and every creation wait for it."""
+"""Seconds: the parser's timeout, and the pause between two attempts to load the default; inventory and creations wait for it.
+"""
 _ABSENT: Final = "this machine has no AppArmor"
 
 _PROFILE: Final = f"""\
@@ -66,7 +68,7 @@ profile {APPARMOR_DEFAULT} flags=(attach_disconnected, mediate_deleted) {{
 
 
 class AppArmorProfiles:
-    """Chooses containers' profiles. `used` is whether they get any; `loaded` is the kernel's list."""
+    """Chooses the profiles of containers. `used`: whether they get profiles at all; `loaded`: the kernel's list of profiles."""
 
     def __init__(self, *, used: bool, loaded: Path = LOADED, parser: str = PARSER) -> None:
         self._used = used
@@ -77,7 +79,7 @@ class AppArmorProfiles:
         self._failed_at = 0.0
 
     def outlook(self) -> str:
-        """What a container that names no profile gets: the default's name, or why it gets none. Loads nothing."""
+        """What a container that names no profile gets: the name of the default, or the reason why none. Loads nothing."""
         if not self._used:
             return _ABSENT
         loaded, problem = self._read()
@@ -86,7 +88,7 @@ class AppArmorProfiles:
         return f"{APPARMOR_DEFAULT} is not loaded, and there is no {self._parser} (apparmor)"
 
     async def ready(self) -> AppArmor:
-        """What the kernel has; the default is loaded first where it is missing."""
+        """The profiles of the kernel; the default is loaded first if it is missing."""
         if not self._used:
             return AppArmor(problem=_ABSENT)
         async with self._loading:
@@ -98,7 +100,7 @@ class AppArmorProfiles:
                 problem, self._failed_at = await self._load(), now
                 if not problem:
                     loaded, problem = await asyncio.to_thread(self._read)
-                elif problem != self._problem:  # it is tried again later, and logged once
+                elif problem != self._problem:  # retried later, logged once
                     _log.warning("containers that name no AppArmor profile get none: %s", problem)
             self._problem = problem
             return AppArmor(loaded=loaded, problem=problem)
@@ -108,7 +110,7 @@ class AppArmorProfiles:
         return apparmor_profile(spec, await self.ready())
 
     def _read(self) -> tuple[frozenset[str], str]:
-        """The names in the kernel's list, and why it cannot be read."""
+        """The names in the kernel's list, and the reason if it cannot be read (else empty)."""
         try:
             lines = self._loaded.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
         except OSError as error:
@@ -116,7 +118,7 @@ class AppArmorProfiles:
         return frozenset(line.rpartition(" (")[0] for line in lines), ""
 
     async def _load(self) -> str:
-        """Have the kernel take the default; what went wrong, empty for nothing."""
+        """Load the default profile with apparmor_parser. Returns the reason of a failure, else an empty string."""
         pipe = asyncio.subprocess.PIPE
         try:
             process = await children.start(self._parser, "-Kr", stdin=pipe, stdout=asyncio.subprocess.DEVNULL, stderr=pipe)

@@ -1,6 +1,6 @@
-"""Checkpoint archives on the disk: writing one of what a dump has left, looking into one, unpacking it. All of it blocks.
+"""Checkpoint archives on disk: writing one from a dump, reading its origin, unpacking it. All functions block.
 
-An archive appears under its name when it is complete: it is written under another in the same folder, and renamed.
+An archive is written under a temporary name in the same folder and renamed when it is complete.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ _OPAQUE_MARK: Final = ".wh..wh..opq"
 _WHITEOUT: Final = ".wh."
 _XATTR: Final = "SCHILY.xattr."
 _MOST_TEXT: Final = 16 * 1024 * 1024
-"""Bytes of the largest file of JSON that is read."""
+"""The largest JSON file that is read, in bytes."""
 
 
 @contextlib.contextmanager
 def renamed(path: Path) -> Iterator[None]:
-    """The system's and tarfile's errors over an archive, in our words."""
+    """Convert errors of the system and of tarfile to the library's, naming the archive."""
     try:
         yield
     except CrishimError:
@@ -41,23 +41,23 @@ def renamed(path: Path) -> Iterator[None]:
     except OSError as error:
         raise from_os_error(error, f"checkpoint {path}") from error
     except (tarfile.TarError, EOFError, ValueError) as error:
-        raise DataLoss(f"checkpoint {path} is no archive, or not all of one: {error}") from error
+        raise DataLoss(f"checkpoint {path} is not an archive, or is truncated: {error}") from error
 
 
 def work_folder(path: Path) -> Path:
-    """A new folder beside an archive, for what is written before it is complete."""
+    """A new folder beside an archive, for files that are written before the archive is complete."""
     with renamed(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
 
 
 def write_json(folder: Path, name: str, value: Any) -> None:
-    """One of the archive's files of JSON."""
+    """Write one of the archive's JSON files."""
     (folder / name).write_bytes(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape"))
 
 
 def pack(folder: Path, path: Path) -> None:
-    """Make the archive `path` of a work folder, at once and whole. Afterwards it is on the disk also if the power fails."""
+    """Create the archive `path` from a work folder by a rename, after an fsync: a reader never sees a part of it."""
     with renamed(path):
         partial = folder.with_suffix(".tar")
         try:
@@ -76,7 +76,7 @@ def pack(folder: Path, path: Path) -> None:
 
 
 def write_diff(upper: Path, target: Path) -> list[str]:
-    """Write what lies in an overlay's upper folder as a tar file; answers the paths that it hides of the layers below."""
+    """Write the content of an overlay's upper folder as a tar file. Returns the paths of the lower layers that it deletes."""
     deleted: list[str] = []
     with renamed(target), target.open("xb") as file, tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as tar:
         for place, folders, files in os.walk(upper):
@@ -110,9 +110,10 @@ def _add(tar: tarfile.TarFile, path: Path, name: str, status: os.stat_result) ->
 
 
 def origin(path: Path) -> CheckpointOrigin:
-    """Whose archive it is, once all that it must have was found. Raises `NotFound`, and `DataLoss` for one that is not whole.
+    """The container of an archive, after a check that all required files are in it.
 
-    Reads the archive to its end: one that was cut off is none. A folder stands for the archive that was unpacked in it.
+    Raises `NotFound`, and `DataLoss` for an incomplete archive. The archive is read to its end, so a truncated one is found.
+    `path` may also be the folder in which an archive was unpacked.
     """
     found: set[str] = set()
     text = b""
@@ -123,14 +124,14 @@ def origin(path: Path) -> CheckpointOrigin:
                 with opened() as file:
                     text = file.read(_MOST_TEXT)
     if missing := archive.NEEDED - found:
-        raise DataLoss(f"checkpoint {path} is not whole: it has no {', '.join(sorted(missing))}")
+        raise DataLoss(f"checkpoint {path} is incomplete: it lacks {', '.join(sorted(missing))}")
     return archive.read_origin(text, f"checkpoint {path}")
 
 
 def unpack(path: Path, folder: Path) -> None:
-    """Unpack what a restore needs into a new folder: CRIU's images, the diff and the list of what was deleted.
+    """Unpack what a restore needs into a new folder: CRIU's images, the diff and the list of deleted files.
 
-    They are plain files. Anything else among them is refused with `DataLoss`.
+    All of them are regular files. Raises `DataLoss` for any other kind.
     """
     with renamed(path):
         (folder / archive.IMAGES).mkdir(parents=True, mode=0o700)
@@ -138,13 +139,13 @@ def unpack(path: Path, folder: Path) -> None:
             images = PurePosixPath(name).parent == PurePosixPath(archive.IMAGES)
             if images or name in {archive.DIFF, archive.DELETED}:
                 if opened is None:
-                    raise DataLoss(f"checkpoint {path}: {name} is no file")
+                    raise DataLoss(f"checkpoint {path}: {name} is not a regular file")
                 with opened() as source, (folder / name).open("xb") as file:
                     shutil.copyfileobj(source, file)
 
 
 def write_manifest(folder: Path, checkpoint: PodCheckpoint, now: int) -> None:
-    """Write the manifest of a pod's checkpoint, at once and whole."""
+    """Write the manifest of a pod's checkpoint atomically."""
     path = folder / archive.MANIFEST
     with renamed(path):
         sizes = {one.name: (folder / archive.file_of(one.name)).stat().st_size for one in checkpoint.containers}
@@ -159,14 +160,14 @@ def read_manifest(folder: Path) -> PodCheckpoint:
         for name, size in sizes.items():
             place = folder / archive.file_of(name)
             if not place.exists() or place.stat().st_size != size:
-                raise DataLoss(f"checkpoint {folder} is not whole: {place.name} is not the archive that its manifest names")
+                raise DataLoss(f"checkpoint {folder} is incomplete: {place.name} is not the archive in its manifest")
     return checkpoint
 
 
 def layer_of(folder: Path) -> Path:
-    """The diff of an unpacked archive as a layer of an image: what was deleted becomes whiteouts at its beginning.
+    """Convert the diff of an unpacked archive to an image layer: deleted files become whiteouts at its beginning.
 
-    An archive without a diff is of a container that has written nothing, in CRI-O.
+    CRI-O writes no diff for a container that has changed no files.
     """
     diff, listed = folder / archive.DIFF, folder / archive.DELETED
     with renamed(diff):
@@ -186,7 +187,7 @@ def layer_of(folder: Path) -> Path:
 
 
 def _members(path: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]] | None]]:
-    """What an archive has, or a folder with the content of one: each name, and how to open it if it is a plain file."""
+    """The members of an archive, or the files of a folder with its content: name, and a function that opens a regular file."""
     if path.is_dir():
         for place, folders, files in os.walk(path):
             for name in (*folders, *files):
@@ -207,13 +208,15 @@ def _open_plain(path: Path) -> IO[bytes]:
 
 def _extract(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
     file = tar.extractfile(entry)
-    assert file is not None, "a regular file can be opened"
+    assert file is not None, "extractfile returns a file for regular members"
     return file
 
 
 def _require_end(tar: tarfile.TarFile, path: Path) -> None:
-    """Tarfile takes an archive that was cut off between two entries, or in the last one's padding, for a whole one."""
-    file: IO[bytes] = tar.fileobj  # type: ignore[assignment]  # open for reading it has one
+    """Raise `DataLoss` without the end-of-archive blocks: tarfile accepts an archive cut off between two entries or in
+    padding.
+    """
+    file: IO[bytes] = tar.fileobj  # type: ignore[assignment]  # set in read mode
     file.seek(tar.offset)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise DataLoss(f"checkpoint {path} is not whole: it does not end as an archive does")
+        raise DataLoss(f"checkpoint {path} is incomplete: it has no end-of-archive marker")

@@ -1,11 +1,11 @@
 """OciPodBackend: lifts an OciRuntime to a Backend.
 
-The runtime runs bundles; here is what makes a pod of them: shared files, namespaces, root file systems, config.json. All state
-lies below two folders: `runtime_state` (bundles, pods' files; a reboot clears it) and the runtime's own. After a restart of
-ours everything is found there.
+The runtime runs bundles; this module creates the rest of a pod: shared files, namespaces, root file systems, config.json. All
+state is in two folders: `runtime_state` (bundles and files of pods; cleared by a reboot) and the runtime's own. A restarted
+process resumes from them.
 
-A pod needs no pause process. One runs (`catatonit -P`) only where its containers share a PID namespace, as its first process,
-or where the runtime must be given a container that stands for the pod before any other (`sandbox_container`: gVisor, VMs).
+A pod needs no pause process. One runs (`catatonit -P`) only if its containers share a PID namespace, as the first process of
+it, or if the runtime requires a container that stands for the pod before any other (`sandbox_container`: gVisor, VMs).
 """
 
 import asyncio
@@ -47,6 +47,7 @@ from crishim.model.sandbox import SandboxSpec, SandboxStarted
 from crishim.model.security import LinuxContainerUser, NamespaceMode, UserNamespace
 from crishim.model.values import ContainerId, FrozenDict, ImageId, SandboxId
 from crishim.oci import cdi
+from crishim.oci.changes import apply_changes
 from crishim.oci.facts import BindSource, Host, NamespacePaths, Place
 from crishim.oci.resources import cgroups_path
 from crishim.oci.spec import config as oci_config
@@ -65,11 +66,12 @@ _log = logging.getLogger(__name__)
 PAUSE: Final = "catatonit"
 
 _RELEASE_TIMEOUT: Final = 10.0
-"""Seconds for the release of an ended container; a removal waits for it, and does its work if it fails."""
+"""The timeout of the release of an ended container, in seconds; the removal waits for it, and releases the state if it failed.
+"""
 
 
 class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsSandboxUpdate):
-    """Pods over `runtime`. What it claims beside its own capabilities depends on the runtime's: see `RuntimeCapabilities`."""
+    """Pods over `runtime`. Its capabilities beside its own depend on those of the runtime: see `RuntimeCapabilities`."""
 
     def __init__(
         self,
@@ -92,18 +94,18 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         self.capabilities |= {SupportsSandboxWait, SupportsSandboxUpdate}
 
     async def probe(self) -> BackendInfo:
-        """As the runtime's, with what containers get of AppArmor and SELinux."""
+        """The runtime's probe, with the containers' AppArmor and SELinux settings."""
         info = await self._runtime.probe()
         return attrs.evolve(info, details=FrozenDict({**info.details, **self._confinement.details()}))
 
     async def inventory(self) -> Inventory:
-        """Every pod's folder, and every bundle with what the runtime says of it. The default AppArmor profile is loaded."""
+        """Each pod's folder, and each bundle with the runtime's state of it. The default AppArmor profile is loaded first."""
         await self._confinement.ready()
         self._checkpoints.recover()
         return await self._observer.inventory()
 
     async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
-        """Make the pod's files, and its pause where the PID namespace is shared."""
+        """Create the pod's files, and start its pause process if the PID namespace is shared."""
         await asyncio.to_thread(files.make, self._pods / spec.id, spec, self._host.hostname)
         await self._confinement.label_pod(spec)
         if self._sandbox_container or spec.namespaces.pid is NamespaceMode.POD:
@@ -111,19 +113,19 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         return SandboxStarted()
 
     async def stop_sandbox(self, sandbox_id: SandboxId) -> None:
-        """End the pause, and let go of what is mounted for the pod."""
+        """Stop the pause process and unmount what is mounted for the pod."""
         folder = await self._end_pod(sandbox_id)
         (folder / "stopped").touch()
-        await asyncio.to_thread(delete_bundle, folder / "pause")  # with nothing left of it, a removal runs no program
-        self._tell_stopped(sandbox_id)
+        await asyncio.to_thread(delete_bundle, folder / "pause")  # so that the removal does not call the runtime
+        self._notify_stopped(sandbox_id)
 
     async def remove_sandbox(self, sandbox_id: SandboxId) -> None:
-        """Forget the pod's files."""
+        """Delete the pod's files."""
         await asyncio.to_thread(delete_bundle, await self._end_pod(sandbox_id))
-        self._tell_stopped(sandbox_id)
+        self._notify_stopped(sandbox_id)
 
     async def wait_sandbox(self, sandbox_id: SandboxId) -> Exit:
-        """As `SupportsSandboxWait.wait_sandbox`: the end of the pause; of a pod without one, its stop."""
+        """As `SupportsSandboxWait.wait_sandbox`: waits for the pause process, or without one for the stop of the pod."""
         folder = self._pod(sandbox_id)
         if (folder / "stopped").exists():
             return Exit.unknown()
@@ -132,20 +134,20 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
             return Exit.unknown()
         try:
             return await self._runtime.wait(sandbox_id)
-        except NotFound:  # a stop has deleted it
+        except NotFound:  # deleted by a stop
             return Exit.unknown()
 
     async def update_sandbox(self, sandbox_id: SandboxId, overhead: Resources | None, resources: Resources | None) -> None:
-        """As `SupportsSandboxUpdate.update_sandbox`: the kubelet has written the pod's cgroup itself."""
+        """As `SupportsSandboxUpdate.update_sandbox`. Nothing to do: the kubelet has written the cgroup of the pod itself."""
 
     async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
-        """Root file system, user, config.json, and the runtime's create."""
+        """Prepare the root file system, resolve the user, write config.json, and call the runtime's create."""
         bundle = self._bundles / spec.id
         make_bundle(bundle)
         stdio = _stdio(spec)
         if isinstance(self._runtime, SupportsPrepare):
             await self._runtime.prepare(spec.id, bundle, stdio)
-        place = await self._furnish(spec, bundle)
+        place = await self._prepare(spec, bundle)
         try:
             with self._pids.joined(spec):
                 pid = await self._runtime.create(spec.id, bundle, stdio)
@@ -156,15 +158,15 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         return ContainerCreated(user=place.user)
 
     async def restore(self, spec: ContainerSpec, path: str) -> ContainerCreated | None:
-        """As `SupportsCheckpoint.restore`: all but the processes, which the start brings back."""
+        """As `SupportsCheckpoint.restore`: creates all but the processes, which the start restores."""
         bundle = self._bundles / spec.id
         make_bundle(bundle)
         await self._checkpoints.unpack(bundle, path, spec, _stdio(spec))
-        place = await self._furnish(spec, bundle)
+        place = await self._prepare(spec, bundle)
         return ContainerCreated(user=place.user)
 
-    async def _furnish(self, spec: ContainerSpec, bundle: Path) -> Place:
-        """The root file system and all that config.json names, and config.json."""
+    async def _prepare(self, spec: ContainerSpec, bundle: Path) -> Place:
+        """Prepare the root file system and everything that config.json refers to, and write config.json."""
         pod = self._pod(spec.sandbox.id)
         apparmor, labels = await self._confinement.choose(spec)
         namespaces = self._pod_namespaces(spec.sandbox)
@@ -177,7 +179,7 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         return place
 
     async def start_container(self, container_id: ContainerId) -> None:
-        """The runtime's start; of a container that was made of a checkpoint, its processes' return."""
+        """Call the runtime's start; for a container created from a checkpoint, restore its processes."""
         bundle = self._bundle(container_id)
         if refusal := read(bundle / REFUSED):
             raise CreateRefused(refusal)
@@ -185,18 +187,18 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         try:
             if not await self._checkpoints.restored(bundle):
                 await self._runtime.start(container_id)
-        except CrishimError:  # a start that is given up may yet take place
+        except CrishimError:  # an abandoned start may still succeed
             (bundle / STARTING).unlink(missing_ok=True)
             raise
         (bundle / STARTING).replace(bundle / STARTED)
 
     async def kill_container(self, container_id: ContainerId, signal: int) -> None:
-        """The runtime's kill; SIGKILL reaches every process where the container has no PID namespace of its own."""
+        """Call the runtime's kill; SIGKILL goes to all processes of a container without a PID namespace of its own."""
         self._bundle(container_id)
         await self._runtime.kill(container_id, signal)
 
     async def wait_container(self, container_id: ContainerId) -> Exit:
-        """The runtime's wait. Raises `NotFound` once the bundle is gone."""
+        """The runtime's wait. Raises `NotFound` once the bundle is deleted."""
         bundle = self._bundle(container_id)
         end = await self._runtime.wait(container_id)
         if not bundle.exists():
@@ -213,10 +215,12 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
             async with asyncio.timeout(_RELEASE_TIMEOUT):
                 await runtime.release(container_id)
         except (CrishimError, OSError, TimeoutError) as error:
-            _log.warning("container %s is released with its removal: %s", container_id, error or "it takes too long")
+            _log.warning("container %s will be released by its removal: %s", container_id, error or "timeout")
 
     async def remove_container(self, container_id: ContainerId) -> None:
-        """The runtime's delete, the root file system, the bundle: as far as each is there."""
+        """The runtime's delete, then the root file system and the bundle; each step does nothing if its object does not
+        exist.
+        """
         bundle = self._bundles / container_id
         if not bundle.exists():
             await self._release(container_id)
@@ -230,14 +234,14 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         await asyncio.to_thread(delete_bundle, bundle)
 
     async def _refuse_start(self, bundle: Path, refusal: CreateRefused) -> None:
-        """Keep why the runtime did not create the container, for its start, and nothing of it in the runtime."""
+        """Record the runtime's reason, which the start will raise, and delete what the runtime has of the container."""
         write_atomically(bundle / REFUSED, refusal.message)
         try:
             await self._runtime.delete(bundle.name)
         except NotFound:
             pass
-        except CrishimError as error:  # the container's removal tries it again
-            _log.warning("what the refused creation of container %s has left is not freed: %s", bundle.name, error)
+        except CrishimError as error:  # retried by the removal of the container
+            _log.warning("leftovers of the refused creation of container %s are not freed: %s", bundle.name, error)
 
     def _fill_bundle(
         self,
@@ -248,11 +252,12 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         views: Mapping[str, BindSource],
         chosen: Mapping[str, Any],
     ) -> Place:
-        """Write config.json; `chosen` are fields of the `Place` that were chosen before."""
+        """Write config.json; `chosen`: fields of the `Place` that are known already."""
         place = attrs.evolve(self._place(spec, pod, rootfs, views), **chosen)
         config = oci_config(spec, self._host, place)
         if names := cdi.wanted(spec.cdi_devices, spec.annotations):
             cdi.inject(config, names, sources.cdi_files(), device_node)
+        apply_changes(config, spec.oci_changes)
         self._finish_config(spec, config)
         write_bundle(bundle, config, spec.log_path)
         write_atomically(bundle / "sandbox", spec.sandbox.id)
@@ -279,7 +284,7 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         return attrs.evolve(paths, pid=self._pids.path(spec) or paths.pid, host_pid=pid_options(spec).pid is NamespaceMode.NODE)
 
     def _pod_namespaces(self, spec: SandboxSpec) -> NamespacePaths:
-        """What every container of the pod joins."""
+        """The namespaces that every container of the pod joins."""
         pins = self._context.namespaces
         userns = spec.namespaces.userns_options or UserNamespace(NamespaceMode.NODE)
         return NamespacePaths(
@@ -292,14 +297,14 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         )
 
     def _sandbox_annotations(self, _spec: SandboxSpec) -> Mapping[str, str]:
-        """What a runtime shall be told, beside the usual, with the container that stands for the pod."""
+        """Further annotations for the container that stands for the pod; for backends whose runtime reads some."""
         return {}
 
     def _finish_config(self, spec: ContainerSpec, config: dict[str, Any]) -> None:
-        """Change a config.json for a runtime that reads it in another way; a pause's id is its sandbox's."""
+        """Adapt config.json to the runtime; for a subclass. A pause container has the id of its sandbox."""
 
     async def _end_pod(self, sandbox_id: SandboxId) -> Path:
-        """End the pause and let go of the pod's mounts; answers the pod's folder."""
+        """Stop the pause process and unmount the pod's mounts. Returns the pod's folder."""
         folder = self._pod(sandbox_id)
         pause = folder / "pause"
         if self._sandbox_container or pause.exists():
@@ -338,7 +343,7 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         self._finish_config(pause, config)
         await asyncio.to_thread(write_bundle, bundle, config, "")
         root.mkdir()
-        if place.namespaces.user:  # whoever is root inside makes the places for its mounts
+        if place.namespaces.user:  # the root user inside creates the mount points
             os.chown(root, place.namespaces.uids[0].host_id, place.namespaces.gids[0].host_id)
         await asyncio.to_thread(shutil.copy2, program, root / PAUSE)
         pid = await self._runtime.create(spec.id, bundle, Stdio())
@@ -349,7 +354,7 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
 
     def _roots(self) -> RootfsProvider:
         if self._context.rootfs is None:
-            raise Internal("this backend was given nobody to make root file systems")
+            raise Internal("this backend has no RootfsProvider")
         return self._context.rootfs
 
     async def _views(self, spec: ContainerSpec, userns: str, label: str) -> Mapping[str, BindSource]:
@@ -366,7 +371,7 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         if self._context.rootfs is not None:
             await self._context.rootfs.release(container_id)
 
-    def _tell_stopped(self, sandbox_id: SandboxId) -> None:
+    def _notify_stopped(self, sandbox_id: SandboxId) -> None:
         if (stop := self._stops.pop(sandbox_id, None)) is not None:
             stop.set()
 

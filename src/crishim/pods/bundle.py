@@ -1,4 +1,4 @@
-"""Bundles: the folder of one container, with its config.json and what its monitor leaves there."""
+"""Bundles: the folder of a container, with its config.json and the files of its monitor."""
 
 import json
 import shutil
@@ -9,12 +9,14 @@ from crishim.errors import DataLoss
 
 
 def make_bundle(folder: Path) -> None:
-    """Make a bundle's folder. Others may pass through it, since a user namespace may have its root in there."""
+    """Create a bundle's folder. It can be traversed by others, since the root of a user namespace may enter it."""
     folder.mkdir(parents=True, mode=0o711)
 
 
 def write_bundle(folder: Path, config: dict[str, Any], log_path: str) -> None:
-    """Fill a bundle, for nobody else's eyes. Non-UTF-8 values of the environment stay the bytes they were."""
+    """Write the files of a bundle, readable by root only. Values of the environment that are not UTF-8 are written byte by
+    byte.
+    """
     text = json.dumps(config, ensure_ascii=False)
     (folder / "config.json").touch(mode=0o600)
     (folder / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -32,12 +34,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def delete_bundle(folder: Path) -> None:
-    """Delete a bundle, as far as it is there."""
+    """Delete a bundle, or what is left of it."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees all of it or none."""
+    """Write a small file so that a reader sees either all of it or the previous content."""
     temporary = path.with_name(path.name + ".new")
     temporary.write_text(text, encoding="utf-8")
     Path(temporary).replace(path)

@@ -1,7 +1,7 @@
-"""What pods can do because their runtime can: execs, attaching, new limits, log rotation, pauses.
+"""The capabilities that pods get from their runtime: exec, attach, updates, log rotation, pause, checkpoints.
 
-The verbs of a `Backend` are made here of those of an `OciRuntime`, one by one. Whether the runtime has them is looked at once:
-`capabilities` is what the pods claim, and a verb that is not claimed raises `Unimplemented`.
+Each verb of a `Backend` is implemented by one of the `OciRuntime`. The constructor checks which ones the runtime has:
+`capabilities` has those, and the other verbs raise `Unimplemented`.
 """
 
 import asyncio
@@ -50,13 +50,13 @@ CLAIMS: Final[Mapping[type, type]] = {
     SupportsCheckpointRestore: SupportsCheckpoint,
     SupportsLeftovers: SupportsLeftovers,
 }
-"""Which capability of a backend a runtime's gives to its pods."""
+"""The protocol of a runtime, and the capability of a backend that it implements."""
 
 
 class RuntimeCapabilities(
     SupportsExec, SupportsAttach, SupportsUpdate, SupportsLogReopen, SupportsPause, SupportsCheckpoint, SupportsLeftovers
 ):
-    """The capabilities of pods over `runtime`, whose bundles are the folders of `bundles`, by the containers' ids."""
+    """The capabilities of pods over `runtime`; `bundles` has one folder per container, named by its id."""
 
     def __init__(self, runtime: OciRuntime, host: Host, bundles: Path, context: BackendContext) -> None:
         self._runtime = runtime
@@ -68,7 +68,7 @@ class RuntimeCapabilities(
         self.capabilities: frozenset[type] = frozenset(claim for has, claim in CLAIMS.items() if has in claimed)
 
     async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
-        """As `SupportsExec.exec`: the container's own process, with the arguments and the terminal of `spec`."""
+        """As `SupportsExec.exec`: the process of config.json, with the arguments and the terminal of `spec`."""
         if not isinstance(self._runtime, SupportsExecProcess):
             raise Unimplemented("SupportsExec")
         config = await asyncio.to_thread(read_config, self._bundle(container_id))

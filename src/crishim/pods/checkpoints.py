@@ -1,8 +1,8 @@
-"""Checkpoints of containers: freezing them, writing archives, and what is left of a checkpoint that was broken off.
+"""Checkpoints of containers: freezing them, writing archives, and recovery after an interrupted checkpoint.
 
-A container is frozen while its processes and its files are read, so that both are of one moment. Before that a note is made in
-its bundle; whoever finds the note after a crash lets the container go on. A dump under way is not cancelled: CRIU that is
-killed in the middle may leave the container's processes in its hands, so who gives up gives up waiting.
+A container is frozen while its processes and its files are read, so that both are of the same moment. A marker file is written
+to its bundle before; a server that finds the marker after a crash resumes the container. A dump is never cancelled: a CRIU
+killed in the middle may leave the container's processes seized. A caller that gives up only stops waiting.
 """
 
 import asyncio
@@ -34,17 +34,17 @@ from crishim.pods.pid_namespaces import pid_options
 _log = logging.getLogger(__name__)
 
 FROZEN: Final = "frozen"
-"""A file of a bundle: the container is frozen for a checkpoint. It holds the work folder, if there is one."""
+"""A file of a bundle: the container is frozen for a checkpoint. Contains the path of the work folder, or nothing."""
 
 RESTORE: Final = "restore"
-"""A file of a bundle whose container was made of an archive: its `Stdio`, in JSON."""
+"""A file in the bundle of a restored container: its `Stdio`, as JSON."""
 
 RESTORED: Final = "restored"
-"""The folder of a bundle with what was unpacked of its archive; gone once the container runs."""
+"""A folder of the bundle with the unpacked archive; deleted once the container runs."""
 
 
 class Checkpoints:
-    """Checkpoints of the containers of `runtime`, whose bundles are the folders of `bundles`."""
+    """Checkpoints of the containers of `runtime`; `bundles` has one folder per container, named by its id."""
 
     def __init__(self, runtime: OciRuntime, bundles: Path, clock: Clock, roots: RootfsProvider | None) -> None:
         self._runtime = runtime
@@ -56,14 +56,14 @@ class Checkpoints:
         self._recoveries: set[asyncio.Task[None]] = set()
 
     async def pause(self, container_id: ContainerId) -> None:
-        """As `SupportsPause.pause_container`, with a note for the time after a crash."""
+        """As `SupportsPause.pause_container`; a marker file lets a later server resume it after a crash."""
         note = self._bundles / container_id / FROZEN
         self._paused.add(container_id)
         write_atomically(note, read(note))
         await self._pauser().pause_container(container_id)
 
     async def resume(self, container_id: ContainerId) -> None:
-        """As `SupportsPause.resume_container`. What does not run any more needs no resume."""
+        """As `SupportsPause.resume_container`. Does nothing if the container has stopped."""
         try:
             await self._pauser().resume_container(container_id)
         finally:
@@ -71,19 +71,20 @@ class Checkpoints:
             (self._bundles / container_id / FROZEN).unlink(missing_ok=True)
 
     async def write(self, container_id: ContainerId, path: Path, status: ContainerStatus, addresses: Sequence[str]) -> None:
-        """Write an archive; the container goes on, unless `pause` has frozen it. A caller that is cancelled is not waited for.
+        """Write an archive; then the container is resumed, unless `pause` froze it. A cancelled caller stops waiting, the dump
+        goes on.
 
-        Raises `FailedPrecondition` while another archive of the container is being written.
+        Raises `FailedPrecondition` while another archive of the container is written.
         """
         if container_id in self._dumps:
-            raise FailedPrecondition("being dumped", "left alone until that has ended", f"container {container_id}")
+            raise FailedPrecondition("being dumped", "without another checkpoint under way", f"container {container_id}")
         task = asyncio.create_task(self._write(container_id, path, status, addresses), name=f"checkpoint of {container_id}")
         self._dumps[container_id] = task
         task.add_done_callback(lambda ended: self._forget(container_id, ended))
         await asyncio.shield(task)
 
     def recover(self) -> None:
-        """Let containers go on that an earlier process of ours has frozen, and delete what that has half written."""
+        """Resume the containers that an earlier process has frozen, and delete its incomplete archives."""
         for note in self._bundles.glob(f"*/{FROZEN}"):
             container_id = ContainerId(note.parent.name)
             if container_id not in self._paused and container_id not in self._dumps:
@@ -97,16 +98,17 @@ class Checkpoints:
             return await asyncio.to_thread(archives.origin, path)
 
     async def unpack(self, bundle: Path, source: str, spec: ContainerSpec, stdio: Stdio) -> None:
-        """Make ready what `restored` needs, and the root file system as it was, which is mounted by its `prepare`.
+        """Prepare what `restored` needs, and the diff for the root file system, which `prepare` of the `RootfsProvider` mounts.
 
-        Raises `Unimplemented` where there is nobody to do that, and what `archives.origin` and `archives.unpack` raise.
+        Raises `Unimplemented` if the runtime or the `RootfsProvider` cannot restore, and the errors of `archives.origin` and
+        `unpack`.
         """
         await self._restorer().require_checkpoints()
         if pid_options(spec).pid is NamespaceMode.TARGET:
             raise Unimplemented("SupportsCheckpoint", "a container in another one's PID namespace is not restored")
         roots: object = self._roots
         if not isinstance(roots, SupportsRootfsDiff):
-            raise Unimplemented("SupportsRootfsDiff", "whoever makes root file systems here makes none of a checkpoint")
+            raise Unimplemented("SupportsRootfsDiff", "the RootfsProvider of this node restores no checkpoints")
         async with self._content(source) as path:
             await asyncio.to_thread(archives.origin, path)
             await asyncio.to_thread(archives.unpack, path, bundle / RESTORED)
@@ -116,7 +118,7 @@ class Checkpoints:
 
     @contextlib.asynccontextmanager
     async def _content(self, source: str) -> AsyncIterator[Path]:
-        """Where an archive lies, or the content of an image that is made of one, mounted meanwhile."""
+        """The path of an archive, or of the content of a checkpoint image, which is mounted for the duration."""
         if source.startswith("/"):
             yield Path(source)
             return
@@ -129,7 +131,7 @@ class Checkpoints:
             await self._roots.release(reader)
 
     async def restored(self, bundle: Path) -> bool:
-        """Bring the processes back of a container that was made of an archive; False for any other."""
+        """Restore the processes of a container that was created from an archive; False for any other container."""
         if not (bundle / RESTORE).exists():
             return False
         stdio = Stdio(**json.loads(read(bundle / RESTORE)))
@@ -176,7 +178,7 @@ class Checkpoints:
             upper = Path(read(bundle / "upper"))
             deleted = await asyncio.to_thread(archives.write_diff, upper, work / archive.DIFF)
             archives.write_json(work, archive.DELETED, deleted)
-            if container_id not in self._paused:  # by a caller who no longer waits: files and processes are of two moments
+            if container_id not in self._paused:  # files and processes would be of two moments
                 raise Aborted(f"container {container_id} was resumed during its checkpoint")
         finally:
             if not frozen_before:
@@ -191,16 +193,16 @@ class Checkpoints:
             _log.debug("container %s has ended during its checkpoint", container_id)
 
     async def _recover(self, container_id: ContainerId, bundle: Path) -> None:
-        """CRIU of a server that was killed goes on by itself: it is waited for, since a process in its hands cannot go on."""
+        """Wait for the CRIU of a killed server, which continues by itself and may have seized processes; then resume."""
         work = read(bundle / FROZEN)
         if (first := processes.recorded(bundle / FIRST_PROCESS)) is not None and (tracer := processes.tracer(first.pid)):
             await processes.ended(tracer)
         try:
             await self._thaw(container_id)
         except CrishimError as error:
-            _log.warning("container %s stays frozen after a checkpoint that was broken off: %s", container_id, error)
+            _log.warning("container %s stays frozen after an interrupted checkpoint: %s", container_id, error)
             return
-        _log.info("container %s goes on after a checkpoint that was broken off", container_id)
+        _log.info("container %s is resumed after an interrupted checkpoint", container_id)
         if work.endswith(".partial"):
             await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
             Path(work).with_suffix(".tar").unlink(missing_ok=True)
@@ -223,7 +225,7 @@ def _in_user_namespace(bundle: Path) -> bool:
 
 
 def _describe(bundle: Path, work: Path, status: ContainerStatus, config_dump: dict[str, Any]) -> None:
-    """What the archive says beside the dump itself."""
+    """Write the archive's files beside the dump itself: configuration, status, network."""
     config = read_config(bundle)
     archives.write_json(work, archive.CONFIG, config_dump)
     archives.write_json(work, archive.SPEC, config)

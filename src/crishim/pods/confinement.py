@@ -1,4 +1,4 @@
-"""What the node's kernel confines containers with: AppArmor profiles and SELinux labels, chosen before anything is made."""
+"""How the kernel confines containers: AppArmor profiles and SELinux labels, chosen before anything is created."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from crishim.pods.pid_namespaces import pid_options
 
 
 class Confinement:
-    """For the pods with folders in `pods`, on a machine that has what `host` says."""
+    """The confinement of the pods with folders in `pods`, on the machine that `host` describes."""
 
     def __init__(self, host: Host, pods: Path) -> None:
         self._host = host
@@ -23,16 +23,16 @@ class Confinement:
         self._apparmor = AppArmorProfiles(used=host.apparmor)
 
     def details(self) -> Mapping[str, str]:
-        """What containers get of both, in words."""
+        """The AppArmor and SELinux settings that containers get, for the backend's details."""
         selinux = "a level for each pod" if self._host.selinux else "this machine has no SELinux"
         return {"apparmor": self._apparmor.outlook(), "selinux": selinux}
 
     async def ready(self) -> None:
-        """Load what is missing."""
+        """Load the default AppArmor profile if it is missing."""
         await self._apparmor.ready()
 
     async def choose(self, spec: ContainerSpec) -> tuple[str, Labels]:
-        """A container's AppArmor profile, and its labels. Raises `InvalidArgument` for what is not there, or makes no sense."""
+        """A container's AppArmor profile and labels. Raises `InvalidArgument` for unknown profiles and invalid labels."""
         level = level_of(self._pods / spec.sandbox.id) if self._host.selinux else ""
         host_pid = pid_options(spec).pid is NamespaceMode.NODE
         labels = selinux_labels(spec, self._host, level, host_pid=host_pid)
@@ -41,12 +41,14 @@ class Confinement:
         return await self._apparmor.choose(spec), labels
 
     async def label_pod(self, spec: SandboxSpec) -> None:
-        """Give a pod a level, and its files their label. Raises as `labels.label_pod`."""
+        """Choose a pod's level and label its files. Raises as `labels.label_pod`."""
         if self._host.selinux:
             await asyncio.to_thread(label_pod, self._pods, spec)
 
     async def relabel(self, spec: ContainerSpec, labels: Labels, own: Iterable[str]) -> None:
-        """Label the volumes that ask for it, and folders of the container's `own`. Raises as `choose` and `labels.relabel`."""
+        """Label the volumes with `selinux_relabel`, and the container's `own` folders. Raises as `choose` and
+        `labels.relabel`.
+        """
         if labels.mounts:
             paths = await asyncio.to_thread(volumes_to_label, spec, labels)
             await asyncio.to_thread(relabel, (*paths, *own), labels.mounts)

@@ -24,14 +24,14 @@ def resolv_conf(dns: DNSConfig) -> str:
 
 
 def hosts(hostname: str, ips: tuple[str, ...]) -> str:
-    """A pod's /etc/hosts where nobody mounts another."""
+    """A pod's /etc/hosts, for containers that do not mount another one."""
     lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
     lines.extend(f"{ip}\t{hostname}" for ip in ips if hostname)
     return "".join(f"{line}\n" for line in lines)
 
 
 def make(folder: Path, spec: SandboxSpec, node_name: str) -> None:
-    """Write the files of a pod into `folder` and mount its /dev/shm there. They belong to the pod's root user."""
+    """Write the files of a pod into `folder` and mount its /dev/shm there. They are owned by the pod's root user."""
     folder.mkdir(parents=True, mode=0o711)
     config = spec.config
     hostname = config.hostname or node_name
@@ -52,7 +52,7 @@ def make(folder: Path, spec: SandboxSpec, node_name: str) -> None:
 
 
 def owner_of(spec: SandboxSpec) -> tuple[int, int]:
-    """Who outside is the pod's root, and its group: ids of the node's."""
+    """Uid and gid of the pod's root on the node."""
     userns = spec.namespaces.userns_options
     if userns is None or userns.mode is not NamespaceMode.POD:
         return 0, 0
@@ -60,7 +60,7 @@ def owner_of(spec: SandboxSpec) -> tuple[int, int]:
 
 
 def files_of(folder: Path, spec: SandboxSpec) -> FrozenDict[str, str]:
-    """Where a container sees which file."""
+    """Paths of files in a container, and the source of each on the node."""
     shm = "/dev/shm" if spec.namespaces.ipc is NamespaceMode.NODE else str(folder / "shm")  # noqa: S108
     return FrozenDict(
         {

@@ -1,4 +1,4 @@
-"""What this machine is: the facts that the pure part of this room must be told."""
+"""Reads the facts of this machine that `crishim.oci` needs as arguments."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ _SYS_RESOURCE = 24
 
 
 def host(*, systemd_cgroup: bool = False, rlimits: tuple[tuple[str, int, int], ...] = (), selinux: Path = SELINUX) -> Host:
-    """This machine, as it is now. `selinux` is where SELinux's file system is mounted, if it is."""
+    """This machine, as it is now. `selinux`: where the SELinux file system is mounted on a machine that has one."""
     bounding = _bounding()
     own_score = int(Path("/proc/self/oom_score_adj").read_text(encoding="ascii"))
     release = platform.release().split(".")
@@ -42,9 +42,9 @@ def cgroup_v2() -> bool:
 
 
 def cgroup_driver() -> CgroupDriver:
-    """Who should make cgroups here: systemd where it is process 1 and owns the unified hierarchy, else we ourselves.
+    """Which cgroup driver this machine needs: systemd if it is process 1 and owns the unified hierarchy, else cgroupfs.
 
-    A runtime that writes below a slice of systemd's has its limits wiped with systemd's next change of that slice.
+    Limits that a runtime writes below a slice of systemd are overwritten by systemd's next change of that slice.
     """
     systemd = Path("/run/systemd/system").is_dir()  # sd_booted(3)
     return CgroupDriver.SYSTEMD if systemd and cgroup_v2() else CgroupDriver.CGROUPFS
@@ -64,22 +64,22 @@ def host_devices() -> tuple[DeviceNode, ...]:
 
 
 def device_node(source: str, path: str, access: str = "rwm") -> DeviceNode | None:
-    """The node at `source`, to be seen at `path`; None for what is no device."""
+    """The node at `source`, as it appears at `path`; None if it is not a device."""
     try:
-        told = Path(source).stat()
+        status = Path(source).stat()
     except OSError:
         return None
-    kind = {0o020000: "c", 0o060000: "b"}.get(told.st_mode & 0o170000)
+    kind = {0o020000: "c", 0o060000: "b"}.get(status.st_mode & 0o170000)
     if kind is None:
         return None
     return DeviceNode(
         path=path,
         kind=kind,
-        major=os.major(told.st_rdev),
-        minor=os.minor(told.st_rdev),
-        mode=told.st_mode & 0o7777,
-        uid=told.st_uid,
-        gid=told.st_gid,
+        major=os.major(status.st_rdev),
+        minor=os.minor(status.st_rdev),
+        mode=status.st_mode & 0o7777,
+        uid=status.st_uid,
+        gid=status.st_gid,
         access=access,
     )
 

@@ -1,6 +1,6 @@
-"""SELinux: a level for each pod, and labels of the files that its containers are given.
+"""SELinux: a level for each pod, and labels of the files that its containers use.
 
-A pod's level is recorded in its folder: it is the same after a restart of ours, and nobody else's while the pod is there.
+A pod's level is recorded in its folder: it survives a restart, and no other pod gets it while the pod exists.
 """
 
 import errno
@@ -28,12 +28,12 @@ _NODES: Final = frozenset(
         *("/opt", "/proc", "/root", "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/var", "/var/lib", "/var/log"),  # noqa: S108
     }
 )
-"""What is never relabelled, whatever a pod asks, as it would not be the node's any more: the paths that go-selinux refuses,
-and so containerd, CRI-O and podman."""
+"""Folders of the node that are never relabelled, whatever a pod requests: the paths that go-selinux refuses, and with it
+containerd, CRI-O and podman."""
 
 
 def label_pod(pods: Path, spec: SandboxSpec) -> None:
-    """Choose and record a pod's level, which no other pod in `pods` has, and label its files. Raises `InvalidArgument`."""
+    """Choose and record a level that no other pod in `pods` has, and label the pod's files. Raises `InvalidArgument`."""
     folder = pods / spec.id
     level = named_level(spec)
     with _CHOOSING:
@@ -45,7 +45,7 @@ def label_pod(pods: Path, spec: SandboxSpec) -> None:
 
 
 def level_of(pod: Path) -> str:
-    """The recorded level of the pod with this folder; empty for one that has none."""
+    """The recorded level of the pod with this folder; empty if it has none."""
     try:
         return (pod / _LEVEL).read_text(encoding="ascii")
     except OSError:
@@ -53,20 +53,20 @@ def level_of(pod: Path) -> str:
 
 
 def volumes_to_label(spec: ContainerSpec, labels: Labels) -> list[str]:
-    """The real paths of the volumes that get the container's label. Raises `InvalidArgument` for what is the node's own."""
+    """The real paths of the volumes to label. Raises `InvalidArgument` for the node's own folders."""
     paths = []
     for number, mount in relabelled(spec, labels):
         path = os.path.realpath(mount.host_path)
         if path in _NODES:
             raise InvalidArgument(
-                f"config.mounts[{number}].selinux_relabel", f"{path} is the node's own, and is not relabelled"
+                f"config.mounts[{number}].selinux_relabel", f"{path} belongs to the node and is not relabelled"
             )
         paths.append(path)
     return paths
 
 
 def relabel(paths: Iterable[str], label: str) -> None:
-    """Label files, and folders with all that is in them. Raises `PermissionDenied`, `Unknown`."""
+    """Label files, and folders recursively. Raises `PermissionDenied`, `Unknown`."""
     for path in paths:
         _label_tree(Path(path), label)
 
@@ -79,7 +79,7 @@ def _label_tree(path: Path, label: str) -> None:
 
 
 def _label(path: str, label: str) -> None:
-    """Label a file, not what a link leads to. File systems that have no labels, and files that are gone, are left alone."""
+    """Label a file, without following links. File systems without labels, and files that no longer exist, are ignored."""
     try:
         os.setxattr(path, _XATTR, f"{label}\0".encode(), follow_symlinks=False)
     except FileNotFoundError:

@@ -1,11 +1,12 @@
 """Pinned namespaces: a pod without a pause process.
 
-One unshare(2) in a thread makes a pod's network, IPC and UTS namespaces; each is bound to a file
-`<folder>/<sandbox id>/<kind>`, and hostname and sysctls are set inside; those of interfaces wait for the network. A namespace
-lives as long as its file is mounted. A process namespace cannot be kept so: it dies with its first process.
+One unshare(2) in a thread creates a pod's network, IPC and UTS namespaces; each is bound to a file `<folder>/<sandbox
+id>/<kind>`, and hostname and sysctls are set inside; sysctls of interfaces are set after the network's setup. A namespace
+exists as long as its file is mounted. This does not work for a PID namespace: it ends with its first process.
 
-A pod with a user namespace has that first, and the others are made inside it, since whoever owns a namespace rules in it. From
-inside nothing can be mounted outside, so two processes stay for a moment, and their namespaces are bound from here.
+For a pod with a user namespace that one is created first, and the others inside it, since the owner of a namespace has the
+capabilities in it. Nothing can be mounted outside from within it, so two processes run for a moment, and their namespaces are
+bound from here.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ KINDS: Final = ("net", "ipc", "uts", "user")
 
 _FIELD: Final = "config.linux.security_context.namespace_options"
 _STAY: Final = ("sh", "-c", "echo; read done; :")
-"""A process that says when it is there, and leaves when its input ends."""
+"""A process that prints a line when it runs, and exits when its input ends."""
 
 _IPC_SYSCTLS: Final = frozenset(
     {
@@ -47,13 +48,13 @@ _IPC_SYSCTLS: Final = frozenset(
 
 
 def check_sysctls(names: Iterable[str], kinds: Collection[str]) -> None:
-    """Refuse every sysctl that is not of one of the pod's own namespaces: written from there it would be the node's.
+    """Refuse sysctls that do not belong to one of the pod's own namespaces: writing them would change the node.
 
-    The lists are runc's (libcontainer's validation of sysctls). Raises `InvalidArgument` naming the sysctl.
+    The lists are runc's (libcontainer/configs/validate, sysctl). Raises `InvalidArgument` naming the sysctl.
     """
     for name in names:
         if not all(part.replace("_", "").replace("-", "").isalnum() for part in name.replace("/", ".").split(".")):
-            raise InvalidArgument(f"config.linux.sysctls[{name}]", "is not the name of a sysctl")
+            raise InvalidArgument(f"config.linux.sysctls[{name}]", "is not a name of a sysctl")
         dotted = name.replace("/", ".")
         if dotted in _IPC_SYSCTLS or dotted.startswith("fs.mqueue."):
             kind = "ipc"
@@ -62,14 +63,14 @@ def check_sysctls(names: Iterable[str], kinds: Collection[str]) -> None:
         else:
             kind = "uts" if dotted == "kernel.domainname" else ""
         if kind not in kinds:
-            raise InvalidArgument(f"config.linux.sysctls[{name}]", "is not of a namespace of the pod's own")
+            raise InvalidArgument(f"config.linux.sysctls[{name}]", "does not belong to a namespace of the pod")
 
 
 def sysctl_parts(name: str) -> list[str]:
-    """A sysctl's name as folders below /proc/sys, as sysctl.d(5) reads it.
+    """The name of a sysctl as folders below /proc/sys, by the rules of sysctl.d(5).
 
-    The first of dots and slashes separates; the other one is a part's own: `net/ipv4/conf/eth0.1/forwarding`, and
-    `net.ipv4.conf.eth0/1.forwarding`.
+    The first dot or slash decides which of them separates; the other is part of a name: `net/ipv4/conf/eth0.1/forwarding`
+    equals `net.ipv4.conf.eth0/1.forwarding`.
     """
     if "/" in name.split(".", 1)[0]:
         return name.split("/")
@@ -77,7 +78,7 @@ def sysctl_parts(name: str) -> list[str]:
 
 
 def of_interface(name: str) -> bool:
-    """Whether a sysctl is that of an interface which a new network namespace does not have yet."""
+    """Whether a sysctl belongs to an interface, which a new network namespace does not have yet."""
     match sysctl_parts(name):
         case ["net", _, "conf" | "neigh", interface, _]:
             return interface not in {"all", "default", "lo"}
@@ -85,28 +86,28 @@ def of_interface(name: str) -> bool:
 
 
 class NoNamespaces:
-    """Stands where no backend of a node has asked for one: a pod must not land in the node's network instead of its own."""
+    """For a node without backends that need namespaces: a pod must not use the node's network instead of its own."""
 
     async def create(self, spec: SandboxSpec) -> str:
-        """Raise `FailedPrecondition` for a pod that is to have a network of its own."""
+        """Raise `FailedPrecondition` for a pod that needs a network of its own."""
         if not spec.host_network:
             subject = "the plug-in, whose backend leaves network namespaces to the library (NetnsSource.LIBRARY),"
             raise FailedPrecondition("declared without them", "declared with `needs_node`", subject)
         return ""
 
     async def connected(self, spec: SandboxSpec) -> None:
-        """There is nothing to set."""
+        """Do nothing: no pod has namespaces."""
 
-    def path(self, sandbox_id: SandboxId, kind: str) -> str:  # noqa: ARG002 - none has one
-        """None has one."""
+    def path(self, sandbox_id: SandboxId, kind: str) -> str:  # noqa: ARG002 - no pod has namespaces
+        """Always empty."""
         return ""
 
     async def remove(self, sandbox_id: SandboxId) -> None:
-        """There is nothing to remove."""
+        """Do nothing: no pod has namespaces."""
 
 
 class PinnedNamespaces:
-    """Makes, finds and lets go of pods' namespaces below `folder`, which is made a private mount of its own."""
+    """Creates, finds and removes pods' namespaces below `folder`, which becomes a private mount of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -114,7 +115,7 @@ class PinnedNamespaces:
         _unstack(folder)
 
     def path(self, sandbox_id: SandboxId, kind: str) -> str:
-        """The file of a namespace, `net`, `ipc`, `uts` or `user`; empty where the pod uses the host's."""
+        """The file of a namespace, `net`, `ipc`, `uts` or `user`; empty if the pod uses the host's."""
         file = self._folder / sandbox_id / kind
         return str(file) if file.exists() else ""
 
@@ -146,7 +147,7 @@ class PinnedNamespaces:
         return self.path(spec.id, "net")
 
     async def connected(self, spec: SandboxSpec) -> None:
-        """As `SandboxNamespaces.connected`: set the sysctls of interfaces, which the network's plugins have made."""
+        """As `SandboxNamespaces.connected`: set the sysctls of the interfaces that CNI plug-ins have created."""
         late = {name: value for name, value in spec.config.linux.sysctls.items() if of_interface(name)}
         if late and (refused := await asyncio.to_thread(inside, self.path(spec.id, "net"), lambda: _set_sysctls(late))):
             raise _refusal(refused[0], late[refused[0]], "Permission denied")
@@ -159,13 +160,13 @@ class PinnedNamespaces:
         shutil.rmtree(pins, ignore_errors=True)
 
     async def collect(self, sandbox_ids: Collection[SandboxId]) -> None:
-        """Let go of the namespaces of every sandbox that is none of these."""
+        """Remove the namespaces of every sandbox that is not in `sandbox_ids`."""
         for pins in sorted(self._folder.glob("*")):
             if pins.name not in sandbox_ids:
                 await self.remove(SandboxId(pins.name))
 
     def close(self) -> None:
-        """Let go of the folder's own mount, and of what is still pinned in it. Namespaces in use live on."""
+        """Unmount the folder, with all namespaces that are still pinned in it. Namespaces in use continue to exist."""
         unmount_below(self._folder)
         self._private = False
 
@@ -175,7 +176,7 @@ class PinnedNamespaces:
             for name, lines in (("uid_map", userns.uids), ("gid_map", userns.gids)):
                 text = "".join(f"{line.container_id} {line.host_id} {line.length}\n" for line in lines)
                 try:
-                    Path(f"/proc/{first}/{name}").write_text(text, encoding="ascii")  # noqa: ASYNC240 - no file on any disk
+                    Path(f"/proc/{first}/{name}").write_text(text, encoding="ascii")  # noqa: ASYNC240 - procfs does not block
                 except OSError as error:
                     raise InvalidArgument(f"{_FIELD}.userns_options", f"{text.strip()!r}: {error.strerror}") from error
             _pin_from(first, "user", pins)
@@ -185,14 +186,14 @@ class PinnedNamespaces:
         async with _staying(*inner, "unshare", *(f"--{kind}" for kind in kinds), *_STAY) as second:
             for kind in kinds:
                 _pin_from(second, kind, pins)
-        # the node's root may set what even the owner of the namespaces may not: the hostname, by way of /proc
-        refused = await asyncio.to_thread(inside, [str(pins / kind) for kind in kinds], lambda: _furnish(spec, kinds))
+        # only the node's root may set the hostname through /proc, not the owner of the namespaces
+        refused = await asyncio.to_thread(inside, [str(pins / kind) for kind in kinds], lambda: _configure(spec, kinds))
         enter = (*inner, *(f"--{kind}={pins / kind}" for kind in kinds))
         for name in refused:
             await _write_as_owner(enter, name, spec.config.linux.sysctls[name])
 
     def _make_private(self) -> None:
-        """Pins must not travel to other mount namespaces, or nobody could let go of them all."""
+        """Prevent that pins propagate to other mount namespaces, where they could not be unmounted."""
         if self._private:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -203,9 +204,9 @@ class PinnedNamespaces:
 
 
 def _unstack(folder: Path) -> None:
-    """Undo binds of the folder over itself, so that the pins that they hide are there again; the pins above them stay.
+    """Unmount further binds of the folder over itself, below which older pins are hidden; the newer pins are moved.
 
-    Earlier versions stacked one with each start of a server, and pinned new pods above it.
+    Earlier versions added one at each start of a server, and pinned new pods on top of it.
     """
     while True:
         mounts = mounts_below(folder)
@@ -230,8 +231,8 @@ def _unstack(folder: Path) -> None:
 
 
 def _pin(pins: Path, spec: SandboxSpec, kinds: Collection[str]) -> None:
-    """In new namespaces: furnish them, and bind them to their files."""
-    if refused := _furnish(spec, kinds):
+    """In new namespaces: set hostname and sysctls, and bind the namespaces to their files."""
+    if refused := _configure(spec, kinds):
         raise _refusal(refused[0], spec.config.linux.sysctls[refused[0]], "Permission denied")
     for kind in kinds:
         mount(f"/proc/thread-self/ns/{kind}", pins / kind, flags=MS_BIND)
@@ -243,10 +244,10 @@ def _pin_from(pid: int, kind: str, pins: Path) -> None:
         raise Unknown(f"the process with the pod's new {kind} namespace has ended")
 
 
-def _furnish(spec: SandboxSpec, kinds: Collection[str]) -> list[str]:
-    """In a pod's namespaces: set its hostname and sysctls; answers those that the kernel leaves to the namespaces' owner.
+def _configure(spec: SandboxSpec, kinds: Collection[str]) -> list[str]:
+    """In a pod's namespaces: set hostname and sysctls. Returns the sysctls that only the owner of the namespaces may write.
 
-    Since Linux 5.19 (`ipc_permissions`, `mq_permissions`) those of IPC and of message queues are its root's alone.
+    Since Linux 5.19 (`ipc_permissions`, `mq_permissions`) these are those of IPC and of message queues.
     """
     if "uts" in kinds and spec.config.hostname:
         try:
@@ -257,11 +258,11 @@ def _furnish(spec: SandboxSpec, kinds: Collection[str]) -> list[str]:
 
 
 def _set_sysctls(values: Mapping[str, str]) -> list[str]:
-    """Set them; answers those that the kernel refuses to who is not the root of their namespace's owner."""
+    """Set sysctls. Returns those for which the kernel requires the root user of the user namespace that owns theirs."""
     refused = []
     for name, value in values.items():
         try:
-            # with the line's end, since an empty value would not be written at all
+            # with a newline, since an empty write(2) has no effect
             _sysctl(name).write_text(f"{value}\n", encoding="utf-8")
         except PermissionError:
             refused.append(name)
@@ -279,7 +280,7 @@ def _refusal(name: str, value: str, reason: str) -> InvalidArgument:
 
 
 async def _write_as_owner(enter: tuple[str, ...], name: str, value: str) -> None:
-    """Set a sysctl as the root of the user namespace that `enter` goes into."""
+    """Set a sysctl as root of a user namespace; `enter` is the nsenter command that enters it."""
     process = await _start(*enter, "tee", str(_sysctl(name)))
     _, complaint = await process.communicate(f"{value}\n".encode())
     if process.returncode:
@@ -295,15 +296,15 @@ async def _start(*command: str) -> asyncio.subprocess.Process:
 
 
 async def _finished(process: asyncio.subprocess.Process) -> None:
-    """Wait for a process's end. Raises `Unknown` with its words."""
-    _, told = await process.communicate(b"")
+    """Wait for the end of a process. Raises `Unknown` with its stderr."""
+    _, stderr = await process.communicate(b"")
     if process.returncode:
-        raise Unknown(f"unshare: {told.decode('utf-8', 'replace').strip()}")
+        raise Unknown(f"unshare: {stderr.decode('utf-8', 'replace').strip()}")
 
 
 @contextlib.asynccontextmanager
 async def _staying(*command: str) -> AsyncIterator[int]:
-    """The pid of a process that has done its work and stays until the end of the `async with`. Raises if it could not."""
+    """Run a command and yield its pid once it has printed a line; it exits with the `async with`. Raises if it fails."""
     process = await _start(*command)
     assert process.stdout is not None
     try:

@@ -1,4 +1,4 @@
-"""What there is of pods and containers, told by their folders and the runtime: for an inventory, after a restart of ours."""
+"""Observes the pods and containers that exist, from their folders and the runtime; for the inventory after a restart."""
 
 import asyncio
 import logging
@@ -16,17 +16,17 @@ from crishim.pods.bundle import read_config
 _log = logging.getLogger(__name__)
 
 _EXIT_TIMEOUT: Final = 1.0
-"""Seconds for which an inventory waits for the exit of what the runtime calls stopped."""
+"""Seconds for which an inventory waits for the exit of a container that the runtime reports as stopped."""
 
 _OBSERVE_TIMEOUT: Final = 20.0
-"""Seconds for which an inventory waits for the runtime's word on one container: one that hangs keeps no others back."""
+"""The timeout of one runtime state query of an inventory, in seconds: a hanging runtime delays no other container."""
 
 STARTING: Final = "starting"
 STARTED: Final = "started-at"
-"""Files of a bundle: when its start was asked for; renamed when the runtime has said that it took place."""
+"""Files of a bundle: the time at which its start began, written before the start; renamed once the start has succeeded."""
 
 REFUSED: Final = "refused"
-"""A file of a bundle with the words in which the runtime has refused to create it."""
+"""A file of a bundle: the runtime's reason for refusing to create it."""
 
 _STATES: Final = {
     OciStatus.CREATING: ContainerState.CREATED,
@@ -38,7 +38,7 @@ _STATES: Final = {
 
 
 class PodObserver:
-    """Looks at the bundles in `bundles`, and the folders of pods in `pods`."""
+    """Observes the bundles in `bundles` and the folders of pods in `pods`."""
 
     def __init__(self, runtime: OciRuntime, bundles: Path, pods: Path, cgroups: Cgroups) -> None:
         self._runtime = runtime
@@ -47,7 +47,7 @@ class PodObserver:
         self._cgroups = cgroups
 
     async def inventory(self) -> Inventory:
-        """Every pod's folder, and every bundle with what the runtime says of it."""
+        """Each pod's folder, and each bundle with the runtime's state of it."""
         sandboxes = await asyncio.gather(*(self._observe_pod(folder) for folder in _folders(self._pods)))
         found = await asyncio.gather(*(self._observe_bundle(folder) for folder in _folders(self._bundles)))
         return Inventory(sandboxes=tuple(sandboxes), containers=tuple(found))
@@ -55,9 +55,9 @@ class PodObserver:
     async def _observe_pod(self, folder: Path) -> ObservedSandbox:
         pod, pause = SandboxId(folder.name), folder / "pause"
         ready = not (folder / "stopped").exists()
-        return ObservedSandbox(id=pod, ready=ready and (not pause.exists() or await self._pause_lives(pod, pause)))
+        return ObservedSandbox(id=pod, ready=ready and (not pause.exists() or await self._pause_alive(pod, pause)))
 
-    async def _pause_lives(self, pod: SandboxId, pause: Path) -> bool:
+    async def _pause_alive(self, pod: SandboxId, pause: Path) -> bool:
         alive = self._runtime.alive(pod, pause) if isinstance(self._runtime, SupportsLiveness) else None
         if alive is not None:
             return alive
@@ -65,19 +65,19 @@ class PodObserver:
             return (await self._runtime.state(pod)).status is not OciStatus.STOPPED
         except NotFound:
             return False
-        except CrishimError as error:  # whoever waits for it will see its end
-            _log.warning("whether the pause of sandbox %s lives is not known: %s", pod, error)
+        except CrishimError as error:  # a wait will report its end
+            _log.warning("the state of the pause of sandbox %s is unknown: %s", pod, error)
             return True
 
     async def _observe_bundle(self, bundle: Path) -> ObservedContainer:
-        """As the runtime says; where it cannot say, what its start would have led to: whoever waits will see its end."""
+        """The runtime's state; if that is unavailable, the state after its last start: a wait then reports its end."""
         starting = read(bundle / STARTING)
         started_at = int(read(bundle / STARTED) or starting or 0) or None
         try:
             async with asyncio.timeout(_OBSERVE_TIMEOUT):
                 return await self._observe(bundle, started_at, starting=bool(starting))
         except (CrishimError, TimeoutError) as error:
-            _log.warning("the state of container %s is not known: %s", bundle.name, error)
+            _log.warning("the state of container %s is unknown: %s", bundle.name, error)
             state = ContainerState.RUNNING if started_at else ContainerState.CREATED
             return ObservedContainer(
                 id=ContainerId(bundle.name), sandbox_id=SandboxId(read(bundle / "sandbox")), state=state, started_at=started_at
@@ -89,7 +89,7 @@ class PodObserver:
         alive = self._runtime.alive(container_id, bundle) if isinstance(self._runtime, SupportsLiveness) else None
         if (bundle / REFUSED).exists():
             state = ContainerState.CREATED
-        elif alive is None or starting:  # of a start that was broken off only the runtime knows whether it took place
+        elif alive is None or starting:  # only the runtime knows whether an interrupted start succeeded
             state = await self._state(container_id, started_at)
         elif started_at is None:
             state = ContainerState.CREATED
@@ -104,7 +104,7 @@ class PodObserver:
                     end = await self._runtime.wait(container_id)
                 await asyncio.to_thread(self.end_leftovers, bundle)
             except TimeoutError:
-                state = ContainerState.RUNNING  # its end is not complete yet: whoever waits will be told
+                state = ContainerState.RUNNING  # its exit is not recorded yet: a wait reports it
         return ObservedContainer(id=container_id, sandbox_id=sandbox_id, state=state, started_at=started_at, exit=end)
 
     async def _state(self, container_id: ContainerId, started_at: int | None) -> ContainerState:
@@ -114,7 +114,7 @@ class PodObserver:
             return ContainerState.EXITED if started_at else ContainerState.CREATED
 
     def end_leftovers(self, bundle: Path) -> None:
-        """What a container has started ends with it, also where its PID namespace goes on, as a shared one or the node's."""
+        """Kill the processes of an ended container, also in a PID namespace that continues (shared, or the node's)."""
         try:
             linux = read_config(bundle).get("linux", {})
         except DataLoss:
@@ -130,7 +130,7 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def read(path: Path) -> str:
-    """The text of a file; empty where there is none."""
+    """The text of a file; empty if it does not exist."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError:

@@ -1,8 +1,8 @@
-"""PID namespaces that containers join: the pause's of their pod, or that of another container.
+"""PID namespaces that containers join: that of their pod's pause process, or that of another container.
 
-Both are joined by a pin: `pid` in the pod's folder for the pause's, as long as the pod is there; `pid` in the bundle for a
-target's, during the creation. Where a runtime's sandbox has the PID namespace inside, as gVisor and VMs have it, there is no
-file, and the path only says that the pod's is meant.
+Both are joined by a pin: `pid` in the pod's folder for the pod's, as long as the pod exists; `pid` in the bundle for a
+target's, during the creation. If a runtime's sandbox has the PID namespace inside (gVisor, VMs), there is no file, and the path
+only states that the pod's namespace is meant.
 """
 
 import contextlib
@@ -21,18 +21,18 @@ _PIN: Final = "pid"
 
 
 class PidNamespaces:
-    """Those of the containers with bundles in `bundles`, and of the pods with folders in `pods`."""
+    """The PID namespaces of the containers with bundles in `bundles`, and of the pods with folders in `pods`."""
 
     def __init__(self, bundles: Path, pods: Path) -> None:
         self._bundles = bundles
         self._pods = pods
 
     def of_pod(self, sandbox_id: SandboxId) -> Path:
-        """Where a pod's own is pinned."""
+        """The file to which the PID namespace of a pod is bound."""
         return self._pods / sandbox_id / _PIN
 
     def path(self, spec: ContainerSpec) -> str:
-        """What a container joins; empty for a namespace of its own, and for the node's."""
+        """The path of the namespace that a container joins; empty for one of its own, and for the node's."""
         mode = pid_options(spec).pid
         if mode is NamespaceMode.TARGET:
             return str(self._bundles / spec.id / _PIN)
@@ -41,10 +41,10 @@ class PidNamespaces:
 
     @contextlib.contextmanager
     def joined(self, spec: ContainerSpec) -> Iterator[None]:
-        """Around a container's creation: its path leads to what it joins.
+        """Makes the path of the namespace valid for the creation of a container.
 
-        Raises `FailedPrecondition` where the process has ended that keeps the namespace alive, also for a creation that has
-        failed meanwhile, and where a target is in the node's own namespace, which only NODE may ask for.
+        Raises `FailedPrecondition` if the first process of the namespace has ended, also after the creation has failed, and if
+        a target uses the node's namespace, for which only NODE may ask.
         """
         self._check(spec)
         pin = self._bundles / spec.id / _PIN
@@ -59,7 +59,7 @@ class PidNamespaces:
             pins.unpin(pin)
 
     def forget(self, bundle: Path) -> None:
-        """Let go of what a creation has left that was broken off."""
+        """Remove the pin that an interrupted creation has left."""
         pins.unpin(bundle / _PIN)
 
     def _check(self, spec: ContainerSpec) -> None:
@@ -81,5 +81,5 @@ class PidNamespaces:
 
 
 def pid_options(spec: ContainerSpec) -> NamespaceOption:
-    """Which namespaces a container has asked for."""
+    """The namespace options of a container's configuration."""
     return spec.security.namespace_options if spec.security else spec.sandbox.namespaces

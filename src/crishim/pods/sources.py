@@ -1,4 +1,4 @@
-"""Looking up what a container asks of the host: mount sources, devices, profile files."""
+"""Looks up what a container's configuration names on the host: mount sources, devices, profile files."""
 
 import json
 import os
@@ -17,11 +17,11 @@ from crishim.oci.security import is_localhost
 from crishim.pods.host import device_node
 
 CDI_FOLDERS: Final = (Path("/etc/cdi"), Path("/var/run/cdi"))
-"""Where descriptions of devices lie, those of the last folder first (CDI specification, the registry)."""
+"""Folders of device descriptions; a later one takes precedence (CDI specification, "Registry")."""
 
 
 def bind_sources(spec: ContainerSpec) -> FrozenDict[str, BindSource]:
-    """Each mount's source with links resolved; a missing one is made as a folder, as everywhere in the field."""
+    """Each mount's source, with links resolved. A missing source is created as a folder, as containerd and CRI-O do."""
     mounts = read_mounts() if spec.mounts else []
     found = {}
     for number, mount in enumerate(spec.mounts):
@@ -38,7 +38,7 @@ def bind_sources(spec: ContainerSpec) -> FrozenDict[str, BindSource]:
 
 
 def image_source(root: Path, sub_path: str) -> BindSource:
-    """What an image volume shows of an image. Raises `PullError` with the kubelet's word for a path that is not in it."""
+    """What an image volume shows of an image. Raises `PullError` with the kubelet's reason if the path is not in the image."""
     try:
         if ".." in sub_path.split("/"):
             raise FileNotFoundError
@@ -49,12 +49,12 @@ def image_source(root: Path, sub_path: str) -> BindSource:
 
 
 def devices(spec: ContainerSpec) -> tuple[DeviceNode, ...]:
-    """The device nodes that were asked for; a folder stands for all nodes below it."""
+    """The requested device nodes; a folder stands for all nodes below it."""
     nodes: list[DeviceNode] = []
     for number, device in enumerate(spec.devices):
         found = list(_nodes(device))
         if not found:
-            raise InvalidArgument(f"config.devices[{number}].host_path", f"{device.host_path!r} is no device")
+            raise InvalidArgument(f"config.devices[{number}].host_path", f"{device.host_path!r} is not a device")
         nodes.extend(found)
     return tuple(nodes)
 
@@ -66,8 +66,8 @@ def _nodes(device: Device) -> list[DeviceNode]:
         node = device_node(source, target, device.permissions)
         return [node] if node else []
     names = sorted(path for path in Path(source).rglob("*"))
-    made = (device_node(str(name), str(Path(target) / name.relative_to(source)), device.permissions) for name in names)
-    return [node for node in made if node is not None]
+    device_nodes = (device_node(str(name), str(Path(target) / name.relative_to(source)), device.permissions) for name in names)
+    return [node for node in device_nodes if node is not None]
 
 
 def profiles(spec: ContainerSpec) -> FrozenDict[str, str]:
@@ -83,7 +83,7 @@ def profiles(spec: ContainerSpec) -> FrozenDict[str, str]:
 
 
 def cdi_files(folders: Sequence[Path] = CDI_FOLDERS) -> tuple[Described, ...]:
-    """The descriptions of CDI devices on this machine; of a file that cannot be used there is only its `problem`."""
+    """The descriptions of CDI devices on this machine; for an invalid file only its `problem` is set."""
     found = []
     for priority, folder in enumerate(folders):
         for path in sorted(folder.glob("*")):
@@ -104,10 +104,10 @@ def _parsed(path: Path) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"is no YAML: {error}") from error
+        raise ValueError(f"is not YAML: {error}") from error
 
 
 def _source(path: str, mounts: list[MountPoint]) -> BindSource:
-    """A path with the propagation of the mount in which it lies."""
+    """A path with the propagation of the mount that contains it."""
     own = mount_of(path, mounts)
     return BindSource(path=path, shared=own is not None and own.shared, slave=own is not None and own.slave)

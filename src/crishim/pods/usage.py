@@ -1,7 +1,7 @@
-"""MeasuredPods: an OciPodBackend whose containers' figures are those of the machine's cgroups and namespaces.
+"""MeasuredPods: an OciPodBackend whose usage is read from the machine's cgroups and network namespaces.
 
-Nothing is started for a figure. What has no counter (bytes of the writable layer, open files) is counted beside, in pauses
-that grow with what the counting cost, and told from memory; a first count is waited for, but not for long.
+No process is started for it. Values without a counter (bytes of the writable layer, open files) are counted in the background,
+at intervals that grow with the cost of counting, and cached. A first count is awaited, up to a limit.
 """
 
 import asyncio
@@ -36,56 +36,56 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 _AGE: Final = 10.0
-"""Seconds for which a count serves at least; the kubelet asks about as often."""
+"""Seconds for which a count is reused at least; the kubelet queries about as often."""
 
 _COST: Final = 50.0
-"""A count that took a second is not repeated for so many."""
+"""After a count that took one second, no other follows for so many seconds."""
 
 _MAIN: Final = "eth0"
 
 _TIMEOUT: Final = 0.5
-"""Seconds for which a first count is waited for."""
+"""Seconds for which a query waits for a first count."""
 
 
 @attrs.frozen(kw_only=True)
 class Counted:
-    """What is counted, not read: the writable layer, and metrics."""
+    """Counted values: the writable layer, and metrics."""
 
     layer: FilesystemUsage | None = None
     metrics: tuple[MetricSample, ...] = ()
 
 
 class Counts(Generic[T]):
-    """Values by id that are expensive to have: counted in a thread, renewed beside, and told from memory in between."""
+    """Values by id that are expensive to compute: computed in a thread, renewed in the background, cached in between."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._held: dict[str, tuple[T, float]] = {}
+        self._cached: dict[str, tuple[T, float]] = {}
         self._under_way: dict[str, asyncio.Task[None]] = {}
 
     async def get(self, subject: str, count: Callable[[], T]) -> T | None:
-        """The value as it was counted last; None while the first count lasts."""
-        held = self._held.get(subject)
-        if (held is None or self._clock.monotonic() >= held[1]) and subject not in self._under_way:
+        """The cached value; None while the first count is under way."""
+        cached = self._cached.get(subject)
+        if (cached is None or self._clock.monotonic() >= cached[1]) and subject not in self._under_way:
             self._under_way[subject] = asyncio.get_running_loop().create_task(self._count(subject, count))
-        if held is None:
+        if cached is None:
             await asyncio.wait({self._under_way[subject]}, timeout=_TIMEOUT)
-            held = self._held.get(subject)
-        return None if held is None else held[0]
+            cached = self._cached.get(subject)
+        return None if cached is None else cached[0]
 
     def forget(self, subject: str) -> None:
-        """Let go of an id."""
+        """Drop the value of an id."""
         if (task := self._under_way.pop(subject, None)) is not None:
             task.cancel()
-        self._held.pop(subject, None)
+        self._cached.pop(subject, None)
 
     async def _count(self, subject: str, count: Callable[[], T]) -> None:
         begun = self._clock.monotonic()
         try:
             value = await asyncio.to_thread(count)
             now = self._clock.monotonic()
-            self._held[subject] = value, now + _AGE + _COST * (now - begun)
-        except OSError as error:  # what is counted may go away meanwhile
+            self._cached[subject] = value, now + _AGE + _COST * (now - begun)
+        except OSError as error:  # files may disappear during the count
             _log.debug("no count of %s: %s", subject, error)
         finally:
             if self._under_way.get(subject) is asyncio.current_task():
@@ -93,7 +93,9 @@ class Counts(Generic[T]):
 
 
 class MeasuredPods(OciPodBackend, SupportsStats):
-    """Pods over `runtime`, with usage. A pod's is that of its own cgroup where it was given one, else a sum."""
+    """Pods over `runtime`, with usage. A pod's usage is that of its own cgroup if it has one, else the sum of its
+    containers.
+    """
 
     def __init__(
         self,
@@ -109,10 +111,10 @@ class MeasuredPods(OciPodBackend, SupportsStats):
         self._counts: Counts[Counted] = Counts(context.clock)
         self._folders: dict[str, str] = {}
         self._members: dict[str, set[str]] | None = None
-        """The ids of each pod's containers, by sandbox; None before the first question, which looks at every bundle once."""
+        """The ids of each pod's containers, by sandbox; None until the first query, which reads all bundles once."""
 
     async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
-        """As `Backend.start_sandbox`; what its figures need is written down."""
+        """As `Backend.start_sandbox`; records the network namespace and the cgroup for the pod's usage."""
         started = await super().start_sandbox(spec)
         folder = self._pod(spec.id)
         write_atomically(folder / "cgroup-parent", spec.config.linux.cgroup_parent)
@@ -143,10 +145,10 @@ class MeasuredPods(OciPodBackend, SupportsStats):
             self._members.pop(sandbox_id, None)
 
     async def update_container(self, container_id: ContainerId, resources: Resources) -> None:
-        """As `SupportsUpdate.update_container`. A memory limit below what is in use is refused with `FailedPrecondition`.
+        """As `SupportsUpdate.update_container`. Raises `FailedPrecondition` for a memory limit below the current use.
 
-        cgroup v1 refuses it by itself; v2 takes it, and kills (cgroup-v2, memory.max). What runtimes know as
-        `checkBeforeUpdate` (runtime specification 1.1) not every one has. Inactive file cache counts as free, as elsewhere.
+        cgroup v1 refuses it; v2 accepts it, and kills (cgroup-v2, memory.max). Not every runtime has `checkBeforeUpdate`
+        (runtime specification 1.1). Inactive file cache counts as free, as in the kubelet's working set.
         """
         limit = resources.memory_limit_in_bytes
         if self._cgroups.v2 and limit > 0:
@@ -158,7 +160,7 @@ class MeasuredPods(OciPodBackend, SupportsStats):
         await super().update_container(container_id, resources)
 
     async def container_usage(self, container_id: ContainerId) -> ContainerUsage:
-        """As `SupportsStats.container_usage`. One that has ended has no figures: its cgroup is gone."""
+        """As `SupportsStats.container_usage`. Values of the cgroup are missing once the container has ended."""
         bundle = self._bundle(container_id)
         folder = self._folder(bundle)
         now = self._context.clock.now()
@@ -178,18 +180,18 @@ class MeasuredPods(OciPodBackend, SupportsStats):
         if isinstance(self._runtime, SupportsCgroupUsage):
             try:
                 return await self._runtime.cgroup_usage(container_id)
-            except NotFound:  # it has ended
+            except NotFound:  # the container has ended
                 return CgroupUsage()
         return await asyncio.to_thread(cgroup_usage, self._cgroups, folder)
 
     def _sandbox_usage(self, used: CgroupUsage, pod: Path) -> SandboxUsage:
         now = self._context.clock.now()
         measured = container_usage(used, now)
-        made = SandboxUsage(cpu=measured.cpu, memory=measured.memory, process=measured.process, io=measured.io)
+        usage = SandboxUsage(cpu=measured.cpu, memory=measured.memory, process=measured.process, io=measured.io)
         if netns := read_text(pod / "netns"):
             network, samples = network_usage(netns, now)
-            made = attrs.evolve(made, network=network, metrics=samples)
-        return made
+            usage = attrs.evolve(usage, network=network, metrics=samples)
+        return usage
 
     async def _pod_usage(self, sandbox_id: SandboxId, pod: Path) -> CgroupUsage:
         if folder := self._pod_cgroup(pod):
@@ -207,26 +209,26 @@ class MeasuredPods(OciPodBackend, SupportsStats):
         return sum_usage(usage for usage in usages if isinstance(usage, CgroupUsage))
 
     def _pod_cgroup(self, pod: Path) -> str:
-        """The folder of the cgroup that counts a whole pod; empty where there is none."""
+        """The cgroup folder of a whole pod; empty if it has none."""
         parent = read_text(pod / "cgroup-parent")
         folder = (slice_folder(parent) if self._host.systemd_cgroup else folder_of(parent)) if parent else ""
         return folder if folder and self._cgroups.exists(folder) else ""
 
     def _folder(self, bundle: Path) -> str:
-        """Where a bundle's cgroup lies; kept, since nobody changes it."""
-        kept = self._folders.get(bundle.name)
-        if kept is None:
+        """The cgroup folder of a bundle; cached, since it never changes."""
+        folder = self._folders.get(bundle.name)
+        if folder is None:
             try:
                 config = read_config(bundle)
             except DataLoss as error:
                 raise NotFound("container", bundle.name) from error
-            kept = folder_of(config["linux"]["cgroupsPath"])
+            folder = folder_of(config["linux"]["cgroupsPath"])
             if bundle.parent == self._bundles:
-                self._folders[bundle.name] = kept
-        return kept
+                self._folders[bundle.name] = folder
+        return folder
 
     def _known_folders(self, bundles: Iterable[Path]) -> Iterator[str]:
-        """The cgroups of bundles; of one that is only being made there is none yet."""
+        """The cgroups of bundles, without those whose config.json is not written yet."""
         for bundle in bundles:
             with contextlib.suppress(NotFound):
                 yield self._folder(bundle)
@@ -240,7 +242,7 @@ class MeasuredPods(OciPodBackend, SupportsStats):
 
 
 def cgroup_usage(cgroups: Cgroups, folder: str) -> CgroupUsage:
-    """What a cgroup uses; nothing where it is not there."""
+    """The usage of a cgroup; empty if it does not exist."""
     if not cgroups.exists(folder):
         return CgroupUsage()
     read = cgroups.reader(folder)
@@ -248,27 +250,27 @@ def cgroup_usage(cgroups: Cgroups, folder: str) -> CgroupUsage:
 
 
 def count(cgroups: Cgroups, folder: str, upper: str, now: int) -> Counted:
-    """Count open files of a cgroup's processes, and the writable layer at `upper` (empty: none). Blocks.
+    """Count open files of a cgroup's processes, and the size of the writable layer at `upper` (empty: none). Blocks.
 
-    Without a cgroup there is no process on this node, as of a container in a virtual machine: nothing is open.
+    Without a cgroup there is no process on this node (containers in a virtual machine), and no file is open.
     """
     metrics = list(open_files(cgroups.pids(folder)))
     if not upper:
         return Counted(metrics=tuple(metrics))
     used, inodes = folder_size(Path(upper))
     layer = FilesystemUsage(timestamp=now, mountpoint=upper, used_bytes=used, inodes_used=inodes)
-    told = os.statvfs(upper)
+    fs = os.statvfs(upper)
     for name, value in (
-        ("container_fs_limit_bytes", told.f_blocks * told.f_frsize),
-        ("container_fs_inodes_total", told.f_files),
-        ("container_fs_inodes_free", told.f_ffree),
+        ("container_fs_limit_bytes", fs.f_blocks * fs.f_frsize),
+        ("container_fs_inodes_total", fs.f_files),
+        ("container_fs_inodes_free", fs.f_ffree),
     ):
         metrics.append(MetricSample(name=name, value=value, labels=(upper,)))
     return Counted(layer=layer, metrics=tuple(metrics))
 
 
 def folder_size(folder: Path) -> tuple[int, int]:
-    """Bytes on the disk and inodes of a folder and all below it; a file with several names counts once."""
+    """Bytes on disk and inodes of a folder and everything below it; hard links are counted once."""
     used = 0
     seen: set[int] = set()
     todo = [str(folder)]
@@ -276,10 +278,10 @@ def folder_size(folder: Path) -> tuple[int, int]:
         try:
             with os.scandir(todo.pop()) as entries:
                 for entry in entries:
-                    told = entry.stat(follow_symlinks=False)
-                    if told.st_ino not in seen:
-                        seen.add(told.st_ino)
-                        used += told.st_blocks * 512
+                    status = entry.stat(follow_symlinks=False)
+                    if status.st_ino not in seen:
+                        seen.add(status.st_ino)
+                        used += status.st_blocks * 512
                     if entry.is_dir(follow_symlinks=False):
                         todo.append(entry.path)
         except OSError:
@@ -288,7 +290,7 @@ def folder_size(folder: Path) -> tuple[int, int]:
 
 
 def open_files(pids: list[int]) -> Iterator[MetricSample]:
-    """How many descriptors, and sockets among them, processes have open. Looks at each descriptor."""
+    """The number of descriptors of processes, and of sockets among them. Reads every descriptor's link."""
     descriptors = sockets = 0
     for pid in pids:
         try:
@@ -302,12 +304,12 @@ def open_files(pids: list[int]) -> Iterator[MetricSample]:
 
 
 def network_usage(netns: str, now: int) -> tuple[NetworkUsage, tuple[MetricSample, ...]]:
-    """Counters of a network namespace's interfaces. Raises `NotFound` when it is gone."""
+    """Counters of a network namespace's interfaces. Raises `NotFound` if it does not exist."""
     return network_of(inside(netns, lambda: read_text(Path("/proc/thread-self/net/dev"))), now)
 
 
 def network_of(text: str, now: int) -> tuple[NetworkUsage, tuple[MetricSample, ...]]:
-    """/proc/net/dev: the interfaces but `lo`, and what CRI's network part has no place for."""
+    """Parse /proc/net/dev: the interfaces but `lo`, and as metrics the counters that CRI's network usage lacks."""
     interfaces, samples = [], []
     for line in text.splitlines()[2:]:
         name, _, rest = line.partition(":")

@@ -1,7 +1,7 @@
-"""Volumes of an image (`VOLUME`, image-spec config.md): a writable folder per container, with what the image has there.
+"""Volumes of an image (`VOLUME`, image-spec config.md): a writable folder per container, with the image's content.
 
-As in containerd (WithVolumes), the folder is on the disk beside the container's root, so it is writable with a read-only root,
-and is not an overlay; it is removed with the root.
+As in containerd (WithVolumes), the folder is on disk beside the container's root: it is writable with a read-only root, and is
+not on an overlay. It is removed with the root.
 """
 
 import asyncio
@@ -27,24 +27,24 @@ _COPY: Final = ("cp", "--archive", "--reflink=auto", "--no-target-directory", "-
 async def make_volumes(
     spec: ContainerSpec, rootfs: Rootfs, bundle: Path, files: Iterable[str], namespaces: NamespacePaths
 ) -> FrozenDict[str, str]:
-    """Make a folder for each volume of the image: its path in the container, links resolved, to the folder.
+    """Create a folder for each volume of the image. Returns the folders by path in the container, with links resolved.
 
-    A volume is left out that would cover `/`, a file system of the kernel, one of `files`, or what is at or below a mount of
-    the request; also where the image has a file. Where it has nothing the volume belongs to the container's root user.
-    Raises `Unknown` if a copy fails.
+    A volume is skipped if it would cover `/`, a kernel file system, one of `files`, or a path at or below a mount of the
+    request, and if the image has a file at its path. If the image has nothing there, the volume is owned by the container's
+    root user. Raises `Unknown` if a copy fails.
     """
     if not spec.image_config.volumes:
         return FrozenDict()
     root = Path(rootfs.path)
     folder = Path(rootfs.volumes) if rootfs.volumes else bundle / "volumes"
     owner = (namespaces.uids[0].host_id, namespaces.gids[0].host_id) if namespaces.user else (0, 0)
-    made = {}
+    folders = {}
     for number, path in enumerate(await asyncio.to_thread(_wanted, spec, root, tuple(files))):
         target = folder / str(number)
         if await asyncio.to_thread(_make, root, path, target, owner):
             await _copy(path_in_root(root, path), target)
-        made[path] = str(target)
-    return FrozenDict(made)
+        folders[path] = str(target)
+    return FrozenDict(folders)
 
 
 def _wanted(spec: ContainerSpec, root: Path, files: tuple[str, ...]) -> list[str]:
@@ -55,7 +55,7 @@ def _wanted(spec: ContainerSpec, root: Path, files: tuple[str, ...]) -> list[str
 
 
 def real_path(root: Path, path: str) -> str:
-    """A path of the container with the links that the image has on its way; what is not there yet stays as it is."""
+    """A path in the container with the image's links resolved; components that do not exist stay as they are."""
     path, missing = posixpath.normpath(f"/{path.lstrip('/')}"), ""
     while path != "/":
         try:
@@ -72,7 +72,7 @@ def _at_or_below(path: str, other: str) -> bool:
 
 
 def _kind(root: Path, path: str) -> int:
-    """What an image has at a path, as stat(2) names kinds of files; 0 for nothing, -1 where no folder can be made."""
+    """The file type at a path of an image, as stat(2) has it; 0 if nothing exists, -1 if no folder can be created there."""
     try:
         return stat.S_IFMT(path_in_root(root, path).lstat().st_mode)
     except FileNotFoundError:
@@ -82,7 +82,7 @@ def _kind(root: Path, path: str) -> int:
 
 
 def _make(root: Path, path: str, target: Path, owner: tuple[int, int]) -> bool:
-    """Make a volume's folder; whether the image has a folder there to copy."""
+    """Create a volume's folder. Returns whether the image has a folder there to copy."""
     target.mkdir(parents=True, mode=0o755)
     target.chmod(0o755)
     os.chown(target, *owner)

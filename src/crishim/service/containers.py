@@ -22,7 +22,7 @@ from crishim.errors import (
     NotFound,
     Unavailable,
 )
-from crishim.interfaces.capabilities import SupportsCheckpoint, SupportsLogReopen, SupportsUpdate
+from crishim.interfaces.capabilities import SupportsCheckpoint, SupportsLogReopen
 from crishim.lifecycle.features import check_container
 from crishim.lifecycle.filters import container_matches
 from crishim.lifecycle.names import ContainerName
@@ -37,6 +37,7 @@ from crishim.model.container import (
     ContainerSpec,
     ContainerState,
 )
+from crishim.model.lifecycle import LifecyclePoint
 from crishim.model.process import Exit
 from crishim.model.resources import Resources
 from crishim.model.runtime import ContainerEventType
@@ -45,6 +46,7 @@ from crishim.model.security import NamespaceMode
 from crishim.model.values import EMPTY, ContainerId, FrozenDict, SandboxId, Versioned
 from crishim.service.backends import BackendHandle
 from crishim.service.core import Core
+from crishim.service.limits import ContainerLimits, require_created
 from crishim.service.locks import join
 from crishim.service.table import ContainerEntry, SandboxEntry, is_usable
 from crishim.service.watcher import Watcher
@@ -58,9 +60,10 @@ _START = "start"
 class Containers:
     """The container verbs of CRI."""
 
-    def __init__(self, core: Core, watcher: Watcher) -> None:
+    def __init__(self, core: Core, watcher: Watcher, limits: ContainerLimits) -> None:
         self._core = core
         self._watcher = watcher
+        self._limits = limits
 
     async def create(
         self, sandbox_id: SandboxId, config: ContainerConfig, sandbox_config: PodSandboxConfig | None
@@ -110,8 +113,13 @@ class Containers:
             await self._core.tasks.run_to_end(self.remove_entry(entry), f"RemoveContainer {container_id}")
 
     async def status(self, container_id: ContainerId, verbose: bool) -> ContainerDetail:
-        """The status of a container, with verbose info on request. Raises `NotFound`, which the kubelet takes as "removed"."""
+        """The status of a container, with verbose info on request. Raises `NotFound`, which the kubelet takes as "removed".
+
+        A container that is being created is not found, as it is in no list.
+        """
         entry = self._core.table.container(container_id)
+        if entry.state is None:
+            raise NotFound("container", container_id)
         return ContainerDetail(status=entry.status(), info=_info(entry) if verbose else EMPTY)
 
     async def list(self, filter_: ContainerFilter) -> Sequence[Versioned[Container]]:
@@ -123,9 +131,8 @@ class Containers:
 
     async def update_resources(self, container_id: ContainerId, change: Resources, annotations: FrozenDict[str, str]) -> None:
         """Update limits; zero values leave a limit unchanged. If the update fails, the old limits are restored."""
-        del annotations  # hints for runtime plug-ins (NRI); they carry no limits
-        entry = self._core.table.container(container_id)
-        await self._core.tasks.run_to_end(self._update(entry, change), f"UpdateContainerResources {container_id}")
+        del annotations  # hints for others than the runtime; they carry no limits
+        await self._limits.update(container_id, change)
 
     async def reopen_log(self, container_id: ContainerId) -> None:
         """Reopen the log of a running container at its path, from which the file was renamed away."""
@@ -217,6 +224,7 @@ class Containers:
         )
         entry = creation.entry = core.table.add_container(record)
         await core.table.save_container(entry)
+        spec = await self._adjusted(entry, spec, sandbox, handle, creation)
         deadline = core.settings.deadlines.create_container
         if archive:
             restoring = handle.require(SupportsCheckpoint).restore(spec, archive)
@@ -228,7 +236,18 @@ class Containers:
         )
         core.table.apply(entry, ContainerAct.CREATE)
         core.events.publish(sandbox, entry.id, ContainerEventType.CREATED)
+        await core.plugins.container(LifecyclePoint.POST_CREATE, entry)
         return entry.id
+
+    async def _adjusted(
+        self, entry: ContainerEntry, spec: ContainerSpec, sandbox: SandboxEntry, handle: BackendHandle, creation: "_Creation"
+    ) -> ContainerSpec:
+        """The spec as plugins of the node adjust it, and its limits in the record."""
+        adjusted = await self._core.plugins.adjusted(entry, spec)
+        if adjusted is not spec:
+            self._check(adjusted, sandbox, handle, privileged=creation.privileged)
+            await self._core.table.save_container(entry, attrs.evolve(entry.record, resources=adjusted.resources))
+        return adjusted
 
     def _check(self, spec: ContainerSpec, sandbox: SandboxEntry, handle: BackendHandle, *, privileged: bool) -> None:
         check_container(spec, handle.info.supported)
@@ -249,15 +268,17 @@ class Containers:
     async def _start(self, entry: ContainerEntry) -> None:
         core, handle = self._core, self._core.handle(entry)
         container_after(entry.state, ContainerAct.START, f"container {entry.id}")
-        _require_created(entry)
+        require_created(entry)
         if not is_usable(entry.sandbox):
             raise FailedPrecondition(PodSandboxState.NOTREADY.name, PodSandboxState.READY.name, f"sandbox {entry.sandbox.id}")
         entry.started_at = core.clock.now()
+        await core.plugins.container(LifecyclePoint.START, entry, may_refuse=True)
         deadline = core.settings.deadlines.start_container
         await handle.call("start_container", handle.backend.start_container(entry.id), deadline)
         core.table.apply(entry, ContainerAct.START)
         core.events.publish(entry.sandbox, entry.id, ContainerEventType.STARTED)
         self._watcher.watch(entry)
+        await core.plugins.container(LifecyclePoint.POST_START, entry)
 
     async def _failed_start(self, entry: ContainerEntry, error: BaseException) -> None:
         """Record exit code 128 with reason StartError, as containerd does for a container that never ran.
@@ -283,30 +304,6 @@ class Containers:
         entry.started_at = 0
         message = error.message if isinstance(error, CrishimError) else "the start was cancelled by a stop"
         await self._watcher.ended(entry, Exit(code=128, reason="StartError", message=message))
-
-    async def _update(self, entry: ContainerEntry, change: Resources) -> None:
-        async with entry.operations.lock:
-            _require_created(entry)
-            container_after(entry.state, ContainerAct.UPDATE, f"container {entry.id}")
-            handle = self._core.handle(entry)
-            backend = handle.require(SupportsUpdate)
-            resources = entry.record.resources.updated(change)
-            acts = entry.state is not ContainerState.EXITED
-            try:
-                if acts:
-                    await handle.call("update_container", backend.update_container(entry.id, resources))
-                await self._core.table.save_container(entry, attrs.evolve(entry.record, resources=resources))
-            except CrishimError:
-                if acts:
-                    await self._restore_limits(entry, handle, backend)
-                raise
-
-    async def _restore_limits(self, entry: ContainerEntry, handle: BackendHandle, backend: SupportsUpdate) -> None:
-        """Set the previous limits again, since a failed update may have applied some of the new ones."""
-        try:
-            await handle.call("update_container", backend.update_container(entry.id, entry.record.resources))
-        except CrishimError as error:
-            _log.warning("the limits of container %s could not be restored after a failed change: %s", entry.id, error)
 
     async def _stop(self, entry: ContainerEntry, timeout: int) -> None:
         await entry.operations.cancel_starts()
@@ -373,6 +370,7 @@ class Containers:
             await handle.call("remove_container", handle.backend.remove_container(entry.id), deadline)
         except NotFound:
             _log.debug("container %s was not there to remove", entry.id)
+        await core.plugins.container(LifecyclePoint.REMOVE, entry)
         shown = entry.state is not None
         await core.table.drop_container(entry)
         if shown:
@@ -398,12 +396,6 @@ class _Creation:
 def _require_usable(sandbox: SandboxEntry) -> None:
     if not is_usable(sandbox):
         sandbox_after(PodSandboxState.NOTREADY, SandboxAct.CREATE_CONTAINER, f"sandbox {sandbox.id}")
-
-
-def _require_created(entry: ContainerEntry) -> None:
-    """Raise `FailedPrecondition` for a container that is being removed, or was removed while the caller waited for the lock."""
-    if entry.record.phase is not Phase.READY:
-        raise FailedPrecondition(entry.record.phase.value, Phase.READY.value, f"container {entry.id}")
 
 
 def _info(entry: ContainerEntry) -> FrozenDict[str, str]:

@@ -26,6 +26,7 @@ from crishim.model.runtime import ContainerEvent, ContainerEventType
 from crishim.model.values import ImageId
 from crishim.service.backends import BackendHandle, Backends, Settings, bounded
 from crishim.service.locks import BackgroundTasks
+from crishim.service.plugins import PluginCalls
 from crishim.service.table import ContainerEntry, SandboxEntry, Table
 
 _log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ class Core:
     namespaces: SandboxNamespaces | None = None
     dialer: NetnsDialer | None = None
     urls: StreamUrls | None = None
+    plugins: PluginCalls
 
     def handle(self, entry: SandboxEntry | ContainerEntry) -> BackendHandle:
         """The handle of the backend that owns a sandbox or container.
@@ -143,9 +145,9 @@ class Core:
     async def image_or_archive(
         self, config: ContainerConfig, archive: str, handle: BackendHandle, handler: str
     ) -> tuple[str, ContainerConfig, ImageDetail]:
-        """What a container is made of: a checkpoint archive or nothing, the configuration, and the image.
+        """The source of a container: a checkpoint archive or an empty string, the configuration, and the image.
 
-        The image is that which the container was made of that has been dumped. Raises as `image_of`.
+        The image is that of the container that was dumped. Raises as `image_of`.
         """
         if not archive:
             detail = await self.image_of(config, handler)

@@ -1,4 +1,4 @@
-"""What concerns the node as a whole: version, status, configuration, images, checkpoints of pods, gauges."""
+"""RPCs about the node: version, status, configuration, images, checkpoints of pods, and gauges for metrics."""
 
 import contextlib
 import json
@@ -42,10 +42,10 @@ _log = logging.getLogger(__name__)
 
 @attrs.frozen(kw_only=True)
 class Gauges:
-    """Shown sandboxes and containers by state, every state named; whether the backends of each name can all be reached.
+    """The listed sandboxes and containers by state, every state included; whether the backends of each name can be reached.
 
-    `set_aside` are records that cannot be used, `unrecorded` pods that a backend holds and no record knows, `leftovers` pods
-    of which something could not be freed.
+    `set_aside`: invalid records; `unrecorded`: pods of a backend without a record; `leftovers`: pods with resources that could
+    not be freed.
     """
 
     sandboxes: Mapping[PodSandboxState, int]
@@ -57,7 +57,7 @@ class Gauges:
 
 
 def count_gauges(core: Core) -> Gauges:
-    """Count. What is still being made is not shown, and not counted."""
+    """Count. Sandboxes and containers under creation are not listed and not counted."""
     sandboxes = Counter(entry.state for entry in core.table.sandboxes.values())
     containers = Counter(entry.state for entry in core.table.containers.values())
     problems: dict[str, list[str]] = {}
@@ -74,7 +74,7 @@ def count_gauges(core: Core) -> Gauges:
 
 
 def leftovers_of(core: Core) -> Mapping[SandboxId, Sequence[str]]:
-    """What the backends could not free of ended pods, by sandbox."""
+    """The resources of ended pods that the backends could not free, by sandbox."""
     found: dict[SandboxId, Sequence[str]] = {}
     for handle in core.backends.handles:
         if SupportsLeftovers in handle.capabilities:
@@ -90,15 +90,15 @@ class Runtime:
         self.pod_cidr = ""
 
     async def version(self, version: str) -> Version:
-        """Who we are. The client's own version is not looked at, as everywhere in the field."""
+        """Our name and version. The client's version is ignored, as in containerd and CRI-O."""
         del version
         return Version(runtime_name=self._core.settings.runtime_name, runtime_version=self._core.settings.runtime_version)
 
     async def status(self, verbose: bool) -> RuntimeStatus:
-        """RuntimeReady, NetworkReady, and what each handler can do.
+        """RuntimeReady, NetworkReady, and the features of each handler.
 
-        RuntimeReady is false where the default handler's backend cannot be reached, or one that holds pods: an optional
-        handler that cannot be had does not take the node down. It is named in the verbose info.
+        RuntimeReady is false if the default handler's backend, or one that has pods, cannot be reached. An optional handler
+        that is unavailable does not make the node unready: it is named in the verbose info.
         """
         problems = {handle.handlers: handle.problem for handle in self._needed() if handle.problem}
         message = "; ".join(f"{'/'.join(name or 'default' for name in names)}: {why}" for names, why in problems.items())
@@ -114,11 +114,11 @@ class Runtime:
         )
 
     async def update_config(self, pod_cidr: str) -> None:
-        """Take note of the node's pod network."""
+        """Pass the node's pod CIDR to the network."""
         self.pod_cidr = pod_cidr
 
     async def config(self) -> CgroupDriver:
-        """The cgroup driver; Unimplemented where none is set, so that the kubelet uses its own flag."""
+        """The cgroup driver. Raises `Unimplemented` if none is configured: the kubelet then uses its own flag."""
         driver = self._core.settings.cgroup_driver
         if driver is None:
             raise Unimplemented("cgroup_driver", "no cgroup driver is configured")
@@ -180,13 +180,13 @@ class Runtime:
 
 
 class Images:
-    """CRI's ImageService over ours."""
+    """CRI's ImageService."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
 
     async def list(self, wanted: ImageSpec | None) -> tuple[Image, ...]:
-        """All images, or the one that the filter names. Without an image service there are none."""
+        """All images, or the one that the filter names; empty without an image service."""
         images = self._find(wanted)
         if images is None:
             return ()
@@ -196,13 +196,13 @@ class Images:
         return () if detail is None else (detail.image,)
 
     async def status(self, wanted: ImageSpec, verbose: bool) -> ImageDetail | None:
-        """One image, or None: an unknown one is no error (CRI, ImageStatus)."""
+        """One image, or None: an unknown image is no error (CRI, ImageStatus)."""
         images = self._find(wanted)
         detail = None if images is None else await self._core.image_step("image status", images.status(wanted))
         return detail if verbose or detail is None else attrs.evolve(detail, info=EMPTY)
 
     async def pull(self, wanted: ImageSpec, auth: AuthConfig | None, sandbox: PodSandboxConfig | None) -> ImageId:
-        """Bring an image here."""
+        """Pull an image, and return its id."""
         if not wanted.image:
             raise InvalidArgument("image.image", "is empty")
         work = self._service(wanted).pull(wanted, auth, sandbox)
@@ -218,12 +218,12 @@ class Images:
         return image_id
 
     async def remove(self, wanted: ImageSpec) -> None:
-        """Remove an image with all its tags. Unknown ones are no error."""
+        """Remove an image with all its tags. An unknown image is no error."""
         if (images := self._find(wanted)) is not None:
             await self._core.image_step("image removal", images.remove(wanted))
 
     async def fs_info(self) -> ImageFsInfo:
-        """What the default's store uses."""
+        """The usage of the default handler's image store."""
         return await self._core.image_step("image fs info", self._service(None).fs_info())
 
     def _find(self, wanted: ImageSpec | None) -> ImageService | None:
@@ -235,12 +235,12 @@ class Images:
     def _service(self, wanted: ImageSpec | None) -> ImageService:
         images = self._find(wanted)
         if images is None:
-            raise Unimplemented("images", "no image service was given to this runtime")
+            raise Unimplemented("images", "this runtime has no image service")
         return images
 
 
 def archive(folder: str, name: str) -> str:
-    """Where a container's archive lies below a pod's checkpoint folder."""
+    """The path of a container's archive in a pod's checkpoint folder."""
     return posixpath.join(folder, f"{name}.tar")
 
 
@@ -257,8 +257,8 @@ class Pods:
     ) -> None:
         """Pause the containers (all running ones if none is named), write an archive of each below `output_path`, resume them.
 
-        The manifest comes last: without it the folder holds no checkpoint. Unknown options are refused (CRI,
-        CheckpointPodRequest.options); none is known. Raises `AlreadyExists` where there is a checkpoint in the folder.
+        The manifest is written last: without it the folder is no checkpoint. Unknown options are refused (CRI,
+        CheckpointPodRequest.options); there are no known ones. Raises `AlreadyExists` if the folder has a checkpoint.
         """
         _refuse(options)
         sandbox = self._core.table.sandbox(sandbox_id)
@@ -272,34 +272,34 @@ class Pods:
         async with contextlib.AsyncExitStack() as paused:
             for entry in entries:
                 await paused.enter_async_context(entry.operations.lock)
-                paused.push_async_callback(self._resume, handle, pauser, entry.id)  # a pause that failed may have been made
+                paused.push_async_callback(self._resume, handle, pauser, entry.id)  # a failed pause may have taken effect
                 await handle.call("pause_container", pauser.pause_container(entry.id))
             for entry in entries:
                 path = archive(output_path, entry.record.config.metadata.name)
                 writing = writer.checkpoint(entry.id, path, entry.status(), sandbox.status().ips)
                 await handle.call("checkpoint", writing, deadline)
-        made = PodCheckpoint(
+        checkpoint = PodCheckpoint(
             sandbox_id=sandbox.id,
             metadata=sandbox.record.config.metadata,
             containers=tuple(_origin(entry.status()) for entry in entries),
         )
-        await handle.call("write_pod_checkpoint", writer.write_pod_checkpoint(output_path, made))
+        await handle.call("write_pod_checkpoint", writer.write_pod_checkpoint(output_path, checkpoint))
 
     def _chosen(self, sandbox: SandboxEntry, container_ids: tuple[ContainerId, ...]) -> list[ContainerEntry]:
-        """The containers of a checkpoint, in the order in which whoever holds several turns takes them."""
+        """The containers of a checkpoint, in the order in which their locks must be taken."""
         entries = [self._core.table.container(container_id) for container_id in set(container_ids)]
         for entry in entries:
             if entry.sandbox is not sandbox:
-                raise InvalidArgument("container_ids", f"{entry.id} is not of this sandbox")
+                raise InvalidArgument("container_ids", f"{entry.id} is not in this sandbox")
             container_after(entry.state, ContainerAct.CHECKPOINT, f"container {entry.id}")
         if not entries:
             entries = [entry for entry in sandbox.containers.values() if entry.state is ContainerState.RUNNING]
         if len({entry.record.config.metadata.name for entry in entries}) < len(entries):
-            raise InvalidArgument("container_ids", "two of the containers have one name")
+            raise InvalidArgument("container_ids", "two of the containers have the same name")
         return sorted(entries, key=lambda entry: entry.id)
 
     async def restore(self, request: RestorePod) -> RestoredPod:
-        """A pod like the one that was written; its containers are CREATED, and go on where they were when they are started."""
+        """Create a pod from a checkpoint; its containers are CREATED, and continue from the dump when they are started."""
         _refuse(request.options)
         handle = self._core.backends.get(request.handler)
         reading = handle.require(SupportsCheckpoint).read_pod_checkpoint(request.checkpoint_path)
@@ -308,15 +308,15 @@ class Pods:
             if config.metadata.name not in known:
                 raise InvalidArgument(f"container_configs[{place}].metadata.name", "names no container of the checkpoint")
         sandbox_id = await self._sandboxes.run(request.config, request.handler)
-        made = []
+        restored = []
         try:
             for config in request.container_configs:
                 path = archive(request.checkpoint_path, config.metadata.name)
-                made.append((config.metadata.name, await self._containers.restore(sandbox_id, config, path)))
+                restored.append((config.metadata.name, await self._containers.restore(sandbox_id, config, path)))
         except BaseException:
             await self._sandboxes.remove(sandbox_id)
             raise
-        return RestoredPod(sandbox_id=sandbox_id, containers=tuple(made))
+        return RestoredPod(sandbox_id=sandbox_id, containers=tuple(restored))
 
     async def _resume(self, handle: BackendHandle, pauser: SupportsPause, container_id: ContainerId) -> None:
         try:

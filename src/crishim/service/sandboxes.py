@@ -22,6 +22,7 @@ from crishim.lifecycle.names import SandboxName
 from crishim.lifecycle.records import Phase, SandboxRecord, unstructure
 from crishim.lifecycle.states import SandboxAct
 from crishim.model.container import PodSandboxDetail
+from crishim.model.lifecycle import LifecyclePoint
 from crishim.model.resources import Resources
 from crishim.model.runtime import ContainerEventType
 from crishim.model.sandbox import PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxState, SandboxSpec
@@ -143,6 +144,7 @@ class Sandboxes:
         await table.save_sandbox(entry)
         spec = await self._start(entry, handle)
         await table.save_sandbox(entry, attrs.evolve(entry.record, phase=Phase.READY, netns=spec.netns, ips=spec.ips))
+        await self._core.plugins.pod(LifecyclePoint.RUN_POD, entry, may_refuse=True)
         table.apply(entry, SandboxAct.RUN)
         self._core.events.publish(entry, entry.id, ContainerEventType.CREATED)
         self._core.events.publish(entry, entry.id, ContainerEventType.STARTED)
@@ -186,9 +188,11 @@ class Sandboxes:
     async def _update(self, entry: SandboxEntry, overhead: Resources | None, resources: Resources | None) -> None:
         handle = self._core.handle(entry)
         backend = handle.require(SupportsSandboxUpdate)
+        await self._core.plugins.updating_pod(entry, overhead, resources)
         async with entry.operations.lock:
             await handle.call("update_sandbox", backend.update_sandbox(entry.id, overhead, resources))
             await self._core.table.save_sandbox(entry, attrs.evolve(entry.record, overhead=overhead, resources=resources))
+        await self._core.plugins.pod(LifecyclePoint.POST_UPDATE_POD, entry)
 
     async def _stop(self, entry: SandboxEntry) -> None:
         self._core.handle(entry)  # refuses a sandbox of another backend before anything is written
@@ -208,6 +212,7 @@ class Sandboxes:
         if entry.stop_done:
             return
         await self._end_containers(entry)
+        await self._report_stop(entry)
         self._watcher.forget(entry)
         if entry.state is not None:  # not ready from here on, even if a later step fails
             was_ready = entry.state is PodSandboxState.READY
@@ -217,6 +222,16 @@ class Sandboxes:
         await self._tear_down(entry)
         await self._core.table.save_sandbox(entry, attrs.evolve(entry.record, netns="", ips=()), must=False)
         entry.stop_done = True
+
+    async def _report_stop(self, entry: SandboxEntry) -> None:
+        """Notify plugins of a stop, once, after the ends of the containers."""
+        if entry.stop_reported:
+            return
+        for container in entry.containers.values():
+            if container.stop_report is not None:
+                await container.stop_report
+        await self._core.plugins.pod(LifecyclePoint.STOP_POD, entry)
+        entry.stop_reported = True
 
     async def _end_containers(self, entry: SandboxEntry) -> None:
         """Kill every container. A container that cannot be killed may still end with its sandbox, as in a hung virtual
@@ -272,6 +287,7 @@ class Sandboxes:
             await handle.call("remove_sandbox", handle.backend.remove_sandbox(entry.id), deadline)
         except NotFound:
             _log.debug("sandbox %s was not there to remove", entry.id)
+        await core.plugins.pod(LifecyclePoint.REMOVE_POD, entry)
         shown = entry.state is not None
         await core.table.drop_sandbox(entry)
         if shown:

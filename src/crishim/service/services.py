@@ -13,6 +13,7 @@ from crishim.interfaces.seats import (
     Clock,
     IdSource,
     ImageService,
+    LifecyclePlugins,
     NetnsDialer,
     NoObserver,
     Observer,
@@ -24,8 +25,10 @@ from crishim.interfaces.seats import (
 from crishim.service.backends import Backends, Settings
 from crishim.service.containers import Containers
 from crishim.service.core import Core, EventHub
+from crishim.service.limits import ContainerLimits
 from crishim.service.locks import BackgroundTasks
 from crishim.service.node import Gauges, Images, Pods, Runtime, count_gauges
+from crishim.service.plugins import PluginCalls, PluginHost
 from crishim.service.recovery import Recovery
 from crishim.service.sandboxes import Sandboxes
 from crishim.service.stats import Stats
@@ -40,7 +43,8 @@ class Services:
 
     `backends` maps runtime handlers to backends; the empty handler is the default. `images` is one image service, or one per
     handler. Without a store, records exist in memory only; without images, a container's image reference is used as its id;
-    without network and namespaces, none are created; without urls, Exec, Attach and PortForward are Unimplemented.
+    without network and namespaces, none are created; without urls, Exec, Attach and PortForward are Unimplemented. `plugins`
+    may reach what it needs by `plugin_host`.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Services:
         clock: Clock | None = None,
         ids: IdSource | None = None,
         observer: Observer | None = None,
+        plugins: LifecyclePlugins | None = None,
         settings: Settings | None = None,
     ) -> None:
         clock = clock or SystemClock()
@@ -77,16 +82,19 @@ class Services:
             namespaces=namespaces,
             dialer=dialer,
             urls=urls,
+            plugins=PluginCalls(plugins, tasks),
         )
         watcher = Watcher(self._core)
         self.events = self._core.events
         self.runtime = Runtime(self._core)
-        self.containers = Containers(self._core, watcher)
+        limits = ContainerLimits(self._core)
+        self.containers = Containers(self._core, watcher, limits)
         self.sandboxes = Sandboxes(self._core, watcher, self.containers)
         self.streams = Streams(self._core)
         self.images = Images(self._core)
         self.stats = Stats(self._core)
         self.pods = Pods(self._core, self.sandboxes, self.containers)
+        self.plugin_host = PluginHost(self._core.table, limits.update_alone, self.containers.stop)
         self.recovery = Recovery(self._core, watcher, self.sandboxes, self.containers)
         self.clock = clock
         self._ready = False

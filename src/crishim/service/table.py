@@ -42,6 +42,7 @@ class SandboxEntry:
     def __init__(self, record: SandboxRecord) -> None:
         self.record = record
         self.stop_done = False
+        self.stop_reported = False
         self.operations = Operations()
         self.containers: dict[ContainerId, ContainerEntry] = {}
         self.listed: Versioned[PodSandbox] | None = None
@@ -112,6 +113,11 @@ class ContainerEntry:
         self.ended = asyncio.Event()
         self.operations = Operations()
         self.listed: Versioned[Container] | None = None
+        self.argv: tuple[str, ...] = ()
+        self.env: Mapping[str, str] = {}
+        """The command and the environment with which it was created; empty after a restart of the server."""
+        self.stop_report: asyncio.Task[None] | None = None
+        """The report of its exit to plugins of the node."""
         self._state: ContainerState | None = None
 
     @property

@@ -72,6 +72,7 @@ class Watcher:
         )
         self._core.table.show_exit(entry, record)
         self._core.events.publish(entry.sandbox, entry.id, ContainerEventType.STOPPED)
+        self._core.plugins.stopped(entry)
         await self._core.tasks.run_to_end(self._core.table.write(entry), f"write of the exit of {entry.id}")
 
     def sandbox_ended(self, entry: SandboxEntry) -> None:

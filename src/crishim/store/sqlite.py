@@ -136,7 +136,7 @@ class SqliteStore(RecordStore):
                 await loop.run_in_executor(self._thread, self._commit, connection, changes)
             except CrishimError as error:
                 failure = error
-            except Exception as error:  # noqa: BLE001 - whoever waits for a write must hear of it, whatever it is
+            except Exception as error:  # noqa: BLE001 - a waiting write must get any error
                 failure = Internal(f"the store of records: {error!r}")
             for change in changes:
                 if change.done.done():

@@ -175,7 +175,7 @@ class StreamConnection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport
         self._reading = True
         self._blocked = False  # the transport has enough to write for now
-        self._turn = asyncio.Lock()  # the writer that waits for room; the others queue behind it
+        self._write_lock = asyncio.Lock()  # the writer that waits for room; the others queue behind it
         self._room: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._last_activity = self._loop.time()
@@ -251,8 +251,8 @@ class StreamConnection(asyncio.BufferedProtocol):
 
     async def send(self, stream: Stream, data: bytes) -> None:
         """For `Stream.write`. Writers that wait for room are served in the order of their calls."""
-        if self._turn.locked() or not self._codec.wants_write:
-            async with self._turn:
+        if self._write_lock.locked() or not self._codec.wants_write:
+            async with self._write_lock:
                 while not (self._codec.wants_write or self._codec.ended or stream.lost):
                     self._room = self._loop.create_future()
                     await self._room

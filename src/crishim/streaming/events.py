@@ -6,22 +6,21 @@ three implement `StreamCodec`, so the code that connects streams to processes is
 
 The contract of the I/O layer around a codec:
 
-1. `start()` once; then `receive_bytes(chunk)` for what the socket gives, in order and in any split, and
-   `receive_eof()` at its end. Handle the events of one call in order. Two splits of the same bytes give the same
-   events, but for the borders between `DataReceived` of one stream that follow each other.
-2. After each call of any kind take `data_to_send()` and write it, as soon as the socket can take more, in order and
-   whole.
+1. `start()` once; then `receive_bytes(chunk)` for the received bytes, in order and in any split, and
+   `receive_eof()` at their end. Handle the events of one call in order. Two splits of the same bytes give the same
+   events, but for the borders between consecutive `DataReceived` of one stream.
+2. After each call of any kind take `data_to_send()` and write all of it in order, as soon as the socket accepts it.
 3. **Read the socket only while `wants_read`.** There is no flow control in these protocols: not reading is the only
-   back-pressure. A codec counts the bytes of every `DataReceived` until `consumed(stream_id, count)` gives them back, and the
+   back-pressure. A codec counts the bytes of every `DataReceived` until `consumed(stream_id, count)` subtracts them, and the
    bytes of its responses to the peer until they are taken. `wants_read` turns false when one of its bounds is reached,
-   so that a codec and its consumer never buffer more than the bounds in `flow.Limits` and one chunk. Keep the bytes of
+   so that a codec and its consumer never buffer more than the bounds in `flow.Limits` and one chunk. Store the bytes of
    unconsumed events, not the events.
 4. **Call `send_data` only while `wants_write`.** It turns false when more than `Limits.unsent` bytes wait in
-   `data_to_send()`; the process at the other side is then left to block on its pipe.
-5. `ConnectionEnded` is the last event; no stream lives after it, and no further event is given for each of them. It
-   may leave last bytes in `data_to_send()`. `close()` is the same from our side, without an event.
-6. After either, write what is left, shut down the sending side of the socket, and read to its end for a while before
-   closing: a socket closed over unread bytes resets the connection, and the peer may lose the tail.
+      `data_to_send()`; the process on the other side then blocks on its pipe.
+5. `ConnectionEnded` is the last event; all streams end with it, without an event for each. It
+   may leave last bytes in `data_to_send()`. `close()` has the same effect from our side, without an event.
+6. After either, write what is left, shut down the sending side of the socket, and read to its end for a limited time before
+   closing: a socket closed with unread bytes resets the connection, and the peer may lose the tail.
 """
 
 import enum
@@ -36,14 +35,14 @@ Headers: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class ProtocolError(CrishimError):
-    """The peer broke the protocol. The only error that bytes of a peer can raise from a parser of this room."""
+    """The peer violated the protocol. The only error that a parser of this package raises for bytes of a peer."""
 
     code: ClassVar[Code] = Code.INVALID_ARGUMENT
 
 
 def header(headers: Headers, name: str) -> str | None:
-    """The value of the header `name` (lower case), or None. Several values stand in one text, joined by NUL, as SPDY
-    has them.
+    """The value of the header `name` (lower case), or None. Several values are joined by NUL in one string, as in
+    SPDY.
     """
     return next((value for key, value in headers if key == name), None)
 
@@ -68,7 +67,7 @@ class StreamAccepted:
 
 @attrs.frozen
 class HeadersReceived:
-    """More headers for an open stream. No client of Kubernetes sends them; they can be ignored."""
+    """More headers for an open stream. Clients of Kubernetes do not send them; they can be ignored."""
 
     stream_id: int
     headers: Headers
@@ -84,17 +83,17 @@ class DataReceived:
 
 @attrs.frozen
 class StreamEnded:
-    """The peer has sent its last byte on this stream; ours may go on."""
+    """The peer has sent its last byte on this stream; we may still send."""
 
     stream_id: int
 
 
 @attrs.frozen
 class StreamReset:
-    """The stream is gone in both directions: the peer reset it, or broke a rule that costs it the stream.
+    """The stream has ended in both directions: the peer reset it, or violated a rule that costs it the stream.
 
-    `status` is SPDY's (1 protocol error, 3 refused, 5 cancel, ...). What was received and not consumed counts no
-    longer.
+    `status` is SPDY's (1 protocol error, 3 refused, 5 cancel, ...). Received bytes that are not consumed no longer
+    count.
     """
 
     stream_id: int
@@ -104,14 +103,14 @@ class StreamReset:
 class Ending(enum.Enum):
     """How a connection ended."""
 
-    CLOSED = "closed"  # the peer said goodbye: GOAWAY and no stream left, or a WebSocket Close
-    LOST = "lost"  # the socket ended without a goodbye
-    VIOLATION = "violation"  # the peer broke the protocol; our farewell says so
+    CLOSED = "closed"  # by the peer: GOAWAY and no stream left, or a WebSocket Close
+    LOST = "lost"  # the socket ended without GOAWAY or Close
+    VIOLATION = "violation"  # the peer violated the protocol; our GOAWAY or Close says so
 
 
 @attrs.frozen
 class ConnectionEnded:
-    """The last event. `message` is for the log; it says what was broken when `how` is a violation."""
+    """The last event. `message` is for the log; it names the rule when `how` is a violation."""
 
     how: Ending
     message: str = ""
@@ -121,55 +120,53 @@ Event: TypeAlias = StreamOpened | StreamAccepted | HeadersReceived | DataReceive
 
 
 class StreamCodec(Protocol):
-    """The face of every codec: see the head of this module for who calls what and when."""
+    """The interface of every codec: see the docstring of this module for the order of calls."""
 
     @property
     def wants_read(self) -> bool:
-        """Whether the socket may be read: false while a bound on what was received, or on answers owed, is reached."""
+        """Whether the socket may be read: false while a limit on received bytes, or on pending responses, is reached."""
 
     @property
     def wants_write(self) -> bool:
-        """Whether `send_data` may be called: false while too many bytes wait to be taken by `data_to_send`."""
+        """Whether `send_data` may be called: false while too many bytes wait for `data_to_send`."""
 
     @property
     def ended(self) -> bool:
-        """True after `ConnectionEnded` or `close()`: everything received from now on is ignored."""
+        """True after `ConnectionEnded` or `close()`: everything received later is ignored."""
 
     @property
     def unread(self) -> int:
-        """Bytes given as `DataReceived` and not yet given back by `consumed`."""
+        """Bytes passed on as `DataReceived` and not yet `consumed`."""
 
     @property
     def unsent(self) -> int:
         """Bytes that wait for `data_to_send`."""
 
     def start(self) -> list[Event]:
-        """Begin, right after the upgrade was answered. Called once, before anything else."""
+        """Begin, after the upgrade was answered. Called once, before anything else."""
 
     def receive_bytes(self, data: bytes) -> list[Event]:
-        """Take what the socket gave. Never raises for anything in `data`; a violation is a `ConnectionEnded`."""
+        """Parse received bytes. Never raises because of `data`; a violation is a `ConnectionEnded`."""
 
     def receive_eof(self) -> list[Event]:
-        """The socket gave its end. A `ConnectionEnded`, unless that was reported before."""
+        """The socket has reached its end. Gives a `ConnectionEnded`, unless one was reported before."""
 
     def data_to_send(self) -> list[bytes]:
-        """Everything that is to be written now, in order, as chunks that are not copied. They are handed over, and
-        forgotten.
-        """
+        """All bytes to be written now, in order, as chunks that are not copied. They are then dropped from the queue."""
 
     def send_data(self, stream_id: int, data: bytes) -> bool:
-        """Queue bytes for a stream. False, and nothing queued, when our half of it is not open (any more)."""
+        """Queue bytes for a stream. False, with nothing queued, if our half of it is not open."""
 
     def end_stream(self, stream_id: int) -> None:
-        """Close our half of a stream, behind everything queued for it. Without effect when it is not open."""
+        """Close our half of a stream, after everything queued for it. Without effect if it is not open."""
 
     def reset_stream(self, stream_id: int, status: int = 5) -> None:
-        """Give a stream up in both directions; its unconsumed bytes count no longer. Without effect when it is gone."""
+        """Reset a stream in both directions; its unconsumed bytes no longer count. Without effect if it does not exist."""
 
     def consumed(self, stream_id: int, count: int) -> None:
-        """`count` bytes of this stream's `DataReceived` have left the consumer's memory. More than were given are not
-        counted.
+        """The consumer has processed `count` bytes of this stream's `DataReceived`. A count beyond the received bytes is
+        capped.
         """
 
     def close(self) -> None:
-        """Give up every stream whose sending half is open, and say goodbye behind everything queued."""
+        """Reset every stream whose sending half is open, and send GOAWAY or Close after everything queued."""

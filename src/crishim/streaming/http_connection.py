@@ -23,7 +23,7 @@ TakeOver = Callable[[asyncio.Transport, bytes], None]
 
 @attrs.frozen
 class Upgrade:
-    """Respond with 101 and these headers; the connection then belongs to `take_over`."""
+    """Respond with 101 and these headers; then the transport is passed to `take_over`."""
 
     headers: tuple[tuple[bytes, bytes], ...]
     take_over: TakeOver
@@ -32,27 +32,27 @@ class Upgrade:
 class UpgradeHandler(Protocol):
     """Decides on connections and requests. Called from the event loop, each method at most once, in this order."""
 
-    def arrived(self, door: "HttpConnection") -> UpgradeRefused | None:
+    def connection_opened(self, connection: "HttpConnection") -> UpgradeRefused | None:
         """A connection has arrived; a refusal is sent at once."""
 
-    def asked(self, method: str, path: str, headers: HttpHeaders) -> Upgrade | UpgradeRefused:
+    def request_received(self, method: str, path: str, headers: HttpHeaders) -> Upgrade | UpgradeRefused:
         """The response to this request. `path` comes without its query."""
 
-    def left(self, door: "HttpConnection") -> None:
+    def connection_closed(self, connection: "HttpConnection") -> None:
         """The connection was closed or taken over."""
 
 
 class HttpConnection(asyncio.Protocol):
     """One connection until it is upgraded."""
 
-    def __init__(self, desk: UpgradeHandler, timeouts: Timeouts) -> None:
-        self._desk = desk
+    def __init__(self, handler: UpgradeHandler, timeouts: Timeouts) -> None:
+        self._handler = handler
         self._timeouts = timeouts
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
         self._http: h11.Connection | None = None  # created with the first bytes, so that a silent connection costs little
         self._answered = False
-        self._has_text = True  # an answer to HEAD has none
+        self._has_text = True  # a response to HEAD has none
 
     def abort(self) -> None:
         """Close the socket now."""
@@ -62,7 +62,7 @@ class HttpConnection(asyncio.Protocol):
         """See `asyncio.Protocol`."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        refusal = self._desk.arrived(self)
+        refusal = self._handler.connection_opened(self)
         if refusal is not None:
             self._refuse(refusal)
             transport.close()
@@ -88,12 +88,12 @@ class HttpConnection(asyncio.Protocol):
         del exc
         if self._timer is not None:
             self._timer.cancel()
-        self._desk.left(self)
+        self._handler.connection_closed(self)
 
     def _answer(self, request: h11.Request, *, has_body: bool) -> None:
         self._has_text = request.method != b"HEAD"
         path = request.target.partition(b"?")[0].decode("latin-1")
-        answer = self._desk.asked(request.method.decode("latin-1"), path, request.headers)
+        answer = self._handler.request_received(request.method.decode("latin-1"), path, request.headers)
         if isinstance(answer, Upgrade) and has_body:
             answer = UpgradeRefused(400, "a request for a stream has no body")
         if isinstance(answer, UpgradeRefused):
@@ -106,7 +106,7 @@ class HttpConnection(asyncio.Protocol):
         self._transport.write(self._http.send(switching) or b"")
         received, _ = self._http.trailing_data
         answer.take_over(self._transport, received)
-        self._desk.left(self)
+        self._handler.connection_closed(self)
 
     def _too_late(self) -> None:
         self._refuse(UpgradeRefused(408, f"no request within {self._timeouts.head:g} s"))

@@ -1,16 +1,16 @@
-"""The streaming server: mints URLs for the CRI door, and serves what they stand for.
+"""The streaming server: creates URLs for CRI's Exec, Attach and PortForward, and serves the streams behind them.
 
     streams = StreamServer()
     async with Services(backends=..., urls=streams) as services, streams.serving(services.streams):
         ...
 
-It is made before the `Services` that mints by it, and bound to what it serves when it starts. `GET` and `POST` on
-`/exec/TOKEN`, `/attach/TOKEN` and `/portforward/TOKEN`, as kubernetes/cri-streaming has them: 404 for any other path, for a
-token that is unknown, used or too old, and for a path that is not the request's kind; 405 for other methods; then `upgrade`'s
-answers. A token is used up by the first request that names it.
+The server is created before the `Services` that uses it for URLs, and gets its target when it starts. Served are `GET` and
+`POST` on `/exec/TOKEN`, `/attach/TOKEN` and `/portforward/TOKEN`, as in kubernetes/cri-streaming: 404 for any other path, for a
+token that is unknown, used or expired, and for a path of another kind than the request; 405 for other methods; then the
+response of `upgrade`. A token is used up by the first request that names it.
 
-It listens on the loopback by default: whoever reaches it with a token has the stream. More connections than `connections`, or
-than half of the files that the process may open, are refused by 503.
+By default it listens on the loopback address: any client with a token gets the stream. Connections beyond `connections`, or
+beyond half of the files that the process may open, are refused with 503.
 """
 
 import asyncio
@@ -45,17 +45,17 @@ _log = logging.getLogger(__name__)
 
 _KINDS = {ExecRequest: "exec", AttachRequest: "attach", PortForwardRequest: "portforward"}
 _BACKLOG = 4096
-_READ_BUFFER = 64 * 1024  # what one connection may have read in one turn of the loop
+_READ_BUFFER = 64 * 1024  # the most that one connection reads in one iteration of the loop
 _MAX_CHANNEL_PORTS = 127  # two channels each
-_MAX_BASE64_PORTS = 39  # a channel is one character of text from "0" on
+_MAX_BASE64_PORTS = 39  # a channel is one character, from "0" on
 
 
 @attrs.frozen(kw_only=True)
 class StreamConfig:
-    """Where and how to serve. `port` 0 is any free one.
+    """Address and options of the server. `port` 0 means any free port.
 
-    `base_url` stands before `/exec/...` in the URLs, for servers behind something else; its path is expected in requests. It
-    is needed where `host` is every address. `tls` makes it https. `limits` bounds each connection's memory.
+    `base_url` precedes `/exec/...` in the URLs, for servers behind a proxy; its path is expected in requests. It is required if
+    `host` is every address. With `tls` the scheme is https. `limits` bounds each connection's memory.
     """
 
     host: str = "127.0.0.1"
@@ -73,7 +73,7 @@ class StreamConfig:
 
 @attrs.frozen(kw_only=True)
 class Traffic:
-    """What one kind of stream has moved so far: sessions begun, those still open, bytes from clients and to them."""
+    """The traffic of one kind of stream so far: sessions begun, sessions open now, bytes from clients and bytes to them."""
 
     sessions: int = 0
     open: int = 0
@@ -82,18 +82,18 @@ class Traffic:
 
 
 class StreamServer:
-    """See the head of this module. It is a `StreamUrls`."""
+    """Implements `StreamUrls`; see the docstring of this module."""
 
     def __init__(self, config: StreamConfig | None = None, *, clock: Clock | None = None) -> None:
         self._config = config or StreamConfig()
         self._clock = clock or SystemClock()
         self._tokens: TokenCache[StreamRequest] = TokenCache(secrets.token_bytes)
         self.port = 0
-        """Where it listens, while it does."""
+        """The port on which it listens, while it runs."""
         self._base_url = ""
         self._prefix = ""
         self._target: StreamTarget | None = None
-        self._doors: set[HttpConnection] = set()
+        self._pending: set[HttpConnection] = set()
         self._connections: dict[StreamConnection, str] = {}
         self._traffic = dict.fromkeys(_KINDS.values(), Traffic())
         self._sessions: set[asyncio.Task[None]] = set()
@@ -107,7 +107,7 @@ class StreamServer:
         return frozenset(self._connections)
 
     def traffic(self) -> Mapping[str, Traffic]:
-        """What was moved since the server was made, by `exec`, `attach` and `portforward`."""
+        """The traffic since the server was created, by `exec`, `attach` and `portforward`."""
         now = dict(self._traffic)
         for connection, kind in self._connections.items():
             past = now[kind]
@@ -115,7 +115,7 @@ class StreamServer:
         return now
 
     def mint(self, request: StreamRequest) -> str:
-        """See `StreamUrls`. Raises `Unavailable` while nothing is served."""
+        """See `StreamUrls`. Raises `Unavailable` while the server does not run."""
         if self._target is None:
             raise Unavailable("the streaming server is not running")
         token = self._tokens.insert(request, self._clock.monotonic())
@@ -123,9 +123,9 @@ class StreamServer:
 
     @contextlib.asynccontextmanager
     async def serving(self, target: StreamTarget) -> AsyncIterator[str]:
-        """Serve inside the `async with`, which gives the base URL. Raises `OSError` when the address cannot be had.
+        """Serve inside the `async with`, which yields the base URL. Raises `OSError` if the address cannot be bound.
 
-        At the end clients are told that they failed, exec'd processes are killed, and nothing is left open.
+        At the end clients get a failure, exec'd processes are killed, and all connections are closed.
         """
         config = self._config
         self._capacity = min(config.connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
@@ -150,21 +150,21 @@ class StreamServer:
             listener.close()
             await self._stop()
 
-    def arrived(self, door: HttpConnection) -> UpgradeRefused | None:
-        """See `door.UpgradeHandler`."""
-        self._doors.add(door)
+    def connection_opened(self, connection: HttpConnection) -> UpgradeRefused | None:
+        """See `UpgradeHandler`."""
+        self._pending.add(connection)
         self._all_closed.clear()
-        if len(self._doors) + len(self._connections) > self._capacity:
-            return UpgradeRefused(503, f"this server has {self._capacity} connections, and no more")
+        if len(self._pending) + len(self._connections) > self._capacity:
+            return UpgradeRefused(503, f"the server is at its limit of {self._capacity} connections")
         return None
 
-    def left(self, door: HttpConnection) -> None:
-        """See `door.UpgradeHandler`."""
-        self._doors.discard(door)
+    def connection_closed(self, connection: HttpConnection) -> None:
+        """See `UpgradeHandler`."""
+        self._pending.discard(connection)
         self._note_if_all_closed()
 
-    def asked(self, method: str, path: str, headers: HttpHeaders) -> Upgrade | UpgradeRefused:
-        """See `door.UpgradeHandler`."""
+    def request_received(self, method: str, path: str, headers: HttpHeaders) -> Upgrade | UpgradeRefused:
+        """See `UpgradeHandler`."""
         kind, slash, token = path.removeprefix(f"{self._prefix}/").partition("/")
         if not path.startswith(f"{self._prefix}/") or kind not in _KINDS.values() or not slash or not token or "/" in token:
             return UpgradeRefused(404, "no such path")
@@ -175,7 +175,7 @@ class StreamServer:
         try:
             request = self._tokens.consume(token, self._clock.monotonic())
         except CrishimError as error:
-            return UpgradeRefused(error.http_status, "no such stream; a URL is good once, and for a minute")
+            return UpgradeRefused(error.http_status, "no such stream; a URL is valid once, for one minute")
         if _KINDS[type(request)] != kind:
             return UpgradeRefused(404, f"this stream is not for {kind}")
         accepted = choose(headers, PORT_FORWARD if isinstance(request, PortForwardRequest) else REMOTE_COMMAND)
@@ -217,7 +217,7 @@ class StreamServer:
             protocol = WEBSOCKET_PROTOCOLS[accepted.protocol]
             most = _MAX_BASE64_PORTS if protocol.base64 else _MAX_CHANNEL_PORTS
             if not 0 < len(request.port) <= most:
-                return UpgradeRefused(400, f"channels are for 1 to {most} ports, and {len(request.port)} were asked for")
+                return UpgradeRefused(400, f"channels are for 1 to {most} ports, not {len(request.port)}")
             codec = port_forward_session(protocol, request.port, limits=limits)
         session = PortForward(request, target, self._config.timeouts, channels=channels)
         return self._admit(accepted, codec, session, _KINDS[type(request)])
@@ -246,13 +246,13 @@ class StreamServer:
         self._note_if_all_closed()
 
     def _note_if_all_closed(self) -> None:
-        if not self._doors and not self._connections:
+        if not self._pending and not self._connections:
             self._all_closed.set()
 
     async def _stop(self) -> None:
         self._note_if_all_closed()
-        for door in self._doors:
-            door.abort()
+        for pending in self._pending:
+            pending.abort()
         sessions = tuple(self._sessions)
         for session in sessions:
             session.cancel()

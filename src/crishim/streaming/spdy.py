@@ -1,19 +1,19 @@
-"""A SPDY/3.1 connection as Kubernetes' clients speak it, either end of it: bytes in, events out. See `events` for how
+"""A SPDY/3.1 connection as Kubernetes' clients use it, for either side: bytes in, events out. See `events` for how
 to drive it.
 
-What a stream goes through stands in `TRANSITIONS`, and nowhere else. Around it:
+The states of a stream are in `TRANSITIONS`. In addition:
 
 - **A stream of the peer is answered at once**, by an empty SYN_REPLY or, when `admit` names a status, by a reset:
-  clients open their streams one by one and wait for each answer. Its data is welcome from then on.
+  clients open their streams one by one and wait for each answer. Its data is accepted from then on.
 - Its id must have the peer's parity (clients odd, servers even) and be greater than all before; otherwise that id is
-  reset with a protocol error, and a stream that is open under it is lost. More streams than the bound are refused one
+  reset with a protocol error, and a stream that is open under it is lost. Streams beyond the limit are refused one
   by one. A closed stream with unconsumed bytes still counts.
 - Data for a stream that is unknown, ended by the peer, or not accepted yet, is dropped, as are resets and headers for
   unknown ones.
 - PING of the peer's parity is echoed; SETTINGS and WINDOW_UPDATE are ignored: **there is no flow control**, neither
   side waits.
 - GOAWAY from the peer: it opens no more streams; the connection has ended once none is open.
-- A frame that cannot be read ends the connection: GOAWAY (protocol error) to the peer, `Ending.VIOLATION` to us.
+- An invalid frame ends the connection: GOAWAY (protocol error) to the peer, `Ending.VIOLATION` to us.
 
 Sources: SPDY/3 draft; the behaviour of moby/spdystream, which every client and server of Kubernetes uses.
 """
@@ -39,14 +39,14 @@ from crishim.streaming.flow import Limits, Outbox, Unread
 
 
 class Role(enum.Enum):
-    """Which end we are. The client's stream and ping ids are odd, the server's even."""
+    """Our side of the connection. The client's stream and ping ids are odd, the server's even."""
 
     CLIENT = 1
     SERVER = 0
 
 
 class State(enum.Enum):
-    """Where a stream is."""
+    """The state of a stream."""
 
     AWAITING_REPLY = "we opened it, the peer has not answered"
     OPEN = "both halves are open"
@@ -56,7 +56,7 @@ class State(enum.Enum):
 
 
 class StreamSignal(enum.Enum):
-    """What moves a stream on."""
+    """The events that change a stream's state."""
 
     REPLY_RECEIVED = enum.auto()
     FIN_RECEIVED = enum.auto()
@@ -75,14 +75,13 @@ TRANSITIONS: Mapping[tuple[State, StreamSignal], State] = {
     (State.WE_ENDED, StreamSignal.FIN_RECEIVED): State.CLOSED,
     (State.WE_ENDED, StreamSignal.RESET): State.CLOSED,
 }
-"""Everything that may happen; what is not here has no effect."""
+"""All transitions; an event without one has no effect."""
 
 _WE_SEND = frozenset({State.OPEN, State.PEER_ENDED})
 _PEER_SENDS = frozenset({State.OPEN, State.WE_ENDED})
 
 Admit = Callable[[StreamOpened], int | None]
-"""Asked for every stream of the peer, in the middle of `receive_bytes`: None accepts, a status of `RstStatus`
-refuses.
+"""Called for every stream of the peer, during `receive_bytes`: None accepts it, a `RstStatus` refuses it.
 """
 
 
@@ -104,7 +103,7 @@ class SpdySession:
         self._streams: dict[int, State] = {}
         self._last_peer_id = 0
         self._next_own_id = 1 if role is Role.CLIENT else 2
-        self._peer_said_goaway = False
+        self._peer_sent_goaway = False
         self.ended = False
 
     @property
@@ -129,7 +128,7 @@ class SpdySession:
 
     @property
     def buffered(self) -> int:
-        """Bytes received that are not a whole frame yet."""
+        """Bytes received of an incomplete frame."""
         return self._reader.buffered
 
     @property
@@ -138,7 +137,7 @@ class SpdySession:
         return self._streams
 
     def start(self) -> list[Event]:
-        """Nothing is said before the first frame."""
+        """No bytes are sent before the first frame."""
         return []
 
     def receive_bytes(self, data: bytes) -> list[Event]:
@@ -163,7 +162,7 @@ class SpdySession:
         return self._outbox.take()
 
     def open_stream(self, headers: Headers) -> int:
-        """Open a stream of our own and give its id. It takes data after its `StreamAccepted`; a refusal is a
+        """Open a stream and return its id. It takes data after its `StreamAccepted`; a refusal is a
         `StreamReset`.
         """
         stream_id = self._next_own_id
@@ -226,8 +225,8 @@ class SpdySession:
                     self._outbox.owe(self._writer.encode(frame))
                 return []
             case frames.GoAway():
-                self._peer_said_goaway = True
-                return self._goodbye_if_done()
+                self._peer_sent_goaway = True
+                return self._end_if_done()
             case frames.Settings() | frames.WindowUpdate():
                 return []
 
@@ -243,7 +242,7 @@ class SpdySession:
     def _received_fin(self, stream_id: int, fin: bool) -> list[Event]:
         if not fin or not self._step(stream_id, StreamSignal.FIN_RECEIVED):
             return []
-        return [StreamEnded(stream_id), *self._goodbye_if_done()]
+        return [StreamEnded(stream_id), *self._end_if_done()]
 
     def _received_stream(self, frame: frames.SynStream) -> list[Event]:
         stream_id = frame.stream_id
@@ -252,7 +251,7 @@ class SpdySession:
             return self._lost(stream_id, frames.RstStatus.PROTOCOL_ERROR)
         self._last_peer_id = stream_id
         opened = StreamOpened(stream_id, frame.headers)
-        if self._peer_said_goaway or len(self._streams) >= self._limits.streams:
+        if self._peer_sent_goaway or len(self._streams) >= self._limits.streams:
             refusal: int | None = frames.RstStatus.REFUSED_STREAM
         else:
             refusal = self._admit(opened)
@@ -280,10 +279,10 @@ class SpdySession:
             return []
         self._unread.forget(stream_id)
         self._step(stream_id, StreamSignal.RESET)
-        return [StreamReset(stream_id, status), *self._goodbye_if_done()]
+        return [StreamReset(stream_id, status), *self._end_if_done()]
 
     def _step(self, stream_id: int, signal: StreamSignal) -> bool:
-        """Move a stream on; False when the signal means nothing to it."""
+        """Apply a transition; False if the event has none in this state."""
         state = TRANSITIONS.get((self._streams.get(stream_id, State.CLOSED), signal))
         if state is None:
             return False
@@ -295,8 +294,8 @@ class SpdySession:
         if self._streams.get(stream_id) is State.CLOSED and not self._unread.count(stream_id):
             del self._streams[stream_id]
 
-    def _goodbye_if_done(self) -> list[Event]:
-        if not self._peer_said_goaway or any(state is not State.CLOSED for state in self._streams.values()):
+    def _end_if_done(self) -> list[Event]:
+        if not self._peer_sent_goaway or any(state is not State.CLOSED for state in self._streams.values()):
             return []
         return [self._end(Ending.CLOSED, "the peer sent GOAWAY")]
 

@@ -2,10 +2,10 @@
 
 All numbers are big-endian. A control frame is `1|version:15|type:16|flags:8|length:24` and its payload; a data frame
 is `0|stream id:31|flags:8|length:24` and its data (SPDY/3 draft, 2.2). 3.1 added only a window per connection, which
-the clients of Kubernetes neither keep nor announce.
+the clients of Kubernetes neither respect nor announce.
 
-`FrameReader` holds at most one control frame and what it was fed with: a data frame is handed on in pieces as its
-bytes arrive, so its length of up to 16 MiB costs nothing. Only the last piece carries `fin`.
+`FrameReader` buffers at most one control frame and the bytes it was fed: a data frame is returned in pieces as its
+bytes arrive, so its length of up to 16 MiB costs no memory. Only the last piece has `fin`.
 
 The following raise `ProtocolError`, as in Go's reader: another version, an unknown type, a length that does not
 fit the type, a control frame over the bound, stream id or ping id 0, a reset with status 0, flags on PING and GOAWAY,
@@ -42,7 +42,7 @@ class FrameType(enum.IntEnum):
 
 
 class RstStatus(enum.IntEnum):
-    """Why a stream is reset; those that occur here (2.6.3)."""
+    """Reasons of a stream's reset; those that are used here (2.6.3)."""
 
     PROTOCOL_ERROR = 1
     REFUSED_STREAM = 3
@@ -50,7 +50,7 @@ class RstStatus(enum.IntEnum):
 
 
 class GoAwayStatus(enum.IntEnum):
-    """Why a connection ends (2.6.6)."""
+    """Reasons of a connection's end (2.6.6)."""
 
     OK = 0
     PROTOCOL_ERROR = 1
@@ -67,7 +67,7 @@ class Data:
 
 @attrs.frozen
 class SynStream:
-    """A stream opens. `priority` is 0 to 7, `slot` is not used; a unidirectional stream gets no answer."""
+    """Opens a stream. `priority` is 0 to 7, `slot` is not used; a unidirectional stream gets no answer."""
 
     stream_id: int
     headers: Headers
@@ -80,7 +80,7 @@ class SynStream:
 
 @attrs.frozen
 class SynReply:
-    """A stream is accepted."""
+    """Accepts a stream."""
 
     stream_id: int
     headers: Headers = ()
@@ -89,7 +89,7 @@ class SynReply:
 
 @attrs.frozen
 class RstStream:
-    """A stream ends at once in both directions. `status` is a `RstStatus` or another number over 0."""
+    """Ends a stream at once in both directions. `status` is a `RstStatus` or another number over 0."""
 
     stream_id: int
     status: int
@@ -104,14 +104,14 @@ class Settings:
 
 @attrs.frozen
 class Ping:
-    """To be sent back as it is. Clients count odd, servers even."""
+    """To be sent back unchanged. Ids of clients are odd, those of servers even."""
 
     ping_id: int
 
 
 @attrs.frozen
 class GoAway:
-    """No further stream of the receiver's will be accepted. `last_good_id` is the last that was."""
+    """No further stream of the receiver will be accepted. `last_good_id`: the last accepted stream."""
 
     last_good_id: int
     status: int = GoAwayStatus.OK
@@ -128,7 +128,7 @@ class MoreHeaders:
 
 @attrs.frozen
 class WindowUpdate:
-    """So many bytes more may be sent; stream id 0 is the connection."""
+    """The peer may send this number of bytes more; stream id 0 is the connection."""
 
     stream_id: int
     delta: int
@@ -138,7 +138,7 @@ Frame: TypeAlias = Data | SynStream | SynReply | RstStream | Settings | Ping | G
 
 
 def encode_data_head(stream_id: int, length: int, *, fin: bool = False) -> bytes:
-    """The 8 bytes before a data frame's `length` bytes, for those who do not want to copy the data."""
+    """The 8 bytes before a data frame's `length` bytes, for callers that do not copy the data."""
     return struct.pack(">II", stream_id, fin << 24 | length)
 
 
@@ -149,9 +149,7 @@ class FrameWriter:
         self._deflater = HeaderDeflater()
 
     def encode(self, frame: Frame) -> bytes:
-        """The bytes of a frame. Numbers are expected to fit their fields; `struct.error` or `OverflowError` tells
-        that they do not.
-        """
+        """The bytes of a frame. Numbers must fit their fields; otherwise `struct.error` or `OverflowError` is raised."""
         match frame:
             case Data(stream_id, data, fin):
                 return encode_data_head(stream_id, len(data), fin=fin) + data
@@ -182,7 +180,7 @@ class FrameWriter:
 class FrameReader:
     """Bytes to frames, for one direction of a connection.
 
-    `feed` what came, then call `next_frame` until it gives None. After it raised `ProtocolError` it raises the same
+    `feed` the received bytes, then call `next_frame` until it returns None. After a `ProtocolError` it raises the same
     again.
     """
 
@@ -192,18 +190,18 @@ class FrameReader:
         self._inflater = HeaderInflater(limits.header_block)
         self._buffer = b""
         self._offset = 0
-        self._data_id = 0  # the data frame under way, how much of it is to come, and whether it ends its stream
+        self._data_id = 0  # the current data frame, its remaining length, and whether it ends its stream
         self._data_left = 0
         self._data_fin = False
         self._broken: ProtocolError | None = None
 
     @property
     def buffered(self) -> int:
-        """Bytes fed and not yet part of a frame that was given."""
+        """Bytes fed that belong to no returned frame yet."""
         return len(self._buffer) - self._offset
 
     def feed(self, data: bytes) -> None:
-        """Take more bytes."""
+        """Add received bytes."""
         self._buffer = self._buffer[self._offset :] + data if self.buffered else data
         self._offset = 0
 

@@ -6,7 +6,7 @@ values of one name are joined by NUL. Each direction of a connection is **one** 
 block ends with a sync flush, and every block of that direction must pass through the same `HeaderInflater` or
 `HeaderDeflater`, in order, also those of refused streams.
 
-The dictionary is built here from the words that the draft publishes (2.6.10.1). Its Adler-32 stands in the first
+The dictionary is built from the words that the draft publishes (2.6.10.1). Its Adler-32 is in the first
 block of every zlib stream, so a single wrong byte would make every peer fail at the first frame.
 """
 
@@ -16,7 +16,7 @@ import zlib
 from crishim.streaming.events import Headers, ProtocolError
 
 FORBIDDEN = frozenset({"connection", "host", "keep-alive", "proxy-connection", "transfer-encoding"})
-"""Names that mean something for HTTP/1.1 connections only; a peer that sends one is refused, as Go's reader does."""
+"""Names of HTTP/1.1 connections only; a peer that sends one is refused, as Go's reader does."""
 
 _COUNTED_WORDS = (
     "options|head|post|put|delete|trace|accept|accept-charset|accept-encoding|accept-language|accept-ranges|age|allow|"
@@ -39,14 +39,14 @@ _PLAIN_TEXT = (
 DICTIONARY = b"".join(struct.pack(">I", len(word)) + word.encode() for word in _COUNTED_WORDS.split("|")) + _PLAIN_TEXT.encode()
 """1423 bytes, Adler-32 0xE3C6A7C2."""
 
-# What we compress is small, and the window need only span the dictionary: 2 KiB of it, and the least memory for matches, make a
-# deflater 10 KiB instead of 260. The peer reads the window's size from the stream.
+# The headers that we compress are small, and the window need only span the dictionary: with 2 KiB, and the least memory for
+# matches, a deflater takes 10 KiB instead of 260. The peer reads the window's size from the stream.
 _DEFLATE_WINDOW_BITS = 11
 _DEFLATE_MEMORY_LEVEL = 1
 
 
 def encode_headers(headers: Headers) -> bytes:
-    """The block before compression. Names are expected to be lower case and to be there once; see `decode_headers`."""
+    """The block before compression. Names must be lower case and unique; see `decode_headers`."""
     parts = [struct.pack(">I", len(headers))]
     for text in (text for pair in headers for text in pair):
         raw = text.encode("latin-1")
@@ -55,7 +55,7 @@ def encode_headers(headers: Headers) -> bytes:
 
 
 def decode_headers(block: bytes) -> Headers:
-    """The headers of an inflated block. Raises `ProtocolError` for one that is cut short, has bytes left over, or bad
+    """The headers of an inflated block. Raises `ProtocolError` for a block that is cut short, has bytes left over, or invalid
     names.
     """
     count, offset = _number(block, 0)
@@ -83,14 +83,14 @@ class HeaderDeflater:
 
 
 class HeaderInflater:
-    """One direction's decompressor. A block that inflates to more than `limit` bytes is refused at that bound."""
+    """One direction's decompressor. A block that inflates to more than `limit` bytes is refused as soon as it does."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._zlib = zlib.decompressobj(zdict=DICTIONARY)
 
     def decode(self, block: bytes) -> Headers:
-        """The headers of this direction's next block. Raises `ProtocolError`; the inflater is of no use after that."""
+        """The headers of this direction's next block. After a `ProtocolError` the inflater cannot be used again."""
         try:
             inflated = self._zlib.decompress(block, self._limit + 1)
         except zlib.error as error:

@@ -1,13 +1,13 @@
-"""The HTTP/1.1 request that begins a stream: which transport and protocol, and the answer's head.
+"""The HTTP/1.1 request that begins a stream: which transport and protocol it selects, and the head of the response.
 
-- WebSocket when `Upgrade` is `websocket` and `Connection` holds `upgrade`; RFC 6455's rules for the key (else 400)
-  and version 13 (else 426). The first subprotocol of the client's that is served wins; none offered is fine; none
-  known is 403.
-- SPDY otherwise. `X-Stream-Protocol-Version` (repeated or with commas) is required: missing is 400, none known is 403
-  with what is served in `X-Accepted-Stream-Protocol-Versions`. Only then the upgrade itself is looked at:
-  `Connection` must hold `upgrade` and `Upgrade` hold `SPDY/3.1`, else 400.
+- WebSocket if `Upgrade` is `websocket` and `Connection` contains `upgrade`; RFC 6455's rules for the key (else 400)
+  and version 13 (else 426). The first subprotocol of the client that is served is chosen; none offered is valid; none
+  served is 403.
+- SPDY otherwise. `X-Stream-Protocol-Version` (repeated or with commas) is required: missing is 400, none served is 403
+  with the served ones in `X-Accepted-Stream-Protocol-Versions`. After that the upgrade itself is checked:
+  `Connection` must contain `upgrade` and `Upgrade` `SPDY/3.1`, else 400.
 
-Words are compared without regard to case where HTTP does so, protocol names exactly.
+Header values are compared case-insensitively where HTTP does so, protocol names exactly.
 
 Sources: kubernetes/cri-streaming `remotecommand/httpstream.go`, k8s.io/streaming `httpstream/httpstream.go` and
 `spdy/upgrade.go`, RFC 6455 section 4.

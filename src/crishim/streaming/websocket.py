@@ -1,21 +1,21 @@
-"""Kubernetes' streams over WebSocket, server's end: bytes in, events out, with the face of `SpdySession`. See
+"""The server's side of Kubernetes' streams over WebSocket: bytes in, events out, with the interface of `SpdySession`. See
 `events`.
 
-Two ways, chosen by the subprotocol (`upgrade.choose`):
+Two variants, chosen by the subprotocol (`upgrade.choose`):
 
 - `ChannelSession`: every message is one channel byte and a payload (in the base64 protocols a digit and base64, as
-  text). The channels are fixed by the request, so `start()` tells all of them as opened streams, with the headers a
-  SPDY client would send; the stream id is the channel's number. Made by `remote_command_session` and
-  `port_forward_session`.
-- `TunnelSession`: the messages hold the bytes of a SPDY/3.1 connection, split anywhere.
+    text). The channels are fixed by the request, so `start()` reports all of them as opened streams, with the headers a
+    SPDY client would send; the stream id is the channel's number. Created by `remote_command_session` and
+    `port_forward_session`.
+- `TunnelSession`: the messages contain the bytes of a SPDY/3.1 connection, split anywhere.
 
-What channels cannot say: the server cannot end or reset one. `end_stream` and `reset_stream` only stop our half, and
+Limits of channels: the server cannot end or reset one. `end_stream` and `reset_stream` only stop our half, and
 the client learns it from `close()`, which is the WebSocket Close 1000. The client ends a channel by v5's message `FF
 <channel>`, and otherwise only with the connection. Messages for channels that were not requested, or that only we
 write, are dropped; empty ones are skipped.
 
-What the subprotocol forbids ends the connection with Close 1002, and 1003 for text in a tunnel; for what RFC 6455
-forbids see `websocket_wire`.
+A violation of the subprotocol ends the connection with Close 1002, text in a tunnel with 1003; for violations of RFC 6455
+see `websocket_wire`.
 
 Sources: kubernetes/cri-streaming `remotecommand/websocket.go` and `portforward/websocket.go`, k8s.io/streaming
 `wsstream`, client-go `portforward/tunneling_connection.go`.
@@ -60,7 +60,7 @@ def remote_command_session(
 ) -> "ChannelSession":
     """The session of an exec or attach with these streams (`channels.expected_streams`).
 
-    An empty message on the first channel that we write (stdout, else stderr, else error) tells the client that it may
+    An empty message on the first channel that we write (stdout, else stderr, else error) signals the client that it may
     begin.
     """
     wanted = frozenset(streams)
@@ -114,8 +114,8 @@ class ChannelSession:
         self._has_close_signal = has_close_signal
         self._is_base64 = is_base64
         self._base64 = _Base64Decoder()
-        self._channel: int | None = None  # of the message under way, once its first byte is there
-        self._signal = b""  # the rest of a close signal under way
+        self._channel: int | None = None  # of the current message, once its first byte was received
+        self._signal = b""  # the part of a close signal received so far
 
     @property
     def wants_read(self) -> bool:
@@ -179,11 +179,11 @@ class ChannelSession:
         return True
 
     def end_stream(self, stream_id: int) -> None:
-        """See `StreamCodec`, and the head of this module."""
+        """See `StreamCodec`, and the docstring of this module."""
         self._server_writes.discard(stream_id)
 
     def reset_stream(self, stream_id: int, status: int = 5) -> None:  # noqa: ARG002 - WebSocket has no place for the status
-        """See `StreamCodec`, and the head of this module."""
+        """See `StreamCodec`, and the docstring of this module."""
         self._server_writes.discard(stream_id)
         self._client_writes.discard(stream_id)
         self._unread.forget(stream_id)
@@ -265,11 +265,11 @@ class TunnelSession:
 
     @property
     def unsent(self) -> int:
-        """See `StreamCodec`. Without the few bytes of WebSocket framing that are still to come."""
+        """See `StreamCodec`. Without the few bytes of WebSocket framing that are still to be added."""
         return self._spdy.unsent + self._wire.outbox.unsent
 
     def start(self) -> list[Event]:
-        """Nothing is said before the first frame."""
+        """No bytes are sent before the first frame."""
         return self._spdy.start()
 
     def receive_bytes(self, data: bytes) -> list[Event]:
@@ -279,7 +279,7 @@ class TunnelSession:
             if isinstance(piece, ConnectionEnded):
                 events.append(piece)
             elif piece.is_text:
-                events.append(self._wire.violated("a tunnel holds binary messages", CloseReason.UNSUPPORTED_DATA))
+                events.append(self._wire.violated("a tunnel has binary messages only", CloseReason.UNSUPPORTED_DATA))
             else:
                 events += self._spdy.receive_bytes(piece.data)
                 if self._spdy.ended:
@@ -324,7 +324,7 @@ class TunnelSession:
             self._wire.send(b"".join(chunks))
 
     def _drop_if_ended(self) -> None:
-        """What SPDY still has to say is lost with the WebSocket, and it has nothing to add."""
+        """SPDY's unsent bytes are lost with the WebSocket, and it reports no further events."""
         if self.ended:
             self._spdy.receive_eof()
             self._spdy.data_to_send()
@@ -342,12 +342,12 @@ class _Base64Decoder:
         self._padded = False
 
     def feed(self, text: bytes, *, last: bool) -> bytes:
-        """What these characters add. Raises `ProtocolError` for what is not standard base64 with its padding."""
+        """The bytes that these characters complete. Raises `ProtocolError` for anything but standard base64 with padding."""
         text = self._rest + text
         usable = len(text) - len(text) % 4
         text, self._rest = text[:usable], text[usable:]
         if (text and self._padded) or (last and self._rest):
-            raise ProtocolError("base64 without its end, or behind it")
+            raise ProtocolError("base64 that is incomplete, or continues after its padding")
         self._padded = text.endswith(b"=")
         try:
             return base64.b64decode(text, validate=True)

@@ -1,9 +1,9 @@
-"""WebSocket messages, server's end, on wsproto: bytes in, pieces of messages out. The protocols on top are in
+"""The server's side of WebSocket messages, on wsproto: bytes in, pieces of messages out. The protocols on top are in
 `websocket`.
 
-Frames may have any length and messages any number of frames: payloads are handed on in pieces as they arrive, nothing
-is gathered. Pings are answered; a Close is answered and ends the connection; what RFC 6455 forbids ends it with the
-Close that fits.
+Frames may have any length and messages any number of frames: payloads are passed on in pieces as they arrive, and not
+collected. Pings are answered; a Close is answered and ends the connection; a violation of RFC 6455 ends it with the
+corresponding Close.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class Piece:
 
 
 class WebSocketWire:
-    """One connection. `outbox` holds what is to be written; `ended` turns true for good."""
+    """One connection. `outbox` has the bytes to send; `ended` becomes true once, at the end of the connection."""
 
     def __init__(self, limits: Limits) -> None:
         self._websocket = Connection(ConnectionType.SERVER)
@@ -36,7 +36,7 @@ class WebSocketWire:
         self.ended = False
 
     def pieces(self, data: bytes) -> Iterator[Piece | ConnectionEnded]:
-        """What the bytes say. Nothing comes after `ended` turned true, be it by the peer or by whoever handles a
+        """Parse bytes. Nothing is yielded after `ended` has become true, be it by the peer or by the code that handles a
         piece.
         """
         for start in range(0, len(data), _SLICE):
@@ -45,25 +45,25 @@ class WebSocketWire:
                 yield from self._pieces()
 
     def eof(self) -> list[Event]:
-        """The socket ended."""
+        """The socket has reached its end."""
         if self.ended:
             return []
         self.ended = True
         return [ConnectionEnded(Ending.LOST, "the peer closed the connection without a WebSocket Close")]
 
     def send(self, payload: bytes | str) -> None:
-        """One message, binary or text."""
+        """Queue one message, binary or text."""
         message = TextMessage(payload) if isinstance(payload, str) else BytesMessage(payload)
         self.outbox.put(bytes(self._websocket.send(message)))
 
     def close(self, code: int, reason: str | None = None) -> None:
-        """Say Close, once."""
+        """Queue a Close, once."""
         if not self.ended:
             self.ended = True
             self.outbox.put(bytes(self._websocket.send(CloseConnection(code, reason))))
 
     def violated(self, message: str, code: int) -> ConnectionEnded:
-        """The peer broke a rule: tell both sides."""
+        """The peer violated the protocol: queue a Close for it, and return the event."""
         self.close(code, message)
         return ConnectionEnded(Ending.VIOLATION, message)
 
@@ -83,7 +83,7 @@ class WebSocketWire:
 
     def _closed(self, event: CloseConnection) -> ConnectionEnded:
         reason = event.reason or ""
-        if self._websocket.state is ConnectionState.OPEN:  # wsproto tells a frame it cannot read as a Close that never came
+        if self._websocket.state is ConnectionState.OPEN:  # wsproto reports an invalid frame as a Close that was not received
             return self.violated(reason, event.code)
         self.close(event.code)
         return ConnectionEnded(Ending.CLOSED, f"the peer closed the WebSocket: {int(event.code)} {reason}".rstrip())

@@ -124,29 +124,29 @@ class MemoryStream:
 
 
 class RecordingObserver(Observer):
-    """Stores all calls in `told`, in order: the name of the method and its arguments, without seconds."""
+    """Records all calls in `calls`, in order: the name of the method and its arguments, without seconds."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[object, ...]] = []
+        self.calls: list[tuple[object, ...]] = []
 
     def verb_ended(self, backend: str, verb: str, code: Code, seconds: float) -> None:
         """See `Observer`."""
         del seconds
-        self.told.append(("verb_ended", backend, verb, code))
+        self.calls.append(("verb_ended", backend, verb, code))
 
     def pull_ended(self, code: Code, seconds: float) -> None:
         """See `Observer`."""
         del seconds
-        self.told.append(("pull_ended", code))
+        self.calls.append(("pull_ended", code))
 
     def fetched(self, size: int) -> None:
         """See `Observer`."""
-        self.told.append(("fetched", size))
+        self.calls.append(("fetched", size))
 
     def repaired(self, repair: str) -> None:
         """See `Observer`."""
-        self.told.append(("repaired", repair))
+        self.calls.append(("repaired", repair))
 
     def subscriber_dropped(self) -> None:
         """See `Observer`."""
-        self.told.append(("subscriber_dropped",))
+        self.calls.append(("subscriber_dropped",))

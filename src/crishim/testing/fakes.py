@@ -341,14 +341,14 @@ class FakeBackend(
         self._called("checkpoint", container_id)
         self._container(container_id)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        told = {"name": status.metadata.name, "image": status.image.image, "addresses": list(addresses)}
-        Path(path).write_text(json.dumps(told))
+        content = {"name": status.metadata.name, "image": status.image.image, "addresses": list(addresses)}
+        Path(path).write_text(json.dumps(content))
 
     async def checkpoint_origin(self, path: str) -> CheckpointOrigin:
         if not Path(path).is_file():
             raise NotFound("checkpoint", path)
-        told = json.loads(Path(path).read_text())
-        return CheckpointOrigin(name=told["name"], image=told["image"])
+        content = json.loads(Path(path).read_text())
+        return CheckpointOrigin(name=content["name"], image=content["image"])
 
     async def write_pod_checkpoint(self, folder: str, checkpoint: PodCheckpoint) -> None:
         self._called("write_pod_checkpoint", checkpoint.sandbox_id)
@@ -419,12 +419,10 @@ plugin = Plugin(build=lambda _: FakeBackend(netns=NetnsSource.NONE))
 
 
 class FakeImages:
-    """Images in memory. `add` adds one; `pull` adds any reference, or raises what `refusals` has for it. `held` are the
-    images.
-    """
+    """Images in memory: `details` by id. `add` adds one; `pull` adds any reference, or raises its exception in `refusals`."""
 
     def __init__(self) -> None:
-        self.held: dict[ImageId, ImageDetail] = {}
+        self.details: dict[ImageId, ImageDetail] = {}
         self.refusals: dict[str, Exception] = {}
         self.pulls: list[str] = []
 
@@ -433,14 +431,14 @@ class FakeImages:
         image_id = ImageId("sha256:" + hashlib.sha256(reference.encode()).hexdigest())
         digest = f"{reference.partition(':')[0]}@{image_id}"
         image = Image(id=image_id, repo_tags=(reference,), repo_digests=(digest,), size=1000)
-        self.held[image_id] = ImageDetail(image=image, config=config)
+        self.details[image_id] = ImageDetail(image=image, config=config)
         return image_id
 
     async def list(self) -> tuple[Image, ...]:
-        return tuple(detail.image for detail in self.held.values())
+        return tuple(detail.image for detail in self.details.values())
 
     async def status(self, image: ImageSpec) -> ImageDetail | None:
-        for detail in self.held.values():
+        for detail in self.details.values():
             names = {detail.image.id, *detail.image.repo_tags, *detail.image.repo_digests}
             if image.image in names or f"{image.image}:latest" in names:
                 return detail
@@ -456,50 +454,50 @@ class FakeImages:
 
     async def remove(self, image: ImageSpec) -> None:
         if (detail := await self.status(image)) is not None:
-            del self.held[detail.image.id]
+            del self.details[detail.image.id]
 
     async def fs_info(self) -> ImageFsInfo:
         return ImageFsInfo(image_filesystems=(FilesystemUsage(timestamp=1, mountpoint="/", used_bytes=1, inodes_used=1),))
 
 
 class FakeNetwork:
-    """Assigns addresses: `held` maps sandbox ids to addresses, until they are torn down."""
+    """A network in memory: `addresses` by sandbox id, until the sandbox is torn down."""
 
     def __init__(self) -> None:
-        self.held: dict[SandboxId, str] = {}
+        self.addresses: dict[SandboxId, str] = {}
         self.state = NetworkReady(ready=True)
         self._next = 1
 
     async def set_up(self, spec: SandboxSpec) -> tuple[str, ...]:
-        self.held[spec.id] = f"10.88.{self._next // 256}.{self._next % 256}"
+        self.addresses[spec.id] = f"10.88.{self._next // 256}.{self._next % 256}"
         self._next += 1
-        return (self.held[spec.id],)
+        return (self.addresses[spec.id],)
 
     async def tear_down(self, spec: SandboxSpec) -> None:
-        self.held.pop(spec.id, None)
+        self.addresses.pop(spec.id, None)
 
     async def ready(self) -> NetworkReady:
         return self.state
 
 
 class FakeNamespaces:
-    """Namespaces that are only paths: `held` maps sandbox ids to them, until they are removed."""
+    """Namespaces that are only `paths`, by sandbox id, until they are removed."""
 
     def __init__(self) -> None:
-        self.held: dict[SandboxId, str] = {}
+        self.paths: dict[SandboxId, str] = {}
 
     async def create(self, spec: SandboxSpec) -> str:
-        self.held[spec.id] = f"/fake/netns/{spec.id}"
-        return "" if spec.host_network else self.held[spec.id]
+        self.paths[spec.id] = f"/fake/netns/{spec.id}"
+        return "" if spec.host_network else self.paths[spec.id]
 
     async def connected(self, spec: SandboxSpec) -> None:
-        assert spec.id in self.held
+        assert spec.id in self.paths
 
     def path(self, sandbox_id: SandboxId, kind: str) -> str:
-        return self.held.get(sandbox_id, "") if kind == "net" else ""
+        return self.paths.get(sandbox_id, "") if kind == "net" else ""
 
     async def remove(self, sandbox_id: SandboxId) -> None:
-        self.held.pop(sandbox_id, None)
+        self.paths.pop(sandbox_id, None)
 
 
 async def _echo(stream: MemoryStream) -> None:

@@ -45,6 +45,13 @@ class Client:
             raise
         return cls(wire)
 
+    @classmethod
+    def over(cls, bind: Callable[[asyncio.Protocol], object]) -> "Client":
+        """A client over a channel of a multiplexed connection: `bind` connects a protocol to it."""
+        wire = _Wire()
+        bind(wire)
+        return cls(wire)
+
     @property
     def closed(self) -> asyncio.Future[None]:
         """Done when the connection has ended; never fails. Shield it from cancellation."""

@@ -69,6 +69,10 @@ class Server:
         """Serve a connection that was accepted elsewhere."""
         await asyncio.get_running_loop().connect_accepted_socket(self._connection, connected)
 
+    def serve(self, bind: Callable[[asyncio.Protocol], object]) -> None:
+        """Serve a channel of a multiplexed connection: `bind` connects a protocol to it."""
+        bind(self._connection())
+
     async def close(self) -> None:
         """Stop listening, cancel every call, and end every connection, also one that is just being accepted."""
         self._closed = True

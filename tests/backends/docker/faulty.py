@@ -10,8 +10,8 @@ import attrs
 
 @attrs.frozen
 class Fault:
-    """The next call of `method` whose path ends so (its query apart) is answered with `status` and never made; without a
-    status it is made, and the connection breaks before its answer.
+    """The next call of `method` whose path (without its query) ends so is answered with `status` and not forwarded; without
+    a status it is forwarded, and the connection breaks before the response.
     """
 
     method: str

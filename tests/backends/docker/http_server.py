@@ -1,4 +1,4 @@
-"""A server on a unix socket that says what it was told to, for what a real engine says too rarely."""
+"""A scripted server on a unix socket, for responses that a real engine gives too rarely."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ class Served:
 
 
 class Server:
-    """Gives its replies one after the other, whatever is asked; keeps what was asked."""
+    """Sends its replies one after the other, whatever the request; records the requests."""
 
     def __init__(self, path: str, replies: tuple[Served, ...]) -> None:
         self.path = path
@@ -48,7 +48,7 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def serving(*replies: Served) -> AsyncIterator[Server]:
-    """A server for as long as it is needed."""
+    """A server for the duration of a context."""
     with tempfile.TemporaryDirectory() as folder:
         server = Server(f"{folder}/s", replies)
         listener = await asyncio.start_unix_server(server.talk, server.path)

@@ -148,8 +148,8 @@ class Node:
     def log(self, name: str) -> list[str]:
         """What a container has said, line by line; unfinished lines joined with what follows."""
         path = self.folder / "logs" / f"{name}.log"
-        told = [line.split(b" ", 3) for line in path.read_bytes().splitlines()] if path.exists() else []
-        text = "".join(parts[3].decode(errors="replace") + ("\n" if parts[2] == b"F" else "") for parts in told)
+        lines = [line.split(b" ", 3) for line in path.read_bytes().splitlines()] if path.exists() else []
+        text = "".join(parts[3].decode(errors="replace") + ("\n" if parts[2] == b"F" else "") for parts in lines)
         return text.splitlines()
 
     async def until_logged(self, name: str, lines: int) -> None:

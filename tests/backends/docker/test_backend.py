@@ -1,4 +1,4 @@
-"""What goes wrong between us and an engine, what somebody else holds, and pods on the engine's own network."""
+"""Failures between the backend and an engine, objects of other programs, and pods on the engine's own network."""
 
 import asyncio
 import contextlib
@@ -42,17 +42,17 @@ async def test_a_name_that_is_taken(engine: Dockerd, tmp_path: Path) -> None:
 
 
 async def test_a_namespace_that_the_engine_pins_out_of_our_sight(engine: Dockerd, tmp_path: Path) -> None:
-    """It is pinned by us as the pause's own, until the sandbox is removed; what is not the pause's process is refused."""
+    """It is pinned by us as the pause's own, until the sandbox is removed; another process's namespace is refused."""
     async with backend_at(tmp_path, engine.socket) as backend:
         sandbox = SandboxId("b" * 64)
         metadata = PodSandboxMetadata("pod", "ns", "uid")
         await backend.start_sandbox(SandboxSpec(id=sandbox, config=PodSandboxConfig(metadata=metadata, hostname="pod")))
-        told = await backend._engine.inspect(sandbox)
-        hidden = {**told, "NetworkSettings": {}}
+        inspected = await backend._engine.inspect(sandbox)
+        hidden = {**inspected, "NetworkSettings": {}}
         with pytest.raises(FailedPrecondition):
-            await backend._netns({**hidden, "State": {**told["State"], "Pid": os.getpid()}})
+            await backend._netns({**hidden, "State": {**inspected["State"], "Pid": os.getpid()}})
         path = await backend._netns(hidden)
-        assert is_the_same(path, f"/proc/{told['State']['Pid']}/ns/net")
+        assert is_the_same(path, f"/proc/{inspected['State']['Pid']}/ns/net")
         assert path == await backend._netns(hidden)
         await backend.stop_sandbox(sandbox)
         await backend.remove_sandbox(sandbox)
@@ -91,7 +91,7 @@ async def test_an_engine_that_fails_once(engine: Dockerd, tmp_path: Path, fault:
 
 
 async def test_an_image_without_a_command(engine: Dockerd, tmp_path: Path) -> None:
-    """An image that says nothing of a command needs one: the request is refused, and nothing is made."""
+    """An image without a command needs one in the request: otherwise it is refused, and nothing is created."""
     async with Node(tmp_path, engine.socket).running() as node:
         sandbox = await node.sandbox()
         with pytest.raises(InvalidArgument) as refused:
@@ -101,7 +101,7 @@ async def test_an_image_without_a_command(engine: Dockerd, tmp_path: Path) -> No
 
 
 async def test_a_missing_program(engine: Dockerd, tmp_path: Path) -> None:
-    """A program that is not there fails the start with the engine's words; the container is EXITED with StartError."""
+    """A missing program fails the start with the engine's message; the container is EXITED with StartError."""
     async with Node(tmp_path, engine.socket).running() as node:
         sandbox = await node.sandbox()
         container = await node.services.containers.create(sandbox, node.config("main", ("/no/such",)), None)
@@ -119,7 +119,7 @@ def small() -> Iterator[Dockerd]:
 
 
 async def test_a_full_disk(small: Dockerd, tmp_path: Path) -> None:
-    """With the engine's disk full no pod can be made; what was made goes on, is told and can be removed."""
+    """With the engine's disk full no pod can be created; existing ones run on, are reported and can be removed."""
     filler = small.place / "filler"
     async with Node(tmp_path, small.socket).running() as node:
         container = await node.container(await node.sandbox(), "main", SLEEPS)
@@ -159,7 +159,7 @@ USERS = [
 
 @pytest.mark.parametrize(("security", "expected"), USERS)
 async def test_users(engine: Dockerd, tmp_path: Path, security: LinuxContainerSecurityContext, expected: str) -> None:
-    """Both of CRI's policies for groups, names and numbers: the process has what ContainerStatus tells."""
+    """Both of CRI's policies for groups, names and numbers: the process has the ids of ContainerStatus."""
     async with Node(tmp_path, engine.socket).running() as node:
         script = ("sh", "-c", "echo uid=$(id -u) gid=$(id -g) groups=$(id -G)")
         linux = LinuxContainerConfig(security_context=security)
@@ -167,10 +167,10 @@ async def test_users(engine: Dockerd, tmp_path: Path, security: LinuxContainerSe
         await node.until_exited(container)
         user = (await node.services.containers.status(container, verbose=False)).status.user
         assert user is not None
-        told = f"uid={user.uid} gid={user.gid} groups={','.join(map(str, sorted(user.supplemental_groups)))}"
+        ids = f"uid={user.uid} gid={user.gid} groups={','.join(map(str, sorted(user.supplemental_groups)))}"
         head, _, groups = node.log("main")[0].partition(" groups=")
         seen = f"{head} groups={','.join(sorted(groups.split(), key=int))}"
-        assert told == seen
+        assert ids == seen
         assert seen.startswith(expected)
         await node.clear()
 
@@ -197,7 +197,7 @@ async def test_image_volumes(engine: Dockerd, tmp_path: Path) -> None:
 
 
 async def test_the_engines_own_network(engine: Dockerd, tmp_path: Path) -> None:
-    """With a network of the engine's a pod has the address that the engine gave it, and no CNI is asked for."""
+    """With a network of the engine a pod has the engine's address, and no CNI plug-in is called."""
     async with Node(tmp_path, engine.socket, network="crishim-test").running() as node:
         body = {"Name": "crishim-test", "Driver": "bridge", "IPAM": {"Config": [{"Subnet": "10.86.9.0/24"}]}}
         network = await node.engine.post("/networks/create", body=body)
@@ -225,7 +225,7 @@ async def test_forwarding_reaches_the_pod(engine: Dockerd, tmp_path: Path) -> No
 
 
 async def test_dns_of_a_pod(engine: Dockerd, tmp_path: Path) -> None:
-    """A pod's resolv.conf holds what was asked for, and nothing of the node's."""
+    """A pod's resolv.conf has the requested values, and none of the node's."""
     async with Node(tmp_path, engine.socket).running() as node:
         dns = DNSConfig(servers=("192.0.2.1",), searches=("a.example",), options=("ndots:5",))
         config = PodSandboxConfig(
@@ -287,8 +287,8 @@ async def test_a_runtime_that_is_not_there(engine: Dockerd, tmp_path: Path) -> N
 
 async def test_plug_in(engine: Dockerd, tmp_path: Path) -> None:
     """The plug-in's functions: a backend, its images, and what the machine offers; wrong options are refused at once."""
-    made = context(tmp_path, engine.socket)
-    service = images(made)
+    backend_context = context(tmp_path, engine.socket)
+    service = images(backend_context)
     assert isinstance(service, DockerImages)
     assert "docker.io/library/exam:latest" in {tag for image in await service.list() for tag in image.repo_tags}
     service.close()
@@ -298,17 +298,17 @@ async def test_plug_in(engine: Dockerd, tmp_path: Path) -> None:
 
 
 async def test_unknown_containers(engine: Dockerd, tmp_path: Path) -> None:
-    """Whatever is asked of a container that is not there, it is NotFound."""
-    nobody = ContainerId("f" * 64)
+    """Every call for an unknown container is NotFound."""
+    unknown = ContainerId("f" * 64)
     async with backend_at(tmp_path, engine.socket) as backend:
         for work in (
-            backend.reopen_log(nobody),
-            backend.pause_container(nobody),
-            backend.resume_container(nobody),
-            backend.container_usage(nobody),
-            backend.sandbox_usage(SandboxId(nobody)),
-            backend.update_container(nobody, Resources(cpu_shares=5)),
-            backend.wait_sandbox(SandboxId(nobody)),
+            backend.reopen_log(unknown),
+            backend.pause_container(unknown),
+            backend.resume_container(unknown),
+            backend.container_usage(unknown),
+            backend.sandbox_usage(SandboxId(unknown)),
+            backend.update_container(unknown, Resources(cpu_shares=5)),
+            backend.wait_sandbox(SandboxId(unknown)),
         ):
             with pytest.raises(NotFound):
                 await asyncio.wait_for(work, 10)

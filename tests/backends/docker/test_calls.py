@@ -1,4 +1,4 @@
-"""One call at a time, and none given up half-way."""
+"""One call at a time, and none cancelled half-way."""
 
 import asyncio
 
@@ -32,7 +32,7 @@ async def test_cancelled_calls_run_on() -> None:
 
 
 async def test_failures_do_not_hold_up() -> None:
-    """What failed after its caller had left harms nobody who comes later; other containers never wait."""
+    """A call that fails after its caller was cancelled does not affect later ones; other containers never wait."""
     calls, gate = Calls(), asyncio.Event()
 
     async def fail() -> None:
@@ -50,7 +50,7 @@ async def test_failures_do_not_hold_up() -> None:
 
 
 async def test_answers_and_errors_reach_the_caller() -> None:
-    """Who waits is told what came of the call."""
+    """Waiting callers get the result of the call."""
 
     async def give() -> int:
         return 5

@@ -1,4 +1,4 @@
-"""Specs as the bodies of create calls: whole ones that were looked through and kept, and the rules one by one."""
+"""Specs as the bodies of create calls: whole golden bodies that were reviewed, and the rules one by one."""
 
 import json
 from pathlib import Path
@@ -156,17 +156,17 @@ BODIES = {
 
 @pytest.mark.parametrize("name", BODIES)
 def test_golden(name: str) -> None:
-    """The whole body is what was once looked through and kept."""
+    """The whole body equals the reviewed golden one."""
     assert json.loads((GOLDEN / f"{name}.json").read_text()) == BODIES[name]()
 
 
-def host_of(made: ContainerSpec, maker: Maker = OLD) -> dict[str, Any]:
-    host: dict[str, Any] = convert.container_body(made, maker, FOUND)["HostConfig"]
+def host_of(spec: ContainerSpec, maker: Maker = OLD) -> dict[str, Any]:
+    host: dict[str, Any] = convert.container_body(spec, maker, FOUND)["HostConfig"]
     return host
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("requested", "expected"),
     [
         (NamespaceOption(pid=NamespaceMode.CONTAINER), None),
         (NamespaceOption(pid=NamespaceMode.POD), "container:" + "5" * 64),
@@ -174,9 +174,9 @@ def host_of(made: ContainerSpec, maker: Maker = OLD) -> dict[str, Any]:
         (NamespaceOption(pid=NamespaceMode.TARGET, target_id="t"), "container:t"),
     ],
 )
-def test_pid_modes(asked: NamespaceOption, expected: str | None) -> None:
+def test_pid_modes(requested: NamespaceOption, expected: str | None) -> None:
     """Each of CRI's four modes; where nothing is said, the pod's own counts."""
-    assert expected == host_of(secured(namespace_options=asked)).get("PidMode")
+    assert expected == host_of(secured(namespace_options=requested)).get("PidMode")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_seccomp(seccomp: SecurityProfile | None, privileged: bool, expected: li
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("requested", "expected"),
     [
         (Capability(), ([], [])),
         (Capability(add_capabilities=("net_raw", "CAP_CHOWN")), (["CAP_NET_RAW", "CAP_CHOWN"], [])),
@@ -206,28 +206,28 @@ def test_seccomp(seccomp: SecurityProfile | None, privileged: bool, expected: li
         (Capability(add_capabilities=("CHOWN",), drop_capabilities=("CHOWN",)), ([], ["CAP_CHOWN"])),
     ],
 )
-def test_capabilities(asked: Capability, expected: tuple[list[str], list[str]]) -> None:
+def test_capabilities(requested: Capability, expected: tuple[list[str], list[str]]) -> None:
     """Names in full; ALL is set first, added ones come on top, dropped ones go (mapping of CRI)."""
-    made = convert.capabilities(asked, OLD)
-    assert expected == (made["CapAdd"], made["CapDrop"])
+    result = convert.capabilities(requested, OLD)
+    assert expected == (result["CapAdd"], result["CapDrop"])
 
 
 @pytest.mark.parametrize(("maker", "missing"), [(OLD, ["CAP_SYS_RESOURCE"]), (NEW, ["CAP_SYS_RESOURCE", "CAP_BPF"])])
 def test_all_is_what_is_here(maker: Maker, missing: list[str]) -> None:
-    """On a machine without some capabilities ALL leaves them out; an old engine is not asked for names that it lacks."""
+    """On a machine without some capabilities ALL leaves them out; an old engine does not get names that it lacks."""
     narrow = Host(bounding=frozenset(CAPABILITIES) - {"CAP_SYS_RESOURCE", "CAP_BPF"})
-    made = convert.capabilities(Capability(add_capabilities=("ALL",)), attrs.evolve(maker, host=narrow))
-    assert (["ALL"], missing) == (made["CapAdd"], made["CapDrop"])
+    result = convert.capabilities(Capability(add_capabilities=("ALL",)), attrs.evolve(maker, host=narrow))
+    assert (["ALL"], missing) == (result["CapAdd"], result["CapDrop"])
 
 
 def test_unsaid_security_is_the_engines() -> None:
-    """Where the client says nothing of security the engine's own defaults protect; what it says empty is empty."""
+    """Without a security context the engine's own defaults protect; explicitly empty lists are empty."""
     assert {"MaskedPaths", "SecurityOpt", "CapAdd"}.isdisjoint(host_of(spec()))
     assert [] == host_of(secured())["MaskedPaths"]
 
 
 def test_recursive_readonly() -> None:
-    """Since API 1.44 a plain read-only mount must be asked for as such, and a recursive one can be."""
+    """Since API 1.44 a plain read-only mount must be requested as such, and a recursive one can be."""
     plain = Mount(container_path="/data", host_path="/srv/data", readonly=True)
     deep = attrs.evolve(plain, recursive_read_only=True)
     options = [
@@ -256,11 +256,11 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("made", "field"), REFUSED)
-def test_refused(made: ContainerSpec, field: str) -> None:
-    """What the engine does not support, or nobody could, is refused by its name."""
+@pytest.mark.parametrize(("spec", "field"), REFUSED)
+def test_refused(spec: ContainerSpec, field: str) -> None:
+    """Fields that the engine, or no engine, supports are refused by name."""
     with pytest.raises(InvalidArgument) as refused:
-        convert.container_body(made, OLD, FOUND)
+        convert.container_body(spec, OLD, FOUND)
     assert field == refused.value.field
 
 
@@ -294,13 +294,13 @@ def test_a_group_needs_a_user() -> None:
 )
 def test_supported(facts: EngineFacts, extra: set[Feature], missing: set[Feature]) -> None:
     """What is supported depends on the engine; what no engine can is never claimed."""
-    kept = convert.supported(facts)
-    assert extra <= kept
-    assert kept.isdisjoint(missing | {Feature.USER_NAMESPACE, Feature.IDMAP_MOUNTS, Feature.HUGEPAGES, Feature.CDI_DEVICES})
+    features = convert.supported(facts)
+    assert extra <= features
+    assert features.isdisjoint(missing | {Feature.USER_NAMESPACE, Feature.IDMAP_MOUNTS, Feature.HUGEPAGES, Feature.CDI_DEVICES})
 
 
 @pytest.mark.parametrize(
-    ("asked", "systemd", "expected"),
+    ("requested", "systemd", "expected"),
     [
         ("/kubepods/pod1", False, ("/kubepods/pod1", "/kubepods/pod1/e")),
         ("", False, ("/crishim", "/crishim/e")),
@@ -308,21 +308,21 @@ def test_supported(facts: EngineFacts, extra: set[Feature], missing: set[Feature
         ("", True, ("system.slice", "system.slice:docker:e")),
     ],
 )
-def test_cgroups(asked: str, systemd: bool, expected: tuple[str, str]) -> None:
+def test_cgroups(requested: str, systemd: bool, expected: tuple[str, str]) -> None:
     """The engine takes a path, or a slice's own name; its containers' cgroups lie below, or in scopes of their own."""
     facts = EngineFacts(systemd_cgroup=systemd)
-    parent = convert.cgroup_parent(asked, facts)
+    parent = convert.cgroup_parent(requested, facts)
     assert expected == (parent, convert.cgroups_path(parent, "e", facts))
 
 
-def test_swap_is_asked_for() -> None:
+def test_swap_is_requested() -> None:
     """Memory without swap means no swap on top; with it, CRI's number is the sum, as the engine's is."""
     assert {"Memory": 5, "MemorySwap": 5} == convert.limits(Resources(memory_limit_in_bytes=5))
     swapping = Resources(memory_limit_in_bytes=5, memory_swap_limit_in_bytes=9)
     assert {"Memory": 5, "MemorySwap": 9} == convert.limits(swapping)
 
 
-def test_unified_limits_are_kept_in_a_label() -> None:
+def test_unified_limits_are_stored_in_a_label() -> None:
     """Files of cgroup v2 are written by us after the start: a later life finds them."""
     labels = convert.container_body(spec(resources=Resources(unified=FrozenDict({"memory.high": "1"}))), NEW, FOUND)["Labels"]
     assert '{"memory.high": "1"}' == labels["io.crishim.unified"]
@@ -330,14 +330,14 @@ def test_unified_limits_are_kept_in_a_label() -> None:
 
 @pytest.mark.parametrize("tty", [True, False])
 def test_exec(tty: bool) -> None:
-    """All output is asked for, whoever wants it: its end is the end of the process. A terminal has no stderr."""
-    made = convert.exec_body(ExecSpec(argv=("a", "b"), tty=tty), stdin=True)
+    """All output is requested, wanted or not: its end is the end of the process. A terminal has no stderr."""
+    body = convert.exec_body(ExecSpec(argv=("a", "b"), tty=tty), stdin=True)
     assert (["a", "b"], True, True, not tty, tty) == (
-        made["Cmd"],
-        made["AttachStdin"],
-        made["AttachStdout"],
-        made["AttachStderr"],
-        made["Tty"],
+        body["Cmd"],
+        body["AttachStdin"],
+        body["AttachStdout"],
+        body["AttachStderr"],
+        body["Tty"],
     )
 
 

@@ -82,14 +82,14 @@ class Daemon:
 @pytest.fixture
 def daemon(engine: Dockerd) -> Iterator[Daemon]:
     with tempfile.TemporaryDirectory(prefix="dk") as folder:
-        made = Daemon(Path(folder), engine.socket)
-        made.start()
+        started = Daemon(Path(folder), engine.socket)
+        started.start()
         try:
-            yield made
+            yield started
         finally:
             with contextlib.suppress(AssertionError):
-                made.crictl("rmp", "--force", "--all")
-            made.kill()
+                started.crictl("rmp", "--force", "--all")
+            started.kill()
 
 
 def numbers(log: Path) -> list[int]:
@@ -97,7 +97,7 @@ def numbers(log: Path) -> list[int]:
 
 
 def test_killed_while_it_makes_pods(daemon: Daemon) -> None:
-    """Whenever the daemon is killed, its next life can remove every pod that was made, and make it anew."""
+    """Whenever the daemon is killed, the next server can remove every pod and create it again."""
     for moment in (0.2, 0.5):
         makes = [
             subprocess.Popen(

@@ -29,7 +29,7 @@ async def test_versions_are_agreed_on(newest: str, oldest: str, spoken: str) -> 
 
 @pytest.mark.parametrize(("newest", "oldest"), [("1.40", "1.12"), ("2.5", "2.0")])
 async def test_strange_versions(newest: str, oldest: str) -> None:
-    """An engine that is too old, or too new, is as good as away, and says why."""
+    """An engine that is too old, or too new, is unavailable, with the reason."""
     version = json.dumps({"ApiVersion": newest, "MinAPIVersion": oldest}).encode()
     async with serving(Served(200, version)) as server:
         engine = Engine(server.path)
@@ -68,7 +68,7 @@ FACTS = [
 
 @pytest.mark.parametrize(("version", "info", "api", "expected"), FACTS)
 def test_facts(version: dict[str, Any], info: dict[str, Any], api: tuple[int, int], expected: EngineFacts) -> None:
-    """What an engine says of itself, in our words; what it does not say is not assumed."""
+    """An engine's facts, converted; missing ones are not assumed."""
     assert expected == facts(version, info, api)
 
 

@@ -28,13 +28,13 @@ def test_frames_are_cut_anywhere(pieces: list[tuple[int, bytes]], step: int) -> 
 
 
 def test_a_terminal_has_no_frames() -> None:
-    """With a terminal, bytes are output as they are."""
+    """With a terminal, bytes are output unchanged."""
     assert [("stdout", b"\x01\x00\x00\x00")] == list(Frames(tty=True).feed(b"\x01\x00\x00\x00"))
 
 
 @pytest.mark.parametrize("kind", [3, 9])
 def test_errors_within_a_stream(kind: int) -> None:
-    """A frame of the engine's own error ends the stream with its words."""
+    """A frame of the engine's own error ends the stream with its message."""
     with pytest.raises(Unknown, match="out of luck"):
         list(Frames(tty=False).feed(frame(kind, b"out of luck")))
 
@@ -54,7 +54,7 @@ def test_last_piece_gets_its_newline() -> None:
 
 
 def test_unfinished_output_has_no_newline() -> None:
-    """What a container ends with, if that is no newline, is told as it is."""
+    """A last piece without a newline is reported as it is."""
     assert [b"end"] == [entry.content for entry in LogEntries(tty=False).feed(frame(1, STAMP + b"end"))]
 
 
@@ -70,7 +70,7 @@ TERMINAL = [
 @pytest.mark.parametrize(("raw", "expected"), TERMINAL)
 @pytest.mark.parametrize("step", [1, 7, 1000, 100000])
 def test_a_terminals_log(raw: list[bytes], expected: list[bytes], step: int) -> None:
-    """A terminal's log has no frames: entries are told apart by their times and newlines, wherever the bytes are cut."""
+    """A terminal's log has no frames: entries are separated by their times and newlines, wherever the bytes are split."""
     data, entries = b"".join(raw), LogEntries(tty=True)
     seen = [entry for start in range(0, len(data), step) for entry in entries.feed(data[start : start + step])]
     seen += entries.finish()

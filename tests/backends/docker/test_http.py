@@ -1,4 +1,4 @@
-"""Connections: kept, broken, taken over."""
+"""Connections: reused, broken, upgraded."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from crishim.errors import Unavailable
 from tests.backends.docker.http_server import Served, serving
 
 
-async def test_connections_are_kept() -> None:
+async def test_connections_are_reused() -> None:
     """One connection serves one request after the other."""
     async with serving(Served(200, b"a"), Served(404, b"b")) as server:
         client = HttpClient(server.path)
@@ -17,8 +17,8 @@ async def test_connections_are_kept() -> None:
         client.close()
 
 
-async def test_a_kept_connection_that_died_is_not_used() -> None:
-    """A server that has ended a kept connection gets a new one; no request is sent twice."""
+async def test_a_connection_that_died_is_not_reused() -> None:
+    """A reused connection that the server has closed is replaced; no request is sent twice."""
     ended = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na"
     async with serving(Served(raw=ended), Served(200, b"b")) as server:
         client = HttpClient(server.path)
@@ -33,20 +33,20 @@ async def test_a_kept_connection_that_died_is_not_used() -> None:
     [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"],
 )
 async def test_broken_replies(raw: bytes) -> None:
-    """A reply that breaks off, wherever, is no reply: the engine is away."""
+    """A reply that is cut off anywhere is an error: the engine is unavailable."""
     async with serving(Served(raw=raw)) as server:
         with pytest.raises(Unavailable):
             await HttpClient(server.path).request("GET", "/x")
 
 
-async def test_nobody_there() -> None:
+async def test_no_listener() -> None:
     """Without a server the error names the place."""
     with pytest.raises(Unavailable, match="/no/such/socket"):
         await HttpClient("/no/such/socket").request("GET", "/x")
 
 
 async def test_a_stream_that_is_left_early() -> None:
-    """A stream that nobody reads to its end takes its connection with it, and the next request has another."""
+    """A stream that is not read to its end closes its connection, and the next request gets another."""
     async with serving(Served(200, b"x" * 10000), Served(200, b"b")) as server:
         client = HttpClient(server.path)
         async with client.stream("GET", "/x") as pieces:

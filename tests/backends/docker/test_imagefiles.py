@@ -28,13 +28,13 @@ MAKER = Maker(facts=EngineFacts(), host=host(), options=Options(), owner="owner"
 
 def packed(*files: tuple[tarfile.TarInfo | str, bytes]) -> bytes:
     """An archive of these entries."""
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as tar:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
         for entry, content in files:
             info = tarfile.TarInfo(entry) if isinstance(entry, str) else entry
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-    return made.getvalue()
+    return archive.getvalue()
 
 
 async def test_users_are_read_once(engine: Dockerd, tmp_path: Path) -> None:

@@ -44,15 +44,15 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 @pytest.fixture
 async def images(engine: Dockerd) -> AsyncIterator[DockerImages]:
     """The engine's images, without those of the shelf at the end."""
-    made = DockerImages(Engine(engine.socket), SystemClock(), Options(socket=engine.socket))
+    service = DockerImages(Engine(engine.socket), SystemClock(), Options(socket=engine.socket))
     try:
-        yield made
+        yield service
     finally:
-        for image in await made.list():
+        for image in await service.list():
             if any(name.startswith("127.0.0.1:") for name in (*image.repo_tags, *image.repo_digests)):
                 with contextlib.suppress(CrishimError):
-                    await made.remove(ImageSpec(image=image.id))
-        made.close()
+                    await service.remove(ImageSpec(image=image.id))
+        service.close()
 
 
 async def named(images: DockerImages, text: str) -> Image | None:
@@ -93,7 +93,7 @@ async def test_what_an_image_says(images: DockerImages, shelf: Registry) -> None
 
 
 async def test_a_removal_takes_all_names(images: DockerImages, shelf: Registry) -> None:
-    """Removing an image by one of its names removes it whole, also many at once; what is not there is no error."""
+    """Removing an image by one of its names removes it whole, also concurrently; an unknown image is no error."""
     for tag in ("1", "2"):
         await images.pull(ImageSpec(image=f"{shelf.address}/a/one:{tag}"), None, None)
     image = await named(images, f"{shelf.address}/a/one:2")
@@ -102,7 +102,7 @@ async def test_a_removal_takes_all_names(images: DockerImages, shelf: Registry) 
     wanted = ImageSpec(image=f"{shelf.address}/a/one:1")
     await asyncio.gather(*(images.remove(wanted) for _ in range(5)))
     assert None is await named(images, image.id)
-    assert image.id not in {held.id for held in await images.list()}
+    assert image.id not in {listed.id for listed in await images.list()}
     await images.remove(wanted)
 
 
@@ -148,7 +148,7 @@ async def test_what_a_registry_has_not(images: DockerImages, shelf: Registry, na
 
 
 async def test_a_registry_that_is_away(images: DockerImages) -> None:
-    """A registry that does not answer fails the pull with the engine's words."""
+    """A registry that does not answer fails the pull with the engine's message."""
     with pytest.raises(CrishimError, match="refused"):
         await images.pull(ImageSpec(image="127.0.0.1:1/a/b:1"), None, None)
 
@@ -168,7 +168,7 @@ async def test_credentials(images: DockerImages, tmp_path: Path) -> None:
 
 
 async def test_a_pull_that_does_not_move(engine: Dockerd) -> None:
-    """A pull of which the engine tells nothing is given up."""
+    """A pull without progress is ended."""
     images = DockerImages(Engine(engine.socket), SystemClock(), Options(socket=engine.socket, pull_stall=1))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -179,12 +179,12 @@ async def test_a_pull_that_does_not_move(engine: Dockerd) -> None:
 
 async def test_a_pull_that_was_left(tmp_path: Path) -> None:
     """Who asks for an image just when the last of a pull's callers leaves gets a pull of their own."""
-    asked: asyncio.Queue[bytes] = asyncio.Queue()
+    requests: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := await reader.readuntil(b"\r\n\r\n"):
             if b"/version" not in head:
-                asked.put_nowait(head)
+                requests.put_nowait(head)
                 await reader.read()
                 break
             body = b'{"ApiVersion":"1.41","MinAPIVersion":"1.12"}'
@@ -194,12 +194,12 @@ async def test_a_pull_that_was_left(tmp_path: Path) -> None:
     images = DockerImages(Engine(str(tmp_path / "s")), SystemClock(), Options(pull_stall=1))
     async with await asyncio.start_unix_server(talk, tmp_path / "s"):
         first = asyncio.create_task(images.pull(ImageSpec(image="a:1"), None, None))
-        await asked.get()
+        await requests.get()
         first.cancel()
         await asyncio.sleep(0)
         with pytest.raises(DeadlineExceeded):
             await images.pull(ImageSpec(image="a:1"), None, None)
-        assert (True, 1, {}) == (first.cancelled(), asked.qsize(), images._pulls)
+        assert (True, 1, {}) == (first.cancelled(), requests.qsize(), images._pulls)
         images.close()
 
 
@@ -210,17 +210,17 @@ async def test_an_image_in_use(engine: Dockerd, tmp_path: Path) -> None:
         with pytest.raises(FailedPrecondition, match="in use"):
             await node.services.images.remove(ImageSpec(image="exam"))
         assert "docker.io/library/exam:latest" in {
-            tag for held in await node.services.images.list(None) for tag in held.repo_tags
+            tag for image in await node.services.images.list(None) for tag in image.repo_tags
         }
         await node.clear()
 
 
 async def test_the_pause_image_is_pinned(engine: Dockerd, tmp_path: Path) -> None:
-    """The pause image is made when the first pod needs it, and is pinned: the kubelet leaves it alone."""
+    """The pause image is created for the first pod, and pinned: the kubelet does not remove it."""
     async with Node(tmp_path, engine.socket).running() as node:
         await node.sandbox()
         assert ["localhost/crishim/pause:1"] == [
-            tag for held in await node.services.images.list(None) if held.pinned for tag in held.repo_tags
+            tag for image in await node.services.images.list(None) if image.pinned for tag in image.repo_tags
         ]
         await node.clear()
 
@@ -240,9 +240,9 @@ async def test_no_name(images: DockerImages) -> None:
 
 
 def test_names_in_full() -> None:
-    """What the engine calls familiar is told in full, and its words for "none" and invalid names are left out."""
-    told = ["busybox:1", "No Name:1", "quay.io/a/b@sha256:" + "a" * 64, "<none>:<none>", "<none>@<none>"]
-    assert ("docker.io/library/busybox:1", "quay.io/a/b@sha256:" + "a" * 64) == names_of(told)
+    """The engine's short names are returned in full; its "none" and invalid names are left out."""
+    names = ["busybox:1", "No Name:1", "quay.io/a/b@sha256:" + "a" * 64, "<none>:<none>", "<none>@<none>"]
+    assert ("docker.io/library/busybox:1", "quay.io/a/b@sha256:" + "a" * 64) == names_of(names)
     assert () == names_of(None)
 
 

@@ -25,7 +25,7 @@ async def said(node: Node, argv: tuple[str, ...], **changes: Any) -> list[bytes]
 
 
 async def test_every_byte(engine: Dockerd, tmp_path: Path) -> None:
-    """Long lines come in pieces of 16 KiB, bytes that are no text come as they are, and an unfinished line is a part."""
+    """Long lines come in pieces of 16 KiB, invalid text is unchanged, and an unfinished line is a part."""
     script = "head -c 40000 /dev/zero; echo; echo; head -c 3 /bin/busybox; echo; echo err >&2; echo -n end"
     async with Node(tmp_path, engine.socket).running() as node:
         seen = await said(node, ("sh", "-c", script))
@@ -58,20 +58,20 @@ async def test_a_terminals_output(engine: Dockerd, tmp_path: Path) -> None:
 async def test_much_output_through_a_small_copy(engine: Dockerd, tmp_path: Path) -> None:
     """More output than the engine keeps reaches the log, every line and in order, across its rotations.
 
-    At a rotation this engine tells some entries twice; on a busy machine one of them may be taken for new.
+    At a rotation this engine repeats some entries; on a busy machine one of them may be taken for a new one.
     """
     script = "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); echo $i; [ $((i%2000)) = 0 ] && sleep 0.05; done; true"
     async with Node(tmp_path, engine.socket, log_size="512k", log_files=3).running() as node:
         container = await node.container(await node.sandbox(), "main", ("sh", "-c", script))
         assert (ContainerState.EXITED, 0, "Completed") == await node.until_exited(container)
-        told = node.log("main")
-        assert [str(number) for number in range(1, 60001)] == list(dict.fromkeys(told))
-        assert len(told) < 60010
+        lines = node.log("main")
+        assert [str(number) for number in range(1, 60001)] == list(dict.fromkeys(lines))
+        assert len(lines) < 60010
         await node.clear()
 
 
 async def test_rotation(engine: Dockerd, tmp_path: Path) -> None:
-    """ReopenContainerLog: the renamed file keeps what it has, the new one takes the rest, and a restart goes on in it."""
+    """ReopenContainerLog: the renamed file keeps its lines, the new one gets the rest, and a restart continues in it."""
     node = Node(tmp_path, engine.socket)
     log, old = tmp_path / "logs" / "main.log", tmp_path / "logs" / "main.log.20260102-030405"
     async with node.running():
@@ -103,7 +103,7 @@ async def test_no_place_for_a_log(engine: Dockerd, tmp_path: Path) -> None:
 
 
 async def test_a_file_that_is_no_log(engine: Dockerd, tmp_path: Path) -> None:
-    """After a restart a file that somebody spoilt is left alone; the container's end is told nevertheless."""
+    """After a restart a log with foreign content is left alone; the container's exit is reported nevertheless."""
     node = Node(tmp_path, engine.socket)
     async with node.running():
         container = await node.container(await node.sandbox(), "main", counts(50))
@@ -116,7 +116,7 @@ async def test_a_file_that_is_no_log(engine: Dockerd, tmp_path: Path) -> None:
 
 
 async def test_waits_end_without_logs(engine: Dockerd, tmp_path: Path) -> None:
-    """Nobody waits for the log of a container that has none, or that is not known."""
+    """Waits for the log of an unknown container, or of one without a log, return at once."""
     async with backend_at(tmp_path, engine.socket) as backend:
         await asyncio.wait_for(backend._logs.finished(ContainerId("nobody")), 5)
         backend._logs.reopen(ContainerId("nobody"))

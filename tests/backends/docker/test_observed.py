@@ -1,4 +1,4 @@
-"""An inspect's words in ours."""
+"""The conversion of an inspect to our values."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ BEGAN = "2026-01-02T03:04:05.5Z"
 ENDED = "2026-01-02T03:04:06Z"
 
 
-def told(status: str, *, running: bool = False, began: str = NEVER, ended: str = NEVER, **state: Any) -> dict[str, Any]:
+def inspect_of(status: str, *, running: bool = False, began: str = NEVER, ended: str = NEVER, **state: Any) -> dict[str, Any]:
     return {
         "Id": "e" * 64,
         "Name": "/c1",
@@ -28,17 +28,17 @@ def told(status: str, *, running: bool = False, began: str = NEVER, ended: str =
 
 
 STATES = [
-    (told("created"), ContainerState.CREATED, None),
-    (told("created", ExitCode=127, Error="no such program"), ContainerState.CREATED, None),
-    (told("running", running=True, began=BEGAN), ContainerState.RUNNING, None),
-    (told("paused", running=True, began=BEGAN), ContainerState.RUNNING, None),
+    (inspect_of("created"), ContainerState.CREATED, None),
+    (inspect_of("created", ExitCode=127, Error="no such program"), ContainerState.CREATED, None),
+    (inspect_of("running", running=True, began=BEGAN), ContainerState.RUNNING, None),
+    (inspect_of("paused", running=True, began=BEGAN), ContainerState.RUNNING, None),
     (
-        told("exited", began=BEGAN, ended=ENDED, ExitCode=3),
+        inspect_of("exited", began=BEGAN, ended=ENDED, ExitCode=3),
         ContainerState.EXITED,
         Exit(code=3, at=1767323046_000000000, started_at=1767323045_500000000),
     ),
     (
-        told("dead", began=BEGAN, ended=ENDED, ExitCode=137, OOMKilled=True, Error="why"),
+        inspect_of("dead", began=BEGAN, ended=ENDED, ExitCode=137, OOMKilled=True, Error="why"),
         ContainerState.EXITED,
         Exit(code=137, at=1767323046_000000000, started_at=1767323045_500000000, oom=True, message="why"),
     ),
@@ -63,19 +63,19 @@ def test_states(inspect: dict[str, Any], state: ContainerState, end: Exit | None
     ],
 )
 def test_events_of_ends(event: dict[str, Any], expected: Exit | None) -> None:
-    """Only `die` tells an end; without a code nobody knows how."""
+    """Only `die` reports an exit; without a code the exit is unknown."""
     assert expected == observed.exit_of_event(event)
 
 
 def test_what_is_known_of_a_container() -> None:
     """All that a later life needs is in an inspect."""
     expected = Known(engine_id="e" * 64, parent="/parent", sandbox="s1", log="/log", tty=True, upper="/upper")
-    assert expected == observed.known_of(told("created"))
+    assert expected == observed.known_of(inspect_of("created"))
 
 
 def test_unified_limits_come_back() -> None:
     """The cgroup files that a start has to write are found in a label."""
-    inspect = told("created")
+    inspect = inspect_of("created")
     inspect["Config"]["Labels"][observed.UNIFIED] = '{"memory.high": "1"}'
     assert FrozenDict({"memory.high": "1"}) == observed.known_of(inspect).unified
 
@@ -83,7 +83,7 @@ def test_unified_limits_come_back() -> None:
 @pytest.mark.parametrize(("mode", "expected"), [("none", "/pin"), ("host", "")])
 def test_a_pods_namespace(mode: str, expected: str) -> None:
     """A pod's network namespace is the one that the engine pins; the host's is none of the pod's."""
-    inspect = told("running", running=True, began=BEGAN)
+    inspect = inspect_of("running", running=True, began=BEGAN)
     inspect["Config"]["Labels"][observed.KIND] = "sandbox"
     inspect["HostConfig"]["NetworkMode"] = mode
     inspect["NetworkSettings"]["SandboxKey"] = "/pin"
@@ -101,8 +101,8 @@ def test_addresses() -> None:
 
 
 def test_the_pid_of_a_first_process() -> None:
-    """A container that runs has one; the number that an engine tells of another is nobody's."""
-    running, ended = told("running", running=True, began=BEGAN), told("exited", began=BEGAN)
+    """A running container has one; the pid that an engine reports for another is ignored."""
+    running, ended = inspect_of("running", running=True, began=BEGAN), inspect_of("exited", began=BEGAN)
     for inspect in (running, ended):
         inspect["State"]["Pid"] = 42
     assert (42, 0) == (observed.pid_of(running), observed.pid_of(ended))

@@ -15,13 +15,13 @@ pytestmark = [pytest.mark.node, needs("dockerd", "busybox", "catatonit")]
 
 @pytest.fixture
 async def connected(engine: Dockerd) -> AsyncIterator[Engine]:
-    made = Engine(engine.socket)
-    yield made
-    made.close()
+    client = Engine(engine.socket)
+    yield client
+    client.close()
 
 
-async def test_it_is_made_once(connected: Engine) -> None:
-    """It is made where it is missing, runs catatonit, and stays what it is."""
+async def test_it_is_created_once(connected: Engine) -> None:
+    """The pause image is created if it is missing, runs catatonit, and stays the same."""
     pause = PauseImage(connected, Options())
     await pause.make()
     first = await connected.image(IMAGE)
@@ -38,7 +38,7 @@ async def test_another_is_never_pulled(connected: Engine) -> None:
 
 
 async def test_without_catatonit(connected: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it can neither be found nor made, the error names what is missing."""
+    """If it can be neither found nor created, the error names what is missing."""
     await PauseImage(connected, Options()).make()
     await connected.delete(f"/images/{IMAGE}", force=1)
     monkeypatch.setenv("PATH", "")

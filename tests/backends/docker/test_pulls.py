@@ -37,7 +37,7 @@ def test_broken_credentials(text: str) -> None:
 
 @pytest.mark.parametrize("step", [1, 5, 1000])
 def test_report(step: int) -> None:
-    """Messages come whole wherever the report is cut, the last one even without its newline; errors are kept."""
+    """Messages are complete wherever the report is split, the last one even without its newline; errors are included."""
     data = b'{"status":"Pulling"}\r\n\n{"errorDetail":{"message":"no"},"error":"no"}'
     progress = Progress()
     seen = [message for start in range(0, len(data), step) for message in progress.feed(data[start : start + step])]
@@ -55,5 +55,5 @@ def test_report(step: int) -> None:
     ],
 )
 def test_failures(report: dict[str, Any], kind: type[CrishimError]) -> None:
-    """A failed pull is told by its code; where there is none, by the engine's words."""
+    """A failed pull is classified by its code; without a code by the engine's text."""
     assert kind is type(failure(report, "r/i:1"))

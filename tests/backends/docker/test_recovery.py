@@ -1,4 +1,4 @@
-"""What goes away and comes back: we, the engine, and containers behind our back."""
+"""Restarts of the server and the engine, and containers changed by other programs."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ def lasting() -> Iterator[Dockerd]:
 
 
 async def test_restart_of_ours_loses_no_line(engine: Dockerd, tmp_path: Path) -> None:
-    """While we are away a container goes on; afterwards its log has every line once, and its end is told with its code."""
+    """A container runs on while no server runs; afterwards its log has every line once, and its exit code is reported."""
     node = Node(tmp_path, engine.socket)
     async with node.running():
         sandbox = await node.sandbox()
@@ -48,7 +48,7 @@ async def test_restart_of_ours_loses_no_line(engine: Dockerd, tmp_path: Path) ->
 
 
 async def test_ended_while_we_were_away(engine: Dockerd, tmp_path: Path) -> None:
-    """What ends while we are away is told with its code, and its log is whole when we are back; a removed log stays away."""
+    """An exit while no server runs is reported with its code, and the log is complete; a removed log stays removed."""
     node = Node(tmp_path, engine.socket)
     async with node.running():
         sandbox = await node.sandbox()
@@ -84,7 +84,7 @@ async def test_engine_ends_with_its_containers(fragile: Dockerd, tmp_path: Path,
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 async def test_containers_outlive_their_engine(lasting: Dockerd, tmp_path: Path, end: str) -> None:
-    """With live-restore a pod goes on while the engine is away: it stays RUNNING, and its log has every line once."""
+    """With live-restore a pod runs on while the engine is down: it stays RUNNING, and its log has every line once."""
     node = Node(tmp_path, lasting.socket)
     async with node.running():
         sandbox = await node.sandbox()
@@ -101,7 +101,7 @@ async def test_containers_outlive_their_engine(lasting: Dockerd, tmp_path: Path,
 
 
 async def test_killed_behind_our_back(engine: Dockerd, tmp_path: Path) -> None:
-    """A container that somebody kills through the engine is EXITED with 137, with an event; its pod goes on."""
+    """A container that is killed through the engine is EXITED with 137, with an event; its pod keeps running."""
     node = Node(tmp_path, engine.socket)
     async with node.running():
         sandbox = await node.sandbox()
@@ -114,7 +114,7 @@ async def test_killed_behind_our_back(engine: Dockerd, tmp_path: Path) -> None:
 
 
 async def test_removed_behind_our_back(engine: Dockerd, tmp_path: Path) -> None:
-    """What somebody removes through the engine has ended: container EXITED, pod NOTREADY, each with an event."""
+    """Objects removed through the engine have ended: container EXITED, pod NOTREADY, each with an event."""
     node = Node(tmp_path, engine.socket)
     async with node.running():
         sandbox = await node.sandbox()
@@ -130,7 +130,7 @@ async def test_removed_behind_our_back(engine: Dockerd, tmp_path: Path) -> None:
 
 
 async def test_removed_while_we_were_away(engine: Dockerd, tmp_path: Path) -> None:
-    """What was removed while nobody looked ended in a way that nobody knows: 255, Unknown."""
+    """A container that was removed while no server ran has an unknown exit: 255, Unknown."""
     node = Node(tmp_path, engine.socket)
     async with node.running():
         sandbox = await node.sandbox()

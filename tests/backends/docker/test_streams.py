@@ -25,10 +25,10 @@ class Slow:
     """A client that reads nothing."""
 
     def __init__(self) -> None:
-        self.asked = asyncio.Event()
+        self.writing = asyncio.Event()
 
     async def write(self, data: bytes) -> None:
-        self.asked.set()
+        self.writing.set()
         await asyncio.Event().wait()
 
 
@@ -52,7 +52,7 @@ async def test_exec_copies_much(engine: Dockerd, tmp_path: Path) -> None:
 
 
 async def test_exec_tails_are_whole(engine: Dockerd, tmp_path: Path) -> None:
-    """The last words of short processes are never lost, many at once."""
+    """The last output of short processes is never lost, many at once."""
     async with Node(tmp_path, engine.socket).running() as node:
         container = await node.container(await node.sandbox(), "main", SLEEPS)
 
@@ -98,7 +98,7 @@ async def test_a_program_that_cannot_be_run(engine: Dockerd, tmp_path: Path) -> 
         await node.clear()
 
 
-async def test_cancelled_execs_leave_nobody(engine: Dockerd, tmp_path: Path) -> None:
+async def test_cancelled_execs_leave_no_process(engine: Dockerd, tmp_path: Path) -> None:
     """An exec that is cancelled is killed with all that it has started."""
     async with Node(tmp_path, engine.socket).running() as node:
         container = await node.container(await node.sandbox(), "main", SLEEPS)
@@ -109,7 +109,7 @@ async def test_cancelled_execs_leave_nobody(engine: Dockerd, tmp_path: Path) -> 
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        left = [pid for pid, process in processes.everybody().items() if not process.ended and b"4711" in command(pid)]
+        left = [pid for pid, process in processes.all_processes().items() if not process.ended and b"4711" in command(pid)]
         assert [] == left
         await node.clear()
 
@@ -143,7 +143,7 @@ async def test_a_stalled_exec_is_let_go(engine: Dockerd, tmp_path: Path, monkeyp
         client = Slow()
         argv = (*SHELL, "while :; do head -c 65536 /dev/zero; done")
         running = asyncio.create_task(node.backend.exec(container, ExecSpec(argv=argv), ProcessIO(stdout=client)))
-        await asyncio.wait_for(client.asked.wait(), 30)
+        await asyncio.wait_for(client.writing.wait(), 30)
         assert set() == (await asyncio.wait({running}, timeout=1))[0]
         await node.services.containers.stop(container, 0)
         async with asyncio.timeout(30):
@@ -172,7 +172,7 @@ async def test_the_engine_goes_away_from_an_attach(mortal: Dockerd, tmp_path: Pa
 
 
 async def test_input_without_once_stays_open(engine: Dockerd, tmp_path: Path) -> None:
-    """Without stdin_once the end of a client's input ends nothing: its output goes on, and another client can write."""
+    """Without stdin_once the end of a client's input ends nothing: its output continues, and another client can write."""
     async with Node(tmp_path, engine.socket).running() as node:
         container = await node.container(await node.sandbox(), "main", ("cat",), stdin=True)
         first, out = Source(), Sink()

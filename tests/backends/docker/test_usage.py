@@ -20,7 +20,7 @@ BUSY = ("sh", "-c", "dd if=/dev/zero of=/written bs=1k count=300 2>/dev/null; ec
 
 @pytest.mark.node
 @needs("dockerd", "busybox", "catatonit")
-async def test_figures(engine: Dockerd, tmp_path: Path) -> None:
+async def test_usage(engine: Dockerd, tmp_path: Path) -> None:
     """A container has CPU time, a working set below its limit, processes and a writable layer; its pod has their sum."""
     async with Node(tmp_path, engine.socket).running() as node:
         sandbox = await node.sandbox()
@@ -40,8 +40,8 @@ async def test_figures(engine: Dockerd, tmp_path: Path) -> None:
         assert 2 <= (pod.process.process_count or 0)
         assert pod.network is not None
         (metrics,) = await node.services.stats.metrics()
-        (held,) = metrics.container_metrics
-        assert {"container_cpu_usage_seconds_total", "container_memory_working_set_bytes"} <= {m.name for m in held.metrics}
+        (measured,) = metrics.container_metrics
+        assert {"container_cpu_usage_seconds_total", "container_memory_working_set_bytes"} <= {m.name for m in measured.metrics}
         await node.services.containers.stop(container, 0)
         ended = (await node.services.stats.container(container)).usage
         assert ended.writable_layer is not None
@@ -50,7 +50,7 @@ async def test_figures(engine: Dockerd, tmp_path: Path) -> None:
 
 @pytest.mark.node
 @needs("dockerd", "busybox", "catatonit")
-async def test_figures_of_many_are_quick_to_ask_for(engine: Dockerd, tmp_path: Path) -> None:
+async def test_usage_of_many_is_quick(engine: Dockerd, tmp_path: Path) -> None:
     """CgroupUsage of all containers at once ask the engine for each of them once, and never again."""
     async with Node(tmp_path, engine.socket).running() as node:
         sandbox = await node.sandbox()

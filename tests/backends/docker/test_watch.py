@@ -18,7 +18,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 async def test_a_stream_that_breaks_ends_all_waits() -> None:
-    """Whoever waits is told that the engine is away, and may wait again on a new stream."""
+    """A wait raises Unavailable when the engine disconnects, and can be repeated on a new stream."""
     event = b'{"Action":"die","Actor":{"Attributes":{"name":"c"}}}\n'
     chunk = b"%x\r\n%b\r\n" % (len(event), event)
     async with serving(VERSION, Served(raw=HEAD), Served(raw=HEAD + chunk)) as server:
@@ -34,7 +34,7 @@ async def test_a_stream_that_breaks_ends_all_waits() -> None:
         await watch.close()
 
 
-async def test_nobody_there() -> None:
+async def test_no_listener() -> None:
     """Without an engine a wait is Unavailable at once."""
 
     async def never(_: Event) -> None:
@@ -47,7 +47,7 @@ async def test_nobody_there() -> None:
 @pytest.mark.node
 @needs("dockerd", "busybox", "catatonit")
 async def test_one_stream_for_all(engine: Dockerd, tmp_path: Path) -> None:
-    """Any number of waits share one stream of events; each is told of its own container."""
+    """Any number of waits share one stream of events; each gets the events of its own container."""
     async with Node(tmp_path, engine.socket).running() as node:
         sandbox = await node.sandbox()
         containers = [await node.container(sandbox, f"c{number}", SLEEPS) for number in range(4)]

@@ -64,7 +64,7 @@ def busybox() -> bytes:
 
 
 class Dockerd:
-    """One engine. `start` and `stop` may be repeated; what it holds lies in `place`, whose path is short."""
+    """One engine. `start` and `stop` may be repeated; its data is in `place`, whose path is short."""
 
     def __init__(self, place: Path, *more: str) -> None:
         self.place = place
@@ -96,7 +96,7 @@ class Dockerd:
         pytest.fail((self.place / "log").read_text()[-2000:])
 
     def kill(self) -> None:
-        """End it at once, as a crash would; what it runs goes on, but for its containerd, which dies with it."""
+        """Kill it, as a crash would; containers keep running, but its containerd dies with it."""
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
@@ -114,7 +114,7 @@ class Dockerd:
         noted.unlink()
 
     def stop(self) -> None:
-        """Have it end itself; containers are stopped, unless it was told to leave them."""
+        """Stop the daemon; it stops containers, unless it has live-restore."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(_TIMEOUT)
@@ -159,7 +159,7 @@ async def load(socket: str, name: str = IMAGE, *changes: str) -> None:
 
 @contextlib.contextmanager
 def dockerd(*more: str, place: Path | None = None) -> Iterator[Dockerd]:
-    """An engine with the exam's image, for as long as it is needed; below `place`, or in a folder of its own."""
+    """An engine with the exam's image, for the duration of a context; below `place`, or in a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="dk", ignore_cleanup_errors=True) as folder:
         engine = Dockerd(place or Path(folder), *more)
         try:
@@ -188,8 +188,8 @@ def small_disk() -> Iterator[Path]:
 def context(folder: Path, socket: str, **options: Any) -> BackendContext:
     """A backend's context below a folder."""
     state, run = folder / "state", folder / "run"
-    for made in (state, run):
-        made.mkdir(parents=True, exist_ok=True)
+    for path in (state, run):
+        path.mkdir(parents=True, exist_ok=True)
     return BackendContext(
         state=state, runtime_state=run, options=FrozenDict({"socket": socket, **options}), clock=SystemClock()
     )
@@ -197,9 +197,9 @@ def context(folder: Path, socket: str, **options: Any) -> BackendContext:
 
 @contextlib.asynccontextmanager
 async def backend_at(folder: Path, socket: str, **options: Any) -> AsyncIterator[DockerBackend]:
-    """A backend, which lets go of its engine at the end."""
-    made = context(folder, socket, **options)
-    backend = DockerBackend(made, read_options(made.options))
+    """A backend, which closes its engine's connections at the end."""
+    backend_context = context(folder, socket, **options)
+    backend = DockerBackend(backend_context, read_options(backend_context.options))
     try:
         yield backend
     finally:

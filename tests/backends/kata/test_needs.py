@@ -95,7 +95,7 @@ def test_who_needs_the_kernels_vsock(machine: Path, hypervisor: str, needed: boo
 
 
 async def test_a_program_that_is_not_on_path(tmp_path: Path) -> None:
-    """The shim is found in kata's own folder by whoever looks and by whoever runs it."""
+    """The shim in kata's own folder is found by the check and by the start alike."""
     program = tmp_path / "containerd-shim-mine-v2"
     program.write_text("#!/bin/sh\necho version: 4.1.0\n")
     program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""What kata is told beside the bundle, what is refused, and the way to a pod's ports."""
+"""Kata's annotations, refused fields, and port-forward to a pod."""
 
 import asyncio
 import contextlib
@@ -48,7 +48,7 @@ def context_of(folder: Path, **options: object) -> BackendContext:
     )
 
 
-def told(world: ShimWorld, folder: str, name: str) -> dict[str, str]:
+def annotations_of(world: ShimWorld, folder: str, name: str) -> dict[str, str]:
     config = json.loads((world.folder / "r" / folder / name / "config.json").read_bytes())
     annotations: dict[str, str] = config["annotations"]
     return annotations
@@ -57,7 +57,7 @@ def told(world: ShimWorld, folder: str, name: str) -> dict[str, str]:
 @pytest.mark.node
 @on_node
 async def test_annotations_reach_the_machine(machines: ShimWorld) -> None:
-    """Kata's own annotations of pod and container, the pod's sums and who is who are told; other annotations are not."""
+    """Kata's annotations of pod and container, the pod's sizes and ids are passed; other annotations are not."""
     plain = machines.sandbox_spec()
     config = attrs.evolve(
         plain.config,
@@ -70,7 +70,7 @@ async def test_annotations_reach_the_machine(machines: ShimWorld) -> None:
         machines.programs.sleeps(),
         annotations=FrozenDict({"io.katacontainers.x": "y", "mine": "no"}),
     )
-    sandbox = told(machines, "sandboxes", f"{pod.id}/pause")
+    sandbox = annotations_of(machines, "sandboxes", f"{pod.id}/pause")
     assert "sandbox" == sandbox["io.kubernetes.cri.container-type"]
     assert "2" == sandbox["io.katacontainers.config.hypervisor.default_vcpus"]
     assert ("100000", "50000") == (
@@ -78,7 +78,7 @@ async def test_annotations_reach_the_machine(machines: ShimWorld) -> None:
         sandbox["io.kubernetes.cri.sandbox-cpu-quota"],
     )
     assert {"mine", "io.kubernetes.cri.sandbox-memory"}.isdisjoint(sandbox)
-    member = told(machines, "containers", spec.id)
+    member = annotations_of(machines, "containers", spec.id)
     assert ("container", pod.id, "y") == (
         member["io.kubernetes.cri.container-type"],
         member["io.kubernetes.cri.sandbox-id"],
@@ -161,7 +161,7 @@ async def test_a_profile_in_a_bundle_has_numbers(machines: ShimWorld, tmp_path: 
     assert [1] == [rule["errnoRet"] for rule in config["linux"]["seccomp"]["syscalls"]]
 
 
-def test_no_pattern_tells_who_is_who(tmp_path: Path) -> None:
+def test_patterns_do_not_match_the_annotations_of_ids(tmp_path: Path) -> None:
     """Whatever patterns are configured, a pod's annotations never say which pod a container belongs to."""
     pods = build(context_of(tmp_path, annotations=["*"]))
     assert isinstance(pods, KataPods)
@@ -216,8 +216,8 @@ async def test_what_a_machine_cannot_keep(machines: ShimWorld) -> None:
 
 async def test_seccomp_in_the_guest_is_supported_where_it_is_configured(tmp_path: Path) -> None:
     """With `guest_seccomp` profiles are supported."""
-    made = build(context_of(tmp_path, shim=stand_in(tmp_path), guest_seccomp=True))
-    assert Feature.SECCOMP in (await made.probe()).supported
+    backend = build(context_of(tmp_path, shim=stand_in(tmp_path), guest_seccomp=True))
+    assert Feature.SECCOMP in (await backend.probe()).supported
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_options_that_are_wrong(tmp_path: Path, options: dict[str, object], fiel
 
 
 def test_sizes_of_machines() -> None:
-    """Only what is set is told: zeros would size a machine to nothing."""
+    """Only sizes that are set are passed: zeros would shrink a machine to nothing."""
     assert {} == sizes(None)
     assert {} == sizes(Resources())
     wanted = Resources(cpu_shares=512, memory_limit_in_bytes=1 << 30)

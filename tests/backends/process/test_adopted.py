@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC220 - nothing else runs on these loops, so a blocking look at a small file holds up nobody
+# ruff: noqa: ASYNC220 - nothing else runs on these loops, so a short blocking read delays nothing
 import asyncio
 import contextlib
 import json
@@ -94,13 +94,16 @@ async def later(folder: Path) -> AsyncIterator[ProcessBackend]:
 
 async def states(backend: ProcessBackend) -> dict[str, tuple[ContainerState, int | None]]:
     """Each container's state and exit code."""
-    return {held.id: (held.state, held.exit.code if held.exit else None) for held in (await backend.inventory()).containers}
+    return {
+        observed.id: (observed.state, observed.exit.code if observed.exit else None)
+        for observed in (await backend.inventory()).containers
+    }
 
 
 async def tidy(backend: ProcessBackend, folder: Path) -> None:
     """Remove everything; no file is left."""
-    for held in (await backend.inventory()).containers:
-        await backend.remove_container(held.id)
+    for observed in (await backend.inventory()).containers:
+        await backend.remove_container(observed.id)
     for sandbox in (await backend.inventory()).sandboxes:
         await backend.stop_sandbox(sandbox.id)
         await backend.remove_sandbox(sandbox.id)
@@ -110,7 +113,7 @@ async def tidy(backend: ProcessBackend, folder: Path) -> None:
 
 
 async def test_what_a_crash_left_is_found_and_killed(tmp_path: Path) -> None:
-    """After a crash what runs is shown and can be killed, with its execs; its exit is unknown, one seen before is told."""
+    """After a crash running containers are listed and can be killed, with their execs; the exit is unknown unless recorded."""
     with crashed(tmp_path) as left:
         async with later(tmp_path) as backend:
             assert {WEB: (ContainerState.RUNNING, None), JOB: (ContainerState.EXITED, 9)} == await states(backend)
@@ -141,7 +144,7 @@ async def test_a_survivor_ends_by_itself(tmp_path: Path) -> None:
 
 
 async def test_what_ended_meanwhile_is_over(tmp_path: Path) -> None:
-    """A container whose first process ended while nobody watched has an unknown exit, and its other processes are killed."""
+    """A container whose first process ended while no server ran has an unknown exit, and its other processes are killed."""
     with crashed(tmp_path) as left:
         os.kill(left[0], signal.SIGKILL)
         await until(lambda: not alive(left[0]))
@@ -155,7 +158,7 @@ async def test_what_ended_meanwhile_is_over(tmp_path: Path) -> None:
 
 
 async def test_a_survivor_has_no_streams(tmp_path: Path) -> None:
-    """What needs the streams of an earlier crishim is refused; a removal or our end kills what it left."""
+    """Calls that need the streams of an earlier server are refused; a removal or our end kills its containers."""
     with crashed(tmp_path) as left:
         async with later(tmp_path) as backend:
             for work in (
@@ -185,8 +188,8 @@ async def test_our_end_is_theirs(tmp_path: Path) -> None:
         await tidy(backend, tmp_path)
 
 
-async def test_nobody_else_s_process_is_touched(tmp_path: Path) -> None:
-    """A number that was used again, by a process with children, belongs to nobody here: it is not shown, and not killed."""
+async def test_no_other_process_is_touched(tmp_path: Path) -> None:
+    """A reused pid, of a process with children, is not taken for the container: not listed, and not killed."""
     with subprocess.Popen(
         ["sh", "-c", "sleep 1000 & echo $!; wait"], stdout=subprocess.PIPE, start_new_session=True
     ) as stranger:
@@ -195,8 +198,8 @@ async def test_nobody_else_s_process_is_touched(tmp_path: Path) -> None:
         process = read(stranger.pid)
         assert process is not None
         earlier = Identity(stranger.pid, process.identity.start - 1)
-        kept = StoredContainer(id=WEB, sandbox_id=POD, started_at=1, leaders=(earlier,))
-        StateFolder(tmp_path / "run").put(kept)
+        stored = StoredContainer(id=WEB, sandbox_id=POD, started_at=1, leaders=(earlier,))
+        StateFolder(tmp_path / "run").put(stored)
         async with later(tmp_path) as backend:
             assert {WEB: (ContainerState.EXITED, 255)} == await states(backend)
             await tidy(backend, tmp_path)
@@ -218,8 +221,8 @@ async def test_nothing_of_another_boot_is_believed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "{", '{"boot_id": 1', "null", '{"boot_id": "BOOT", "id": "x"}'])
-async def test_a_broken_file_is_told_and_left_alone(tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A file that is none of ours is named in the log, and hinders nobody."""
+async def test_a_broken_file_is_logged_and_left_alone(tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
+    """An invalid file is named in the log, and affects no other container."""
     keeping = StateFolder(tmp_path / "run")
     keeping.put(StoredSandbox(id=POD, ready=True))
     file = tmp_path / "run" / "containers" / "c.json"

@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC240 - nothing else runs on these loops, so a blocking look at a small file holds up nobody
+# ruff: noqa: ASYNC240 - nothing else runs on these loops, so a short blocking read delays nothing
 import asyncio
 import os
 import resource
@@ -96,7 +96,7 @@ async def test_nothing_of_ours_is_inherited() -> None:
 
 @pytest.mark.parametrize("cwd", ["/no/such/folder", "", "no/such"])
 async def test_a_folder_that_is_not_there_is_the_root(cwd: str) -> None:
-    """The image's folders are not on this machine; what is missing is `/`."""
+    """The image's folders do not exist on this machine; a missing working directory is `/`."""
     async with pod() as it:
         spec = await it.start("pwd", cwd=cwd)
         await it.wait(spec.id)
@@ -128,7 +128,7 @@ async def test_a_program_is_looked_for_in_the_spec_s_path(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV, 34])
 async def test_the_killed_end_with_128_and_the_signal(number: int) -> None:
-    """A signal that ends a container is told as 128 and its number, with the times of start and end."""
+    """An exit by a signal is reported as 128 and its number, with the times of start and end."""
     async with pod() as it:
         spec = await it.run(it.spec, ("sleep", "1000"))
         await it.backend.kill_container(spec.id, number)
@@ -151,7 +151,7 @@ async def test_a_kill_from_elsewhere_is_seen() -> None:
 
 @pytest.mark.parametrize("script", ["wait", "exit 0", "kill -9 $$"])
 async def test_the_whole_session_ends_with_its_first_process(script: str) -> None:
-    """Whoever is in the container's session when its first process ends, however it does, is killed."""
+    """All processes of the container's session are killed when its first process ends, however it does."""
     async with pod() as it:
         spec = await it.start(f"(trap '' HUP TERM; exec sleep 1000) & echo $!; {script}")
         await until(lambda: len(log_lines(spec)) == 1)
@@ -182,7 +182,7 @@ async def test_a_daemon_that_got_away_does_not_hold_the_container() -> None:
 
 
 async def test_other_signals_go_to_the_first_process_alone() -> None:
-    """A signal other than SIGKILL is the first process's to handle; what is no signal is InvalidArgument."""
+    """A signal other than SIGKILL is the first process's to handle; an invalid signal is InvalidArgument."""
     async with pod() as it:
         spec = await it.start("sleep 1000 & echo $!; trap 'kill -0 $! && echo heard; exit 5' USR1; echo ready; wait")
         await until(lambda: b"ready" in log_lines(spec))
@@ -209,7 +209,7 @@ async def test_no_thread_per_container() -> None:
     """Containers cost no threads."""
     async with pod() as it:
         tasks = Path("/proc/self/task")
-        await it.start("exec sleep 1000")  # whoever looks at processes is a thread of the loop's pool
+        await it.start("exec sleep 1000")  # /proc is read by a thread of the loop's pool
         before = len(list(tasks.iterdir()))
         for _ in range(10):
             await it.start("exec sleep 1000")
@@ -272,7 +272,7 @@ async def test_wrong_orders_are_refused() -> None:
 
 
 async def test_a_removal_kills_what_runs() -> None:
-    """After a start whose caller gave up, the removal alone ends everything, and tells those who wait."""
+    """After a start whose caller was cancelled, the removal alone ends everything, and waits return."""
     async with pod() as it:
         never = await it.create(it.spec, ("sleep", "1000"))
         spec = await it.start("echo $$; exec sleep 1000")
@@ -287,16 +287,16 @@ async def test_a_removal_kills_what_runs() -> None:
         assert not alive(log_lines(spec)[0])
 
 
-async def test_a_start_that_cannot_be_kept_is_undone() -> None:
+async def test_a_start_that_cannot_be_recorded_is_undone() -> None:
     """Where a later crishim could not find the process, it does not run."""
     async with pod() as it:
         spec = await it.create(it.spec, ("sh", "-c", "echo $$; exec sleep 1000"))
-        kept = it.candidate.context.runtime_state / "containers"
-        kept.write_text("in the way")
-        with pytest.raises(ResourceExhausted, match=str(kept)):
+        records = it.candidate.context.runtime_state / "containers"
+        records.write_text("in the way")
+        with pytest.raises(ResourceExhausted, match=str(records)):
             await it.backend.start_container(spec.id)
         assert 137 == (await it.wait(spec.id)).code
-        kept.unlink()
+        records.unlink()
 
 
 async def test_a_log_that_cannot_be_opened_fails_the_creation(tmp_path: Path) -> None:
@@ -309,8 +309,8 @@ async def test_a_log_that_cannot_be_opened_fails_the_creation(tmp_path: Path) ->
         assert None is await it.seen(spec.id)
 
 
-async def test_figures_are_of_the_whole_container() -> None:
-    """CPU time, memory and processes are those of the container's session and execs; what does not run has no figures."""
+async def test_usage_is_of_the_whole_container() -> None:
+    """CPU time, memory and processes are those of the container's session and execs; an ended container has no usage."""
     async with pod() as it:
         spec = await it.start("i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; sleep 1000 & sleep 1000 & echo ready; wait")
         idle = await it.create(it.spec, ("true",))
@@ -334,7 +334,7 @@ async def test_figures_are_of_the_whole_container() -> None:
 
 
 async def test_ports_are_the_machine_s() -> None:
-    """A dial connects to the loopback by IPv4, then IPv6, both ways and half-closed; nobody there is Unavailable."""
+    """A dial connects to the loopback by IPv4, then IPv6, both ways and half-closed; a closed port is Unavailable."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"got " + await reader.read())

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from crishim.backends.process.container import ProcessContainer
 from crishim.errors import InvalidArgument, NotFound, ResourceExhausted
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.logs import execution
@@ -15,7 +16,7 @@ from tests.backends.process.world import alive, descriptors, pod, until
 
 
 class Slow(Sink):
-    """Takes one piece, and the next only when it is told to."""
+    """Takes one piece, and the next only after `go_on`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +69,7 @@ async def test_an_exec_with_a_terminal() -> None:
 
 
 async def test_a_slow_client_slows_its_exec_alone() -> None:
-    """An exec's output waits for its client: little is buffered, nothing is lost, and other execs go on."""
+    """An exec's output waits for its client: little is buffered, nothing is lost, and other execs continue."""
     async with pod() as it:
         spec = await it.start("exec sleep 1000")
         slow = Slow()
@@ -102,7 +103,7 @@ async def test_a_slow_client_gets_all_after_the_end(monkeypatch: pytest.MonkeyPa
         assert (True, len(b"one\n") + 60000) == (alive(others), len(slow.data))
 
 
-async def test_streams_that_nobody_wants() -> None:
+async def test_streams_that_were_not_requested() -> None:
     """Unwanted output is discarded, unwanted input empty, and a client that stops reading does not end the exec."""
     async with pod() as it:
         spec = await it.start("exec sleep 1000")
@@ -127,7 +128,7 @@ async def test_input_that_is_not_read_or_breaks_off() -> None:
 
 @pytest.mark.parametrize("tty", [False, True])
 async def test_a_cancelled_exec_is_dead_to_the_last_process(*, tty: bool) -> None:
-    """When an exec's cancellation is passed on, all its processes have ended, stubborn ones too, and the container goes on."""
+    """When an exec's cancellation returns, all its processes have ended, stubborn ones too, and the container runs."""
     async with pod() as it:
         spec = await it.start("exec sleep 1000")
         before = descriptors()
@@ -171,6 +172,25 @@ async def test_an_exec_ends_with_its_container() -> None:
         assert 137 == (await running).code
 
 
+async def test_an_exec_is_collected_by_itself_and_by_its_container() -> None:
+    """The end of an exec and that of its container may both collect it, at the same time or one after the other."""
+    async with pod() as it:
+        spec = await it.start("exec sleep 1000")
+        out = Sink()
+        running = asyncio.create_task(it.sh(spec.id, "echo ready; exec sleep 1000", ProcessIO(stdout=out)))
+        await out.has(b"ready")
+        container = it.backend._containers[spec.id]
+        assert isinstance(container, ProcessContainer)
+        (session,) = container._execs.values()
+        os.kill(session.identity.pid, signal.SIGKILL)
+        await asyncio.wait_for(session.ended(), 30)
+        await asyncio.gather(*(container._collect(session) for _ in range(3)))
+        assert 137 == (await running).code
+        assert ({}, set()) == (container._execs, container._left)
+        await it.backend.kill_container(spec.id, signal.SIGTERM)
+        assert 143 == (await it.wait(spec.id)).code
+
+
 @pytest.mark.parametrize("tty", [False, True])
 async def test_an_exec_of_nothing_leaves_nothing(*, tty: bool) -> None:
     """A program that cannot be run raises InvalidArgument, an unknown container NotFound, and no descriptor is left."""
@@ -187,7 +207,7 @@ async def test_an_exec_of_nothing_leaves_nothing(*, tty: bool) -> None:
 
 @pytest.mark.parametrize(("call", "tty"), [("pipe", False), ("openpty", True), ("dup", True)])
 async def test_an_exec_without_descriptors_is_refused(monkeypatch: pytest.MonkeyPatch, call: str, *, tty: bool) -> None:
-    """When descriptors run out an exec raises ResourceExhausted, and what it had made is closed."""
+    """When descriptors run out an exec raises ResourceExhausted, and what it has opened is closed."""
     async with pod() as it:
         spec = await it.start("exec sleep 1000")
         before = descriptors()

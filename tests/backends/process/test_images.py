@@ -77,7 +77,7 @@ async def test_what_was_removed_is_gone(context: BackendContext) -> None:
     assert () == await service.list()
 
 
-async def test_names_are_kept_over_a_restart(context: BackendContext) -> None:
+async def test_names_survive_a_restart(context: BackendContext) -> None:
     """What was pulled and not removed is there for the next service of the same folder."""
     service = HostImages(context)
     for name in ("one", "two"):
@@ -101,7 +101,7 @@ async def test_an_unknown_id_cannot_be_pulled(context: BackendContext) -> None:
         await HostImages(context).pull(ImageSpec(image=DIGEST), None, None)
 
 
-async def test_an_ambiguous_prefix_is_nobody(context: BackendContext) -> None:
+async def test_an_ambiguous_prefix_matches_nothing(context: BackendContext) -> None:
     """A beginning that several ids share names none of them."""
     service = HostImages(context)
     ids = [await service.pull(ImageSpec(image=f"image{number}"), None, None) for number in range(20)]
@@ -110,7 +110,7 @@ async def test_an_ambiguous_prefix_is_nobody(context: BackendContext) -> None:
 
 
 async def test_the_store_is_a_file(context: BackendContext) -> None:
-    """The figures are those of the file of names, on a file system that is there before and after the first pull."""
+    """The usage is that of the file of names, on a file system that exists before and after the first pull."""
     service = HostImages(context)
     (before,) = (await service.fs_info()).image_filesystems
     assert (0, 0, str(context.state.parent)) == (before.used_bytes, before.inodes_used, before.mountpoint)

@@ -21,7 +21,7 @@ def process(pid: int, *, ended: bool = False) -> Process:
 
 
 def test_usage_of_a_family() -> None:
-    """CPU time and faults count for all, memory and number for those who run; the working set is what is resident."""
+    """CPU time and faults count for all, memory and number for running processes; the working set is resident memory."""
     assert usage([process(10), process(11), process(12, ended=True)], 7) == (
         CpuUsage(timestamp=7, usage_core_nano_seconds=3_000_000_000),
         MemoryUsage(timestamp=7, working_set_bytes=8192, usage_bytes=8192, rss_bytes=8192, page_faults=12, major_page_faults=3),

@@ -20,8 +20,8 @@ async def world(tmp_path: Path) -> AsyncIterator[Harness]:
         yield world
 
 
-async def test_a_pod_is_removed_while_a_container_is_made(world: Harness, tmp_path: Path) -> None:
-    """Whenever the pod goes, with a process namespace that all share, it goes at once and leaves no half-made container."""
+async def test_a_pod_is_removed_while_a_container_is_created(world: Harness, tmp_path: Path) -> None:
+    """Whenever the pod is removed, with a shared PID namespace, that is quick and leaves no partly created container."""
     for moment in range(12):
         sandbox = await world.run_sandbox(f"pod{moment}")
         creating = asyncio.ensure_future(world.create_container(sandbox, "main", "sleep", "600"))

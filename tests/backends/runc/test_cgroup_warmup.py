@@ -9,7 +9,7 @@ from crishim.linux.cgroups import Cgroups
 
 
 class SlowCgroups(Cgroups):
-    """Lets nobody move until `leave` is set; `waits` counts who waited."""
+    """Blocks every move until `leave` is set; `waits` counts the blocked moves."""
 
     def __init__(self) -> None:
         super().__init__(v2=True, root=Path("/nowhere"))
@@ -22,7 +22,7 @@ class SlowCgroups(Cgroups):
 
 
 async def test_however_many_moves_are_foreseen_one_thread_waits() -> None:
-    """Whoever foresees a move goes on at once, and has no thread of its own; after a rest there is a wait again."""
+    """`soon` returns at once, and starts no second thread; after a pause there is a wait again."""
     cgroups = SlowCgroups()
     moves = CgroupWarmup(cgroups)
     for _ in range(100):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from crishim.errors import DataLoss, NotFound, Unimplemented
+from crishim.linux.namespaces import raise_loopback
 from crishim.model.container import ContainerState, LinuxContainerConfig
 from crishim.model.image import ImageSpec
 from crishim.model.runtime import RestorePod
@@ -63,7 +64,7 @@ async def test_an_archive_is_written_and_the_container_goes_on(tmp_path: Path) -
 
 
 async def restored(world: Harness, pod: SandboxId, archive: Path, name: str = "again") -> ContainerId:
-    """A container made of an archive, not started."""
+    """A container created from an archive, not started."""
     return await world.create_container(pod, name, image=ImageSpec(image=str(archive)), log_path=f"{name}.log")
 
 
@@ -94,7 +95,7 @@ async def test_a_restored_container_goes_on(tmp_path: Path) -> None:
 
 
 async def test_a_pod_of_two_containers(tmp_path: Path) -> None:
-    """CheckpointPod dumps both, and both go on; RestorePod makes CREATED containers, and their starts resume them."""
+    """CheckpointPod dumps both, and both keep running; RestorePod creates CREATED containers, and their starts resume them."""
     async with node(tmp_path, runtime="runc") as world:
         pod, _, one = await counting(world, tmp_path, "one")
         await world.run_container(pod, "two", "sh", "-c", COUNTS, log_path="two.log")
@@ -120,6 +121,61 @@ async def test_a_pod_of_two_containers(tmp_path: Path) -> None:
             assert 3 < int(logs[log].read_text().splitlines()[0].split()[-1]) <= number + 1
 
 
+SERVES = "while :; do busybox nc -l -p 7000 -e busybox cat; done"
+TALKS = """i=0; while :; do
+    [ "$(echo $i | busybox nc 127.0.0.1 7000)" = "$i" ] && echo $i && i=$((i+1)); sleep 0.02
+done"""
+
+
+async def test_two_containers_that_talk(tmp_path: Path) -> None:
+    """Containers that talk over their pod's loopback are dumped at one moment; in another pod they resume talking, from the
+    number that they had.
+    """
+    async with node(tmp_path, runtime="runc") as world:
+        pod = await world.run_sandbox(log_directory=str(tmp_path / "logs"))
+        raise_loopback(str(tmp_path / "pins" / pod / "net"))
+        await world.run_container(pod, "server", "sh", "-c", SERVES)
+        await world.run_container(pod, "talker", "sh", "-c", TALKS, log_path="talker.log")
+        log = tmp_path / "logs" / "talker.log"
+        await until(lambda: last(log) > 3)
+        out = tmp_path / "out"
+        await world.services.pods.checkpoint(pod, str(out), (), EMPTY)
+        dumped = last(log)
+        await until(lambda: last(log) > dumped + 3)
+        await world.services.sandboxes.remove(pod)
+        configs = (container_config("server"), container_config("talker", log_path="talker.log"))
+        config = sandbox_config("again", log_directory=str(tmp_path / "again"))
+        wanted = RestorePod(checkpoint_path=str(out), config=config, container_configs=configs)
+        answer = await world.services.pods.restore(wanted)
+        raise_loopback(str(tmp_path / "pins" / answer.sandbox_id / "net"))
+        restored = dict(answer.containers)
+        for name in ("server", "talker"):
+            await world.services.containers.start(restored[name])
+        again = tmp_path / "again" / "talker.log"
+        await until(lambda: last(again) > dumped + 3)
+        assert 3 < int(again.read_text().splitlines()[0].split()[-1]) <= dumped + 1
+
+
+async def test_a_terminal(tmp_path: Path) -> None:
+    """A container with a terminal is dumped and restored; it has a terminal again, and its output goes on."""
+    script = "i=0; while :; do [ -t 1 ] && i=$((i+1)) && echo $i; sleep 0.05; done"
+    async with node(tmp_path, runtime="runc") as world:
+        pod = await world.run_sandbox(log_directory=str(tmp_path / "logs"))
+        first = await world.run_container(pod, "first", "sh", "-c", script, log_path="first.log", tty=True)
+        log = tmp_path / "logs" / "first.log"
+        await until(lambda: last(log) > 3)
+        await world.services.containers.checkpoint(first, str(tmp_path / "archive.tar"), 0)
+        dumped = last(log)
+        await until(lambda: last(log) > dumped + 3)
+        await world.services.containers.remove(first)  # which has the process ids of the pod
+        again = await world.create_container(
+            pod, "again", image=ImageSpec(image=str(tmp_path / "archive.tar")), log_path="again.log", tty=True
+        )
+        await world.services.containers.start(again)
+        after = tmp_path / "logs" / "again.log"
+        await until(lambda: last(after) > dumped + 3)
+
+
 async def test_without_criu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where CRIU is missing, checkpoints and restores are refused with how to get it; the container is never frozen."""
     async with node(tmp_path, runtime="runc") as world:
@@ -138,7 +194,7 @@ async def test_without_criu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
-    """What is missing, no archive, cut off anywhere, or without its parts is refused by name, and nothing is made."""
+    """A missing, invalid, truncated or incomplete archive is refused by name, and nothing is created."""
     async with node(tmp_path, runtime="runc") as world:
         pod, container_id, _ = await counting(world, tmp_path)
         whole = tmp_path / "whole.tar"

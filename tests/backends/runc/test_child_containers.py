@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC221 - nothing else runs on these loops, so what blocks holds up nobody
+# ruff: noqa: ASYNC221 - nothing else runs on these loops, so a blocking call delays nothing
 """Containers that are children of ours."""
 
 import asyncio
@@ -59,14 +59,14 @@ class Bundles:
 @pytest.fixture
 async def bundles(tmp_path: Path) -> AsyncIterator[Bundles]:
     become_subreaper()
-    made = Bundles(tmp_path, RuncRuntime(RuntimeCommand("runc", tmp_path / "state"), tmp_path / "s", host()))
-    yield made
+    containers = Bundles(tmp_path, RuncRuntime(RuntimeCommand("runc", tmp_path / "state"), tmp_path / "s", host()))
+    yield containers
     for name in [path.name for path in (tmp_path / "state").glob("*")]:
-        await made.runtime.delete(name)
+        await containers.runtime.delete(name)
 
 
 async def test_it_has_no_monitor(bundles: Bundles) -> None:
-    """Nothing runs for an attended container but the container, and its exit and whoever waits are as with a monitor."""
+    """For a container monitored by its parent no other process runs, and its exit and waits are as with a monitor."""
     name = await bundles.created("plain", "sh", "-c", "exit 5")
     assert [] == [line for _, line in processes(str(bundles.folder)) if "conmon" in line]
     waiting = asyncio.ensure_future(bundles.runtime.wait(name))
@@ -76,8 +76,8 @@ async def test_it_has_no_monitor(bundles: Bundles) -> None:
 
 
 @pytest.mark.parametrize("cgroup", ["/crishim-attended/greedy", "test.slice:crishim:greedy"])
-async def test_a_kill_for_want_of_memory_is_told(bundles: Bundles, cgroup: str) -> None:
-    """The exit says so, by the cgroup's own count, wherever the runtime has made that."""
+async def test_an_oom_kill_is_reported(bundles: Bundles, cgroup: str) -> None:
+    """The exit says so, by the cgroup's counter, wherever the runtime has created that."""
 
     def little(config: Any) -> None:
         config["linux"]["cgroupsPath"] = cgroup
@@ -91,19 +91,19 @@ async def test_a_kill_for_want_of_memory_is_told(bundles: Bundles, cgroup: str) 
 
 
 async def test_a_terminal_is_here(bundles: Bundles) -> None:
-    """Whoever attaches to a container with a terminal has its input, its output and its size, until it ends."""
+    """An attached client of a container with a terminal has its input, its output and its size, until it ends."""
     script = "while test x$(stty size | head -c 2) != x25; do :; done; stty size; read line; echo got $line; exit 3"
     name = await bundles.created("term", "sh", "-c", script, stdio=Stdio(terminal=True, monitored_by_parent=True))
     sizes: asyncio.Queue[TerminalSize] = asyncio.Queue()
     sizes.put_nowait(TerminalSize(width=80, height=25))
 
-    async def told() -> AsyncIterator[TerminalSize]:
+    async def queued() -> AsyncIterator[TerminalSize]:
         while True:
             yield await sizes.get()
 
     (typed, typing), (shown, showing) = os.pipe(), os.pipe()
     os.write(typing, b"it\n")
-    io = ProcessIO(stdin=DescriptorReader(typed), stdout=DescriptorWriter(showing), sizes=told())
+    io = ProcessIO(stdin=DescriptorReader(typed), stdout=DescriptorWriter(showing), sizes=queued())
     attached = asyncio.ensure_future(bundles.runtime.attach(ContainerId(name), io))
     await asyncio.sleep(0)
     await bundles.runtime.start(name)
@@ -130,12 +130,12 @@ async def test_a_pipe_that_is_not_there(bundles: Bundles) -> None:
         await bundles.created("lost", "true", stdio=Stdio(stdin=str(stdin), stdout=f"{stdin}.none", monitored_by_parent=True))
     with pytest.raises(NotFound):
         await bundles.runtime.state("lost")
-    with pytest.raises(OSError, match="No such device"):  # nobody has its other end
+    with pytest.raises(OSError, match="No such device"):  # its other end is closed
         os.open(stdin, os.O_WRONLY | os.O_NONBLOCK)
 
 
 async def test_a_program_that_is_not_there(bundles: Bundles) -> None:
-    """The runtime's own words are the error, whoever has the streams."""
+    """The error is the runtime's message, whatever the streams are."""
     with pytest.raises(CrishimError, match="no-such-program"):
         await bundles.created("none", "/no-such-program")
 

@@ -29,7 +29,9 @@ async def monitor_pid(run: Path, container_id: str, monitor: str) -> int:
 @pytest.mark.parametrize("monitor", ["conmon", "keeper"])
 @pytest.mark.parametrize("runtime", ["runc", "crun"])
 async def test_a_log_folder_that_is_gone(tmp_path: Path, runtime: str, monitor: str) -> None:
-    """ReopenContainerLog makes the folder anew: the monitor lives, the log returns, and the exit code is the container's."""
+    """ReopenContainerLog creates the folder again: the monitor lives, the log is written, and the exit code is the
+    container's.
+    """
     without_hybrid()
     async with node(tmp_path, runtime=runtime, monitor=monitor) as world:
         pod = await world.run_sandbox(log_directory=str(tmp_path / "logs"))
@@ -45,7 +47,7 @@ async def test_a_log_folder_that_is_gone(tmp_path: Path, runtime: str, monitor: 
 @pytest.mark.parametrize("monitor", ["conmon", "keeper"])
 @pytest.mark.parametrize("runtime", ["runc", "crun"])
 async def test_a_monitor_that_is_killed(tmp_path: Path, runtime: str, monitor: str) -> None:
-    """The container goes on, and its exit code is known all the same: it has become a child of this process."""
+    """The container keeps running, and its exit code is known nevertheless: it has become a child of this process."""
     without_hybrid()
     async with node(tmp_path, runtime=runtime, monitor=monitor) as world:
         container_id = await world.run_container(

@@ -1,4 +1,4 @@
-"""Execs that are left behind, by what they have started or by their clients."""
+"""Execs that outlive their commands or their clients."""
 
 import asyncio
 import os
@@ -48,7 +48,7 @@ async def test_what_an_exec_has_left_holds_its_output(tmp_path: Path, runtime: s
 @pytest.mark.parametrize("tty", [False, True])
 @pytest.mark.parametrize("runtime", ["runc", "crun"])
 async def test_a_client_that_does_not_read_keeps_no_container_from_ending(tmp_path: Path, runtime: str, *, tty: bool) -> None:
-    """A container is stopped at once, however much output of its execs nobody takes; the exec ends after it."""
+    """A container is stopped at once, however much output of its execs is unread; the exec ends after it."""
     without_hybrid()
     async with node(tmp_path, runtime=runtime) as world:
         container_id = await world.run_container(await world.run_sandbox(), "main", "sleep", "600")
@@ -64,7 +64,7 @@ async def test_a_client_that_does_not_read_keeps_no_container_from_ending(tmp_pa
 @pytest.mark.parametrize("mode", [NamespaceMode.POD, NamespaceMode.NODE])
 @pytest.mark.parametrize("runtime", ["runc", "crun"])
 async def test_what_a_container_has_started_ends_with_it(tmp_path: Path, runtime: str, mode: NamespaceMode) -> None:
-    """In a PID namespace that goes on, a container's children end with its first process, before its end is shown."""
+    """In a PID namespace that continues, a container's children end with its first process, before its exit is shown."""
     without_hybrid()
     options = NamespaceOption(pid=mode)
     linux = LinuxPodSandboxConfig(security_context=LinuxSandboxSecurityContext(namespace_options=options))
@@ -81,7 +81,7 @@ async def test_what_a_container_has_started_ends_with_it(tmp_path: Path, runtime
 @pytest.mark.parametrize("tty", [False, True])
 @pytest.mark.parametrize("runtime", ["runc", "crun"])
 async def test_an_exec_that_is_given_up_at_any_moment_leaves_no_process(tmp_path: Path, runtime: str, *, tty: bool) -> None:
-    """Whenever a client gives up, also between the fork of an exec and the runtime's report of it, its process ends."""
+    """Whenever a client disconnects, also between the fork of an exec and the runtime's report of it, its process ends."""
     without_hybrid()
     async with node(tmp_path, runtime=runtime) as world:
         container_id = await world.run_container(await world.run_sandbox(), "main", "sleep", "600")

@@ -14,7 +14,7 @@ UNMAPPED = Features(recursive_readonly=True, userns=True)
 READONLY = Features(recursive_readonly=True)
 
 
-def told(*, rro: bool, idmap: bool | None) -> str:
+def output_of(*, rro: bool, idmap: bool | None) -> str:
     """An answer to `features`; older ones say nothing of id mappings."""
     linux = {} if idmap is None else {"mountExtensions": {"idmap": {"enabled": idmap}}}
     return json.dumps({"mountOptions": ["ro", *(["rro"] if rro else [])], "linux": linux})
@@ -23,20 +23,20 @@ def told(*, rro: bool, idmap: bool | None) -> str:
 @pytest.mark.parametrize(
     ("name", "version", "text", "expected"),
     [
-        ("runc", "1.1.5+ds1", told(rro=True, idmap=None), READONLY),
-        ("runc", "1.2.0", told(rro=True, idmap=True), BOTH),
-        ("runc", "1.3.0", told(rro=False, idmap=False), Features(userns=True)),
+        ("runc", "1.1.5+ds1", output_of(rro=True, idmap=None), READONLY),
+        ("runc", "1.2.0", output_of(rro=True, idmap=True), BOTH),
+        ("runc", "1.3.0", output_of(rro=False, idmap=False), Features(userns=True)),
         ("crun", "1.8.1", "", UNMAPPED),
         ("crun", "1.9", "", BOTH),
         ("crun", "1.3", "", Features()),
-        ("crun", "1.8.7", told(rro=True, idmap=None), UNMAPPED),
-        ("youki", "0.5.0", told(rro=True, idmap=True), BOTH),
+        ("crun", "1.8.7", output_of(rro=True, idmap=None), UNMAPPED),
+        ("youki", "0.5.0", output_of(rro=True, idmap=True), BOTH),
         ("youki", "0.5.0", "[]", Features()),
         ("other", "", "no such command", Features()),
     ],
 )
 def test_by_word_or_version(name: str, version: str, text: str, expected: Features) -> None:
-    """What `features` says goes before the version, and the version decides what it leaves unsaid (runc-spec's features.md)."""
+    """The output of `features` precedes the version, which decides what is missing in it (runc-spec's features.md)."""
     assert expected == features(name, version, text, KERNEL)
 
 

@@ -23,7 +23,9 @@ def hybrid() -> None:
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("program", ["nope", "/no/such/program", "/bin"])
 async def test_the_start_fails(tmp_path: Path, runtime: str, program: str, monitor: str) -> None:
-    """It is created; its start fails in the runtime's words, which its status has with code 128 and StartError (containerd)."""
+    """It is created; its start fails with the runtime's message, which its status has with code 128 and StartError
+    (containerd).
+    """
     async with node(tmp_path, runtime=runtime, monitor=monitor) as world:
         sandbox = await world.run_sandbox()
         container = await world.create_container(sandbox, "main", program)
@@ -42,11 +44,11 @@ async def test_the_start_fails(tmp_path: Path, runtime: str, program: str, monit
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 async def test_a_restart_before_the_start(tmp_path: Path, runtime: str) -> None:
-    """Why it was refused outlives us; what was not started is not found as ended."""
+    """The reason of the refusal survives a restart; a container that was not started is not found as ended."""
     async with node(tmp_path, runtime=runtime) as world:
         container = await world.create_container(await world.run_sandbox(), "main", "/no/such/program")
         assert isinstance(world.backend, OciPodBackend)
         again = build(world.backend._context)
-        assert [ContainerState.CREATED] == [held.state for held in (await again.inventory()).containers]
+        assert [ContainerState.CREATED] == [observed.state for observed in (await again.inventory()).containers]
         with pytest.raises(CreateRefused, match="/no/such/program"):
             await again.start_container(container)

@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC240 - nothing else runs on these loops, so a blocking look at a small file holds up nobody
+# ruff: noqa: ASYNC240 - nothing else runs on these loops, so a short blocking read delays nothing
 """Further options of mounts, as the kernel has them inside."""
 
 from pathlib import Path

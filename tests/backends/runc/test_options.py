@@ -1,4 +1,4 @@
-"""What can be said of the runc backend in crishim.toml, and what it needs of a machine."""
+"""The options of the runc backend in crishim.toml, and its requirements of a machine."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def test_options_that_make_no_sense(tmp_path: Path, options: dict[str, Any], fie
 
 @pytest.mark.parametrize("driver", CgroupDriver)
 def test_one_setting_rules_the_cgroups(tmp_path: Path, driver: CgroupDriver) -> None:
-    """Runtime, monitor and the bundle's path follow the driver that the kubelet is told."""
+    """Runtime, monitor and the bundle's path follow the cgroup driver that the kubelet gets."""
     backend: Any = build(attrs.evolve(context(tmp_path, {}), cgroup_driver=driver))
     systemd = driver is CgroupDriver.SYSTEMD
     assert (systemd, systemd) == (backend._host.systemd_cgroup, backend._runtime._command.systemd_cgroup)
@@ -88,19 +88,19 @@ def test_limits_that_cannot_be_given(tmp_path: Path, limits: dict[str, Any], giv
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096)),
     )
     assert [given, [["ulimits.nofile", False, False]] * found] == json.loads(done.stdout)
-    assert found == done.stderr.count("ulimits.nofile is 4096 for containers"), done.stderr
+    assert found == done.stderr.count("ulimits.nofile is lowered to 4096"), done.stderr
 
 
 def test_a_machine_with_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is missing is named with what then does not work; what most pods ask for is needed."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    told = {finding.what: finding for finding in findings(tmp_path)}
-    missing = {what for what, finding in told.items() if finding.needed and not finding.ok}
+    by_name = {finding.what: finding for finding in findings(tmp_path)}
+    missing = {what for what, finding in by_name.items() if finding.needed and not finding.ok}
     assert {"runc", "conmon", "skopeo", "catatonit"} == missing - {"root"}
     assert {"unshare", "nsenter", "criu", "/usr/share/containers/seccomp.json"} == {
-        what for what, finding in told.items() if not finding.needed
+        what for what, finding in by_name.items() if not finding.needed
     }
-    assert [finding.what for finding in check({})] == list(told)
+    assert [finding.what for finding in check({})] == list(by_name)
 
 
 def test_the_runtime_of_the_options_is_looked_for() -> None:

@@ -33,7 +33,7 @@ TABLE = """UID       PID       PPID      C         TTY       STIME     TIME     
 
 
 def test_descendants() -> None:
-    """A process's family is itself and whoever descends from it, in whatever order the table has them."""
+    """A process's descendants are found in whatever order the table has them."""
     assert [2, 4, 5] == descendants(TABLE, 2)
     assert [9] == descendants(TABLE, 9)
 
@@ -81,7 +81,7 @@ async def test_two_containers_share_one_sandbox(world: Harness, tmp_path: Path) 
 
 @gvisor
 async def test_a_members_terminal(world: Harness) -> None:
-    """A member with a terminal has one, and its output reaches whoever attaches."""
+    """A member with a terminal has one, and its output reaches attached clients."""
     argv = ("sh", "-c", "read x; test -t 0 && echo a terminal; sleep 60")
     container = await world.run_container(await world.run_sandbox(), "main", *argv, tty=True, stdin=True)
     source, out = Source(), Sink()
@@ -121,7 +121,7 @@ async def test_the_sandboxs_death(world: Harness, tmp_path: Path) -> None:
 
 @gvisor
 async def test_filters_are_loaded_into_gvisor(tmp_path: Path) -> None:
-    """A seccomp profile of a container in gVisor denies what it says; the node's AppArmor and SELinux are refused."""
+    """A seccomp profile of a container in gVisor is enforced; the node's AppArmor and SELinux are refused."""
     rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}
     profile = tmp_path / "profile.json"
     profile.write_text(

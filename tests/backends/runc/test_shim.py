@@ -17,7 +17,7 @@ def table(text: str) -> tuple[str, bytes]:
 
 
 def test_a_handlers_table_counts(tmp_path: Path) -> None:
-    """Program, state folder and cgroup driver are those of the table, as they are of runc's own message."""
+    """Program, state folder and cgroup driver are those of the table, as in runc's own message."""
     make = runc(tmp_path)
     message = runc_pb.Options(binary_name="/bin/true", root="/own", systemd_cgroup=True)
     runtime = make("k8s.io", table('BinaryName = "/bin/true"\nRoot = "/own"\nSystemdCgroup = true\nIoUid = 7'))

@@ -46,16 +46,16 @@ async def test_every_metric_has_a_value(world: Harness, tmp_path: Path) -> None:
     stats = world.services.stats
     described = {descriptor.name: descriptor for descriptor in await stats.metric_descriptors()}
     (pod,) = await stats.metrics()
-    (held,) = pod.container_metrics
-    metrics = [*pod.metrics, *held.metrics]
+    (measured,) = pod.container_metrics
+    metrics = [*pod.metrics, *measured.metrics]
     assert set() == described.keys() - {metric.name for metric in metrics} - NOT_EVERYWHERE
     assert all(len(described[metric.name].label_keys) == len(metric.label_values) for metric in metrics)
-    assert container == held.container_id
+    assert container == measured.container_id
     assert {("eth0",), ("eth1",)} == {metric.label_values[5:] for metric in pod.metrics}
 
 
-async def test_figures_of_a_running_container(world: Harness, tmp_path: Path) -> None:
-    """A container that works has CPU time, memory, a task and what it wrote; a limit shows as what is left of it."""
+async def test_usage_of_a_running_container(world: Harness, tmp_path: Path) -> None:
+    """A busy container has CPU time, memory, a task and its written bytes; a limit shows as available memory."""
     limits = LinuxContainerConfig(resources=Resources(memory_limit_in_bytes=64 << 20))
     container = await world.run_container(await world.run_sandbox(), "main", *BUSY, linux=limits)
     while not (tmp_path / "roots" / container / "ready").exists():  # noqa: ASYNC110 - the container makes it
@@ -75,7 +75,7 @@ async def test_figures_of_a_running_container(world: Harness, tmp_path: Path) ->
 
 
 async def test_an_ended_container_keeps_its_layer(world: Harness) -> None:
-    """A container that has ended has its writable layer, its last figures, and no process; a removed one is NotFound."""
+    """An ended container has its writable layer, its last usage, and no process; a removed one is NotFound."""
     container = await world.run_container(await world.run_sandbox(), "main", "true")
     core = world.services._core
     await core.backends.get("").backend.wait_container(container)
@@ -89,7 +89,7 @@ async def test_an_ended_container_keeps_its_layer(world: Harness) -> None:
 
 
 async def settled(world: Harness, sandbox: SandboxId, processes: int) -> SandboxUsage:
-    """A pod's figures once what was only starting its containers is gone."""
+    """A pod's usage once the processes that started its containers have ended."""
     async with asyncio.timeout(30):
         while True:
             usage = (await world.services.stats.sandbox(sandbox)).usage
@@ -100,7 +100,7 @@ async def settled(world: Harness, sandbox: SandboxId, processes: int) -> Sandbox
 
 @pytest.mark.parametrize(("parent", "processes"), [("", 3), (f"/crishim-test-{os.getpid()}", 5)])
 async def test_a_pod_is_all_its_containers(world: Harness, parent: str, processes: int) -> None:
-    """A pod's figures are its cgroup's, with its monitors, where it was given one, else a sum over containers and pause."""
+    """A pod's usage is its cgroup's, with its monitors, if it has one, else a sum over containers and pause."""
     namespaces = NamespaceOption(network=NamespaceMode.NODE, pid=NamespaceMode.POD)
     security = LinuxSandboxSecurityContext(namespace_options=namespaces)
     sandbox = await world.run_sandbox(linux=LinuxPodSandboxConfig(cgroup_parent=parent, security_context=security))
@@ -123,7 +123,7 @@ def remove_cgroup(parent: str) -> None:
 
 
 async def test_new_sums_of_a_pod_are_noted(world: Harness) -> None:
-    """UpdatePodSandboxResources is taken, and kept in the record; the kubelet has written the cgroup already."""
+    """UpdatePodSandboxResources succeeds and is recorded; the kubelet has written the cgroup already."""
     sandbox = await world.run_sandbox()
     await world.services.sandboxes.update_resources(sandbox, None, Resources(cpu_shares=512))
     assert Resources(cpu_shares=512) == world.services._core.table.sandbox(sandbox).record.resources

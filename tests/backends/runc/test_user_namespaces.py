@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC240 - nothing else runs on these loops, so a blocking look at a small file holds up nobody
+# ruff: noqa: ASYNC240 - nothing else runs on these loops, so a short blocking read delays nothing
 """Pods with a user namespace of their own, on crun, and on runc where it is 1.2 or newer."""
 
 import shutil
@@ -42,8 +42,8 @@ def idmaps(runtime: str) -> bool:
     """Whether a runtime says that it can mount with ids of a user namespace's."""
     if shutil.which(runtime) is None:
         return False
-    told = subprocess.run([runtime, "features"], capture_output=True, text=True, check=False).stdout
-    return features(runtime, "0", told, (6, 0)).idmap
+    output = subprocess.run([runtime, "features"], capture_output=True, text=True, check=False).stdout
+    return features(runtime, "0", output, (6, 0)).idmap
 
 
 LINES = (IDMapping(100000, 0, 65536),)
@@ -58,9 +58,9 @@ def linux(options: NamespaceOption, **changes: object) -> LinuxPodSandboxConfig:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder into which anybody may go, as a container's first process must reach its root."""
-    with tempfile.TemporaryDirectory(prefix="userns") as made:
-        Path(made).chmod(0o711)
-        yield Path(made)
+    with tempfile.TemporaryDirectory(prefix="userns") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
 
 
 RUNTIMES = [
@@ -104,7 +104,7 @@ async def output(
 async def test_a_mapped_pod(
     request: pytest.FixtureRequest, folder: Path, network: NamespaceMode, pid: NamespaceMode, runtime: str
 ) -> None:
-    """Its root is nobody outside, owns what the image gives root, and may set the pod's own sysctls and hostname.
+    """Its root is unprivileged outside, owns the image's files of root, and may set the pod's own sysctls and hostname.
 
     Nothing of the node is mounted over, before, during or after.
     """
@@ -165,7 +165,7 @@ async def test_a_sysctl_that_the_kernel_does_not_take(world: Harness) -> None:
 
 
 async def test_volumes_have_the_ids_of_the_pod(world: Harness, folder: Path) -> None:
-    """A volume with mappings is root's inside as it is outside, and the pod's own files are its root's to write."""
+    """A volume with mappings is owned by root inside as outside, and the pod's own files are writable for its root."""
     if Feature.IDMAP_MOUNTS not in (await world.backend.probe()).supported:
         pytest.skip("needs crun 1.9 or newer: put one on PATH")
     volume = folder / "volume"
@@ -195,7 +195,7 @@ async def test_a_mapping_that_the_kernel_refuses(tmp_path: Path) -> None:
 
 
 async def test_layers_with_ids_of_their_own(tmp_path: Path) -> None:
-    """An image's root is the mapped root's in a container's root and in its volumes, and what is written goes to its folder."""
+    """An image's root is the mapped root in a container's root and in its volumes, and written files are in its folder."""
     pins = PinnedNamespaces(tmp_path / "pins")
     options = NamespaceOption(userns_options=MAPPED)
     async with Harness() as harness:

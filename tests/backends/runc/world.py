@@ -72,8 +72,8 @@ def needs(*tools: str) -> pytest.MarkDecorator:
 def needs_criu() -> pytest.MarkDecorator:
     """A test that runs where there is a CRIU that knows kernels of today, 6.16 and its sockets among them."""
     program = shutil.which("criu")
-    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout if program else ""
-    fits = version_of(told.partition("Version:")[2].strip()) >= (4, 2)
+    output = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout if program else ""
+    fits = version_of(output.partition("Version:")[2].strip()) >= (4, 2)
     return pytest.mark.skipif(not fits, reason="needs criu 4.2: make criu, and .venv/criu on PATH")
 
 

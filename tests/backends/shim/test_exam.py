@@ -24,7 +24,7 @@ class TestRuncShim(BackendConformance):
 
     @pytest.fixture(autouse=True)
     def pins(self, tmp_path: Path) -> Iterator[None]:
-        """A folder of pins, which is a mount of its own until it is let go."""
+        """A folder of pins, which is a mount of its own until it is closed."""
         self._pins = PinnedNamespaces(tmp_path / "pins")
         yield
         self._pins.close()

@@ -59,7 +59,7 @@ def feed(session: Any) -> None:
 
 
 def forward(core: Any, words: argparse.Namespace, namespace: str, name: str) -> int:
-    """Stdin to one port, what it answers to stdout."""
+    """Stdin to one port, the response to stdout."""
     port = int(words.rest[0])
     forwarder = portforward(core.connect_get_namespaced_pod_portforward, name, namespace, ports=str(port))
     connection = forwarder.socket(port)

@@ -65,7 +65,7 @@ def test_restores_that_make_no_sense_are_refused(request_: pb.RestorePodRequest,
         runtime.decode_restore(request_)
 
 
-def test_a_restored_pod_is_told_by_ids() -> None:
+def test_a_restored_pod_is_encoded_by_ids() -> None:
     """RestorePod answers the sandbox's id and each container's name and id."""
     expected = pb.RestorePodResponse(
         pod_sandbox_id="s", restored_containers=[pb.RestoredContainer(name="main", container_id="c")]

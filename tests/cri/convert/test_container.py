@@ -86,7 +86,7 @@ def test_no_grace_is_a_kill_at_once(timeout: int, expected: int) -> None:
     assert ("c", expected) == container.decode_stop(request)
 
 
-def test_status_is_told_with_its_texts() -> None:
+def test_status_is_encoded_with_its_texts() -> None:
     """ContainerStatus answers the container and the texts for people."""
     status = ContainerStatus(
         id=ContainerId("c"), metadata=ContainerMetadata("main"), state=ContainerState.CREATED, created_at=2
@@ -116,7 +116,7 @@ def test_unknown_states_are_refused() -> None:
         container.decode_list(pb.ListContainersRequest(filter=wanted))
 
 
-def test_a_list_item_is_told_in_full() -> None:
+def test_a_list_item_is_encoded_in_full() -> None:
     """Every part of a list's item is on the wire."""
     item = Container(
         id=ContainerId("c"),

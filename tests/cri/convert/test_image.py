@@ -29,7 +29,7 @@ BUSYBOX_MESSAGE = pb.Image(
 )
 
 
-def test_an_image_is_told_in_full() -> None:
+def test_an_image_is_encoded_in_full() -> None:
     """Every part of an image is on the wire; uid 0 is a number, a missing one is absent."""
     assert BUSYBOX_MESSAGE == image.encode_image(BUSYBOX)
     named = image.encode_image(Image(id=ImageId("i"), size=1, username="www"))
@@ -112,7 +112,7 @@ def test_pull_needs_neither_credentials_nor_a_named_pod() -> None:
 
 
 def test_file_systems_are_named_by_a_path() -> None:
-    """ImageFsInfo answers what is used, leaving unset what was not measured."""
+    """ImageFsInfo has the usage, with unmeasured values unset."""
     images = FilesystemUsage(timestamp=1, mountpoint="/images", used_bytes=0)
     containers = FilesystemUsage(timestamp=2, mountpoint="/containers", inodes_used=3)
     expected = pb.ImageFsInfoResponse(

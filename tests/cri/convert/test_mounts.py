@@ -46,7 +46,7 @@ def test_mounts_that_make_no_sense_are_refused(message: pb.Mount, field: str) ->
 
 @pytest.mark.parametrize(("permissions", "expected"), [("", "rwm"), ("r", "r"), ("mrw", "mrw")])
 def test_a_device_has_permissions(permissions: str, expected: str) -> None:
-    """Letters are kept as they are; none at all mean all of them."""
+    """Letters are passed on unchanged; none at all mean all of them."""
     message = pb.Device(container_path="/c", host_path="/h", permissions=permissions)
     assert Device("/c", "/h", expected) == decode_device(message, "d")
 

@@ -6,7 +6,7 @@ from crishim.model.resources import HugepageLimit, Resources
 from tests.cri.refusals import refused
 
 
-def test_nothing_said_is_nothing_asked() -> None:
+def test_absent_resources_are_not_requested() -> None:
     """Empty limits are the default ones."""
     expected = Resources()
     assert expected == decode_resources(pb.LinuxContainerResources(), "linux")

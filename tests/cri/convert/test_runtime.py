@@ -20,7 +20,7 @@ def test_version_says_who_serves() -> None:
     assert expected == runtime.encode_version(Version(runtime_version="1.2.3"))
 
 
-def test_status_is_told_in_full() -> None:
+def test_status_is_encoded_in_full() -> None:
     """Status gives its verb whether to be verbose, and answers conditions, handlers, features and texts."""
     assert runtime.decode_status(pb.StatusRequest(verbose=True)) == (True,)
     status = RuntimeStatus(

@@ -60,7 +60,7 @@ def test_no_id_is_refused(decode: Callable[[], object]) -> None:
         decode()
 
 
-def test_status_tells_the_pod_as_of_one_moment() -> None:
+def test_status_has_the_pod_as_of_one_moment() -> None:
     """PodSandboxStatus answers the sandbox, texts for people, and the containers of the same moment."""
     status = PodSandboxStatus(id=SandboxId("s"), metadata=METADATA, state=PodSandboxState.READY, created_at=1)
     main = ContainerStatus(id=ContainerId("c"), metadata=ContainerMetadata("main"), state=ContainerState.RUNNING, created_at=2)
@@ -95,7 +95,7 @@ def test_unknown_states_are_refused() -> None:
         sandbox.decode_list(pb.ListPodSandboxRequest(filter=wanted))
 
 
-def test_a_list_item_is_told_in_full() -> None:
+def test_a_list_item_is_encoded_in_full() -> None:
     """Every part of a list's item is on the wire."""
     item = PodSandbox(
         id=SandboxId("s"),
@@ -118,7 +118,7 @@ def test_a_list_item_is_told_in_full() -> None:
     assert expected == sandbox.encode_item(item)
 
 
-def test_an_update_tells_absent_sums_from_empty_ones() -> None:
+def test_an_update_distinguishes_absent_sums_from_empty_ones() -> None:
     """UpdatePodSandboxResources gives None for a message that was not sent."""
     request = pb.UpdatePodSandboxResourcesRequest(pod_sandbox_id="s", resources=pb.LinuxContainerResources())
     expected = (SandboxId("s"), None, Resources())

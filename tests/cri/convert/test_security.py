@@ -32,7 +32,7 @@ def test_an_empty_container_context_is_all_zero() -> None:
     assert expected == security.decode_container_context(pb.LinuxContainerSecurityContext(), "s")
 
 
-def test_user_zero_is_not_nobody_asked() -> None:
+def test_user_zero_is_not_an_absent_user() -> None:
     """An empty wrapped number is zero, an absent one is None."""
     context = security.decode_container_context(pb.LinuxContainerSecurityContext(run_as_user=pb.Int64Value()), "s")
     assert context.run_as_user == 0
@@ -124,7 +124,7 @@ def test_unknown_modes_and_types_are_refused() -> None:
 @pytest.mark.parametrize("mode", ["CONTAINER", "TARGET"])
 @pytest.mark.parametrize("field", ["network", "ipc"])
 def test_network_and_ipc_are_the_pods_or_the_nodes(field: str, mode: str) -> None:
-    """Another mode would be taken for the pod's own, and is refused instead."""
+    """Another mode would be treated as the pod's own, and is refused instead."""
     with refused(f"n.{field}"):
         security.decode_namespaces(pb.NamespaceOption(**{field: mode}), "n")  # type: ignore[arg-type]
 
@@ -189,7 +189,7 @@ def test_no_change_of_capabilities_is_no_message() -> None:
     assert not message.HasField("capabilities")
 
 
-def test_a_user_is_told_by_numbers() -> None:
+def test_a_user_is_encoded_by_ids() -> None:
     """User, group and groups are written."""
     expected = pb.LinuxContainerUser(uid=1, gid=2, supplemental_groups=[2, 3])
     assert expected == security.encode_user(LinuxContainerUser(1, 2, (2, 3)))

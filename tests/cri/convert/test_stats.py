@@ -90,20 +90,20 @@ def main_message() -> pb.ContainerStats:
     )
 
 
-def test_a_containers_figures_are_told_in_full() -> None:
+def test_a_containers_usage_is_encoded_in_full() -> None:
     """Every figure is on the wire, a measured zero too."""
     expected = pb.ContainerStatsResponse(stats=main_message())
     assert expected == stats.encode_container(MAIN)
 
 
 def test_what_was_not_measured_is_left_unset() -> None:
-    """A container that nobody measured has its attributes alone."""
+    """A container without usage has its attributes alone."""
     attributes = pb.ContainerAttributes(id="c", metadata=pb.ContainerMetadata(name="main"))
     assert pb.ContainerStats(attributes=attributes) == stats.encode_container_item(EMPTY_CONTAINER)
 
 
-def test_a_pods_figures_are_told_in_full() -> None:
-    """A pod has its cgroup's figures, its network's, and its containers'."""
+def test_a_pods_usage_is_encoded_in_full() -> None:
+    """A pod has the usage of its cgroup and network, and that of its containers."""
     eth0 = NetworkInterfaceUsage(name="eth0", rx_bytes=1, rx_errors=2, tx_bytes=3, tx_errors=4)
     pod = PodSandboxStats(
         id=SandboxId("s"),
@@ -144,8 +144,8 @@ def test_a_pods_figures_are_told_in_full() -> None:
     assert message == stats.encode_sandbox_item(pod)
 
 
-def test_a_pod_without_figures_has_an_empty_linux_part() -> None:
-    """A pod that nobody measured says so for Linux."""
+def test_a_pod_without_usage_has_an_empty_linux_part() -> None:
+    """A pod without usage has an empty Linux part."""
     pod = PodSandboxStats(id=SandboxId("s"), metadata=PodSandboxMetadata("n", "ns", "u"))
     message = stats.encode_sandbox_item(pod)
     assert pb.LinuxPodSandboxStats() == message.linux
@@ -173,7 +173,7 @@ def test_stats_take_an_id() -> None:
     ],
 )
 def test_no_id_is_refused(decode: Callable[[], object], field: str) -> None:
-    """The figures of nothing are refused."""
+    """A request for stats without an id is refused."""
     with refused(field):
         decode()
 

@@ -45,7 +45,7 @@ CONTAINER = ContainerStatus(
 )
 
 
-def test_a_sandbox_is_told_in_full() -> None:
+def test_a_sandbox_is_encoded_in_full() -> None:
     """Every part of a sandbox's status is on the wire, the first address apart from the others."""
     namespaces = pb.NamespaceOption(pid=pb.NamespaceMode.CONTAINER)
     expected = pb.PodSandboxStatus(
@@ -68,7 +68,7 @@ def test_no_address_is_no_network() -> None:
     assert not message.HasField("network")
 
 
-def test_a_container_is_told_in_full() -> None:
+def test_a_container_is_encoded_in_full() -> None:
     """Every part of a container's status is on the wire, and its message fits it."""
     expected = pb.ContainerStatus(
         id="c",
@@ -95,6 +95,6 @@ def test_a_container_is_told_in_full() -> None:
 
 
 def test_an_unknown_user_is_left_unset() -> None:
-    """A user that nobody knows is absent, not root."""
+    """An unknown user is absent, not root."""
     message = encode_container_status(attrs.evolve(CONTAINER, user=None))
     assert not message.HasField("user")

@@ -12,10 +12,10 @@ from crishim.shimv2.wire.messages import Bootstrap
 
 
 def shim(folder: Path, script: str, name: str = "shim", **changes: object) -> ShimBinary:
-    """A shell script in the place of a shim; what it is told lies in `args`, `env`, `cwd` and `given`."""
+    """A shell script in place of a shim; it records its input in `args`, `env`, `cwd` and `given`."""
     program = folder / name
-    tells = f'echo "$@" > {folder}/args; env > {folder}/env; pwd > {folder}/cwd; cat > {folder}/given\n'
-    program.write_text(f"#!/bin/sh\n{tells}{script}\n")
+    records = f'echo "$@" > {folder}/args; env > {folder}/env; pwd > {folder}/cwd; cat > {folder}/given\n'
+    program.write_text(f"#!/bin/sh\n{records}{script}\n")
     program.chmod(0o755)
     values: dict[str, object] = {"program": str(program), "namespace": "ns", "address": "/a", **changes}
     return ShimBinary(**values)  # type: ignore[arg-type]
@@ -71,7 +71,7 @@ async def test_delete_answers_the_end(tmp_path: Path) -> None:
     assert f"-bundle {tmp_path} delete\n" in (tmp_path / "args").read_text()
 
 
-async def test_failures_are_told_with_what_was_said(tmp_path: Path) -> None:
+async def test_failures_have_the_output_of_the_shim(tmp_path: Path) -> None:
     """A shim that fails is Unknown with its complaint, one that is not there FailedPrecondition with its name."""
     with pytest.raises(Unknown, match="not like this"):
         await shim(tmp_path, "echo not like this >&2; exit 1").start("t1", tmp_path)

@@ -47,7 +47,9 @@ def slow(world: ShimWorld) -> Path:
 
 
 async def test_a_delete_that_takes_too_long(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `delete` could not free is not removed: containers have ended, stop and removal fail and say what is left."""
+    """A pod with leftovers that `delete` could not free stays: containers have ended, stop and removal fail with the
+    leftovers.
+    """
     monkeypatch.setattr(burial, "_RETRY_PAUSE", FOR_EVER)
     file = slow(machines)
     pod = await machines.sandbox()
@@ -67,7 +69,7 @@ async def test_a_delete_that_takes_too_long(machines: ShimWorld, monkeypatch: py
 
 
 async def test_leftovers_are_freed_in_the_background(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What could not be freed is tried again without being asked, before and after a restart of ours."""
+    """Leftovers that could not be freed are retried in the background, before and after a restart."""
     monkeypatch.setattr(burial, "_RETRY_PAUSE", 0.1)
     monkeypatch.setattr(burial, "_LONGEST_RETRY_PAUSE", 0.1)
     for restarted in (False, True):

@@ -41,7 +41,7 @@ def machine_of(world: ShimWorld, pod: SandboxSpec) -> int:
 
 
 async def gone(pid: int) -> None:
-    """Return when a process has ended, whoever may still have to collect it."""
+    """Return when a process has ended, collected or not."""
     path = Path(f"/proc/{pid}/stat")
     await until(lambda: not path.exists() or path.read_text().rpartition(")")[2].split()[0] == "Z")
 
@@ -57,7 +57,7 @@ async def test_one_shim_for_a_pod(machines: ShimWorld) -> None:
 
 
 async def test_the_log_must_be_read(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a pipe `log` that somebody empties no machine boots, and no shim is left of the attempt."""
+    """Without a reader of the pipe `log` no machine boots, and no shim is left of the attempt."""
     with monkeypatch.context() as patched:
         patched.setattr(ShimLog, "open", lambda self: None)
         with pytest.raises(CrishimError):
@@ -79,15 +79,15 @@ async def test_a_member_has_the_address_of_its_sandbox(machines: ShimWorld) -> N
     pod = await machines.sandbox()
     spec = await machines.create(pod, machines.programs.sleeps())
     binary: ShimBinary = machines.runtime._binary
-    told = await binary.start(spec.id, machines.pods._bundles / spec.id)
+    bootstrap = await binary.start(spec.id, machines.pods._bundles / spec.id)
     record = (await machines.runtime._sandbox(pod.id)).folder.shim()
     assert record is not None
-    assert Bootstrap(record.address, 2) == told
+    assert Bootstrap(record.address, 2) == bootstrap
     assert 1 == len(machines.shims())
 
 
 async def test_a_delete_right_after_the_end_is_tried_again(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Delete is refused for a while after Wait has answered; a removal at once succeeds all the same."""
+    """Delete is refused for a while after Wait has returned; a removal at once succeeds nevertheless."""
     pod = await machines.sandbox()
     spec = await machines.run(pod, machines.programs.fails(3))
     await machines.wait(spec.id)
@@ -101,7 +101,7 @@ async def test_a_delete_right_after_the_end_is_tried_again(machines: ShimWorld, 
     assert None is await machines.seen(spec.id)
 
 
-async def test_stdin_is_closed_before_it_is_told(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stdin_is_closed_before_close_io(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """CloseIO does not answer while our end is open, and does when it was closed before: the process gets its end."""
     pod = await machines.sandbox()
     spec = await machines.run(pod, machines.programs.copies(), stdin=True, stdin_once=True)
@@ -118,7 +118,7 @@ async def test_stdin_is_closed_before_it_is_told(machines: ShimWorld, monkeypatc
 
 
 async def test_much_output_is_read_to_its_end(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait answers when all output was read; a megabyte reaches the log whole. Unread, the end is never told."""
+    """Wait returns when all output was read; a megabyte reaches the log completely. Unread, the exit is never reported."""
     pod = await machines.sandbox()
     many = (
         "sh",
@@ -151,7 +151,7 @@ async def test_the_year_one_is_no_time(machines: ShimWorld) -> None:
     assert ended.at > 0
 
 
-async def test_a_term_that_nobody_minds_is_a_kill(machines: ShimWorld) -> None:
+async def test_sigterm_without_a_handler_is_a_kill(machines: ShimWorld) -> None:
     """SIGTERM to a first process without a handler ends it with 137."""
     pod = await machines.sandbox()
     spec = await machines.run(pod, ("sleep", "600"))
@@ -159,7 +159,7 @@ async def test_a_term_that_nobody_minds_is_a_kill(machines: ShimWorld) -> None:
     assert 137 == (await machines.wait(spec.id)).code
 
 
-async def test_what_is_asked_of_the_ended(machines: ShimWorld) -> None:
+async def test_calls_for_an_ended_container(machines: ShimWorld) -> None:
     """A kill of the ended is harmless, a wait sticky, a second start refused; an unknown id is NotFound."""
     pod = await machines.sandbox()
     spec = await machines.run(pod, machines.programs.fails(6))
@@ -173,7 +173,7 @@ async def test_what_is_asked_of_the_ended(machines: ShimWorld) -> None:
 
 
 async def test_not_found_is_not_gone(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NOT_FOUND for a Kill or Delete of what State knows is a failure with the shim's reason: nothing is taken for gone."""
+    """NOT_FOUND for a Kill or Delete of a task that State knows is a failure with the shim's reason: the task still exists."""
     monkeypatch.setattr(cleanup, "_FREED_WITHIN", 0.1)
     pod = await machines.sandbox()
     spec = await machines.run_ready(pod, machines.programs.sleeps())
@@ -216,7 +216,7 @@ async def state_of(world: ShimWorld, spec: ContainerSpec) -> ContainerState | No
 
 
 async def test_the_machine_dies(machines: ShimWorld) -> None:
-    """When the machine dies every waiter is told 255 at once, the sandbox's too; the removal frees the shim as well."""
+    """When the machine dies every waiter gets 255 at once, the sandbox's too; the removal frees the shim as well."""
     pod = await machines.sandbox()
     specs = [await machines.run_ready(pod, machines.programs.sleeps()) for _ in range(2)]
     waits = [asyncio.ensure_future(machines.wait(spec.id)) for spec in specs]
@@ -229,7 +229,7 @@ async def test_the_machine_dies(machines: ShimWorld) -> None:
 
 
 async def test_the_shim_dies(machines: ShimWorld) -> None:
-    """When the shim dies its binary is asked to delete every id, members first: machine and folders go, and ends are known."""
+    """When the shim dies its binary's `delete` runs for every id, members first: machine and folders go, exits are known."""
     pod = await machines.sandbox()
     specs = [await machines.run_ready(pod, machines.programs.sleeps()) for _ in range(2)]
     waits = [asyncio.ensure_future(machines.wait(spec.id)) for spec in specs]
@@ -248,8 +248,8 @@ async def test_one_delete_frees_nothing(machines: ShimWorld) -> None:
     """`delete` for the sandbox alone succeeds and leaves the machine running: every id counts."""
     pod = await machines.sandbox()
     spec = await machines.run_ready(pod, machines.programs.sleeps())
-    held = await machines.runtime._sandbox(pod.id)
-    record = held.folder.shim()
+    sandbox = await machines.runtime._sandbox(pod.id)
+    record = sandbox.folder.shim()
     assert record is not None
     await machines.close()
     (shim,) = machines.shims()
@@ -264,7 +264,7 @@ async def test_one_delete_frees_nothing(machines: ShimWorld) -> None:
 
 
 async def test_the_shim_dies_while_we_are_away(machines: ShimWorld) -> None:
-    """A shim that died while nobody looked is found dead at the next start, and what it left is cleared away."""
+    """A shim that died while no server ran is found dead at the next start, and its leftovers are freed."""
     pod = await machines.sandbox()
     spec = await machines.run_ready(pod, machines.programs.sleeps())
     await machines.close()
@@ -277,7 +277,7 @@ async def test_the_shim_dies_while_we_are_away(machines: ShimWorld) -> None:
 
 
 async def test_a_shim_that_never_answers(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shim that stands still is killed with the removal of its pod, and what it leaves is cleared away."""
+    """A hanging shim is killed by the removal of its pod, and its leftovers are freed."""
     pod = await machines.sandbox()
     await machines.run_ready(pod, machines.programs.sleeps())
     monkeypatch.setattr(ShimLink, "timeout", 0.3)
@@ -311,7 +311,7 @@ def become(world: ShimWorld, script: str) -> None:
 
 
 async def test_garbage_instead_of_an_address(machines: ShimWorld) -> None:
-    """A shim that prints what is no address fails the start with what it said."""
+    """A shim that prints an invalid address fails the start with its output."""
     become(machines, "echo something went wrong, sorry")
     with pytest.raises(Unknown, match="something went wrong"):
         await machines.sandbox()
@@ -338,7 +338,7 @@ async def test_shims_of_other_ages(machines: ShimWorld, answers: str, bootstrap:
 
 
 async def test_a_shim_of_another_version_is_ended(machines: ShimWorld) -> None:
-    """A shim that does not know the service it is asked for, and so cannot even tell its pid, is ended all the same."""
+    """A shim that does not know the requested service, and so cannot even report its pid, is killed nevertheless."""
     (machines.folder / "host").mkdir(exist_ok=True)
     (machines.folder / "host" / "answers").write_text("json")
     script = f"{sys.executable} {STAND_IN} {machines.folder}/host"
@@ -349,7 +349,7 @@ async def test_a_shim_of_another_version_is_ended(machines: ShimWorld) -> None:
 
 
 async def test_a_shim_that_wants_parameters_gets_none(machines: ShimWorld) -> None:
-    """A shim that demands parameters, and is not known to, fails the start with its words."""
+    """A shim that requires parameters, and is not known to, fails the start with its message."""
     (machines.folder / "host").mkdir(exist_ok=True)
     (machines.folder / "host" / "answers").write_text("protobuf")
     with pytest.raises(Unknown, match="deprecated"):
@@ -357,7 +357,7 @@ async def test_a_shim_that_wants_parameters_gets_none(machines: ShimWorld) -> No
 
 
 async def test_nonsense_instead_of_a_shim(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever answers nonsense, or nothing, fails the start within its time, and is forgotten with the pod."""
+    """A shim that responds with garbage, or not at all, fails the start within its timeout, and is removed with the pod."""
     monkeypatch.setattr(ShimLink, "long_timeout", 0.3)
     monkeypatch.setattr(ShimLink, "timeout", 0.3)
     monkeypatch.setattr(sandbox, "_SHUTDOWN_TIMEOUT", 0.3)
@@ -377,14 +377,14 @@ async def test_nonsense_instead_of_a_shim(machines: ShimWorld, monkeypatch: pyte
 
 
 async def test_a_stale_address_is_no_shim(machines: ShimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An address where nobody listens is a shim that is gone."""
+    """An address without a listener means that the shim has ended."""
     monkeypatch.setattr(sandbox, "_PAUSE", 0.01)
     become(machines, f"echo unix://{machines.folder}/nobody")
     with pytest.raises(Unavailable):
         await machines.sandbox()
 
 
-def test_the_stand_in_tells_its_version(tmp_path: Path) -> None:
+def test_the_version_of_the_stand_in(tmp_path: Path) -> None:
     """`--version` is kata's version; `-v`, as with every Go shim, that of containerd's library."""
     for flag, version in (("--version", "version: 4.1.0"), ("-v", "Version:  1.7.25")):
         done = subprocess.run([stand_in(tmp_path), flag], capture_output=True, text=True, check=True)

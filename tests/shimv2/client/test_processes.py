@@ -7,8 +7,8 @@ from pathlib import Path
 from crishim.shimv2.client.cleanup import born, end_process, end_shim, remove_socket, working_in
 
 
-def test_a_process_is_told_apart_from_its_pids_next_owner() -> None:
-    """A process is ended if it is the one that began at that time, and nobody else is."""
+def test_a_process_is_distinguished_from_its_pids_next_owner() -> None:
+    """The process that began at that time is ended, and no other."""
     with subprocess.Popen(["sleep", "600"]) as process:
         began = born(process.pid)
         assert began > 0
@@ -23,7 +23,7 @@ def test_a_process_is_told_apart_from_its_pids_next_owner() -> None:
 
 
 def test_a_shim_without_a_pid_is_who_works_in_the_bundle(tmp_path: Path) -> None:
-    """Whoever works in the bundle is ended, and nobody who works elsewhere, and never this process."""
+    """Processes that work in the bundle are ended, and none that work elsewhere, and never this process."""
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     with subprocess.Popen(["sleep", "600"], cwd=bundle) as there, subprocess.Popen(["sleep", "600"], cwd=tmp_path) as elsewhere:
@@ -37,7 +37,7 @@ def test_a_shim_without_a_pid_is_who_works_in_the_bundle(tmp_path: Path) -> None
 
 
 def test_only_sockets_are_removed(tmp_path: Path) -> None:
-    """A dead shim's socket is removed; what is no socket, and what has no path, is left alone."""
+    """A dead shim's socket is removed; a path that is no socket, or is missing, is left alone."""
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(path))

@@ -66,7 +66,7 @@ def executed(pid: int) -> list[str]:
 
 
 async def test_the_shim_dies(containers: ShimWorld) -> None:
-    """When the shim is killed its containers are ended, every waiter is told, and their processes and mounts are gone."""
+    """When the shim is killed its containers end, every waiter gets an exit, and their processes and mounts are freed."""
     pod = await containers.sandbox()
     specs = [await containers.run_ready(pod, containers.programs.sleeps()) for _ in range(2)]
     pids = [(await containers.runtime.state(spec.id)).pid for spec in specs]
@@ -118,7 +118,7 @@ async def test_memory_runs_out(containers: ShimWorld) -> None:
 
 
 async def test_output_during_our_absence_is_not_lost(containers: ShimWorld) -> None:
-    """What a container writes while we are away waits in its pipe, and is in the log after our return."""
+    """Output of a container while no server runs waits in its pipe, and is in the log after the restart."""
     pod = await containers.sandbox()
     waits = "while [ ! -e /{} ]; do sleep 0.02; done"
     script = f"echo before; {waits.format('go')}; echo between; {waits.format('on')}; echo after"
@@ -136,8 +136,8 @@ async def test_output_during_our_absence_is_not_lost(containers: ShimWorld) -> N
     assert [("stdout", "before"), ("stdout", "between"), ("stdout", "after")] == read_log(spec)
 
 
-async def test_an_end_during_our_absence_is_told(containers: ShimWorld) -> None:
-    """How a container ended while we were away is known after our return."""
+async def test_an_exit_while_no_server_runs_is_reported(containers: ShimWorld) -> None:
+    """An exit while no server runs is known after the restart."""
     pod = await containers.sandbox()
     spec = await containers.run(pod, ("sh", "-c", "while [ ! -e /go ]; do sleep 0.02; done; exit 11"))
     pid = (await containers.runtime.state(spec.id)).pid
@@ -194,8 +194,8 @@ async def test_an_exec_that_is_cancelled_leaves_nothing(containers: ShimWorld) -
     assert [spec.id] == [path.name for path in (folder.path / "io").iterdir()]
 
 
-async def test_figures_are_the_shims(containers: ShimWorld) -> None:
-    """A running container's figures come from the shim: time, memory, tasks, and what is left of its limit."""
+async def test_usage_is_the_shims(containers: ShimWorld) -> None:
+    """A running container's usage comes from the shim: time, memory, tasks, and the memory left below its limit."""
     pod = await containers.sandbox()
     limits = Resources(memory_limit_in_bytes=64 << 20)
     spec = await containers.run_ready(pod, containers.programs.sleeps(), resources=limits)
@@ -212,7 +212,7 @@ async def test_figures_are_the_shims(containers: ShimWorld) -> None:
 
 
 async def test_a_paused_container_can_be_removed(containers: ShimWorld) -> None:
-    """The removal of what is paused lets it go on, kills it, and leaves nothing."""
+    """The removal of a paused container resumes it, kills it, and leaves nothing."""
     pod = await containers.sandbox()
     spec = await containers.run_ready(pod, containers.programs.sleeps())
     await containers.pods.pause_container(spec.id)
@@ -220,8 +220,8 @@ async def test_a_paused_container_can_be_removed(containers: ShimWorld) -> None:
     assert None is await containers.seen(spec.id)
 
 
-async def test_nothing_is_made_twice(containers: ShimWorld) -> None:
-    """A second creation, of a sandbox's own container or of another, is refused, and what was there goes on; so is a start."""
+async def test_nothing_is_created_twice(containers: ShimWorld) -> None:
+    """A second creation, of a sandbox's own container or of another, is refused, and the first continues; so is a start."""
     pod = await containers.sandbox()
     spec = await containers.run_ready(pod, containers.programs.sleeps())
     for name, bundle in (
@@ -236,7 +236,7 @@ async def test_nothing_is_made_twice(containers: ShimWorld) -> None:
 
 
 async def tidied(containers: ShimWorld) -> None:
-    """Remove everything; while what a dead shim has left is still being cleared away, ask again."""
+    """Remove everything, with retries while the leftovers of a dead shim are being freed."""
     done = False
     while not done:
         with contextlib.suppress(Unavailable):
@@ -246,7 +246,7 @@ async def tidied(containers: ShimWorld) -> None:
 
 
 async def test_the_shim_dies_under_load(containers: ShimWorld) -> None:
-    """When the shim is killed while containers are made, started and ended, nothing hangs and nothing is left."""
+    """When the shim is killed while containers are created, started and ended, no call hangs and nothing is left."""
     pod = await containers.sandbox()
 
     async def life() -> None:
@@ -264,7 +264,7 @@ async def test_the_shim_dies_under_load(containers: ShimWorld) -> None:
 
 
 async def test_an_unknown_container_is_not_found(containers: ShimWorld) -> None:
-    """Whatever is asked of a container that is not there is NotFound."""
+    """Every call for an unknown container is NotFound."""
     runtime = containers.runtime
     for work in (runtime.state("x"), runtime.kill("x", 9), runtime.delete("x"), runtime.wait("x"), runtime.cgroup_usage("x")):
         with pytest.raises(NotFound):

@@ -1,4 +1,4 @@
-"""The shim v2 door, with a real containerd before it and runc behind it."""
+"""The shim server, with a real containerd as its client and runc behind it."""
 
 import json
 import os
@@ -37,8 +37,8 @@ SRC = Path(crishim.__file__).parents[1]
 
 @pytest.fixture
 def node() -> Iterator[Containerd]:
-    with containerd() as made:
-        yield made
+    with containerd() as containerd_node:
+        yield containerd_node
 
 
 def eventually(true: Callable[[], bool]) -> bool:
@@ -91,7 +91,7 @@ def test_the_end_of_an_exec_s_input(node: Containerd) -> None:
 
 
 def test_the_file_of_a_handlers_options(node: Containerd, tmp_path: Path) -> None:
-    """A file that names the runtime's state folder counts; a key that nobody knows is refused by its name."""
+    """An options file names the runtime's state folder; an unknown key is refused by its name."""
     file, own = tmp_path / "options.toml", node.state / "runc" / "mine"
     file.write_text(f'Root = "{own}"\n')
     options = ("-d", "--runtime-config-path", str(file))
@@ -133,7 +133,7 @@ def test_processes_that_outlive_the_first(node: Containerd) -> None:
 
 
 def test_a_program_that_is_not_there(node: Containerd) -> None:
-    """The runtime's own words come back, and the task can be made again."""
+    """The runtime's message is returned, and the task can be created again."""
     done = node.run("t1", "/no/such/program", options=("--rm",))
     assert done.returncode
     assert b"/no/such/program" in done.stderr
@@ -142,7 +142,7 @@ def test_a_program_that_is_not_there(node: Containerd) -> None:
 
 
 def test_containerd_comes_back(node: Containerd) -> None:
-    """While containerd is away tasks live on, and how one ended meanwhile is known to the next."""
+    """While containerd is down tasks keep running, and an exit in the meantime is known to the next one."""
     for name, argv in (("lives", ("sleep", "600")), ("ends", ("sh", "-c", "while test -e /go; do sleep 0.05; done; exit 7"))):
         (node.root / "go").touch()
         assert 0 == node.run(name, *argv, options=("-d",)).returncode
@@ -174,8 +174,8 @@ def test_the_daemon_is_killed(node: Containerd) -> None:
     assert 0 == node.run("again", "true", options=("--rm",)).returncode
 
 
-def test_the_daemon_is_killed_and_nobody_asks(node: Containerd) -> None:
-    """The next daemon, whatever it is started for, ends what is left: containerd has little patience with `delete`."""
+def test_the_daemon_is_killed_without_a_request(node: Containerd) -> None:
+    """The next daemon, whatever starts it, ends the leftover tasks: containerd's timeout of `delete` is short."""
     assert 0 == node.run("t1", "sleep", "600", options=("-d",)).returncode
     (pid,) = (pid for pid, _ in node.tasks().values())
     node.stop()
@@ -198,7 +198,7 @@ def test_the_daemon_is_killed_and_nobody_asks(node: Containerd) -> None:
         b"x" * (1 << 20),
     ],
 )
-def test_nonsense_at_the_door(node: Containerd, text: bytes) -> None:
+def test_invalid_bytes_on_the_daemons_socket(node: Containerd, text: bytes) -> None:
     """Whatever a launcher says that is no question is answered with an error, and the next one is served."""
     assert 0 == node.run("t1", "true", options=("--rm",)).returncode
     with socket.socket(socket.AF_UNIX) as connection:
@@ -265,16 +265,16 @@ async def test_pods_of_containerd(tmp_path: Path) -> None:
             sandbox = sandbox_config("pod", hostname="", linux=linux, log_directory=str(tmp_path))
             await client.pull_image(ImageSpec(image=image), sandbox)
             pod = await client.run_sandbox(sandbox)
-            made = []
+            created = []
             for name in ("one", "two"):
                 config = container_config(
                     "", metadata=ContainerMetadata(name), image=ImageSpec(image=image), command=(), log_path=f"{name}.log"
                 )
-                made.append(await client.create_container(pod, config, sandbox))
-                await client.start_container(made[-1])
-            assert 3 == (await client.exec_sync(made[0], ("sh", "-c", "exit 3"), 10)).exit_code
-            await client.stop_container(made[0], 0)
-            assert 137 == (await client.container_status(made[0])).exit_code
+                created.append(await client.create_container(pod, config, sandbox))
+                await client.start_container(created[-1])
+            assert 3 == (await client.exec_sync(created[0], ("sh", "-c", "exit 3"), 10)).exit_code
+            await client.stop_container(created[0], 0)
+            assert 137 == (await client.container_status(created[0])).exit_code
             await client.stop_sandbox(pod)
             await client.remove_sandbox(pod)
             own = await client.run_sandbox(sandbox, "own")

@@ -31,7 +31,7 @@ def answer(connection: socket.socket) -> None:
 
 @pytest.mark.parametrize("failing", [hang_up, say_nothing])
 def test_a_daemon_that_dies_over_a_question(tmp_path: Path, failing: Callable[[socket.socket], None]) -> None:
-    """Its successor is asked again, as `start` and `delete` may be asked twice."""
+    """The request is sent again to its successor, as `start` and `delete` may be repeated."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / CONTROL))
         listening.listen()

@@ -32,7 +32,7 @@ def test_a_name_that_is_used_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"type": "a", "value": 5}', '{"type": "a", "value": "%%%"}', "null"])
 def test_nonsense(tmp_path: Path, text: str) -> None:
-    """A file that cannot be read counts as no options: the task is to be freed all the same."""
+    """An unreadable file counts as no options: the task must be freed nevertheless."""
     (tmp_path / NAME).write_text(text)
     assert NONE == TaskRecords(tmp_path / "tasks").options(tmp_path)
 

@@ -31,9 +31,9 @@ def test_a_file(tmp_path: Path) -> None:
     file.write_text("SystemdCgroup = true")
     options = runtime_options(config_path=str(file))
     assert {"SystemdCgroup": True} == read_options(options)
-    kept = self_contained(options)
+    contained = self_contained(options)
     file.unlink()
-    assert {"SystemdCgroup": True} == read_options(kept)
+    assert {"SystemdCgroup": True} == read_options(contained)
 
 
 def test_a_body_goes_before_a_file() -> None:
@@ -54,7 +54,7 @@ def test_a_body_goes_before_a_file() -> None:
     ],
 )
 def test_what_cannot_be_read(options: tuple[str, bytes], field: str) -> None:
-    """Another type, a broken message, no TOML and no file are refused by the field."""
+    """Another type, an invalid message, invalid TOML and a missing file are refused by the field."""
     with pytest.raises(InvalidArgument) as refused:
         read_options(options)
     assert field == refused.value.field

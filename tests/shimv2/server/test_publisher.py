@@ -1,4 +1,4 @@
-"""TaskEvents for containerd: in order, again where it was away, and no refusal holds up the rest."""
+"""TaskEvents for containerd: in order, retried while it is down, and a refused event does not delay the rest."""
 
 import socket
 from collections.abc import AsyncIterator
@@ -21,38 +21,38 @@ class Events:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.asked: list[Request] = []
+        self.requests: list[Request] = []
         self.failures: list[Exception] = []
         self._server: Server | None = None
 
     async def forward(self, request: Request) -> bytes:
         if self.failures:
             raise self.failures.pop(0)
-        self.asked.append(request)
+        self.requests.append(request)
         return b""
 
     async def start(self) -> None:
         self.path.unlink(missing_ok=True)
-        made = socket.socket(socket.AF_UNIX)
-        made.bind(str(self.path))
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(self.path))
         self._server = Server({(SERVICE, "Forward"): self.forward})
-        await self._server.listen(made)
+        await self._server.listen(listener)
 
     async def stop(self) -> None:
         if self._server is not None:
             await self._server.close()
 
     def envelopes(self) -> list[tuple[str, str]]:
-        """Topic and container of what has come."""
-        found = [pb.ForwardRequest.FromString(request.payload).envelope for request in self.asked]
+        """Topic and container of the received events."""
+        found = [pb.ForwardRequest.FromString(request.payload).envelope for request in self.requests]
         return [(one.topic, pb.TaskStart.FromString(one.event.value).container_id) for one in found]
 
 
 @pytest.fixture
 async def events(tmp_path: Path) -> AsyncIterator[Events]:
-    made = Events(tmp_path / "s")
-    yield made
-    await made.stop()
+    server = Events(tmp_path / "s")
+    yield server
+    await server.stop()
 
 
 @pytest.fixture
@@ -62,63 +62,63 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 async def publisher(events: Events, clock: FakeClock) -> AsyncIterator[Publisher]:
-    made = Publisher(str(events.path), clock)
-    yield made
-    await made.close()
+    client = Publisher(str(events.path), clock)
+    yield client
+    await client.close()
 
 
 async def test_in_order(events: Events, publisher: Publisher, clock: FakeClock) -> None:
-    """Events arrive as they were told, with namespace, topic, type and time."""
+    """Events arrive in the order of their publication, with namespace, topic, type and time."""
     await events.start()
     for number in range(100):
         publisher.publish("k8s.io", "/tasks/start", pb.TaskStart(container_id=f"t{number}", pid=7))
-    await until(lambda: len(events.asked) == 100)
+    await until(lambda: len(events.requests) == 100)
     assert [("/tasks/start", f"t{number}") for number in range(100)] == events.envelopes()
-    envelope = pb.ForwardRequest.FromString(events.asked[0].payload).envelope
+    envelope = pb.ForwardRequest.FromString(events.requests[0].payload).envelope
     assert ("k8s.io", "containerd.events.TaskStart") == (envelope.namespace, envelope.event.type_url)
     assert clock.now() == envelope.timestamp.seconds * 10**9 + envelope.timestamp.nanos
-    assert (NAMESPACE_KEY, "k8s.io") in events.asked[0].metadata
+    assert (NAMESPACE_KEY, "k8s.io") in events.requests[0].metadata
 
 
 async def test_containerd_is_away(events: Events, publisher: Publisher, clock: FakeClock) -> None:
-    """What is told while nobody listens arrives, in order, once somebody does."""
+    """Events published while containerd is away arrive in order once it is back."""
     for name in ("one", "two"):
         publisher.publish("k8s.io", "/tasks/start", pb.TaskStart(container_id=name))
     await until(lambda: clock.sleepers == 1)
     await events.start()
     await clock.advance(0.2)
-    await until(lambda: len(events.asked) == 2)
+    await until(lambda: len(events.requests) == 2)
     assert ["one", "two"] == [name for _, name in events.envelopes()]
 
 
 async def test_containerd_comes_back(events: Events, publisher: Publisher, clock: FakeClock) -> None:
-    """A connection that has ended is opened anew."""
+    """A connection that has ended is replaced."""
     await events.start()
     publisher.publish("k8s.io", "/tasks/start", pb.TaskStart(container_id="one"))
-    await until(lambda: len(events.asked) == 1)
+    await until(lambda: len(events.requests) == 1)
     await events.stop()
     await events.start()
     publisher.publish("k8s.io", "/tasks/start", pb.TaskStart(container_id="two"))
-    await until(lambda: bool(clock.sleepers) or len(events.asked) == 2)
+    await until(lambda: bool(clock.sleepers) or len(events.requests) == 2)
     await clock.advance(0.2)
-    await until(lambda: len(events.asked) == 2)
+    await until(lambda: len(events.requests) == 2)
     assert ["one", "two"] == [name for _, name in events.envelopes()]
 
 
 @pytest.mark.parametrize(("error", "arrived"), [(InvalidArgument("event", "no"), ["two"]), (Unavailable(""), ["one", "two"])])
 async def test_refused(events: Events, publisher: Publisher, clock: FakeClock, error: Exception, arrived: list[str]) -> None:
-    """What containerd refuses is lost alone, at once; what it cannot take just now is sent again."""
+    """An event that containerd refuses is dropped; one that it cannot take at the moment is sent again."""
     await events.start()
     events.failures.append(error)
     for name in ("one", "two"):
         publisher.publish("k8s.io", "/tasks/start", pb.TaskStart(container_id=name))
-    await until(lambda: bool(clock.sleepers) or len(events.asked) == len(arrived))
+    await until(lambda: bool(clock.sleepers) or len(events.requests) == len(arrived))
     await clock.advance(0.2)
-    await until(lambda: len(events.asked) == len(arrived))
+    await until(lambda: len(events.requests) == len(arrived))
     assert arrived == [name for _, name in events.envelopes()]
 
 
-async def test_nobody_ever_listens(publisher: Publisher, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+async def test_without_a_listener(publisher: Publisher, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
     """After some tries an event is lost with a line in the log, and the next one has its own."""
     publisher.publish("k8s.io", "/tasks/start", pb.TaskStart(container_id="one"))
     for seconds in (0.2, 0.4, 0.8, 1.6, 3.2):
@@ -136,7 +136,7 @@ async def test_more_than_can_wait(publisher: Publisher, caplog: pytest.LogCaptur
 
 
 async def test_no_address(clock: FakeClock) -> None:
-    """Without an address there is nobody to tell, which is no error."""
+    """Without an address no event is published, which is no error."""
     publisher = Publisher("", clock)
     publisher.publish("k8s.io", "/tasks/start", pb.TaskStart(container_id="one"))
     await publisher.close()

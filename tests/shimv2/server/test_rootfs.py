@@ -16,9 +16,9 @@ RELATIME = 1 << 21
 
 @pytest.fixture
 def rootfs(tmp_path: Path) -> Iterator[Path]:
-    made = tmp_path / "rootfs"
-    yield made
-    unmount_rootfs(made)
+    folder = tmp_path / "rootfs"
+    yield folder
+    unmount_rootfs(folder)
 
 
 def open_ones() -> int:
@@ -39,7 +39,7 @@ def open_ones() -> int:
     ],
 )
 def test_options(options: tuple[str, ...], expected: tuple[int, list[str]]) -> None:
-    """The words of mount(8) become flags, of which the last counts; the rest is the file system's own, in order."""
+    """The options of mount(8) become flags, of which the last counts; the rest are the file system's own, in order."""
     assert expected == parsed(options)
 
 

@@ -1,4 +1,4 @@
-"""The wire of the door: every request that a containerd was seen to send is taken, under both versions of the service."""
+"""The wire of the shim server: every recorded request of containerd is accepted, under both versions of the service."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ ASKED = {
 
 
 class Wire:
-    """The door's table over a runtime in memory, called as by the wire."""
+    """The server's routes over a runtime in memory, called as by the wire."""
 
     def __init__(self, folder: Path) -> None:
         self.runtime = MemoryRuntime()
@@ -71,10 +71,10 @@ async def wire(tmp_path: Path) -> Wire:
 
 def recorded(name: str) -> list[tuple[str, str, bytes]]:
     """Service, method and payload of each request that containerd sent."""
-    asked = [entry for entry in entries(name) if entry.get("from") == "containerd" and entry.get("type") == 1]
+    calls = [entry for entry in entries(name) if entry.get("from") == "containerd" and entry.get("type") == 1]
     return [
         (entry["service"], entry["method"], ttrpc_pb2.Request.FromString(bytes.fromhex(entry["hex"])).payload)
-        for entry in asked
+        for entry in calls
     ]
 
 
@@ -101,7 +101,7 @@ def test_the_contract_has_seventeen_methods_in_two_services() -> None:
 
 @pytest.mark.parametrize("name", RECORDINGS)
 async def test_recorded_requests_are_taken(tmp_path: Path, name: str) -> None:
-    """A pod's whole life as containerd asked for it: each request is answered, but for signals to what has ended."""
+    """The recorded requests of a pod's whole lifecycle are answered, except for signals to ended processes."""
     wire = Wire(tmp_path)
     wire.runtime.exec_end.set_result(Exit(code=3, at=5))
     refused: set[tuple[str, type[CrishimError]]] = set()
@@ -132,7 +132,7 @@ async def test_recorded_requests_are_taken(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("method", sorted(set(ASKED) - {"Create", "Checkpoint", "Shutdown", "Exec", "Update"}))
 @pytest.mark.parametrize("version", [2, 3])
 async def test_a_task_that_is_not_there(wire: Wire, method: str, version: int) -> None:
-    """Whatever is asked of it, it is not found."""
+    """Every call for it raises NotFound."""
     with pytest.raises(NotFound):
         await wire.call(method, ASKED[method], version)
 
@@ -158,7 +158,7 @@ async def test_a_specification_that_is_none(wire: Wire, value: bytes) -> None:
         await wire.call("Update", update)
 
 
-async def test_checkpoints_are_neither_made_nor_restored(wire: Wire) -> None:
+async def test_checkpoints_are_unimplemented(wire: Wire) -> None:
     """Both are said to be unimplemented."""
     with pytest.raises(Unimplemented):
         await wire.call("Checkpoint", ASKED["Checkpoint"])
@@ -167,7 +167,7 @@ async def test_checkpoints_are_neither_made_nor_restored(wire: Wire) -> None:
 
 
 async def test_the_state_of_a_task(wire: Wire) -> None:
-    """It tells pid and bundle all along, a time of exit only when there is one, and who serves it."""
+    """State has pid and bundle in every state, an exit time only after the exit; Connect has the server's pid."""
     await wire.call("Create", pb.CreateTaskRequest(id="t1", bundle=str(wire.bundle)))
     state = pb.StateResponse.FromString(await wire.call("State", ASKED["State"]))
     assert (types_pb.CREATED, PID, str(wire.bundle)) == (state.status, state.pid, state.bundle)
@@ -186,13 +186,13 @@ async def test_the_state_of_a_task(wire: Wire) -> None:
 
 
 async def test_shutdown_ends_nothing(wire: Wire) -> None:
-    """Containerd asks for it after each pod; other tasks go on."""
+    """Containerd calls it after each pod; other tasks continue."""
     await wire.call("Create", pb.CreateTaskRequest(id="t1", bundle=str(wire.bundle)))
     await wire.call("Shutdown", pb.ShutdownRequest(id="other", now=True))
     assert 1 == len(wire.tasks)
 
 
-async def test_figures_of_a_cgroup_that_is_gone(wire: Wire) -> None:
+async def test_usage_of_a_cgroup_that_is_gone(wire: Wire) -> None:
     """They are zeros of the version that the node has, not an error; and there are no processes."""
     await wire.call("Create", pb.CreateTaskRequest(id="t1", bundle=str(wire.bundle)))
     stats = pb.StatsResponse.FromString(await wire.call("Stats", ASKED["Stats"]))

@@ -1,4 +1,4 @@
-"""Tasks over a runtime in memory: whose turn it is, what is told, what is left."""
+"""Tasks over a runtime in memory: order of operations, published events, leftovers."""
 
 import asyncio
 import json
@@ -30,24 +30,24 @@ class World:
     tasks: Tasks
     runtime: MemoryRuntime
     heard: Heard
-    asked: list[tuple[str, tuple[str, bytes]]]
+    built: list[tuple[str, tuple[str, bytes]]]
     bundle: Path
 
     def creation(self, **changed: Any) -> Creation:
         return attrs.evolve(Creation(bundle=self.bundle), **changed)
 
     def pipes(self) -> IoPaths:
-        made = IoPaths(stdin=f"{self.bundle}/in", stdout=f"{self.bundle}/out", stderr=f"{self.bundle}/err")
-        for path in (made.stdin, made.stdout, made.stderr):
+        paths = IoPaths(stdin=f"{self.bundle}/in", stdout=f"{self.bundle}/out", stderr=f"{self.bundle}/err")
+        for path in (paths.stdin, paths.stdout, paths.stderr):
             os.mkfifo(path)
-        return made
+        return paths
 
 
 def over(tmp_path: Path, runtime: MemoryRuntime) -> World:
-    asked: list[tuple[str, tuple[str, bytes]]] = []
+    built: list[tuple[str, tuple[str, bytes]]] = []
 
     def make(namespace: str, options: tuple[str, bytes]) -> OciRuntime:
-        asked.append((namespace, options))
+        built.append((namespace, options))
         return runtime
 
     bundle = tmp_path / "bundle"
@@ -57,7 +57,7 @@ def over(tmp_path: Path, runtime: MemoryRuntime) -> World:
     tasks = Tasks(
         make, FakeClock(), heard, Cgroups(v2=True, root=tmp_path / "cgroup"), TaskRecords(tmp_path / "tasks"), unified=True
     )
-    return World(tasks, runtime, heard, asked, bundle)
+    return World(tasks, runtime, heard, built, bundle)
 
 
 @pytest.fixture
@@ -70,13 +70,13 @@ def reader(tmp_path: Path) -> Iterator[int]:
     """The end of a pipe that containerd reads."""
     path = tmp_path / "out"
     os.mkfifo(path)
-    made = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    yield made
-    os.close(made)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    yield descriptor
+    os.close(descriptor)
 
 
 async def test_a_whole_life(world: World) -> None:
-    """Create, start, kill, wait, delete: each is told once and in order, and the exit is what the runtime says."""
+    """Create, start, kill, wait, delete: each publishes one event, in order, and the exit is the runtime's."""
     assert PID == await world.tasks.create(KEY, world.creation())
     assert PID == await world.tasks.start(KEY, "")
     waiting = asyncio.ensure_future(world.tasks.wait(KEY, ""))
@@ -88,7 +88,7 @@ async def test_a_whole_life(world: World) -> None:
 
 
 async def test_an_exec_s_stdin_has_no_reader_before_its_start(world: World) -> None:
-    """A client's first write waits for Start, when it can ask for CloseIO: what it writes is read, and then the end."""
+    """A client's first write waits for Start, before CloseIO: its data is read, and then the end."""
     await world.tasks.create(KEY, world.creation())
     await world.tasks.start(KEY, "")
     paths = world.pipes()
@@ -143,8 +143,8 @@ async def test_a_name_is_taken_in_its_namespace(world: World) -> None:
         world.tasks.look(("other", "t1"), "")
 
 
-async def test_a_task_that_cannot_be_made(world: World) -> None:
-    """The runtime's refusal comes back, nothing is told, and the id is free."""
+async def test_a_task_that_cannot_be_created(world: World) -> None:
+    """The runtime's refusal is returned, no event is published, and the id is free."""
     world.runtime.refusal = Unknown("no")
     with pytest.raises(Unknown):
         await world.tasks.create(KEY, world.creation())
@@ -205,7 +205,7 @@ async def test_what_has_ended_cannot_be_killed_or_started(world: World) -> None:
 
 
 async def test_delete_of_the_binary(world: World) -> None:
-    """`end` kills and frees whatever there is, known or not, as often as it is asked."""
+    """`end` kills and frees a task, known or not, and can be repeated."""
     await world.tasks.create(KEY, world.creation())
     await world.tasks.start(KEY, "")
     assert 137 == (await world.tasks.end(KEY, world.bundle)).code
@@ -213,27 +213,27 @@ async def test_delete_of_the_binary(world: World) -> None:
     assert ({}, 0) == (world.runtime.containers, len(world.tasks))
 
 
-async def test_nothing_is_asked_for_what_was_deleted(world: World) -> None:
-    """After a clean end the binary's `delete` finds nothing to free, and no runtime is asked."""
+async def test_no_runtime_is_built_for_a_deleted_task(world: World) -> None:
+    """After a clean end the binary's `delete` finds nothing to free, and no runtime is built."""
     await world.tasks.create(KEY, world.creation())
     await world.tasks.delete(KEY, "")
-    world.asked.clear()
-    assert (137, []) == ((await world.tasks.end(KEY, world.bundle)).code, world.asked)
+    world.built.clear()
+    assert (137, []) == ((await world.tasks.end(KEY, world.bundle)).code, world.built)
 
 
 async def test_options_outlive_the_daemon(tmp_path: Path) -> None:
-    """Another daemon that is asked to end a task drives the runtime that the task was made by."""
+    """Another daemon that ends a task uses the runtime with which the task was created."""
     options = ("containerd.runc.v1.Options", b"\x3a\x04/own")
     first = over(tmp_path, MemoryRuntime())
     await first.tasks.create(KEY, first.creation(options=options))
     second = over(tmp_path, first.runtime)
     await second.tasks.end(KEY, second.bundle)
-    assert [("k8s.io", options)] == second.asked
+    assert [("k8s.io", options)] == second.built
     assert {} == first.runtime.containers
 
 
 async def test_what_a_daemon_leaves_is_ended_unasked(tmp_path: Path) -> None:
-    """The next daemon knows every task that was not deleted till it has ended it, once, whoever asks as well."""
+    """The next daemon knows every task that was not deleted, until it has ended it, once, whatever else requests its end."""
     first = over(tmp_path, MemoryRuntime())
     first.bundle.with_name("other").mkdir()
     await first.tasks.create(KEY, first.creation())
@@ -251,7 +251,7 @@ async def test_what_a_daemon_leaves_is_ended_unasked(tmp_path: Path) -> None:
 
 
 async def test_what_cannot_be_taken_over_is_left(tmp_path: Path) -> None:
-    """A task whose runtime cannot be made, for whatever reason, keeps the next daemon from nothing."""
+    """A task whose runtime cannot be built, for whatever reason, does not affect the next daemon's other work."""
     first = over(tmp_path, MemoryRuntime())
     await first.tasks.create(KEY, first.creation())
 
@@ -264,7 +264,7 @@ async def test_what_cannot_be_taken_over_is_left(tmp_path: Path) -> None:
 
 
 async def test_an_exec(world: World, reader: int, tmp_path: Path) -> None:
-    """It has its own output, news and exit, and may be deleted once it has ended."""
+    """An exec has its own output, events and exit, and may be deleted once it has ended."""
     await world.tasks.create(KEY, world.creation())
     await world.tasks.start(KEY, "")
     await world.tasks.add_exec(KEY, "x", IoPaths(stdout=str(tmp_path / "out")), {"args": ["true"]})
@@ -285,7 +285,7 @@ async def test_an_exec(world: World, reader: int, tmp_path: Path) -> None:
 
 
 async def test_an_exec_that_cannot_be_run(world: World) -> None:
-    """Its start fails with the runtime's words, whoever waits gets an end, and it may be deleted."""
+    """Its start fails with the runtime's message, waits return an exit, and it may be deleted."""
     await world.tasks.create(KEY, world.creation())
     await world.tasks.start(KEY, "")
     await world.tasks.add_exec(KEY, "x", IoPaths(), {})
@@ -298,7 +298,7 @@ async def test_an_exec_that_cannot_be_run(world: World) -> None:
 
 
 async def test_an_exec_ends_before_its_start_is_answered(world: World) -> None:
-    """Even then the start is told before the exit."""
+    """Even then the start event precedes the exit event."""
     world.runtime.exec_end.set_result(Exit(code=0, at=5))
     await world.tasks.create(KEY, world.creation())
     await world.tasks.start(KEY, "")
@@ -322,7 +322,7 @@ async def test_an_exec_that_never_ran(world: World) -> None:
 
 
 async def test_an_exec_of_a_task_that_is_gone_meanwhile(world: World) -> None:
-    """Freeing a task lets nobody wait for ever for its execs."""
+    """Freeing a task ends all waits for its execs."""
     await world.tasks.create(KEY, world.creation())
     await world.tasks.start(KEY, "")
     await world.tasks.add_exec(KEY, "x", IoPaths(), {})
@@ -352,8 +352,8 @@ async def test_processes_that_outlive_the_first(
     assert kills == world.runtime.kills
 
 
-async def test_the_end_is_told_when_all_are_gone(world: World, tmp_path: Path) -> None:
-    """As long as there are processes in the task's cgroup, nobody hears of an end."""
+async def test_the_exit_is_reported_when_all_processes_have_ended(world: World, tmp_path: Path) -> None:
+    """As long as there are processes in the task's cgroup, its exit is not reported."""
     folder = tmp_path / "cgroup" / "pods" / "t1"
     folder.mkdir(parents=True)
     (folder / "cgroup.procs").write_text("7\n")
@@ -388,7 +388,7 @@ async def test_a_signal_is_answered_before_the_deletion(world: World, monkeypatc
 
 
 async def test_a_runtime_that_breaks(world: World) -> None:
-    """Whoever waits for a task is told of an end, whatever the runtime raises."""
+    """A wait for a task returns an exit, whatever the runtime raises."""
     await world.tasks.create(KEY, world.creation())
     world.runtime.containers["t1"].end.set_exception(ValueError("a bug"))
     assert 255 == (await world.tasks.wait(KEY, "")).code
@@ -396,7 +396,7 @@ async def test_a_runtime_that_breaks(world: World) -> None:
 
 
 async def test_pipes_of_the_first_process(world: World) -> None:
-    """The runtime gets the pipes themselves; stdin is held open here until it is closed."""
+    """The runtime gets the pipes themselves; stdin stays open here until CloseIO."""
     io = world.pipes()
     await world.tasks.create(KEY, world.creation(io=io))
     stdio = world.runtime.containers["t1"].stdio
@@ -418,14 +418,14 @@ async def test_what_is_no_pipe(world: World, io: IoPaths) -> None:
 
 
 async def test_a_root_that_leads_out(world: World) -> None:
-    """A mount outside the bundle is refused before the runtime is asked."""
+    """A mount outside the bundle is refused before the runtime is called."""
     with pytest.raises(InvalidArgument):
         await world.tasks.create(KEY, world.creation(mounts=(RootMount(kind="tmpfs", source="t", target="../../etc"),)))
     assert {} == world.runtime.containers
 
 
 async def test_pause_and_limits(world: World) -> None:
-    """A frozen task is told of and not deleted; new limits reach the runtime as they came."""
+    """A paused task has its event and is not deleted; new limits reach the runtime unchanged."""
     await world.tasks.create(KEY, world.creation())
     await world.tasks.start(KEY, "")
     await world.tasks.pause(KEY, paused=True)
@@ -439,7 +439,7 @@ async def test_pause_and_limits(world: World) -> None:
 
 
 async def test_many_at_once(world: World) -> None:
-    """Hundreds of whole lives beside one another leave nothing, and none is told out of order."""
+    """Hundreds of concurrent lifecycles leave nothing, and the events of each are in order."""
 
     async def live(number: int) -> None:
         key, bundle = ("k8s.io", f"n{number}"), world.bundle / str(number)
@@ -452,6 +452,6 @@ async def test_many_at_once(world: World) -> None:
         await world.tasks.delete(key, "")
 
     await asyncio.gather(*(live(number) for number in range(200)))
-    told = [word.split()[0] for word in world.heard.words if word.split()[1] == "n17"]
-    assert ["create", "start", "exit", "delete"] == told
+    events = [word.split()[0] for word in world.heard.words if word.split()[1] == "n17"]
+    assert ["create", "start", "exit", "delete"] == events
     assert ({}, 0) == (world.runtime.containers, len(world.tasks))

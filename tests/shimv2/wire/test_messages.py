@@ -45,7 +45,7 @@ from tests.shimv2.golden import commands
     ],
 )
 def test_the_answers_to_start(printed: bytes, expected: Bootstrap) -> None:
-    """The bare address is version 2; JSON and protobuf tell their version."""
+    """A bare address is version 2; JSON and protobuf state their version."""
     assert expected == parse_bootstrap(printed)
 
 
@@ -64,7 +64,7 @@ def test_the_answers_to_start(printed: bytes, expected: Bootstrap) -> None:
     ],
 )
 def test_no_answers_to_start(printed: bytes) -> None:
-    """What is no address, or speaks what nobody here does, is refused with what was said."""
+    """A response that is no address, or names an unsupported protocol, is refused with its text."""
     with pytest.raises(Unknown):
         parse_bootstrap(printed)
 
@@ -73,12 +73,12 @@ def test_no_answers_to_start(printed: bytes) -> None:
 def test_recorded_answers(name: str, version: int) -> None:
     """What containerd's own shims of two ages answered is understood."""
     starts = [command for command in commands(name) if command["argv"][-1] == "start"]
-    told = {parse_bootstrap(bytes.fromhex(command["stdout_hex"])) for command in starts}
-    assert {(version, True)} == {(bootstrap.version, bootstrap.address.startswith("unix:///run/")) for bootstrap in told}
+    answers = {parse_bootstrap(bytes.fromhex(command["stdout_hex"])) for command in starts}
+    assert {(version, True)} == {(bootstrap.version, bootstrap.address.startswith("unix:///run/")) for bootstrap in answers}
 
 
 def test_recorded_parameters() -> None:
-    """What containerd 2.4 wrote to its shim has the fields that we write, with the same meaning."""
+    """A recorded request of containerd 2.4 to its shim has the fields that we write, with the same meaning."""
     (start,) = [command for command in commands("containerd-2.4.jsonl") if command["argv"][-1] == "start"]
     theirs = bootstrap_pb.BootstrapParams.FromString(bytes.fromhex(start["stdin_hex"]))
     ours = bootstrap_pb.BootstrapParams.FromString(
@@ -103,12 +103,12 @@ def test_structures_of_the_runtime_specification() -> None:
 def test_options() -> None:
     """Options have the bare names that both old and new shims read."""
     packed = runc_options("crun", "/run/x", systemd_cgroup=True)
-    told = runc_pb.Options.FromString(packed.value)
+    options = runc_pb.Options.FromString(packed.value)
     assert ("containerd.runc.v1.Options", "crun", "/run/x", True) == (
         packed.type_url,
-        told.binary_name,
-        told.root,
-        told.systemd_cgroup,
+        options.binary_name,
+        options.root,
+        options.systemd_cgroup,
     )
     assert "runtimeoptions.v1.Options" == runtime_options("/etc/kata.toml").type_url
 
@@ -134,7 +134,7 @@ def test_times() -> None:
     ],
 )
 def test_refusals_are_named(code: int, expected: type[CrishimError]) -> None:
-    """A shim's refusal becomes the error of the same condition, and its words are kept where ours do not say it all."""
+    """A shim's error becomes the error of the same condition, with its text unless ours has all of it."""
     error = named(TtrpcError(Status(code, "so it is")), "container", "c1")
     assert type(error) is expected
     assert "c1" in error.message or "so it is" in error.message

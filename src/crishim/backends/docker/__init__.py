@@ -60,7 +60,7 @@ def check(options: Mapping[str, Any]) -> Iterable[Finding]:
 
 
 _PAUSE: Final = "the pause runs nothing of its own, with the engine's default profiles"
-_POD: Final = "the sandbox's counts, for all of its containers"
+_POD: Final = "the sandbox's option applies to all of its containers"
 _OWN: Final = "each container says whose processes it sees"
 _NEWEST: Final = EngineFacts(cgroup_v2=True, apparmor=True, recursive_readonly=True)
 _SANDBOX: Final = "PodSandboxConfig.linux.security_context"

@@ -84,6 +84,7 @@ def supported(facts: EngineFacts) -> frozenset[Feature]:
         Feature.MOUNT_OPTIONS,
         Feature.HUGEPAGES,
         Feature.CDI_DEVICES,
+        Feature.OCI_CHANGES,
     }
     features = frozenset(Feature) - never
     if not facts.recursive_readonly:

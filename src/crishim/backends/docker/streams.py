@@ -1,4 +1,4 @@
-"""Exec and attach: a connection taken over from the engine, and a client's streams."""
+"""Exec and attach: connections that the engine upgrades, copied to a client's streams."""
 
 import asyncio
 import contextlib
@@ -23,35 +23,35 @@ from crishim.model.values import ContainerId
 _log = logging.getLogger(__name__)
 
 _END_OF_INPUT: Final = b"\x04"
-"""A terminal's end-of-file character, as every shell has it."""
+"""A terminal's default end-of-file character."""
 
 _TIMEOUT: Final = 10.0
-"""Seconds for which the engine may take to say how an exec ended whose streams have."""
+"""Seconds for which the engine may take to report the exit of an exec after the end of its streams."""
 
 _START: Final = 0.5
-"""Seconds within which an exec that was asked for and then cancelled may still begin."""
+"""Seconds within which an exec that was cancelled during its start may still begin."""
 
 _STALLED: Final = 10.0
-"""Seconds without any progress after which output of a process that has ended is dropped, as by `ExecStreams`."""
+"""Seconds without progress after which the output of an ended process is dropped, as in `ExecStreams`."""
 
 _CANNOT_RUN: Final = frozenset({126, 127})
 
 
 class ContainerStreams:
-    """More processes in a container, and its own streams."""
+    """Execs, and the streams of containers."""
 
     def __init__(self, engine: Engine, clock: Clock) -> None:
         self._engine = engine
         self._clock = clock
 
     async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
-        """As `SupportsExec.exec`. Cancelled, the exec's processes are killed by their numbers: the engine cannot."""
+        """As `SupportsExec.exec`. On cancellation the exec's processes are killed by pid: the engine has no call for that."""
         path = f"/containers/{container_id}/exec"
         try:
-            made = await self._engine.post(path, "container", container_id, exec_body(spec, stdin=io.stdin is not None))
+            created = await self._engine.post(path, "container", container_id, exec_body(spec, stdin=io.stdin is not None))
         except Conflict as error:
             raise FailedPrecondition("not running", "running", f"container {container_id}") from error
-        exec_id = str(made["Id"])
+        exec_id = str(created["Id"])
         start = {"Detach": False, "Tty": spec.tty}
         try:
             stream = await self._engine.take_over(f"/exec/{exec_id}/start", "exec", exec_id, start)
@@ -65,11 +65,11 @@ class ContainerStreams:
             raise
 
     async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
-        """As `SupportsAttach.attach`. Raises `Unavailable` where the stream ends and the container has not."""
-        told = await self._engine.inspect(container_id)
-        if not runs(told):
-            raise FailedPrecondition(str(told["State"].get("Status")), "running", f"container {container_id}")
-        config = told["Config"]
+        """As `SupportsAttach.attach`. Raises `Unavailable` if the stream ends before the container."""
+        inspected = await self._engine.inspect(container_id)
+        if not runs(inspected):
+            raise FailedPrecondition(str(inspected["State"].get("Status")), "running", f"container {container_id}")
+        config = inspected["Config"]
         tty, feeds = bool(config.get("Tty")), io.stdin is not None and bool(config.get("OpenStdin"))
         query = {"stream": 1, "stdout": 1, "stderr": 1, "stdin": int(feeds), "detachKeys": DETACH_KEYS}
         stream = await self._engine.take_over(f"/containers/{container_id}/attach", "container", container_id, **query)
@@ -79,24 +79,24 @@ class ContainerStreams:
         offering = asyncio.create_task(_offer(stream, attacher, tty=tty))
         try:
             await attacher.run()
-            if offering.done():  # else the client has left, or was dropped
+            if offering.done():  # else the client has disconnected, or was dropped
                 await self._check_end(container_id)
         finally:
             await _ended([*tasks, offering])
             await stream.close()
 
     async def _check_end(self, container_id: ContainerId) -> None:
-        """A container's streams end with it, a moment before the engine knows. Raises `Unavailable` where it has not ended."""
+        """Raise `Unavailable` unless the container has ended: its streams end shortly before the engine reports its exit."""
         pause, timeout = 0.002, self._clock.monotonic() + _TIMEOUT
         with contextlib.suppress(NotFound):
             while runs(await self._engine.inspect(container_id)):
                 if self._clock.monotonic() > timeout:
-                    raise Unavailable(f"the engine has broken off the streams of container {container_id}, which runs")
+                    raise Unavailable(f"the engine has closed the streams of container {container_id}, which is running")
                 await self._clock.sleep(pause)
                 pause = min(2 * pause, 0.2)
 
     async def _copy_out(self, exec_id: str, delivery: "_Delivery") -> None:
-        """Hand over all output; what a client has stopped reading is dropped when the exec has ended, killed or not."""
+        """Copy all output; once the exec has ended, output that the client does not read is dropped."""
         copying = asyncio.create_task(delivery.run())
         try:
             while not copying.done():
@@ -113,7 +113,7 @@ class ContainerStreams:
     async def _is_over(self, exec_id: str) -> bool:
         try:
             return not (await self._inspect(exec_id)).get("Running")
-        except NotFound:  # its container is gone
+        except NotFound:  # its container is removed
             return True
 
     def _inputs(
@@ -128,7 +128,7 @@ class ContainerStreams:
 
     async def _follow_sizes(self, sizes: AsyncIterator[TerminalSize], path: str) -> None:
         async for size in sizes:
-            for pause in (0.01, 0.1, 0.5):  # the terminal may not be there yet
+            for pause in (0.01, 0.1, 0.5):  # the terminal may not exist yet
                 try:
                     await self._engine.post(path, h=size.height, w=size.width)
                     break
@@ -136,42 +136,44 @@ class ContainerStreams:
                     await self._clock.sleep(pause)
 
     async def _exit(self, exec_id: str, spec: ExecSpec) -> Exit:
-        """How it ended: the streams end a moment before the engine knows."""
+        """The exit: the streams end shortly before the engine reports it."""
         pause, timeout = 0.002, self._clock.monotonic() + _TIMEOUT
-        while (told := await self._inspect(exec_id)).get("Running") or told.get("ExitCode") is None:
+        while (inspected := await self._inspect(exec_id)).get("Running") or inspected.get("ExitCode") is None:
             if self._clock.monotonic() > timeout:
-                raise Unknown(f"the engine does not say how the exec of {spec.argv[0]!r} ended")
+                raise Unknown(f"the engine does not report the exit of the exec of {spec.argv[0]!r}")
             await self._clock.sleep(pause)
             pause = min(2 * pause, 0.2)
-        code = int(told["ExitCode"])
-        if code in _CANNOT_RUN and not told.get("Pid"):
+        code = int(inspected["ExitCode"])
+        if code in _CANNOT_RUN and not inspected.get("Pid"):
             raise InvalidArgument("cmd", f"{spec.argv[0]!r} cannot be run in the container")
         return Exit(code=code)
 
     async def _kill(self, exec_id: str) -> None:
-        """End every process of an exec, and return when the engine has seen it. One that is just being started is awaited."""
+        """Kill every process of an exec, and wait until the engine reports its end. An exec that is being started is
+        awaited.
+        """
         pause, now = 0.01, self._clock.monotonic()
         started_by, timeout = now + _START, now + _TIMEOUT
         with contextlib.suppress(NotFound, Unavailable):
-            while (told := await self._inspect(exec_id)).get("ExitCode") is None or told.get("Running"):
+            while (inspected := await self._inspect(exec_id)).get("ExitCode") is None or inspected.get("Running"):
                 now = self._clock.monotonic()
                 if now > timeout:
-                    _log.warning("exec %s is not over after it was killed", exec_id)
+                    _log.warning("exec %s has not ended after it was killed", exec_id)
                     return
-                if not told.get("Running") and now > started_by:
+                if not inspected.get("Running") and now > started_by:
                     return
-                process = processes.read(int(told.get("Pid") or 0)) if told.get("Pid") else None
+                process = processes.read(int(inspected.get("Pid") or 0)) if inspected.get("Pid") else None
                 if process is not None:
                     await processes.kill_family((process.identity,))
                 await self._clock.sleep(pause)
 
     async def _inspect(self, exec_id: str) -> dict[str, Any]:
-        told: dict[str, Any] = await self._engine.get(f"/exec/{exec_id}/json", "exec", exec_id)
-        return told
+        inspected: dict[str, Any] = await self._engine.get(f"/exec/{exec_id}/json", "exec", exec_id)
+        return inspected
 
 
 class _Delivery:
-    """Hands over all output of an exec; what the client does not want is thrown away."""
+    """Copies all output of an exec; output of streams that the client did not request is discarded."""
 
     def __init__(self, stream: TakenOver, io: ProcessIO, *, tty: bool) -> None:
         self.delivered = 0
@@ -181,7 +183,7 @@ class _Delivery:
         self._frames = Frames(tty=tty)
 
     async def run(self) -> None:
-        """Return at the stream's end. Counts what was `delivered`, and tells whether the client is waited for."""
+        """Return at the stream's end. Counts `delivered` bytes, and records whether it waits for the client."""
         while data := await self._stream.read():
             for name, piece in self._frames.feed(data):
                 writer = self._writers[name]
@@ -206,7 +208,7 @@ async def _offer(stream: TakenOver, attacher: Attacher, *, tty: bool) -> None:
 
 
 async def _feed(stdin: ByteReader, stream: TakenOver, *, tty: bool, ends: bool) -> None:
-    """Copy a client's input. Its end is passed on only where it `ends` the input: the engine takes it for a detachment."""
+    """Copy a client's input. Its end is passed on only if it `ends` the input: the engine takes it for a detachment."""
     with contextlib.suppress(BrokenPipeError):
         while data := await stdin.read():
             await stream.write(data)
@@ -222,4 +224,4 @@ async def _ended(tasks: list[asyncio.Task[None]]) -> None:
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(outcome, Exception):
             level = logging.DEBUG if isinstance(outcome, CrishimError) else logging.WARNING
-            _log.log(level, "a stream of a client broke off: %r", outcome)
+            _log.log(level, "a stream of a client ended with: %r", outcome)

@@ -77,7 +77,7 @@ def left_of(sandbox_id: str, root: Path = Path("/")) -> list[Path]:
 def helpers(sandbox_id: str, root: Path = Path("/")) -> Iterator[processes.Identity]:
     """The helper processes of a sandbox's machine. Scans all processes of the node."""
     marks = [os.fsencode(f"sandbox-{sandbox_id}"), *(os.fsencode(root / folder / sandbox_id) for folder in _FOLDERS[1:])]
-    for pid, process in processes.everybody().items():
+    for pid, process in processes.all_processes().items():
         if pid == os.getpid() or process.ended:
             continue
         try:

@@ -23,7 +23,7 @@ from crishim.interfaces.capabilities import (
     SupportsPortForward,
     SupportsStats,
 )
-from crishim.linux.processes import Process, everybody, family
+from crishim.linux.processes import Process, all_processes, family
 from crishim.linux.tcp import dial_loopback
 from crishim.model.container import ContainerSpec, Inventory
 from crishim.model.features import PROCESS, Feature
@@ -189,5 +189,5 @@ class ProcessBackend(
         leaders = [leader for container in containers if container.runs for leader in container.leaders]
         now = self._clock.monotonic()
         if now - self._census_at > CENSUS_AGE or not all(leader.pid in self._census for leader in leaders):
-            self._census, self._census_at = await asyncio.to_thread(everybody), now
+            self._census, self._census_at = await asyncio.to_thread(all_processes), now
         return family(leaders, self._census)

@@ -96,9 +96,10 @@ class ProcessContainer(ContainerProcess):
         self._left.add(session.identity)  # before the look, which may be cancelled
         if await lives((session.identity,)):
             return
-        session.reap()
         self._left.discard(session.identity)
-        del self._execs[session.identity]
+        if self._execs.pop(session.identity, None) is None:  # the end of the exec and that of the container both collect it
+            return
+        session.reap()
         with contextlib.suppress(CrishimError):
             self._keep()
 
@@ -106,5 +107,6 @@ class ProcessContainer(ContainerProcess):
         await self._stdio.drained()
         await gone(tuple(self._left))
         for identity in tuple(self._left):
-            await self._collect(self._execs[identity])
+            if identity in self._execs:
+                await self._collect(self._execs[identity])
         await self._stdio.close()

@@ -1,8 +1,8 @@
-"""Checkpoints: the runtime has CRIU write a container's processes to files, and start them again out of them.
+"""Checkpoints: the runtime has CRIU write a container's processes to files, and restores them from these.
 
-runc does so since 1.0; crun where it was built with CRIU (`+CRIU` in its version). Established TCP connections are neither
-dumped nor blocked meanwhile, and a restored process finds them closed (criu(8), --tcp-close): the pod that it is restored in
-may have another address, and who is killed in the middle of a dump leaves no packet filter behind.
+runc supports this since 1.0, crun if it was built with CRIU (`+CRIU` in its version). Established TCP connections are neither
+dumped nor blocked, and a restored process finds them closed (criu(8), --tcp-close): the pod of the restore may have another
+address, and a dump that is killed in the middle leaves no packet filter.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ CRIU: Final = "criu"
 REMEDY: Final = "apt-get install criu, 4.1 or later; 4.2 for sockets on Linux 6.16 and later"
 _CONFIG: Final = "criu.conf"
 _OPTIONS: Final = "tcp-close\n"
-_TOLD: Final = 2000
+_MESSAGE_LIMIT: Final = 2000
 _HARMLESS: Final = "RLIMIT_NOFILE"
-"""What CRIU says to every dump where it may not raise its own limit."""
+"""A message of every dump of a CRIU that may not raise its own limit."""
 
 
 class CriuRuntime(RuncRuntime):
@@ -57,7 +57,7 @@ class CriuRuntime(RuncRuntime):
 
 
 class CheckpointedPods(MeasuredPods):
-    """Pods whose config.json names CRIU's options, which the runtime takes from there alone."""
+    """Pods whose config.json configures CRIU: the runtime reads these options only there."""
 
     def _finish_config(self, spec: ContainerSpec, config: dict[str, Any]) -> None:
         super()._finish_config(spec, config)
@@ -68,11 +68,11 @@ class CheckpointedPods(MeasuredPods):
 
 
 def _explained(error: CrishimError, log: Path) -> CrishimError:
-    """The error with the first one that CRIU has logged: the runtime itself names the log, which will be gone."""
+    """The error with CRIU's first logged error: the runtime's message only names the log, which will be deleted."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return error
     found = next((line.partition("Error ")[2] for line in lines if "Error (" in line and _HARMLESS not in line), "")
     message = error.message.partition("\nlog file:")[0].strip()
-    return Unknown(f"{message}: {found[:_TOLD]}") if found else error
+    return Unknown(f"{message}: {found[:_MESSAGE_LIMIT]}") if found else error

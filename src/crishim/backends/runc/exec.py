@@ -1,8 +1,8 @@
-"""Processes that a runtime leaves to this process as children: those of execs (`AdoptedChild`), and unmonitored containers.
+"""Processes that a runtime leaves to this process as children: execs (`AdoptedChild`), and containers without a monitor.
 
-`ChildContainers` is for callers who stay as long as their containers do. The streams of such a container are the caller's named
-pipes, or a terminal whose master side is here, and its exit is collected here: nothing of it survives this process. containerd
-is such a caller: it considers tasks dead whose shim has gone away, and has them ended.
+`ChildContainers` is for callers that live as long as their containers. The streams of such a container are named pipes of the
+caller, or a terminal whose master side is open here, and its exit is collected here: nothing of it survives this process.
+containerd is such a caller: when a shim has exited, it considers the shim's tasks dead and deletes them.
 """
 
 import array
@@ -33,10 +33,10 @@ from crishim.monitor.pipes import opened
 
 
 class AdoptedChild:
-    """A process that the runtime started and left to us, adopted while `children.expecting`.
+    """A process that the runtime started and left to this process, adopted during `children.expecting`.
 
-    It is collected as soon as it has ended, whoever still reads its output: as a zombie it would keep its PID namespace, and
-    with it its container, from ending. `kill` ends it and all that it has started, if signals do not.
+    It is collected as soon as it has ended, even while its output is still read: as a zombie it would keep its PID namespace,
+    and so its container, from ending. `kill` kills it with all its descendants; by default they are found by /proc.
     """
 
     def __init__(self, pid: int, kill: Callable[[], Awaitable[None]] | None = None) -> None:
@@ -48,19 +48,19 @@ class AdoptedChild:
 
     @property
     def identity(self) -> Identity | None:
-        """The process; None where it had gone before it could be adopted."""
+        """The process; None if it had ended before it could be adopted."""
         return None if self._child is None else self._child.identity
 
     async def exit(self) -> Exit:
-        """Return when it has ended. For one caller."""
+        """Wait for its end. For one caller."""
         await self._ended()
         return self._exit or Exit.unknown()
 
     async def accompany(self, streams: ExecStreams) -> Exit:
         """Copy its streams until it has ended and its output was read.
 
-        Cancelled before its end, everything that it started is killed first. Cancelled after its end, by a deadline while
-        somebody that it has left holds its output, it answers its exit.
+        If cancelled before its end, it is killed with all its descendants. If cancelled after its end (by a deadline, while a
+        descendant still has its output open), its exit is returned.
         """
         try:
             await streams.copy(self._ended)
@@ -72,7 +72,7 @@ class AdoptedChild:
         return self._exit or Exit.unknown()
 
     async def end(self) -> None:
-        """Kill it and all that it has started, and return when it has ended."""
+        """Kill it with all its descendants, and wait for its end."""
         await self._kill()
         await self.exit()
 
@@ -89,7 +89,7 @@ class AdoptedChild:
 
 
 class ConsoleSocket:
-    """Where a runtime hands over the terminal it has made. `path` must be short."""
+    """The socket through which a runtime passes the terminal it has created. `path` must be short."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -113,7 +113,7 @@ class ConsoleSocket:
             async with asyncio.timeout(timeout):
                 connection, _ = await loop.sock_accept(self._socket)
         except TimeoutError:
-            raise DeadlineExceeded("the runtime has made no terminal") from None
+            raise DeadlineExceeded("the runtime has created no terminal") from None
         with contextlib.closing(connection):
             connection.setblocking(True)
             _, ancillary, _, _ = connection.recvmsg(1024, socket.CMSG_SPACE(array.array("i").itemsize))
@@ -125,25 +125,25 @@ class ConsoleSocket:
 
 @attrs.frozen
 class ChildContainer:
-    """One container. `ended` is done with its exit; `master` is our side of its terminal, if it has one."""
+    """One container. `ended` completes with its exit; `master`: our side of its terminal, if it has one."""
 
     ended: "asyncio.Task[Exit]"
     master: int | None = None
 
 
 class ChildContainers:
-    """All of one runtime. We must be a child subreaper."""
+    """The unmonitored containers of one runtime. This process must be a child subreaper."""
 
     def __init__(self, command: RuntimeCommand, cgroups: Cgroups) -> None:
         self._command = command
         self._cgroups = cgroups
-        self._held: dict[str, ChildContainer] = {}
+        self._containers: dict[str, ChildContainer] = {}
 
     def __contains__(self, container_id: str) -> bool:
-        return container_id in self._held
+        return container_id in self._containers
 
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
-        """As `OciRuntime.create`. Raises `InvalidArgument` for a pipe that is not there."""
+        """As `OciRuntime.create`. Raises `InvalidArgument` for a named pipe that does not exist."""
         args = ("create", f"--bundle={bundle}", f"--pid-file={bundle / 'pidfile'}")
         master = None
         with children.expecting():
@@ -155,29 +155,29 @@ class ChildContainers:
             pid = read_pid(bundle / "pidfile")
             child = AdoptedChild(pid)
         ended = asyncio.get_running_loop().create_task(self._end_of(child, self._cgroups.of(pid)))
-        self._held[container_id] = ChildContainer(ended, master)
+        self._containers[container_id] = ChildContainer(ended, master)
         return pid
 
     async def wait(self, container_id: str) -> Exit | None:
-        """As `OciRuntime.wait`; None for a container that is not ours."""
-        held = self._held.get(container_id)
-        return None if held is None else await asyncio.shield(held.ended)
+        """As `OciRuntime.wait`; None for a container that is not in this table."""
+        container = self._containers.get(container_id)
+        return None if container is None else await asyncio.shield(container.ended)
 
     async def attach(self, container_id: str, io: ProcessIO) -> None:
-        """Copy the streams of a terminal until the container has ended. Raises `Unavailable` without one."""
-        held = self._held.get(container_id)
-        if held is None or held.master is None:
-            raise Unavailable(f"{container_id} has no terminal here")
+        """Copy the streams of a terminal until the container has ended. Raises `Unavailable` if it has no terminal."""
+        container = self._containers.get(container_id)
+        if container is None or container.master is None:
+            raise Unavailable(f"{container_id} has no terminal in this process")
         streams = ExecStreams(io, tty=True)
         with contextlib.closing(streams):
-            streams.adopt_terminal(os.dup(held.master))
-            await streams.copy(lambda: _until(held.ended))
+            streams.adopt_terminal(os.dup(container.master))
+            await streams.copy(lambda: _until(container.ended))
 
     def forget(self, container_id: str) -> None:
-        """The container is gone."""
-        held = self._held.pop(container_id, None)
-        if held is not None and held.master is not None:
-            os.close(held.master)
+        """Forget a deleted container, and close its terminal."""
+        container = self._containers.pop(container_id, None)
+        if container is not None and container.master is not None:
+            os.close(container.master)
 
     async def _create_with_terminal(self, container_id: str, args: tuple[str, ...]) -> int:
         with tempfile.TemporaryDirectory(prefix="tty") as folder:
@@ -188,7 +188,7 @@ class ChildContainers:
     async def _end_of(self, child: AdoptedChild, cgroup: str) -> Exit:
         end = await child.exit()
         if end.code != 128 + signal.SIGKILL:
-            return end  # of who was killed for want of memory, the first process was not
+            return end  # if the OOM killer has killed one, it was not the first process
         killed = await asyncio.to_thread(
             lambda: (
                 self._cgroups.killed_for_memory(cgroup)

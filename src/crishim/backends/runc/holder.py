@@ -1,17 +1,17 @@
-"""Stands between conmon and gVisor for one container; a script of its own, on the standard library alone.
+"""Runs between conmon and gVisor for one container; a script of its own that uses the standard library only.
 
     python -IS holder.py RUNTIME [GLOBAL ARGUMENTS] create --bundle DIR --pid-file FILE [--console-socket PATH] ID
 
-gVisor gives every container of a pod the sandbox's pid, and takes a member's streams from `start` instead of `create`; conmon
-expects neither. So a member is created without streams, and a holder stays in its place: conmon waits for the holder as for the
-container, and the holder has conmon's streams. `GO` in the bundle's fifo `start` makes it start the container with them; the
-fifo `started` then says `ok`, or has the runtime's log. The holder ends when the container does, with its exit code, or when it
-is told to `LEAVE` instead.
+gVisor reports the sandbox's pid for each container of a pod, and takes the streams of a member from `start` instead of
+`create`; conmon expects neither. So a member is created without streams, and a holder process represents it: conmon waits for
+the holder as for the container, and the holder has conmon's streams. `GO` in the bundle's fifo `start` makes it start the
+container with them; it then writes `ok`, or the runtime's log, to the fifo `started`. The holder exits with the container, with
+its exit code, or when it reads `LEAVE` instead.
 
-A terminal too is made by `start`, when conmon has long wanted it: so conmon gets one of the holder's, which is joined to the
-container's.
+A terminal too is created by `start`, but conmon needs one before: conmon gets one of the holder's, which the holder connects to
+the container's.
 
-The container that stands for the pod needs none of this: the runtime takes this process's place.
+The container that stands for the pod needs no holder: the runtime replaces this process by exec.
 """
 
 import contextlib
@@ -41,12 +41,12 @@ UNKNOWN = 255
 
 
 def main(argv: list[str]) -> int:
-    """Create the container; answers the exit code, of the creation or, in the process left behind, of the container."""
+    """Create the container. Returns the exit code of the creation, or in the remaining process the container's."""
     at = argv.index("create")
     runtime, args, container = argv[:at], argv[at:], argv[-1]
     bundle, console = Path(option(args, "--bundle")), option(args, "--console-socket")
     if is_sandbox(bundle):
-        os.execv(runtime[0], argv)  # noqa: S606 - the very command that conmon was given
+        os.execv(runtime[0], argv)  # noqa: S606 - the command that conmon was given
     with contextlib.ExitStack() as stack:
         terminal = stack.enter_context(Terminal()) if console else None
         created = subprocess.run(
@@ -57,17 +57,17 @@ def main(argv: list[str]) -> int:
         )
         if created.returncode:
             return created.returncode
-        begin, told = (fifo(bundle / name) for name in (START, STARTED))
+        begin, started = (fifo(bundle / name) for name in (START, STARTED))
         holder = os.fork()
         if holder:
-            stack.pop_all()  # what is open is the holder's now
+            stack.pop_all()  # the holder uses the open descriptors
             Path(option(args, "--pid-file")).write_text(str(holder), encoding="ascii")
             return 0
         if terminal:
             terminal.give(console)
         if os.read(begin, 1) != GO:
             return UNKNOWN
-        return hold(runtime, container, bundle / "start.log", told, terminal)
+        return hold(runtime, container, bundle / "start.log", started, terminal)
 
 
 def is_sandbox(bundle: Path) -> bool:
@@ -78,33 +78,35 @@ def is_sandbox(bundle: Path) -> bool:
 
 
 def option(args: list[str], name: str) -> str:
-    """The value of an option; empty without it."""
+    """The value of an option; empty if it is missing."""
     return args[args.index(name) + 1] if name in args else ""
 
 
 def fifo(path: Path) -> int:
-    """Make a fifo and open both of its ends, so that neither side sees an end before the other has come."""
+    """Create a fifo and open both of its ends, so that neither side reads EOF before the other has opened it."""
     os.mkfifo(path, 0o600)
     return os.open(path, os.O_RDWR)
 
 
 def take(descriptor: int) -> None:
-    """Have a descriptor for stdin, stdout and stderr."""
+    """Use a descriptor as stdin, stdout and stderr."""
     for number in (0, 1, 2):
         os.dup2(descriptor, number)
     os.close(descriptor)
 
 
-def hold(runtime: list[str], container: str, log: Path, told: int, terminal: "Terminal | None") -> int:
-    """Start the container with our streams, tell how that went, let go of them, and wait. Answers its exit code."""
+def hold(runtime: list[str], container: str, log: Path, started: int, terminal: "Terminal | None") -> int:
+    """Start the container with our streams, report the result to `started`, close the streams, and wait. Returns its exit
+    code.
+    """
     starting = subprocess.Popen([*runtime, f"--log={log}", "--log-format=json", "start", container])
     if terminal:
         terminal.join(starting)
     if starting.wait():
-        os.write(told, log.read_bytes()[-4000:] or b"the runtime failed without a word")
+        os.write(started, log.read_bytes()[-4000:] or b"the runtime failed without a message")
         return UNKNOWN
-    os.write(told, OK)
-    os.close(told)
+    os.write(started, OK)
+    os.close(started)
     take(os.open(os.devnull, os.O_RDWR))
     waited = subprocess.run([*runtime, "wait", container], stdout=subprocess.PIPE, check=False)
     if terminal:
@@ -116,7 +118,7 @@ def hold(runtime: list[str], container: str, log: Path, told: int, terminal: "Te
 
 
 class Terminal:
-    """Conmon's terminal joined to the one that the runtime makes at `start`; a size given to one is the other's too."""
+    """Connects conmon's terminal to the one that the runtime creates at `start`; sizes are copied as well."""
 
     def __init__(self) -> None:
         self._master, self._slave = pty.openpty()
@@ -136,7 +138,7 @@ class Terminal:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def give(self, path: str) -> None:
-        """Hand our terminal's master to whoever listens at `path`, and be told of its sizes."""
+        """Send our terminal's master to the listener at `path`, and follow its size."""
         with socket.socket(socket.AF_UNIX) as console:
             console.connect(path)
             socket.send_fds(console, [b"terminal"], [self._master])
@@ -147,7 +149,7 @@ class Terminal:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def join(self, starting: "subprocess.Popen[bytes]") -> None:
-        """Take the runtime's terminal, unless it fails first, and begin to copy."""
+        """Receive the runtime's terminal, unless the runtime fails first, and begin to copy."""
         while not select.select([self._socket], [], [], 0.05)[0]:
             if starting.poll():
                 return
@@ -160,7 +162,7 @@ class Terminal:
         threading.Thread(target=copy, args=(self._slave, self._theirs), daemon=True).start()
 
     def drain(self) -> None:
-        """Return when all the container's output was copied."""
+        """Wait until all output of the container was copied."""
         if self._output is not None:
             self._output.join(5)
 
@@ -171,7 +173,7 @@ class Terminal:
 
 
 def copy(source: int, target: int) -> None:
-    """Copy until either terminal is gone."""
+    """Copy until either terminal is closed."""
     with contextlib.suppress(OSError):
         while data := os.read(source, 1 << 16):
             while data:

@@ -1,4 +1,6 @@
-"""Monitors under systemd: each has a scope of its own in the slice of its pod, or it would end with the service."""
+"""Monitors under systemd: each has a scope in the slice of its pod; in the service's cgroup it would be stopped with the
+service.
+"""
 
 import asyncio
 import contextlib
@@ -16,11 +18,11 @@ from crishim.pods.bundle import read_config
 _log = logging.getLogger(__name__)
 
 _ENDED_WITHIN: Final = 2.0
-"""Seconds in which a monitor has ended whose container is gone."""
+"""Seconds within which a monitor must end after its container was deleted."""
 
 _TRIES: Final = 8
 _PAUSE: Final = 0.025
-"""How often, and after how many seconds, it is looked whether systemd has removed a scope."""
+"""The number of checks whether systemd has removed a scope, and the seconds between them."""
 
 
 class MonitorScopes:
@@ -31,11 +33,11 @@ class MonitorScopes:
         self._moving: dict[str, asyncio.Task[None]] = {}
 
     def begin(self, container_id: str, bundle: Path) -> None:
-        """Move the monitor of a container that was just created into its scope, in the background."""
+        """Move the monitor of a new container into its scope, in the background."""
         self._moving[container_id] = asyncio.create_task(self._move(container_id, bundle), name=f"scope of {container_id}")
 
     async def end(self, container_id: str, bundle: Path) -> None:
-        """Have the scope removed: systemd does so when the monitor has ended, unless it was moved too late."""
+        """Remove the scope: systemd does so when the monitor has ended, unless the monitor was moved too late."""
         if not (slice_name := _slice(bundle)):
             return
         folder = posixpath.join(slice_folder(slice_name), _scope(container_id))
@@ -69,7 +71,7 @@ def _scope(container_id: str) -> str:
 
 
 def _slice(bundle: Path) -> str:
-    """The slice of a bundle's container; empty where its creation was broken off before there was a configuration."""
+    """The slice of a bundle's container; empty if its creation was interrupted before config.json was written."""
     try:
         path: str = read_config(bundle).get("linux", {}).get("cgroupsPath", "")
     except DataLoss:

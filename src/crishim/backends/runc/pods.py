@@ -1,6 +1,6 @@
-"""Pods of runc and its like: how they are built of options, and what they need of a machine.
+"""Pods over runc-compatible runtimes: building them from options, and checking what they need of a machine.
 
-The head of the package lists the options.
+The package's docstring lists the options.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from crishim.oci.ignores import ignores
 from crishim.pods.host import host, may_raise_limits
 
 _PROGRAMS: Final = (
-    ("conmon", True, "no container can be made", "conmon"),
+    ("conmon", True, "no container can be created", "conmon"),
     ("skopeo", True, "no image can be pulled", "skopeo"),
     ("unshare", False, "no pod can have a user namespace", "util-linux"),
     ("nsenter", False, "no pod can have a user namespace", "util-linux"),
@@ -38,9 +38,9 @@ _SECCOMP: Final = "usr/share/containers/seccomp.json"
 
 
 def findings(root: Path, runtime: str = "runc", monitor: str = CONMON) -> Iterator[Finding]:
-    """One finding for each thing that pods of `runtime` need. `root` is where the machine's files lie."""
+    """One finding for each requirement of pods with `runtime`. `root`: the root of the machine's file system."""
     yield Finding(what="root", ok=os.geteuid() == 0, without="nothing can be mounted", remedy="run it as root")
-    for program, needed, without, package in ((runtime, True, "no container can be made", Path(runtime).name), *_PROGRAMS):
+    for program, needed, without, package in ((runtime, True, "no container can be created", Path(runtime).name), *_PROGRAMS):
         if program == CONMON and monitor != CONMON:
             continue
         path = find_program(program)
@@ -65,7 +65,7 @@ def _file(root: Path, name: str, without: str, *, needed: bool) -> Finding:
 
 
 RLimit: TypeAlias = tuple[str, int, int]
-"""A name of setrlimit(2), the soft and the hard limit."""
+"""(name of setrlimit(2), soft limit, hard limit)."""
 
 _log = logging.getLogger(__name__)
 
@@ -74,13 +74,13 @@ _ULIMITS: Final = (
     *("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue"),
     *("nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"),
 )
-"""setrlimit(2), without `RLIMIT_`."""
+"""The limits of setrlimit(2), without `RLIMIT_`."""
 
 
 def build(context: BackendContext) -> Backend:
-    """The backend. Makes this process a child subreaper, since exec'd processes are left to us by the runtime.
+    """The backend. Makes this process a child subreaper, since the runtime leaves processes of execs to it.
 
-    Raises `InvalidArgument` naming an option that it does not know.
+    Raises `InvalidArgument` naming an unknown option.
     """
     if unknown := context.options.keys() - _OPTIONS:
         raise InvalidArgument(f"options.{min(unknown)}", f"is not known; known: {', '.join(sorted(_OPTIONS))}")
@@ -97,13 +97,13 @@ def build(context: BackendContext) -> Backend:
     command = RuntimeCommand(program, root, systemd_cgroup=systemd, args=args)
     limits = _rlimits(context.options.get("ulimits", {}))
     for name, hard in too_high(limits):
-        _log.warning("ulimits.%s is %d for containers, this process's own: above it CAP_SYS_RESOURCE is needed", name, hard)
+        _log.warning("ulimits.%s is lowered to %d, the limit of this process: raising it needs CAP_SYS_RESOURCE", name, hard)
     machine = host(systemd_cgroup=systemd, rlimits=clamped(limits))
     sockets = context.runtime_state / "s"
     if gvisor:
         if monitor != CONMON:
             raise InvalidArgument("options.monitor", "must be conmon for gVisor")
-        machine = attrs.evolve(machine, apparmor=False, selinux=False)  # gVisor has no use for either
+        machine = attrs.evolve(machine, apparmor=False, selinux=False)  # gVisor uses neither
         return GvisorPods(RunscRuntime(command, sockets, machine), context, machine)
     return CheckpointedPods(CriuRuntime(command, sockets, machine, context.keeper, monitor=monitor), context, machine)
 
@@ -116,14 +116,14 @@ def _monitor(options: Mapping[str, Any]) -> str:
 
 
 def check(options: Mapping[str, Any]) -> Iterable[Finding]:
-    """What pods with these options need of this machine."""
+    """The requirements of pods with these options."""
     yield from findings(Path("/"), str(options.get("runtime", "runc")), _monitor(options))
     for name, hard in too_high(_rlimits(options.get("ulimits", {}))):
         yield Finding(
             what=f"ulimits.{name}",
             ok=False,
             needed=False,
-            without=f"containers get {hard}, this process's own: above it CAP_SYS_RESOURCE is needed",
+            without=f"containers get {hard}, the limit of this process: raising it needs CAP_SYS_RESOURCE",
             remedy="raise Limit... in crishim's unit, or lower the option",
         )
 
@@ -132,9 +132,9 @@ plugin = Plugin(build=build, check=check, ignores=ignores, supported=NEWEST.supp
 
 
 def too_high(limits: Iterable[RLimit]) -> Iterator[tuple[str, int]]:
-    """Limits above this process's own hard ones, which it may not raise; each with its option's name and its own hard limit.
+    """Limits above the hard limits of this process, if it may not raise them: the option's name and this process's limit.
 
-    setrlimit(2): a process without CAP_SYS_RESOURCE may not raise a hard limit, so a runtime that it starts would fail.
+    setrlimit(2): a process without CAP_SYS_RESOURCE may not raise a hard limit, so the runtime would fail.
     """
     if may_raise_limits():
         return
@@ -145,7 +145,7 @@ def too_high(limits: Iterable[RLimit]) -> Iterator[tuple[str, int]]:
 
 
 def clamped(limits: tuple[RLimit, ...]) -> tuple[RLimit, ...]:
-    """The limits as far as this process may give them."""
+    """The limits, lowered to what this process may set."""
     most = {f"RLIMIT_{name.upper()}": hard for name, hard in too_high(limits)}
     return tuple((name, min(soft, most.get(name, soft)), min(hard, most.get(name, hard))) for name, soft, hard in limits)
 
@@ -153,12 +153,12 @@ def clamped(limits: tuple[RLimit, ...]) -> tuple[RLimit, ...]:
 def _rlimits(wanted: Any) -> tuple[RLimit, ...]:
     if not isinstance(wanted, Mapping):
         raise InvalidArgument("options.ulimits", "must be a table of limits by name")
-    made = []
+    limits = []
     for name, value in wanted.items():
         pair = [value, value] if isinstance(value, int) else list(value) if isinstance(value, list | tuple) else []
         if name not in _ULIMITS:
             raise InvalidArgument(f"options.ulimits.{name}", f"is not known; known: {', '.join(sorted(_ULIMITS))}")
         if len(pair) != 2 or not all(isinstance(number, int) and number >= 0 for number in pair) or pair[0] > pair[1]:
             raise InvalidArgument(f"options.ulimits.{name}", "must be a number, or [soft, hard] with soft not above hard")
-        made.append((f"RLIMIT_{name.upper()}", pair[0], pair[1]))
-    return tuple(made)
+        limits.append((f"RLIMIT_{name.upper()}", pair[0], pair[1]))
+    return tuple(limits)

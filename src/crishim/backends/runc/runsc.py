@@ -1,8 +1,8 @@
-"""gVisor by its own command line: RunscRuntime, and the pods made with it.
+"""gVisor by its command line: RunscRuntime, and pods over it.
 
-A pod's processes live in one sandbox, which is made with the container that stands for the pod; the others join it by their
-annotations. What a process on the host would tell of a container, gVisor must be asked for. It changes no limits, and freezes
-nothing less than a pod, so neither is offered.
+The processes of a pod run in one sandbox, which is created with the container that stands for the pod; the others join it by
+annotations. The processes of a container are not visible on the host, so gVisor is queried for them. It does not change limits,
+and can only freeze whole pods, so neither capability is offered.
 """
 
 import contextlib
@@ -33,11 +33,11 @@ from crishim.pods.usage import MeasuredPods
 class RunscRuntime(MonitoredRuntime):
     """Runs the bundles of `GvisorPods` with gVisor's `runsc`, each member of a pod behind a holder.
 
-    AppArmor profiles and SELinux labels are of the node's kernel, which its containers do not see. Their seccomp filters are
-    loaded into gVisor's own by its option `--oci-seccomp` alone.
+    AppArmor profiles and SELinux labels belong to the node's kernel, which the containers do not use. Their seccomp filters are
+    loaded into gVisor's kernel only with its option `--oci-seccomp`.
 
-    Of a bundle that is in no pod it tells no exit, since gVisor's sandbox outlives its first process: gVisor's own shim is for
-    those.
+    It reports no exit for a bundle outside of a pod, since gVisor's sandbox outlives its first process: these need gVisor's
+    shim.
     """
 
     async def probe(self) -> BackendInfo:
@@ -49,34 +49,36 @@ class RunscRuntime(MonitoredRuntime):
         return sys.executable, ("-IS", holder.__file__, *self._command.line)
 
     async def start(self, container_id: str) -> None:
-        """As `OciRuntime.start`, by the container's holder where it has one."""
+        """As `OciRuntime.start`, through the container's holder if it has one."""
         bundle = await self._bundle(container_id)
         if not (bundle / holder.START).exists():
             await super().start(container_id)
             return
-        told = os.open(bundle / holder.STARTED, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        started = os.open(bundle / holder.STARTED, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             bid(bundle, holder.GO)
         except OSError as error:
-            os.close(told)
-            raise Unavailable(f"the holder of {container_id} is gone") from error
-        answer = await read_pipe(told)
+            os.close(started)
+            raise Unavailable(f"the holder of {container_id} has exited") from error
+        answer = await read_pipe(started)
         if answer != holder.OK:
             raise Unknown(last_error(answer.decode("utf-8", "replace"), "the container's holder has died"))
 
     async def delete(self, container_id: str) -> None:
-        """As `OciRuntime.delete`; a member's holder leaves first."""
-        with contextlib.suppress(OSError, CrishimError):  # it has left already, or there is none
+        """As `OciRuntime.delete`; the holder of a member exits first."""
+        with contextlib.suppress(OSError, CrishimError):  # it has exited already, or there is none
             bid(await self._bundle(container_id), holder.LEAVE)
         await super().delete(container_id)
 
     async def cgroup_usage(self, container_id: str) -> CgroupUsage:
-        """As `SupportsCgroupUsage.cgroup_usage`: what the sandbox counts for one container; memory is the whole sandbox's."""
-        told = (await self._command.json(container_id, "events", "--stats", container_id)).get("data", {})
+        """As `SupportsCgroupUsage.cgroup_usage`: the sandbox's counters for one container; memory is that of the whole
+        sandbox.
+        """
+        stats = (await self._command.json(container_id, "events", "--stats", container_id)).get("data", {})
         return CgroupUsage(
-            cpu=told.get("cpu", {}).get("usage", {}).get("total", 0),
-            memory=told.get("memory", {}).get("usage", {}).get("usage"),
-            tasks=told.get("pids", {}).get("current"),
+            cpu=stats.get("cpu", {}).get("usage", {}).get("total", 0),
+            memory=stats.get("memory", {}).get("usage", {}).get("usage"),
+            tasks=stats.get("pids", {}).get("current"),
         )
 
     def _exec_args(self, folder: Path) -> list[str]:
@@ -87,7 +89,7 @@ class RunscRuntime(MonitoredRuntime):
         return AdoptedChild(read_pid(folder / "pid"), kill=lambda: self._kill_family(container_id, inside))
 
     async def _kill_family(self, container_id: str, first: int) -> None:
-        """Kill a process of the sandbox and all that it has started, as the sandbox numbers them."""
+        """Kill a process and its descendants by their pids in the sandbox."""
         with contextlib.suppress(CrishimError):
             table = (await self._command.run(container_id, "ps", container_id)).decode("utf-8", "replace")
             for pid in descendants(table, first):
@@ -96,7 +98,9 @@ class RunscRuntime(MonitoredRuntime):
 
 
 class GvisorPods(MeasuredPods):
-    """Pods in gVisor's sandboxes, which know a shared PID namespace by the path in their bundles; nothing need be there."""
+    """Pods in gVisor's sandboxes. gVisor finds a shared PID namespace by equal paths in the bundles; the path need not
+    exist.
+    """
 
     def __init__(self, runtime: RunscRuntime, context: BackendContext, host: Host) -> None:
         super().__init__(runtime, context, host, sandbox_container=True)
@@ -107,12 +111,12 @@ class GvisorPods(MeasuredPods):
 
     def _namespaces(self, spec: ContainerSpec) -> NamespacePaths:
         if pid_options(spec).pid is NamespaceMode.TARGET:
-            raise InvalidArgument("config.linux.security_context.namespace_options.pid", "TARGET is not gVisor's to give")
+            raise InvalidArgument("config.linux.security_context.namespace_options.pid", "gVisor does not support TARGET")
         return super()._namespaces(spec)
 
 
 def bid(bundle: Path, word: bytes) -> None:
-    """Tell a container's holder what to do. Raises `OSError` where nobody holds."""
+    """Send a command to a container's holder. Raises `OSError` if it has none."""
     descriptor = os.open(bundle / holder.START, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         os.write(descriptor, word)
@@ -121,7 +125,7 @@ def bid(bundle: Path, word: bytes) -> None:
 
 
 def descendants(table: str, first: int) -> list[int]:
-    """A process and all that descend from it, by the columns PID and PPID of a table; parents before their children."""
+    """A process and its descendants, parents first. `table` has columns PID and PPID."""
     head, *rows = table.splitlines() or [""]
     names = head.split()
     pid, parent = names.index("PID"), names.index("PPID")

@@ -1,8 +1,8 @@
-"""OciRuntimes over a runc-compatible command line, with a monitor for each container, or none for those that are attended to.
+"""OciRuntimes over a runc-compatible command line, with a monitor (conmon or the keeper), or none if the parent monitors them.
 
-The runtime's own state, the monitor's files and the bundle are all the state there is; after a restart of ours the runtime
-itself tells where a container's bundle lies. Only of attended containers more is in memory: their exits and terminals
-(`monitored_by_parent`).
+All state is in the runtime's state folder, the monitor's files and the bundle; after a restart the runtime reports the path
+of a container's bundle. Only for containers monitored by this process (`Stdio.monitored_by_parent`) exits and terminals are in
+memory.
 """
 
 import asyncio
@@ -48,18 +48,18 @@ KEEPER: Final = "keeper"
 """The monitors that containers can be created with."""
 
 _START_TIMEOUT: Final = 1.0
-"""Seconds for which the start of an exec that was given up may go on; of a paused container it does not end."""
+"""Seconds for which an abandoned start of an exec may continue; in a paused container it never ends."""
 
 
 _END_TIMEOUT: Final = 1.0
-"""Seconds for the end of a process that was killed; a frozen one does not end before the runtime thaws it."""
+"""Seconds to wait for the end of a killed process; a frozen one does not end before the runtime thaws it."""
 
 _RELEASED: Final = "released"
-"""A file of a bundle: the runtime's own state of its container is deleted."""
+"""A file of a bundle: the runtime's own state of the container is deleted."""
 
 
 class MonitoredRuntime:
-    """What every such runtime can do. `sockets` is a folder with a short path, for sockets.
+    """The verbs common to all such runtimes. `sockets`: a folder with a short path for sockets.
 
     `monitor` is what new containers are created with; older ones have what they were created with.
     """
@@ -81,7 +81,7 @@ class MonitoredRuntime:
         self._moves = CgroupWarmup(self._cgroups)
 
     async def probe(self) -> BackendInfo:
-        """The runtime's name and version. Raises `FailedPrecondition` where it is missing."""
+        """The runtime's name and version. Raises `FailedPrecondition` if it is not installed."""
         version, able = await self._ability()
         return BackendInfo(
             name=self._command.name,
@@ -92,7 +92,7 @@ class MonitoredRuntime:
         )
 
     async def prepare(self, container_id: str, bundle: Path, stdio: Stdio) -> None:
-        """As `SupportsPrepare.prepare`: a monitor is started, which takes some milliseconds."""
+        """As `SupportsPrepare.prepare`: starts a monitor, which takes some milliseconds."""
         await self._begin(self._request(container_id, bundle, stdio))
 
     def _request(self, container_id: str, bundle: Path, stdio: Stdio) -> MonitorRequest:
@@ -121,13 +121,13 @@ class MonitoredRuntime:
         return self._keeper if self._keeper is not None and self._keeper.has(bundle) else self._conmon
 
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
-        """As `OciRuntime.create`. Also who is attended to has a monitor."""
+        """As `OciRuntime.create`. The container has a monitor also with `monitored_by_parent`."""
         if container_id not in self._waiting:
             await self.prepare(container_id, bundle, stdio)
         return await self._finish(container_id, bundle)
 
     async def _finish(self, container_id: str, bundle: Path) -> int:
-        """Have the monitor that waits create its container; answers the pid of the first process."""
+        """Have the prepared monitor create its container. Returns the pid of the first process."""
         pid = await self._waiting.pop(container_id).create(self._monitor_cgroups(bundle))
         self._bundles[container_id] = bundle
         if self._command.systemd_cgroup:
@@ -142,12 +142,12 @@ class MonitoredRuntime:
         """As `OciRuntime.state`."""
         if (bundle := self._bundles.get(container_id)) is not None and (bundle / _RELEASED).exists():
             return OciState(id=container_id, status=OciStatus.STOPPED, pid=0, bundle=str(bundle))
-        told = await self._command.json(container_id, "state", container_id)
+        state = await self._command.json(container_id, "state", container_id)
         return OciState(
             id=container_id,
-            status=OciStatus(told["status"]),
-            pid=int(told.get("pid", 0)),
-            bundle=str(told.get("bundle", "")),
+            status=OciStatus(state["status"]),
+            pid=int(state.get("pid", 0)),
+            bundle=str(state.get("bundle", "")),
         )
 
     async def kill(self, container_id: str, number: int, *, everyone: bool = False) -> None:
@@ -156,12 +156,12 @@ class MonitoredRuntime:
             self._killed.add(container_id)
         try:
             await self._command.run(container_id, "kill", *(("--all",) if everyone else ()), container_id, str(number))
-        except CrishimError:  # it had ended before
+        except CrishimError:  # it has ended already
             self._killed.discard(container_id)
             raise
 
     async def delete(self, container_id: str) -> None:
-        """As `OciRuntime.delete`. Of a creation that was broken off there may be more than the runtime's state tells."""
+        """As `OciRuntime.delete`. An interrupted creation may have left more than the runtime's state names."""
         if (waiting := self._waiting.pop(container_id, None)) is not None:
             await waiting.leave()
         try:
@@ -179,8 +179,8 @@ class MonitoredRuntime:
         self._bundles.pop(container_id, None)
         self._killed.discard(container_id)
 
-    async def _delete_state(self, container_id: str, bundle: Path) -> None:  # noqa: ARG002 - for those who look at it
-        """Have the runtime kill and forget a container."""
+    async def _delete_state(self, container_id: str, bundle: Path) -> None:  # noqa: ARG002 - for subclasses
+        """Have the runtime kill and delete a container."""
         await self._command.run(container_id, "delete", "--force", container_id)
 
     async def wait(self, container_id: str) -> Exit:
@@ -210,17 +210,17 @@ class MonitoredRuntime:
     async def exec_process(
         self, container_id: str, process: Mapping[str, Any], io: ProcessIO, started: Callable[[int], None]
     ) -> Exit:
-        """As `SupportsExecProcess.exec_process`: the runtime's own exec, detached, with our pipes.
+        """As `SupportsExecProcess.exec_process`: the runtime's exec, detached, with our pipes.
 
-        We must be a child subreaper. With a terminal the runtime makes it, and hands it over through a socket. A runtime that
-        is killed while it starts an exec may leave the process in the container, where nobody knows it: so a start that is
-        given up is let come to its end, for `_START_TIMEOUT` seconds, and its process is killed then.
+        This process must be a child subreaper. The runtime creates a terminal, and passes it through a socket. A runtime that
+        is killed while it starts an exec may leave the process in the container, unknown to anybody: an abandoned start may
+        therefore complete within `_START_TIMEOUT` seconds, and its process is then killed.
         """
         self._moves.soon()
         terminal = bool(process.get("terminal"))
         streams = ExecStreams(io, tty=terminal)
-        with tempfile.TemporaryDirectory(prefix="exec") as made, contextlib.closing(streams):
-            folder = Path(made)
+        with tempfile.TemporaryDirectory(prefix="exec") as name, contextlib.closing(streams):
+            folder = Path(name)
             (folder / "process.json").write_bytes(json.dumps(process, ensure_ascii=False).encode("utf-8", "surrogateescape"))
             starting = asyncio.create_task(self._start_exec(container_id, folder, streams, process))
             try:
@@ -244,7 +244,7 @@ class MonitoredRuntime:
                         streams.adopt_terminal(await console.terminal())
                 else:
                     await self._run_exec(container_id, program, args, streams.open())
-            except BaseException:  # cancelled, or no terminal came: the process may be there all the same
+            except BaseException:  # cancelled, or without a terminal: the process may exist nevertheless
                 await self._adopted(container_id, folder).end()
                 raise
             return self._adopted(container_id, folder)
@@ -257,10 +257,10 @@ class MonitoredRuntime:
             await starting.result().end()
 
     def _killed_for_memory(self, container_id: str, bundle: Path, end: Exit) -> bool:
-        """Whether want of memory has ended the first process, and not only one that it started.
+        """Whether the OOM killer has ended the first process, and not only another one.
 
-        The kernel's log is sure, but its record may be overwritten. The monitor's note is of any process in the cgroup: it
-        counts unless we have killed the container.
+        The kernel's log is certain, but its record may have been overwritten. The monitor's `oom` file is about any process of
+        the cgroup: it counts unless the container was killed by us.
         """
         killed = container_id in self._killed
         if end.code != 128 + signal.SIGKILL or (killed and not end.oom):
@@ -274,12 +274,12 @@ class MonitoredRuntime:
     def _monitor_cgroups(self, bundle: Path) -> tuple[Path, ...]:
         try:
             config = read_config(bundle)
-        except DataLoss:  # the creation was broken off before there was one
+        except DataLoss:  # the creation was interrupted before config.json was written
             return ()
         return self._cgroups.beside(config.get("linux", {}).get("cgroupsPath", ""))
 
     def _monitored(self) -> tuple[str, tuple[str, ...]]:
-        """The program that conmon runs for the runtime, and what stands before its subcommand."""
+        """The program that conmon runs as the runtime, and the arguments before its subcommand."""
         program, *args = self._command.line
         return program, tuple(args)
 
@@ -294,7 +294,7 @@ class MonitoredRuntime:
             await self._command.start_detached(container_id, [*args, container_id], ends)
         except NotFound as error:
             if (await self.state(container_id)).status is OciStatus.RUNNING:
-                raise InvalidArgument("cmd", f"{program!r} is no program in the container") from error
+                raise InvalidArgument("cmd", f"{program!r} is not a program in the container") from error
             raise
 
     async def _bundle(self, container_id: str) -> Path:
@@ -305,9 +305,9 @@ class MonitoredRuntime:
 
 
 class RuncRuntime(MonitoredRuntime):
-    """Runs bundles with runc, crun or youki: beside the rest they freeze containers and change their limits.
+    """Runs bundles with runc, crun or youki; in addition it freezes containers and changes their limits.
 
-    A container that is attended to has no monitor.
+    A container with `monitored_by_parent` has no monitor.
     """
 
     def __init__(
@@ -346,27 +346,29 @@ class RuncRuntime(MonitoredRuntime):
         self._attended.forget(container_id)
 
     async def release(self, container_id: str) -> None:
-        """As `SupportsRelease.release`: the runtime forgets the container; its exit and its bundle stay."""
+        """As `SupportsRelease.release`: deletes the runtime's state; the exit and the bundle stay."""
         bundle = await self._bundle(container_id)
         if not (bundle / _RELEASED).exists():
             await self._command.run(container_id, "delete", container_id)
             (bundle / _RELEASED).touch()
 
     async def _delete_state(self, container_id: str, bundle: Path) -> None:
-        """As the runtime's `delete --force`, which waits for an end by tenths of a second (runc 1.2 and later)."""
+        """Like the runtime's `delete --force`, which polls for the end every 100 ms (runc 1.2 and later)."""
         if await self._end_first(container_id, bundle):
             try:
                 await self._command.run(container_id, "delete", container_id)
             except NotFound:
                 return
             except CrishimError as error:
-                _log.debug("container %s is deleted by force: %s", container_id, error)
+                _log.debug("container %s is deleted with --force: %s", container_id, error)
             else:
                 return
         await super()._delete_state(container_id, bundle)
 
     async def _end_first(self, container_id: str, bundle: Path) -> bool:
-        """Kill the first process of a container and wait for its end, for `_END_TIMEOUT` seconds at most; whether it came."""
+        """Kill the first process of a container and wait for its end, up to `_END_TIMEOUT` seconds. Returns whether it has
+        ended.
+        """
         if container_id not in self._attended and exit_of(bundle) is not None:
             return True
         first = processes.recorded(bundle / FIRST_PROCESS)

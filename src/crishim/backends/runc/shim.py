@@ -1,15 +1,15 @@
-"""The daemon behind `containerd-shim-crishim-v2`: tasks of containerd's by a runc-compatible command line.
+"""The daemon behind `containerd-shim-crishim-v2`: tasks of containerd over a runc-compatible command line.
 
     python -m crishim.backends.runc.shim FOLDER
 
-What a handler of containerd's configures for runc's own shim counts here, too: BinaryName, Root, SystemdCgroup. IoUid and IoGid
-say whose the pipes are that a shim makes; here containerd's own are used. Any other key is refused by its name.
+A handler's options in containerd are those of runc's own shim: BinaryName, Root, SystemdCgroup. IoUid and IoGid, the owner of
+pipes that a shim creates, are accepted without effect: containerd's pipes are used. Any other key is refused by its name.
 """
 
 import sys
 
 if __name__ == "__main__":
-    sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio takes it or leaves it; a tenth of our memory would be its
+    sys.modules["ssl"] = None  # type: ignore[assignment]  # optional for asyncio; it would be a tenth of our memory
 
 import asyncio
 from collections.abc import Mapping
@@ -30,19 +30,19 @@ _KEYS: Final[Mapping[str, type]] = {"BinaryName": str, "Root": str, "SystemdCgro
 
 
 def runc(folder: Path) -> Make:
-    """Gives runc, or what containerd's options name; its state lies below `folder`."""
-    made: dict[tuple[str, str, str, bool], RuncRuntime] = {}
+    """A factory of runtimes: runc, or the program in containerd's options; their state is below `folder`."""
+    runtimes: dict[tuple[str, str, str, bool], RuncRuntime] = {}
 
     def of(namespace: str, options: tuple[str, bytes]) -> OciRuntime:
         wanted = _checked(read_options(options))
         program, systemd = str(wanted.get("BinaryName", "runc")), bool(wanted.get("SystemdCgroup", False))
         own = str(wanted.get("Root", ""))
         key = (namespace, program, own, systemd)
-        if key not in made:
+        if key not in runtimes:
             root = Path(own) / namespace if own else folder / "runc" / namespace
             command = RuntimeCommand(program, root, systemd_cgroup=systemd)
-            made[key] = RuncRuntime(command, folder / "s", host(systemd_cgroup=systemd))
-        return made[key]
+            runtimes[key] = RuncRuntime(command, folder / "s", host(systemd_cgroup=systemd))
+        return runtimes[key]
 
     return of
 
@@ -50,9 +50,9 @@ def runc(folder: Path) -> Make:
 def _checked(wanted: Mapping[str, Any]) -> Mapping[str, Any]:
     for name, given in wanted.items():
         if name not in _KEYS:
-            raise InvalidArgument(f"options.{name}", f"is none of {', '.join(_KEYS)}")
+            raise InvalidArgument(f"options.{name}", f"is not one of {', '.join(_KEYS)}")
         if type(given) is not _KEYS[name]:
-            raise InvalidArgument(f"options.{name}", f"{given!r} is no {_KEYS[name].__name__}")
+            raise InvalidArgument(f"options.{name}", f"{given!r} is not a {_KEYS[name].__name__}")
     return wanted
 
 

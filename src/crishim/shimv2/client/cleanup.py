@@ -62,7 +62,7 @@ def working_in(folder: Path) -> list[processes.Identity]:
         pid,
         process,
     ) in (
-        processes.everybody().items()
+        processes.all_processes().items()
     ):  # the identity is read before the folder, so that a later process with the pid is not killed
         with contextlib.suppress(OSError):
             if os.readlink(f"/proc/{pid}/cwd") == target and pid != os.getpid():  # noqa: PTH115 - one look for each process

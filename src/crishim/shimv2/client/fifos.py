@@ -5,7 +5,7 @@ or their readers would see an end before anything is written; `release` closes i
 since a writer alone cannot be opened before there is a reader, and only once, since a second writer would keep the shim from
 seeing the end.
 
-The named pipe `log` is in a sandbox's bundle: a shim opens it at its start, and blocks when nobody reads it.
+The named pipe `log` is in a sandbox's bundle: a shim opens it at its start, and blocks without a reader.
 """
 
 import asyncio

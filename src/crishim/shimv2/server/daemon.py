@@ -223,7 +223,7 @@ def _bootstrap(address: str, stdin: bytes) -> bytes:
 
 
 def _bound(path: Path) -> socket.socket:
-    """A socket bound at a path. A socket that nobody serves is replaced; raises `AlreadyExists` if a process serves it."""
+    """A socket bound at a path. An unserved socket is replaced; raises `AlreadyExists` if a process serves it."""
     with socket.socket(socket.AF_UNIX) as probe:
         if probe.connect_ex(str(path)) == 0:
             raise AlreadyExists("daemon", str(path))

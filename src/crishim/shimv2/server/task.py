@@ -151,7 +151,7 @@ class Task:
     runtime: OciRuntime
     main: TaskProcess
     execs: dict[str, TaskProcess] = attrs.field(factory=dict)
-    turn: asyncio.Lock = attrs.field(factory=asyncio.Lock)
+    lock: asyncio.Lock = attrs.field(factory=asyncio.Lock)
     killing: asyncio.Lock = attrs.field(factory=asyncio.Lock)
     copying: "asyncio.Task[None] | None" = None
 

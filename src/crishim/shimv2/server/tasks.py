@@ -79,7 +79,7 @@ class Tasks:
         task = Task(key, creation.bundle, self._make(key[0], options), TaskProcess(pipes))
         self._tasks[key] = task
         try:
-            async with task.turn:
+            async with task.lock:
                 pipes.hold()
                 await asyncio.to_thread(self._records.save, key, creation.bundle, options)
                 await asyncio.to_thread(mount_rootfs, creation.bundle / "rootfs", creation.mounts)
@@ -104,7 +104,7 @@ class Tasks:
     async def start(self, key: Key, exec_id: str) -> int:
         """Start the created process, or an exec; return the pid."""
         task = self._task(key)
-        async with task.turn:
+        async with task.lock:
             if exec_id:
                 return await self._start_exec(task, exec_id)
             if task.main.ended.done():
@@ -118,7 +118,7 @@ class Tasks:
     async def delete(self, key: Key, exec_id: str) -> tuple[int, Exit]:
         """Delete a task that does not run, or an exec; return pid and exit. Raises `FailedPrecondition` while it runs."""
         task = self._task(key)
-        async with task.turn:
+        async with task.lock:
             if self._task(key) is not task:
                 raise NotFound("task", key[1])
             process = self._process(task, exec_id)
@@ -142,7 +142,7 @@ class Tasks:
             if options is None:
                 return Exit(code=128 + _KILL, at=self._clock.now())
             task = self._tasks.setdefault(key, self._left(key, bundle, options))
-        async with task.turn:
+        async with task.lock:
             if self._tasks.get(key) is task:
                 await self._free(task)
         return self._end_of(task.main)
@@ -290,7 +290,7 @@ class Tasks:
             if not any(one.get("type") == "pid" and not one.get("path") for one in namespaces):
                 await task.runtime.kill(task.id, _KILL, everyone=True)
                 async with asyncio.timeout(_TIMEOUT):
-                    while await self.pids(task.key):  # noqa: ASYNC110 - nobody tells of other people's children
+                    while await self.pids(task.key):  # noqa: ASYNC110 - there is no event for the children of other processes
                         await asyncio.sleep(_SOON)
 
     async def _free(self, task: Task) -> None:

@@ -62,7 +62,7 @@ class Programs:
         """A program that does not exist."""
         return ("/no/such/program",)
 
-    def tells(self, variable: str) -> tuple[str, ...] | None:
+    def prints_variable(self, variable: str) -> tuple[str, ...] | None:
         """Print the value of an environment variable; None if that is not possible."""
         return ("sh", "-c", f'echo "${variable}"')
 

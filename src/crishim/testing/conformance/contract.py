@@ -14,7 +14,7 @@ NOBODY = "f" * 64
 TERM, KILL = 15, 9
 
 
-async def check_probe_tells_who_it_is(world: World) -> None:
+async def check_probe_identifies_the_backend(world: World) -> None:
     """probe: name, version and supported features; name and version are non-empty."""
     assert world.info.name
     assert world.info.version
@@ -30,7 +30,7 @@ async def check_inventory_begins_empty(world: World) -> None:
     assert [] == [seen.id for seen in inventory.containers if seen.ours]
 
 
-async def check_sandbox_life(world: World) -> None:
+async def check_sandbox_lifecycle(world: World) -> None:
     """A started sandbox is ready, a stopped one stays known until it is removed, a removed one does not exist."""
     spec = await world.sandbox()
     ready = {seen.id: seen.ready for seen in (await patiently(world.backend.inventory())).sandboxes}
@@ -106,7 +106,7 @@ async def check_sigkill_ends_the_stubborn(world: World) -> None:
     assert 128 + KILL == (await world.wait(spec.id)).code
 
 
-async def check_exit_codes_are_told(world: World) -> None:
+async def check_exit_codes_are_reported(world: World) -> None:
     """wait_container returns the process's own exit code."""
     sandbox = await world.sandbox()
     for code in (0, 7, 255):

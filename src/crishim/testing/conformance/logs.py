@@ -39,10 +39,10 @@ async def check_output_is_logged(world: World) -> None:
 async def check_log_outlives_the_container(world: World) -> None:
     """remove_container frees all resources of the container, but never its log file, which belongs to the kubelet."""
     sandbox = await world.sandbox()
-    spec = await world.run(sandbox, world.programs.prints("kept"))
+    spec = await world.run(sandbox, world.programs.prints("output"))
     await world.wait(spec.id)
     await world.backend.remove_container(spec.id)
-    assert [("stdout", "kept")] == read_log(spec)
+    assert [("stdout", "output")] == read_log(spec)
 
 
 async def check_no_log_is_asked_for(world: World) -> None:
@@ -54,7 +54,7 @@ async def check_no_log_is_asked_for(world: World) -> None:
 
 async def check_environment_is_given(world: World) -> None:
     """The spec's environment reaches the process unchanged."""
-    argv = world.programs.tells("GREETING")
+    argv = world.programs.prints_variable("GREETING")
     if argv is None:
         return
     sandbox = await world.sandbox()

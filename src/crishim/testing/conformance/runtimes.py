@@ -85,7 +85,7 @@ async def check_probe(world: RuntimeWorld) -> None:
     assert info.version
 
 
-async def check_life(world: RuntimeWorld) -> None:
+async def check_lifecycle(world: RuntimeWorld) -> None:
     """create, start, wait, delete: the states follow the runtime specification, and the exit code is the process's."""
     name = await world.create(world.programs.fails(42))
     created = await world.runtime.state(name)

@@ -1,4 +1,4 @@
-"""Checks of a backend behind the service: refusals, hung verbs, the kubelet's plainest pod, a pod's whole life cycle."""
+"""Checks of a backend behind the service: refusals, hung verbs, the kubelet's plainest pod, the whole lifecycle of a pod."""
 
 import asyncio
 

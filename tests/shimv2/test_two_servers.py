@@ -1,4 +1,4 @@
-"""One runtime class, two doors, one process: a pod of the kubelet's, and a task of containerd's."""
+"""One runtime class behind both servers in one process: a pod over CRI, and a task over shim v2."""
 
 import asyncio
 import json
@@ -37,8 +37,8 @@ def bundle_in(folder: Path) -> Path:
 
 async def task_of_containerd(folder: Path, bundle: Path) -> int:
     """A whole life of a task, as containerd asks for it; its exit code."""
-    told = await asyncio.to_thread(talk, str(folder / CONTROL), question(("start", "t1", "ns", str(bundle), "")))
-    client = await Client.connect(told.removeprefix(DONE).decode())
+    answer = await asyncio.to_thread(talk, str(folder / CONTROL), question(("start", "t1", "ns", str(bundle), "")))
+    client = await Client.connect(answer.removeprefix(DONE).decode())
     try:
         await client.call(TASK, "Create", pb.CreateTaskRequest(id="t1", bundle=str(bundle)).SerializeToString())
         await client.call(TASK, "Start", pb.StartRequest(id="t1").SerializeToString())
@@ -49,8 +49,8 @@ async def task_of_containerd(folder: Path, bundle: Path) -> int:
         await client.close()
 
 
-async def test_one_runtime_two_doors(tmp_path: Path) -> None:
-    """The same class runs the container of a pod and the task, beside one another."""
+async def test_one_runtime_behind_two_servers(tmp_path: Path) -> None:
+    """The same class runs the container of a pod and the task, concurrently."""
     bundle = bundle_in(tmp_path)
     with TemporaryDirectory(prefix="door") as short:
         folder = Path(short)

@@ -1,10 +1,10 @@
-"""Throw broken input at the parsers of `crishim.streaming` and check their promises.
+"""Throw broken input at the parsers of what peers send, and check their promises.
 
-    python bench/fuzz/streaming.py [--inputs 1000000] [--seed 1] [TARGET ...]
+    python bench/fuzz/parsers.py [--inputs 1000000] [--seed 1] [TARGET ...]
 
-Every input is a valid one, damaged at random. A target raises `AssertionError` when a promise is broken, and anything else but
+Every input is a valid one, damaged at random. A target raises `AssertionError` when a rule is violated, and anything else but
 the documented `ProtocolError` counts as broken too. Prints, for each target, inputs, how many of them were read without an
-error, the most bytes that were held, and inputs per second; stops at the first broken promise with the input in hexadecimal.
+error, the maximum of buffered bytes, and inputs per second; stops at the first violation with the input in hexadecimal.
 """
 
 import argparse
@@ -17,6 +17,9 @@ from collections.abc import Callable
 
 import h11
 
+from crishim.nri.multiplex import Decoder as NriDecoder
+from crishim.nri.multiplex import FrameTooLong
+from crishim.nri.multiplex import encode as encode_nri
 from crishim.streaming.channels import V4_BASE64, V5, ResizeDecoder, StreamType
 from crishim.streaming.events import ConnectionEnded, DataReceived, ProtocolError, StreamCodec
 from crishim.streaming.flow import Limits
@@ -38,6 +41,8 @@ from crishim.streaming.spdy_frames import (
 from crishim.streaming.spdy_headers import DICTIONARY, HeaderInflater, encode_headers
 from crishim.streaming.upgrade import PORT_FORWARD, REMOTE_COMMAND, Accepted, UpgradeRefused, choose
 from crishim.streaming.websocket import TunnelSession, remote_command_session
+from crishim.ttrpc.connection import Answered, Called, ClientConnection, Request, ServerConnection
+from crishim.ttrpc.frames import encode as encode_ttrpc
 
 HEADERS = (("streamtype", "stdin"), ("port", "8080"), ("requestid", "0"))
 LIMITS = Limits(control_frame=1024, header_block=1024, streams=8)
@@ -45,15 +50,15 @@ HELD_BY_A_CONTROL_FRAME = LIMITS.control_frame + 8
 
 
 class Outcome:
-    """What one input did: whether all of it was read, and the most bytes held for it."""
+    """The effect of one input: whether all of it was read, and the maximum of bytes buffered for it."""
 
     def __init__(self) -> None:
         self.clean = True
-        self.held = 0
+        self.buffered = 0
 
-    def hold(self, count: int) -> None:
-        """So many bytes were held."""
-        self.held = max(self.held, count)
+    def buffer(self, count: int) -> None:
+        """Record the number of buffered bytes."""
+        self.buffered = max(self.buffered, count)
 
 
 def damaged(chance: random.Random, whole: bytes) -> bytes:
@@ -109,7 +114,7 @@ def frames(chance: random.Random, whole: bytes) -> Outcome:
             reader.feed(chunk)
             while reader.next_frame() is not None:
                 pass
-            outcome.hold(reader.buffered)
+            outcome.buffer(reader.buffered)
             assert reader.buffered < HELD_BY_A_CONTROL_FRAME
     except ProtocolError:
         outcome.clean = False
@@ -132,7 +137,7 @@ def headers(_chance: random.Random, whole: bytes) -> Outcome:
     inflater = HeaderInflater(LIMITS.header_block)
     try:
         size = sum(len(name) + len(value) for name, value in inflater.decode(whole))
-        outcome.hold(size)
+        outcome.buffer(size)
         assert size <= LIMITS.header_block
     except ProtocolError:
         outcome.clean = False
@@ -151,7 +156,7 @@ def drive(chance: random.Random, session: StreamCodec, whole: bytes) -> Outcome:
             if isinstance(event, DataReceived):
                 assert event.data
                 session.consumed(event.stream_id, chance.randrange(len(event.data) + 1))
-        outcome.hold(session.unread)
+        outcome.buffer(session.unread)
         assert ended == session.ended
         assert 0 <= session.unread <= len(whole)
         for stream_id in (0, 1, 3, 4):
@@ -285,6 +290,66 @@ def http_head(_chance: random.Random, whole: bytes) -> Outcome:
     return outcome
 
 
+def ttrpc_conversation(chance: random.Random) -> bytes:
+    """Frames of both ends of a ttrpc connection."""
+    client = ClientConnection()
+    for number in range(chance.randrange(1, 5)):
+        more = chance.random() < 0.3
+        stream = client.call(Request(service="s", method="m", payload=chance.randbytes(number * 9)), more=more)
+        if more:
+            client.send_data(stream, chance.randbytes(5))
+            client.end_data(stream)
+    extra = b"".join(
+        encode_ttrpc(chance.randrange(6), chance.randrange(5), chance.randrange(8), chance.randbytes(chance.randrange(30)))
+        for _ in range(chance.randrange(4))
+    )
+    return client.to_send() + extra
+
+
+def ttrpc_server(chance: random.Random, whole: bytes) -> Outcome:
+    """No input ends a server's connection: it becomes events and refusals that a client can read."""
+    server, client, outcome = ServerConnection(), ClientConnection(), Outcome()
+    for chunk in pieces(chance, whole):
+        for event in server.receive(chunk):
+            if isinstance(event, Called):
+                server.answer(event.stream, b"x")
+    for _ in range(4):
+        client.call(Request(service="s", method="m"))
+    for answered in client.receive(server.to_send()):
+        outcome.clean = outcome.clean and isinstance(answered, Answered) and not answered.status.code
+    return outcome
+
+
+def ttrpc_client(chance: random.Random, whole: bytes) -> Outcome:
+    """No input ends a client's connection: each call ends at most once."""
+    client, outcome = ClientConnection(), Outcome()
+    streams = {client.call(Request(service="s", method="m")) for _ in range(3)}
+    for chunk in pieces(chance, whole):
+        for event in client.receive(chunk):
+            if isinstance(event, Answered):
+                assert event.stream in streams
+                streams.discard(event.stream)
+                outcome.clean = outcome.clean and not event.status.code
+    return outcome
+
+
+def nri_conversation(chance: random.Random) -> bytes:
+    """Frames of NRI's multiplexer."""
+    return b"".join(encode_nri(chance.randrange(4), ttrpc_conversation(chance)) for _ in range(chance.randrange(1, 4)))
+
+
+def nri_frames(chance: random.Random, whole: bytes) -> Outcome:
+    """The multiplexer gives frames, or one error for a frame that no message has."""
+    decoder, outcome = NriDecoder(), Outcome()
+    try:
+        for chunk in pieces(chance, whole):
+            frames = decoder.feed(chunk)
+            assert sum(len(content) for _, content in frames) <= len(whole)
+    except FrameTooLong:
+        outcome.clean = False
+    return outcome
+
+
 TARGETS: dict[str, tuple[Callable[[random.Random], bytes], Callable[[random.Random, bytes], Outcome]]] = {
     "frames": (spdy_conversation, frames),
     "headers": (header_block, headers),
@@ -292,13 +357,16 @@ TARGETS: dict[str, tuple[Callable[[random.Random], bytes], Callable[[random.Rand
     "websocket": (websocket_conversation, websocket),
     "resize": (resizes, resize),
     "http_head": (http_heads, http_head),
+    "ttrpc_server": (ttrpc_conversation, ttrpc_server),
+    "ttrpc_client": (ttrpc_conversation, ttrpc_client),
+    "nri_frames": (nri_conversation, nri_frames),
 }
 
 
 def run(target: str, inputs: int, seed: int) -> str:
-    """Run one target and give its line of figures. Raises `AssertionError` with the input that breaks a promise."""
+    """Run one target and return its line of results. Raises `AssertionError` with the input that violates a rule."""
     make, check = TARGETS[target]
-    clean = held = 0
+    clean = buffered = 0
     began = time.perf_counter()
     for number in range(inputs):
         chance = random.Random(f"{target} {seed} {number}")
@@ -308,14 +376,14 @@ def run(target: str, inputs: int, seed: int) -> str:
         except Exception as error:
             raise AssertionError(f"{target}, seed {seed}, input {number}: {whole.hex()}") from error
         clean += outcome.clean
-        held = max(held, outcome.held)
+        buffered = max(buffered, outcome.buffered)
     seconds = time.perf_counter() - began
-    return f"{target:10} {inputs:9} inputs {clean:9} clean {held:6} bytes held at most {inputs / seconds:9.0f} inputs/s"
+    return f"{target:12} {inputs:9} inputs {clean:9} clean {buffered:6} bytes buffered at most {inputs / seconds:9.0f} inputs/s"
 
 
 def main() -> None:
     """Run the targets that are named, or all."""
-    parser = argparse.ArgumentParser(description="Fuzz the streaming codecs.")
+    parser = argparse.ArgumentParser(description="Fuzz the parsers.")
     parser.add_argument("--inputs", type=int, default=1_000_000, help="for each target (default: 1000000)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("targets", nargs="*", choices=[*TARGETS, []], help=f"some of {', '.join(TARGETS)}; default: all")

@@ -1,0 +1,143 @@
+"""Calls the plugins of the node at the points of the lifecycle of pods and containers.
+
+While no plugin is connected, nothing here costs anything: no view is built, no task is started.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+import attrs
+
+from crishim.errors import CrishimError
+from crishim.interfaces.seats import LifecycleHost, LifecyclePlugins
+from crishim.model.container import ContainerSpec
+from crishim.model.lifecycle import ContainerView, LifecyclePoint, PodView
+from crishim.model.resources import Resources
+from crishim.model.values import ContainerId, FrozenDict
+from crishim.service.locks import BackgroundTasks
+from crishim.service.table import ContainerEntry, SandboxEntry, Table
+
+_log = logging.getLogger(__name__)
+
+
+class PluginCalls:
+    """The calls of the plugins. Refusals fail a request at the points before an effect, and are logged at those after it."""
+
+    def __init__(self, plugins: LifecyclePlugins | None, tasks: BackgroundTasks) -> None:
+        self._plugins = plugins
+        self._tasks = tasks
+
+    async def pod(self, point: LifecyclePoint, entry: SandboxEntry, *, may_refuse: bool = False) -> None:
+        """Notify of a pod. Raises what a plugin that refuses raises, if it may."""
+        if self._plugins is not None and self._plugins.active:
+            await self._notify(point, pod_view(entry), None, may_refuse=may_refuse)
+
+    async def updating_pod(self, entry: SandboxEntry, overhead: Resources | None, resources: Resources | None) -> None:
+        """Notify of new sums of a pod's resources. Raises what a plugin that refuses raises."""
+        if self._plugins is not None and self._plugins.active:
+            view = attrs.evolve(pod_view(entry), overhead=overhead, resources=resources)
+            await self._notify(LifecyclePoint.UPDATE_POD, view, None, may_refuse=True)
+
+    async def container(self, point: LifecyclePoint, entry: ContainerEntry, *, may_refuse: bool = False) -> None:
+        """Notify of a container, after its stop has been reported. Raises what a plugin that refuses raises, if it may."""
+        if entry.stop_report is not None:
+            await entry.stop_report
+        if self._plugins is not None and self._plugins.active:
+            await self._notify(point, pod_view(entry.sandbox), container_view(entry), may_refuse=may_refuse)
+
+    def stopped(self, entry: ContainerEntry) -> None:
+        """Report a container's exit, in the background and once; later points of the container wait for that."""
+        if self._plugins is not None and self._plugins.active:
+            work = self._notify(LifecyclePoint.STOP, pod_view(entry.sandbox), container_view(entry), may_refuse=False)
+            entry.stop_report = self._tasks.spawn(work, f"StopContainer {entry.id} for plugins")
+
+    async def adjusted(self, entry: ContainerEntry, spec: ContainerSpec) -> ContainerSpec:
+        """The spec of a container to be created, as the plugins adjust it. Raises as `LifecyclePlugins.adjust`."""
+        entry.argv, entry.env = spec.argv, spec.env
+        if self._plugins is None or not self._plugins.active:
+            return spec
+        spec = await self._plugins.adjust(pod_view(entry.sandbox), container_view(entry), spec)
+        entry.argv, entry.env = spec.argv, spec.env
+        return spec
+
+    async def updated(self, entry: ContainerEntry, change: Resources) -> Resources:
+        """The change of a container's limits, as the plugins change it. Raises as `LifecyclePlugins.update`."""
+        if self._plugins is None or not self._plugins.active:
+            return change
+        return await self._plugins.update(pod_view(entry.sandbox), container_view(entry), change)
+
+    async def _notify(self, point: LifecyclePoint, pod: PodView, container: ContainerView | None, *, may_refuse: bool) -> None:
+        assert self._plugins is not None
+        try:
+            await self._plugins.notify(point, pod, container)
+        except CrishimError as error:
+            if may_refuse:
+                raise
+            _log.warning("%s of %s: %s", point, container.id if container else pod.spec.id, error)
+
+
+class PluginHost(LifecycleHost):
+    """What plugins may read and change. `update` changes limits, and `stop` is StopContainer."""
+
+    def __init__(
+        self,
+        table: Table,
+        update: Callable[[ContainerId, Resources], Awaitable[None]],
+        stop: Callable[[ContainerId, int], Awaitable[None]],
+    ) -> None:
+        self._table = table
+        self._update = update
+        self._stop = stop
+
+    def pods(self) -> Sequence[PodView]:
+        """As `LifecycleHost.pods`."""
+        return [pod_view(entry) for entry in self._table.sandboxes.values() if entry.state is not None]
+
+    def containers(self) -> Sequence[tuple[PodView, ContainerView]]:
+        """As `LifecycleHost.containers`."""
+        shown = [entry for entry in self._table.containers.values() if entry.state is not None]
+        return [(pod_view(entry.sandbox), container_view(entry)) for entry in shown]
+
+    async def update_container(self, container_id: ContainerId, change: Resources) -> None:
+        """As `LifecycleHost.update_container`."""
+        await self._update(container_id, change)
+
+    async def evict_container(self, container_id: ContainerId, reason: str) -> None:
+        """As `LifecycleHost.evict_container`."""
+        _log.info("container %s is evicted by a plugin: %s", container_id, reason)
+        await self._stop(container_id, 0)
+
+
+def pod_view(entry: SandboxEntry) -> PodView:
+    """A pod as plugins see it."""
+    record = entry.record
+    return PodView(spec=record.spec, overhead=record.overhead, resources=record.resources)
+
+
+def container_view(entry: ContainerEntry) -> ContainerView:
+    """A container as plugins see it."""
+    record, config, status = entry.record, entry.record.config, entry.status()
+    security = config.linux.security_context if config.linux is not None else None
+    return ContainerView(
+        id=record.id,
+        name=config.metadata.name,
+        state=status.state,
+        labels=config.labels,
+        annotations=config.annotations,
+        argv=entry.argv or (*config.command, *config.args),
+        env=entry.env or FrozenDict({item.key: item.value for item in config.envs}),
+        mounts=status.mounts,
+        devices=config.devices,
+        cdi_devices=config.cdi_devices,
+        resources=record.resources,
+        seccomp=security.seccomp if security is not None else None,
+        image=status.image,
+        image_ref=record.image_ref,
+        image_id=record.image_id,
+        created_at=record.created_at,
+        started_at=status.started_at,
+        finished_at=status.finished_at,
+        exit_code=status.exit_code,
+        reason=status.reason,
+        message=status.message,
+    )
