@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,15 +131,42 @@ async def test_who_is_upgraded(world: KeeperWorld, monkeypatch: pytest.MonkeyPat
     """A keeper of the same code is not, one of other code is; with another table, or a successor that fails, not."""
     pid = await world.run("c1", "sleep 600")
     assert not await world.keeper.upgrade()
-    monkeypatch.setattr(wire, "code", lambda: 1)
+    monkeypatch.setattr(wire, "CODE", 1)
     assert await world.keeper.upgrade()
     monkeypatch.setattr(wire, "TABLE", wire.TABLE + 1)
     assert not await world.keeper.upgrade()
     monkeypatch.undo()
-    monkeypatch.setattr(wire, "code", lambda: 1)
+    monkeypatch.setattr(wire, "CODE", 1)
     monkeypatch.setattr(client, "_ROOT", "/no/such/folder")
     assert not await world.keeper.upgrade()
     assert {"c1": pid} == await world.keeper.containers()
+
+
+async def test_no_descriptors_are_left(world: KeeperWorld) -> None:
+    """A keeper that cannot accept a client does so when it can again, and says so once a second."""
+    await world.run("c1", "sleep 600")
+    pid = await world.pid()
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (4, limits[1]))
+    asking = asyncio.ensure_future(world.keeper.identify())
+    log = world.folder / "keeper" / "log"
+    await until(lambda: "no client is accepted" in log.read_text())
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    assert pid == await asyncio.wait_for(asking, 20)
+    assert log.read_text().count("no client is accepted") <= 3
+
+
+async def test_files_that_are_replaced_below_a_keeper(
+    world: KeeperWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upgrade in place is noticed: a keeper's code is what it began with, and not what its files are now."""
+    shutil.copytree(Path(client._ROOT) / "crishim", tmp_path / "package" / "crishim")
+    with monkeypatch.context() as patched:
+        patched.setattr(client, "_ROOT", str(tmp_path / "package"))
+        await world.run("c1", "sleep 600")
+    with (tmp_path / "package" / "crishim" / "keeper" / "daemon.py").open("a") as file:
+        file.write("# of a newer version\n")
+    assert not await world.keeper.upgrade()
 
 
 async def test_a_keeper_that_is_killed(world: KeeperWorld) -> None:

@@ -172,7 +172,7 @@ class KeeperClient:
             running = await self._ask({"verb": "hello"})
         except Unavailable:
             return False
-        if running["code"] == wire.code():
+        if running["code"] == wire.CODE:
             return False
         if running["table"] != wire.TABLE:
             _log.warning("the keeper %d of another version goes on until its containers have ended", running["pid"])

@@ -225,6 +225,15 @@ def spawn(request: "dict[str, Any]", streams: "tuple[int, int, int] | str") -> i
         os.chdir("/")
 
 
+def is_child(pid: int) -> bool:
+    """Whether this process is the one to collect another's exit, which is left to be collected."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
 def read_text(path: str) -> str:
     """The content of a small file; empty if it cannot be read."""
     try:

@@ -16,12 +16,13 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 
 from crishim.keeper import wire
 from crishim.keeper.connection import Connection
-from crishim.keeper.container import KeeperContainer, read_number, spawn
+from crishim.keeper.container import KeeperContainer, is_child, read_number, spawn
 from crishim.keeper.loop import READ, Loop
 from crishim.keeper.streams import KeeperStreams
 
@@ -32,6 +33,9 @@ UNKNOWN = 255
 """The exit code of a process that its creator has collected itself."""
 
 _COMPLAINT = 8192
+
+_PAUSE = 1.0
+"""Seconds without accepting clients after an accept has failed."""
 
 TYPE_CHECKING = False
 
@@ -81,7 +85,7 @@ class KeeperProcess:
             "upgrade": self._upgrade,
         }
         listener.setblocking(False)
-        self._loop.watch(listener.fileno(), READ, self._accept)
+        self._listen()
         self._idle()
 
     def run(self) -> None:
@@ -90,10 +94,18 @@ class KeeperProcess:
         while True:
             self._loop.step()
 
+    def _listen(self) -> None:
+        self._loop.watch(self._listener.fileno(), READ, self._accept)
+
     def _accept(self) -> None:
         try:
             connected, _ = self._listener.accept()
         except BlockingIOError:
+            return
+        except OSError as error:  # no descriptors are left: others may be closed soon
+            print(f"no client is accepted for a second: {error.strerror}", file=sys.stderr, flush=True)  # noqa: T201
+            self._loop.unwatch(self._listener.fileno())
+            self._loop.at(self._listener, time.monotonic() + _PAUSE, self._listen)
             return
         self._connections.add(Connection(self._loop, connected, self._request, self._closed))
         self._idle()
@@ -135,7 +147,7 @@ class KeeperProcess:
         return container
 
     def _hello(self, connection: Connection, _request: "Request") -> None:
-        connection.reply({"pid": os.getpid(), "code": wire.code(), "table": wire.TABLE})
+        connection.reply({"pid": os.getpid(), "code": wire.CODE, "table": wire.TABLE})
 
     def _list(self, connection: Connection, _request: "Request") -> None:
         found = {name: [container.pid, container.exit] for name, container in self._containers.items()}
@@ -307,7 +319,7 @@ class KeeperProcess:
         else:
             container.created(pid)
             self._processes[pid] = container
-            if pid not in self._unclaimed and not _is_child(pid):
+            if pid not in self._unclaimed and not is_child(pid):
                 self._unclaimed[pid] = (UNKNOWN, time.time_ns())
             reply = {"pid": pid}
         if caller is not None:
@@ -380,15 +392,6 @@ class KeeperProcess:
 
     def _resume(self, container: KeeperContainer) -> None:
         container.resume(lambda: self._ended(container))
-
-
-def _is_child(pid: int) -> bool:
-    """Whether this process is the one to collect another's exit, which is left to be collected."""
-    try:
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
 
 
 def main(arguments: list[str]) -> None:

@@ -73,14 +73,16 @@ def _by_descriptor(folder: str, use: "Use") -> None:
         os.close(fd)
 
 
-def code() -> int:
-    """A checksum of the code that this is: two keepers with the same need no upgrade."""
+def _checksum() -> int:
     total = 0
     for name in ("wire", "loop", "streams", "container", "connection", "daemon"):
         with open(os.path.join(os.path.dirname(__file__), f"{name}.py"), "rb") as file:
             total = binascii.crc32(file.read(), total)
     return total
 
+
+CODE = _checksum()
+"""A checksum of the keeper's code as it was when this process began: an upgrade may replace the files later."""
 
 TYPE_CHECKING = False
 
