@@ -34,7 +34,7 @@ async def test_no_keeper_is_begun_for_a_question(world: KeeperWorld) -> None:
     """Only a container needs a keeper."""
     assert (None, {}, False) == (await world.keeper.identify(), await world.keeper.containers(), await world.keeper.upgrade())
     with pytest.raises(Unavailable):
-        await world.keeper.wait("c1")
+        await world.ended("c1")
 
 
 async def test_an_idle_keeper_ends(world: KeeperWorld) -> None:
@@ -45,7 +45,7 @@ async def test_an_idle_keeper_ends(world: KeeperWorld) -> None:
     await world.keeper.forget("c1")
     await asyncio.wait_for(processes.ended(first.identity), 30)
     await world.run("c1", "exit 2")
-    assert 2 == (await world.keeper.wait("c1")).code
+    assert 2 == (await world.ended("c1")).code
 
 
 async def test_a_long_path(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ async def test_a_long_path(tmp_path: Path) -> None:
     pid = await world.run("c1", "sleep 600")
     assert {"c1": pid} == await world.keeper.containers()
     os.kill(pid, signal.SIGKILL)
-    await world.keeper.wait("c1")
+    await world.ended("c1")
     os.kill(await world.pid(), signal.SIGKILL)
 
 
@@ -67,7 +67,7 @@ async def test_an_upgrade_under_load(world: KeeperWorld) -> None:
     await world.run("c1", f"read go; {COUNTING}", stdin=True)
     typed, out = Typed(), Collector()
     attached = asyncio.ensure_future(world.keeper.attach("c1", ProcessIO(stdin=typed, stdout=out)))
-    waiting = asyncio.ensure_future(world.keeper.wait("c1"))
+    waiting = asyncio.ensure_future(world.ended("c1"))
     pid, upgrades = await world.pid(), 0
     typed.queue.put_nowait(b"go\n")
     while not waiting.done():
@@ -86,7 +86,7 @@ async def test_an_upgrade_in_the_middle_of_everything(world: KeeperWorld) -> Non
     await world.run("half", f"printf 'half a '; {hold}; echo line")
     await world.run("reads", f"{hold}; wc -c", stdin=True, stdin_once=True)
     await world.run("ended", "exit 9")
-    await world.keeper.wait("ended")
+    await world.ended("ended")
     await world.run("left", f"({hold}; echo late; sleep 30) & exit 4")
     await world.run("terminal", f"{hold}; stty size", terminal=True)
     creation = asyncio.ensure_future(
@@ -107,13 +107,13 @@ async def test_an_upgrade_in_the_middle_of_everything(world: KeeperWorld) -> Non
     await world.keeper.resize("terminal", TerminalSize(width=44, height=11))
     go.touch()
     await asyncio.wait_for(attached, 20)
-    codes = {name: (await asyncio.wait_for(world.keeper.wait(name), 20)).code for name in ("half", "reads", "ended", "left")}
+    codes = {name: (await asyncio.wait_for(world.ended(name), 20)).code for name in ("half", "reads", "ended", "left")}
     assert {"half": 0, "reads": 0, "ended": 9, "left": 4} == codes
     assert (b"half a line\n", 64 * 64 * 1024) == (world.log("half"), int(out.text))
-    await world.keeper.wait("terminal")
+    await world.ended("terminal")
     assert b"11 44\r\n" == world.log("terminal")
     assert 0 < await creation
-    assert (3, b"creating\n") == ((await world.keeper.wait("created")).code, world.log("created"))
+    assert (3, b"creating\n") == ((await world.ended("created")).code, world.log("created"))
 
 
 async def test_a_successor_that_cannot_be_executed(world: KeeperWorld) -> None:
@@ -124,7 +124,7 @@ async def test_a_successor_that_cannot_be_executed(world: KeeperWorld) -> None:
     typed = Typed()
     typed.queue.put_nowait(b"go\n")
     await asyncio.wait_for(world.keeper.attach("c1", ProcessIO(stdin=typed)), 20)
-    assert (5, 20000) == ((await world.keeper.wait("c1")).code, world.log("c1").count(b"\n"))
+    assert (5, 20000) == ((await world.ended("c1")).code, world.log("c1").count(b"\n"))
 
 
 async def test_who_is_upgraded(world: KeeperWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,10 +174,10 @@ async def test_a_keeper_that_is_killed(world: KeeperWorld) -> None:
     begins a new keeper, which does not know the older ones.
     """
     await world.run("ended", "exit 9")
-    await world.keeper.wait("ended")
+    await world.ended("ended")
     pid = await world.run("c1", "sleep 600")
     first = await world.pid()
-    waiting = asyncio.ensure_future(world.keeper.wait("c1"))
+    waiting = asyncio.ensure_future(world.ended("c1"))
     await asyncio.sleep(0.05)
     os.kill(first, signal.SIGKILL)
     with pytest.raises(Unavailable):
@@ -186,9 +186,9 @@ async def test_a_keeper_that_is_killed(world: KeeperWorld) -> None:
     assert found is not None
     assert ("9", False) == ((world.folder / "ended" / "exit").read_text(), found.ended)
     await world.run("c2", "exit 2")
-    assert 2 == (await world.keeper.wait("c2")).code
+    assert 2 == (await world.ended("c2")).code
     with pytest.raises(NotFound):
-        await world.keeper.wait("c1")
+        await world.ended("c1")
     os.kill(pid, signal.SIGKILL)
 
 
@@ -214,7 +214,7 @@ async def test_a_server_that_is_killed(world: KeeperWorld) -> None:
         assert b"running\n" == await asyncio.to_thread(server.stdout.readline)
         server.kill()
     go.touch()
-    assert 5 == (await world.keeper.wait("c1")).code
+    assert 5 == (await world.ended("c1")).code
     assert b"".join(b"%d\n" % number for number in range(1, 20001)) == world.log("c1")
 
 

@@ -22,17 +22,17 @@ CREATOR = "{ trap 'exit 5' TERM; echo $$ > ready; while :; do sleep 0.05; done; 
 async def test_an_exit_is_told_and_in_its_file(world: KeeperWorld) -> None:
     """The exit code is what `wait` answers, as often as it is asked, and what the file has, whose time is the exit's."""
     await world.run("c1", "exit 7")
-    end = await world.keeper.wait("c1")
+    end = await world.ended("c1")
     file = world.folder / "c1" / "exit"
     assert (7, "7", end.at) == (end.code, file.read_text(), file.stat().st_mtime_ns)
-    assert end == await world.keeper.wait("c1")
+    assert end == await world.ended("c1")
 
 
 async def test_a_signal_is_128_and_its_number(world: KeeperWorld) -> None:
     """Whoever is killed has ended with 128 and the signal's number, and cannot be signalled any more."""
     await world.run("c1", "sleep 600")
     await world.keeper.kill("c1", signal.SIGKILL)
-    end = await world.keeper.wait("c1")
+    end = await world.ended("c1")
     assert (137, False) == (end.code, end.oom)
     with pytest.raises(NotFound):
         await world.keeper.kill("c1", signal.SIGKILL)
@@ -43,13 +43,13 @@ async def test_a_forgotten_container_is_not_found(world: KeeperWorld) -> None:
     await world.run("c1", "sleep 600")
     with pytest.raises(AlreadyExists):
         await world.run("c1", "true")
-    waiting = asyncio.ensure_future(world.keeper.wait("c1"))
+    waiting = asyncio.ensure_future(world.ended("c1"))
     await asyncio.sleep(0)
     await world.keeper.kill("c1", signal.SIGKILL)
     await waiting
     await world.keeper.forget("c1")
     with pytest.raises(NotFound):
-        await world.keeper.wait("c1")
+        await world.ended("c1")
     assert {} == await world.keeper.containers()
 
 
@@ -66,7 +66,7 @@ async def test_what_a_program_gets(world: KeeperWorld) -> None:
         "pwd; echo $NAME; cat; ulimit -n; cut -d' ' -f6 /proc/$$/stat; echo $$; grep SigIgn /proc/$$/status; ls /proc/$$/fd"
     )
     await world.run("c1", script, env={"PATH": os.defpath, "NAME": "caf\udce9"}, cwd="/usr")
-    await world.keeper.wait("c1")
+    await world.ended("c1")
     folder, name, limit, session, pid, ignored, *fds = world.log("c1").split(b"\n")[:-1]
     assert (b"/usr", b"caf\xe9", str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]).encode()) == (folder, name, limit)
     pythons = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
@@ -84,7 +84,7 @@ async def test_a_creator_leaves_its_process_to_the_keeper(world: KeeperWorld) ->
     assert found.parent == await world.pid()
     await until((bundle / "ready").exists)
     os.kill(pid, signal.SIGTERM)
-    assert 5 == (await world.keeper.wait("c1")).code
+    assert 5 == (await world.ended("c1")).code
 
 
 async def test_a_process_that_has_ended_before_its_creator(world: KeeperWorld) -> None:
@@ -93,14 +93,14 @@ async def test_a_process_that_has_ended_before_its_creator(world: KeeperWorld) -
     script = "sh -c 'sh -c \"sleep 0.05; exit 9\" & echo $! > pid'; sleep 0.3"
     pid = await world.run("c1", script, pid_file=bundle / "pid", cwd=str(bundle))
     assert 0 < pid
-    assert 9 == (await world.keeper.wait("c1")).code
+    assert 9 == (await world.ended("c1")).code
 
 
 async def test_a_creator_that_collects_its_process_itself(world: KeeperWorld) -> None:
     """What it has ended with is unknown then, and nobody waits for ever."""
     bundle = world.folder / "c1"
     await world.run("c1", "(exit 9) & echo $! > pid; wait", pid_file=bundle / "pid", cwd=str(bundle))
-    assert 255 == (await asyncio.wait_for(world.keeper.wait("c1"), 20)).code
+    assert 255 == (await asyncio.wait_for(world.ended("c1"), 20)).code
 
 
 async def test_a_creator_that_fails(world: KeeperWorld) -> None:
@@ -144,7 +144,7 @@ async def test_a_creator_sends_a_terminal(world: KeeperWorld) -> None:
     await world.run(
         "c1", "", argv=("/usr/bin/python3", "-c", script), terminal=True, stdin=True, pid_file=bundle / "pid", console=console
     )
-    assert 3 == (await world.keeper.wait("c1")).code
+    assert 3 == (await world.ended("c1")).code
     assert (b"on a terminal\r\n", False) == (world.log("c1"), await asyncio.to_thread(console.exists))
 
 

@@ -16,21 +16,21 @@ from tests.keeper.world import Collector, KeeperWorld, Typed, until
 async def test_the_log_has_both_streams(world: KeeperWorld) -> None:
     """Lines of stdout and stderr are in the log when `wait` returns; a line without its end is a part."""
     await world.run("c1", "echo out; echo err >&2; printf rest")
-    await world.keeper.wait("c1")
+    await world.ended("c1")
     assert (b"out\nrest", b"err\n") == (world.log("c1"), world.log("c1", "stderr"))
 
 
 async def test_long_lines_and_much_output(world: KeeperWorld) -> None:
     """No byte is lost or added."""
     await world.run("c1", f"head -c {3 * MAX_CONTENT + 7} /dev/zero; echo; seq 1 20000")
-    await world.keeper.wait("c1")
+    await world.ended("c1")
     assert bytes(3 * MAX_CONTENT + 7) + b"\n" + b"".join(b"%d\n" % number for number in range(1, 20001)) == world.log("c1")
 
 
 async def test_who_holds_the_pipes_after_the_exit(world: KeeperWorld) -> None:
     """A process that is left with the pipes delays the exit by the grace, and its later output is not read."""
     await world.run("c1", "(echo early; sleep 30; echo late) & exit 4")
-    assert 4 == (await asyncio.wait_for(world.keeper.wait("c1"), 20)).code
+    assert 4 == (await asyncio.wait_for(world.ended("c1"), 20)).code
     assert b"early\n" == world.log("c1")
 
 
@@ -42,7 +42,7 @@ async def test_a_log_is_opened_anew(world: KeeperWorld) -> None:
     old = log.rename(log.with_suffix(".1"))
     await world.keeper.reopen_log("c1")
     assert await asyncio.to_thread(log.exists)
-    await world.keeper.wait("c1")
+    await world.ended("c1")
     new, text = world.log("c1"), b"".join(b"%d\n" % number for number in range(1, 3001)) + b"end\n"
     old.rename(log)
     assert text == world.log("c1") + new
@@ -57,7 +57,7 @@ async def test_a_full_disk_does_not_block(world: KeeperWorld) -> None:
     with pytest.raises(Exception, match="symbolic"):
         await world.run("c1", "true")
     await world.run("c1", "seq 1 100000; exit 3", log_path="/dev/full")
-    assert 3 == (await world.keeper.wait("c1")).code
+    assert 3 == (await world.ended("c1")).code
     assert 1 == (world.folder / "keeper" / "log").read_text().count("output of a container is lost: /dev/full")
 
 
@@ -69,7 +69,7 @@ async def test_an_attached_client_has_a_copy(world: KeeperWorld) -> None:
     await asyncio.wait_for(world.keeper.attach("c1", ProcessIO(stdin=typed, stdout=out, stderr=err)), 20)
     assert (b"out typed\n", b"err\n") == (out.text, err.text)
     assert b"out typed\n" == world.log("c1")
-    await world.keeper.wait("c1")
+    await world.ended("c1")
     await asyncio.wait_for(world.keeper.attach("c1", ProcessIO(stdout=out)), 20)
 
 
@@ -90,7 +90,7 @@ async def test_input_ends_once(world: KeeperWorld) -> None:
             other.cancel()
             await world.keeper.kill(name, 9)
         await asyncio.wait_for(attached, 20)
-        assert (6 if once else 137) == (await world.keeper.wait(name)).code
+        assert (6 if once else 137) == (await world.ended(name)).code
 
 
 async def test_input_that_is_not_read(world: KeeperWorld) -> None:
@@ -105,7 +105,7 @@ async def test_input_that_is_not_read(world: KeeperWorld) -> None:
     attached = asyncio.ensure_future(world.keeper.attach("c1", ProcessIO(stdin=typed, stdout=out)))
     await until(lambda: typed.queue.qsize() < 64)
     await world.run("c2", "echo goes on")
-    await world.keeper.wait("c2")
+    await world.ended("c2")
     assert 0 < typed.queue.qsize()
     go.touch()
     await asyncio.wait_for(attached, 20)
@@ -119,7 +119,7 @@ async def test_a_slow_client_is_dropped(world: KeeperWorld) -> None:
     slow.reading.clear()
     attached = asyncio.ensure_future(world.keeper.attach("c1", ProcessIO(stdin=typed, stdout=slow)))
     typed.queue.put_nowait(b"go\n")
-    await world.keeper.wait("c1")
+    await world.ended("c1")
     assert 8_000_000 == len(world.log("c1"))
     await asyncio.wait_for(attached, 20)
     assert b"" == slow.text
@@ -134,7 +134,7 @@ async def test_a_client_that_never_reads_its_socket(world: KeeperWorld) -> None:
         typed.queue.put_nowait(b"go\n")
         await until(lambda: len(world.log("c1")) == 8_000_001)
         received = 0
-        connection.setblocking(True)
+        connection.settimeout(20)
         while data := await asyncio.to_thread(connection.recv, 1 << 20):
             received += len(data)
         assert received < 8_000_000
@@ -154,7 +154,7 @@ async def test_a_terminal(world: KeeperWorld) -> None:
     await world.keeper.resize("c1", TerminalSize(width=99, height=33))
     await asyncio.wait_for(attached, 20)
     assert b"33 99\r\n" in out.text
-    assert (8, b"/dev/") == ((await world.keeper.wait("c1")).code, world.log("c1")[:5])
+    assert (8, b"/dev/") == ((await world.ended("c1")).code, world.log("c1")[:5])
 
 
 async def test_streams_of_others(world: KeeperWorld) -> None:
@@ -189,7 +189,7 @@ async def test_streams_of_others(world: KeeperWorld) -> None:
 async def test_a_log_in_no_folder(world: KeeperWorld, tmp_path: Path) -> None:
     """A container without a log runs, and one whose log cannot be opened does not begin."""
     await world.run("c1", "echo nowhere", log_path="")
-    assert 0 == (await world.keeper.wait("c1")).code
+    assert 0 == (await world.ended("c1")).code
     with pytest.raises(Exception, match="File exists"):
         await world.run("c2", "true", log_path="/dev/null/log")
     assert {"c1"} == set(await world.keeper.containers())

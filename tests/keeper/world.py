@@ -16,6 +16,7 @@ from crishim.interfaces.keeper import KeepRequest
 from crishim.keeper.client import KeeperClient
 from crishim.linux import processes
 from crishim.logs.lines import parse
+from crishim.model.process import Exit
 
 
 class Collector(ByteWriter):
@@ -59,6 +60,11 @@ class KeeperWorld:
             "folder": self.folder / name,
         }
         return await self.keeper.keep(KeepRequest(**{**values, **changes}))
+
+    async def ended(self, name: str) -> Exit:
+        """The exit of a container, which comes soon."""
+        async with asyncio.timeout(30):
+            return await self.keeper.wait(name)
 
     def log(self, name: str, stream: str = "stdout") -> bytes:
         """What a container has written to one stream, as its log has it."""
