@@ -156,6 +156,21 @@ async def test_no_descriptors_are_left(world: KeeperWorld) -> None:
     assert log.read_text().count("no client is accepted") <= 3
 
 
+async def test_more_clients_than_may_wait(world: KeeperWorld) -> None:
+    """Hundreds of waits begin at once after a restart: each is served, however slowly the keeper accepts them."""
+    await world.run("c1", "read x; exit 4", stdin=True, stdin_once=True)
+    pid = await world.pid()
+    os.kill(pid, signal.SIGSTOP)
+    waiting = [asyncio.ensure_future(world.ended("c1")) for _ in range(300)]
+    await asyncio.sleep(0.1)
+    assert not any(one.done() for one in waiting)
+    os.kill(pid, signal.SIGCONT)
+    typed = Typed()
+    typed.queue.put_nowait(b"")
+    await asyncio.wait_for(world.keeper.attach("c1", ProcessIO(stdin=typed)), 20)
+    assert [4] * 300 == [end.code for end in await asyncio.gather(*waiting)]
+
+
 async def test_files_that_are_replaced_below_a_keeper(
     world: KeeperWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

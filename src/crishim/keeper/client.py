@@ -45,6 +45,9 @@ _PIECE: Final = 64 * 1024
 _WITHIN: Final = 10.0
 """Seconds in which a keeper has started, or has answered."""
 
+_PAUSE: Final = 0.01
+"""Seconds between tries while the keeper has more clients waiting than the kernel lets."""
+
 _PATIENT: Final = frozenset({"keep", "wait", "drain"})
 """Requests whose replies may take any time."""
 
@@ -233,23 +236,33 @@ class KeeperClient:
 
     async def _connected(self, *, start: bool) -> socket.socket:
         """A connection to the keeper, which is started if need be."""
-        if (connection := self._connect()) is not None:
+        if (connection := await self._try()) is not None:
             return connection
         if not start:
             raise Unavailable("there is no keeper")
         async with self._starting, asyncio.timeout(_WITHIN):
-            while (connection := self._connect()) is None:
+            while (connection := await self._try()) is None:
                 await self._start()
         return connection
 
+    async def _try(self) -> socket.socket | None:
+        """A connection; None if nobody listens. Waits while more clients are waiting than the kernel lets."""
+        while True:
+            try:
+                return self._connect()
+            except BlockingIOError:
+                await asyncio.sleep(_PAUSE)
+
     def _connect(self) -> socket.socket | None:
-        """A connection; None if nobody listens."""
+        """A connection; None if nobody listens. Raises `BlockingIOError` while too many are waiting."""
         connection = socket.socket(socket.AF_UNIX)
         connection.setblocking(False)
         try:
             wire.connect(connection, str(self._folder))
         except OSError as error:
             connection.close()
+            if isinstance(error, BlockingIOError):
+                raise
             if error.errno in {errno.ENOENT, errno.ECONNREFUSED}:
                 return None
             raise Unavailable(f"the keeper cannot be reached: {error.strerror}") from error
