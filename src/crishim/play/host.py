@@ -1,14 +1,22 @@
 """This machine as a `Node`."""
 
+import asyncio
+import contextlib
+import posixpath
 import re
 import socket
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Final
 
+from crishim.errors import CrishimError
+from crishim.linux.cgroups import Cgroups, stop_unit
 from crishim.model.sandbox import DNSConfig
 from crishim.play.configs import Node
 
 _NOWHERE: Final = ("192.0.2.1", 9)  # an address for documentation; looking up a route to it sends nothing
+_TRIES: Final = 50
+_PAUSE: Final = 0.02
 _LARGE: Final = ((2**30, "GB"), (2**20, "MB"), (2**10, "KB"))
 
 
@@ -24,6 +32,44 @@ def this_node(folder: Path, *, cgroups: str = "") -> Node:
         page_sizes=_page_sizes(Path("/sys/kernel/mm/hugepages")),
         cgroups=cgroups or "cgroupfs",
     )
+
+
+@contextlib.asynccontextmanager
+async def pod_cgroups(parents: Iterable[str], cgroups: Cgroups) -> AsyncIterator[None]:
+    """Removes pods' cgroups at the end, as the kubelet does: no runtime removes them.
+
+    Those above them, which another kubelet may use, are removed if they did not exist before. One that is in use is left.
+    """
+    lineages = {folder for parent in parents for folder in _lineage(parent)}
+    made = [folder for folder in sorted(lineages, key=len, reverse=True) if not cgroups.exists(folder)]
+    try:
+        yield
+    finally:
+        for folder in made:
+            await _remove(folder, cgroups)
+
+
+async def _remove(folder: str, cgroups: Cgroups) -> None:
+    """Remove a cgroup, once systemd has removed the scopes of ended containers from it."""
+    for _ in range(_TRIES):
+        if not cgroups.exists(folder):
+            return
+        if cgroups.unused(folder):
+            break
+        await asyncio.sleep(_PAUSE)
+    else:
+        return
+    if folder.endswith(".slice"):
+        with contextlib.suppress(CrishimError):  # not root
+            await stop_unit(posixpath.basename(folder))
+    else:
+        await asyncio.to_thread(cgroups.remove, folder)
+
+
+def _lineage(folder: str) -> list[str]:
+    """A cgroup and those above it, without the root."""
+    names = folder.strip("/").split("/") if folder else []
+    return ["/" + "/".join(names[: end + 1]) for end in range(len(names))]
 
 
 def resolver(text: str) -> DNSConfig:
