@@ -105,6 +105,7 @@ class Host:
 
     `apparmor` and `selinux` are whether containers get profiles and labels of it: not where the runtime has no use for them.
     `lowest_oom_score_adj` is what a process without CAP_SYS_RESOURCE can go down to; None where there is no bound.
+    `page_sizes` are the huge pages that a cgroup controller limits, by the names of its files; empty without that controller.
     `seccomp_default` is the text of the distribution's default profile in its own format, empty where there is none.
     `rlimits` are (name, soft, hard).
     """
@@ -112,7 +113,7 @@ class Host:
     cgroup_v2: bool = False
     systemd_cgroup: bool = False
     swap: bool = True
-    hugetlb: bool = True
+    page_sizes: frozenset[str] = frozenset({"2MB", "1GB"})
     bounding: frozenset[str] = frozenset(CAPABILITIES)
     lowest_oom_score_adj: int | None = None
     seccomp_default: str = ""

@@ -12,7 +12,8 @@ _DEFAULT_PARENT = "/crishim"
 def resources(limits: Resources, host: Host) -> dict[str, Any]:
     """The limits that were asked for; zero and empty ones are left out. Memory without swap means no swap on top.
 
-    Hugepage limits are left out where the machine has no such controller, unified ones on cgroup v1, as elsewhere.
+    A hugepage limit of zero allows none: the kubelet sends it for each page size that a container does not request. All are
+    left out where the machine has no such controller, those of zero where it has no such pages, and unified ones on cgroup v1.
     """
     made: dict[str, Any] = {}
     cpu = {
@@ -31,9 +32,9 @@ def resources(limits: Resources, host: Host) -> dict[str, Any]:
         memory["swap"] = swap
     if memory:
         made["memory"] = memory
-    pages = [{"pageSize": page.page_size, "limit": page.limit} for page in limits.hugepage_limits if page.limit]
-    if pages and host.hugetlb:
-        made["hugepageLimits"] = pages
+    wanted = [page for page in limits.hugepage_limits if page.limit or page.page_size in host.page_sizes]
+    if wanted and host.page_sizes:
+        made["hugepageLimits"] = [{"pageSize": page.page_size, "limit": page.limit} for page in wanted]
     if limits.unified and host.cgroup_v2:
         made["unified"] = dict(limits.unified)
     return made

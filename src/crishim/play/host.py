@@ -13,11 +13,11 @@ from crishim.errors import CrishimError
 from crishim.linux.cgroups import Cgroups, stop_unit
 from crishim.model.sandbox import DNSConfig
 from crishim.play.configs import Node
+from crishim.pods.host import page_sizes
 
 _NOWHERE: Final = ("192.0.2.1", 9)  # an address for documentation; looking up a route to it sends nothing
 _TRIES: Final = 50
 _PAUSE: Final = 0.02
-_LARGE: Final = ((2**30, "GB"), (2**20, "MB"), (2**10, "KB"))
 
 
 def this_node(folder: Path, *, cgroups: str = "") -> Node:
@@ -29,7 +29,7 @@ def this_node(folder: Path, *, cgroups: str = "") -> Node:
         logs=str(folder / "logs"),
         dns=resolver(_text(Path("/etc/resolv.conf"))),
         memory=memory_total(_text(Path("/proc/meminfo"))) or Node().memory,
-        page_sizes=_page_sizes(Path("/sys/kernel/mm/hugepages")),
+        page_sizes=page_sizes(),
         cgroups=cgroups or "cgroupfs",
     )
 
@@ -87,13 +87,6 @@ def memory_total(text: str) -> int:
     """The bytes of memory in a /proc/meminfo; 0 if it has none."""
     match = re.search(r"^MemTotal:\s+(\d+) kB$", text, re.MULTILINE)
     return int(match.group(1)) * 1024 if match else 0
-
-
-def _page_sizes(folder: Path) -> tuple[str, ...]:
-    """The sizes of huge pages, smallest first, as cgroup files name them."""
-    names = (path.name for path in folder.glob("hugepages-*kB")) if folder.is_dir() else ()
-    sizes = sorted(int(name.removeprefix("hugepages-").removesuffix("kB")) * 1024 for name in names)
-    return tuple(next(f"{size // unit}{name}" for unit, name in _LARGE if size >= unit) for size in sizes)
 
 
 def _addresses() -> tuple[str, ...]:
