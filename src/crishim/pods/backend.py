@@ -47,7 +47,7 @@ from crishim.model.sandbox import SandboxSpec, SandboxStarted
 from crishim.model.security import LinuxContainerUser, NamespaceMode, UserNamespace
 from crishim.model.values import ContainerId, FrozenDict, ImageId, SandboxId
 from crishim.oci import cdi
-from crishim.oci.facts import BindSource, Host, NamespacePaths, Place
+from crishim.oci.facts import BindSource, Host, Labels, NamespacePaths, Place
 from crishim.oci.resources import cgroups_path
 from crishim.oci.spec import config as oci_config
 from crishim.oci.users import resolve_user
@@ -140,12 +140,13 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
 
     async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
         """Root file system, user, config.json, and the runtime's create."""
+        confinement = await self._confinement.choose(spec)
         bundle = self._bundles / spec.id
         make_bundle(bundle)
         stdio = _stdio(spec)
         if isinstance(self._runtime, SupportsPrepare):
             await self._runtime.prepare(spec.id, bundle, stdio)
-        place = await self._furnish(spec, bundle)
+        place = await self._furnish(spec, bundle, confinement)
         try:
             with self._pids.joined(spec):
                 pid = await self._runtime.create(spec.id, bundle, stdio)
@@ -157,16 +158,17 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
 
     async def restore(self, spec: ContainerSpec, path: str) -> ContainerCreated | None:
         """As `SupportsCheckpoint.restore`: all but the processes, which the start brings back."""
+        confinement = await self._confinement.choose(spec)
         bundle = self._bundles / spec.id
         make_bundle(bundle)
         await self._checkpoints.unpack(bundle, path, spec, _stdio(spec))
-        place = await self._furnish(spec, bundle)
+        place = await self._furnish(spec, bundle, confinement)
         return ContainerCreated(user=place.user)
 
-    async def _furnish(self, spec: ContainerSpec, bundle: Path) -> Place:
+    async def _furnish(self, spec: ContainerSpec, bundle: Path, confinement: tuple[str, Labels]) -> Place:
         """The root file system and all that config.json names, and config.json."""
         pod = self._pod(spec.sandbox.id)
-        apparmor, labels = await self._confinement.choose(spec)
+        apparmor, labels = confinement
         namespaces = self._pod_namespaces(spec.sandbox)
         rootfs = await self._roots().prepare(spec.id, spec.image_id, namespaces.user, labels.mounts)
         views = await self._views(spec, namespaces.user, labels.mounts)
