@@ -90,11 +90,12 @@ class Outcome:
     sums: Counter[str] = attrs.Factory(Counter)
     lines: list[str] = attrs.Factory(list)
     bad: bool = False
+    minutes: float = 0.0
 
     def line(self, name: str) -> str:
         """A sentence for people."""
         counts = ", ".join(f"{self.sums[how]} {how}" for how in ("passed", "failed", "left out"))
-        return f"guest: {name}: {counts}" + "".join(f"\n  {line}" for line in self.lines)
+        return f"guest: {name}: {counts}, in {self.minutes:.1f} minutes" + "".join(f"\n  {line}" for line in self.lines)
 
 
 class Run:
@@ -133,7 +134,7 @@ crishim --version; runc --version | head -1; crun --version | head -1; uname -r;
 
     def part(self, part: Part) -> Outcome:
         """Run a part, and look at what it has left."""
-        reports = self._machine.share / "reports"
+        begun, reports = time.monotonic(), self._machine.share / "reports"
         before = self._traces()
         outcome = Outcome()
         for number, script in enumerate(part.scripts):
@@ -154,6 +155,7 @@ crishim --version; runc --version | head -1; crun --version | head -1; uname -r;
         outcome.lines += [f"left behind: {line}" for line in sorted(after - before)]
         outcome.lines += [f"taken away: {line}" for line in sorted(before - after)]
         outcome.bad |= after != before
+        outcome.minutes = (time.monotonic() - begun) / 60
         return outcome
 
     def _traces(self) -> set[str]:
