@@ -65,7 +65,7 @@ async def test_a_whole_runtime_from_a_configuration(tmp_path: Path) -> None:
         await client.start_container(container_id)
         assert b"hi\n" == (await client.exec_sync(container_id, ("echo", "hi"), 30)).stdout
         request = pb.ExecRequest(container_id=container_id, cmd=["true"], stdout=True)
-        reply = pb.ExecResponse.FromString(await client._call("Exec", request.SerializeToString(), 30))
+        reply = pb.ExecResponse.FromString(await client.call("Exec", request.SerializeToString(), 30))
         assert reply.url.startswith("http://127.0.0.1:")
     assert mode(config.listen) is None
 

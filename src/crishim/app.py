@@ -93,7 +93,7 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
                 stack.push_async_callback(_close, backend)
         images = {handler: seats[name][1] for handler, name in config.handlers.items()}
         streams = _streams(config, clock)
-        plugins_of_node = _nri(config)
+        plugins_of_node = None if ephemeral else _nri(config)
         services = Services(
             backends={handler: seats[name][0] for handler, name in config.handlers.items()},
             images={handler: service for handler, service in images.items() if service is not None},

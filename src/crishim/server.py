@@ -9,7 +9,7 @@ import fcntl
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,7 +40,7 @@ async def serve(dispatch: Dispatcher, path: str | Path, *, grace: float = 2.0) -
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _socket(path):
+    with own_socket(path):
         server = grpc.aio.server(options=_OPTIONS)
         server.add_generic_rpc_handlers(_handlers(dispatch))
         mask = os.umask(0o177)
@@ -57,8 +57,11 @@ async def serve(dispatch: Dispatcher, path: str | Path, *, grace: float = 2.0) -
 
 
 @contextlib.contextmanager
-def _socket(path: Path) -> Any:
-    """Own the socket's path: lock it, remove the socket of a dead server, and remove our own at the end."""
+def own_socket(path: Path) -> Iterator[None]:
+    """Own the path of a socket for the block: lock it, remove the socket of a dead server, and remove our own at the end.
+
+    Raises `FailedPrecondition` if another process serves on it.
+    """
     lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

@@ -19,7 +19,7 @@ def test_a_table_is_printed() -> None:
     whole, refused = run("process"), run("process", "--only", "refused")
     assert (0, 0) == (whole.exit_code, refused.exit_code)
     assert whole.output.splitlines()[0] == refused.output.splitlines()[0]
-    assert "ContainerConfig\n  supported  metadata.name" in whole.output
+    assert "ContainerConfig\n  supported   metadata.name" in whole.output
     line = next(line for line in refused.output.splitlines() if " linux.security_context.privileged " in line)
     assert ["refused", "linux.security_context.privileged", "InvalidArgument"] == line.split()[:3]
     assert "supported " not in refused.output.split("\n", 1)[1]

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from crishim.testing.conformance.runtimes import OciRuntimeConformance
 from tests.backends.runc.world import APPLETS, needs, needs_systemd, without_hybrid
 from tests.shimv2.containerd import PROGRAMS, containerd
 
+SLICE = "crishim_exam.slice"
 SHIM = Path(__file__).parents[2] / "examples" / "plain_shim.py"
 
 
@@ -44,7 +46,7 @@ class WithBusybox(OciRuntimeConformance):
         config["process"] |= {"args": list(argv), "terminal": False, "env": ["PATH=/bin"]}
         config["root"] = {"path": "rootfs"}
         config["ociVersion"] = "1.0.2"  # which every runtime here knows, unlike a newer one that runc may have written
-        systemd, plain = f"crishim_exam.slice:crishim:{bundle.name}", f"/crishim-exam/{bundle.name}"
+        systemd, plain = f"{SLICE}:crishim:{bundle.name}", f"/crishim-exam/{bundle.name}"
         config["linux"]["cgroupsPath"] = systemd if self.systemd else plain
         (bundle / "config.json").write_text(json.dumps(config))
 
@@ -75,7 +77,15 @@ class TestCrun(TestRunc):
         without_hybrid()
 
 
+@pytest.fixture(scope="class")
+def its_slice() -> Iterator[None]:
+    """The slice of the bundles, which systemd starts for the first of them, is stopped: systemd stops none by itself."""
+    yield
+    subprocess.run(["systemctl", "stop", SLICE], check=True)
+
+
 @needs_systemd()
+@pytest.mark.usefixtures("its_slice")
 class TestRuncUnderSystemd(TestRunc):
     """The same where systemd makes the cgroups."""
 
@@ -83,6 +93,7 @@ class TestRuncUnderSystemd(TestRunc):
 
 
 @needs_systemd()
+@pytest.mark.usefixtures("its_slice")
 class TestCrunUnderSystemd(TestCrun):
     """The same where systemd makes the cgroups."""
 

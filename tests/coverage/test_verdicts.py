@@ -182,3 +182,13 @@ async def test_what_is_needed_is_needed(rpc: str) -> None:
     lines = coverage(Subject(name="bare", supported=(), capabilities=()))
     verdicts = {line.verdict for line in lines if line.message == row.request.DESCRIPTOR.name and line.field != "windows"}
     assert {Verdict.REFUSED} == verdicts
+
+
+def test_who_says_nothing() -> None:
+    """Of a plug-in without `ignores`, fields without a feature are not stated; with an empty one they are supported."""
+    silent = {line.name: line for line in coverage(Subject(name="x", supported=(), capabilities=(), ignores=None))}
+    open_ = {line.name: line for line in coverage(Subject(name="x", supported=(), capabilities=(), ignores={}))}
+    field = f"{SANDBOX}.dns_config.servers"
+    assert (Verdict.NOT_STATED, Verdict.SUPPORTED) == (silent[field].verdict, open_[field].verdict)
+    assert Verdict.SUPPORTED is silent[f"{SANDBOX}.labels"].verdict
+    assert Verdict.REFUSED is silent[f"{CONTAINER}.mounts.host_path"].verdict

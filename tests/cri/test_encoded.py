@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from crishim.cri import pb
 from crishim.cri.convert import container
-from crishim.cri.encoded import EncodedItems, ListedItems, batches, field_item, varint
+from crishim.cri.encoded import EncodedItems, EncodedMessages, ListedItems, batches, field_item, varint
 from crishim.model.container import Container, ContainerMetadata, ContainerState
 from crishim.model.values import ContainerId, SandboxId, Versioned
 from tests.strategies import of
@@ -162,3 +162,17 @@ def test_the_same_tuple_is_joined_once() -> None:
     assert first is cache.join(items)
     assert first == cache.join(list(items))
     assert first != cache.join(items[:5])
+
+
+def test_a_message_is_encoded_once_while_it_is_the_same() -> None:
+    """A status is encoded anew when it is another object, and the cache has a bound."""
+    counting = Counting()
+    messages = EncodedMessages(counting)
+    one, other = item(1).item, item(1).item
+    assert field_item(FIELD, container.encode_item(one)) == messages.field(FIELD, one) == messages.field(FIELD, one)
+    assert 1 == counting.calls
+    messages.field(FIELD, other)
+    assert 2 == counting.calls
+    for number in range(2, 5000):
+        messages.field(FIELD, item(number).item)
+    assert len(messages._cached) <= 4096

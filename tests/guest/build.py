@@ -60,6 +60,7 @@ PACKAGES: Final = (
         "crun",
     ),
     *("docker-registry", "golang-github-containers-common", "runc", "skopeo", "strace"),
+    "sudo",  # by which critest loads profiles of AppArmor
     *("python3", "python3-venv", "nginx-core", "gcc", "libc6-dev", "dpkg-dev"),
 )
 TOOLS: Final = {
@@ -99,6 +100,18 @@ def reachable() -> bool:
         return False
 
 
+class Unobtainable(Exception):
+    """What the guest is made of cannot be downloaded; the text says what, with the end of the log."""
+
+
+def fetch(*command: str | Path, log: Path) -> None:
+    """As `run`, of a command that downloads. Raises `Unobtainable`."""
+    try:
+        run(*command, log=log)
+    except SystemExit as error:
+        raise Unobtainable(str(error)) from error
+
+
 def run(*command: str | Path, folder: Path | None = None, log: Path) -> None:
     """Run a command, with its output behind that of others in `log`. Raises SystemExit with the last of it."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
@@ -132,12 +145,12 @@ def make_root(folder: Path) -> str:
     if stale(root, wanted):
         print("guest: Debian's packages", flush=True)
         shutil.rmtree(root, ignore_errors=True)
-        run("debootstrap", "--variant=minbase", "--include=ca-certificates", SUITE, root, MIRROR, log=log)
+        fetch("debootstrap", "--variant=minbase", "--include=ca-certificates", SUITE, root, MIRROR, log=log)
         refuses = root / "usr/sbin/policy-rc.d"  # by which packages ask whether to start their services
         refuses.write_text("#!/bin/sh\nexit 101\n", encoding="ascii")
         refuses.chmod(0o755)
-        run("chroot", root, "apt-get", "-q", "update", log=log)
-        run("chroot", root, "apt-get", "-qy", "--no-install-recommends", "install", *PACKAGES, log=log)
+        fetch("chroot", root, "apt-get", "-q", "update", log=log)
+        fetch("chroot", root, "apt-get", "-qy", "--no-install-recommends", "install", *PACKAGES, log=log)
         run("chroot", root, "apt-get", "clean", log=log)
         run("chroot", root, "passwd", "--delete", "root", log=log)
         note(root, wanted)
@@ -184,11 +197,11 @@ def kernel_source(root: Path, work: Path, log: Path) -> Path:
         "Acquire::Check-Valid-Until": "false",  # a mirror that lags has a kernel that is as good
     }
     flags = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
-    run("chroot", root, "apt-get", *flags, "-q", "update", log=log)
+    fetch("chroot", root, "apt-get", *flags, "-q", "update", log=log)
     depends: list[str | Path] = ["chroot", root, "apt-cache", *flags, "depends", "linux-source"]
     output = subprocess.run(depends, capture_output=True, text=True, check=True).stdout
     package = next(line.split()[-1] for line in output.splitlines() if "Depends: linux-source-" in line)
-    run("chroot", root, "sh", "-c", f"cd {inside} && apt-get {' '.join(flags)} download {package}", log=log)
+    fetch("chroot", root, "sh", "-c", f"cd {inside} && apt-get {' '.join(flags)} download {package}", log=log)
     (archive,) = state.glob(f"{package}_*.deb")
     run("dpkg-deb", "-x", archive, work / "package", log=log)
     run("tar", "-C", work, "-xf", work / "package/usr/src" / f"{package}.tar.xz", log=log)
@@ -230,7 +243,7 @@ def make_environment(folder: Path) -> str:
         ]
         pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--only-binary=:all:")
         shutil.rmtree(wheels, ignore_errors=True)
-        run(*pip, f"--python-version={guest_python(folder)}", *platforms, "--dest", wheels, *dependencies(), log=log)
+        fetch(*pip, f"--python-version={guest_python(folder)}", *platforms, "--dest", wheels, *dependencies(), log=log)
         shutil.rmtree(environment, ignore_errors=True)
         shutil.copytree(wheels, root / "wheels", dirs_exist_ok=True)
         run("chroot", root, "python3", "-m", "venv", "/opt/crishim", log=log)
@@ -266,7 +279,7 @@ def settle(root: Path) -> None:
 
 
 def build(folder: Path = FOLDER) -> None:
-    """Have the guest in `folder`. Raises SystemExit where a step fails, with the end of its log."""
+    """Have the guest in `folder`. Raises `Unobtainable`, and SystemExit where another step fails, with the end of its log."""
     folder.mkdir(parents=True, exist_ok=True)
     packages = make_root(folder)
     environment = make_environment(folder)

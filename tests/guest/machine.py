@@ -23,6 +23,9 @@ MEMORY: Final = "4G"
 BOOT: Final = 180.0
 """Seconds in which a boot must have brought the agent up; it takes about ten."""
 
+LATE: Final = 124
+"""The exit code of a script that was not done in time, as of `timeout`."""
+
 _PAUSE: Final = 0.1
 
 
@@ -58,7 +61,7 @@ class Machine:
             time.sleep(_PAUSE)
 
     def run(self, script: str, *, timeout: float = 600.0, output: bool = True) -> int:
-        """Run a script as root; its exit code, 124 where it was not done in time. Its output is printed as it comes."""
+        """Run a script as root; its exit code, `LATE` where it was not done in time. Its output is printed as it comes."""
         name, code = self._send(script)
         limit = time.monotonic() + timeout
         with (self.share / "out" / name).open("rb") as written:
@@ -70,7 +73,7 @@ class Machine:
                 if ended:
                     return int(code.read_text(encoding="ascii"))
                 if late or self.pid() is None:
-                    return 124
+                    return LATE
                 time.sleep(_PAUSE)
 
     def stop(self) -> None:
@@ -119,6 +122,7 @@ class Machine:
         arguments = (
             *(f"mem={MEMORY}", "ncpus=1", f"ubd0={self.folder}/disk", "root=/dev/ubda", "rw", "panic=1", f"share={self.share}"),
             *("apparmor=1", "security=apparmor", "seccomp=on", "uml_dir=/dev/shm/uml", "con=null", "con0=null,fd:1"),
+            "log_buf_len=256K",  # as nodes have it: out-of-memory kills are looked up there, and 16K has room for three
         )
         script = 'mount -t tmpfs -o "size=$1" tmpfs /dev/shm && shift && TMPDIR=/dev/shm exec "$@"'
         isolated = ("unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc")

@@ -1,5 +1,7 @@
 """Pods in the slices of a kubelet whose cgroup driver is systemd, with runc and with crun."""
 
+import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from crishim.cri import pb
 from crishim.errors import Code
 from crishim.model.resources import Resources
+from crishim.model.values import FrozenDict
 from crishim.play import CallError, CriClient
 from crishim.testing.conformance.candidate import until
 from tests.backends.runc.world import needs
@@ -16,6 +19,8 @@ from tests.node.world import TOOLS, Node, real_plugins
 pytestmark = [pytest.mark.node, needs(*TOOLS, "crun"), real_plugins(), in_guest()]
 
 LIMITS = Resources(memory_limit_in_bytes=64 * MIB, cpu_quota=50_000, cpu_period=100_000)
+DISK = Path("/var/tmp")
+"""On the guest's disk; its /tmp is a tmpfs."""
 LISTENS = ("sh", "-c", "busybox nc -l -p 7000 & exec sleep 600")
 LISTENING = ("sh", "-c", "until busybox grep -q :1B58 /proc/net/tcp /proc/net/tcp6; do sleep 0.1; done")
 
@@ -104,6 +109,49 @@ async def test_figures(node: Node) -> None:
             assert values["container_file_descriptors"] >= 6
             assert values["container_sockets"] >= 1
             await node.empty(client)
+
+
+async def test_unified_limits_and_pressure(node: Node) -> None:
+    """Limits named as files of cgroup v2 are set; a throttled write is I/O pressure of the container and of its pod."""
+    number = device(DISK)
+    unified = FrozenDict({"memory.high": str(48 * MIB), "io.max": f"{number} wbps={MIB}"})
+    writes = ("sh", "-c", "dd if=/dev/zero of=/data/crishim-written bs=1M count=3 conv=fsync; exec sleep 600")
+    node.start()
+    async with node.client() as client:
+        await node.pull(client)
+        with kubelets_pod(node, "life7") as pod:
+            sandbox = await client.run_sandbox(pod.config)
+            limits_asked = Resources(unified=unified)
+            container = await run_container(client, node, sandbox, pod, "c", *writes, limits=limits_asked, data=str(DISK))
+            limits = {name: read_below(pod.scope(container), name) for name in unified}
+            assert {"memory.high": {str(48 * MIB)}, "io.max": {f"{number} rbps=max wbps={MIB} riops=max wiops=max"}} == {
+                name: values - {"max", ""} for name, values in limits.items()
+            }
+            await until_under_pressure(client, sandbox, container)
+            await node.empty(client)
+    (DISK / "crishim-written").unlink()
+
+
+def device(folder: Path) -> str:
+    """The block device of a folder's file system, as io.max names it."""
+    number = folder.stat().st_dev
+    return f"{os.major(number)}:{os.minor(number)}"
+
+
+def read_below(scope: Path, name: str) -> set[str]:
+    """What a file says in a container's scope, and in the cgroup that crun makes below it."""
+    return {path.read_text().strip() for path in (scope / name, scope / "container" / name) if path.exists()}
+
+
+async def until_under_pressure(client: CriClient, sandbox: str, container: str) -> None:
+    """Return when the I/O pressure of a container and of its pod have been above zero. Raises `TimeoutError`."""
+    async with asyncio.timeout(60):
+        while True:
+            stats = await usage(client, sandbox)
+            own = {one.attributes.id: one.io.psi.Some.Total for one in stats.linux.containers}
+            if stats.linux.io.psi.Some.Total > 0 and own[container] > 0:
+                return
+            await asyncio.sleep(0.1)
 
 
 async def test_the_server_is_started_anew(node: Node) -> None:

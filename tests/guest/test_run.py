@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest.build import dependencies, note, recipe, stale
+from tests.guest.build import Unobtainable, dependencies, fetch, note, recipe, run, stale
 from tests.guest.run import PARTS, read_report
+from tests.suite.baseline import comparison
 
 PYTEST = """<testsuites><testsuite>
 <testcase classname="tests.a" name="one"/>
@@ -54,3 +55,22 @@ def test_what_is_made_anew(tmp_path: Path) -> None:
 def test_parts_have_names_of_their_own() -> None:
     """A part can be asked for by its name."""
     assert len(PARTS) == len({part.name for part in PARTS})
+
+
+def test_what_cannot_be_downloaded_is_no_failure(tmp_path: Path) -> None:
+    """A download that fails is told from a step that fails, by its command and the end of the log."""
+    with pytest.raises(Unobtainable, match=r"(?s)sh -c echo no such mirror; exit 100 ended with 100;.*no such mirror"):
+        fetch("sh", "-c", "echo no such mirror; exit 100", log=tmp_path / "log")
+    with pytest.raises(SystemExit, match="false ended with 1"):
+        run("false", log=tmp_path / "log")
+
+
+def test_the_comparison_with_containerd() -> None:
+    """Of the specs that pass with containerd, each passes or fails with us; others do not count."""
+    theirs = """<testsuites><testsuite>
+<testcase name="[It] one" status="passed"/>
+<testcase name="[It] two" status="passed"/>
+<testcase name="[It] three" status="failed"><failure/></testcase>
+</testsuite></testsuites>"""
+    ours = theirs.replace('two" status="passed"/>', 'two" status="skipped"><skipped message="no"/></testcase>')
+    assert {"containerd.one": "passed", "containerd.two": "failed"} == read_report(comparison(theirs, ours))

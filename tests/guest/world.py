@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from crishim.linux.cgroups import slice_folder
-from crishim.model.container import ContainerMetadata, LinuxContainerConfig
+from crishim.model.container import ContainerMetadata, LinuxContainerConfig, Mount
 from crishim.model.image import ImageSpec
 from crishim.model.resources import Resources
 from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxConfig
@@ -79,10 +79,18 @@ def kubelets_pod(node: Node, name: str, *, memory: int = 0) -> Iterator[Pod]:
 
 
 async def run_container(
-    client: CriClient, node: Node, sandbox: str, pod: Pod, name: str, *argv: str, limits: Resources | None = None
+    client: CriClient,
+    node: Node,
+    sandbox: str,
+    pod: Pod,
+    name: str,
+    *argv: str,
+    limits: Resources | None = None,
+    data: str = "",
 ) -> str:
-    """A container that was started; its id."""
+    """A container that was started; its id. `data` is a folder of the node that it has as /data."""
     more: dict[str, Any] = {} if limits is None else {"linux": LinuxContainerConfig(resources=limits)}
+    more |= {"mounts": (Mount(container_path="/data", host_path=data),)} if data else {}
     config = container_config(
         "", metadata=ContainerMetadata(name), image=ImageSpec(image=node.image), command=argv, log_path=f"{name}.log", **more
     )

@@ -10,11 +10,11 @@ build = fakes.plugin.build
 
 
 def test_only_build_is_required() -> None:
-    """A plug-in with a backend alone has no images, checks nothing, ignores nothing and needs no node."""
+    """A plug-in with a backend alone has no images, checks nothing, does not say what it ignores, and needs no node."""
     plugin = crishim.Plugin(build=build)
     assert (build, None, None, False) == (plugin.build, plugin.images, plugin.check, plugin.needs_node)
     assert plugin.supported is None
-    assert ({}, {}) == (dict(plugin.ignores), dict(plugin.exam))
+    assert (None, {}) == (plugin.ignores, dict(plugin.exam))
 
 
 def test_tables_are_copied() -> None:
@@ -22,7 +22,7 @@ def test_tables_are_copied() -> None:
     table = {"PodSandboxConfig.hostname": "has none"}
     plugin = Plugin(build=build, ignores=table, exam=table)
     table.clear()
-    assert (1, 1) == (len(plugin.ignores), len(plugin.exam))
+    assert (1, 1) == (len(plugin.ignores or ()), len(plugin.exam))
 
 
 @pytest.mark.parametrize(

@@ -59,4 +59,4 @@ def test_states_have_one_writer() -> None:
                 ]
                 names = [target.attr for target in targets if isinstance(target, ast.Attribute)]
                 written += [(path.name, function.name) for name in names if name in {"state", "_state"}]
-    assert {("table.py", "__init__"), ("table.py", "apply")} == set(written)
+    assert {("entries.py", "__init__"), ("entries.py", "apply")} == set(written)

@@ -70,10 +70,18 @@ def network(folder: Path) -> None:
     (folder / "10-play.conflist").write_text(json.dumps({"cniVersion": "1.0.0", "name": "crishim-play", "plugins": [bridge]}))
 
 
+def pod_cgroups() -> set[Path]:
+    """The cgroups of pods, by the names that a kubelet gives them."""
+    return {path for path in Path("/sys/fs/cgroup").glob("**/kubepods*/**/") if "pod" in path.name}
+
+
 @pytest.mark.node
 @needs("runc", "conmon", "skopeo", "docker-registry", "busybox", "ip")
 def test_a_pod_is_played_on_runc(tmp_path: Path) -> None:
-    """Probes reach the pod's own address, sidecars end last, files of a Secret are served, and the last output is logged."""
+    """Probes reach the pod's own address, sidecars end last, files of a Secret are served, the last output is logged, and no
+    cgroup of the pod is left.
+    """
+    before = pod_cgroups()
     layout = Layout(tmp_path / "layout")
     layout.image([busybox()], {"Env": ["PATH=/bin"]}, tag="t")
     network(tmp_path / "net")
@@ -96,3 +104,4 @@ def test_a_pod_is_played_on_runc(tmp_path: Path) -> None:
     assert "main   exited 0  Completed: words" in lines, done.stdout
     assert lines.index("main   exited 0  Completed: words") < lines.index("side   exited 0  Completed"), done.stdout
     assert "| side ends" in lines, done.stdout
+    assert set() == pod_cgroups() - before

@@ -205,7 +205,8 @@ plugins = "{self.place}/nri"
     def traces(self) -> set[str]:
         """What is on this machine because of this node's pods: mounts, cgroups, addresses, interfaces, processes, folders."""
         pins = self.run / "namespaces"
-        found = {f"mount {mount.path}" for mount in mounts_below(self.place) if mount.path != str(pins)}
+        mounts = {mount.path for folder in (self.place, self.run) for mount in mounts_below(folder)}
+        found = {f"mount {path}" for path in mounts - {str(pins)}}
         found |= {f"cgroup {path}" for path in self._cgroups()}
         found |= {
             f"address {path.name}" for path in self.addresses.glob("node/*") if path.name[0].isdigit() and "." in path.name
@@ -242,6 +243,7 @@ plugins = "{self.place}/nri"
             with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
         unmount_below(self.place)
+        unmount_below(self.run)
         shutil.rmtree(self.run, ignore_errors=True)
 
     def close(self) -> None:

@@ -38,7 +38,7 @@ from crishim.oci.facts import (
     Place,
 )
 from crishim.oci.mounts import PROPAGATIONS
-from crishim.oci.resources import cgroups_path
+from crishim.oci.resources import cgroups_path, resources
 from crishim.oci.security import (
     APPARMOR_DEFAULT,
     MASKED,
@@ -176,6 +176,19 @@ def test_golden(name: str) -> None:
     result = config(*CASES[name])
     expected = json.loads((GOLDEN / f"{name}.json").read_text())
     assert expected == result
+
+
+@pytest.mark.parametrize(
+    ("page_sizes", "expected"),
+    [({"2MB", "1GB"}, [("2MB", 0), ("1GB", 4)]), ({"2MB"}, [("2MB", 0), ("1GB", 4)]), ({"1GB"}, [("1GB", 4)]), (set(), [])],
+)
+def test_hugepage_limits(page_sizes: set[str], expected: list[tuple[str, int]]) -> None:
+    """A limit of zero is set where there are such pages; another one always, so that its refusal is seen; none without the
+    controller.
+    """
+    limits = Resources(hugepage_limits=(HugepageLimit("2MB"), HugepageLimit("1GB", 4)))
+    made = resources(limits, attrs.evolve(HOST, page_sizes=frozenset(page_sizes))).get("hugepageLimits", [])
+    assert expected == [(page["pageSize"], page["limit"]) for page in made]
 
 
 @pytest.mark.parametrize("name", CASES)

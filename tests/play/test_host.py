@@ -1,8 +1,9 @@
 import asyncio
 from pathlib import Path
 
+from crishim.linux.cgroups import Cgroups
 from crishim.model.sandbox import DNSConfig
-from crishim.play.host import memory_total, resolver, this_node
+from crishim.play.host import memory_total, pod_cgroups, resolver, this_node
 from crishim.play.log_tailer import PodLogFollower
 from crishim.system import SystemClock
 from crishim.testing import FakeClock
@@ -24,6 +25,20 @@ def test_this_machine_is_a_node(tmp_path: Path) -> None:
     assert (str(tmp_path / "kubelet"), str(tmp_path / "logs"), "cgroupfs") == (node.root, node.logs, node.cgroups)
     assert node.name
     assert node.memory > 0
+
+
+async def test_the_cgroups_of_pods_are_removed(tmp_path: Path) -> None:
+    """The cgroups of pods, and those above them that did not exist before, are removed; what is in use or older is left."""
+    (tmp_path / "older").mkdir()
+    cgroups = Cgroups(v2=True, root=tmp_path)
+    async with pod_cgroups(["/older/own", "/made/own", "/made/busy", "/alone/own", ""], cgroups):
+        for name in ("older/own", "older/other", "made/own", "made/busy/inside", "alone/own"):
+            (tmp_path / name).mkdir(parents=True)
+    assert {"older", "older/other", "made", "made/busy", "made/busy/inside"} == folders(tmp_path)
+
+
+def folders(place: Path) -> set[str]:
+    return {str(path.relative_to(place)) for path in place.rglob("*/")}
 
 
 async def test_a_log_is_followed_to_its_end(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ async def test_hooks_run_where_they_belong(stage: Stage) -> None:
     pod = manifest({"name": "main", "command": ["sleep"], "lifecycle": life}, terminationGracePeriodSeconds=10)
     sent: list[pb.StopContainerRequest] = []
     player = stage.player()
-    player._client._call = _watching(player._client._call, pb.StopContainerRequest, sent)
+    player._client.call = _watching(player._client.call, pb.StopContainerRequest, sent)
     task = asyncio.create_task(player.play(parse(pod, uid="u", seen=SEEN)))
     await stage.until(EventKind.STARTED, "main")
     await stage.world.clock.advance(1)
@@ -342,7 +342,7 @@ async def test_stop_hooks_run_at_once_and_sidecars_wait_their_turn(stage: Stage)
     )
     player = stage.player()
     sent: list[pb.StopContainerRequest] = []
-    player._client._call = _watching(player._client._call, pb.StopContainerRequest, sent)
+    player._client.call = _watching(player._client.call, pb.StopContainerRequest, sent)
     task = asyncio.create_task(player.play(parse(pod, uid="u", seen=SEEN)))
     await stage.until(EventKind.STARTED, "main")
     begin = stage.world.clock.monotonic()
@@ -373,8 +373,8 @@ async def test_what_is_played_is_what_was_recorded(stage: Stage) -> None:
         dns=DNSConfig(servers=("10.255.255.53",)),
         page_sizes=("2MB", "1GB"),
     )
-    player._client._call = _watching(player._client._call, pb.CreateContainerRequest, sent)
-    player._client._call = _watching(player._client._call, pb.RunPodSandboxRequest, requests)
+    player._client.call = _watching(player._client.call, pb.CreateContainerRequest, sent)
+    player._client.call = _watching(player._client.call, pb.RunPodSandboxRequest, requests)
     uid, seen = run["config"]["metadata"]["uid"], run["config"]["annotations"]["kubernetes.io/config.seen"]
     task = asyncio.create_task(player.play(parse(pod, uid=uid, seen=seen, static_on="node1")))
     await stage.until(EventKind.STARTED, "main")

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Final
 
 from crishim.linux.mounts import unmount_below
+from crishim.model.runtime import CgroupDriver
+from crishim.pods.host import cgroup_driver
 from tests.suite.report import outcomes
 from tests.suite.run import (
     CACHE,
@@ -64,6 +66,7 @@ default_runtime_name = "tested"
 runtime_type = "{runtime}"
 [{cri}.containerd.runtimes.tested.options]
 Root = "{folder}/runc"
+SystemdCgroup = {str(cgroup_driver() is CgroupDriver.SYSTEMD).lower()}
 [{cri}.cni]
 conf_dir = "{folder}/net.d"
 bin_dir = "/usr/lib/cni"

@@ -33,12 +33,13 @@ cgroup v2 and AppArmor; Kata has its default configuration. `crishim coverage BA
 - **refused**: a request that sets it to this ends with INVALID_ARGUMENT naming the field, or with UNIMPLEMENTED naming the
   capability that the backend lacks. What protects a pod is refused, never passed over.
 - **ignored**: it is taken, and changes nothing, for the reason given.
+- **not stated**: it is taken; no feature is behind it, and the backend's plug-in does not say what it ignores.
 
 A backend says what it supports (`BackendInfo.supported`), what it is able to (its capabilities), and what it takes and does not
 use (`Plugin.ignores`). The rest follows from the code that requests go through.
 """
 
-_STYLES: Final = {Verdict.SUPPORTED: "green", Verdict.REFUSED: "red", Verdict.IGNORED: "yellow"}
+_STYLES: Final = {Verdict.SUPPORTED: "green", Verdict.REFUSED: "red", Verdict.IGNORED: "yellow", Verdict.NOT_STATED: "yellow"}
 
 
 @click.command(name="coverage")
@@ -50,7 +51,7 @@ _STYLES: Final = {Verdict.SUPPORTED: "green", Verdict.REFUSED: "red", Verdict.IG
     "--markdown", is_flag=True, help="One table for all the backends with their newest engines, as in the documentation."
 )
 def command(backends: tuple[str, ...], only: str | None, *, markdown: bool) -> None:
-    """Show the treatment of each field of CRI: supported, refused, or ignored with the reason.
+    """Show the treatment of each field of CRI: supported, refused, ignored with the reason, or not stated.
 
     BACKEND is an installed plug-in, or package.module:attribute. It is built with its default options and probed; nothing is
     run on it. If its engine does not answer, what its plug-in says of the newest one counts. A refused field ends the call with
@@ -103,7 +104,7 @@ def _print(name: str, lines: Sequence[FieldVerdict], only: str | None) -> None:
     for message, rows in itertools.groupby(shown, lambda line: line.message):
         console.print(Text.assemble("\n", (message, "bold")))
         for line in rows:
-            verdict = (line.verdict.value.ljust(8), _STYLES[line.verdict])
+            verdict = (line.verdict.value.ljust(10), _STYLES[line.verdict])
             text = Text.assemble("  ", verdict, "  ", line.field.ljust(width), "  ", (line.reason, "dim"))
             text.rstrip()
             console.print(text)

@@ -22,11 +22,14 @@ from crishim.cli.options import exit_on_error
 from crishim.cli.pull import shown
 from crishim.cli.screen import Screen
 from crishim.config import Config
+from crishim.linux.cgroups import Cgroups
 from crishim.linux.mounts import unmount_below
 from crishim.model.values import FrozenDict
 from crishim.play import CallError, CriClient, Node, Outcome, Player, Pod, connect, load, parse, take_down
 from crishim.play.concurrency import together
-from crishim.play.host import this_node
+from crishim.play.configs import cgroup_parent
+from crishim.play.host import pod_cgroups, this_node
+from crishim.pods.host import cgroup_v2
 from crishim.system import SystemClock
 
 REFUSED: Final = 125
@@ -96,7 +99,9 @@ async def _play(pods: Sequence[Pod], endpoint: str | None, config: Config, backe
         folder, console = Path(name), _console()
         async with _endpoint(endpoint, config, backend, folder, console) as address, connect(address) as client:
             node = this_node(folder, cgroups=await client.cgroup_driver())
-            return await _play_on(client, pods, node, console)
+            parents = [cgroup_parent(pod, node) for pod in pods]
+            async with pod_cgroups(parents, Cgroups(v2=cgroup_v2())):
+                return await _play_on(client, pods, node, console)
 
 
 def _address(endpoint: str) -> str:

@@ -121,6 +121,7 @@ class Verdict(enum.StrEnum):
     SUPPORTED = "supported"
     REFUSED = "refused"
     IGNORED = "ignored"
+    NOT_STATED = "not stated"
 
 
 @attrs.frozen
@@ -149,13 +150,14 @@ class Subject:
     """Whether crishim itself can dial in the network namespaces of its pods."""
     node_images: bool = False
     """Whether its images are in the node's own store."""
-    ignores: Mapping[str, str] = attrs.field(factory=dict)
+    ignores: Mapping[str, str] | None = attrs.field(factory=dict)
+    """As `Plugin.ignores`; None for a plug-in that does not say what it ignores."""
 
 
 def coverage(subject: Subject) -> tuple[FieldVerdict, ...]:
     """A line for every field of every request, in CRI's order. Raises `InvalidArgument` for `ignores` that are not fields."""
     lines = (*_sandbox_lines(subject), *_container_lines(subject), *_other_lines(subject))
-    for name in subject.ignores:
+    for name in subject.ignores or ():
         if not any(_begins(line.name, name) for line in lines):
             raise InvalidArgument(f"ignores[{name}]", "is not a field of CRI")
     return lines
@@ -221,10 +223,13 @@ def _judged(subject: Subject, message: str, field: Field, requested: Collection[
     for table in (SENSELESS, NODE_IMAGES_REFUSE if subject.node_images else {}):
         if (reason := longest_match(table, name)) is not None:
             return FieldVerdict(message, field.name, Verdict.REFUSED, reason)
-    for table in (UNUSED, subject.ignores):
+    for table in (UNUSED, subject.ignores or {}):
         if (reason := longest_match(table, name)) is not None:
             return FieldVerdict(message, field.name, Verdict.IGNORED, reason)
-    return FieldVerdict(message, field.name, Verdict.SUPPORTED, longest_match(OURS, name) or "")
+    use = longest_match(OURS, name)
+    if subject.ignores is None and use is None and not requested and message in {SANDBOX, CONTAINER}:
+        return FieldVerdict(message, field.name, Verdict.NOT_STATED, "no feature, and the plug-in has no `ignores`")
+    return FieldVerdict(message, field.name, Verdict.SUPPORTED, use or "")
 
 
 def longest_match(table: Mapping[str, str], name: str) -> str | None:

@@ -21,6 +21,7 @@ BATCH_BYTES: Final = 1 << 20
 
 _KEEP_AT_LEAST: Final = 1024
 _MAX_LOGGED: Final = 1024
+_MAX_MESSAGES: Final = 4096
 _LENGTH_DELIMITED: Final = 2
 
 _log = logging.getLogger(__name__)
@@ -102,6 +103,24 @@ class ListedItems(Generic[T]):
             self._logged.clear()
         self._logged.add(message)
         _log.error("%s", message)
+
+
+class EncodedMessages(Generic[Item]):
+    """Messages cached encoded by id, each as long as its object stays the same. At most a few thousand are cached."""
+
+    def __init__(self, encode: Callable[[Item], Message]) -> None:
+        self._encode = encode
+        self._cached: dict[str, tuple[Item, bytes]] = {}
+
+    def field(self, field_number: int, item: Item) -> bytes:
+        """The message as the field with this number."""
+        entry = self._cached.get(item.id)
+        if entry is None or entry[0] is not item:
+            if len(self._cached) >= _MAX_MESSAGES:
+                self._cached.clear()
+            entry = self._cached[item.id] = item, self._encode(item).SerializeToString()
+        data = entry[1]
+        return b"".join((varint(field_number << 3 | _LENGTH_DELIMITED), varint(len(data)), data))
 
 
 class EncodedItems(Generic[Item]):

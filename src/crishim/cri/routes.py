@@ -12,10 +12,10 @@ from google.protobuf.message import Message
 
 from crishim._proto import cri_pb2 as pb
 from crishim.cri.convert import common, container, image, process, runtime, sandbox, stats
-from crishim.cri.encoded import EncodedItems, ListedItems
-from crishim.model.container import Container
+from crishim.cri.encoded import EncodedItems, EncodedMessages, ListedItems
+from crishim.model.container import Container, ContainerStatus
 from crishim.model.image import Image
-from crishim.model.sandbox import PodSandbox
+from crishim.model.sandbox import PodSandbox, PodSandboxStatus
 from crishim.model.stats import ContainerStats, PodSandboxMetrics, PodSandboxStats
 from crishim.service.services import Services
 
@@ -73,13 +73,15 @@ def routes() -> dict[str, Row]:
     container_stats = ListedItems[ContainerStats](1, stats.encode_container_item)
     sandbox_stats = ListedItems[PodSandboxStats](1, stats.encode_sandbox_item)
     metrics = ListedItems[PodSandboxMetrics](1, stats.encode_metrics_item)
+    sandbox_statuses = EncodedMessages[PodSandboxStatus](sandbox.encode_sandbox_status)
+    container_statuses = EncodedMessages[ContainerStatus](container.encode_container_status)
     # fmt: off
     rows = (
         Unary(RUNTIME, "Version", pb.VersionRequest, runtime.decode_version, lambda s: s.runtime.version, runtime.encode_version),
         Unary(RUNTIME, "RunPodSandbox", pb.RunPodSandboxRequest, sandbox.decode_run, lambda s: s.sandboxes.run, sandbox.encode_run),
         Unary(RUNTIME, "StopPodSandbox", pb.StopPodSandboxRequest, sandbox.decode_stop, lambda s: s.sandboxes.stop, common.encode_empty),
         Unary(RUNTIME, "RemovePodSandbox", pb.RemovePodSandboxRequest, sandbox.decode_remove, lambda s: s.sandboxes.remove, common.encode_empty),
-        Unary(RUNTIME, "PodSandboxStatus", pb.PodSandboxStatusRequest, sandbox.decode_status, lambda s: s.sandboxes.status, sandbox.encode_status),
+        Unary(RUNTIME, "PodSandboxStatus", pb.PodSandboxStatusRequest, sandbox.decode_status, lambda s: s.sandboxes.status, lambda detail: sandbox.encode_status(detail, sandbox_statuses, container_statuses)),
         Unary(RUNTIME, "ListPodSandbox", pb.ListPodSandboxRequest, sandbox.decode_list, lambda s: s.sandboxes.list, sandboxes.join),
         Streamed(RUNTIME, "StreamPodSandboxes", pb.StreamPodSandboxesRequest, sandbox.decode_list, lambda s: s.sandboxes.list, sandboxes.batches),
         Unary(RUNTIME, "CreateContainer", pb.CreateContainerRequest, container.decode_create, lambda s: s.containers.create, container.encode_create),
@@ -88,7 +90,7 @@ def routes() -> dict[str, Row]:
         Unary(RUNTIME, "RemoveContainer", pb.RemoveContainerRequest, container.decode_remove, lambda s: s.containers.remove, common.encode_empty),
         Unary(RUNTIME, "ListContainers", pb.ListContainersRequest, container.decode_list, lambda s: s.containers.list, containers.join),
         Streamed(RUNTIME, "StreamContainers", pb.StreamContainersRequest, container.decode_list, lambda s: s.containers.list, containers.batches),
-        Unary(RUNTIME, "ContainerStatus", pb.ContainerStatusRequest, container.decode_status, lambda s: s.containers.status, container.encode_status),
+        Unary(RUNTIME, "ContainerStatus", pb.ContainerStatusRequest, container.decode_status, lambda s: s.containers.status, lambda detail: container.encode_status(detail, container_statuses)),
         Unary(RUNTIME, "UpdateContainerResources", pb.UpdateContainerResourcesRequest, container.decode_update_resources, lambda s: s.containers.update_resources, common.encode_empty),
         Unary(RUNTIME, "ReopenContainerLog", pb.ReopenContainerLogRequest, container.decode_reopen_log, lambda s: s.containers.reopen_log, common.encode_empty),
         Unary(RUNTIME, "ExecSync", pb.ExecSyncRequest, process.decode_exec_sync, lambda s: s.streams.exec_sync, process.encode_exec_sync),

@@ -15,7 +15,7 @@ from attrs.validators import instance_of, is_callable, optional
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.seats import Finding, ImageService
 from crishim.model.features import Feature
-from crishim.model.values import EMPTY, FrozenDict, frozen
+from crishim.model.values import FrozenDict, frozen
 
 
 def _frozen(items: Mapping[str, Any]) -> FrozenDict[str, Any]:
@@ -57,11 +57,12 @@ class Plugin:
     alone.
     """
 
-    ignores: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+    ignores: FrozenDict[str, str] | None = attrs.field(default=None, converter=attrs.converters.optional(frozen))
     """Fields of CRI that the backend accepts and does not use, with the reason, by the names that `crishim coverage` prints.
 
     An example: `{"PodSandboxConfig.dns_config": "the machine's resolver is used"}`. Only `crishim coverage` reads it; it
-    raises `InvalidArgument` for a name that is not a field. A field that is neither here nor refused is reported as supported.
+    raises `InvalidArgument` for a name that is not a field. A field that is neither here nor refused is reported as supported;
+    of a plug-in without `ignores` as not stated, if no feature is behind it. An empty mapping says that nothing is ignored.
     """
 
     supported: frozenset[Feature] | None = attrs.field(default=None, validator=optional(instance_of(frozenset)))

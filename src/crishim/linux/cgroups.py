@@ -55,8 +55,9 @@ async def start_scope(unit: str, parent: str, pid: int) -> None:
     await _ask_systemd("StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", *properties, "0")
 
 
-async def stop_scope(unit: str) -> None:
-    """Have systemd end a scope. One whose process had ended before it was moved stays empty, and systemd never removes it.
+async def stop_unit(unit: str) -> None:
+    """Have systemd end a scope or slice. An empty slice, or a scope whose process had ended before it was moved, is never
+    removed by itself.
 
     Raises as `start_scope`.
     """
@@ -104,6 +105,11 @@ class Cgroups:
     def v2(self) -> bool:
         """Whether there is one hierarchy for all controllers."""
         return self._v2
+
+    def unused(self, folder: str) -> bool:
+        """Whether a cgroup has neither processes nor cgroups below it."""
+        group = self._controller("memory") / folder.lstrip("/")
+        return not read_text(group / "cgroup.procs") and not any(group.glob("*/"))
 
     def reader(self, folder: str) -> Callable[[str], str]:
         """A function that reads a file of the cgroup, empty if there is none: `file` on v2, `controller/file` on v1.

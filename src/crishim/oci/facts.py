@@ -105,6 +105,7 @@ class Host:
 
     `apparmor` and `selinux`: whether containers get profiles and labels; False if the runtime does not use them.
     `lowest_oom_score_adj`: the lower bound for a process without CAP_SYS_RESOURCE; None without a bound.
+    `page_sizes`: the huge pages that a cgroup controller limits, by the names of its files; empty without that controller.
     `seccomp_default`: the text of the distribution's default profile in the container engines' format, empty if there is none.
     `rlimits`: (name, soft, hard).
     """
@@ -112,7 +113,7 @@ class Host:
     cgroup_v2: bool = False
     systemd_cgroup: bool = False
     swap: bool = True
-    hugetlb: bool = True
+    page_sizes: frozenset[str] = frozenset({"2MB", "1GB"})
     bounding: frozenset[str] = frozenset(CAPABILITIES)
     lowest_oom_score_adj: int | None = None
     seccomp_default: str = ""

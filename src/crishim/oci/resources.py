@@ -12,7 +12,8 @@ _DEFAULT_PARENT = "/crishim"
 def resources(limits: Resources, host: Host) -> dict[str, Any]:
     """The limits of a request, without zero and empty ones. A memory limit without a swap limit allows no swap beyond it.
 
-    Hugepage limits are left out on a machine without the controller, unified ones on cgroup v1, as in containerd and CRI-O.
+    A hugepage limit of zero allows none: the kubelet sends it for each page size that a container does not request. All are
+    left out where the machine has no such controller, those of zero where it has no such pages, and unified ones on cgroup v1.
     """
     result: dict[str, Any] = {}
     cpu = {
@@ -31,9 +32,9 @@ def resources(limits: Resources, host: Host) -> dict[str, Any]:
         memory["swap"] = swap
     if memory:
         result["memory"] = memory
-    pages = [{"pageSize": page.page_size, "limit": page.limit} for page in limits.hugepage_limits if page.limit]
-    if pages and host.hugetlb:
-        result["hugepageLimits"] = pages
+    wanted = [page for page in limits.hugepage_limits if page.limit or page.page_size in host.page_sizes]
+    if wanted and host.page_sizes:
+        result["hugepageLimits"] = [{"pageSize": page.page_size, "limit": page.limit} for page in wanted]
     if limits.unified and host.cgroup_v2:
         result["unified"] = dict(limits.unified)
     return result

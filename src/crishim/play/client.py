@@ -80,7 +80,7 @@ class CriClient:
     """CRI's verbs, typed. Configurations are values of `model`; responses are CRI's messages."""
 
     def __init__(self, call: Caller, *, timeout: float = 60.0) -> None:
-        self._call = call
+        self.call = call
         self._timeout = timeout
 
     async def version(self) -> pb.VersionResponse:
@@ -191,4 +191,4 @@ class CriClient:
         return await self._ask_within(self._timeout, method, request, reply)
 
     async def _ask_within(self, seconds: float | None, method: str, request: Message, reply: type[R]) -> R:
-        return reply.FromString(await self._call(method, request.SerializeToString(), seconds))
+        return reply.FromString(await self.call(method, request.SerializeToString(), seconds))

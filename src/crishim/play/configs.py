@@ -121,7 +121,7 @@ def sandbox_config(pod: Pod, node: Node, attempt: int = 0) -> PodSandboxConfig:
         labels=labels,
         annotations=pod.annotations,
         linux=LinuxPodSandboxConfig(
-            cgroup_parent=_cgroup_parent(pod, node),
+            cgroup_parent=cgroup_parent(pod, node),
             security_context=LinuxSandboxSecurityContext(
                 namespace_options=_namespaces(pod),
                 selinux_options=security.selinux,
@@ -327,7 +327,8 @@ def _dns(pod: Pod, node: Node) -> DNSConfig:
     )
 
 
-def _cgroup_parent(pod: Pod, node: Node) -> str:
+def cgroup_parent(pod: Pod, node: Node) -> str:
+    """The pod's cgroup by the kubelet's naming; a path of slices for systemd, empty if the runtime chooses."""
     qos = qos_of(pod).value
     if not node.cgroups:
         return ""

@@ -1,15 +1,23 @@
 """This machine as a `Node`."""
 
+import asyncio
+import contextlib
+import posixpath
 import re
 import socket
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Final
 
+from crishim.errors import CrishimError
+from crishim.linux.cgroups import Cgroups, stop_unit
 from crishim.model.sandbox import DNSConfig
 from crishim.play.configs import Node
+from crishim.pods.host import page_sizes
 
 _NOWHERE: Final = ("192.0.2.1", 9)  # an address for documentation; looking up a route to it sends nothing
-_LARGE: Final = ((2**30, "GB"), (2**20, "MB"), (2**10, "KB"))
+_TRIES: Final = 50
+_PAUSE: Final = 0.02
 
 
 def this_node(folder: Path, *, cgroups: str = "") -> Node:
@@ -21,9 +29,47 @@ def this_node(folder: Path, *, cgroups: str = "") -> Node:
         logs=str(folder / "logs"),
         dns=resolver(_text(Path("/etc/resolv.conf"))),
         memory=memory_total(_text(Path("/proc/meminfo"))) or Node().memory,
-        page_sizes=_page_sizes(Path("/sys/kernel/mm/hugepages")),
+        page_sizes=page_sizes(),
         cgroups=cgroups or "cgroupfs",
     )
+
+
+@contextlib.asynccontextmanager
+async def pod_cgroups(parents: Iterable[str], cgroups: Cgroups) -> AsyncIterator[None]:
+    """Removes pods' cgroups at the end, as the kubelet does: no runtime removes them.
+
+    Those above them, which another kubelet may use, are removed if they did not exist before. One that is in use is left.
+    """
+    lineages = {folder for parent in parents for folder in _lineage(parent)}
+    made = [folder for folder in sorted(lineages, key=len, reverse=True) if not cgroups.exists(folder)]
+    try:
+        yield
+    finally:
+        for folder in made:
+            await _remove(folder, cgroups)
+
+
+async def _remove(folder: str, cgroups: Cgroups) -> None:
+    """Remove a cgroup, once systemd has removed the scopes of ended containers from it."""
+    for _ in range(_TRIES):
+        if not cgroups.exists(folder):
+            return
+        if cgroups.unused(folder):
+            break
+        await asyncio.sleep(_PAUSE)
+    else:
+        return
+    if folder.endswith(".slice"):
+        with contextlib.suppress(CrishimError):  # not root
+            await stop_unit(posixpath.basename(folder))
+    else:
+        await asyncio.to_thread(cgroups.remove, folder)
+
+
+def _lineage(folder: str) -> list[str]:
+    """A cgroup and those above it, without the root."""
+    names = folder.strip("/").split("/") if folder else []
+    return ["/" + "/".join(names[: end + 1]) for end in range(len(names))]
 
 
 def resolver(text: str) -> DNSConfig:
@@ -41,13 +87,6 @@ def memory_total(text: str) -> int:
     """The bytes of memory in a /proc/meminfo; 0 if it has none."""
     match = re.search(r"^MemTotal:\s+(\d+) kB$", text, re.MULTILINE)
     return int(match.group(1)) * 1024 if match else 0
-
-
-def _page_sizes(folder: Path) -> tuple[str, ...]:
-    """The sizes of huge pages, smallest first, as cgroup files name them."""
-    names = (path.name for path in folder.glob("hugepages-*kB")) if folder.is_dir() else ()
-    sizes = sorted(int(name.removeprefix("hugepages-").removesuffix("kB")) * 1024 for name in names)
-    return tuple(next(f"{size // unit}{name}" for unit, name in _LARGE if size >= unit) for size in sizes)
 
 
 def _addresses() -> tuple[str, ...]:

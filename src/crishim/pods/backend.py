@@ -48,7 +48,7 @@ from crishim.model.security import LinuxContainerUser, NamespaceMode, UserNamesp
 from crishim.model.values import ContainerId, FrozenDict, ImageId, SandboxId
 from crishim.oci import cdi
 from crishim.oci.changes import apply_changes
-from crishim.oci.facts import BindSource, Host, NamespacePaths, Place
+from crishim.oci.facts import BindSource, Host, Labels, NamespacePaths, Place
 from crishim.oci.resources import cgroups_path
 from crishim.oci.spec import config as oci_config
 from crishim.oci.users import resolve_user
@@ -142,12 +142,13 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
 
     async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
         """Prepare the root file system, resolve the user, write config.json, and call the runtime's create."""
+        confinement = await self._confinement.choose(spec)
         bundle = self._bundles / spec.id
         make_bundle(bundle)
         stdio = _stdio(spec)
         if isinstance(self._runtime, SupportsPrepare):
             await self._runtime.prepare(spec.id, bundle, stdio)
-        place = await self._prepare(spec, bundle)
+        place = await self._prepare(spec, bundle, confinement)
         try:
             with self._pids.joined(spec):
                 pid = await self._runtime.create(spec.id, bundle, stdio)
@@ -159,16 +160,17 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
 
     async def restore(self, spec: ContainerSpec, path: str) -> ContainerCreated | None:
         """As `SupportsCheckpoint.restore`: creates all but the processes, which the start restores."""
+        confinement = await self._confinement.choose(spec)
         bundle = self._bundles / spec.id
         make_bundle(bundle)
         await self._checkpoints.unpack(bundle, path, spec, _stdio(spec))
-        place = await self._prepare(spec, bundle)
+        place = await self._prepare(spec, bundle, confinement)
         return ContainerCreated(user=place.user)
 
-    async def _prepare(self, spec: ContainerSpec, bundle: Path) -> Place:
+    async def _prepare(self, spec: ContainerSpec, bundle: Path, confinement: tuple[str, Labels]) -> Place:
         """Prepare the root file system and everything that config.json refers to, and write config.json."""
         pod = self._pod(spec.sandbox.id)
-        apparmor, labels = await self._confinement.choose(spec)
+        apparmor, labels = confinement
         namespaces = self._pod_namespaces(spec.sandbox)
         rootfs = await self._roots().prepare(spec.id, spec.image_id, namespaces.user, labels.mounts)
         views = await self._views(spec, namespaces.user, labels.mounts)

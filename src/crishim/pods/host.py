@@ -11,6 +11,7 @@ SELINUX = Path("/sys/fs/selinux")
 SECCOMP_DEFAULT = Path("/usr/share/containers/seccomp.json")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 _SYS_RESOURCE = 24
+_LARGE = ((2**30, "GB"), (2**20, "MB"), (2**10, "KB"))
 
 
 def host(*, systemd_cgroup: bool = False, rlimits: tuple[tuple[str, int, int], ...] = (), selinux: Path = SELINUX) -> Host:
@@ -22,7 +23,7 @@ def host(*, systemd_cgroup: bool = False, rlimits: tuple[tuple[str, int, int], .
         cgroup_v2=cgroup_v2(),
         systemd_cgroup=systemd_cgroup,
         swap=_swap(),
-        hugetlb=Path("/sys/fs/cgroup/hugetlb").exists() or "hugetlb" in _controllers(),
+        page_sizes=frozenset(page_sizes() if Path("/sys/fs/cgroup/hugetlb").exists() or "hugetlb" in _controllers() else ()),
         bounding=frozenset(name for number, name in enumerate(CAPABILITIES) if bounding >> number & 1),
         lowest_oom_score_adj=None if may_raise_limits() else own_score,
         seccomp_default=_read(SECCOMP_DEFAULT),
@@ -34,6 +35,13 @@ def host(*, systemd_cgroup: bool = False, rlimits: tuple[tuple[str, int, int], .
         devices=host_devices(),
         rlimits=rlimits,
     )
+
+
+def page_sizes(folder: Path = Path("/sys/kernel/mm/hugepages")) -> tuple[str, ...]:
+    """The sizes of huge pages, smallest first, as cgroup files name them (`2MB`)."""
+    names = (path.name for path in folder.glob("hugepages-*kB")) if folder.is_dir() else ()
+    sizes = sorted(int(name.removeprefix("hugepages-").removesuffix("kB")) * 1024 for name in names)
+    return tuple(next(f"{size // unit}{name}" for unit, name in _LARGE if size >= unit) for size in sizes)
 
 
 def cgroup_v2() -> bool:

@@ -8,8 +8,9 @@ new call reaches it.
 """
 
 import asyncio
+import functools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from typing import Any, TypeVar
 
 import attrs
@@ -36,6 +37,9 @@ from crishim.service.locks import BackgroundTasks, join
 T = TypeVar("T")
 C = TypeVar("C")
 _log = logging.getLogger(__name__)
+
+_BLOCKING = 0.25
+"""Seconds without a suspension after which a verb counts as blocking; a busy machine may stop a process for less."""
 
 MESSAGE_LIMIT = 16 * 1024 * 1024
 """The largest gRPC message that CRI clients accept, in bytes."""
@@ -138,7 +142,7 @@ class BackendHandle:
     async def wait(self, verb: str, work: Coroutine[Any, Any, T], deadline: float | None = None) -> T:
         """Await a verb without a usual deadline (waits, execs, attachments). Recovery does not wait for these calls to end."""
         try:
-            return await bounded(verb, work, deadline, self._settings.deadlines.cancel_grace)
+            return await bounded(verb, self._watched(verb, work), deadline, self._settings.deadlines.cancel_grace)
         except Unavailable:
             await self._lose_unless_probed()
             raise
@@ -147,7 +151,7 @@ class BackendHandle:
         """Await a verb even while the backend counts as lost; for probes and inventories."""
         begin, code = self._clock.monotonic(), Code.CANCELLED
         try:
-            answer = await bounded(verb, work, deadline, self._settings.deadlines.cancel_grace)
+            answer = await bounded(verb, self._watched(verb, work), deadline, self._settings.deadlines.cancel_grace)
             code = Code.OK
         except CrishimError as error:
             code = error.code
@@ -155,6 +159,19 @@ class BackendHandle:
         finally:
             self._observer.verb_ended(self.name, verb, code, self._clock.monotonic() - begin)
         return answer
+
+    async def _watched(self, verb: str, work: Coroutine[Any, Any, T]) -> T:
+        """Await a verb, and warn if it blocks the event loop: while it does, nothing else on the node is served."""
+
+        def warn(seconds: float) -> None:
+            _log.warning(
+                "verb %s of backend %s has blocked the event loop for %.0f ms: what blocks belongs in a thread",
+                verb,
+                self.name,
+                seconds * 1000,
+            )
+
+        return await _Steps(work, self._clock, warn)
 
     async def probe(self) -> None:
         """Call `Backend.probe` and store its answer. Raises `Unavailable`, and whatever else the backend raises."""
@@ -188,6 +205,37 @@ class BackendHandle:
             _log.warning("backend %s is lost: %s", type(self.backend).__name__, problem)
             self.problem = problem or "the backend cannot be reached"
             self.when_lost(self)
+
+
+class _Steps(Awaitable[T]):
+    """Awaits work and measures each of its steps, from one suspension to the next. Calls `warn` with the seconds of one that is
+    too long.
+    """
+
+    def __init__(self, work: Coroutine[Any, Any, T], clock: Clock, warn: Callable[[float], None]) -> None:
+        self._work = work
+        self._clock = clock
+        self._warn = warn
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        steps = self._work.__await__()
+        step: Callable[[], Any] = functools.partial(next, steps)
+        while True:
+            begin = self._clock.monotonic()
+            try:
+                waiting_for = step()
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            finally:
+                if (seconds := self._clock.monotonic() - begin) > _BLOCKING:
+                    self._warn(seconds)
+            try:
+                value = yield waiting_for
+            except BaseException as error:  # noqa: BLE001 - the work receives what is thrown at whoever awaits it
+                step = functools.partial(steps.throw, error)
+            else:
+                step = functools.partial(steps.send, value)
 
 
 async def bounded(what: str, work: Coroutine[Any, Any, T], deadline: float | None, cancel_grace: float) -> T:

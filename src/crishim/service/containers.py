@@ -46,9 +46,9 @@ from crishim.model.security import NamespaceMode
 from crishim.model.values import EMPTY, ContainerId, FrozenDict, SandboxId, Versioned
 from crishim.service.backends import BackendHandle
 from crishim.service.core import Core
+from crishim.service.entries import ContainerEntry, SandboxEntry, is_usable
 from crishim.service.limits import ContainerLimits, require_created
 from crishim.service.locks import join
-from crishim.service.table import ContainerEntry, SandboxEntry, is_usable
 from crishim.service.watcher import Watcher
 
 _log = logging.getLogger(__name__)

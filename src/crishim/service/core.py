@@ -25,9 +25,10 @@ from crishim.model.image import Image, ImageDetail, ImageSpec
 from crishim.model.runtime import ContainerEvent, ContainerEventType
 from crishim.model.values import ImageId
 from crishim.service.backends import BackendHandle, Backends, Settings, bounded
+from crishim.service.entries import ContainerEntry, SandboxEntry
 from crishim.service.locks import BackgroundTasks
 from crishim.service.plugins import PluginCalls
-from crishim.service.table import ContainerEntry, SandboxEntry, Table
+from crishim.service.table import Table
 
 _log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from crishim.model.resources import Resources
 from crishim.model.values import ContainerId
 from crishim.service.backends import BackendHandle
 from crishim.service.core import Core
-from crishim.service.table import ContainerEntry
+from crishim.service.entries import ContainerEntry
 
 _log = logging.getLogger(__name__)
 

@@ -34,8 +34,8 @@ from crishim.model.values import EMPTY, ContainerId, FrozenDict, ImageId, Sandbo
 from crishim.service.backends import BackendHandle
 from crishim.service.containers import Containers
 from crishim.service.core import Core
+from crishim.service.entries import ContainerEntry, SandboxEntry
 from crishim.service.sandboxes import Sandboxes
-from crishim.service.table import ContainerEntry, SandboxEntry
 
 _log = logging.getLogger(__name__)
 

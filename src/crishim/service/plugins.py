@@ -14,8 +14,9 @@ from crishim.model.container import ContainerSpec
 from crishim.model.lifecycle import ContainerView, LifecyclePoint, PodView
 from crishim.model.resources import Resources
 from crishim.model.values import ContainerId, FrozenDict
+from crishim.service.entries import ContainerEntry, SandboxEntry
 from crishim.service.locks import BackgroundTasks
-from crishim.service.table import ContainerEntry, SandboxEntry, Table
+from crishim.service.table import Table
 
 _log = logging.getLogger(__name__)
 

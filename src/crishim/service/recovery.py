@@ -19,8 +19,8 @@ from crishim.model.values import ContainerId, SandboxId
 from crishim.service.backends import BackendHandle
 from crishim.service.containers import KILL, Containers
 from crishim.service.core import Core
+from crishim.service.entries import ContainerEntry, SandboxEntry
 from crishim.service.sandboxes import Sandboxes
-from crishim.service.table import ContainerEntry, SandboxEntry
 from crishim.service.watcher import Watcher
 
 _log = logging.getLogger(__name__)

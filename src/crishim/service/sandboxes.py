@@ -30,8 +30,8 @@ from crishim.model.values import EMPTY, FrozenDict, SandboxId, Versioned
 from crishim.service.backends import BackendHandle
 from crishim.service.containers import Containers
 from crishim.service.core import Core
+from crishim.service.entries import SandboxEntry, is_usable
 from crishim.service.locks import join
-from crishim.service.table import SandboxEntry, is_usable
 from crishim.service.watcher import Watcher
 
 _log = logging.getLogger(__name__)

@@ -42,7 +42,7 @@ from crishim.model.stats import (
 )
 from crishim.model.values import ContainerId, SandboxId
 from crishim.service.core import Core
-from crishim.service.table import ContainerEntry, SandboxEntry
+from crishim.service.entries import ContainerEntry, SandboxEntry
 
 BASE_LABELS: Final = ("id", "image", "namespace", "pod", "container")
 _NANO: Final = 1_000_000_000

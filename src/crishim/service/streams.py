@@ -17,7 +17,7 @@ from crishim.model.process import AttachRequest, ExecRequest, ExecSpec, ExecSync
 from crishim.model.values import ContainerId, SandboxId
 from crishim.service.backends import BackendHandle
 from crishim.service.core import Core
-from crishim.service.table import ContainerEntry, SandboxEntry
+from crishim.service.entries import ContainerEntry, SandboxEntry
 
 
 class Budget:

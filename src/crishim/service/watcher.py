@@ -21,7 +21,7 @@ from crishim.model.runtime import ContainerEventType
 from crishim.model.sandbox import PodSandboxState
 from crishim.service.backends import BackendHandle
 from crishim.service.core import Core
-from crishim.service.table import ContainerEntry, SandboxEntry
+from crishim.service.entries import ContainerEntry, SandboxEntry
 
 _log = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ import pytest
 from crishim.cri import pb
 from crishim.cri.convert import container
 from crishim.cri.convert.container import encode_container_status
+from crishim.cri.encoded import EncodedMessages
 from crishim.model.container import (
     Container,
     ContainerConfig,
@@ -92,7 +93,9 @@ def test_status_is_encoded_with_its_texts() -> None:
         id=ContainerId("c"), metadata=ContainerMetadata("main"), state=ContainerState.CREATED, created_at=2
     )
     expected = pb.ContainerStatusResponse(status=encode_container_status(status), info={"info": "{}"})
-    assert expected == container.encode_status(ContainerDetail(status=status, info={"info": "{}"}))
+    detail, cache = ContainerDetail(status=status, info={"info": "{}"}), EncodedMessages(encode_container_status)
+    for _ in range(2):
+        assert expected == pb.ContainerStatusResponse.FromString(container.encode_status(detail, cache))
 
 
 def test_an_absent_filter_is_an_empty_one() -> None:

@@ -6,6 +6,7 @@ from crishim.cri import pb
 from crishim.cri.convert import sandbox
 from crishim.cri.convert.container import encode_container_status
 from crishim.cri.convert.sandbox import encode_sandbox_status
+from crishim.cri.encoded import EncodedMessages
 from crishim.model.container import ContainerMetadata, ContainerState, ContainerStatus, PodSandboxDetail
 from crishim.model.resources import Resources
 from crishim.model.sandbox import (
@@ -71,7 +72,9 @@ def test_status_has_the_pod_as_of_one_moment() -> None:
         containers_statuses=[encode_container_status(main)],
         timestamp=3,
     )
-    assert expected == sandbox.encode_status(detail)
+    caches = EncodedMessages(encode_sandbox_status), EncodedMessages(encode_container_status)
+    for _ in range(2):
+        assert expected == pb.PodSandboxStatusResponse.FromString(sandbox.encode_status(detail, *caches))
 
 
 def test_an_absent_filter_is_an_empty_one() -> None:

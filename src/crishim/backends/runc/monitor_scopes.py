@@ -11,7 +11,7 @@ from typing import Final
 
 from crishim.errors import CrishimError, DataLoss
 from crishim.linux import processes
-from crishim.linux.cgroups import Cgroups, slice_folder, start_scope, stop_scope
+from crishim.linux.cgroups import Cgroups, slice_folder, start_scope, stop_unit
 from crishim.monitor.client import monitor_of
 from crishim.pods.bundle import read_config
 
@@ -52,7 +52,7 @@ class MonitorScopes:
                 return
             await asyncio.sleep(_PAUSE)
         try:
-            await stop_scope(_scope(container_id))
+            await stop_unit(_scope(container_id))
         except CrishimError as error:
             _log.debug("the scope of the monitor of container %s: %s", container_id, error)
 

@@ -24,6 +24,7 @@ from crishim.cri.convert.security import (
     encode_id_mappings,
     encode_user,
 )
+from crishim.cri.encoded import EncodedMessages
 from crishim.errors import InvalidArgument
 from crishim.model.container import (
     Container,
@@ -236,9 +237,9 @@ def decode_status(request: pb.ContainerStatusRequest) -> tuple[ContainerId, bool
     return container_id(request.container_id), request.verbose
 
 
-def encode_status(detail: ContainerDetail) -> pb.ContainerStatusResponse:
-    """ContainerStatus: the container."""
-    return pb.ContainerStatusResponse(status=encode_container_status(detail.status), info=encode_texts(detail.info))
+def encode_status(detail: ContainerDetail, statuses: EncodedMessages[ContainerStatus]) -> bytes:
+    """ContainerStatus: the container, whose status is cached."""
+    return statuses.field(1, detail.status) + pb.ContainerStatusResponse(info=encode_texts(detail.info)).SerializeToString()
 
 
 def decode_list(request: pb.ListContainersRequest | pb.StreamContainersRequest) -> tuple[ContainerFilter]:

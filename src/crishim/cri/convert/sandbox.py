@@ -3,12 +3,12 @@
 from crishim._proto import cri_pb2 as pb
 from crishim.cri.convert import common
 from crishim.cri.convert.common import decode_enum, decode_map, encode_texts, sandbox_id
-from crishim.cri.convert.container import encode_container_status
 from crishim.cri.convert.resources import decode_resources
 from crishim.cri.convert.sandbox_config import decode_config
 from crishim.cri.convert.security import encode_namespaces
+from crishim.cri.encoded import EncodedMessages
 from crishim.errors import InvalidArgument
-from crishim.model.container import PodSandboxDetail
+from crishim.model.container import ContainerStatus, PodSandboxDetail
 from crishim.model.resources import Resources
 from crishim.model.sandbox import PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxState, PodSandboxStatus
 from crishim.model.values import SandboxId
@@ -41,14 +41,13 @@ def decode_status(request: pb.PodSandboxStatusRequest) -> tuple[SandboxId, bool]
     return sandbox_id(request.pod_sandbox_id), request.verbose
 
 
-def encode_status(detail: PodSandboxDetail) -> pb.PodSandboxStatusResponse:
-    """PodSandboxStatus: the sandbox, and its containers if the runtime sends events."""
-    return pb.PodSandboxStatusResponse(
-        status=encode_sandbox_status(detail.status),
-        info=encode_texts(detail.info),
-        containers_statuses=[encode_container_status(status) for status in detail.containers_statuses],
-        timestamp=detail.timestamp,
-    )
+def encode_status(
+    detail: PodSandboxDetail, sandboxes: EncodedMessages[PodSandboxStatus], containers: EncodedMessages[ContainerStatus]
+) -> bytes:
+    """PodSandboxStatus: the sandbox, and its containers if the runtime sends events. Both kinds of statuses are cached."""
+    rest = pb.PodSandboxStatusResponse(info=encode_texts(detail.info), timestamp=detail.timestamp)
+    statuses = (containers.field(3, status) for status in detail.containers_statuses)
+    return b"".join((sandboxes.field(1, detail.status), *statuses, rest.SerializeToString()))
 
 
 def decode_list(request: pb.ListPodSandboxRequest | pb.StreamPodSandboxesRequest) -> tuple[PodSandboxFilter]:
