@@ -4,7 +4,7 @@ Prints one table: milliseconds (median, 95th percentile) of each call for pods o
 second with eight clients, memory, lists, a restart, a cold pull; then the ratios to containerd's. Nothing is asserted.
 Needs root, containerd, runc, crun, conmon, skopeo, docker-registry and busybox.
 
-    python -m bench.node [--pods 30] [--many 100] [--only containerd,runc,crun,docker]
+    python -m bench.node [--pods 30] [--many 100] [--only containerd,runc,crun,docker,runc-keeper]
 """
 
 import argparse
@@ -292,8 +292,8 @@ def push_images(place: Path, registry: Any) -> tuple[str, str]:
 
 
 def crishim(place: Path, small: str, big: str) -> Peer:
-    """Our server over the runtime that its folder is named after."""
-    runtime = place.name
+    """Our server over the runtime that its folder is named after, with the monitor behind it: `runc`, `crun-keeper`."""
+    runtime, _, monitor = place.name.partition("-")
     host = small.partition("/")[0]
     (place / "registries.conf").write_text(f'[[registry]]\nlocation = "{host}"\ninsecure = true\n')
     (place / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
@@ -306,6 +306,7 @@ cgroup_driver = "cgroupfs"
 "" = "runc"
 [backends.runc]
 runtime = "{runtime}"
+monitor = "{monitor or "conmon"}"
 [images]
 registries_conf = "{place}/registries.conf"
 policy = "{place}/policy.json"
@@ -313,7 +314,7 @@ policy = "{place}/policy.json"
 config = "{place}/net.d"
 """)
     serve = (sys.executable, "-m", "crishim", "serve", "--config", f"{place}/crishim.toml")
-    return Peer(f"crishim-{runtime}", place, serve, small, big)
+    return Peer(f"crishim-{place.name}", place, serve, small, big)
 
 
 def docker(place: Path, small: str, big: str) -> Peer:

@@ -20,6 +20,7 @@ FLOORS = {
     "_proto": 2,
     "config": 2,
     "interfaces": 2,
+    "keeper": 2,
     "lifecycle": 2,
     "logs": 2,
     "monitor": 2,
@@ -55,6 +56,8 @@ SIDEWAYS = {
     ("model", "errors"),
     ("interfaces", "lifecycle"),
     ("logs", "interfaces"),
+    ("keeper", "interfaces"),
+    ("keeper", "logs"),
     ("monitor", "interfaces"),
     ("monitor", "logs"),
     ("plugins", "config"),
@@ -112,6 +115,7 @@ PURE = {
     "cni/config.py",
     "cni/results.py",
     "logs/lines.py",
+    "logs/pieces.py",
     "monitor/conmon.py",
     "nri/adjustments.py",
     "nri/convert.py",
@@ -141,8 +145,10 @@ IMPURE_MAY = {
     ("monitor/conmon.py", "pathlib"),  # names of files
     ("interfaces/backend.py", "pathlib"),  # a contract that speaks of paths does not open them
     ("interfaces/seats.py", "pathlib"),
+    ("interfaces/keeper.py", "pathlib"),
     ("interfaces/oci_runtime.py", "pathlib"),
     ("logs/lines.py", "datetime"),  # the calendar, not the clock
+    ("logs/pieces.py", "time"),
     ("oci/archive.py", "datetime"),
 }
 
@@ -255,6 +261,8 @@ STARTS_PROGRAMS = {
     "linux/children.py",
     "_proto/generate.py",  # a program of its own
     "backends/runc/holder.py",  # a program of its own
+    "keeper/container.py",  # the keeper's process
+    "keeper/daemon.py",
     "images/streams.py",  # in a thread, which waits for it
     "shimv2/server/launcher.py",  # a program of its own
     "play/volumes.py",  # waits for it
@@ -286,6 +294,7 @@ def test_programs_are_found_in_one_way(path: Path) -> None:
 PIDFILE_MAY = {
     "backends/runc/exec.py",  # the runtime's own, read at once after its create
     "monitor/conmon.py",  # names it for the runtime that conmon runs
+    "monitor/keeper.py",  # and for the one that the keeper runs
 }
 
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         SupportsUpdate,
         capabilities,
     )
+    from crishim.interfaces.keeper import Keeper, KeepRequest
     from crishim.interfaces.oci_runtime import OciRuntime
     from crishim.interfaces.plugin import Plugin
     from crishim.interfaces.seats import Finding, ImageService, PodNetwork, RecordStore, RootfsProvider
@@ -107,6 +108,8 @@ _HOMES = {
     "ImageService": "interfaces.seats",
     "RootfsProvider": "interfaces.seats",
     "PodNetwork": "interfaces.seats",
+    "KeepRequest": "interfaces.keeper",
+    "Keeper": "interfaces.keeper",
     "OciRuntime": "interfaces.oci_runtime",
     "Plugin": "interfaces.plugin",
     "RecordStore": "interfaces.seats",
@@ -161,6 +164,8 @@ __all__ = [
     "Internal",
     "InvalidArgument",
     "Inventory",
+    "KeepRequest",
+    "Keeper",
     "NetnsSource",
     "NotFound",
     "ObservedContainer",

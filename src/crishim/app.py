@@ -26,8 +26,10 @@ from crishim.images.skopeo_process import PullProgress
 from crishim.images.store import ContentStore
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.capabilities import SupportsClose, capabilities
+from crishim.interfaces.keeper import Keeper
 from crishim.interfaces.plugin import Plugin
 from crishim.interfaces.seats import Clock, ImageService, NetnsDialer, Observer
+from crishim.keeper.client import KeeperClient
 from crishim.linux.processes import boot_id
 from crishim.model.runtime import CgroupDriver
 from crishim.model.values import SandboxId
@@ -84,7 +86,8 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
         metrics = _metrics(config)
         needs_node = any(plugin.needs_node for plugin in plugins.values())
         node = await stack.enter_async_context(_node(config, clock, metrics, progress, needs_node=needs_node))
-        seats = {name: _seat(config, name, plugins[name], node, clock) for name in config.backend_names}
+        keeper = KeeperClient(Path(config.runtime_state) / "keeper", slice_name=_slice(config, needs_node=needs_node))
+        seats = {name: _seat(config, name, plugins[name], node, clock, keeper) for name in config.backend_names}
         if ephemeral:
             for backend, _ in seats.values():
                 stack.push_async_callback(_close, backend)
@@ -105,6 +108,7 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
             settings=_settings(config, driver_of(config) if needs_node or config.cgroup_driver else None),
         )
         await stack.enter_async_context(services)
+        await stack.enter_async_context(_upgrading(keeper))
         await stack.enter_async_context(_collecting(node, services, config.deadlines.network))
         if plugins_of_node is not None:
             await stack.enter_async_context(plugins_of_node.serving(services.plugin_host))
@@ -195,6 +199,30 @@ async def _collecting(node: _Node, services: Services, deadline: float) -> Async
         await asyncio.gather(task, return_exceptions=True)
 
 
+@contextlib.asynccontextmanager
+async def _upgrading(keeper: KeeperClient) -> AsyncIterator[None]:
+    """Have a keeper of an older version execute this one's code, in the background."""
+
+    async def upgrade() -> None:
+        try:
+            if await keeper.upgrade():
+                _log.info("the keeper was upgraded")
+        except (CrishimError, TimeoutError) as error:
+            _log.warning("the keeper was not upgraded: %s", error or "it does not answer")
+
+    task = asyncio.create_task(upgrade(), name="upgrade of the keeper")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _slice(config: Config, *, needs_node: bool) -> str:
+    """The slice for the keeper's scope; empty where it stays in the server's cgroup."""
+    return "system.slice" if needs_node and driver_of(config) is CgroupDriver.SYSTEMD else ""
+
+
 def _images(config: Config, clock: Clock, observer: Observer | None, progress: Progressed | None) -> ContentStore:
     images = config.images
     pulls = PullSettings(
@@ -204,7 +232,9 @@ def _images(config: Config, clock: Clock, observer: Observer | None, progress: P
     return ContentStore(folder, clock, pulls, pinned=images.pinned, observer=observer, progress=progress)
 
 
-def _seat(config: Config, name: str, plugin: Plugin, node: _Node, clock: Clock) -> tuple[Backend, ImageService | None]:
+def _seat(
+    config: Config, name: str, plugin: Plugin, node: _Node, clock: Clock, keeper: Keeper
+) -> tuple[Backend, ImageService | None]:
     handler = next(handler for handler, backend in config.handlers.items() if backend == name)
     context = BackendContext(
         handler=handler,
@@ -214,6 +244,7 @@ def _seat(config: Config, name: str, plugin: Plugin, node: _Node, clock: Clock) 
         clock=clock,
         rootfs=node.images if plugin.needs_node else None,
         namespaces=node.namespaces if plugin.needs_node else None,
+        keeper=keeper,
         cgroup_driver=driver_of(config),
     )
     images = build(plugin.images, context, name) if plugin.images else node.images if plugin.needs_node else None

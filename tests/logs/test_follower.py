@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from crishim.errors import DataLoss
 from crishim.logs.follower import OVERLAP, TAIL, LogFollower, ResumePoint, resume_point
-from crishim.logs.lines import Stream, encode, parse
+from crishim.logs.lines import Stream, parse
+from crishim.logs.pieces import encode
 
 SECOND = 1_000_000_000
 START = 1_760_011_200 * SECOND

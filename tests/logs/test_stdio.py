@@ -13,7 +13,8 @@ import pytest
 
 from crishim.errors import CrishimError, ResourceExhausted
 from crishim.interfaces.capabilities import ProcessIO
-from crishim.logs.lines import MAX_CONTENT, parse
+from crishim.logs.lines import parse
+from crishim.logs.pieces import MAX_CONTENT
 from crishim.logs.stdio import ContainerStdio, ForeignStreams
 from crishim.model.container import ContainerMetadata, ContainerSpec
 from crishim.model.process import TerminalSize

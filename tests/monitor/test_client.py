@@ -12,16 +12,17 @@ from crishim.errors import DeadlineExceeded, FailedPrecondition, Unavailable, Un
 from crishim.interfaces.oci_runtime import FIRST_PROCESS
 from crishim.linux.processes import read, record
 from crishim.model.process import Exit, TerminalSize
-from crishim.monitor.client import Monitor, monitor_of, read_pipe
+from crishim.monitor.client import ConmonMonitor, monitor_of, read_pipe
 from crishim.monitor.conmon import MONITOR_PROCESS, MonitorRequest
+from crishim.monitor.interface import exit_of
 
 
-def script(folder: Path, text: str) -> Monitor:
+def script(folder: Path, text: str) -> ConmonMonitor:
     """A monitor of shell lines, for behaviour that conmon shows too rarely."""
     program = folder / "monitor"
     program.write_text(f"#!/bin/sh\n{text}\n")
     program.chmod(0o755)
-    return Monitor(str(program))
+    return ConmonMonitor(str(program))
 
 
 def waiting_process(*command: str) -> "subprocess.Popen[bytes]":
@@ -34,7 +35,7 @@ def request(bundle: Path) -> MonitorRequest:
     return MonitorRequest(container_id="c1", bundle=bundle, runtime="runc", sockets=bundle)
 
 
-async def created(monitor: Monitor, bundle: Path, *cgroups: Path, timeout: float = 10.0) -> int:
+async def created(monitor: ConmonMonitor, bundle: Path, *cgroups: Path, timeout: float = 10.0) -> int:
     """Have a monitor create its container."""
     waiting = await monitor.begin(request(bundle))
     return await waiting.create(cgroups, timeout=timeout)
@@ -108,30 +109,29 @@ async def test_a_monitor_that_cannot_begin(tmp_path: Path) -> None:
     """Without conmon nothing is created, and no descriptor stays open."""
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counted, not read
     with pytest.raises(FailedPrecondition, match="no-such"):
-        await Monitor("no-such-conmon").begin(request(tmp_path))
+        await ConmonMonitor("no-such-conmon").begin(request(tmp_path))
     assert before == len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counted, not read
 
 
 def test_how_it_ended(tmp_path: Path) -> None:
     """The exit file has the code and, by its time, the moment; a file beside it reports an OOM kill."""
-    monitor = Monitor()
-    assert None is monitor.exit_of(tmp_path)
+    assert None is exit_of(tmp_path)
     (tmp_path / "exit").write_text("137")
     os.utime(tmp_path / "exit", ns=(5, 5))
     (tmp_path / "oom").touch()
-    assert Exit(code=137, at=5, oom=True) == monitor.exit_of(tmp_path)
+    assert Exit(code=137, at=5, oom=True) == exit_of(tmp_path)
 
 
 async def test_an_exit_that_was_not_recorded(tmp_path: Path) -> None:
     """Where monitor and container are gone and no exit was left, it is unknown."""
-    assert Exit.unknown() == await asyncio.wait_for(Monitor().wait(tmp_path, "c1"), 5)
+    assert Exit.unknown() == await asyncio.wait_for(ConmonMonitor().wait(tmp_path, "c1"), 5)
 
 
 async def test_commands_to_a_monitor_that_is_gone(tmp_path: Path) -> None:
     """Its fifo has no reader any more, or does not exist."""
     for _ in range(2):
         with pytest.raises(Unavailable):
-            await Monitor().resize(tmp_path, TerminalSize(width=1, height=1))
+            await ConmonMonitor().resize(tmp_path, TerminalSize(width=1, height=1))
         if not (tmp_path / "ctl").exists():
             os.mkfifo(tmp_path / "ctl")
 
@@ -140,7 +140,7 @@ async def test_lines_are_read_one_by_one(tmp_path: Path) -> None:
     """The next line is written when the one before was read: conmon handles only the first line of one read."""
     os.mkfifo(tmp_path / "ctl")
     reader = os.open(tmp_path / "ctl", os.O_RDONLY | os.O_NONBLOCK)
-    monitor = Monitor()
+    monitor = ConmonMonitor()
     writing = [asyncio.create_task(monitor.resize(tmp_path, TerminalSize(width=n, height=1))) for n in (1, 2, 3)]
     pieces: list[bytes] = []
     while len(pieces) < 3:

@@ -35,9 +35,13 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def node(image: str) -> Iterator[Node]:
-    with one_node(image) as node:
+def node(image: str, request: pytest.FixtureRequest) -> Iterator[Node]:
+    """A node, with conmon where a test does not name the monitor."""
+    with one_node(image, monitor=getattr(request, "param", "conmon")) as node:
         yield node
+
+
+MONITORS = pytest.mark.parametrize("node", ["conmon", "keeper"], indirect=True)
 
 
 async def fails(call: "asyncio.Future[object] | object") -> CallError:
@@ -47,6 +51,7 @@ async def fails(call: "asyncio.Future[object] | object") -> CallError:
     return caught.value
 
 
+@MONITORS
 async def test_killed_at_many_moments(node: Node) -> None:
     """Whenever the server is killed while a pod is made, the next one knows all that runs; pods of earlier moments go on, and
     take new containers; removing them leaves nothing.
@@ -102,6 +107,7 @@ async def forget_some(node: Node, client: CriClient, names: set[str]) -> set[str
     return remaining
 
 
+@MONITORS
 async def test_a_running_pod_survives_the_servers_death(node: Node) -> None:
     """Containers run on without the server, and how one ended meanwhile is known to the next."""
     node.start()

@@ -59,7 +59,15 @@ class Node:
     """
 
     def __init__(
-        self, place: Path, image: str, number: int = 77, *, plugin: str = "", state: Path | None = None, runtime: str = "runc"
+        self,
+        place: Path,
+        image: str,
+        number: int = 77,
+        *,
+        plugin: str = "",
+        state: Path | None = None,
+        runtime: str = "runc",
+        monitor: str = "conmon",
     ) -> None:
         self.place = place
         self.image = image
@@ -86,6 +94,9 @@ class Node:
         host = image.partition("/")[0]
         (place / "registries.conf").write_text(f'[[registry]]\nlocation = "{host}"\ninsecure = true\n')
         (place / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+        self.monitor = monitor
+        self.source: Path | None = None
+        """The folder of another version of this package, which the next server is of."""
         self.configure(runtime)
 
     def configure(self, runtime: str = "runc") -> None:
@@ -98,6 +109,7 @@ runtime_state = "{self.run}"
 "" = "runc"
 [backends.runc]
 runtime = "{runtime}"
+monitor = "{self.monitor}"
 [images]
 registries_conf = "{self.place}/registries.conf"
 policy = "{self.place}/policy.json"
@@ -118,6 +130,7 @@ plugins = "{self.place}/nri"
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=None if self.source is None else {**os.environ, "PYTHONPATH": str(self.source)},
             )
 
     def kill(self, number: int = signal.SIGKILL) -> None:
@@ -200,7 +213,7 @@ plugins = "{self.place}/nri"
         }
         bridge = Path("/sys/class/net") / self.bridge / "brif"
         found |= {f"interface {path.name}" for path in bridge.glob("*")}
-        found |= {f"process {pid}: {line[:200]}" for pid, line in processes(str(self.place)) if "serve" not in line}
+        found |= {f"process {pid}: {line[:200]}" for pid, line in processes(str(self.place)) if not own(line)}
         for kind in ("containers", "sandboxes"):
             found |= {f"folder {path}" for path in (self.run / "backends" / "runc" / kind).glob("*")}
         found |= {f"folder {path}" for path in (self.state / "images" / "containers").glob("*")}
@@ -243,6 +256,11 @@ plugins = "{self.place}/nri"
             for child in (*group.glob("*/"), group):
                 with contextlib.suppress(OSError):
                     child.rmdir()
+
+
+def own(line: str) -> bool:
+    """Whether a command line is the server's, or that of the node's keeper, which goes on for some seconds when it is idle."""
+    return "serve" in line or "crishim.keeper" in line
 
 
 def processes(mark: str) -> list[tuple[int, str]]:

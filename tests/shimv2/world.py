@@ -11,6 +11,7 @@ from crishim.backends.kata import build as build_kata
 from crishim.backends.kata.leftovers import KataBinary
 from crishim.backends.shim import build as build_shim
 from crishim.interfaces.backend import BackendContext
+from crishim.keeper.client import KeeperClient
 from crishim.linux.cgroups import Cgroups
 from crishim.model.values import FrozenDict
 from crishim.pods.namespaces import PinnedNamespaces
@@ -56,7 +57,13 @@ def shims_below(folder: Path) -> list[int]:
 class ShimWorld(World):
     """Pods over shims, in folders below `folder`."""
 
-    def __init__(self, folder: Path, pins: PinnedNamespaces, build: Callable[[BackendContext], MeasuredPods]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        pins: PinnedNamespaces,
+        build: Callable[[BackendContext], MeasuredPods],
+        keeper: KeeperClient | None = None,
+    ) -> None:
         async def make(context: BackendContext) -> MeasuredPods:
             return build(context)
 
@@ -71,6 +78,7 @@ class ShimWorld(World):
             clock=SystemClock(),
             rootfs=BusyboxRoots(folder / "roots"),
             namespaces=pins,
+            keeper=keeper,
         )
         candidate = Candidate(make=make, close=close, context=context, scratch=folder / "scratch")
         super().__init__(candidate, build(context))

@@ -22,6 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
+from crishim.interfaces.keeper import Keeper
 from crishim.interfaces.seats import Clock, RootfsProvider, SandboxNamespaces
 from crishim.model.container import ContainerCreated, ContainerSpec, Inventory
 from crishim.model.features import PROCESS, Feature
@@ -60,7 +61,8 @@ class BackendContext:
 
     `state` is a folder of the backend's own, on a file system that survives a restart of this process; a reboot clears
     `runtime_state`. `options` come from `crishim.toml`, unchecked: the backend knows its own. `cgroup_driver` is what the
-    kubelet receives from RuntimeConfig: the backend's containers must be placed in cgroups in the same way.
+    kubelet receives from RuntimeConfig: the backend's containers must be placed in cgroups in the same way. `keeper` is the
+    node's, for backends whose engine has nothing that outlives this process; None in a program without one.
     """
 
     handler: str = ""
@@ -70,6 +72,7 @@ class BackendContext:
     clock: Clock
     rootfs: RootfsProvider | None = None
     namespaces: SandboxNamespaces | None = None
+    keeper: Keeper | None = None
     cgroup_driver: CgroupDriver = CgroupDriver.CGROUPFS
 
 

@@ -15,7 +15,8 @@ from typing import Final
 import attrs
 
 from crishim.errors import DataLoss
-from crishim.logs.lines import MAX_CONTENT, Splitter, Stream, encode, parse
+from crishim.logs.lines import Stream, parse
+from crishim.logs.pieces import MAX_CONTENT, Splitter, encode
 from crishim.logs.writer import LogFile
 
 OVERLAP: Final = 1_000_000_000

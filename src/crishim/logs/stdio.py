@@ -24,7 +24,8 @@ from crishim.interfaces.capabilities import ByteReader, ProcessIO
 from crishim.interfaces.seats import Clock
 from crishim.logs.attachers import Attacher
 from crishim.logs.descriptors import DescriptorReader, DescriptorWriter
-from crishim.logs.lines import Piece, Splitter, Stream, encode
+from crishim.logs.lines import Stream
+from crishim.logs.pieces import Piece, Splitter, encode
 from crishim.logs.writer import LogFile
 from crishim.model.process import TerminalSize
 

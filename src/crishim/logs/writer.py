@@ -5,15 +5,11 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 from crishim.errors import FailedPrecondition, from_os_error
-
-MODE: Final = 0o640
+from crishim.logs.appending import append, open_log
 
 _log = logging.getLogger(__name__)
-
-_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class LogFile:
@@ -29,7 +25,7 @@ class LogFile:
         self._failing = False
         with self._renaming():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd: int | None = self._open()
+            self._fd: int | None = open_log(str(self._path))
 
     def append(self, lines: bytes) -> None:
         """Append lines, each with its newline. A failed write is logged, not raised.
@@ -39,17 +35,10 @@ class LogFile:
         """
         if self._fd is None or not lines:
             return
-        rest = memoryview(lines)
-        try:
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
-        except OSError as error:
-            self._take_back(lines[: len(lines) - len(rest)])
-            if not self._failing:
-                _log.warning("output of a container is lost: %s: %s", self._path, error.strerror)
-            self._failing = True
-        else:
-            self._failing = False
+        error = append(self._fd, lines)
+        if error is not None and not self._failing:
+            _log.warning("output of a container is lost: %s: %s", self._path, error.strerror)
+        self._failing = error is not None
 
     def reopen(self) -> None:
         """Continue in a new file at the same path, which exists on return.
@@ -60,7 +49,7 @@ class LogFile:
         if self._fd is None:
             raise FailedPrecondition("closed", "open", f"the log {self._path}")
         with self._renaming():
-            fd = self._open()
+            fd = open_log(str(self._path))
         os.close(self._fd)
         self._fd = fd
 
@@ -69,25 +58,6 @@ class LogFile:
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
-
-    def _open(self) -> int:
-        try:
-            fd = os.open(self._path, _FLAGS | os.O_CREAT | os.O_EXCL, MODE)
-        except FileExistsError:
-            return os.open(self._path, _FLAGS)
-        try:
-            os.fchmod(fd, MODE)
-        except OSError:
-            os.close(fd)
-            self._path.unlink(missing_ok=True)
-            raise
-        return fd
-
-    def _take_back(self, written: bytes) -> None:
-        torn = len(written) - (written.rfind(b"\n") + 1)
-        if torn and self._fd is not None:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, os.fstat(self._fd).st_size - torn)
 
     @contextlib.contextmanager
     def _renaming(self) -> Iterator[None]:

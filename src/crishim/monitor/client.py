@@ -15,13 +15,12 @@ import fcntl
 import os
 import socket
 import sys
-import tempfile
 import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from crishim.errors import CrishimError, DeadlineExceeded, FailedPrecondition, NotFound, Unavailable, Unknown, from_os_error
+from crishim.errors import CrishimError, DeadlineExceeded, FailedPrecondition, Unavailable, Unknown
 from crishim.interfaces.capabilities import ByteReader, ProcessIO
 from crishim.interfaces.oci_runtime import FIRST_PROCESS
 from crishim.linux import processes
@@ -31,6 +30,7 @@ from crishim.logs.attachers import Attacher
 from crishim.model.process import Exit, TerminalSize
 from crishim.monitor import conmon
 from crishim.monitor.conmon import MonitorRequest
+from crishim.monitor.interface import exit_of, make_log_folder, unmonitored_exit
 from crishim.monitor.pipes import opened
 
 _BACKLOG = 1024 * 1024
@@ -40,7 +40,7 @@ _READ_WITHIN = 1.0
 _PACKET_MOST = 8192 + 1
 
 
-class Monitor:
+class ConmonMonitor:
     """Starts conmons and sends them commands. `program` is looked up on PATH."""
 
     def __init__(self, program: str = "conmon") -> None:
@@ -78,41 +78,21 @@ class Monitor:
                 os.close(end)
         return PreparedMonitor(request, process, sync_read, start_write)
 
-    def exit_of(self, bundle: Path) -> Exit | None:
-        """The exit that conmon has recorded; None while the container runs."""
-        try:
-            file = bundle / "exit"
-            code = int(file.read_text(encoding="ascii"))
-            at = file.stat().st_mtime_ns
-        except (OSError, ValueError):
-            return None
-        return Exit(code=code, at=at, oom=(bundle / "oom").exists())
+    def alive(self, bundle: Path, container_id: str) -> bool | None:
+        """As `Monitor.alive`: it runs as long as its monitor, which exits after it has recorded the exit."""
+        if exit_of(bundle) is not None:
+            return False
+        monitor = monitor_of(bundle, container_id)
+        return True if monitor is not None and processes.runs(monitor) else None
 
     async def wait(self, bundle: Path, container_id: str) -> Exit:
         """Wait for the end of the container; returns at once if it has ended. Unknown if conmon died first."""
-        if (end := self.exit_of(bundle)) is None and (monitor := monitor_of(bundle, container_id)) is not None:
+        if (end := exit_of(bundle)) is None and (monitor := monitor_of(bundle, container_id)) is not None:
             await processes.ended(monitor)
-            end = self.exit_of(bundle)
+            end = exit_of(bundle)
         if end is None and (first := processes.recorded(bundle / FIRST_PROCESS)) is not None:
-            end = await self._unmonitored_exit(first)
-        return self.exit_of(bundle) or end or Exit.unknown()
-
-    async def _unmonitored_exit(self, first: Identity) -> Exit | None:
-        """The exit of a container whose monitor has died: known only if the container then became a child of ours."""
-        with children.expecting():
-            try:
-                child = children.adopt(first.pid)
-            except NotFound:
-                return None
-        if child.identity != first:
-            child.disown()
-            return None
-        try:
-            await child.ended()
-            code = child.collect()
-        finally:
-            child.disown()
-        return None if code is None else Exit.from_returncode(code)
+            end = await unmonitored_exit(first)
+        return exit_of(bundle) or end or Exit.unknown()
 
     async def clear(self, bundle: Path, container_id: str, cgroups: tuple[Path, ...], *, timeout: float = 2.0) -> None:
         """Remove the cgroups of a container's monitor, after its end."""
@@ -126,7 +106,7 @@ class Monitor:
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
-    async def attach(self, sockets: Path, container_id: str, io: ProcessIO) -> None:
+    async def attach(self, bundle: Path, sockets: Path, container_id: str, io: ProcessIO) -> None:
         """As `SupportsAttach.attach`. Output is always read: conmon blocks the container if a client reads slowly."""
         loop = asyncio.get_running_loop()
         path = sockets / conmon.socket_name(container_id) / "attach"
@@ -139,14 +119,21 @@ class Monitor:
             attacher = Attacher(io, _BACKLOG)
             pump = asyncio.create_task(_pump(connection, attacher))
             feed = asyncio.create_task(_feed(connection, io.stdin)) if io.stdin is not None else None
+            sizes = asyncio.create_task(self._follow(bundle, io.sizes)) if io.sizes is not None else None
             try:
                 await attacher.run()
             finally:
-                for task in (pump, feed):
+                for task in (pump, feed, sizes):
                     if task is not None:
                         task.cancel()
                         with contextlib.suppress(asyncio.CancelledError, OSError):
                             await task
+
+    async def _follow(self, bundle: Path, sizes: AsyncIterator[TerminalSize]) -> None:
+        """Pass a client's terminal sizes on."""
+        async for size in sizes:
+            with contextlib.suppress(CrishimError):
+                await self.resize(bundle, size)
 
     async def resize(self, bundle: Path, size: TerminalSize) -> None:
         """Set the size of the container's terminal."""
@@ -158,7 +145,7 @@ class Monitor:
         conmon exits if it cannot open the file, so the folder is created first: it may have been removed to free a full disk.
         Raises `ResourceExhausted` or `PermissionDenied` if it cannot be created, and `Unavailable` if the monitor has died.
         """
-        _make_folder(log.parent)
+        make_log_folder(log.parent)
         monitor = monitor_of(bundle, container_id)
         if monitor is None:
             raise Unavailable("the container's monitor has died")
@@ -191,16 +178,6 @@ class Monitor:
                             await asyncio.sleep(0.001)
             finally:
                 os.close(fd)
-
-
-def _make_folder(folder: Path) -> None:
-    """Create a folder, and check that a file can be created in it. Raises as `from_os_error`."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise from_os_error(error, f"the log folder {folder}") from error
 
 
 def _unread(fifo: int) -> int:
@@ -297,13 +274,6 @@ async def _feed(connection: socket.socket, stdin: ByteReader) -> None:
             for start in range(0, len(data), conmon.PACKET):
                 await loop.sock_sendall(connection, data[start : start + conmon.PACKET])
         connection.shutdown(socket.SHUT_WR)
-
-
-async def follow_sizes(monitor: Monitor, bundle: Path, sizes: AsyncIterator[TerminalSize]) -> None:
-    """Forward a client's terminal sizes."""
-    async for size in sizes:
-        with contextlib.suppress(CrishimError):
-            await monitor.resize(bundle, size)
 
 
 async def read_pipe(fd: int, *, line: bool = False) -> bytes:

@@ -68,12 +68,13 @@ async def restored(world: Harness, pod: SandboxId, archive: Path, name: str = "a
     return await world.create_container(pod, name, image=ImageSpec(image=str(archive)), log_path=f"{name}.log")
 
 
-async def test_a_restored_container_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("monitor", ["conmon", "keeper"])
+async def test_a_restored_container_goes_on(tmp_path: Path, monitor: str) -> None:
     """CreateContainer from an archive makes a CREATED container; started it counts on, in its open file too.
 
     Its log, its execs and its exit are those of any container.
     """
-    async with node(tmp_path, runtime="runc") as world:
+    async with node(tmp_path, runtime="runc", monitor=monitor) as world:
         pod, container_id, log = await counting(world, tmp_path)
         archive = tmp_path / "main.tar"
         await world.services.containers.checkpoint(container_id, str(archive), 0)
@@ -156,10 +157,11 @@ async def test_two_containers_that_talk(tmp_path: Path) -> None:
         assert 3 < int(again.read_text().splitlines()[0].split()[-1]) <= dumped + 1
 
 
-async def test_a_terminal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("monitor", ["conmon", "keeper"])
+async def test_a_terminal(tmp_path: Path, monitor: str) -> None:
     """A container with a terminal is dumped and restored; it has a terminal again, and its output goes on."""
     script = "i=0; while :; do [ -t 1 ] && i=$((i+1)) && echo $i; sleep 0.05; done"
-    async with node(tmp_path, runtime="runc") as world:
+    async with node(tmp_path, runtime="runc", monitor=monitor) as world:
         pod = await world.run_sandbox(log_directory=str(tmp_path / "logs"))
         first = await world.run_container(pod, "first", "sh", "-c", script, log_path="first.log", tty=True)
         log = tmp_path / "logs" / "first.log"

@@ -62,6 +62,29 @@ class TestCrun(OnThisNode):
         without_hybrid()
 
 
+@pytest.mark.node
+@needs("runc", "busybox", "unshare")
+class TestRuncByKeeper(OnThisNode):
+    """runc keeps the contract with the node's keeper as its monitor."""
+
+    options: ClassVar[dict[str, Any]] = {"runtime": "runc", "monitor": "keeper"}
+
+
+@pytest.mark.node
+@needs("crun", "busybox", "unshare")
+class TestCrunByKeeper(TestCrun):
+    """As does crun."""
+
+    options: ClassVar[dict[str, Any]] = {"runtime": "crun", "monitor": "keeper"}
+
+
+@needs_systemd()
+class TestRuncByKeeperUnderSystemd(TestRuncByKeeper):
+    """The same where systemd makes the cgroups."""
+
+    driver = CgroupDriver.SYSTEMD
+
+
 @needs_systemd()
 class TestRuncUnderSystemd(TestRunc):
     """The same where systemd makes the cgroups."""

@@ -19,13 +19,14 @@ def hybrid() -> None:
     without_hybrid()
 
 
+@pytest.mark.parametrize("monitor", ["conmon", "keeper"])
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("program", ["nope", "/no/such/program", "/bin"])
-async def test_the_start_fails(tmp_path: Path, runtime: str, program: str) -> None:
+async def test_the_start_fails(tmp_path: Path, runtime: str, program: str, monitor: str) -> None:
     """It is created; its start fails with the runtime's message, which its status has with code 128 and StartError
     (containerd).
     """
-    async with node(tmp_path, runtime=runtime) as world:
+    async with node(tmp_path, runtime=runtime, monitor=monitor) as world:
         sandbox = await world.run_sandbox()
         container = await world.create_container(sandbox, "main", program)
         seen = (await world.services.containers.status(container, verbose=False)).status

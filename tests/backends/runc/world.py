@@ -16,6 +16,7 @@ from crishim.backends.runc.pods import build
 from crishim.errors import NotFound
 from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.seats import Rootfs
+from crishim.keeper.client import KeeperClient
 from crishim.linux.mounts import is_mount_root, mount_idmapped, unmount
 from crishim.model.runtime import CgroupDriver
 from crishim.model.values import ContainerId, FrozenDict, ImageId
@@ -142,6 +143,7 @@ async def node(folder: Path, **options: Any) -> AsyncIterator[Harness]:
         clock=SystemClock(),
         rootfs=BusyboxRoots(folder / "roots"),
         namespaces=pins,
+        keeper=KeeperClient(folder / "run" / "keeper"),
     )
     with contextlib.closing(pins):
         async with Harness(build(context), namespaces=pins, clock=SystemClock(), store=MemoryStore()) as harness:

@@ -20,6 +20,7 @@ from crishim.shimv2.client import cleanup, sandbox
 from crishim.shimv2.client.binary import ShimBinary
 from crishim.shimv2.client.connection import ShimLink
 from crishim.shimv2.client.fifos import ShimLog
+from crishim.shimv2.client.streams import LocalStreams
 from crishim.shimv2.wire.messages import Bootstrap
 from crishim.testing.conformance.candidate import until
 from crishim.testing.conformance.logs import read_log
@@ -133,8 +134,8 @@ async def test_much_output_is_read_to_its_end(machines: ShimWorld, monkeypatch: 
         done, _ = await asyncio.wait({asyncio.ensure_future(machines.backend.wait_container(unread.id))}, timeout=1)
     assert set() == done
     task = (await machines.runtime._sandbox(pod.id)).task(unread.id)
-    assert task.stdio is not None
-    task.stdio._start_pumps()
+    assert isinstance(task.streams, LocalStreams)
+    task.streams._stdio._start_pumps()
     assert 0 == (await machines.wait(unread.id)).code
 
 

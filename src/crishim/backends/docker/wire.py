@@ -30,7 +30,8 @@ from typing import Any, Final
 import attrs
 
 from crishim.errors import CrishimError, DataLoss, InvalidArgument, NotFound, PermissionDenied, Unavailable, Unknown
-from crishim.logs.lines import MAX_CONTENT, Stream, parse_time
+from crishim.logs.lines import Stream, parse_time
+from crishim.logs.pieces import MAX_CONTENT
 from crishim.model.image import AuthConfig
 
 

@@ -53,7 +53,7 @@ def build(context: BackendContext) -> Backend:
         events=plain.events,
         bootstrap=False,
     )
-    runtime = KataRuntime(binary, context.runtime_state / SHIMS, context.clock, configured(path))
+    runtime = KataRuntime(binary, context.runtime_state / SHIMS, context.clock, configured(path), keeper=context.keeper)
     runtime.guest_seccomp = bool(options.get("guest_seccomp", False))
     return KataPods(runtime, context, machine, patterns=tuple(map(str, options.get("annotations", _ANNOTATIONS))))
 

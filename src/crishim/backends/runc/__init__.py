@@ -1,8 +1,9 @@
-"""runc-compatible runtimes on a Linux node: conmon as monitor, pinned namespaces, no pause process.
+"""runc-compatible runtimes on a Linux node: conmon or the keeper as monitor, pinned namespaces, no pause process.
 
 Options: `runtime` (a program, looked up on PATH; default `runc`), `runtime_args` (a list of its global arguments),
-`gvisor` (whether the runtime is gVisor's; by default true for a program named `runsc`), `ulimits` (a table of default
-limits by name, each a number or [soft, hard], as `nofile = [1024, 65536]`).
+`gvisor` (whether the runtime is gVisor's; by default true for a program named `runsc`), `monitor` (`conmon`, the default, or
+`keeper`: the process with a container's streams, log and exit while no server runs), `ulimits` (a table of default limits by
+name, each a number or [soft, hard], as `nofile = [1024, 65536]`).
 
 The plug-in is in `pods`, and the OciRuntime in `runtime`. Each is imported at the first use of one of its names: the shim's
 daemon needs the runtime only, without pods.

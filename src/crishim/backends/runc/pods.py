@@ -16,6 +16,7 @@ import attrs
 from crishim.backends.runc.checkpoints import CRIU, REMEDY, CheckpointedPods, CriuRuntime
 from crishim.backends.runc.command import NEWEST, RuntimeCommand
 from crishim.backends.runc.runsc import GvisorPods, RunscRuntime
+from crishim.backends.runc.runtime import CONMON, KEEPER
 from crishim.errors import CrishimError, InvalidArgument
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.plugin import Plugin
@@ -36,10 +37,12 @@ _PROGRAMS: Final = (
 _SECCOMP: Final = "usr/share/containers/seccomp.json"
 
 
-def findings(root: Path, runtime: str = "runc") -> Iterator[Finding]:
+def findings(root: Path, runtime: str = "runc", monitor: str = CONMON) -> Iterator[Finding]:
     """One finding for each requirement of pods with `runtime`. `root`: the root of the machine's file system."""
     yield Finding(what="root", ok=os.geteuid() == 0, without="nothing can be mounted", remedy="run it as root")
     for program, needed, without, package in ((runtime, True, "no container can be created", Path(runtime).name), *_PROGRAMS):
+        if program == CONMON and monitor != CONMON:
+            continue
         path = find_program(program)
         remedy = f"apt-get install {package}"
         yield Finding(what=program, ok=bool(path), needed=needed, found=path, without=without, remedy=remedy)
@@ -66,7 +69,7 @@ RLimit: TypeAlias = tuple[str, int, int]
 
 _log = logging.getLogger(__name__)
 
-_OPTIONS: Final = frozenset({"runtime", "runtime_args", "gvisor", "ulimits"})
+_OPTIONS: Final = frozenset({"runtime", "runtime_args", "gvisor", "monitor", "ulimits"})
 _ULIMITS: Final = (
     *("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue"),
     *("nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"),
@@ -86,6 +89,9 @@ def build(context: BackendContext) -> Backend:
     root = context.runtime_state / "runtime"
     with contextlib.suppress(CrishimError):
         become_subreaper()
+    monitor = _monitor(context.options)
+    if monitor == KEEPER and context.keeper is None:
+        raise InvalidArgument("options.monitor", "is keeper, and this program has none")
     gvisor = bool(context.options.get("gvisor", Path(program).name == "runsc"))
     args = [*(("--oci-seccomp",) if gvisor else ()), *map(str, context.options.get("runtime_args", ()))]
     command = RuntimeCommand(program, root, systemd_cgroup=systemd, args=args)
@@ -95,14 +101,23 @@ def build(context: BackendContext) -> Backend:
     machine = host(systemd_cgroup=systemd, rlimits=clamped(limits))
     sockets = context.runtime_state / "s"
     if gvisor:
+        if monitor != CONMON:
+            raise InvalidArgument("options.monitor", "must be conmon for gVisor")
         machine = attrs.evolve(machine, apparmor=False, selinux=False)  # gVisor uses neither
         return GvisorPods(RunscRuntime(command, sockets, machine), context, machine)
-    return CheckpointedPods(CriuRuntime(command, sockets, machine), context, machine)
+    return CheckpointedPods(CriuRuntime(command, sockets, machine, context.keeper, monitor=monitor), context, machine)
+
+
+def _monitor(options: Mapping[str, Any]) -> str:
+    monitor = str(options.get("monitor", CONMON))
+    if monitor not in {CONMON, KEEPER}:
+        raise InvalidArgument("options.monitor", f"must be {CONMON} or {KEEPER}")
+    return monitor
 
 
 def check(options: Mapping[str, Any]) -> Iterable[Finding]:
     """The requirements of pods with these options."""
-    yield from findings(Path("/"), str(options.get("runtime", "runc")))
+    yield from findings(Path("/"), str(options.get("runtime", "runc")), _monitor(options))
     for name, hard in too_high(_rlimits(options.get("ulimits", {}))):
         yield Finding(
             what=f"ulimits.{name}",

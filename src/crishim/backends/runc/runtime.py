@@ -1,7 +1,7 @@
-"""OciRuntimes over a runc-compatible command line, with a conmon per container, or none if the parent monitors them.
+"""OciRuntimes over a runc-compatible command line, with a monitor (conmon or the keeper), or none if the parent monitors them.
 
-All state is in the runtime's state folder, conmon's files and the bundle; after a restart the runtime reports the path of a
-container's bundle. Only for containers monitored by this process (`Stdio.monitored_by_parent`) exits and terminals are in
+All state is in the runtime's state folder, the monitor's files and the bundle; after a restart the runtime reports the path
+of a container's bundle. Only for containers monitored by this process (`Stdio.monitored_by_parent`) exits and terminals are in
 memory.
 """
 
@@ -24,6 +24,7 @@ from crishim.backends.runc.monitor_scopes import MonitorScopes
 from crishim.errors import CrishimError, DataLoss, InvalidArgument, NotFound
 from crishim.interfaces.backend import BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import ProcessIO
+from crishim.interfaces.keeper import Keeper
 from crishim.interfaces.oci_runtime import FIRST_PROCESS, OciState, OciStatus, Stdio
 from crishim.linux import oom, processes
 from crishim.linux.cgroups import Cgroups
@@ -33,12 +34,18 @@ from crishim.logs.execution import ExecStreams
 from crishim.logs.stdio import ChildEnds
 from crishim.model.process import Exit
 from crishim.model.values import ContainerId
-from crishim.monitor.client import Monitor, PreparedMonitor, follow_sizes, monitor_of
-from crishim.monitor.conmon import MonitorRequest
+from crishim.monitor.client import ConmonMonitor
+from crishim.monitor.conmon import MonitorRequest, has_pipes
+from crishim.monitor.interface import Monitor, PreparedContainer, exit_of
+from crishim.monitor.keeper import KeeperMonitor
 from crishim.oci.facts import Host
 from crishim.pods.bundle import read_config
 
 _log = logging.getLogger(__name__)
+
+CONMON: Final = "conmon"
+KEEPER: Final = "keeper"
+"""The monitors that containers can be created with."""
 
 _START_TIMEOUT: Final = 1.0
 """Seconds for which an abandoned start of an exec may continue; in a paused container it never ends."""
@@ -52,16 +59,23 @@ _RELEASED: Final = "released"
 
 
 class MonitoredRuntime:
-    """The verbs common to all such runtimes. `sockets`: a folder with a short path for conmon's attach sockets."""
+    """The verbs common to all such runtimes. `sockets`: a folder with a short path for sockets.
 
-    def __init__(self, command: RuntimeCommand, sockets: Path, host: Host) -> None:
+    `monitor` is what new containers are created with; older ones have what they were created with.
+    """
+
+    def __init__(
+        self, command: RuntimeCommand, sockets: Path, host: Host, keeper: Keeper | None = None, *, monitor: str = CONMON
+    ) -> None:
         self._command = command
         self._sockets = sockets
         self._host = host
-        self._monitor = Monitor()
+        self._conmon = ConmonMonitor()
+        self._keeper = None if keeper is None else KeeperMonitor(keeper)
+        self._by_keeper = monitor == KEEPER
         self._cgroups = Cgroups(v2=host.cgroup_v2)
         self._bundles: dict[str, Path] = {}
-        self._waiting: dict[str, PreparedMonitor] = {}
+        self._waiting: dict[str, PreparedContainer] = {}
         self._scopes = MonitorScopes(self._cgroups)
         self._killed: set[str] = set()
         self._moves = CgroupWarmup(self._cgroups)
@@ -98,7 +112,13 @@ class MonitoredRuntime:
         self._sockets.mkdir(parents=True, exist_ok=True)
         if request.stdio.log_path:
             Path(request.stdio.log_path).parent.mkdir(parents=True, exist_ok=True)
-        self._waiting[request.container_id] = await self._monitor.begin(request)
+        keeper = self._keeper if self._by_keeper and not has_pipes(request.stdio) else None
+        monitor: Monitor = self._conmon if keeper is None else keeper
+        self._waiting[request.container_id] = await monitor.begin(request)
+
+    def _monitor(self, bundle: Path) -> Monitor:
+        """The monitor that has a bundle's container."""
+        return self._keeper if self._keeper is not None and self._keeper.has(bundle) else self._conmon
 
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
         """As `OciRuntime.create`. The container has a monitor also with `monitored_by_parent`."""
@@ -148,10 +168,12 @@ class MonitoredRuntime:
             bundle = await self._bundle(container_id)
         except NotFound:
             await self._command.run(container_id, "delete", "--force", container_id)
+            if self._keeper is not None:
+                await self._keeper.forget(container_id)
             raise
         if not (bundle / _RELEASED).exists():
             await self._delete_state(container_id, bundle)
-        await self._monitor.clear(bundle, container_id, self._monitor_cgroups(bundle))
+        await self._monitor(bundle).clear(bundle, container_id, self._monitor_cgroups(bundle))
         if self._command.systemd_cgroup:
             await self._scopes.end(container_id, bundle)
         self._bundles.pop(container_id, None)
@@ -164,34 +186,26 @@ class MonitoredRuntime:
     async def wait(self, container_id: str) -> Exit:
         """As `OciRuntime.wait`."""
         bundle = await self._bundle(container_id)
-        end = await self._monitor.wait(bundle, container_id)
+        end = await self._monitor(bundle).wait(bundle, container_id)
         killed = await asyncio.to_thread(self._killed_for_memory, container_id, bundle, end)
         return attrs.evolve(end, oom=killed)
 
     def alive(self, container_id: str, bundle: Path) -> bool | None:
-        """As `SupportsLiveness.alive`: it runs as long as its monitor, which exits after it has recorded the exit."""
+        """As `SupportsLiveness.alive`."""
         self._bundles[container_id] = bundle
-        if self._monitor.exit_of(bundle) is not None:
-            return False
-        monitor = monitor_of(bundle, container_id)
-        return True if monitor is not None and processes.runs(monitor) else None
+        return self._monitor(bundle).alive(bundle, container_id)
 
     async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
         """As `SupportsAttach.attach`."""
         bundle = await self._bundle(container_id)
-        sizes = asyncio.create_task(follow_sizes(self._monitor, bundle, io.sizes)) if io.sizes is not None else None
-        try:
-            await self._monitor.attach(self._sockets, container_id, io)
-        finally:
-            if sizes is not None:
-                sizes.cancel()
+        await self._monitor(bundle).attach(bundle, self._sockets, container_id, io)
 
     async def reopen_log(self, container_id: ContainerId) -> None:
         """As `SupportsLogReopen.reopen_log`."""
         bundle = await self._bundle(container_id)
         log = (bundle / "log-path").read_text(encoding="utf-8")
         if log:
-            await self._monitor.reopen(bundle, container_id, Path(log))
+            await self._monitor(bundle).reopen(bundle, container_id, Path(log))
 
     async def exec_process(
         self, container_id: str, process: Mapping[str, Any], io: ProcessIO, started: Callable[[int], None]
@@ -296,8 +310,10 @@ class RuncRuntime(MonitoredRuntime):
     A container with `monitored_by_parent` has no monitor.
     """
 
-    def __init__(self, command: RuntimeCommand, sockets: Path, host: Host) -> None:
-        super().__init__(command, sockets, host)
+    def __init__(
+        self, command: RuntimeCommand, sockets: Path, host: Host, keeper: Keeper | None = None, *, monitor: str = CONMON
+    ) -> None:
+        super().__init__(command, sockets, host, keeper, monitor=monitor)
         self._attended = ChildContainers(command, self._cgroups)
 
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
@@ -353,7 +369,7 @@ class RuncRuntime(MonitoredRuntime):
         """Kill the first process of a container and wait for its end, up to `_END_TIMEOUT` seconds. Returns whether it has
         ended.
         """
-        if container_id not in self._attended and self._monitor.exit_of(bundle) is not None:
+        if container_id not in self._attended and exit_of(bundle) is not None:
             return True
         first = processes.recorded(bundle / FIRST_PROCESS)
         if first is None:

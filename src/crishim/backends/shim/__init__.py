@@ -42,13 +42,14 @@ def build(context: BackendContext) -> Backend:
     systemd = context.cgroup_driver is CgroupDriver.SYSTEMD
     machine = host(systemd_cgroup=systemd)
     binary = shim_binary(context, _DEFAULT)
+    keeper = context.keeper
     if "runc" in binary.program and "config_path" not in options:
         program = str(options.get("runtime", "runc"))
         command = RuntimeCommand(program, context.runtime_state / "runtime", systemd_cgroup=systemd)
-        runtime: ShimRuntime = RuncShimRuntime(binary, context.runtime_state, context.clock, machine, command)
+        runtime: ShimRuntime = RuncShimRuntime(binary, context.runtime_state, context.clock, machine, command, keeper=keeper)
     else:
         config_path = str(options.get("config_path", ""))
-        runtime = ShimRuntime(binary, context.runtime_state / SHIMS, context.clock, configured(config_path))
+        runtime = ShimRuntime(binary, context.runtime_state / SHIMS, context.clock, configured(config_path), keeper=keeper)
     return MeasuredPods(runtime, context, machine, sandbox_container=True)
 
 

@@ -16,6 +16,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from crishim.backends.runc.command import RuntimeCommand
 from crishim.errors import CrishimError
 from crishim.interfaces.backend import BackendInfo
+from crishim.interfaces.keeper import Keeper
 from crishim.interfaces.seats import Clock
 from crishim.linux.cgroups import Cgroups, folder_of
 from crishim.model.process import Exit
@@ -47,8 +48,17 @@ class RuncShimBinary(ShimBinary):
 class RuncShimRuntime(ShimRuntime):
     """Runs bundles by containerd's shim with `command`'s program; its state and the shims' are in folders of `state`."""
 
-    def __init__(self, binary: ShimBinary, state: Path, clock: Clock, host: Host, command: RuntimeCommand) -> None:
-        super().__init__(binary, state / SHIMS, clock, self._make_options)
+    def __init__(
+        self,
+        binary: ShimBinary,
+        state: Path,
+        clock: Clock,
+        host: Host,
+        command: RuntimeCommand,
+        *,
+        keeper: Keeper | None = None,
+    ) -> None:
+        super().__init__(binary, state / SHIMS, clock, self._make_options, keeper=keeper)
         self._host = host
         self._runtime_root = str(state / "runtime")
         self._command = command

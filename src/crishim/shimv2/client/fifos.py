@@ -83,6 +83,11 @@ class Fifos:
             undo.pop_all()
         return ForeignStreams(**opened, resize=resize, stdin_ended=stdin_ended)
 
+    @property
+    def held(self) -> tuple[int, ...]:
+        """The writing ends of the outputs that `open` has opened, until `release`."""
+        return tuple(self._writers)
+
     def release(self) -> None:
         """Close the writing ends of the outputs, since the shim has opened its own: from now on its close is the end. May be
         called twice.

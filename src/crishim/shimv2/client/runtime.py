@@ -27,6 +27,7 @@ from crishim.errors import (
 )
 from crishim.interfaces.backend import BackendInfo, NetnsSource
 from crishim.interfaces.capabilities import ProcessIO
+from crishim.interfaces.keeper import Keeper
 from crishim.interfaces.oci_runtime import OciState, Stdio
 from crishim.interfaces.seats import Clock
 from crishim.model.features import OCI, Feature
@@ -62,16 +63,20 @@ def no_options(_config: Mapping[str, Any]) -> AnyMessage | None:
 class ShimRuntime:
     """Runs bundles by `binary`. `root` is the folder for the records of the shims.
 
-    `options` makes the runtime's own options of a Create from the container's config.json.
+    `options` makes the runtime's own options of a Create from the container's config.json. With a `keeper` that has the
+    containers' streams, so that no output is lost while this process is away.
     """
 
     name = "shim"
     supported: frozenset[Feature] = OCI
 
-    def __init__(self, binary: ShimBinary, root: Path, clock: Clock, options: Options = no_options) -> None:
+    def __init__(
+        self, binary: ShimBinary, root: Path, clock: Clock, options: Options = no_options, *, keeper: Keeper | None = None
+    ) -> None:
         self._binary = binary
         self._root = root
         self._clock = clock
+        self._keeper = keeper
         self._options = options
         self._sandboxes: dict[str, asyncio.Future[SandboxShim]] = {}
         self._events = ShimEvents(Path(binary.events), self._out_of_memory) if binary.events else None
@@ -100,7 +105,7 @@ class ShimRuntime:
         folder = SandboxFolder(self._root / sandbox_id)
         if folder.shim() is not None:
             raise AlreadyExists("sandbox", sandbox_id)
-        sandbox = SandboxShim(folder, self._binary, self._clock)
+        sandbox = SandboxShim(folder, self._binary, self._clock, self._keeper)
         self._keep(sandbox)
         try:
             await sandbox.launch(bundle)
@@ -166,14 +171,14 @@ class ShimRuntime:
     async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
         """As `SupportsAttach.attach`."""
         task = await self._task(container_id)
-        if task.stdio is not None:
-            await task.stdio.attach(io)
+        if task.streams is not None:
+            await task.streams.attach(io)
 
     async def reopen_log(self, container_id: ContainerId) -> None:
         """As `SupportsLogReopen.reopen_log`."""
         task = await self._task(container_id)
-        if task.stdio is not None:
-            task.stdio.reopen()
+        if task.streams is not None:
+            await task.streams.reopen()
 
     async def pause_container(self, container_id: ContainerId) -> None:
         """As `SupportsPause`."""
@@ -250,7 +255,7 @@ class ShimRuntime:
     async def _resumed(self, folder: SandboxFolder) -> SandboxShim:
         if self._events is not None:
             await self._events.open()
-        sandbox = SandboxShim(folder, self._binary, self._clock)
+        sandbox = SandboxShim(folder, self._binary, self._clock, self._keeper)
         await sandbox.resume()
         return sandbox
 

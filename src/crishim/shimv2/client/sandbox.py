@@ -18,6 +18,7 @@ import attrs
 from google.protobuf.any_pb2 import Any
 
 from crishim.errors import AlreadyExists, CrishimError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
+from crishim.interfaces.keeper import Keeper
 from crishim.interfaces.oci_runtime import OciStatus, Stdio
 from crishim.interfaces.seats import Clock
 from crishim.model.process import Exit
@@ -52,10 +53,11 @@ _OOM_TIMEOUT: Final = 0.2
 class SandboxShim:
     """The shim of one sandbox."""
 
-    def __init__(self, folder: SandboxFolder, binary: ShimBinary, clock: Clock) -> None:
+    def __init__(self, folder: SandboxFolder, binary: ShimBinary, clock: Clock, keeper: Keeper | None = None) -> None:
         self._folder = folder
         self._binary = binary
         self._clock = clock
+        self._keeper = keeper
         self._tasks: dict[str, ShimTask] = {}
         self._link: ShimLink | None = None
         self._shim_log: ShimLog | None = None
@@ -95,7 +97,7 @@ class SandboxShim:
             if record is not None:
                 self._open_log(Path(record.bundle))
             for stored in self._folder.tasks():
-                self._tasks[stored.id] = ShimTask(stored, self._folder, self._clock)
+                self._tasks[stored.id] = ShimTask(stored, self._folder, self._clock, self._keeper)
                 if (end := self._folder.exit_of(stored.id)) is not None:
                     self._tasks[stored.id].end.set_result(end)
             if record is not None and record.dead:
@@ -117,9 +119,9 @@ class SandboxShim:
         name_like(bundle, task_id)
         record = TaskRecord(id=task_id, bundle=str(bundle), stdio=stdio)
         self._folder.write_task(record)
-        task = self._tasks[task_id] = ShimTask(record, self._folder, self._clock)
+        task = self._tasks[task_id] = ShimTask(record, self._folder, self._clock, self._keeper)
         task.link = link
-        task.make_streams()
+        await task.make_streams()
         pid = await task.steadily(task.create(link, options))
         self._folder.write_created(task_id)
         if (known := self._folder.shim()) is not None and not known.pid:
@@ -132,7 +134,7 @@ class SandboxShim:
         task = self.task(task_id)
         link = await self.link()
         await task.steadily(link.start(task_id))
-        task.started()
+        await task.started()
 
     async def status(self, task_id: str) -> tuple[OciStatus, int]:
         """The status and pid of a task. Raises `NotFound`."""
@@ -354,7 +356,7 @@ class SandboxShim:
             _log.warning("the state of task %s is unknown: %s", task.id, error)
             status = None
         try:
-            task.open_streams(hold=status is OciStatus.CREATED)
+            await task.open_streams(hold=status is OciStatus.CREATED)
         except CrishimError as error:
             _log.warning("output of %s is lost: %s", task.id, error)
         self._watch(task)
@@ -405,4 +407,4 @@ class SandboxShim:
         self._tasks.pop(task.id, None)
         self._folder.forget_task(task.id)
         self._folder.remove_if_empty()
-        task.forget()
+        await task.forget()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -11,13 +12,15 @@ import attrs
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from crishim.errors import CrishimError, DeadlineExceeded, NotFound, Unknown
+from crishim.interfaces.keeper import Keeper
 from crishim.interfaces.oci_runtime import Stdio
 from crishim.interfaces.seats import Clock
-from crishim.logs.stdio import ContainerStdio
+from crishim.logs.stdio import ContainerStdio, ForeignStreams
 from crishim.model.process import Exit, TerminalSize
 from crishim.shimv2.client.connection import ShimLink
 from crishim.shimv2.client.fifos import FifoPaths, Fifos, paths_in
 from crishim.shimv2.client.files import SandboxFolder, TaskRecord
+from crishim.shimv2.client.streams import LocalStreams, RemoteStreams, TaskStreams
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +48,7 @@ class _CreateOptions:
 class ShimTask:
     """A task. `end` is done when it has exited, and all its output is written."""
 
-    def __init__(self, record: TaskRecord, folder: SandboxFolder, clock: Clock) -> None:
+    def __init__(self, record: TaskRecord, folder: SandboxFolder, clock: Clock, keeper: Keeper | None = None) -> None:
         self.record = record
         self.link: ShimLink | None = None
         self.end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
@@ -53,12 +56,16 @@ class ShimTask:
         self.oom_kills = 0
         self.killed = False
         """Whether this side has killed the task: then its SIGKILL did not come from the out-of-memory killer."""
-        self.stdio: ContainerStdio | None = None
         self.watch: asyncio.Task[None] | None = None
         self._calls: set[asyncio.Task[Any]] = set()
         self._folder = folder
         self._clock = clock
+        self._keeper = keeper
         self._fifos = Fifos(_paths(folder, record))
+        self.streams: TaskStreams | None = None
+        if keeper is not None and self.paths != _NO_FIFOS:
+            ends = ForeignStreams(resize=self._resize, stdin_ended=self._stdin_ended)
+            self.streams = RemoteStreams(keeper, self.id, ends, stdin_once=record.stdio.stdin_once)
 
     @property
     def id(self) -> str:
@@ -70,15 +77,21 @@ class ShimTask:
         """The paths of its named pipes."""
         return self._fifos.paths
 
-    def make_streams(self) -> None:
-        """Create the pipes, and open our ends and the log. Raises as `Fifos` and `LogFile` do."""
+    async def make_streams(self) -> None:
+        """Create the pipes, and open our ends and the log. Raises as `Fifos`, `LogFile` and `Keeper.adopt` do."""
         if self.paths != _NO_FIFOS:
             self._fifos.make()
-            self.open_streams(hold=True)
+            await self.open_streams(hold=True)
 
-    def open_streams(self, *, hold: bool) -> None:
-        """Open our ends of existing pipes, and the log; with `hold` if the shim may not have opened its ends."""
+    async def open_streams(self, *, hold: bool) -> None:
+        """Open our ends of existing pipes, and the log; with `hold` if the shim may not have opened its ends.
+
+        Streams that the keeper has from before a restart are left as they are.
+        """
         if self.paths == _NO_FIFOS:
+            return
+        if self._keeper is not None:
+            await self._open_in(self._keeper, hold=hold)
             return
         requested = self.record.stdio
         stdio = ContainerStdio(
@@ -91,7 +104,22 @@ class ShimTask:
         except BaseException:
             self._fifos.release()
             raise
-        self.stdio = stdio
+        self.streams = LocalStreams(stdio)
+
+    async def _open_in(self, keeper: Keeper, *, hold: bool) -> None:
+        requested = self.record.stdio
+        if self.id in await keeper.containers():
+            return
+        opened = self._fifos.open(resize=self._resize, stdin_ended=self._stdin_ended, hold=hold)
+        given = {"stdin": opened.stdin, "stdout": opened.stdout, "stderr": opened.stderr}
+        fds = {name: fd for name, fd in given.items() if fd is not None}
+        try:
+            held = self._fifos.held
+            await keeper.adopt(self.id, fds, held=held, log_path=requested.log_path, stdin_once=requested.stdin_once)
+        finally:
+            self._fifos.release()
+            for fd in fds.values():
+                os.close(fd)
 
     async def create(self, link: ShimLink, options: AnyMessage | None) -> int:
         """Create the task in the shim; return the pid.
@@ -134,17 +162,19 @@ class ShimTask:
         self.oom_kills += 1
         self.oom.set()
 
-    def started(self) -> None:
+    async def started(self) -> None:
         """The shim has opened its ends of the pipes."""
         self._fifos.release()
+        if self.streams is not None:
+            await self.streams.started()
 
     async def finish(self, end: Exit) -> None:
         """The task has exited: write the remaining output, then record the exit status. Only the first call has an effect."""
         if self.end.done():
             return
         self._fifos.release()
-        if self.stdio is not None:
-            await self.stdio.drained()
+        if self.streams is not None:
+            await self.streams.drained(end)
         if self.end.done():
             return
         recorded = attrs.evolve(end, oom=True) if self.oom.is_set() else end
@@ -159,11 +189,13 @@ class ShimTask:
             self.watch.cancel()
             await asyncio.gather(self.watch, return_exceptions=True)
         self._fifos.release()
-        if self.stdio is not None:
-            await self.stdio.close()
+        if self.streams is not None:
+            await self.streams.close()
 
-    def forget(self) -> None:
+    async def forget(self) -> None:
         """The task was removed: waiters for its exit get `NotFound`."""
+        if self.streams is not None:
+            await self.streams.forget()
         if not self.end.done():
             self.end.set_exception(NotFound("container", self.id))
             self.end.exception()

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 
 from crishim.interfaces.backend import Backend, BackendContext
+from crishim.keeper.client import KeeperClient
 from crishim.model.values import FrozenDict
 from crishim.system import SystemClock
 from crishim.testing.conformance import contract, logs, offers, service
@@ -52,6 +53,7 @@ class BackendConformance:
             runtime_state=_folder(folder / "run"),
             options=FrozenDict(self.options),
             clock=SystemClock(),
+            keeper=KeeperClient(folder / "run" / "keeper"),
         )
         return Candidate(
             make=self.make_backend,

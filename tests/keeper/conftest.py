@@ -1,0 +1,3 @@
+from tests.keeper.world import world
+
+__all__ = ["world"]
