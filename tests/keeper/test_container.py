@@ -19,7 +19,7 @@ CREATOR = "{ trap 'exit 5' TERM; echo $$ > ready; while :; do sleep 0.05; done; 
 """As a runtime's create: it leaves a process behind, and says which."""
 
 
-async def test_an_exit_is_told_and_in_its_file(world: KeeperWorld) -> None:
+async def test_an_exit_is_reported_and_in_its_file(world: KeeperWorld) -> None:
     """The exit code is what `wait` answers, as often as it is asked, and what the file has, whose time is the exit's."""
     await world.run("c1", "exit 7")
     end = await world.ended("c1")

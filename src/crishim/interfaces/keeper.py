@@ -60,10 +60,16 @@ class Keeper(Protocol):
 
     @abstractmethod
     async def adopt(
-        self, name: str, streams: Mapping[str, int], *, held: Sequence[int] = (), log_path: str = "", stdin_once: bool = False
+        self,
+        name: str,
+        streams: Mapping[str, int],
+        *,
+        writers: Sequence[int] = (),
+        log_path: str = "",
+        stdin_once: bool = False,
     ) -> None:
         """Take over our ends of pipes that others have created, as the named pipes of a shim: descriptors by `stdin`,
-        `stdout`, `stderr`. `held` are writing ends that are open until `release`, so that the output has no end before its
+        `stdout`, `stderr`. `writers` are writing ends that are open until `release`, so that the output has no end before its
         writer has come. The caller's own descriptors stay open. `drain` follows when the process has exited.
         """
 

@@ -87,7 +87,13 @@ class KeeperClient:
             raise
 
     async def adopt(
-        self, name: str, streams: Mapping[str, int], *, held: Sequence[int] = (), log_path: str = "", stdin_once: bool = False
+        self,
+        name: str,
+        streams: Mapping[str, int],
+        *,
+        writers: Sequence[int] = (),
+        log_path: str = "",
+        stdin_once: bool = False,
     ) -> None:
         """As `Keeper.adopt`."""
         content = {
@@ -98,7 +104,7 @@ class KeeperClient:
             "terminal": False,
             "stdin_once": stdin_once,
         }
-        await self._ask(content, [*streams.values(), *held], start=True)
+        await self._ask(content, [*streams.values(), *writers], start=True)
 
     async def release(self, name: str) -> None:
         """As `Keeper.release`."""

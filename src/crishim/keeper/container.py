@@ -26,7 +26,7 @@ class KeeperContainer:
 
     __slots__ = (
         *("_counted", "_events", "_folder", "complaints", "console", "creator", "exit"),
-        *("given_up", "held", "name", "pid", "pid_file", "status", "streams", "waiting"),
+        *("given_up", "writers", "name", "pid", "pid_file", "status", "streams", "waiting"),
     )
 
     def __init__(self, name: str, streams: KeeperStreams, folder: str = "") -> None:
@@ -47,7 +47,7 @@ class KeeperContainer:
         self.exit: dict[str, Any] | None = None
         """The same once all output is in the log and the exit is in its file."""
         self.waiting: list[Any] = []
-        self.held: list[int] = []
+        self.writers: list[int] = []
         """Writing ends of pipes of others, without which the output would end before its writer has come."""
 
     def open(self, request: "dict[str, Any]", theirs: list[int]) -> "tuple[int, int, int] | str":
@@ -121,9 +121,9 @@ class KeeperContainer:
 
     def release(self) -> None:
         """Close the writing ends."""
-        for fd in self.held:
+        for fd in self.writers:
             os.close(fd)
-        self.held = []
+        self.writers = []
 
     def close(self) -> None:
         """Close all descriptors."""
@@ -174,7 +174,7 @@ class KeeperContainer:
             "pid_file",
             "complaints",
             "given_up",
-            "held",
+            "writers",
             "status",
             "exit",
         )
@@ -194,7 +194,7 @@ class KeeperContainer:
 
     def descriptors(self) -> list[int]:
         """All of them."""
-        own = [*self.held, self.complaints, -1 if self.console is None else self.console.fileno()]
+        own = [*self.writers, self.complaints, -1 if self.console is None else self.console.fileno()]
         return [*self.streams.descriptors(), *(fd for fd in own if fd >= 0)]
 
 

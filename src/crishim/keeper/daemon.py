@@ -188,7 +188,7 @@ class KeeperProcess:
             raise Refused("InvalidArgument", f"{len(connection.fds)} descriptors for {len(names)} streams")
         container = self._new(request)
         fds, connection.fds = connection.fds, []
-        container.held = fds[len(names) :]
+        container.writers = fds[len(names) :]
         for stream, fd in zip(names, fds, strict=False):
             container.streams.take(stream, fd)
         container.streams.begin()

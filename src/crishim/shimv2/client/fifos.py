@@ -84,7 +84,7 @@ class Fifos:
         return ForeignStreams(**opened, resize=resize, stdin_ended=stdin_ended)
 
     @property
-    def held(self) -> tuple[int, ...]:
+    def writers(self) -> tuple[int, ...]:
         """The writing ends of the outputs that `open` has opened, until `release`."""
         return tuple(self._writers)
 

@@ -114,8 +114,8 @@ class ShimTask:
         given = {"stdin": opened.stdin, "stdout": opened.stdout, "stderr": opened.stderr}
         fds = {name: fd for name, fd in given.items() if fd is not None}
         try:
-            held = self._fifos.held
-            await keeper.adopt(self.id, fds, held=held, log_path=requested.log_path, stdin_once=requested.stdin_once)
+            writers = self._fifos.writers
+            await keeper.adopt(self.id, fds, writers=writers, log_path=requested.log_path, stdin_once=requested.stdin_once)
         finally:
             self._fifos.release()
             for fd in fds.values():
