@@ -13,9 +13,6 @@ from typing import Any
 import grpc.aio
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from crishim import app
 from crishim.cli.daemon import RpcFilter
@@ -27,42 +24,13 @@ from crishim.server import serve
 from crishim.testing import Harness, failing
 from crishim.testing.doubles import settle
 from crishim.testing.harness import IMAGE, sandbox_config
-from crishim.tracing import RpcTracer, exporting
+from crishim.tracing import exporting
 from tests.test_app import config_in
+from tests.traces import Recording, attributes, status
 
 SANDBOX = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="web", namespace="shop", uid="u-1"))
 POD = {"k8s.pod.name": "web", "k8s.namespace.name": "shop", "k8s.pod.uid": "u-1"}
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-
-
-class Recording:
-    """A tracer whose spans stay in memory."""
-
-    def __init__(self, sampling: float = 1.0) -> None:
-        self._exporter = InMemorySpanExporter()
-        self.tracer = RpcTracer(SimpleSpanProcessor(self._exporter), sampling, "1.2.3")
-
-    @property
-    def spans(self) -> list[ReadableSpan]:
-        return list(self._exporter.get_finished_spans())
-
-    def named(self, name: str) -> ReadableSpan:
-        """The only span of this name."""
-        (found,) = [span for span in self.spans if span.name.rpartition("/")[2] == name]
-        return found
-
-    def parents(self) -> list[tuple[str, str]]:
-        """The name of each span with that of its parent, sorted; without the service."""
-        names = {span.context.span_id: span.name.rpartition("/")[2] for span in self.spans if span.context}
-        return sorted(
-            (names[span.context.span_id], names[span.parent.span_id] if span.parent else "")
-            for span in self.spans
-            if span.context
-        )
-
-
-def attributes(span: ReadableSpan) -> dict[str, Any]:
-    return dict(span.attributes or {})
 
 
 async def create(dispatch: Dispatcher, sandbox_id: str) -> str:
@@ -96,10 +64,6 @@ async def test_an_rpc_is_a_span_with_children() -> None:
     assert ("runtime.v1.RuntimeService/RunPodSandbox", "SERVER", "UNSET") == (run.name, run.kind.name, status(run))
     assert {"container.runtime.name": "fake"} == attributes(recording.named("backend start_sandbox"))
     assert ("crishim", "1.2.3") == (run.resource.attributes["service.name"], run.resource.attributes["service.version"])
-
-
-def status(span: ReadableSpan) -> str:
-    return span.status.status_code.name
 
 
 async def test_the_pod_of_an_id_is_known() -> None:

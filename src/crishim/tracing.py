@@ -48,7 +48,7 @@ class RecordedSpan(Span):
     def child(self, name: str, attributes: SpanAttributes) -> Span:
         """See `Span`."""
         parent = trace.set_span_in_context(self._span, Context())
-        return RecordedSpan(self._tracer, self._tracer.start_span(name, parent, attributes=attributes))
+        return RecordedSpan(self._tracer, self._tracer.start_span(name, parent, attributes=dict(attributes)))
 
     def annotate(self, attributes: SpanAttributes) -> None:
         """See `Span`."""
@@ -64,16 +64,10 @@ class RecordedSpan(Span):
 
 
 class RpcTracer(Tracer):
-    """Spans of RPCs, passed to `processor` at their ends. `sampling` is the share of RPCs without a parent that is recorded."""
+    """Spans of RPCs by a tracer of the SDK's, which samples, limits and exports them."""
 
-    def __init__(self, processor: SpanProcessor, sampling: float, version: str) -> None:
-        resource = Resource.create({"service.name": "crishim", "service.version": version})
-        sampler = ParentBased(TraceIdRatioBased(sampling))
-        provider = TracerProvider(
-            sampler, resource, shutdown_on_exit=False, span_limits=SpanLimits(max_span_attribute_length=_TEXT)
-        )
-        provider.add_span_processor(processor)
-        self._tracer = provider.get_tracer("crishim", version)
+    def __init__(self, tracer: trace.Tracer) -> None:
+        self._tracer = tracer
 
     def begin_rpc(self, service: str, method: str, metadata: Sequence[tuple[str, str | bytes]]) -> Span | None:
         """See `Tracer`. An invalid trace context counts as none (W3C Trace Context, 3.2.2.3)."""
@@ -87,6 +81,18 @@ class RpcTracer(Tracer):
         return RecordedSpan(self._tracer, span) if span.is_recording() else None
 
 
+def tracer_of(processor: SpanProcessor, sampling: float, version: str) -> RpcTracer:
+    """A tracer whose spans go to `processor`. `sampling` is the share of RPCs without a parent that is recorded."""
+    provider = TracerProvider(
+        ParentBased(TraceIdRatioBased(sampling)),
+        Resource.create({"service.name": "crishim", "service.version": version}),
+        shutdown_on_exit=False,
+        span_limits=SpanLimits(max_span_attribute_length=_TEXT),
+    )
+    provider.add_span_processor(processor)
+    return RpcTracer(provider.get_tracer("crishim", version))
+
+
 @contextlib.asynccontextmanager
 async def exporting(endpoint: str, sampling: float, version: str) -> AsyncIterator[RpcTracer]:
     """A tracer that exports to `endpoint`, `http://HOST:PORT` or `https://HOST:PORT`, inside the `async with`.
@@ -96,7 +102,7 @@ async def exporting(endpoint: str, sampling: float, version: str) -> AsyncIterat
     exporter = OTLPSpanExporter(endpoint)
     processor = BatchSpanProcessor(exporter)
     try:
-        yield RpcTracer(processor, sampling, version)
+        yield tracer_of(processor, sampling, version)
     finally:
         await _close(processor, exporter)
 
@@ -115,7 +121,7 @@ async def _close(processor: BatchSpanProcessor, exporter: OTLPSpanExporter) -> N
         async with asyncio.timeout(_GRACE):
             await closed.wait()
     except TimeoutError:
-        exporter.shutdown()  # ends the export under way
+        exporter.shutdown(timeout_millis=0)  # ends the export under way
 
 
 def _described(error: BaseException) -> tuple[str, str]:
