@@ -52,6 +52,12 @@ def test_a_backend_may_name_its_plugin() -> None:
         ("[streaming]\nport = 70000", "file0: streaming.port: must be a whole number from 0 to 65535, not 70000"),
         ("[streaming]\nport = true", "file0: streaming.port: must be a whole number from 0 to 65535, not true"),
         ("[streaming]\nhost = 1", "file0: streaming.host: must be a string, not 1"),
+        ("[tracing]\nsampling = 1.5", "file0: tracing.sampling: must be a number from 0 to 1, not 1.5"),
+        ("[tracing]\nsampling = nan", "file0: tracing.sampling: must be a number from 0 to 1, not NaN"),
+        (
+            '[tracing]\nendpoint = "collector:4317"',
+            'file0: tracing.endpoint: must be http://HOST:PORT or https://HOST:PORT, not "collector:4317"',
+        ),
         ("[deadlines]\nprobe = 0", "file0: deadlines.probe: must be a number of seconds above 0, not 0"),
         ("deadlines = 3", "file0: deadlines: must be a table"),
         ('handlers = "x"', 'file0: handlers: must be a table of backend names, not "x"'),
@@ -73,3 +79,9 @@ def test_what_is_no_toml_is_named(data: bytes) -> None:
     with pytest.raises(InvalidArgument) as refused:
         parse([("broken.toml", data)])
     assert "broken.toml" == refused.value.field
+
+
+@pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:4317", "https://collector.example:4317/", "http://[::1]:4317"])
+def test_endpoints_of_collectors_are_taken(endpoint: str) -> None:
+    """A collector is named by a URL with a port, or there is none."""
+    assert endpoint == parsed(f'[tracing]\nendpoint = "{endpoint}"').tracing.endpoint

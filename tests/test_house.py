@@ -44,6 +44,7 @@ FLOORS = {
     "recording": 5,
     "server": 5,
     "testing": 5,
+    "tracing": 5,
     "app": 6,
     "worker": 6,
     "__main__": 7,

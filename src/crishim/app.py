@@ -29,6 +29,7 @@ from crishim.interfaces.capabilities import SupportsClose, capabilities
 from crishim.interfaces.keeper import Keeper
 from crishim.interfaces.plugin import Plugin
 from crishim.interfaces.seats import Clock, ImageService, NetnsDialer, Observer
+from crishim.interfaces.tracing import Tracer
 from crishim.keeper.client import KeeperClient
 from crishim.linux.processes import boot_id
 from crishim.model.runtime import CgroupDriver
@@ -84,6 +85,7 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
         stack.push_async_callback(store.close)
         plugins = plugins_of(config)
         metrics = _metrics(config)
+        tracer = await stack.enter_async_context(_traced(config))
         needs_node = any(plugin.needs_node for plugin in plugins.values())
         node = await stack.enter_async_context(_node(config, clock, metrics, progress, needs_node=needs_node))
         keeper = KeeperClient(Path(config.runtime_state) / "keeper", slice_name=_slice(config, needs_node=needs_node))
@@ -117,7 +119,7 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
         if metrics is not None:
             metrics.attend(services.gauges, streams.traffic if streams is not None else None)
             await stack.enter_async_context(_scraped(metrics, config.metrics_address, services))
-        await stack.enter_async_context(serve(Dispatcher(services, _observers(metrics)), config.listen))
+        await stack.enter_async_context(serve(Dispatcher(services, _observers(metrics), tracer=tracer), config.listen))
         yield services
 
 
@@ -286,6 +288,18 @@ def _metrics(config: Config) -> Any:
         raise InvalidArgument("metrics_address", f"{error}: pip install 'crishim[metrics]' brings it") from error
     split_address(config.metrics_address)
     return Metrics(__version__)
+
+
+def _traced(config: Config) -> AbstractAsyncContextManager[Tracer | None]:
+    """The tracer; None if no collector is configured. Raises `InvalidArgument` without the extra `tracing`."""
+    tracing = config.tracing
+    if not tracing.endpoint:
+        return contextlib.nullcontext()
+    try:
+        from crishim.tracing import exporting
+    except ImportError as error:
+        raise InvalidArgument("tracing.endpoint", f"{error}: pip install 'crishim[tracing]' brings it") from error
+    return exporting(tracing.endpoint, tracing.sampling, __version__)
 
 
 def _scraped(metrics: Any, address: str, services: Services) -> AbstractAsyncContextManager[str]:

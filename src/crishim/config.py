@@ -8,6 +8,7 @@ key, or a value of a wrong type, raises `InvalidArgument` with the source and th
 import difflib
 import json
 import posixpath
+import re
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +23,7 @@ Check = Callable[[Any, Any], Any]
 """Receives a value from a file and the previous value; returns the new one, or raises `ValueError` with the requirement."""
 
 _WIDTH = 110
+_ENDPOINT = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}/?")
 _NO_OPTIONS: FrozenDict[str, Any] = FrozenDict()
 
 
@@ -56,6 +58,18 @@ def _seconds(value: Any, _: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
         raise ValueError("must be a number of seconds above 0")
     return float(value)
+
+
+def _share(value: Any, _: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ValueError("must be a number from 0 to 1")
+    return float(value)
+
+
+def _endpoint(value: Any, _: Any) -> str:
+    if not isinstance(value, str) or (value and not _ENDPOINT.fullmatch(value)):
+        raise ValueError("must be http://HOST:PORT or https://HOST:PORT")
+    return value
 
 
 def _flag(value: Any, _: Any) -> bool:
@@ -168,6 +182,18 @@ class NriConfig:
 
 
 @attrs.frozen(kw_only=True)
+class TracingConfig:
+    """Traces of RPCs, sent by OpenTelemetry's protocol over gRPC. They need the extra `tracing`."""
+
+    endpoint: str = key(
+        "", "The collector, http://HOST:PORT or https://HOST:PORT (the latter with TLS); empty for no traces.", _endpoint
+    )
+    sampling: float = key(
+        0.01, "The share of RPCs to trace, 0 to 1. If the client has decided about a trace, its decision is used.", _share
+    )
+
+
+@attrs.frozen(kw_only=True)
 class Config:
     """The whole file."""
 
@@ -206,6 +232,7 @@ class Config:
     network: NetworkConfig = key(NetworkConfig(), "", _text)
     nri: NriConfig = key(NriConfig(), "", _text)
     log: LogConfig = key(LogConfig(), "", _text)
+    tracing: TracingConfig = key(TracingConfig(), "", _text)
     deadlines: Deadlines = key(Deadlines(), "", _text)
 
     @property

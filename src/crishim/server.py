@@ -105,7 +105,7 @@ def _handlers(dispatch: Dispatcher) -> "tuple[grpc.GenericRpcHandler[bytes, byte
 def _unary(dispatch: Dispatcher, name: str) -> Callable[[bytes, Any], Awaitable[bytes]]:
     async def handle(request: bytes, context: Any) -> bytes:
         try:
-            return await dispatch.call(name, request)
+            return await dispatch.call(name, request, context.invocation_metadata() or ())
         except CrishimError as error:
             return await _abort(context, error)
 
@@ -115,7 +115,7 @@ def _unary(dispatch: Dispatcher, name: str) -> Callable[[bytes, Any], Awaitable[
 def _stream(dispatch: Dispatcher, name: str) -> Callable[[bytes, Any], AsyncIterator[bytes]]:
     async def handle(request: bytes, context: Any) -> AsyncIterator[bytes]:
         try:
-            async for chunk in dispatch.stream(name, request):
+            async for chunk in dispatch.stream(name, request, context.invocation_metadata() or ()):
                 yield chunk
         except CrishimError as error:
             await _abort(context, error)

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -7,12 +8,14 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from crishim.cli.daemon import (
     JournalFormat,
     JsonFormat,
+    RpcFilter,
     TextFormat,
     announced,
     ended_by_signals,
@@ -21,6 +24,9 @@ from crishim.cli.daemon import (
     take_over_environment,
     watchdog_period,
 )
+from crishim.cri import Dispatcher, pb
+from crishim.interfaces.tracing import ServedRpc, serving
+from crishim.testing import Harness
 
 
 @pytest.fixture
@@ -101,6 +107,51 @@ def test_lines_have_their_form() -> None:
     except ValueError:
         failed.exc_info = sys.exc_info()
     assert json.loads(JsonFormat().format(failed))["error"].endswith("ValueError: why")
+
+
+@pytest.mark.parametrize(
+    ("rpc", "text", "fields"),
+    [
+        (None, "", {}),
+        (ServedRpc(number=17), "[rpc=17] ", {"rpc": 17}),
+        (ServedRpc(number=17, pod="shop/web"), "[rpc=17 pod=shop/web] ", {"rpc": 17, "pod": "shop/web"}),
+    ],
+)
+def test_lines_name_the_rpc(rpc: ServedRpc | None, text: str, fields: dict[str, object]) -> None:
+    """Every line that is logged while an RPC is served has its number and its pod, in each form; others have neither."""
+    entry = record("hello")
+    with serving(rpc) if rpc is not None else contextlib.nullcontext():
+        assert RpcFilter().filter(entry)
+    assert f"2026-01-01T00:00:00.250Z INFO crishim.rpc: {text}hello" == TextFormat().format(entry)
+    assert f"<6>crishim.rpc: {text}hello" == JournalFormat().format(entry)
+    known = {"time": "2026-01-01T00:00:00.250Z", "level": "INFO", "logger": "crishim.rpc", "message": "hello"}
+    assert known | fields == json.loads(JsonFormat().format(entry))
+
+
+async def test_a_backend_s_lines_name_the_pod(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a backend logs while it starts a sandbox, and the line of the call itself, name the same RPC and the pod."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    metadata = pb.PodSandboxMetadata(name="web", namespace="shop", uid="u")
+    try:
+        start_logging("info", "json", {})
+        async with Harness() as world:
+            real = world.fake.start_sandbox
+
+            async def logging_start(spec: Any) -> Any:
+                logging.getLogger("backend").warning("slow disk")
+                return await real(spec)
+
+            world.fake.start_sandbox = logging_start  # type: ignore[method-assign]
+            dispatch = Dispatcher(world.services)
+            await dispatch(pb.VersionRequest())
+            await dispatch(pb.RunPodSandboxRequest(config=pb.PodSandboxConfig(metadata=metadata)))
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    expected = [("backend", 2, "shop/web"), ("crishim.rpc", 2, "shop/web")]
+    assert expected == [(line["logger"], line["rpc"], line["pod"]) for line in lines]
 
 
 @pytest.mark.parametrize(

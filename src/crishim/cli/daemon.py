@@ -1,4 +1,4 @@
-"""Log formats, readiness (sd_notify) and termination signals of a daemon. Standard library only.
+"""Log formats, readiness (sd_notify) and termination signals of a daemon. Nothing from outside the standard library but attrs.
 
 The protocol of readiness is systemd's: a datagram of `KEY=value` lines to the socket that NOTIFY_SOCKET names; without that
 variable nothing is sent. With WATCHDOG_USEC a keep-alive is sent in half that interval.
@@ -15,35 +15,59 @@ import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping
 from typing import Final
 
+from crishim.interfaces.tracing import current_rpc
+
 _OURS_ALONE: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 _PRIORITIES: Final = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 
 
+class RpcFilter(logging.Filter):
+    """Adds `rpc` to every record: the number of the RPC that is served, its pod and its trace, as far as there are any.
+
+    For handlers: a logger's filters do not see the records of the loggers below it.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add the fields; no record is dropped."""
+        rpc = current_rpc()
+        fields = {} if rpc is None else {"rpc": rpc.number, "pod": rpc.pod, "trace_id": rpc.trace_id}
+        record.rpc = {name: value for name, value in fields.items() if value}
+        return True
+
+
 class TextFormat(logging.Formatter):
-    """`2026-01-01T00:00:00.000Z INFO crishim.rpc: message`."""
+    """`2026-01-01T00:00:00.000Z INFO crishim.rpc: [rpc=17 pod=default/web] message`; no brackets outside of RPCs."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, with a traceback if the record has one."""
-        return f"{_time(record)} {record.levelname} {record.name}: {super().format(record)}"
+        return f"{_time(record)} {record.levelname} {record.name}: {_rpc(record)}{super().format(record)}"
 
 
 class JournalFormat(logging.Formatter):
-    """`<6>crishim.rpc: message`: journald reads the priority, and adds the time. Each line of a traceback has its own
-    priority.
+    """`<6>crishim.rpc: [rpc=17 pod=default/web] message`: journald reads the priority, and adds the time.
+
+    Each line of a traceback has its own priority.
     """
 
     def format(self, record: logging.LogRecord) -> str:
         """The lines, each with its priority."""
         priority = f"<{_PRIORITIES.get(record.levelname, 6)}>"
-        return "\n".join(priority + line for line in f"{record.name}: {super().format(record)}".splitlines())
+        text = f"{record.name}: {_rpc(record)}{super().format(record)}"
+        return "\n".join(priority + line for line in text.splitlines())
 
 
 class JsonFormat(logging.Formatter):
-    """One object a line: `time level logger message`, and `error` with a traceback."""
+    """One object a line: `time level logger message`, `rpc pod trace_id` where there are any, and `error` with a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
-        fields = {"time": _time(record), "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        fields: dict[str, str | int] = {
+            "time": _time(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        fields |= _rpc_fields(record)
         if record.exc_info:
             fields["error"] = self.formatException(record.exc_info)
         return json.dumps(fields)
@@ -56,6 +80,7 @@ def start_logging(level: str, form: str, environ: Mapping[str, str] = os.environ
         form = "journald" if environ.get("JOURNAL_STREAM") == _stream_of(2) else "text"
     handler = logging.StreamHandler()
     handler.setFormatter(formats[form]())
+    handler.addFilter(RpcFilter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -121,6 +146,16 @@ async def _signs_of_life(period: float, environ: Mapping[str, str]) -> None:
     while True:
         notify("WATCHDOG=1", environ)
         await asyncio.sleep(period)
+
+
+def _rpc_fields(record: logging.LogRecord) -> dict[str, str | int]:
+    fields: dict[str, str | int] = getattr(record, "rpc", {})
+    return fields
+
+
+def _rpc(record: logging.LogRecord) -> str:
+    fields = " ".join(f"{name}={value}" for name, value in _rpc_fields(record).items())
+    return f"[{fields}] " if fields else ""
 
 
 def _time(record: logging.LogRecord) -> str:

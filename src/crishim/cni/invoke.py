@@ -17,6 +17,7 @@ import attrs
 from crishim.cni.attachment import INTERFACE
 from crishim.cni.results import failure, result_of
 from crishim.errors import FailedPrecondition, Unknown
+from crishim.interfaces.tracing import span
 from crishim.linux.children import children, end_program
 from crishim.linux.processes import kill_family_now, with_variable
 
@@ -97,15 +98,15 @@ class Plugins:
         if program is None:
             folders = ", ".join(map(str, self.folders))
             raise FailedPrecondition("missing", f"in {folders}", f"the CNI plugin {kind}")
-        with self._leftovers.noted() as environment:
+        with span(f"cni {call.command} {kind}", _attributes(program, call)), self._leftovers.noted() as environment:
             process = await self._start(program, call, environment)
             try:
                 out, err = await process.communicate(config)
             except BaseException:
                 await end_program(process, group=True)
                 raise
-        if process.returncode:
-            raise failure(kind, call.command, process.returncode, out, err)
+            if process.returncode:
+                raise failure(kind, call.command, process.returncode, out, err)
         return out
 
     async def _start(self, program: Path, call: PluginCall, environment: dict[str, str]) -> asyncio.subprocess.Process:
@@ -119,3 +120,8 @@ class Plugins:
             )
         except OSError as error:
             raise Unknown(f"the CNI plugin {program} cannot be run: {error.strerror}") from error
+
+
+def _attributes(program: Path, call: PluginCall) -> dict[str, str]:
+    attributes = {"process.executable.name": program.name, "process.executable.path": str(program)}
+    return attributes | ({"sandbox.id": call.container_id} if call.container_id else {})

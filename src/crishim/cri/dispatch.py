@@ -8,17 +8,20 @@
 A call raises only `CrishimError`s (or `CancelledError`). Until `services` is entered every call is `Unavailable`.
 """
 
+import itertools
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final, TypeAlias
 
 import attrs
 from google.protobuf import message_factory
 from google.protobuf.message import DecodeError, Message
 
 from crishim.cri.routes import Row, Subscription, Unary, routes
+from crishim.cri.subject import CREATED, RequestSubject
 from crishim.errors import Code, CrishimError, InvalidArgument, Unavailable, Unimplemented, Unknown
+from crishim.interfaces.tracing import ServedRpc, Tracer, serving
 from crishim.service.services import Services
 
 _log = logging.getLogger("crishim.rpc")
@@ -26,6 +29,20 @@ _log = logging.getLogger("crishim.rpc")
 _EXPECTED: Final = frozenset({Code.OK, Code.NOT_FOUND, Code.UNIMPLEMENTED, Code.CANCELLED})
 _READ: Final = re.compile("(List|Stream).*|.*(Status|Stats)|Version|RuntimeConfig|ImageFsInfo")
 """Read-only RPCs. A kubelet sends some 20 of these a second."""
+_SERVER_FAULTS: Final = frozenset(
+    {
+        Code.UNKNOWN,
+        Code.DEADLINE_EXCEEDED,
+        Code.UNIMPLEMENTED,
+        Code.INTERNAL,
+        Code.UNAVAILABLE,
+        Code.DATA_LOSS,
+    }
+)
+"""The codes with which a server's span has failed (OpenTelemetry's semantic conventions for gRPC)."""
+
+Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
+"""The metadata of a gRPC call."""
 
 
 @attrs.frozen(kw_only=True)
@@ -50,11 +67,13 @@ def log_call(call: Call) -> None:
 
 
 class Dispatcher:
-    """Every RPC of CRI over one `Services`. `observe` is called with each finished call."""
+    """Every RPC of CRI over one `Services`. `observe` is called with each finished call; `tracer` makes a span of each."""
 
-    def __init__(self, services: Services, observe: Callable[[Call], None] = log_call) -> None:
+    def __init__(self, services: Services, observe: Callable[[Call], None] = log_call, *, tracer: Tracer | None = None) -> None:
         self._services = services
         self._observe = observe
+        self._tracer = tracer
+        self._numbers = itertools.count(1)
         self.routes = routes()
         self._by_request = {row.request.DESCRIPTOR.name: row for row in self.routes.values()}
 
@@ -71,22 +90,26 @@ class Dispatcher:
         async for data in self.stream(row.name, request.SerializeToString()):
             yield reply().FromString(data)
 
-    async def call(self, name: str, data: bytes) -> bytes:
-        """The encoded response to the RPC `name`. Streaming RPCs raise `Unimplemented` here."""
+    async def call(self, name: str, data: bytes, metadata: Metadata = ()) -> bytes:
+        """The encoded response to the RPC `name`. Streaming RPCs raise `Unimplemented` here.
+
+        `metadata` may have the client's trace context.
+        """
         row = self._row(name)
         if not isinstance(row, Unary):
             raise Unimplemented(name, f"{name} streams its reply")
-        watch = _CallRecord(self._services, row, self._observe)
-        with watch:
+        watch = self._begin(row, metadata)
+        with watch, serving(watch.rpc):
             arguments = row.decode(watch.parse(data))
             result = await row.call(self._services)(*arguments)
+            watch.created(result)
             reply = row.encode(result)
             return reply if isinstance(reply, bytes) else reply.SerializeToString()
 
-    async def stream(self, name: str, data: bytes) -> AsyncIterator[bytes]:
+    async def stream(self, name: str, data: bytes, metadata: Metadata = ()) -> AsyncIterator[bytes]:
         """The encoded responses to the streaming RPC `name`."""
         row = self._row(name)
-        watch = _CallRecord(self._services, row, self._observe)
+        watch = self._begin(row, metadata)
         with watch:
             request = watch.parse(data)
             if isinstance(row, Unary):
@@ -95,9 +118,14 @@ class Dispatcher:
                 async for event in row.subscribe(self._services):
                     yield row.encode(event).SerializeToString()
             else:
-                result = await row.call(self._services)(*row.decode(request))
+                with serving(watch.rpc):  # not around a yield: the consumer would run inside
+                    result = await row.call(self._services)(*row.decode(request))
                 for chunk in row.chunks(result):
                     yield chunk
+
+    def _begin(self, row: Row, metadata: Metadata) -> "_CallRecord":
+        span = None if self._tracer is None else self._tracer.begin_rpc(row.service, row.name, metadata)
+        return _CallRecord(self._services, row, self._observe, ServedRpc(number=next(self._numbers), span=span))
 
     def _row(self, name: str) -> Row:
         row = self.routes.get(name)
@@ -121,7 +149,8 @@ class Dispatcher:
 class _CallRecord:
     """Wraps one call: checks readiness before it, converts its errors, and calls the observer after it."""
 
-    def __init__(self, services: Services, row: Row, observe: Callable[[Call], None]) -> None:
+    def __init__(self, services: Services, row: Row, observe: Callable[[Call], None], rpc: ServedRpc) -> None:
+        self.rpc = rpc
         self._services = services
         self._row = row
         self._observe = observe
@@ -134,35 +163,45 @@ class _CallRecord:
             request = self._row.request.FromString(data)
         except DecodeError as error:
             raise InvalidArgument(self._row.request.DESCRIPTOR.name, f"cannot be decoded: {error}") from error
-        self._subject = _subject(request)
+        subject = RequestSubject.of(request, self._services)
+        self._subject = subject.name
+        self.rpc.pod = subject.pod
+        if self.rpc.span is not None:
+            self.rpc.span.annotate(subject.attributes())
         return request
+
+    def created(self, result: object) -> None:
+        """Add the id of what the call has created to its span."""
+        if self.rpc.span is not None and isinstance(result, str) and self._row.name in CREATED:
+            self.rpc.span.annotate({CREATED[self._row.name]: result})
 
     def __enter__(self) -> None:
         self._begin = self._services.clock.monotonic()
         if not self._services.ready:
-            raise Unavailable("the runtime is not initialised yet")
+            error = Unavailable("the runtime is not initialised yet")
+            self._end_span(error.code, error)  # `__exit__` is not called
+            raise error
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         code, message = Code.OK, ""
         if isinstance(error, CrishimError):
             code, message = error.code, error.message
         elif isinstance(error, Exception):
-            _log.error("%s failed with an unexpected error", self._row.name, exc_info=error)
             code, message = Code.UNKNOWN, f"{type(error).__name__}: {error}"
         elif error is not None:
             code = Code.CANCELLED
         seconds = self._services.clock.monotonic() - self._begin
-        self._observe(Call(method=self._row.name, subject=self._subject, code=code, seconds=seconds, message=message))
-        if isinstance(error, Exception) and code is Code.UNKNOWN and not isinstance(error, CrishimError):
+        call = Call(method=self._row.name, subject=self._subject, code=code, seconds=seconds, message=message)
+        unexpected = isinstance(error, Exception) and not isinstance(error, CrishimError)
+        with serving(self.rpc):
+            if unexpected:
+                _log.error("%s failed with an unexpected error", self._row.name, exc_info=error)
+            self._observe(call)
+        self._end_span(code, error)
+        if unexpected:
             raise Unknown(message) from error
 
-
-def _subject(request: Any) -> str:
-    for field in ("container_id", "pod_sandbox_id"):
-        if value := getattr(request, field, ""):
-            return str(value)
-    image = getattr(request, "image", None)
-    if image is not None:
-        return str(image.image)
-    metadata: Any = getattr(getattr(request, "config", None), "metadata", None)
-    return f"{metadata.namespace}/{metadata.name}" if hasattr(metadata, "namespace") else ""
+    def _end_span(self, code: Code, error: BaseException | None) -> None:
+        if (span := self.rpc.span) is not None:
+            span.annotate({"rpc.grpc.status_code": code.value})
+            span.end(error if code in _SERVER_FAULTS else None)

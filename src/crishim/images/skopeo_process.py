@@ -18,6 +18,7 @@ import attrs
 from crishim.errors import PullError, PullReason
 from crishim.images.manifest import Descriptor, Manifest
 from crishim.interfaces.seats import Clock
+from crishim.interfaces.tracing import span
 from crishim.linux.children import children
 from crishim.linux.programs import find_program
 
@@ -79,6 +80,15 @@ async def run(command: list[str], subject: str, stall: float, clock: Clock, watc
 
     Waits that a registry requests do not count, up to five minutes; the reason is part of the error.
     """
+    program = {"process.executable.name": Path(command[0]).name, "process.executable.path": command[0]}
+    with span("skopeo", program) as recorded:
+        ended = await _run(command, subject, stall, clock, watch, cwd)
+        if recorded is not None:
+            recorded.annotate({"process.exit.code": ended.code})
+        return ended
+
+
+async def _run(command: list[str], subject: str, stall: float, clock: Clock, watch: "Watch", cwd: Path | None) -> Ended:
     waits = Waits(clock)
     async with _process(command, waits.feed, cwd) as ending:
         moved, size = clock.monotonic(), 0

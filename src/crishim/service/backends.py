@@ -11,6 +11,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import attrs
@@ -30,6 +31,7 @@ from crishim.errors import (
 from crishim.interfaces.backend import Backend, BackendInfo
 from crishim.interfaces.capabilities import capabilities
 from crishim.interfaces.seats import Clock, NoObserver, Observer
+from crishim.interfaces.tracing import Span, outside_rpcs, span
 from crishim.lifecycle.records import SandboxRecord
 from crishim.model.runtime import CgroupDriver
 from crishim.service.locks import BackgroundTasks, join
@@ -142,7 +144,8 @@ class BackendHandle:
     async def wait(self, verb: str, work: Coroutine[Any, Any, T], deadline: float | None = None) -> T:
         """Await a verb without a usual deadline (waits, execs, attachments). Recovery does not wait for these calls to end."""
         try:
-            return await bounded(verb, self._watched(verb, work), deadline, self._settings.deadlines.cancel_grace)
+            with self._span(verb):
+                return await bounded(verb, self._watched(verb, work), deadline, self._settings.deadlines.cancel_grace)
         except Unavailable:
             await self._lose_unless_probed()
             raise
@@ -151,7 +154,8 @@ class BackendHandle:
         """Await a verb even while the backend counts as lost; for probes and inventories."""
         begin, code = self._clock.monotonic(), Code.CANCELLED
         try:
-            answer = await bounded(verb, self._watched(verb, work), deadline, self._settings.deadlines.cancel_grace)
+            with self._span(verb):
+                answer = await bounded(verb, self._watched(verb, work), deadline, self._settings.deadlines.cancel_grace)
             code = Code.OK
         except CrishimError as error:
             code = error.code
@@ -180,6 +184,9 @@ class BackendHandle:
     async def idle(self) -> None:
         """Return when no lifecycle verb is under way."""
         await self._idle.wait()
+
+    def _span(self, verb: str) -> AbstractContextManager[Span | None]:
+        return span(f"backend {verb}", {"container.runtime.name": self.name})
 
     async def _lose_unless_probed(self) -> None:
         """Probe the backend after an `Unavailable`, and mark it lost if the probe fails. Concurrent calls share one probe."""
@@ -357,7 +364,7 @@ class Backends:
         return True
 
     def _lost(self, handle: BackendHandle) -> None:
-        self._tasks.spawn(self._until_back(handle), f"return of {handle.handlers!r}")
+        self._tasks.spawn(self._until_back(handle), f"return of {handle.handlers!r}", context=outside_rpcs())
 
     async def _until_back(self, handle: BackendHandle) -> None:
         pause = self._settings.retry_first

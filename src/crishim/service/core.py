@@ -20,6 +20,7 @@ from crishim.interfaces.seats import (
     SandboxNamespaces,
     StreamUrls,
 )
+from crishim.interfaces.tracing import span
 from crishim.model.container import ContainerConfig, Mount
 from crishim.model.image import Image, ImageDetail, ImageSpec
 from crishim.model.runtime import ContainerEvent, ContainerEventType
@@ -123,11 +124,13 @@ class Core:
     async def image_step(self, what: str, work: Coroutine[Any, Any, T], *, forever: bool = False) -> T:
         """Await a verb of the image service. `forever` is for pulls, which have a progress timeout instead of a deadline."""
         deadline = None if forever else self.settings.deadlines.other
-        return await bounded(what, work, deadline, self.settings.deadlines.cancel_grace)
+        with span(what):
+            return await bounded(what, work, deadline, self.settings.deadlines.cancel_grace)
 
     async def network_step(self, what: str, work: Coroutine[Any, Any, T]) -> T:
         """Await a call of the network or the namespaces, with its deadline."""
-        return await bounded(what, work, self.settings.deadlines.network, self.settings.deadlines.cancel_grace)
+        with span(what):
+            return await bounded(what, work, self.settings.deadlines.network, self.settings.deadlines.cancel_grace)
 
     async def image_of(self, config: ContainerConfig, handler: str) -> ImageDetail:
         """The image of a container configuration. Raises `NotFound`. Without an image service the reference is used

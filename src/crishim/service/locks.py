@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable
+from contextvars import Context
 from typing import Any, TypeAlias, TypeVar
 
 from crishim.errors import Aborted, CrishimError
@@ -28,12 +29,19 @@ class BackgroundTasks:
     def __init__(self) -> None:
         self._tasks: dict[asyncio.Task[Any], Callable[[], object]] = {}
 
-    def spawn(self, work: Coroutine[Any, Any, T], name: str, cancel: Callable[[], object] | None = None) -> asyncio.Task[T]:
+    def spawn(
+        self,
+        work: Coroutine[Any, Any, T],
+        name: str,
+        cancel: Callable[[], object] | None = None,
+        context: Context | None = None,
+    ) -> asyncio.Task[T]:
         """Run `work` in a task. Unexpected errors are logged, since no caller may be left to receive them.
 
-        `cancel` is what `close` calls to end the work; by default it cancels the task.
+        `cancel` is what `close` calls to end the work; by default it cancels the task. Work that is not part of the current
+        RPC takes `outside_rpcs()` as `context`.
         """
-        task = asyncio.create_task(work, name=name)
+        task = asyncio.create_task(work, name=name, context=context)
         self._tasks[task] = cancel or task.cancel
         task.add_done_callback(self._ended)
         return task

@@ -208,7 +208,7 @@ class Images:
         work = self._service(wanted).pull(wanted, auth, sandbox)
         begin, code = self._core.clock.monotonic(), Code.CANCELLED
         try:
-            image_id = await self._core.image_step("pull", work, forever=True)
+            image_id = await self._core.image_step("image pull", work, forever=True)
             code = Code.OK
         except CrishimError as error:
             code = error.code

@@ -22,6 +22,8 @@ from crishim.interfaces.seats import (
     SandboxNamespaces,
     StreamUrls,
 )
+from crishim.model.sandbox import PodSandboxMetadata
+from crishim.model.values import ContainerId, SandboxId
 from crishim.service.backends import Backends, Settings
 from crishim.service.containers import Containers
 from crishim.service.core import Core, EventHub
@@ -113,6 +115,20 @@ class Services:
         backend.
         """
         return {*self._core.table.sandboxes, *self._core.table.set_aside, *self._core.table.unrecorded}
+
+    def pod_of(self, container_id: ContainerId, sandbox_id: SandboxId) -> tuple[PodSandboxMetadata, str] | None:
+        """The pod of a container or of a sandbox, and the container's name; None if the id is not known.
+
+        One of the ids may be empty; both may be prefixes. Raises `InvalidArgument` for an ambiguous one.
+        """
+        table = self._core.table
+        if container_id:
+            container = table.find_container(container_id)
+            if container is None:
+                return None
+            return container.sandbox.record.config.metadata, container.record.config.metadata.name
+        sandbox = table.find_sandbox(sandbox_id)
+        return None if sandbox is None else (sandbox.record.config.metadata, "")
 
     def gauges(self) -> Gauges:
         """The number of pods and containers by state, and the reachability of each backend."""

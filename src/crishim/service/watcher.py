@@ -13,6 +13,7 @@ from typing import Any
 
 from crishim.errors import CrishimError, NotFound, Unavailable
 from crishim.interfaces.capabilities import SupportsSandboxWait
+from crishim.interfaces.tracing import outside_rpcs
 from crishim.lifecycle.records import ExitRecord
 from crishim.lifecycle.states import ContainerAct, SandboxAct
 from crishim.model.container import ContainerState
@@ -83,7 +84,7 @@ class Watcher:
             self._core.events.publish(entry, entry.id, ContainerEventType.STOPPED)
 
     def _begin(self, subject: str, work: Coroutine[Any, Any, None]) -> None:
-        task = self._waits[subject] = self._core.tasks.spawn(work, f"wait for {subject}")
+        task = self._waits[subject] = self._core.tasks.spawn(work, f"wait for {subject}", context=outside_rpcs())
 
         def end(_: asyncio.Task[None]) -> None:
             if self._waits.get(subject) is task:

@@ -25,6 +25,7 @@ from crishim.testing.conformance.logs import read_log
 from crishim.testing.conformance.offers import Sink, Source
 from tests.backends.runc.world import needs
 from tests.shimv2.world import ShimWorld
+from tests.traces import Recording, attributes
 
 pytestmark = [pytest.mark.node, needs("containerd-shim-runc-v2", "runc", "busybox", "unshare", "catatonit")]
 
@@ -37,6 +38,16 @@ async def test_one_shim_for_a_pod(containers: ShimWorld) -> None:
         seen = [await output(containers, spec.id, "hostname") for spec in specs]
         assert seen[0] == seen[1]
     assert 2 == len(containers.shims())
+
+
+async def test_calls_of_a_shim_are_traced(containers: ShimWorld) -> None:
+    """In a traced RPC each call of the shim is a span; the wait for the task's end is none."""
+    recording = Recording()
+    with recording.inside():
+        await containers.run_ready(await containers.sandbox(), containers.programs.sleeps())
+    calls = [attributes(span) for span in recording.spans if span.name.startswith("containerd.task.v2.Task/")]
+    assert {("ttrpc", "Create"), ("ttrpc", "Start")} <= {(call["rpc.system"], call["rpc.method"]) for call in calls}
+    assert "Wait" not in {call["rpc.method"] for call in calls}
 
 
 async def output(world: ShimWorld, container_id: ContainerId, *argv: str) -> bytes:

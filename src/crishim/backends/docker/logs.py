@@ -24,6 +24,7 @@ from crishim.backends.docker.observed import runs
 from crishim.backends.docker.wire import LogEntries, LogEntry, Repeats
 from crishim.errors import CrishimError, NotFound, Unavailable
 from crishim.interfaces.seats import Clock
+from crishim.interfaces.tracing import outside_rpcs
 from crishim.logs.follower import LogFollower
 from crishim.model.values import ContainerId
 
@@ -136,7 +137,7 @@ class _Log:
         if not self._complete and (self._task is None or self._task.done()):
             if self._task is not None:  # an earlier one has failed
                 self._open_again()
-            self._task = asyncio.create_task(self._follow(complete), name=f"log of {self._id}")
+            self._task = asyncio.create_task(self._follow(complete), name=f"log of {self._id}", context=outside_rpcs())
 
     async def finished(self, timeout: float, complete: Callable[[ContainerId], None]) -> None:
         """Return when the log is complete; if the stream does not end, the engine's copy is read without following."""

@@ -15,6 +15,7 @@ from crishim.backends.docker.engine import Engine
 from crishim.backends.docker.observed import OWNER
 from crishim.errors import CrishimError, Unavailable
 from crishim.interfaces.seats import Clock
+from crishim.interfaces.tracing import outside_rpcs
 
 T = TypeVar("T")
 Event = Mapping[str, Any]
@@ -73,7 +74,7 @@ class EventWatch:
     async def _opened(self) -> None:
         if self._pump is None or self._pump.done():
             self._open = asyncio.get_running_loop().create_future()
-            self._pump = asyncio.create_task(self._follow(self._open), name="the engine's events")
+            self._pump = asyncio.create_task(self._follow(self._open), name="the engine's events", context=outside_rpcs())
         assert self._open is not None
         await asyncio.shield(self._open)
 

@@ -10,6 +10,7 @@ from crishim.backends.process.session import Session
 from crishim.backends.process.state import StateFolder, StoredContainer
 from crishim.errors import CrishimError, FailedPrecondition, NotFound
 from crishim.interfaces.seats import Clock
+from crishim.interfaces.tracing import outside_rpcs
 from crishim.linux.processes import Identity, kill_family, lives
 from crishim.model.container import ContainerState, ObservedContainer
 from crishim.model.process import Exit
@@ -96,7 +97,7 @@ class ContainerProcess:
     def _watch(self, session: Session, started_at: int) -> None:
         self._session = session
         self._started_at = started_at
-        self._life = asyncio.create_task(self._live(session), name=f"container {self.id}")
+        self._life = asyncio.create_task(self._live(session), name=f"container {self.id}", context=outside_rpcs())
 
     async def _live(self, session: Session) -> None:
         await session.ended()

@@ -13,12 +13,14 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
 from crishim.errors import AlreadyExists, CreateRefused, CrishimError, FailedPrecondition, NotFound, Unknown
+from crishim.interfaces.tracing import Span, span
 from crishim.linux.children import children, end_program
 from crishim.linux.programs import find_program
 from crishim.logs.stdio import ChildEnds
@@ -158,6 +160,11 @@ class RuntimeCommand:
         self.line = (self.program, f"--root={root}", *args)
         """The arguments before every subcommand, without the cgroup driver."""
 
+    def span(self, subcommand: str, container_id: str) -> AbstractContextManager[Span | None]:
+        """A span around a subcommand."""
+        attributes = {"process.executable.name": self.name, "process.executable.path": self.program}
+        return span(f"{self.name} {subcommand}", attributes | ({"container.id": container_id} if container_id else {}))
+
     async def run(self, container_id: str, *args: str, stdin: bytes = b"") -> bytes:
         """Run a subcommand and return its output. Raises the error that `meaning` gives for a failure."""
         pipe = asyncio.subprocess.PIPE
@@ -172,7 +179,7 @@ class RuntimeCommand:
     async def _run(
         self, container_id: str, args: Sequence[str], stdin: int, stdout: int, stderr: int, sent: bytes = b""
     ) -> bytes:
-        with tempfile.NamedTemporaryFile(prefix="runtime", suffix=".log") as log:
+        with self.span(args[0], container_id), tempfile.NamedTemporaryFile(prefix="runtime", suffix=".log") as log:
             try:
                 process = await children.start(
                     *self.line,

@@ -128,7 +128,8 @@ class MonitoredRuntime:
 
     async def _finish(self, container_id: str, bundle: Path) -> int:
         """Have the prepared monitor create its container. Returns the pid of the first process."""
-        pid = await self._waiting.pop(container_id).create(self._monitor_cgroups(bundle))
+        with self._command.span("create", container_id):  # the monitor runs it
+            pid = await self._waiting.pop(container_id).create(self._monitor_cgroups(bundle))
         self._bundles[container_id] = bundle
         if self._command.systemd_cgroup:
             self._scopes.begin(container_id, bundle)

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from crishim._proto import shim_task_pb2 as task_pb
 from crishim.errors import DeadlineExceeded, FailedPrecondition, Unknown
+from crishim.interfaces.tracing import span
 from crishim.linux.children import children, end_program
 from crishim.linux.programs import find_program
 from crishim.model.process import Exit
@@ -128,7 +129,14 @@ class ShimBinary:
             "GRPC_ADDRESS": self.address,
             "NAMESPACE": self.namespace,
         }
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as given:
+        name = Path(program).name
+        attributes = {"process.executable.name": name, "process.executable.path": str(program)}
+        with (
+            span(f"{name} {args[-1]}", attributes),
+            tempfile.TemporaryFile() as out,
+            tempfile.TemporaryFile() as err,
+            tempfile.TemporaryFile() as given,
+        ):
             given.write(stdin)
             given.seek(0)
             process = await children.start(program, *args, cwd=folder, env=environment, stdin=given, stdout=out, stderr=err)
@@ -143,6 +151,6 @@ class ShimBinary:
             out.seek(0)
             err.seek(0)
             said, complained = out.read(), err.read().decode("utf-8", "replace").strip()
-        if code:
-            raise Unknown(f"{self.program} {args[-1]}: {complained[-1000:] or said[-1000:]!r}")
+            if code:
+                raise Unknown(f"{self.program} {args[-1]}: {complained[-1000:] or said[-1000:]!r}")
         return said

@@ -14,6 +14,7 @@ from typing import Final
 import attrs
 
 from crishim.errors import CrishimError, DeadlineExceeded, NotFound
+from crishim.interfaces.tracing import outside_rpcs
 from crishim.linux.children import Child, children
 from crishim.model.process import Exit
 from crishim.shimv2.client.binary import ShimBinary
@@ -104,7 +105,7 @@ class Burial:
         """Retry in the background after `pause` seconds, unless a retry is already scheduled."""
         if self._retrying is None or self._retrying.done():
             name = f"leftovers of sandbox {self._folder.sandbox_id}"
-            self._retrying = asyncio.create_task(self._retry(pause), name=name)
+            self._retrying = asyncio.create_task(self._retry(pause), name=name, context=outside_rpcs())
 
     def watch(self, record: ShimRecord) -> None:
         """Watch the shim's process for its end, and reap it if it is a child of this process."""
@@ -119,7 +120,7 @@ class Burial:
             return
         self._process = process
         name = f"end of the shim of sandbox {self._folder.sandbox_id}"
-        self._noticing = asyncio.create_task(self._notice_end(process), name=name)
+        self._noticing = asyncio.create_task(self._notice_end(process), name=name, context=outside_rpcs())
 
     def close(self) -> None:
         """End the background tasks; the shim keeps running."""

@@ -23,6 +23,7 @@ from crishim._proto import shim_events_pb2 as events_pb
 from crishim._proto import shim_task_pb2 as pb
 from crishim._proto import shim_types_pb2 as types_pb
 from crishim.errors import CreateRefused, InvalidArgument, NotFound, Unknown
+from crishim.interfaces.tracing import span
 from crishim.model.process import Exit, TerminalSize
 from crishim.shimv2.client.fifos import FifoPaths
 from crishim.shimv2.wire.messages import NAMESPACE_KEY, SERVICES, Bootstrap, exit_of, named
@@ -199,7 +200,8 @@ class ShimLink:
         payload = request.SerializeToString()
         limit = (self.timeout if timeout is None else timeout) or None
         try:
-            reply = await self._client.call(self._service, method, payload, timeout=limit, metadata=self._metadata)
+            with span(f"{self._service}/{method}", {"rpc.system": "ttrpc", "rpc.service": self._service, "rpc.method": method}):
+                reply = await self._client.call(self._service, method, payload, timeout=limit, metadata=self._metadata)
             return response.FromString(reply)
         except TtrpcError as error:
             exec_id = "" if method == "Exec" else getattr(request, "exec_id", "")

@@ -21,6 +21,7 @@ from crishim.errors import AlreadyExists, CrishimError, DeadlineExceeded, Invali
 from crishim.interfaces.keeper import Keeper
 from crishim.interfaces.oci_runtime import OciStatus, Stdio
 from crishim.interfaces.seats import Clock
+from crishim.interfaces.tracing import outside_rpcs
 from crishim.model.process import Exit
 from crishim.shimv2.client.binary import ShimBinary
 from crishim.shimv2.client.burial import Burial
@@ -362,7 +363,7 @@ class SandboxShim:
         self._watch(task)
 
     def _watch(self, task: ShimTask) -> None:
-        task.watch = asyncio.create_task(self._follow(task), name=f"end of {task.id}")
+        task.watch = asyncio.create_task(self._follow(task), name=f"end of {task.id}", context=outside_rpcs())
 
     async def _follow(self, task: ShimTask) -> None:
         """Wait for a task's exit, across lost connections."""
