@@ -294,6 +294,23 @@ async def test_a_collector_that_hangs_harms_nothing() -> None:
     assert ("crishim", []) == (reply.runtime_name, collector.spans)
 
 
+async def test_the_end_does_not_block_the_loop() -> None:
+    """While the last spans wait for a collector that hangs, the loop serves other calls."""
+    collector, served = Collector(), 0
+    collector.hanging = True
+    async with collector.serving() as endpoint, Harness() as world, contextlib.AsyncExitStack() as stack:
+        tracer = await stack.enter_async_context(exporting(endpoint, 1.0, "1"))
+        await Dispatcher(world.services, tracer=tracer)(pb.VersionRequest())
+        ending = asyncio.ensure_future(stack.aclose())
+        await collector.called.wait()
+        while not ending.done():
+            await Dispatcher(world.services)(pb.VersionRequest())
+            served += 1
+            await asyncio.sleep(0)
+        await ending
+    assert served > 1
+
+
 async def test_a_collector_that_is_away_harms_nothing() -> None:
     """Calls are answered without a collector, more than its queue has room for, and the server ends."""
     async with Harness() as world, asyncio.timeout(30), exporting(f"http://127.0.0.1:{closed_port()}", 1.0, "1") as tracer:
