@@ -77,6 +77,25 @@ async def test_blobs(registry: OddRegistry) -> None:
     assert ("/v2/team/image/blobs/one", "Basic eA==") in registry.seen
 
 
+async def test_a_blob_that_breaks_off(registry: OddRegistry) -> None:
+    """What ends in the middle ends for the client, too: no page of an error stands among its bytes."""
+
+    def break_off(request: Answering) -> bool:
+        request.send_response(200)
+        request.send_header("Content-Length", "100")
+        request.end_headers()
+        request.wfile.write(b"begun")
+        request.close_connection = True
+        return True
+
+    registry.before = break_off
+    async with relay(Endpoint(f"{registry.address}/team/image", insecure=True)) as there:
+        host, _, path = there.repository.partition("/")
+        with pytest.raises(http.client.IncompleteRead) as broken:
+            await asyncio.to_thread(ask, host, f"/v2/{path}/blobs/one")
+    assert b"begun" == broken.value.partial
+
+
 async def test_no_other_repository(registry: OddRegistry) -> None:
     """Nothing of the registry but the one repository can be reached, and no method that writes."""
     async with relay(Endpoint(f"{registry.address}/team/image", insecure=True)) as there:

@@ -10,9 +10,10 @@ from crishim._proto import nri_pb2 as pb
 from crishim.errors import CrishimError, InvalidArgument, NotFound, Unknown
 from crishim.model.container import ContainerFilter, ContainerState
 from crishim.model.features import Feature
+from crishim.model.process import Exit
 from crishim.model.resources import Resources
 from crishim.model.sandbox import PodSandboxFilter
-from crishim.model.values import EMPTY
+from crishim.model.values import EMPTY, ContainerId
 from crishim.nri.plugin import REMOVED, Adjustment
 from crishim.testing import FakeBackend
 from crishim.testing.conformance.candidate import until
@@ -370,3 +371,71 @@ async def test_errors_are_ours(tmp_path: Path) -> None:
                 else:
                     with pytest.raises(CrishimError, match="nobody"):
                         await creating
+
+
+async def test_a_stop_that_updates_its_own_container(tmp_path: Path) -> None:
+    """Updates in the report of a stop hold up no removal, of the container itself or of two that name one another."""
+
+    async def both(_: pb.PodSandbox, container: pb.Container) -> Any:
+        return [update(each, shares=2) for each in created]
+
+    created: list[str] = []
+    async with nri_node(tmp_path) as node, node.plugin(Noting(stop_container=both)):
+        pod = await node.world.run_sandbox()
+        created += [await node.world.run_container(pod, name, "sleep") for name in ("one", "two")]
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(node.world.services.containers.remove(ContainerId(each)) for each in created))
+        assert {} == dict(node.world.fake.containers)
+
+
+async def test_a_start_beside_a_synchronization_that_updates(tmp_path: Path) -> None:
+    """A plugin that answers its synchronization with an update of a container that is being started holds up nobody."""
+    go = asyncio.Event()
+
+    async def wait(_: Any, containers: Any) -> Any:
+        await go.wait()
+        return [update(container.id, shares=5) for container in containers]
+
+    async with nri_node(tmp_path) as node:
+        pod = await node.world.run_sandbox()
+        container = await node.world.create_container(pod, "main", "sleep")
+        plugin = Noting(synchronize=wait)
+        running = asyncio.create_task(plugin.run(node.socket))
+        await until(lambda: bool(plugin.synced))
+        starting = asyncio.ensure_future(node.world.services.containers.start(container))
+        await asyncio.sleep(0.01)
+        go.set()
+        async with asyncio.timeout(10):
+            await starting
+            await until(lambda: node.world.fake.containers[container].resources.cpu_shares == 5)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_pods_that_ended_without_a_plugin(tmp_path: Path) -> None:
+    """A plugin that comes back is not sent what has ended while no plugin was there."""
+    async with nri_node(tmp_path) as node:
+        async with node.plugin(Noting()):
+            pod = await node.world.run_sandbox()
+        await node.world.services.sandboxes.remove(pod)
+        async with node.plugin(plugin := Noting()):
+            assert [] == plugin.synced
+
+
+async def test_texts_that_protobuf_refuses(tmp_path: Path) -> None:
+    """A container whose exit has a message that is not UTF-8 is reported, and removed."""
+    async with nri_node(tmp_path) as node, node.plugin(plugin := Noting()):
+        container = await node.world.run_container(await node.world.run_sandbox(), "main", "sleep")
+        node.world.fake.containers[container].end(Exit(code=1, message="a\udcff b\ud800"))
+        await until(lambda: "stop_container" in plugin.containers)
+        await node.world.services.containers.remove(container)
+    assert "a? b?" == plugin.containers["stop_container"].status_message
+
+
+async def test_an_annotation_needs_no_config_json(tmp_path: Path) -> None:
+    """Annotations reach every backend in the spec, also one that writes no config.json."""
+    limited = FakeBackend(logs_to_disk=False, supported=frozenset(Feature) - {Feature.OCI_CHANGES})
+    adjustment = Adjustment(annotations={"a": "b"})
+    async with nri_node(tmp_path, backend=limited) as node, node.plugin(Noting(create_container=replying(adjustment))):
+        container = await node.world.create_container(await node.world.run_sandbox(), "main", "sleep")
+        assert "b" == limited.containers[container].spec.annotations["a"]

@@ -200,6 +200,9 @@ async def test_plugins_of_the_folder(tmp_path: Path) -> None:
         program.chmod(0o644 if "not" in name else 0o755)
     (tmp_path / "plugins" / "30-broken").write_text("#!/nonexistent\n")
     (tmp_path / "plugins" / "30-broken").chmod(0o755)
+    (tmp_path / "plugins" / "40-unread").write_text("#!/bin/sh\n")
+    (tmp_path / "plugins" / "40-unread").chmod(0o755)
+    (tmp_path / "conf.d" / "unread.conf").write_bytes(b"\xff\xfe")
     (tmp_path / "conf.d" / "started.conf").write_text("by name")
     (tmp_path / "conf.d" / "10-started.conf").write_text("by index and name")
     async with nri_node(tmp_path) as node:
@@ -236,3 +239,11 @@ async def test_a_runtime_that_refuses(tmp_path: Path) -> None:
     async with nri_node(tmp_path) as node:
         with pytest.raises(Unknown, match="plugin_idx"):
             await Noting("5-noting").run(node.socket)
+
+
+async def test_a_socket_that_cannot_be(tmp_path: Path) -> None:
+    """Where the socket cannot be created, the node serves without plugins that connect."""
+    (tmp_path / "nri.sock").mkdir()
+    async with nri_node(tmp_path) as node:
+        await node.world.run_sandbox()
+        assert not node.nri.active

@@ -87,10 +87,13 @@ async def test_secrets_are_not_recorded(tmp_path: Path) -> None:
         request = pb.PullImageRequest(image=pb.ImageSpec(image=IMAGE), auth=pb.AuthConfig(username="u", password="secret"))
         await client.call("PullImage", request.SerializeToString(), None)
         pod = await client.run_sandbox(sandbox_config("pod"))
+        verbose = pb.PodSandboxStatusRequest(pod_sandbox_id=pod, verbose=True)
+        await client.call("PodSandboxStatus", verbose.SerializeToString(), None)
         await client.call("PortForward", pb.PortForwardRequest(pod_sandbox_id=pod, port=[1]).SerializeToString(), None)
     text = "\n".join(json.dumps(to_line(call)) for call in calls)
     assert ("secret" in text, '"username": "u"' in text, '"url": "REDACTED"' in text) == (False, True, True)
     assert b64encode(b"secret").decode() not in text
+    assert '"info": {"info": "REDACTED"}' in text
     assert b64encode(b"secret").decode() in "\n".join(json.dumps(to_line(call, keep_env=True)) for call in calls)
 
 

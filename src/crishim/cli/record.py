@@ -33,7 +33,7 @@ async def _record(out: Path, listen: Path, endpoint: str, *, keep_env: bool) -> 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     with contextlib.closing(out.open("a", encoding="utf-8")) as file:
-        out.chmod(0o600)  # noqa: ASYNC240 - as above
+        out.chmod(0o600)  # noqa: ASYNC240 - before anything is served
 
         def write(call: RecordedCall) -> None:
             file.write(json.dumps(to_line(call, keep_env=keep_env)) + "\n")

@@ -60,9 +60,10 @@ async def _in_process(lines: Sequence[str], name: str) -> AsyncIterator[Caller]:
     plugin = load(name)
     images = FakeImages()
     for line in lines:
-        config = parse_line(line)["request"].get("config") or {} if line.strip() else {}
-        if image := (config.get("image") or {}).get("image"):
-            images.add(image)
+        with contextlib.suppress(ValueError):  # which the replay reports, with the line's number
+            config = (parse_line(line) or {"request": {}})["request"].get("config") or {}
+            if image := (config.get("image") or {}).get("image"):
+                images.add(image)
     with tempfile.TemporaryDirectory(prefix="crishim-replay-") as folder:
         context = BackendContext(state=Path(folder), runtime_state=Path(folder), clock=SystemClock())
         async with Services(backends={"": build(plugin.build, context, name)}, images=images) as services:

@@ -35,7 +35,7 @@ async def relay(endpoint: Endpoint) -> AsyncIterator[Endpoint]:
     """Serve a repository on the loopback for the time of the block; return the endpoint there."""
     host, _, path = endpoint.repository.partition("/")
     handler = type("_Handler", (_Handler,), {"host": host, "path_prefix": f"/v2/{path}/", "insecure": endpoint.insecure})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with await asyncio.to_thread(http.server.ThreadingHTTPServer, ("127.0.0.1", 0), handler) as server:  # it looks up a name
         server.daemon_threads = True
         server.block_on_close = False
         thread = threading.Thread(target=server.serve_forever, args=(_POLL,), name="crishim-relay", daemon=True)
@@ -52,6 +52,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     path_prefix: str
     insecure: bool
     timeout = _TIMEOUT
+    responded = False
 
     def log_message(self, *_: object) -> None:
         """As skopeo logs its own requests."""
@@ -65,8 +66,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._pass_on(connection)
         except (OSError, http.client.HTTPException) as error:
             self.close_connection = True
-            with contextlib.suppress(OSError):
-                self.send_error(http.HTTPStatus.BAD_GATEWAY, explain=str(error))
+            if not self.responded:  # an error page in the middle of a blob would be taken for its bytes
+                with contextlib.suppress(OSError):
+                    self.send_error(http.HTTPStatus.BAD_GATEWAY, explain=str(error))
 
     do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
 
@@ -94,6 +96,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if is_manifest and response.status == http.HTTPStatus.OK:
             data = response.read(_MAX_MANIFEST)
             headers = _typed(headers, data)
+        self.responded = True
         self.send_response_only(response.status)
         for name, value in headers:
             self.send_header(name, value)

@@ -126,7 +126,7 @@ def container_features(spec: ContainerSpec) -> Mapping[Feature, bool]:
         Feature.CDI_DEVICES: bool(spec.cdi_devices),
         Feature.STDIN: spec.stdin,
         Feature.TTY: spec.tty,
-        Feature.OCI_CHANGES: bool(spec.oci_changes),
+        Feature.OCI_CHANGES: bool(spec.oci_changes.keys() - {"annotations"}),  # which the spec has, too
     }
 
 

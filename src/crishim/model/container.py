@@ -127,7 +127,7 @@ class ContainerSpec:
     `argv`, `env`, `cwd`, `user` and `stop_signal` result from the configuration and the image together; `log_path` is
     absolute, or empty for no log; `image_id` is the image service's id, and `image_config` that image's own configuration.
     `oci_changes` are the changes to config.json that plugins of the node request and no other field expresses, in the form
-    of `oci.changes`; only a backend that supports `Feature.OCI_CHANGES` receives any.
+    of `oci.changes`; a backend without `Feature.OCI_CHANGES` receives only `annotations`, which are in the spec, too.
     """
 
     id: ContainerId

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ import attrs
 from google.protobuf.message import Message
 
 from crishim._proto import nri_pb2 as pb
-from crishim.errors import CrishimError, InvalidArgument, NotFound, PermissionDenied, Unknown
+from crishim.errors import CrishimError, InvalidArgument, NotFound, Unknown
 from crishim.interfaces.seats import LifecycleHost, LifecyclePlugins
 from crishim.linux.children import children
 from crishim.model.container import ContainerSpec
@@ -33,6 +33,9 @@ from crishim.nri.merging import MergedCreation, MergedUpdates, Owners
 SOCKET: Final = Path("/var/run/nri/nri.sock")
 PLUGINS: Final = Path("/opt/nri/plugins")
 CONFIGURATIONS: Final = Path("/etc/nri/conf.d")
+
+_ACCEPT_PAUSE: Final = 1.0
+"""Seconds after a connection that could not be accepted."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +64,7 @@ class NodeResourceInterface(LifecyclePlugins):
         self._containers: dict[str, tuple[PodView, ContainerView]] = {}
         """What is being created, and has passed the plugins."""
         self._host: LifecycleHost | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
 
     @property
     def active(self) -> bool:
@@ -72,8 +75,7 @@ class NodeResourceInterface(LifecyclePlugins):
     async def serving(self, host: LifecycleHost) -> AsyncIterator[None]:
         """Start the plugins of the folder, and accept others, until the end of the block.
 
-        Where another runtime listens on the socket, none is accepted, which is logged. Raises `PermissionDenied` if the
-        socket cannot be created.
+        Where the socket cannot be created, or another runtime listens on it, none is accepted, which is logged.
         """
         self._host = host
         listener = self._listen()
@@ -110,7 +112,8 @@ class NodeResourceInterface(LifecyclePlugins):
             response = await self._call(plugin, point, request, getattr(pb, f"{point}Response"))
             if isinstance(response, pb.StopContainerResponse):
                 updates.add(response.update, plugin.full_name)
-        await self._apply(updates.by_container.values())
+        if updates.by_container:  # not awaited: whoever waits for this report may hold the lock of a container that they name
+            self._spawn(self._try_to_apply(updates.by_container.values(), str(point)))
 
     async def adjust(self, pod: PodView, container: ContainerView, spec: ContainerSpec) -> ContainerSpec:
         """As `LifecyclePlugins.adjust`."""
@@ -197,6 +200,17 @@ class NodeResourceInterface(LifecyclePlugins):
         if self._host is not None:
             await self._host.update_container(ContainerId(update.container_id), resources_model(update.linux.resources))
 
+    async def _try_to_apply(self, updates: Iterable[pb.ContainerUpdate], who: str) -> list[pb.ContainerUpdate]:
+        """Update containers as far as possible; return the updates that failed, which are logged."""
+        failed = []
+        for update in updates:
+            try:
+                await self._apply_one(update)
+            except CrishimError as error:
+                _log.warning("NRI: %s could not update container %s: %s", who, update.container_id, error)
+                failed.append(update)
+        return failed
+
     async def _evict(self, evictions: Iterable[pb.ContainerEviction]) -> None:
         for eviction in evictions:
             if self._host is not None:
@@ -205,13 +219,7 @@ class NodeResourceInterface(LifecyclePlugins):
 
     async def _update_containers(self, plugin: str, request: pb.UpdateContainersRequest) -> pb.UpdateContainersResponse:
         """Serve a plugin's own request. The response names the updates that failed."""
-        failed = []
-        for update in request.update:
-            try:
-                await self._apply_one(update)
-            except CrishimError as error:
-                _log.warning("NRI plugin %s could not update container %s: %s", plugin, update.container_id, error)
-                failed.append(update)
+        failed = await self._try_to_apply(request.update, plugin)
         await self._evict(request.evict)
         return pb.UpdateContainersResponse(failed=failed)
 
@@ -231,7 +239,8 @@ class NodeResourceInterface(LifecyclePlugins):
             listener.listen()
         except OSError as error:
             listener.close()
-            raise PermissionDenied(f"NRI's socket {path}: {error.strerror}") from error
+            _log.warning("no NRI plugin can connect: %s: %s", path, error.strerror)
+            return None
         listener.setblocking(False)
         return listener
 
@@ -239,7 +248,12 @@ class NodeResourceInterface(LifecyclePlugins):
         loop = asyncio.get_running_loop()
         with listener:
             while True:
-                connected, _ = await loop.sock_accept(listener)
+                try:
+                    connected, _ = await loop.sock_accept(listener)
+                except OSError as error:  # no descriptors are left
+                    _log.warning("an NRI plugin could not be accepted: %s", error)
+                    await asyncio.sleep(_ACCEPT_PAUSE)
+                    continue
                 self._spawn(self._serve(PluginConnection(self._settings.limits, self._update_containers), connected))
 
     async def _start_plugins(self) -> None:
@@ -256,16 +270,21 @@ class NodeResourceInterface(LifecyclePlugins):
     def _found(self) -> Sequence[tuple[Path, str, str, str]]:
         """The programs, with the index and name that their files' names have, and their configurations."""
         folder, found = self._settings.plugins, []
-        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        try:
+            files = sorted(folder.iterdir()) if folder.is_dir() else []
+        except OSError as error:
+            _log.warning("no NRI plugin of %s is started: %s", folder, error.strerror)
+            return []
+        for file in files:
             if not file.is_file() or not os.access(file, os.X_OK):
                 continue
             try:
                 index, name = split_file_name(file.name)
-            except InvalidArgument as error:
-                _log.warning("%s is not started: %s", file, error.message)
+                places = (self._settings.configurations / f"{stem}.conf" for stem in (file.name, name))
+                config = next((path.read_text(encoding="utf-8") for path in places if path.is_file()), "")
+            except (InvalidArgument, OSError, ValueError) as error:
+                _log.warning("%s is not started: %s", file, error)
                 continue
-            files = (self._settings.configurations / f"{stem}.conf" for stem in (file.name, name))
-            config = next((path.read_text(encoding="utf-8") for path in files if path.is_file()), "")
             found.append((file, index, name, config))
         return found
 
@@ -301,9 +320,10 @@ class NodeResourceInterface(LifecyclePlugins):
             await plugin.register(connected, self._version)
             self._plugins.append(plugin)
             self._plugins.sort(key=lambda other: other.index)
-            await self._synchronize(plugin)
+            updates = await self._synchronize(plugin)
             _log.info("NRI plugin %s is connected", plugin.full_name)
-            plugin.synchronized.set_result(None)
+            plugin.synchronized.set_result(None)  # before the updates: who holds a lock that they need may wait for this
+            await self._try_to_apply(updates, plugin.full_name)
             await plugin.ended()
             _log.info("NRI plugin %s has disconnected", plugin.full_name)
         except CrishimError as error:
@@ -311,32 +331,35 @@ class NodeResourceInterface(LifecyclePlugins):
         finally:
             if plugin in self._plugins:
                 self._plugins.remove(plugin)
+            if not self._plugins:  # nothing is called from now on, so the ends of these would not be noticed
+                self._pods.clear()
+                self._containers.clear()
             if not plugin.synchronized.done():
                 plugin.synchronized.set_result(None)
             plugin.close()
 
-    async def _synchronize(self, plugin: PluginConnection) -> None:
+    async def _synchronize(self, plugin: PluginConnection) -> list[pb.ContainerUpdate]:
+        """Send a plugin all pods and containers; return the updates that it requests."""
         if self._host is None:
-            return
+            return []
         pods = {pod.spec.id: pod for pod in (*self._pods.values(), *self._host.pods())}
         containers = {
             container.id: (pod, container) for pod, container in (*self._containers.values(), *self._host.containers())
         }
-        updates = await plugin.synchronize(
+        return await plugin.synchronize(
             [pod_message(pod) for pod in pods.values()],
             [container_message(pod, container) for pod, container in containers.values()],
         )
-        for update in updates:
-            try:
-                await self._apply_one(update)
-            except CrishimError as error:
-                name = plugin.full_name
-                _log.warning("NRI plugin %s could not update container %s: %s", name, update.container_id, error)
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("NRI: an unexpected error", exc_info=error)
 
 
 def _is_served(path: Path) -> bool:

@@ -57,7 +57,7 @@ def container_message(pod: PodView, container: ContainerView) -> pb.Container:
         state=_STATES[container.state],
         labels=container.labels,
         annotations=container.annotations,
-        args=container.argv,
+        args=[_text(word) for word in container.argv],
         env=[f"{key}={_text(value)}" for key, value in container.env.items()],
         mounts=[_mount(mount) for mount in container.mounts if mount.host_path],
         CDI_devices=[pb.CDIDevice(name=name) for name in container.cdi_devices],
@@ -65,8 +65,8 @@ def container_message(pod: PodView, container: ContainerView) -> pb.Container:
         started_at=container.started_at,
         finished_at=container.finished_at,
         exit_code=min(container.exit_code, _MAX_INT),
-        status_reason=container.reason,
-        status_message=container.message,
+        status_reason=_text(container.reason),
+        status_message=_text(container.message),
         image=pb.Image(
             name=container.image.user_specified_image or container.image.image,
             digest=container.image_ref.partition("@")[2],
@@ -83,7 +83,7 @@ def container_message(pod: PodView, container: ContainerView) -> pb.Container:
 
 
 def resources_message(limits: Resources) -> pb.LinuxResources:
-    """TimeLimits, of which those that are not set are absent."""
+    """Limits, of which those that are not set are absent."""
     message = pb.LinuxResources(unified=limits.unified)
     if limits.memory_limit_in_bytes:
         message.memory.limit.value = limits.memory_limit_in_bytes
@@ -150,5 +150,5 @@ def _mount(mount: Mount) -> pb.Mount:
 
 
 def _text(value: str) -> str:
-    """A value without bytes that are not UTF-8, which protobuf refuses."""
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """A text whose surrogates, which protobuf refuses, are question marks."""
+    return value.encode("utf-8", "replace").decode()

@@ -2,7 +2,7 @@
 
 A line has `method`, `code` (gRPC's name), `message` if the call failed, `deadline_s` (0 for none), `seconds`, `request`, and
 `reply`, or for calls that stream `replies`. Messages have the field names of api.proto. Credentials, the values of environment
-variables and the URLs of streams are `REDACTED`.
+variables, the URLs of streams and verbose `info` are `REDACTED`.
 """
 
 import json
@@ -86,9 +86,14 @@ def to_line(call: RecordedCall, *, keep_env: bool = False) -> dict[str, Any]:
     return line
 
 
-def parse_line(text: str) -> dict[str, Any]:
-    """A line with the `method`, `code` and `request` that every line has. Raises `ValueError` for anything else."""
-    line: Any = json.loads(text)
+def parse_line(text: str) -> dict[str, Any] | None:
+    """A line with its `method`, `code` and `request`; None for an empty one, and for a call that could not be decoded.
+
+    Raises `ValueError` for anything else.
+    """
+    line: Any = json.loads(text) if text.strip() else {"undecodable": ""}
+    if isinstance(line, dict) and "undecodable" in line:
+        return None
     if not isinstance(line, dict) or line.get("method") not in METHODS or not isinstance(line.get("request"), dict):
         raise ValueError(f"not a recorded call: {text[:100]}")
     if line.get("code") not in Code.__members__:
@@ -111,6 +116,8 @@ def _to_dict(message: Message, *, keep_env: bool) -> Any:
 
 def _redacted(value: Any, name: str, keep_env: bool) -> Any:
     if isinstance(value, dict):
+        if name == "info" and not keep_env:  # verbose texts of JSON, which have the environment, too
+            return dict.fromkeys(value, REDACTED)
         if name == "envs" and not keep_env and "value" in value:
             return {**value, "value": REDACTED}
         return {key: _redacted(item, key, keep_env) for key, item in value.items()}

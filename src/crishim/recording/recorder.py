@@ -24,6 +24,7 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MESSAGE_LIMIT),
     ("grpc.max_send_message_length", MESSAGE_LIMIT),
     ("grpc.default_authority", "localhost"),
+    ("grpc.max_reconnect_backoff_ms", 3000),  # as the kubelet has it
 )
 _KEPT_METADATA: Final = ("traceparent", "tracestate", "authorization")
 _MOST_REPLIES: Final = 1000

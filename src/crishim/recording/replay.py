@@ -45,10 +45,10 @@ async def replay(lines: Iterable[str], call: Caller) -> AsyncIterator[Difference
     """Play the lines of a recording. Raises `ValueError`, with its number, for a line that is none."""
     player = _Player(call)
     for number, text in enumerate(lines, 1):
-        if not text.strip():
-            continue
         try:
             line = parse_line(text)
+            if line is None:
+                continue
             request = to_request(player.renamed(line))
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from error

@@ -71,10 +71,11 @@ class PluginCalls:
         assert self._plugins is not None
         try:
             await self._plugins.notify(point, pod, container)
-        except CrishimError as error:
+        except Exception as error:
             if may_refuse:
                 raise
-            _log.warning("%s of %s: %s", point, container.id if container else pod.spec.id, error)
+            unexpected = None if isinstance(error, CrishimError) else error
+            _log.warning("%s of %s: %s", point, container.id if container else pod.spec.id, error, exc_info=unexpected)
 
 
 class PluginHost(LifecycleHost):

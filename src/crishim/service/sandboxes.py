@@ -227,7 +227,7 @@ class Sandboxes:
         """Notify plugins of a stop, once, after the ends of the containers."""
         if entry.stop_reported:
             return
-        for container in entry.containers.values():
+        for container in tuple(entry.containers.values()):
             if container.stop_report is not None:
                 await container.stop_report
         await self._core.plugins.pod(LifecyclePoint.STOP_POD, entry)
