@@ -115,6 +115,7 @@ def test_lines_have_their_form() -> None:
         (None, "", {}),
         (ServedRpc(number=17), "[rpc=17] ", {"rpc": 17}),
         (ServedRpc(number=17, pod="shop/web"), "[rpc=17 pod=shop/web] ", {"rpc": 17, "pod": "shop/web"}),
+        (ServedRpc(number=17, pod="a\nb"), "[rpc=17 pod=a\\nb] ", {"rpc": 17, "pod": "a\nb"}),
     ],
 )
 def test_lines_name_the_rpc(rpc: ServedRpc | None, text: str, fields: dict[str, object]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from crishim.errors import NotFound, Unavailable, Unknown
+from crishim.errors import CrishimError, InvalidArgument, NotFound, Unavailable, Unknown
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.keeper import client, wire
 from crishim.keeper.launcher import TAKEN
@@ -276,3 +276,57 @@ def test_the_keeper_imports_little() -> None:
     ours = {name for name in modules if name.startswith("crishim.")}
     assert set() == {"asyncio", "attr", "typing", "logging", "pathlib", "subprocess", "datetime", "ctypes"} & set(modules)
     assert {"crishim.logs", "crishim.logs.appending", "crishim.logs.pieces"} == {name for name in ours if "keeper" not in name}
+
+
+async def test_an_exit_that_cannot_be_written(world: KeeperWorld) -> None:
+    """A container whose folder is gone takes no other's exit with it, though both end at once."""
+    go = world.folder / "go"
+    script = f"while [ ! -e {go} ]; do sleep 0.01; done; exit 3"
+    for name in ("one", "two"):
+        await world.run(name, script)
+    shutil.rmtree(world.folder / "one")
+    go.touch()
+    ends = await asyncio.wait_for(asyncio.gather(*(world.keeper.wait(name) for name in ("one", "two"))), 20)
+    assert [3, 3] == [end.code for end in ends]
+
+
+async def test_errors_name_what_is_missing(world: KeeperWorld) -> None:
+    """A program that is not there is named, and a request that makes no sense has an answer."""
+    with pytest.raises(CrishimError, match="/no/such/program"):
+        await world.run("one", "", argv=("/no/such/program",))
+    with pytest.raises(InvalidArgument):
+        await world.run("two", "", argv=("/bin/sh", "-c", "a\0b"))
+    await world.run("three", "exit 0")
+    assert 0 == (await world.keeper.wait("three")).code
+
+
+async def test_a_keeper_that_hangs_is_no_missing_one(world: KeeperWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the keeper does not answer, its containers are not taken for gone."""
+    await world.run("one", "sleep 600")
+    pid = await world.keeper.identify()
+    assert pid is not None
+    monkeypatch.setattr("crishim.keeper.client._WITHIN", 0.2)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(Unavailable):
+            await world.keeper.containers()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert {"one"} == set(await world.keeper.containers())
+
+
+async def test_a_keeper_that_cannot_start(tmp_path: Path) -> None:
+    """Why it ends at once is the error, and it is not started again and again."""
+    (tmp_path / "keeper").mkdir()
+    (tmp_path / "keeper" / "log").mkdir()
+    with pytest.raises(CrishimError, match="keeper"):
+        await asyncio.wait_for(KeeperWorld(tmp_path).run("one", "exit 0"), 15)
+
+
+def test_all_of_the_keepers_code_is_compared() -> None:
+    """What decides about an upgrade covers every module that the keeper's process loads."""
+    code = "import sys, crishim.keeper.daemon; print(*(n for n in sys.modules if n.startswith('crishim.')))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    source = Path(wire.__file__).read_text()
+    names = {name.rpartition(".")[2] for name in loaded} - {"crishim", "keeper", "logs"}
+    assert set() == {name for name in names if f'"{name}"' not in source and f'/{name}"' not in source}

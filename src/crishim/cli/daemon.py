@@ -18,6 +18,9 @@ from typing import Final
 from crishim.interfaces.tracing import current_rpc
 
 _OURS_ALONE: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
+_MAX_FIELD: Final = 256
+"""Characters of a field of an RPC in a line of text."""
+
 _PRIORITIES: Final = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 
 
@@ -153,8 +156,13 @@ def _rpc_fields(record: logging.LogRecord) -> dict[str, str | int]:
     return fields
 
 
+def _printable(text: str) -> str:
+    """A text of a request on one line: a name there may be anything."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text[:_MAX_FIELD])
+
+
 def _rpc(record: logging.LogRecord) -> str:
-    fields = " ".join(f"{name}={value}" for name, value in _rpc_fields(record).items())
+    fields = " ".join(f"{name}={_printable(str(value))}" for name, value in _rpc_fields(record).items())
     return f"[{fields}] " if fields else ""
 
 

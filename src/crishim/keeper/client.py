@@ -147,7 +147,10 @@ class KeeperClient:
         return {name: None if end is None else _exit(end) for name, (_, end) in (await self._list()).items()}
 
     async def attach(self, name: str, io: ProcessIO) -> None:
-        """As `SupportsAttach.attach`. Our end is always read, so that the keeper drops nobody for a slow client of ours."""
+        """As `SupportsAttach.attach`. Our end is read whether or not the client reads.
+
+        Raises `Aborted` if the output comes faster than this process reads it.
+        """
         async with self._asked({"verb": "attach", "name": name, "stdin": io.stdin is not None}) as (_, connection, rest):
             attacher = Attacher(io, _BACKLOG)
             tasks = [asyncio.create_task(_pump(connection, rest, attacher))]
@@ -157,6 +160,8 @@ class KeeperClient:
                 tasks.append(asyncio.create_task(self._follow(name, io.sizes)))
             try:
                 await attacher.run()
+                if tasks[0].done() and (error := tasks[0].exception()) is not None:
+                    raise error
             finally:
                 for task in tasks:
                     task.cancel()
@@ -168,7 +173,7 @@ class KeeperClient:
         """The pid of the keeper; None if there is none."""
         try:
             return int((await self._ask({"verb": "hello"}))["pid"])
-        except Unavailable:
+        except _NoKeeper:
             return None
 
     async def upgrade(self) -> bool:
@@ -179,7 +184,7 @@ class KeeperClient:
         """
         try:
             running = await self._ask({"verb": "hello"})
-        except Unavailable:
+        except _NoKeeper:
             return False
         if running["code"] == wire.CODE:
             return False
@@ -205,7 +210,7 @@ class KeeperClient:
     async def _list(self) -> Mapping[str, tuple[int, Mapping[str, Any] | None]]:
         try:
             found: Mapping[str, Any] = (await self._ask({"verb": "list"}))["containers"]
-        except Unavailable:
+        except _NoKeeper:
             return {}
         return found
 
@@ -245,7 +250,7 @@ class KeeperClient:
         if (connection := await self._try()) is not None:
             return connection
         if not start:
-            raise Unavailable("there is no keeper")
+            raise _NoKeeper("there is no keeper")
         async with self._starting, asyncio.timeout(_WITHIN):
             while (connection := await self._try()) is None:
                 await self._start()
@@ -287,8 +292,12 @@ class KeeperClient:
             await asyncio.sleep(0.01)
         elif process.returncode:
             raise Unknown(f"the keeper does not start: {complaint.decode('utf-8', 'replace').strip()[-500:]}")
-        elif self._slice:
-            await self._move()
+        elif (probe := await self._try()) is None:
+            raise Unknown(f"the keeper has ended at once: {complaint.decode('utf-8', 'replace').strip()[-500:]}")
+        else:
+            probe.close()
+            if self._slice:
+                await self._move()
 
     async def _move(self) -> None:
         """Put a new keeper into a scope of its own, or it would end with the service."""
@@ -298,6 +307,10 @@ class KeeperClient:
                 await start_scope(f"crishim-keeper-{pid}.scope", self._slice, pid)
         except CrishimError as error:
             _log.warning("the keeper stays in the cgroup of this process: %s", error)
+
+
+class _NoKeeper(Unavailable):
+    """Nobody listens; a keeper that does not answer is another matter."""
 
 
 def _code(module: str, *, trial: bool = False) -> str:
@@ -318,7 +331,7 @@ def _error(reply: Mapping[str, Any], name: str) -> CrishimError:
     """The error of a reply."""
     kind, message = str(reply["error"]), str(reply["message"])
     if kind == "OSError":
-        return from_os_error(OSError(reply["errno"], message), "the keeper")
+        return from_os_error(OSError(reply["errno"], message), reply.get("path") or "the keeper")
     if kind == "InvalidArgument":
         return InvalidArgument("request", message)
     if kind in {"NotFound", "AlreadyExists"}:
@@ -352,6 +365,8 @@ async def _pump(connection: socket.socket, buffer: bytearray, attacher: Attacher
     try:
         while True:
             while (frame := wire.take(buffer)) is not None:
+                if frame[0] == wire.MESSAGE:
+                    raise _error(json.loads(frame[1]), "")
                 attacher.offer("stderr" if frame[0] == wire.STDERR else "stdout", frame[1])
             if not (data := await loop.sock_recv(connection, _PIECE)):
                 return

@@ -70,11 +70,11 @@ class Connection:
         self._send()
 
     def offer(self, kind: int, data: bytes) -> None:
-        """Send a piece of output. Never waits; a client that does not read is dropped."""
+        """Send a piece of output. Never waits; a client that does not read is dropped, with an error behind what is queued."""
         if not self._open or self._finishing:
             return
         if len(self._outbox) + len(data) > BACKLOG:
-            self.close()
+            self.reply({"error": "Aborted", "message": "the output comes faster than it is read"})
             return
         self._outbox += wire.frame(kind, data)
         self._send()

@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 
@@ -102,9 +103,10 @@ class KeeperContainer:
         try:
             if self._folder:
                 self._write_files(code, at, oom=oom)
-        finally:
-            self.streams.close()
-            ended()
+        except OSError as error:  # a full disk, or a folder that is gone, concerns this container alone
+            sys.stderr.write(f"the exit of {self.name} cannot be written: {error}\n")
+        self.streams.close()
+        ended()
 
     def _write_files(self, code: int, at: int, *, oom: bool) -> None:
         """Write the files that conmon writes: `exit` with the code, at whose time it ended, and `oom` before it."""
@@ -155,9 +157,12 @@ class KeeperContainer:
 
     def _close_creation(self) -> None:
         if self.console is not None:
-            os.unlink(self.console.getsockname())
-            self.console.close()
-            self.console = None
+            console, self.console = self.console, None
+            with console:
+                try:
+                    os.unlink(console.getsockname())
+                except FileNotFoundError:  # it was not bound, or is gone
+                    pass
         if self.complaints >= 0:
             os.close(self.complaints)
             self.complaints = -1

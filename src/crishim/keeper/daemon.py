@@ -136,8 +136,9 @@ class KeeperProcess:
         except Refused as error:
             connection.reply({"error": error.name, "message": str(error)})
         except OSError as error:
-            connection.reply({"error": "OSError", "errno": error.errno, "message": error.strerror})
-        except (KeyError, TypeError) as error:
+            path = os.fsdecode(error.filename or "")
+            connection.reply({"error": "OSError", "errno": error.errno, "message": error.strerror or str(error), "path": path})
+        except Exception as error:  # noqa: BLE001 - the fault of one request
             connection.reply({"error": "InvalidArgument", "message": repr(error)})
 
     def _named(self, request: "Request") -> KeeperContainer:
@@ -189,9 +190,13 @@ class KeeperProcess:
         container = self._new(request)
         fds, connection.fds = connection.fds, []
         container.writers = fds[len(names) :]
-        for stream, fd in zip(names, fds, strict=False):
-            container.streams.take(stream, fd)
-        container.streams.begin()
+        try:
+            for stream, fd in zip(names, fds, strict=False):
+                container.streams.take(stream, fd)
+            container.streams.begin()
+        except BaseException:
+            container.close()
+            raise
         self._containers[container.name] = container
         connection.reply({"pid": 0})
 
@@ -292,10 +297,13 @@ class KeeperProcess:
         for pid in ended:
             if (container := self._processes.get(pid)) is not None:
                 self._processes.pop(pid)
-                if container.creator:
-                    self._finish_creation(container, self._unclaimed.pop(pid)[0])
-                else:
-                    self._exited(container)
+                try:
+                    if container.creator:
+                        self._finish_creation(container, self._unclaimed.pop(pid)[0])
+                    else:
+                        self._exited(container)
+                except OSError as error:  # the others that have ended are collected all the same
+                    sys.stderr.write(f"the end of {container.name}: {error}\n")
         if self._unclaimed and not any(container.creator for container in self._containers.values()):
             self._unclaimed.clear()
 
@@ -343,7 +351,7 @@ class KeeperProcess:
             for fd in fds:
                 os.set_inheritable(fd, True)
             os.execv(request["argv"][0], [*request["argv"], f"--table={table}"])  # noqa: S606 - no shell is wanted
-        except OSError:
+        except BaseException:
             for fd in fds:
                 os.set_inheritable(fd, False)
             os.close(table)

@@ -75,7 +75,7 @@ def _by_descriptor(folder: str, use: "Use") -> None:
 
 def _checksum() -> int:
     total = 0
-    for name in ("wire", "loop", "streams", "container", "connection", "daemon"):
+    for name in ("wire", "loop", "streams", "container", "connection", "daemon", "../logs/pieces", "../logs/appending"):
         with open(os.path.join(os.path.dirname(__file__), f"{name}.py"), "rb") as file:
             total = binascii.crc32(file.read(), total)
     return total
