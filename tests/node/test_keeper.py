@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import crishim
 from crishim.cri import pb
 from crishim.keeper.client import KeeperClient
 from crishim.linux import processes
@@ -23,7 +24,7 @@ from tests.node.world import TOOLS, Node, images, one_node, real_plugins
 
 pytestmark = [pytest.mark.node, needs(*TOOLS), real_plugins()]
 
-SOURCE = Path(__file__).parents[2] / "src"
+SOURCE = Path(crishim.__file__).parents[1]
 COUNTING = "trap 'exit 9' TERM; n=0; while :; do n=$((n+1)); echo $n; [ $((n % 100)) != 0 ] || sleep 0.01; done"
 
 
