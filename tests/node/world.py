@@ -101,6 +101,7 @@ class Node:
 
     def configure(self, runtime: str = "runc") -> None:
         """Write the configuration."""
+        monitor = "" if self.monitor == "conmon" else f'monitor = "{self.monitor}"'
         (self.place / "crishim.toml").write_text(f"""
 listen = "{self.place}/cri.sock"
 state = "{self.state}"
@@ -109,7 +110,7 @@ runtime_state = "{self.run}"
 "" = "runc"
 [backends.runc]
 runtime = "{runtime}"
-monitor = "{self.monitor}"
+{monitor}
 [images]
 registries_conf = "{self.place}/registries.conf"
 policy = "{self.place}/policy.json"
