@@ -1,5 +1,6 @@
 """Spans of the programs that a node runs."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ async def test_a_pod_of_runc(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     """
     recording = Recording()
     caplog.handler.addFilter(RpcFilter())
+    caplog.set_level(logging.WARNING, logger="crishim.rpc")
     pod = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="web", namespace="shop", uid="u"))
 
     def request(name: str, *argv: str) -> pb.CreateContainerRequest:
