@@ -136,8 +136,9 @@ class KeeperProcess:
         except Refused as error:
             connection.reply({"error": error.name, "message": str(error)})
         except OSError as error:
-            path = os.fsdecode(error.filename or "")
-            connection.reply({"error": "OSError", "errno": error.errno, "message": error.strerror or str(error), "path": path})
+            connection.reply(
+                {"error": "OSError", "errno": error.errno, "message": str(error), "path": str(error.filename or "")}
+            )
         except Exception as error:  # noqa: BLE001 - the fault of one request
             connection.reply({"error": "InvalidArgument", "message": repr(error)})
 
@@ -297,13 +298,10 @@ class KeeperProcess:
         for pid in ended:
             if (container := self._processes.get(pid)) is not None:
                 self._processes.pop(pid)
-                try:
-                    if container.creator:
-                        self._finish_creation(container, self._unclaimed.pop(pid)[0])
-                    else:
-                        self._exited(container)
-                except OSError as error:  # the others that have ended are collected all the same
-                    sys.stderr.write(f"the end of {container.name}: {error}\n")
+                if container.creator:
+                    self._finish_creation(container, self._unclaimed.pop(pid)[0])
+                else:
+                    self._exited(container)
         if self._unclaimed and not any(container.creator for container in self._containers.values()):
             self._unclaimed.clear()
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,6 @@ def delete_bundle(folder: Path) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a small file so that a reader sees either all of it or the previous content."""
-    temporary = path.with_name(path.name + ".new")
+    temporary = path.with_name(f"{path.name}.{threading.get_ident()}.new")  # several may write one file at once
     temporary.write_text(text, encoding="utf-8")
     Path(temporary).replace(path)
