@@ -5,11 +5,9 @@
 
 Standard library only, without asyncio, so that it stays small. FOLDER shows whose it is.
 
-It is a child subreaper: what a program leaves behind becomes its child, and no exit is lost. It ends when it has no
-container and no client for some seconds.
+It is a child subreaper: what a program leaves behind becomes its child. Without containers and clients it ends soon.
 
-For an upgrade it executes its successor's code in its own place: pid, children and descriptors stay, and a table in a memory
-file says what they are. So no byte, no exit and no client is lost.
+For an upgrade it executes its successor's code in its place: pid, children and descriptors stay, as a table in memory says.
 """
 
 import json
@@ -136,9 +134,8 @@ class KeeperProcess:
         except Refused as error:
             connection.reply({"error": error.name, "message": str(error)})
         except OSError as error:
-            connection.reply(
-                {"error": "OSError", "errno": error.errno, "message": str(error), "path": str(error.filename or "")}
-            )
+            path = os.fsdecode(error.filename or "")
+            connection.reply({"error": "OSError", "errno": error.errno, "message": error.strerror or str(error), "path": path})
         except Exception as error:  # noqa: BLE001 - the fault of one request
             connection.reply({"error": "InvalidArgument", "message": repr(error)})
 
