@@ -11,7 +11,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 
@@ -34,8 +34,6 @@ from crishim.keeper.client import KeeperClient
 from crishim.linux.processes import boot_id
 from crishim.model.runtime import CgroupDriver
 from crishim.model.values import SandboxId
-from crishim.nri.adaptation import NodeResourceInterface, NriSettings
-from crishim.nri.connection import TimeLimits
 from crishim.plugins import build, load
 from crishim.pods.host import cgroup_driver
 from crishim.pods.namespaces import NoNamespaces, PinnedNamespaces
@@ -45,6 +43,9 @@ from crishim.service.services import Services
 from crishim.shimv2.client.files import SHIMS, SandboxFolder
 from crishim.store.sqlite import SqliteStore
 from crishim.system import SystemClock
+
+if TYPE_CHECKING:
+    from crishim.nri.adaptation import NodeResourceInterface
 
 Progressed = Callable[[PullProgress], None]
 """Receives the progress of pulls, on the event loop."""
@@ -253,10 +254,14 @@ def _seat(
     return build(plugin.build, context, name), images
 
 
-def _nri(config: Config) -> NodeResourceInterface | None:
+def _nri(config: Config) -> "NodeResourceInterface | None":
+    """The plugins of the node; None where there are none, and then nothing of NRI is loaded."""
     nri = config.nri
     if not nri.enabled or os.geteuid() != 0:
         return None
+    from crishim.nri.adaptation import NodeResourceInterface, NriSettings
+    from crishim.nri.connection import TimeLimits
+
     limits = TimeLimits(registration=nri.registration_timeout, request=nri.request_timeout)
     settings = NriSettings(
         socket=Path(nri.socket), plugins=Path(nri.plugins), configurations=Path(nri.configurations), limits=limits

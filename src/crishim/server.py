@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +18,7 @@ import grpc.aio
 from crishim.cri.dispatch import Dispatcher
 from crishim.cri.routes import Unary
 from crishim.errors import CrishimError, FailedPrecondition
+from crishim.linux.sockets import is_served, private_files
 from crishim.service.backends import MESSAGE_LIMIT
 
 _log = logging.getLogger(__name__)
@@ -43,11 +43,8 @@ async def serve(dispatch: Dispatcher, path: str | Path, *, grace: float = 2.0) -
     with own_socket(path):
         server = grpc.aio.server(options=_OPTIONS)
         server.add_generic_rpc_handlers(_handlers(dispatch))
-        mask = os.umask(0o177)
-        try:
+        with private_files():
             server.add_insecure_port(f"unix:{path}")
-        finally:
-            os.umask(mask)
         await server.start()
         _log.info("serving CRI on %s", path)
         try:
@@ -69,7 +66,7 @@ def own_socket(path: Path) -> Iterator[None]:
         except BlockingIOError:
             raise FailedPrecondition("served by another process", "free", f"socket {path}") from None
         if path.is_socket():
-            if _answers(path):
+            if is_served(path):
                 raise FailedPrecondition("served by another process", "free", f"socket {path}")
             path.unlink()
         try:
@@ -78,16 +75,6 @@ def own_socket(path: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
     finally:
         os.close(lock)
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-        return True
 
 
 def _handlers(dispatch: Dispatcher) -> "tuple[grpc.GenericRpcHandler[bytes, bytes], ...]":

@@ -21,9 +21,9 @@ from typing import Final
 from crishim.errors import CrishimError
 from crishim.images.endpoints import Endpoint
 from crishim.images.manifest import INDEX_TYPES, MANIFEST_TYPES, media_type_of
+from crishim.images.skopeo_process import MAX_OUTPUT
 
 _CERTIFICATES: Final = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
-_MAX_MANIFEST: Final = 4 << 20
 _TIMEOUT: Final = 60.0
 _POLL: Final = 0.05
 _PER_CONNECTION: Final = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "upgrade", "proxy-connection"})
@@ -94,7 +94,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         headers = [(name, value) for name, value in response.getheaders() if name.lower() not in _PER_CONNECTION]
         data = b""
         if is_manifest and response.status == http.HTTPStatus.OK:
-            data = response.read(_MAX_MANIFEST)
+            data = response.read(MAX_OUTPUT)
             headers = _typed(headers, data)
         self.responded = True
         self.send_response_only(response.status)

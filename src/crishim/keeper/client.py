@@ -153,21 +153,9 @@ class KeeperClient:
         """
         async with self._asked({"verb": "attach", "name": name, "stdin": io.stdin is not None}) as (_, connection, rest):
             attacher = Attacher(io, _BACKLOG)
-            tasks = [asyncio.create_task(_pump(connection, rest, attacher))]
-            if io.stdin is not None:
-                tasks.append(asyncio.create_task(_feed(connection, io.stdin)))
-            if io.sizes is not None:
-                tasks.append(asyncio.create_task(self._follow(name, io.sizes)))
-            try:
-                await attacher.run()
-                if tasks[0].done() and (error := tasks[0].exception()) is not None:
-                    raise error
-            finally:
-                for task in tasks:
-                    task.cancel()
-                for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-                    if isinstance(outcome, Exception):
-                        _log.warning("a client that was attached to %s failed: %r", name, outcome)
+            feeds = [_feed(connection, io.stdin)] if io.stdin is not None else []
+            sizes = [self._follow(name, io.sizes)] if io.sizes is not None else []
+            await attacher.run_beside(_pump(connection, rest, attacher), *feeds, *sizes)
 
     async def identify(self) -> int | None:
         """The pid of the keeper; None if there is none."""

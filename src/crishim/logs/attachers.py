@@ -3,6 +3,8 @@
 import asyncio
 import collections
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 from crishim.interfaces.capabilities import ByteWriter, ProcessIO
 from crishim.logs.lines import Stream
@@ -52,6 +54,23 @@ class Attacher:
             self._delivery.cancel()
         if not self._delivery.cancelled():
             self._delivery.result()
+
+    async def run_beside(self, pump: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, None]) -> None:
+        """Run beside `pump`, which offers the output, and `others`, which pass on what the client sends. All end with this.
+
+        Raises what has ended the pump. What else they raise is logged, but for the errors of a connection that has ended.
+        """
+        tasks = [asyncio.create_task(work) for work in (pump, *others)]
+        try:
+            await self.run()
+            if tasks[0].done() and (error := tasks[0].exception()) is not None:
+                raise error
+        finally:
+            for task in tasks:
+                task.cancel()
+            for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(outcome, Exception) and not isinstance(outcome, OSError):
+                    _log.warning("the connection of an attached client failed: %r", outcome)
 
     async def _deliver(self) -> None:
         while self._queue or not self._ended:

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import errno
 import fcntl
-import logging
 import os
 import socket
 import sys
@@ -33,8 +32,6 @@ from crishim.monitor import conmon
 from crishim.monitor.conmon import MonitorRequest
 from crishim.monitor.interface import exit_of, make_log_folder, unmonitored_exit
 from crishim.monitor.pipes import opened
-
-_log = logging.getLogger(__name__)
 
 _BACKLOG = 1024 * 1024
 _REOPENED_WITHIN = 10.0
@@ -120,19 +117,9 @@ class ConmonMonitor:
             except OSError as error:
                 raise Unavailable(f"the monitor of {container_id} cannot be reached: {error.strerror}") from error
             attacher = Attacher(io, _BACKLOG)
-            tasks = [asyncio.create_task(_pump(connection, attacher))]
-            if io.stdin is not None:
-                tasks.append(asyncio.create_task(_feed(connection, io.stdin)))
-            if io.sizes is not None:
-                tasks.append(asyncio.create_task(self._follow(bundle, io.sizes)))
-            try:
-                await attacher.run()
-            finally:
-                for task in tasks:
-                    task.cancel()
-                for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-                    if isinstance(outcome, Exception) and not isinstance(outcome, OSError):
-                        _log.warning("a client that was attached to %s failed: %r", container_id, outcome)
+            feeds = [_feed(connection, io.stdin)] if io.stdin is not None else []
+            sizes = [self._follow(bundle, io.sizes)] if io.sizes is not None else []
+            await attacher.run_beside(_pump(connection, attacher), *feeds, *sizes)
 
     async def _follow(self, bundle: Path, sizes: AsyncIterator[TerminalSize]) -> None:
         """Pass a client's terminal sizes on."""

@@ -21,16 +21,16 @@ from crishim._proto import nri_pb2 as pb
 from crishim.errors import CrishimError, InvalidArgument, NotFound, Unknown
 from crishim.interfaces.seats import LifecycleHost, LifecyclePlugins
 from crishim.linux.children import children
+from crishim.linux.sockets import is_served
 from crishim.model.container import ContainerSpec
 from crishim.model.lifecycle import ContainerView, LifecyclePoint, PodView
 from crishim.model.resources import Resources
 from crishim.model.values import ContainerId
 from crishim.nri.adjustments import adjusted
-from crishim.nri.connection import PluginConnection, TimeLimits, split_file_name
+from crishim.nri.connection import SOCKET, PluginConnection, TimeLimits, split_file_name
 from crishim.nri.convert import container_message, other_limits, pod_message, resources_message, resources_model
 from crishim.nri.merging import MergedCreation, MergedUpdates, Owners
 
-SOCKET: Final = Path("/var/run/nri/nri.sock")
 PLUGINS: Final = Path("/opt/nri/plugins")
 CONFIGURATIONS: Final = Path("/etc/nri/conf.d")
 
@@ -47,7 +47,7 @@ class NriSettings:
     Without a `socket`, none may connect.
     """
 
-    socket: Path | None = SOCKET
+    socket: Path | None = Path(SOCKET)
     plugins: Path = PLUGINS
     configurations: Path = CONFIGURATIONS
     limits: TimeLimits = TimeLimits()
@@ -182,9 +182,8 @@ class NodeResourceInterface(LifecyclePlugins):
             if response is not None and response.reject:
                 raise Unknown(f"NRI plugin {plugin.full_name} rejects the adjustments of the others: {response.reason}")
 
-    async def _apply(self, updates: Iterable[pb.ContainerUpdate]) -> list[pb.ContainerUpdate]:
-        """Update containers; return the updates that failed and whose failure may be ignored. Raises for any other."""
-        failed = []
+    async def _apply(self, updates: Iterable[pb.ContainerUpdate]) -> None:
+        """Update containers. Raises what an update raises whose failure is not to be ignored."""
         for update in updates:
             try:
                 await self._apply_one(update)
@@ -192,8 +191,6 @@ class NodeResourceInterface(LifecyclePlugins):
                 if not update.ignore_failure:
                     raise
                 _log.info("an NRI plugin's update of container %s failed, and is ignored: %s", update.container_id, error)
-                failed.append(update)
-        return failed
 
     async def _apply_one(self, update: pb.ContainerUpdate) -> None:
         _require_known(update.linux.resources)
@@ -227,7 +224,7 @@ class NodeResourceInterface(LifecyclePlugins):
         path = self._settings.socket
         if path is None:
             return None
-        if _is_served(path):
+        if is_served(path):
             _log.warning("no NRI plugin can connect: another runtime serves %s", path)
             return None
         listener = socket.socket(socket.AF_UNIX)
@@ -360,15 +357,6 @@ class NodeResourceInterface(LifecyclePlugins):
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("NRI: an unexpected error", exc_info=error)
-
-
-def _is_served(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True
 
 
 def _require_known(limits: pb.LinuxResources) -> None:

@@ -25,6 +25,9 @@ from crishim.ttrpc.status import TtrpcError
 RUNTIME_SERVICE: Final = "nri.pkg.api.v1alpha1.Runtime"
 PLUGIN_SERVICE: Final = "nri.pkg.api.v1alpha1.Plugin"
 
+SOCKET: Final = "/var/run/nri/nri.sock"
+"""Where plugins look for a runtime."""
+
 VERSION: Final = "v0.12.2"
 """The release of NRI whose protocol is served."""
 
@@ -169,14 +172,9 @@ class PluginConnection:
         if self.closed or not self.subscribed(method):
             return None
         try:
-            if method in self._by_state_change:
-                return await self._state_change(method, request, response)
-            return await self._request(method, request, response)
+            return await self._notify(method, request, response)
         except TtrpcError as error:
-            if error.answer is not Code.UNIMPLEMENTED:
-                raise Unknown(f"NRI plugin {self.full_name} refuses {method}: {error.message}") from error
-            self._by_state_change.add(method)
-            return await self._state_change(method, request, response)
+            raise Unknown(f"NRI plugin {self.full_name} refuses {method}: {error.message}") from error
         except (DeadlineExceeded, Unavailable, DecodeError) as error:
             _log.warning("NRI plugin %s is dropped over %s: %s", self.full_name, method, error)
             self.close()
@@ -186,8 +184,15 @@ class PluginConnection:
         """End the connection."""
         self._trunk.close()
 
-    async def _state_change(self, method: str, request: Message, response: type[R]) -> R | None:
-        """Call a plugin of before NRI 0.11, which receives all but a few events as state changes."""
+    async def _notify(self, method: str, request: Message, response: type[R]) -> R:
+        """Call the plugin by the event's name; one of before NRI 0.11, which does not serve that, by a state change."""
+        if method not in self._by_state_change:
+            try:
+                return await self._request(method, request, response)
+            except TtrpcError as error:
+                if error.answer is not Code.UNIMPLEMENTED:
+                    raise
+            self._by_state_change.add(method)
         event = pb.StateChangeEvent(event=EVENTS[method])
         for name in ("pod", "container"):
             if name in request.DESCRIPTOR.fields_by_name:
@@ -196,11 +201,7 @@ class PluginConnection:
             await self._request("StateChange", event, pb.Empty)
         except TtrpcError as error:
             if error.answer is not Code.UNIMPLEMENTED:
-                raise Unknown(f"NRI plugin {self.full_name} refuses {method}: {error.message}") from error
-        except (DeadlineExceeded, Unavailable, DecodeError) as error:
-            _log.warning("NRI plugin %s is dropped over %s: %s", self.full_name, method, error)
-            self.close()
-            return None
+                raise
         return response()
 
     async def _request(self, method: str, request: Message, response: type[R], timeout: float | None = None) -> R:

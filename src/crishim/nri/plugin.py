@@ -24,14 +24,13 @@ import attrs
 
 from crishim._proto import nri_pb2 as messages
 from crishim.errors import FailedPrecondition, Unavailable, Unimplemented, Unknown
-from crishim.nri.connection import EVENTS, PLUGIN_SERVICE, RUNTIME_SERVICE, VERSION
+from crishim.nri.connection import EVENTS, PLUGIN_SERVICE, RUNTIME_SERVICE, SOCKET, VERSION
 from crishim.nri.multiplex import PLUGIN_CHANNEL, RUNTIME_CHANNEL, Trunk
 from crishim.ttrpc.client import Client
 from crishim.ttrpc.connection import Request
 from crishim.ttrpc.server import Server
 from crishim.ttrpc.status import TtrpcError
 
-SOCKET: Final = "/var/run/nri/nri.sock"
 _TIMEOUT: Final = 10.0
 
 REMOVED: Final = None

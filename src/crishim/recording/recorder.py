@@ -6,7 +6,6 @@ this version does not know are passed on, too, unreported.
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import grpc
 import grpc.aio
 
 from crishim.errors import Code
+from crishim.linux.sockets import private_files
 from crishim.recording.lines import METHODS, RecordedCall
 from crishim.server import own_socket
 from crishim.service.backends import MESSAGE_LIMIT
@@ -44,11 +44,8 @@ async def recording(listen: Path, endpoint: str, report: Callable[[RecordedCall]
         async with grpc.aio.insecure_channel(endpoint, options=_OPTIONS) as channel:
             server = grpc.aio.server(options=_OPTIONS)
             server.add_generic_rpc_handlers((_Proxy(channel, report),))
-            mask = os.umask(0o177)
-            try:
+            with private_files():
                 server.add_insecure_port(f"unix:{listen}")
-            finally:
-                os.umask(mask)
             await server.start()
             try:
                 yield

@@ -28,49 +28,61 @@ class PluginCalls:
         self._plugins = plugins
         self._tasks = tasks
 
+    @property
+    def _active(self) -> LifecyclePlugins | None:
+        return self._plugins if self._plugins is not None and self._plugins.active else None
+
     async def pod(self, point: LifecyclePoint, entry: SandboxEntry, *, may_refuse: bool = False) -> None:
         """Notify of a pod. Raises what a plugin that refuses raises, if it may."""
-        if self._plugins is not None and self._plugins.active:
-            await self._notify(point, pod_view(entry), None, may_refuse=may_refuse)
+        if plugins := self._active:
+            await self._notify(plugins, point, pod_view(entry), None, may_refuse=may_refuse)
 
     async def updating_pod(self, entry: SandboxEntry, overhead: Resources | None, resources: Resources | None) -> None:
         """Notify of new sums of a pod's resources. Raises what a plugin that refuses raises."""
-        if self._plugins is not None and self._plugins.active:
+        if plugins := self._active:
             view = attrs.evolve(pod_view(entry), overhead=overhead, resources=resources)
-            await self._notify(LifecyclePoint.UPDATE_POD, view, None, may_refuse=True)
+            await self._notify(plugins, LifecyclePoint.UPDATE_POD, view, None, may_refuse=True)
 
     async def container(self, point: LifecyclePoint, entry: ContainerEntry, *, may_refuse: bool = False) -> None:
         """Notify of a container, after its stop has been reported. Raises what a plugin that refuses raises, if it may."""
         if entry.stop_report is not None:
             await entry.stop_report
-        if self._plugins is not None and self._plugins.active:
-            await self._notify(point, pod_view(entry.sandbox), container_view(entry), may_refuse=may_refuse)
+        if plugins := self._active:
+            await self._notify(plugins, point, pod_view(entry.sandbox), container_view(entry), may_refuse=may_refuse)
 
     def stopped(self, entry: ContainerEntry) -> None:
         """Report a container's exit, in the background and once; later points of the container wait for that."""
-        if self._plugins is not None and self._plugins.active:
-            work = self._notify(LifecyclePoint.STOP, pod_view(entry.sandbox), container_view(entry), may_refuse=False)
+        if plugins := self._active:
+            pod, container = pod_view(entry.sandbox), container_view(entry)
+            work = self._notify(plugins, LifecyclePoint.STOP, pod, container, may_refuse=False)
             entry.stop_report = self._tasks.spawn(work, f"StopContainer {entry.id} for plugins")
 
     async def adjusted(self, entry: ContainerEntry, spec: ContainerSpec) -> ContainerSpec:
         """The spec of a container to be created, as the plugins adjust it. Raises as `LifecyclePlugins.adjust`."""
         entry.argv, entry.env = spec.argv, spec.env
-        if self._plugins is None or not self._plugins.active:
+        if (plugins := self._active) is None:
             return spec
-        spec = await self._plugins.adjust(pod_view(entry.sandbox), container_view(entry), spec)
+        spec = await plugins.adjust(pod_view(entry.sandbox), container_view(entry), spec)
         entry.argv, entry.env = spec.argv, spec.env
         return spec
 
     async def updated(self, entry: ContainerEntry, change: Resources) -> Resources:
         """The change of a container's limits, as the plugins change it. Raises as `LifecyclePlugins.update`."""
-        if self._plugins is None or not self._plugins.active:
+        if (plugins := self._active) is None:
             return change
-        return await self._plugins.update(pod_view(entry.sandbox), container_view(entry), change)
+        return await plugins.update(pod_view(entry.sandbox), container_view(entry), change)
 
-    async def _notify(self, point: LifecyclePoint, pod: PodView, container: ContainerView | None, *, may_refuse: bool) -> None:
-        assert self._plugins is not None
+    async def _notify(
+        self,
+        plugins: LifecyclePlugins,
+        point: LifecyclePoint,
+        pod: PodView,
+        container: ContainerView | None,
+        *,
+        may_refuse: bool,
+    ) -> None:
         try:
-            await self._plugins.notify(point, pod, container)
+            await plugins.notify(point, pod, container)
         except Exception as error:
             if may_refuse:
                 raise
