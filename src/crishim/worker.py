@@ -1,11 +1,15 @@
 """The worker of an image store: a process that unpacks and hashes layers, beside the server's event loop and out of its memory.
 
-    python -m crishim.worker PARENT unpack BLOB PLACE
-    python -m crishim.worker PARENT settle PLACE...
+    python -m crishim.worker PARENT
+
+Each line on its stdin is a request in JSON, and is answered by a line on its stdout before the next is read:
+
+    ["unpack", BLOB, PLACE]
+    ["settle", PLACE, ...]
 
 `unpack` makes PLACE/fs, and PLACE/tree.json for `settle`, which is given all layers of an image from the bottom to the top and
-finishes those that have a tree.json. The answer is one line of JSON: `{"diff_id": ..., "bytes": ..., "inodes": ...}`, `{}`, or
-`{"error": KIND, "message": ...}` with the name of a class of `crishim.errors`. A worker ends with its parent, PARENT.
+finishes those that have a tree.json. The answer is `{"diff_id": ..., "bytes": ..., "inodes": ...}`, `{}`, or `{"error": KIND,
+"message": ...}` with the name of a class of `crishim.errors`. A worker ends with its stdin, and with its parent, PARENT.
 """
 
 import json
@@ -24,16 +28,28 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 def main(arguments: list[str]) -> int:
-    """Run the operation of the arguments; the exit code is 0 also if the printed line has an error."""
-    parent, verb, *rest = arguments
+    """Answer requests until stdin ends; the exit code is 0 also if answers have errors."""
     try:
-        _end_with(int(parent))
-        with renamed("unpacking"):
-            answer = _VERBS[verb]([Path(path) for path in rest])
+        _end_with(int(arguments[0]))
     except CrishimError as error:
-        answer = {"error": type(error).__name__, "message": error.message}
-    print(json.dumps(answer))  # noqa: T201 - it is the protocol
+        print(json.dumps(_failed(error)))  # noqa: T201 - it is the protocol
+        return 0
+    for line in sys.stdin:
+        print(json.dumps(_answer(line)), flush=True)  # noqa: T201 - the same
     return 0
+
+
+def _answer(line: str) -> dict[str, Any]:
+    verb, *paths = json.loads(line)
+    try:
+        with renamed("unpacking"):
+            return _VERBS[verb]([Path(path) for path in paths])
+    except CrishimError as error:
+        return _failed(error)
+
+
+def _failed(error: CrishimError) -> dict[str, Any]:
+    return {"error": type(error).__name__, "message": error.message}
 
 
 def _end_with(parent: int) -> None:

@@ -45,15 +45,15 @@ def hanging(content: Content, name: str) -> str:
     return digest
 
 
-def workers_on(*texts: str) -> list[Process]:
-    """The workers with these texts in their command lines."""
+def workers_of(parent: int) -> list[Process]:
+    """The workers that a process has started."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            line = (folder / "cmdline").read_bytes().decode(errors="replace")
+            words = (folder / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if "crishim.worker" in line and all(text in line for text in texts) and (process := read(int(folder.name))):
+        if words[-3:] == [b"crishim.worker", b"%d" % parent, b""] and (process := read(int(folder.name))):
             found.append(process)
     return [process for process in found if not process.ended]
 
@@ -80,9 +80,8 @@ async def test_a_worker_that_dies(content: Content) -> None:
     one, two = Unpacking(content, workers), Unpacking(content, workers)
     bad, data = hanging(content, "bad"), tar_of(File("f", bytes(1 << 20)))
     one.begin(bad)
-    path = str(content.blob(bad))
-    await until(lambda: bool(workers_on(path)))
-    (worker,) = workers_on(path)
+    await until(lambda: bool(workers_of(os.getpid())))
+    (worker,) = workers_of(os.getpid())
     taking = asyncio.create_task(two.take(stored(content, data), digest_of(data)))
     os.kill(worker.pid, signal.SIGKILL)
     with pytest.raises(Unavailable, match="signal 9"):
@@ -92,14 +91,48 @@ async def test_a_worker_that_dies(content: Content) -> None:
     await two.end()
 
 
+async def test_a_worker_serves_several_layers(content: Content) -> None:
+    """The layers of a pull share the few workers that the machine can run; one that died while idle is replaced."""
+    workers = Workers()
+    workers.open()
+    seen: set[int] = set()
+    for number in range(6):
+        await workers.unpack(content.blob(stored(content, tar_of(File(str(number))))), content.tmp / str(number))
+        seen.update(process.pid for process in workers_of(os.getpid()))
+    assert 1 == len(seen)
+    for pid in seen:
+        os.kill(pid, signal.SIGKILL)
+    await until(lambda: all(worker.ended for worker in workers._idle))
+    await workers.unpack(content.blob(stored(content, tar_of(File("more")))), content.tmp / "more")
+    (after,) = workers_of(os.getpid())
+    assert after.pid not in seen
+    await workers.close()
+    assert [] == workers_of(os.getpid())
+
+
+async def test_the_last_pull_ends_the_workers(content: Content) -> None:
+    """The end of one pull leaves another's workers alone; an unpacking outside of pulls leaves none."""
+    workers, data = Workers(), tar_of(File("f"))
+    digest = stored(content, data)
+    one, two = Unpacking(content, workers), Unpacking(content, workers)
+    await one.take(digest, digest_of(data))
+    await two.take(digest, digest_of(data))
+    await one.end()
+    assert 1 == len(workers_of(os.getpid()))
+    await two.end()
+    assert [] == workers_of(os.getpid())
+    await workers.unpack(content.blob(digest), content.tmp / "place")
+    assert [] == workers_of(os.getpid())
+
+
 async def test_a_pull_that_is_given_up_leaves_no_worker(content: Content) -> None:
     """The end of a pull is the end of its workers, also of those that are about to start."""
     job = Unpacking(content, Workers())
     for number in range(8):
         job.begin(hanging(content, str(number)))
-    await until(lambda: bool(workers_on(str(content.blobs))))
+    await until(lambda: bool(workers_of(os.getpid())))
     await job.end()
-    assert ([], []) == (workers_on(str(content.blobs)), list(content.tmp.iterdir()))
+    assert ([], []) == (workers_of(os.getpid()), list(content.tmp.iterdir()))
 
 
 async def test_a_server_that_is_killed_leaves_no_worker(content: Content) -> None:
@@ -107,7 +140,7 @@ async def test_a_server_that_is_killed_leaves_no_worker(content: Content) -> Non
     path, place = content.blob(hanging(content, "x")), content.tmp / "place"
     server = await asyncio.create_subprocess_exec(sys.executable, "-c", SERVER, str(path), str(place))
     await until((place / "fs").exists)
-    assert 1 == len(workers_on(str(path)))
+    assert 1 == len(workers_of(server.pid))
     server.kill()
     assert -signal.SIGKILL == await server.wait()
-    await until(lambda: not workers_on(str(path)))
+    await until(lambda: not workers_of(server.pid))

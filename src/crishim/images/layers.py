@@ -17,11 +17,12 @@ import stat
 import tarfile as tar
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import attrs
 
 from crishim.errors import CrishimError, DataLoss, from_os_error
+from crishim.images.headers import Entry
 from crishim.images.streams import CHUNK, LayerStream
 from crishim.images.tree import OPAQUE, Metadata, Tree, cleaned, is_unpacked_xattr, is_whiteout, joined, sane, set_xattrs
 
@@ -30,9 +31,8 @@ _RESERVED: Final = ".wh..wh."
 _OPAQUE: Final = ".wh..wh..opq"
 _XATTR: Final = "SCHILY.xattr."
 _FILES: Final = frozenset({tar.REGTYPE, tar.AREGTYPE, tar.CONTTYPE, tar.GNUTYPE_SPARSE})
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _BLOCK: Final = 4096
-_EOF: Final = tar.EOFHeaderError  # type: ignore[attr-defined]  # typeshed leaves these two out
-_EMPTY: Final = tar.EmptyHeaderError  # type: ignore[attr-defined]
 _MOST_LINKS: Final = 40
 
 
@@ -112,20 +112,6 @@ def renamed(doing: str) -> Iterator[None]:
         raise DataLoss(f"{doing}: the layer's archive is broken: {error}") from error
 
 
-class _Entry(tar.TarInfo):
-    """A tarfile entry for which an archive that is damaged in its middle is an error, and not its end."""
-
-    @classmethod
-    def fromtarfile(cls, tarfile: tar.TarFile) -> Self:
-        """The next entry. Raises `DataLoss`, or tarfile's own exception for the end."""
-        try:
-            return super().fromtarfile(tarfile)
-        except (_EOF, _EMPTY) as error:
-            raise _EOF("end") from error
-        except tar.HeaderError as error:
-            raise DataLoss(f"the layer's archive is broken: {error}") from error
-
-
 class _Writer:
     """Writes the entries of one archive."""
 
@@ -138,7 +124,7 @@ class _Writer:
     def write_all(self) -> None:
         """Write every entry, in the archive's order."""
         stream: Any = self._stream
-        archive: Any = tar.TarFile(fileobj=stream, tarinfo=_Entry, encoding="utf-8", errors="surrogateescape")
+        archive: Any = tar.TarFile(fileobj=stream, tarinfo=Entry, encoding="utf-8", errors="surrogateescape")
         while (entry := archive.next()) is not None:
             archive.members = []
             self._write(entry)
@@ -155,7 +141,6 @@ class _Writer:
         if entry.type == tar.DIRTYPE:
             tree.make_folder(place, metadata)
         elif entry.type in _FILES:
-            tree.clear(place)
             self._write_file(entry, place, metadata)
         elif entry.type == tar.LNKTYPE:
             self._link(place, entry.linkname)
@@ -184,7 +169,7 @@ class _Writer:
         self.inodes += 1
 
     def _write_file(self, entry: tar.TarInfo, place: str, metadata: Metadata) -> None:
-        descriptor = os.open(self.tree.at(place), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = self._create(place)
         try:
             self._stream.seek(entry.offset_data)
             segments: list[tuple[int, int]] | None = getattr(entry, "sparse", None)
@@ -198,6 +183,15 @@ class _Writer:
             os.utime(descriptor, ns=(sane(metadata.mtime_ns), sane(metadata.mtime_ns)))
         finally:
             os.close(descriptor)
+
+    def _create(self, place: str) -> int:
+        """Open a new file, in the place of whatever is there. Most places are free, and a look at each would take longer."""
+        self.tree.links.pop(place, None)
+        try:
+            return os.open(self.tree.at(place), _NEW, 0o600)
+        except FileExistsError:
+            self.tree.clear(place)
+            return os.open(self.tree.at(place), _NEW, 0o600)
 
     def _copy(self, descriptor: int, offset: int, size: int, name: str) -> None:
         while size > 0:

@@ -33,6 +33,7 @@ from crishim.errors import (
     Unknown,
     renaming,
 )
+from crishim.images.downloads import WAITING, Downloads
 from crishim.images.endpoints import Endpoint, endpoints, location, registries_conf
 from crishim.images.manifest import (
     Descriptor,
@@ -112,6 +113,7 @@ class Puller:
         self._clock = clock
         self._settings = settings
         self._platform = this_platform(platform.machine())
+        self._downloads = Downloads()
 
     async def pull(self, reference: Reference, auth: AuthConfig | None, hooks: PullHooks) -> Pulled:
         """Download an image into `blobs`, from the first endpoint that has all of it: its mirrors, then its registry.
@@ -139,6 +141,7 @@ class Puller:
                     blobs=self._blobs,
                     platform=self._platform,
                     clock=self._clock,
+                    downloads=self._downloads,
                     hooks=hooks,
                 )
                 try:
@@ -231,6 +234,7 @@ class _Attempt:
     blobs: Path
     platform: Platform
     clock: Clock
+    downloads: Downloads
     hooks: PullHooks
 
     async def pull(self) -> Pulled:
@@ -246,16 +250,31 @@ class _Attempt:
             await self.hooks.claim(
                 (*resolved.allowed, resolved.manifest.config.digest, *(layer.digest for layer in resolved.manifest.layers))
             )
-            missing = self._missing(resolved.manifest)
-            progress, arrived = self.hooks.progress, self.hooks.arrived
-            await self._run(command, CopyWatch(str(self.reference), progress, self._blob, resolved.manifest, layout, arrived))
+            fetched = await self._copy(command, resolved.manifest, layout)
             digest, data = self._copied(layout)
             copied = parse_manifest(data)
             if digest in resolved.allowed and isinstance(copied, Manifest):
                 await self._fetch_foreign(resolved, copied)
-                return Pulled(resolved.digest, Copied(digest, len(data), copied, missing))
+                return Pulled(resolved.digest, Copied(digest, len(data), copied, fetched))
             shutil.rmtree(layout)
         raise Aborted(f"{self.subject} was pushed again while it was being pulled")
+
+    async def _copy(self, command: list[str], manifest: Manifest, layout: Path) -> int:
+        """Copy what is missing of an image, but for the blobs that other pulls download meanwhile; return its bytes."""
+        hooks = self.hooks
+        await self.downloads.others(
+            lambda: self._missing(manifest),
+            lambda: hooks.progress(PullProgress(str(self.reference), 0, manifest.size, WAITING)),
+        )
+        missing = self._missing(manifest)
+        with self.downloads.claimed(missing) as ended:
+
+            def arrived(layer: Descriptor) -> None:
+                ended(layer)
+                hooks.arrived(layer)
+
+            await self._run(command, CopyWatch(str(self.reference), hooks.progress, self._blob, manifest, layout, arrived))
+        return sum(item.size for item in missing)
 
     async def _ask(self) -> "_Asked":
         data = await self._inspect(self.reference)
@@ -327,9 +346,9 @@ class _Attempt:
         algorithm, _, digits = digest.partition(":")
         return self.blobs / algorithm / digits
 
-    def _missing(self, manifest: Manifest) -> int:
-        sizes = {item.digest: item.size for item in (*manifest.layers, manifest.config)}
-        return sum(size for digest, size in sizes.items() if not self._blob(digest).exists())
+    def _missing(self, manifest: Manifest) -> list[Descriptor]:
+        items = {item.digest: item for item in (*manifest.layers, manifest.config)}
+        return [item for item in items.values() if not self._blob(item.digest).exists()]
 
     def _copied(self, layout: Path) -> tuple[str, bytes]:
         index = json.loads((layout / "index.json").read_bytes())

@@ -26,6 +26,10 @@ MAX_OUTPUT: Final = 4 << 20
 """The manifest size that registries accept and clients read (distribution-spec, "Pushing Manifests")."""
 
 _POLL: Final = 0.1
+_FIRST_POLL: Final = 0.01
+_POLLED_SHARE: Final = 0.1
+"""The time between two looks, as a share of the run so far: a layer waits little, and looks cost little."""
+
 _MAX_TEXT: Final = 1 << 16
 _MAX_WAIT: Final = 300.0
 """Seconds without a byte for which a registry may request a wait; skopeo itself gives up after four waits of a minute each."""
@@ -91,9 +95,10 @@ async def run(command: list[str], subject: str, stall: float, clock: Clock, watc
 async def _run(command: list[str], subject: str, stall: float, clock: Clock, watch: "Watch", cwd: Path | None) -> Ended:
     waits = Waits(clock)
     async with _process(command, waits.feed, cwd) as ending:
-        moved, size = clock.monotonic(), 0
+        begun = moved = clock.monotonic()
+        size = 0
         while not ending.done():
-            await _pause(ending, clock)
+            await _pause(ending, clock, min(_POLL, max(_FIRST_POLL, (clock.monotonic() - begun) * _POLLED_SHARE)))
             before = size
             size = await asyncio.to_thread(watch.look)
             watch.wait(waits.waiting)
@@ -244,9 +249,9 @@ def _ignore(_: bytes) -> None:
     """Discard output that is read at the end only."""
 
 
-async def _pause(ending: "asyncio.Future[tuple[bytes, bytes, int]]", clock: Clock) -> None:
-    """Return after a moment, or at the end of the process."""
-    pause = asyncio.create_task(clock.sleep(_POLL))
+async def _pause(ending: "asyncio.Future[tuple[bytes, bytes, int]]", clock: Clock, seconds: float) -> None:
+    """Return after some seconds, or at the end of the process."""
+    pause = asyncio.create_task(clock.sleep(seconds))
     pause.add_done_callback(lambda _: waiting.set())
     ending.add_done_callback(lambda _: waiting.set())
     waiting = asyncio.Event()

@@ -186,8 +186,12 @@ class ContentStore(ImageService, RootfsProvider, SupportsRootfsDiff):
         layers = self._layers(image_id)
         self._snapshots.hold(container_id, layers)
         place = self._snapshots.fresh(container_id)
-        await self._workers.unpack(layer, place)
-        await self._workers.settle((*(self._content.layer(one).parent for one in layers), place))
+        self._workers.open()
+        try:
+            await self._workers.unpack(layer, place)
+            await self._workers.settle((*(self._content.layer(one).parent for one in layers), place))
+        finally:
+            await asyncio.shield(self._workers.close())
         await asyncio.to_thread(self._snapshots.begin_with, container_id, place / "fs")
 
     async def release(self, container_id: ContainerId) -> None:

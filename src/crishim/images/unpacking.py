@@ -1,6 +1,10 @@
-"""Unpacking in worker processes (`crishim.worker`): the workers of a store, and the unpackings of one pull."""
+"""Unpacking in worker processes (`crishim.worker`): the workers of a store, and the unpackings of one pull.
+
+Starting a worker takes more CPU time than unpacking 20 MB, so pulls use them again; none is left when the last pull ends.
+"""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -24,10 +28,26 @@ _log = logging.getLogger(__name__)
 
 
 class Workers:
-    """Starts workers, limited to what the machine can run concurrently."""
+    """Worker processes, limited to what the machine can run concurrently.
+
+    Between `open` and `close`, which may nest, idle workers are kept for the next call.
+    """
 
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(max(2, min(4, os.cpu_count() or 2)))
+        self._idle: list[_Worker] = []
+        self._users = 0
+
+    def open(self) -> None:
+        """Keep idle workers until `close`."""
+        self._users += 1
+
+    async def close(self) -> None:
+        """End the idle workers, unless somebody else has opened them. Must not be cancelled."""
+        self._users -= 1
+        if not self._users:
+            idle, self._idle = self._idle, []
+            await asyncio.gather(*(worker.end() for worker in idle))
 
     async def unpack(self, blob: Path, place: Path) -> UnpackedLayer:
         """Unpack a blob into `place`, which is created. Cancelling the call kills the worker.
@@ -44,34 +64,75 @@ class Workers:
 
     async def _run(self, verb: str, paths: Sequence[Path]) -> dict[str, Any]:
         async with self._slots:
-            code, output, text = await _output(verb, *map(str, paths))
-        try:
-            answer: dict[str, Any] = json.loads(output)
-        except ValueError:
-            _log.warning("a worker that was to %s %s ended with %d: %s", verb, paths[-1], code, text)
-            if code < 0:
-                raise Unavailable(f"unpacking: the worker was killed by signal {-code}") from None
-            raise Unknown(f"unpacking: the worker ended with {code}") from None
+            worker = await self._next()
+            try:
+                answer = await worker.ask(verb, *map(str, paths))
+            except BaseException:
+                await asyncio.shield(worker.end())
+                raise
+            if self._users:
+                self._idle.append(worker)
+            else:
+                await asyncio.shield(worker.end())
         if "error" in answer:
             raise _KINDS.get(answer["error"], Unknown)(answer["message"])
         return answer
 
+    async def _next(self) -> "_Worker":
+        """An idle worker, or a new one."""
+        while self._idle:
+            worker = self._idle.pop()
+            if not worker.ended:
+                return worker
+            await asyncio.shield(worker.end())
+        return await _started()
 
-async def _output(*arguments: str) -> tuple[int, bytes, str]:
-    """Run a worker to its end: its exit code, its stdout, and the end of its stderr."""
+
+class _Worker:
+    """A running worker, for one request at a time. Must be ended."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended by itself."""
+        return self._process.returncode is not None
+
+    async def ask(self, *request: str) -> dict[str, Any]:
+        """The answer to a request. Raises `Unavailable` if the worker is killed, and `Unknown` if it ends."""
+        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        if stdin is None or stdout is None or stderr is None:
+            raise Unknown("unpacking: the worker has no pipes")
+        with contextlib.suppress(ConnectionError):  # its exit code tells more
+            stdin.write(json.dumps(request).encode() + b"\n")
+            await stdin.drain()
+        line = await stdout.readline()
+        if line.endswith(b"\n"):
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        text = (await stderr.read()).decode(errors="replace")[-2000:]
+        code = await self._process.wait()
+        _log.warning("a worker that was to %s %s ended with %d: %s", request[0], request[-1], code, text)
+        if code < 0:
+            raise Unavailable(f"unpacking: the worker was killed by signal {-code}")
+        raise Unknown(f"unpacking: the worker ended with {code}")
+
+    async def end(self) -> None:
+        """Kill and collect it."""
+        await end_program(self._process, group=True)
+
+
+async def _started() -> _Worker:
+    """A new worker."""
     pipe = asyncio.subprocess.PIPE
-    command = (sys.executable, "-P", "-m", "crishim.worker", str(os.getpid()), *arguments)
-    starting = asyncio.create_task(children.start(*command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe))
+    command = (sys.executable, "-P", "-m", "crishim.worker", str(os.getpid()))
+    starting = asyncio.create_task(children.start(*command, stdin=pipe, stdout=pipe, stderr=pipe))
     try:
-        process = await asyncio.shield(starting)
+        return _Worker(await asyncio.shield(starting))
     except asyncio.CancelledError:
         await end_program(await starting, group=True)
         raise
-    try:
-        output, text = await process.communicate()
-    finally:
-        await asyncio.shield(end_program(process, group=True))
-    return process.returncode or 0, output, text.decode(errors="replace")[-2000:]
 
 
 @attrs.define(eq=False)
@@ -87,7 +148,9 @@ class Unpacking:
     def begin(self, digest: str) -> None:
         """Unpack a blob, unless that is under way."""
         if digest not in self._jobs:
-            self._folder = self._folder or self.content.work()
+            if self._folder is None:
+                self._folder = self.content.work()
+                self.workers.open()
             place = self._folder / str(len(self._all))
             job = asyncio.create_task(self.workers.unpack(self.content.blob(digest), place))
             self._jobs[digest] = job
@@ -110,5 +173,7 @@ class Unpacking:
         for job in self._all:
             job.cancel()
         await asyncio.gather(*self._all, return_exceptions=True)
-        if self._folder is not None:
-            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            await self.workers.close()
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
