@@ -1,6 +1,7 @@
 """A containerd of its own, whose tasks go through our shim: its folders, its CRI, `ctr`, and the daemon behind."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -10,11 +11,14 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 from crishim.linux.mounts import mounts_below, unmount_below
 from crishim.play import CriClient, connect
 from tests.backends.runc.world import APPLETS
 from tests.node.world import processes
+from tests.suite.run import write_network
+from tests.suite.settings import DISTRIBUTION, Handler, Release, Settings
 
 RUNTIME = "io.containerd.crishim.v2"
 PROGRAMS = ("containerd", "ctr", "runc", "conmon", "busybox")
@@ -23,37 +27,30 @@ PROGRAMS = ("containerd", "ctr", "runc", "conmon", "busybox")
 class Containerd:
     """One containerd in `folder`. `image` is a busybox for CRI pods, by a registry that it may pull from without TLS."""
 
-    def __init__(self, folder: Path, image: str = "127.0.0.1:1/none") -> None:
+    def __init__(self, folder: Path, image: str = "127.0.0.1:1/none", release: Release = DISTRIBUTION) -> None:
         self.folder = folder
+        self.release = release
         self.state = folder / "shim"
         self.image = image
+        self.networks = folder / "net.d"
         self._process: subprocess.Popen[bytes] | None = None
         host = image.partition("/")[0]
-        cri = 'plugins."io.containerd.grpc.v1.cri"'
-        (folder / "config.toml").write_text(f"""version = 2
-root = "{folder}/lib"
-state = "{folder}/run"
-[grpc]
-address = "{folder}/c.sock"
-[{cri}]
-sandbox_image = "{image}"
-restrict_oom_score_adj = true
-stream_server_port = "0"
-[{cri}.containerd]
-default_runtime_name = "crishim"
-[{cri}.containerd.runtimes.crishim]
-runtime_type = "{RUNTIME}"
-[{cri}.containerd.runtimes.own]
-runtime_type = "{RUNTIME}"
-[{cri}.containerd.runtimes.own.options]
-ConfigPath = "{folder}/options.toml"
-[{cri}.containerd.runtimes.runc]
-runtime_type = "io.containerd.runc.v2"
-[{cri}.cni]
-conf_dir = "{folder}/cni"
-[{cri}.registry.mirrors."{host}"]
-endpoint = ["http://{host}"]
-""")
+        own = Handler(name="own", runtime=RUNTIME, options={"ConfigPath": f"{folder}/options.toml"})
+        pod = Handler(name="pod", runtime=RUNTIME, options={"Root": f"{folder}/shim/runc/pod"}, sandboxer="shim")
+        Settings(
+            folder=folder,
+            release=release,
+            handlers=[
+                Handler(name="crishim", runtime=RUNTIME),
+                own,
+                Handler(name="runc", runtime="io.containerd.runc.v2"),
+                *([pod] if release.modern else []),
+            ],
+            sandbox_image=image,
+            hosts=[host],
+            mirror=host,
+            networks=self.networks,
+        ).write()
         (folder / "options.toml").write_text(f'Root = "{folder}/shim/runc/own"\n')
         self.root = folder / "root"
         (self.root / "bin").mkdir(parents=True)
@@ -65,12 +62,12 @@ endpoint = ["http://{host}"]
         """Start it; it finds our shim on PATH."""
         environment = {
             **os.environ,
-            "PATH": f"{sysconfig.get_path('scripts')}:{self.folder}/bin:{os.environ['PATH']}",
+            "PATH": self.path,
             "CRISHIM_SHIM_STATE": str(self.state),
         }
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["containerd", "--config", str(self.folder / "config.toml")],
+                [str(shutil.which("containerd", path=self.path)), "--config", str(self.folder / "config.toml")],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -82,6 +79,11 @@ endpoint = ["http://{host}"]
             time.sleep(0.05)
         raise AssertionError((self.folder / "log").read_text())
 
+    @property
+    def path(self) -> str:
+        """PATH of its programs and of our shim."""
+        return self.release.path(f"{sysconfig.get_path('scripts')}:{self.folder}/bin:{os.environ['PATH']}")
+
     def stop(self) -> None:
         """Stop it; tasks keep running."""
         if self._process is not None:
@@ -92,7 +94,8 @@ endpoint = ["http://{host}"]
     def ctr(self, *args: str, stdin: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
         """Run `ctr`, at most for half a minute."""
         command = ["timeout", "--signal=KILL", "30", "ctr", "--address", str(self.folder / "c.sock"), *args]
-        return subprocess.run(command, input=stdin, capture_output=True, check=False)
+        environment = {**os.environ, "PATH": self.path}
+        return subprocess.run(command, input=stdin, capture_output=True, check=False, env=environment)
 
     def run(
         self, task: str, *argv: str, options: tuple[str, ...] = (), runtime: str = RUNTIME
@@ -109,11 +112,31 @@ endpoint = ["http://{host}"]
         """The pid of the daemon behind the shim; 0 where there is none."""
         return next((pid for pid, line in processes(str(self.state)) if "crishim.backends.runc.shim" in line), 0)
 
+    def states(self) -> list[dict[str, Any]]:
+        """What runc has recorded of each container of our shim."""
+        return [json.loads(file.read_text()) for file in (self.state / "runc").glob("**/state.json")]
+
+    @contextlib.contextmanager
+    def events(self, file: Path) -> Iterator[None]:
+        """Inside, containerd's events are written to a file."""
+        with file.open("wb") as output:
+            command = [str(shutil.which("ctr", path=self.path)), "--address", str(self.folder / "c.sock"), "events"]
+            listening = subprocess.Popen(command, stdout=output)
+        try:
+            yield
+        finally:
+            listening.terminate()
+            listening.wait(30)
+
     def leftovers(self) -> set[str]:
         """What tasks have left: monitors, mounts, bundles."""
         found = {f"mount {mount.path}" for mount in mounts_below(self.folder)}
         found |= {f"monitor {pid}" for pid, line in processes(str(self.folder)) if line.startswith("conmon")}
-        return found | {f"bundle {path}" for path in (self.folder / "run/io.containerd.runtime.v2.task").glob("*/*")}
+        return found | {
+            f"bundle {path}"
+            for path in (self.folder / "run").glob("io.containerd.*.v*/*/*")
+            if ".runtime.v2.task/" in str(path) or ".shim/" in str(path)
+        }
 
     def complaints(self) -> str:
         """What is left, and what containerd and our daemon have logged as wrong."""
@@ -145,13 +168,17 @@ endpoint = ["http://{host}"]
 
 
 @contextlib.contextmanager
-def containerd(image: str = "127.0.0.1:1/none") -> Iterator[Containerd]:
-    """A containerd that runs, gone afterwards."""
+def containerd(image: str = "127.0.0.1:1/none", release: Release = DISTRIBUTION, bridge: str = "") -> Iterator[Containerd]:
+    """A containerd that runs, gone afterwards. With the name of a bridge its pods have addresses in 10.86.0.0/16."""
     folder = Path(tempfile.mkdtemp(prefix="ctd"))
-    server = Containerd(folder, image)
+    server = Containerd(folder, image, release)
+    if bridge:
+        write_network(folder, bridge, "10.86.0.0/16")
     try:
         server.start()
         yield server
     finally:
         server.close()
         shutil.rmtree(folder, ignore_errors=True)
+        if bridge:
+            subprocess.run(["ip", "link", "delete", bridge], check=False, capture_output=True)

@@ -106,7 +106,7 @@ def backend_of(runtime: str, folder: Path) -> str:
 
 def write_network(folder: Path, bridge: str, subnet: str) -> None:
     """A network of CNI in the folder's `net.d`."""
-    (folder / "net.d").mkdir()
+    (folder / "net.d").mkdir(exist_ok=True)
     (folder / "net.d" / "10-suite.conflist").write_text(NETWORK % (bridge, subnet, folder / "addresses"))
 
 

@@ -17,6 +17,7 @@ import attrs
 from crishim.interfaces.backend import BackendInfo
 from crishim.interfaces.capabilities import ProcessIO, SupportsAttach, SupportsLeftovers, SupportsLogReopen, SupportsPause
 from crishim.model.process import Exit
+from crishim.model.sandbox import SandboxSpec
 from crishim.model.stats import CgroupUsage
 
 FIRST_PROCESS: Final = "process"
@@ -239,6 +240,35 @@ class SupportsCheckpointRestore(Protocol):
         """
 
 
+@runtime_checkable
+class SupportsSandbox(Protocol):
+    """Optional: a pod is an object of the runtime's own, for instance a virtual machine or a user-space kernel.
+
+    The shim server calls it for containerd's Sandbox service (a handler with `sandboxer = "shim"`). Without it, a container
+    that the runtime creates stands for the pod: a pause program with the pod's namespaces.
+    """
+
+    @abstractmethod
+    async def start_sandbox(self, spec: SandboxSpec, bundle: Path) -> int:
+        """Start the sandbox of a pod; its containers are created afterwards. `bundle` is an empty folder of the sandbox's own.
+
+        Returns the pid of a process on the node that has the pod's namespaces: containerd writes its namespaces into the
+        config.json of the pod's containers. What `stop_sandbox` needs in another process must be in files. After an error,
+        `stop_sandbox` is called.
+        """
+
+    @abstractmethod
+    async def stop_sandbox(self, sandbox_id: str) -> None:
+        """End the sandbox and free all its resources; its containers have been deleted, or end with it. Repeatable.
+
+        It is also called for sandboxes of an earlier object over the same state. Raises `NotFound`.
+        """
+
+    @abstractmethod
+    async def wait_sandbox(self, sandbox_id: str) -> Exit:
+        """Return when the sandbox has ended, by itself or by `stop_sandbox`. Raises `NotFound`."""
+
+
 RUNTIME_CAPABILITIES: Final[tuple[type, ...]] = (
     SupportsPrepare,
     SupportsLiveness,
@@ -247,6 +277,7 @@ RUNTIME_CAPABILITIES: Final[tuple[type, ...]] = (
     SupportsUpdateResources,
     SupportsCgroupUsage,
     SupportsCheckpointRestore,
+    SupportsSandbox,
     SupportsAttach,
     SupportsLogReopen,
     SupportsPause,

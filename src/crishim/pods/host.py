@@ -27,7 +27,7 @@ def host(*, systemd_cgroup: bool = False, rlimits: tuple[tuple[str, int, int], .
         bounding=frozenset(name for number, name in enumerate(CAPABILITIES) if bounding >> number & 1),
         lowest_oom_score_adj=None if may_raise_limits() else own_score,
         seccomp_default=_read(SECCOMP_DEFAULT),
-        architecture=_ARCHITECTURES.get(platform.machine(), platform.machine()),
+        architecture=architecture(),
         kernel=(int(release[0]), int(release[1])),
         apparmor=_read(Path("/sys/module/apparmor/parameters/enabled")).startswith("Y"),
         selinux=(selinux / "enforce").exists(),
@@ -35,6 +35,11 @@ def host(*, systemd_cgroup: bool = False, rlimits: tuple[tuple[str, int, int], .
         devices=host_devices(),
         rlimits=rlimits,
     )
+
+
+def architecture() -> str:
+    """The machine's architecture, by Go's name."""
+    return _ARCHITECTURES.get(platform.machine(), platform.machine())
 
 
 def page_sizes(folder: Path = Path("/sys/kernel/mm/hugepages")) -> tuple[str, ...]:

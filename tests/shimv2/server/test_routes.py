@@ -55,7 +55,15 @@ class Wire:
         self.bundle.mkdir()
         (self.bundle / "config.json").write_text(json.dumps({"linux": {"cgroupsPath": "/pods/t1"}}))
         cgroups = Cgroups(v2=True, root=folder / "cgroup")
-        self.tasks = Tasks(lambda *_: self.runtime, FakeClock(), Heard(), cgroups, TaskRecords(folder / "tasks"), unified=True)
+        self.tasks = Tasks(
+            lambda *_: self.runtime,
+            FakeClock(),
+            Heard(),
+            cgroups,
+            TaskRecords(folder / "tasks"),
+            pods=folder / "pods",
+            unified=True,
+        )
         self.handlers = handlers(self.tasks, "k8s.io", 77)
 
     async def call(self, method: str, request: Any, version: int = 2) -> bytes:

@@ -55,7 +55,13 @@ def over(tmp_path: Path, runtime: MemoryRuntime) -> World:
     (bundle / "config.json").write_text(json.dumps({"linux": {"cgroupsPath": "/pods/t1"}}))
     heard = Heard()
     tasks = Tasks(
-        make, FakeClock(), heard, Cgroups(v2=True, root=tmp_path / "cgroup"), TaskRecords(tmp_path / "tasks"), unified=True
+        make,
+        FakeClock(),
+        heard,
+        Cgroups(v2=True, root=tmp_path / "cgroup"),
+        TaskRecords(tmp_path / "tasks"),
+        pods=tmp_path / "pods",
+        unified=True,
     )
     return World(tasks, runtime, heard, built, bundle)
 

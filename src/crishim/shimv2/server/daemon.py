@@ -7,7 +7,6 @@ ends the daemon.
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import re
@@ -16,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import Any, Final
 
-from google.protobuf.message import DecodeError
+import attrs
 
 from crishim._proto import shim_bootstrap_pb2 as bootstrap_pb
 from crishim._proto import shim_events_pb2 as pb
@@ -30,8 +29,12 @@ from crishim.pods.bundle import write_atomically
 from crishim.pods.host import cgroup_v2
 from crishim.shimv2.server.events import Publisher
 from crishim.shimv2.server.launcher import CONTROL, DONE, FAILED
+from crishim.shimv2.server.options import asked, start_options
+from crishim.shimv2.server.pause import sandbox_of
 from crishim.shimv2.server.routes import delete_response, handlers
-from crishim.shimv2.server.task import Creation, Task, TaskEvents, TaskRecords
+from crishim.shimv2.server.sandbox_routes import sandbox_handlers
+from crishim.shimv2.server.sandboxes import ShimSandboxes
+from crishim.shimv2.server.task import NONE, Creation, Key, Task, TaskEvents, TaskRecords
 from crishim.shimv2.server.tasks import Tasks
 from crishim.shimv2.wire.messages import timestamp_of
 from crishim.ttrpc.address import bound_socket
@@ -46,6 +49,14 @@ _MOST_ASKED: Final = 1 << 20
 _NAME: Final = re.compile(r"[A-Za-z0-9]+(?:[._-]+[A-Za-z0-9]+)*")
 
 _log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class ShimStart:
+    """What a launcher's `start` has named: the address for events, and the runtime's options."""
+
+    events: str = ""
+    options: tuple[str, bytes] = NONE
 
 
 class EventSink(TaskEvents):
@@ -113,16 +124,21 @@ class ShimServer:
         self._folder = folder
         self._clock = clock
         self._publishers: dict[str, Publisher] = {}
-        self._events: dict[tuple[str, str], str] = {}
+        self._starts: dict[Key, ShimStart] = {}
         unified = cgroup_v2()
+        cgroups = Cgroups(v2=unified)
         self._servers: dict[str, tuple[Server, asyncio.Task[None]]] = {}
         self.tasks = Tasks(
             make,
             clock,
-            EventSink(self._publisher_of, lambda task: self._events.pop(task.key, None)),
-            Cgroups(v2=unified),
+            EventSink(self._publisher_of, lambda task: self._starts.pop(task.key, None)),
+            cgroups,
             TaskRecords(folder / "tasks"),
+            pods=folder / "pods",
             unified=unified,
+        )
+        self.sandboxes = ShimSandboxes(
+            make, clock, self.tasks, cgroups, folder, lambda key: self._starts.get(key, ShimStart()).options
         )
 
     @contextlib.asynccontextmanager
@@ -131,7 +147,7 @@ class ShimServer:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o711)
         listening = _bound(self._folder / CONTROL)
         listening.listen()  # from now on other daemons see that the folder is served
-        left = self.tasks.take_over()
+        left = [*self.sandboxes.left().items(), *((task.key, task.bundle) for task in self.tasks.take_over())]
         control = await asyncio.start_unix_server(self._answer, sock=listening, limit=_MOST_ASKED)
         ending = asyncio.get_running_loop().create_task(self._end(left))
         try:
@@ -144,12 +160,12 @@ class ShimServer:
             for publisher in self._publishers.values():
                 await publisher.close()
 
-    async def _end(self, left: Collection[Task]) -> None:
-        """End the tasks that a previous daemon has left. containerd asks for each, but waits only five seconds."""
-        ends = (self.tasks.end(task.key, task.bundle) for task in left)
-        for task, outcome in zip(left, await asyncio.gather(*ends, return_exceptions=True), strict=True):
+    async def _end(self, left: Collection[tuple[Key, Path]]) -> None:
+        """End what a previous daemon has left. containerd asks for each, but waits only five seconds."""
+        ends = (self.sandboxes.end(key, bundle) for key, bundle in left)
+        for (key, _), outcome in zip(left, await asyncio.gather(*ends, return_exceptions=True), strict=True):
             if isinstance(outcome, Exception):
-                _log.warning("leftovers of %s remain: %s", task.id, outcome)
+                _log.warning("leftovers of %s remain: %s", key[1], outcome)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one launcher."""
@@ -172,13 +188,13 @@ class ShimServer:
         if not all(_NAME.fullmatch(name) for name in key):
             raise InvalidArgument("id", f"{key!r} are not valid names of a namespace and a task")
         if command == "start":
-            self._events[key] = events
+            self._starts[key] = ShimStart(events, start_options(stdin))
             address = await self._address(namespace)
             write_atomically(bundle / "address", address)
             return _bootstrap(address, stdin)
         if command == "delete":
-            end = await self.tasks.end(key, bundle)
-            self._events.pop(key, None)
+            end = await self.sandboxes.end(key, bundle)
+            self._starts.pop(key, None)
             return delete_response(0, end).SerializeToString()
         raise InvalidArgument("command", f"{command!r} is not known")
 
@@ -186,7 +202,8 @@ class ShimServer:
         """The address that serves the tasks of a namespace, which is opened if necessary."""
         path = self._folder / f"{namespace}.sock"
         if namespace not in self._servers:
-            server = Server(handlers(self.tasks, namespace, os.getpid()))
+            served = handlers(self.tasks, namespace, os.getpid()) | sandbox_handlers(self.sandboxes, namespace)
+            server = Server(served)
             listening = asyncio.get_running_loop().create_task(server.listen(_bound(path)))
             self._servers[namespace] = server, listening
         try:
@@ -197,7 +214,11 @@ class ShimServer:
         return f"unix://{path}"
 
     def _publisher_of(self, task: Task) -> Publisher | None:
-        address = self._events.get(task.key, "")
+        start = self._starts.get(task.key)
+        if start is None:  # containerd 2 runs `start` for a sandbox, and not for its members
+            start = self._starts.get((task.key[0], sandbox_of(task.bundle)), ShimStart())
+            self._starts[task.key] = start
+        address = start.events
         if address and address not in self._publishers:
             self._publishers[address] = Publisher(address, self._clock)
         return self._publishers.get(address)
@@ -213,13 +234,12 @@ async def _question(reader: asyncio.StreamReader) -> bytes:
 
 
 def _bootstrap(address: str, stdin: bytes) -> bytes:
-    """The plain address, which every containerd reads as Task v2; for a containerd that sends BootstrapParams, JSON with Task
-    v3.
+    """The plain address, which every containerd reads as Task v2; a BootstrapResult with Task v3 for one that sends
+    BootstrapParams.
     """
-    with contextlib.suppress(DecodeError):
-        if bootstrap_pb.BootstrapParams.FromString(stdin).containerd_version:
-            return json.dumps({"version": 3, "address": address, "protocol": "ttrpc"}).encode()
-    return address.encode()
+    if asked(stdin) is None:
+        return address.encode()
+    return bootstrap_pb.BootstrapResult(version=3, address=address, protocol="ttrpc").SerializeToString()
 
 
 def _bound(path: Path) -> socket.socket:

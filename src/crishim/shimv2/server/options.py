@@ -4,13 +4,17 @@ containerd's CRI plugin sends `containerd.runc.v1.Options` to runc's shim, and `
 handler's `options` table as TOML in `config_body`, or a file in `config_path`. The keys are the same.
 """
 
+import contextlib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any as AnyValue
+from typing import Final, TypeVar
 
+from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError, Message
 
+from crishim._proto import shim_bootstrap_pb2 as bootstrap_pb
 from crishim._proto import shim_options_pb2 as options_pb
 from crishim._proto import shim_runc_pb2 as runc_pb
 from crishim.errors import InvalidArgument
@@ -24,7 +28,7 @@ _TYPE_URL: Final = "TypeUrl"
 """A key of any handler's table, which names the type of the others."""
 
 
-def read_options(options: tuple[str, bytes]) -> Mapping[str, Any]:
+def read_options(options: tuple[str, bytes]) -> Mapping[str, AnyValue]:
     """The keys of a handler's table with their TOML names (`SystemdCgroup`), without those that are empty, zero or false.
 
     `options` is a message's type and value; the type is empty if there is none. May read a file. Raises `InvalidArgument` for
@@ -43,6 +47,28 @@ def read_options(options: tuple[str, bytes]) -> Mapping[str, Any]:
     return {name: given for name, given in table.items() if given and name != _TYPE_URL}
 
 
+def asked(stdin: bytes) -> bootstrap_pb.BootstrapParams | None:
+    """The BootstrapParams of containerd 2.3 and later on the stdin of `start`; None for an earlier one."""
+    try:
+        params = bootstrap_pb.BootstrapParams.FromString(stdin)
+    except DecodeError:
+        return None
+    return params if params.containerd_version else None
+
+
+def start_options(stdin: bytes) -> tuple[str, bytes]:
+    """The runtime's options on the stdin of `start`, by type and value: an extension of the BootstrapParams, or before them
+    the message itself in an Any. The type is empty if there are none.
+    """
+    params = asked(stdin)
+    values = [extension.value for extension in params.extensions] if params is not None else []
+    if params is None:
+        with contextlib.suppress(DecodeError):
+            values = [Any.FromString(stdin)]
+    found = ((value.type_url.rpartition("/")[2], value.value) for value in values)
+    return next((options for options in found if options[0] in {RUNC, RUNTIME}), ("", b""))
+
+
 def self_contained(options: tuple[str, bytes]) -> tuple[str, bytes]:
     """The same options with the content of their file included, since the file may change later. Reads the file."""
     kind, value = options
@@ -54,7 +80,7 @@ def self_contained(options: tuple[str, bytes]) -> tuple[str, bytes]:
     return kind, message.SerializeToString(deterministic=True)
 
 
-def _table(message: options_pb.Options) -> dict[str, Any]:
+def _table(message: options_pb.Options) -> dict[str, AnyValue]:
     """`config_body` has precedence over `config_path`; containerd sends either."""
     text = message.config_body or (_text(message.config_path) if message.config_path else b"")
     try:

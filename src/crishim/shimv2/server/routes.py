@@ -1,6 +1,6 @@
-"""The shim v2 service as a table: 17 rows of method, request type and handler. Task v2 and v3 have the same messages.
+"""The task service of shim v2 as a table: 17 rows of method, request type and handler. Task v2 and v3 have the same messages.
 
-Only this module converts the messages of the wire.
+Only this module and `sandbox_routes` convert the messages of the wire.
 """
 
 import json
@@ -28,16 +28,19 @@ from crishim.ttrpc.connection import Request
 from crishim.ttrpc.server import Handler
 
 R = TypeVar("R", bound=Message)
+S = TypeVar("S")
 
 _WIRE_STATUS: Final = {status: number for number, status in STATUSES.items()} | {OciStatus.PAUSED: types_pb.PAUSED}
 
 
 @attrs.frozen
-class Row(Generic[R]):
-    """A method: its request type, and its handler."""
+class Row(Generic[S, R]):
+    """A method of a service: its request type, and its handler, which receives the service's subject."""
 
     request: type[R]
-    call: Callable[[Tasks, Key, R], Awaitable[Message]]
+    call: Callable[[S, Key, R], Awaitable[Message]]
+    id: str = "id"
+    """The request's field with the name of the task or sandbox."""
 
 
 async def _create(tasks: Tasks, key: Key, request: pb.CreateTaskRequest) -> Message:
@@ -142,7 +145,7 @@ def delete_response(pid: int, end: Exit) -> pb.DeleteResponse:
     return pb.DeleteResponse(pid=pid, exit_status=end.code, exited_at=timestamp_of(end))
 
 
-def table(own_pid: int) -> Mapping[str, Row[AnyValue]]:
+def table(own_pid: int) -> Mapping[str, Row[Tasks, AnyValue]]:
     """All methods; Connect returns the pid of this process."""
 
     async def connect(tasks: Tasks, key: Key, _: pb.ConnectRequest) -> Message:
@@ -175,17 +178,19 @@ def handlers(tasks: Tasks, namespace: str, own_pid: int) -> dict[tuple[str, str]
     Not every client sends the namespace with its calls (`ctr` does not).
     """
     rows = table(own_pid)
-    return {(service, method): _handler(tasks, namespace, row) for service in SERVICES.values() for method, row in rows.items()}
+    return {(service, method): handler(tasks, namespace, row) for service in SERVICES.values() for method, row in rows.items()}
 
 
-def _handler(tasks: Tasks, namespace: str, row: Row[AnyValue]) -> Handler:
+def handler(subject: S, namespace: str, row: Row[S, AnyValue]) -> Handler:
+    """The handler of a method of a ttrpc server, for one namespace of containerd."""
+
     async def handle(request: Request) -> bytes:
         try:
             message = row.request.FromString(request.payload)
         except DecodeError as error:
             raise InvalidArgument(request.method, f"the request cannot be read: {error}") from error
         try:
-            answer = await row.call(tasks, (namespace, message.id), message)
+            answer = await row.call(subject, (namespace, getattr(message, row.id)), message)
         except OSError as error:
             raise CrishimError(f"{request.method}: {error}") from error
         return answer.SerializeToString()

@@ -190,10 +190,11 @@ NAME: Final = "crishim-task.json"
 
 
 class TaskRecords:
-    """The tasks of a daemon, below `folder`: NAMESPACE/ID is a link to a task's bundle."""
+    """The tasks of a daemon, below `folder`: NAMESPACE/ID is a link to a task's bundle, with the options in a file `name`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = NAME) -> None:
         self._folder = folder
+        self._name = name
 
     def save(self, key: Key, bundle: Path, options: tuple[str, bytes]) -> None:
         """Write a task's options, by type and value, before anything of the task is created."""
@@ -202,21 +203,25 @@ class TaskRecords:
         link.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         link.unlink(missing_ok=True)
         link.symlink_to(bundle)
-        write_atomically(bundle / NAME, json.dumps({"type": kind, "value": base64.b64encode(value).decode()}))
+        write_atomically(bundle / self._name, json.dumps({"type": kind, "value": base64.b64encode(value).decode()}))
 
     def options(self, bundle: Path) -> tuple[str, bytes] | None:
         """The stored options; `NONE` if they cannot be read, None if the bundle has no record."""
-        if bundle.exists() and not (bundle / NAME).exists():
+        if bundle.exists() and not (bundle / self._name).exists():
             return None
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            stored = json.loads((bundle / NAME).read_text(encoding="utf-8"))
+            stored = json.loads((bundle / self._name).read_text(encoding="utf-8"))
             return str(stored["type"]), base64.b64decode(stored["value"], validate=True)
         return NONE
 
     def forget(self, key: Key, bundle: Path) -> None:
         """Delete the record: everything of the task is freed."""
-        (bundle / NAME).unlink(missing_ok=True)
+        (bundle / self._name).unlink(missing_ok=True)
         self._folder.joinpath(*key).unlink(missing_ok=True)
+
+    def has(self, key: Key) -> bool:
+        """Whether a task has a record."""
+        return self._folder.joinpath(*key).is_symlink()
 
     def left(self) -> dict[Key, Path]:
         """The bundles of the tasks with a record."""

@@ -35,6 +35,7 @@ from crishim.model.values import ContainerId
 from crishim.pods.bundle import read_config
 from crishim.pods.usage import cgroup_usage
 from crishim.shimv2.server.options import self_contained
+from crishim.shimv2.server.pause import add_pod_files, sandbox_of
 from crishim.shimv2.server.rootfs import mount_rootfs, unmount_rootfs
 from crishim.shimv2.server.task import Creation, IoPaths, Key, Pipes, Task, TaskEvents, TaskProcess, TaskRecords
 
@@ -47,7 +48,10 @@ _log = logging.getLogger(__name__)
 
 
 class Tasks:
-    """All tasks of this daemon. `make` returns the runtime for a namespace and a task's options; `unified`: cgroup v2."""
+    """All tasks of this daemon. `make` returns the runtime for a namespace and a task's options; `unified`: cgroup v2.
+
+    `pods`/NAMESPACE has the files of each pod whose sandbox is served here (`sandboxes`).
+    """
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class Tasks:
         cgroups: Cgroups,
         records: TaskRecords,
         *,
+        pods: Path,
         unified: bool,
     ) -> None:
         self._make = make
@@ -64,6 +69,7 @@ class Tasks:
         self._events = events
         self._cgroups = cgroups
         self._records = records
+        self._pods = pods
         self.unified = unified
         self._tasks: dict[Key, Task] = {}
 
@@ -83,6 +89,7 @@ class Tasks:
                 pipes.hold()
                 await asyncio.to_thread(self._records.save, key, creation.bundle, options)
                 await asyncio.to_thread(mount_rootfs, creation.bundle / "rootfs", creation.mounts)
+                await asyncio.to_thread(add_pod_files, creation.bundle, self._pods / key[0])
                 task.main.pid = await task.runtime.create(key[1], creation.bundle, _stdio(pipes.paths))
                 processes.record(creation.bundle / FIRST_PROCESS, task.main.pid)
                 if pipes.paths.terminal and isinstance(task.runtime, SupportsAttach):
@@ -217,6 +224,11 @@ class Tasks:
         if not isinstance(task.runtime, SupportsUpdateResources):
             raise Unimplemented("Update", "this runtime does not support updates of limits")
         await task.runtime.update_resources(key[1], resources)
+
+    def members(self, sandbox: Key) -> list[Task]:
+        """The tasks that belong to a sandbox of containerd's."""
+        mine = (task for task in self._tasks.values() if task.key[0] == sandbox[0] and task.key != sandbox)
+        return [task for task in mine if sandbox_of(task.bundle) == sandbox[1]]
 
     def look(self, key: Key, exec_id: str) -> tuple[Task, TaskProcess]:
         """A task and one of its processes. Raises `NotFound`."""

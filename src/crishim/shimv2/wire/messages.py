@@ -34,6 +34,9 @@ from crishim.ttrpc.status import TtrpcError
 SERVICES: Final = {2: "containerd.task.v2.Task", 3: "containerd.task.v3.Task"}
 """The task service by the version that a shim's start reports; the messages are the same."""
 
+SANDBOX_SERVICE: Final = "containerd.runtime.sandbox.v1.Sandbox"
+"""The service of shims that are given a pod as a whole; its version does not depend on that of the task service."""
+
 NAMESPACE_KEY: Final = "containerd-namespace-ttrpc"
 """The metadata key of containerd's namespace."""
 

@@ -1,0 +1,122 @@
+"""The container that stands for a pod: a pause program with the pod's namespaces, as containerd's own sandbox container.
+
+containerd's Sandbox service sends a PodSandboxConfig and a network namespace, no bundle and no image: config.json, the root
+with the pause program (`catatonit -P`), and the files that the pod's containers share are made here.
+"""
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+from crishim.errors import FailedPrecondition
+from crishim.linux.cgroups import read_text
+from crishim.linux.programs import find_program
+from crishim.model.container import ContainerMetadata, ContainerSpec
+from crishim.model.sandbox import SandboxSpec
+from crishim.model.security import LinuxContainerUser, NamespaceMode, UserNamespace
+from crishim.model.values import ContainerId, FrozenDict, ImageId
+from crishim.oci.facts import Host, NamespacePaths, Place
+from crishim.oci.resources import cgroups_path
+from crishim.oci.spec import config as oci_config
+from crishim.pods.bundle import read_config, write_bundle
+
+PAUSE: Final = "catatonit"
+MEMBER_OF: Final = "sandbox"
+"""The file in a bundle with the id of the sandbox to which its container belongs; containerd 2 writes it."""
+
+_NS_GET_USERNS: Final = 0xB701
+"""ioctl_nsfs(2): a descriptor of the user namespace that owns a namespace."""
+_SHM: Final = "/dev/shm"  # noqa: S108 - the container's
+
+
+def owner(netns: str) -> int:
+    """A descriptor of the user namespace that owns a network namespace, which the caller closes. Raises `OSError`."""
+    descriptor = os.open(netns, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return fcntl.ioctl(descriptor, _NS_GET_USERNS)
+    finally:
+        os.close(descriptor)
+
+
+def make_root(folder: Path) -> None:
+    """Write the root file system of every pause container, which is mounted read-only. Raises `FailedPrecondition`."""
+    if not (program := find_program(PAUSE)):
+        raise FailedPrecondition("missing", "installed", f"{PAUSE}, which stands for a pod,")
+    for name in ("proc", "sys", "dev", "etc"):
+        (folder / name).mkdir(parents=True, exist_ok=True, mode=0o755)
+    if not (folder / PAUSE).exists():
+        fresh = folder / f"{PAUSE}.{os.getpid()}"
+        shutil.copy2(program, fresh)
+        fresh.replace(folder / PAUSE)
+
+
+def pause_config(spec: SandboxSpec, host: Host, userns: str = "") -> dict[str, Any]:
+    """config.json of a pod's pause container. `userns`: the path of the user namespace that owns the pod's network."""
+    pause = ContainerSpec(
+        id=ContainerId(spec.id),
+        sandbox=spec,
+        metadata=ContainerMetadata(PAUSE),
+        image_id=ImageId(PAUSE),
+        argv=(f"/{PAUSE}", "-P"),
+    )
+    parent = spec.config.linux.cgroup_parent
+    options = spec.namespaces
+    place = Place(
+        rootfs="rootfs",
+        user=LinuxContainerUser(0, 0, (0,)),
+        namespaces=NamespacePaths(network=spec.netns, user=userns, host_pid=options.pid is NamespaceMode.NODE),
+        cgroups_path=cgroups_path(parent, spec.id, systemd=parent.endswith(".slice")),
+        annotations=FrozenDict({"io.kubernetes.cri.container-type": "sandbox"}),
+    )
+    config = oci_config(pause, host, place)
+    linux: dict[str, Any] = config["linux"]
+    config["root"]["readonly"] = True
+    if options.ipc is not NamespaceMode.NODE:
+        linux["namespaces"].append({"type": "ipc"})
+    if not spec.host_network:
+        linux["namespaces"].append({"type": "uts"})
+        config["hostname"] = spec.config.hostname or host.hostname
+    if spec.config.linux.sysctls:
+        linux["sysctl"] = dict(spec.config.linux.sysctls)
+    mapped = options.userns_options
+    if mapped is not None and mapped.mode is NamespaceMode.POD and not userns:
+        linux["namespaces"].append({"type": "user"})
+        linux |= _mappings(mapped)
+    return config
+
+
+def _mappings(userns: UserNamespace) -> dict[str, Any]:
+    return {
+        name: [{"containerID": line.container_id, "hostID": line.host_id, "size": line.length} for line in lines]
+        for name, lines in (("uidMappings", userns.uids), ("gidMappings", userns.gids))
+    }
+
+
+def sandbox_of(bundle: Path) -> str:
+    """The id of the sandbox of a bundle's container; empty for containerd before 2, and for a container without one."""
+    return read_text(bundle / MEMBER_OF).strip()
+
+
+def add_pod_files(bundle: Path, pods: Path) -> None:
+    """Mount the files of a pod in a container that belongs to it, where its config.json mounts nothing else.
+
+    `pods` has a folder for each pod whose files are here: containerd leaves them to a shim that is the sandbox itself.
+    """
+    if not (sandbox := sandbox_of(bundle)) or not (folder := pods / sandbox).is_dir():
+        return
+    config = read_config(bundle)
+    mounts = config.setdefault("mounts", [])
+    access = "ro" if config.get("root", {}).get("readonly") else "rw"
+    joined = {one.get("type") for one in config.get("linux", {}).get("namespaces", ()) if one.get("path")}
+    taken = {one.get("destination") for one in mounts if one.get("destination") != _SHM or one.get("type") == "bind"}
+    for path, name in (("/etc/hostname", "hostname"), ("/etc/hosts", "hosts"), ("/etc/resolv.conf", "resolv.conf")):
+        if path not in taken:
+            options = ["rbind", "rprivate", access]
+            mounts.append({"destination": path, "type": "bind", "source": str(folder / name), "options": options})
+    if _SHM not in taken and "ipc" in joined and (folder / "shm").is_dir():
+        config["mounts"] = [one for one in mounts if one.get("destination") != _SHM]
+        options = ["rbind", "rprivate", "rw", "nosuid", "nodev", "noexec"]
+        config["mounts"].append({"destination": _SHM, "type": "bind", "source": str(folder / "shm"), "options": options})
+    write_bundle(bundle, config, "")

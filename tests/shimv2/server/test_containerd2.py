@@ -1,0 +1,169 @@
+"""containerd 2 with our shim, by both of its sandboxers."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from crishim.cri import pb
+from crishim.model.container import ContainerMetadata
+from crishim.model.image import ImageSpec
+from crishim.model.sandbox import DNSConfig, LinuxPodSandboxConfig, PodSandboxConfig
+from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
+from crishim.model.values import FrozenDict
+from crishim.play import CriClient
+from crishim.testing.harness import container_config, sandbox_config
+from tests.backends.runc.world import needs
+from tests.node.world import TOOLS, images
+from tests.shimv2.containerd import PROGRAMS, Containerd, containerd
+from tests.suite import build
+from tests.suite.settings import NEWEST
+
+pytestmark = [
+    pytest.mark.node,
+    needs(*PROGRAMS, *TOOLS, "catatonit"),
+    pytest.mark.skipif(not build.built(), reason=f"needs {build.MISSING}"),
+]
+
+BRIDGE = "crishimtwo"
+HANDLERS = ("crishim", "pod")
+"""By the default sandboxer, and by `shim`."""
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with images(tmp_path_factory.mktemp("images")) as reference:
+        yield reference
+
+
+@pytest.fixture
+def node(image: str) -> Iterator[Containerd]:
+    with containerd(image, NEWEST, BRIDGE) as started:
+        yield started
+
+
+def pod_config(logs: Path, network: NamespaceMode = NamespaceMode.POD) -> PodSandboxConfig:
+    options = NamespaceOption(network=network, pid=NamespaceMode.CONTAINER)
+    linux = LinuxPodSandboxConfig(
+        security_context=LinuxSandboxSecurityContext(namespace_options=options),
+        sysctls=FrozenDict({"kernel.shm_rmid_forced": "1"}),
+    )
+    hostname = "the-pod" if network is NamespaceMode.POD else ""
+    dns = DNSConfig(servers=("10.9.8.7",))
+    return sandbox_config("pod", hostname=hostname, linux=linux, log_directory=str(logs), dns_config=dns)
+
+
+async def until(true: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(30):
+        while not await true():  # noqa: ASYNC110 - the state of another program
+            await asyncio.sleep(0.1)
+
+
+async def until_gone(node: Containerd) -> None:
+    async def gone() -> bool:
+        return not node.leftovers() and not list((node.state / "pods").glob("*/*"))
+
+    await until(gone)
+
+
+async def start_one(client: CriClient, node: Containerd, pod: str, sandbox: PodSandboxConfig, name: str) -> str:
+    config = container_config(
+        "",
+        metadata=ContainerMetadata(name),
+        image=ImageSpec(image=node.image),
+        command=("sh", "-c", f"echo from {name}; sleep 600"),
+        log_path=f"{name}.log",
+    )
+    container = await client.create_container(pod, config, sandbox)
+    await client.start_container(container)
+    return container
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+async def test_a_pod_of_two_containers(node: Containerd, tmp_path: Path, handler: str) -> None:
+    """A pod of two containers: the pod's files, namespaces, log, events, exec and exits; the removal leaves nothing."""
+    sandbox = pod_config(tmp_path)
+    with node.events(tmp_path / "events"):
+        async with node.cri() as client:
+            await client.pull_image(ImageSpec(image=node.image), sandbox)
+            pod = await client.run_sandbox(sandbox, handler)
+            assert (await client.sandbox_status(pod)).network.ip.startswith("10.86.")
+            one, two = [await start_one(client, node, pod, sandbox, name) for name in ("one", "two")]
+            files = ("sh", "-c", "cat /etc/hostname /etc/resolv.conf /proc/sys/kernel/hostname; exit 3")
+            done = await client.exec_sync(one, files, 10)
+            assert (3, b"the-pod\nnameserver 10.9.8.7\nthe-pod\n") == (done.exit_code, done.stdout)
+            await client.exec_sync(one, ("sh", "-c", "echo shared > /dev/shm/file"), 10)
+            done = await client.exec_sync(two, ("sh", "-c", "cat /dev/shm/file /proc/sys/kernel/shm_rmid_forced"), 10)
+            assert b"shared\n1\n" == done.stdout
+            assert (tmp_path / "one.log").read_text().endswith(" stdout F from one\n")
+            await client.stop_container(one, 0)
+            assert 137 == (await client.container_status(one)).exit_code
+            await client.stop_sandbox(pod)
+            assert pb.SANDBOX_NOTREADY == (await client.sandbox_status(pod)).state
+            await client.remove_sandbox(pod)
+            assert [] == await client.list_sandboxes({})
+        await until_gone(node)
+    published = {word for line in (tmp_path / "events").read_text().splitlines() if one in line for word in line.split()}
+    assert {"/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"} <= published
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+async def test_a_sandbox_that_ends_by_itself(node: Containerd, tmp_path: Path, handler: str) -> None:
+    """The pod is NOTREADY as soon as its first process has ended, and can be removed."""
+    sandbox = pod_config(tmp_path, NamespaceMode.NODE)
+    async with node.cri() as client:
+        await client.pull_image(ImageSpec(image=node.image), sandbox)
+        pod = await client.run_sandbox(sandbox, handler)
+        (pid,) = (int(state["init_process_pid"]) for state in node.states() if state["id"] == pod)
+        os.kill(pid, signal.SIGKILL)
+
+        async def not_ready() -> bool:
+            return pb.SANDBOX_NOTREADY == (await client.sandbox_status(pod)).state
+
+        await until(not_ready)
+        await client.stop_sandbox(pod)
+        await client.remove_sandbox(pod)
+    await until_gone(node)
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+async def test_containerd_comes_back(node: Containerd, tmp_path: Path, handler: str) -> None:
+    """While containerd is down a pod keeps running; the next one knows it and its container, and removes both."""
+    sandbox = pod_config(tmp_path, NamespaceMode.NODE)
+    async with node.cri() as client:
+        await client.pull_image(ImageSpec(image=node.image), sandbox)
+        pod = await client.run_sandbox(sandbox, handler)
+        one = await start_one(client, node, pod, sandbox, "one")
+    node.stop()
+    node.start()
+    async with node.cri() as client:
+        assert pb.SANDBOX_READY == (await client.sandbox_status(pod)).state
+        assert 3 == (await client.exec_sync(one, ("sh", "-c", "exit 3"), 10)).exit_code
+        await client.stop_sandbox(pod)
+        await client.remove_sandbox(pod)
+    await until_gone(node)
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+async def test_the_daemon_is_killed(node: Containerd, tmp_path: Path, handler: str) -> None:
+    """Containerd takes that for dead shims: the pod is NOTREADY, its container has ended, and all of it is freed."""
+    sandbox = pod_config(tmp_path, NamespaceMode.NODE)
+    async with node.cri() as client:
+        await client.pull_image(ImageSpec(image=node.image), sandbox)
+        pod = await client.run_sandbox(sandbox, handler)
+        one = await start_one(client, node, pod, sandbox, "one")
+        os.kill(node.daemon(), signal.SIGKILL)
+
+        async def ended() -> bool:
+            state = (await client.container_status(one)).state
+            return (pb.CONTAINER_EXITED, []) == (state, node.states())
+
+        await until(ended)
+        await client.stop_sandbox(pod)
+        await client.remove_sandbox(pod)
+        again = await client.run_sandbox(sandbox, handler)
+        await client.remove_sandbox(again)
+    await until_gone(node)
