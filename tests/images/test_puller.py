@@ -43,8 +43,9 @@ async def claim(digests: Collection[str]) -> None:
 
 def hooks(*, here: bool, progress: list[PullProgress] | None = None) -> PullHooks:
     arrived: list[Descriptor] = []
+    missing: list[Collection[Descriptor]] = []
     reports = [] if progress is None else progress
-    return PullHooks(has=lambda _: here, claim=claim, progress=reports.append, arrived=arrived.append)
+    return PullHooks(has=lambda _: here, claim=claim, progress=reports.append, missing=missing.append, arrived=arrived.append)
 
 
 async def pull(puller: Puller, auth: AuthConfig | None = None, *, here: bool = False) -> Pulled:

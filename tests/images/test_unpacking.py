@@ -9,6 +9,7 @@ import pytest
 
 from crishim.errors import DataLoss, Unavailable
 from crishim.images.content import Content
+from crishim.images.manifest import Descriptor
 from crishim.images.unpacking import Unpacking, Workers
 from crishim.linux.processes import Process, read
 from tests.backends.runc.world import needs
@@ -20,6 +21,7 @@ pytestmark = [pytest.mark.node, needs()]
 SERVER = """
 import asyncio, sys
 from pathlib import Path
+from crishim.images.manifest import Descriptor
 from crishim.images.unpacking import Workers
 asyncio.run(Workers().unpack(Path(sys.argv[1]), Path(sys.argv[2])))
 """
@@ -122,6 +124,20 @@ async def test_the_last_pull_ends_the_workers(content: Content) -> None:
     await two.end()
     assert [] == workers_of(os.getpid())
     await workers.unpack(content.blob(digest), content.tmp / "place")
+    assert [] == workers_of(os.getpid())
+
+
+async def test_workers_start_while_layers_are_downloaded(content: Content) -> None:
+    """Workers that a pull expects to need serve its layers; without a layer to come none is started."""
+    blobs = [Descriptor(f"sha256:{number}", 1) for number in range(3)]
+    job, data = Unpacking(content, Workers()), tar_of(File("f"))
+    job.expect(blobs[:1])
+    job.expect(blobs)
+    await until(lambda: 2 == len(workers_of(os.getpid())))
+    before = {worker.pid for worker in workers_of(os.getpid())}
+    await job.take(stored(content, data), digest_of(data))
+    assert before == {worker.pid for worker in workers_of(os.getpid())}
+    await job.end()
     assert [] == workers_of(os.getpid())
 
 

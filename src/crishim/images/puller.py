@@ -94,13 +94,15 @@ class PullHooks:
     """What a pull calls, all on the event loop.
 
     `has` tells whether the digest that the registry named is present: then nothing is copied. `claim` is awaited with every
-    digest that the copy may have, before the pull checks which are present: from then on none may be deleted. `arrived` is
-    called with each complete layer; after a failure of one endpoint it may be called with the same layer again.
+    digest that the copy may have, before the pull checks which are present: from then on none may be deleted. `missing` is
+    called with the blobs that are about to be downloaded. `arrived` is called with each complete layer; after a failure of one
+    endpoint it may be called with the same layer again.
     """
 
     has: Callable[[str], bool]
     claim: Callable[[Collection[str]], Awaitable[None]]
     progress: Callable[[PullProgress], None]
+    missing: Callable[[Collection[Descriptor]], None]
     arrived: Callable[[Descriptor], None]
 
 
@@ -267,6 +269,7 @@ class _Attempt:
             lambda: hooks.progress(PullProgress(str(self.reference), 0, manifest.size, WAITING)),
         )
         missing = self._missing(manifest)
+        hooks.missing(missing)
         with self.downloads.claimed(missing) as ended:
 
             def arrived(layer: Descriptor) -> None:

@@ -281,7 +281,7 @@ class ContentStore(ImageService, RootfsProvider, SupportsRootfsDiff):
             async with self._gate:
                 claim.blobs.update(digests)
 
-        hooks = PullHooks(has=has, claim=claim_blobs, progress=self._progress, arrived=arrived)
+        hooks = PullHooks(has=has, claim=claim_blobs, progress=self._progress, missing=job.expect, arrived=arrived)
         pulled = await self._puller.pull(reference, auth, hooks)
         if pulled.copied is not None:
             self._observer.fetched(pulled.copied.fetched)

@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ import attrs
 
 from crishim.errors import CrishimError, DataLoss, PermissionDenied, ResourceExhausted, Unavailable, Unknown
 from crishim.images.content import Content, UnpackedLayer
+from crishim.images.manifest import Descriptor
 from crishim.linux.children import children, end_program
 
 _KINDS: Final[dict[str, type[CrishimError]]] = {
@@ -34,7 +35,8 @@ class Workers:
     """
 
     def __init__(self) -> None:
-        self._slots = asyncio.Semaphore(max(2, min(4, os.cpu_count() or 2)))
+        self._limit = max(2, min(4, os.cpu_count() or 2))
+        self._slots = asyncio.Semaphore(self._limit)
         self._idle: list[_Worker] = []
         self._users = 0
 
@@ -48,6 +50,10 @@ class Workers:
         if not self._users:
             idle, self._idle = self._idle, []
             await asyncio.gather(*(worker.end() for worker in idle))
+
+    async def prepare(self, count: int) -> None:
+        """Start up to `count` workers for the next calls, if fewer are idle. To be awaited between `open` and `close`."""
+        await asyncio.gather(*(self._one_more(number) for number in range(1, min(count, self._limit) + 1)))
 
     async def unpack(self, blob: Path, place: Path) -> UnpackedLayer:
         """Unpack a blob into `place`, which is created. Cancelling the call kills the worker.
@@ -77,6 +83,11 @@ class Workers:
         if "error" in answer:
             raise _KINDS.get(answer["error"], Unknown)(answer["message"])
         return answer
+
+    async def _one_more(self, wanted: int) -> None:
+        async with self._slots:
+            if len(self._idle) < wanted:
+                self._idle.append(await _started())
 
     async def _next(self) -> "_Worker":
         """An idle worker, or a new one."""
@@ -143,15 +154,19 @@ class Unpacking:
     workers: Workers
     _jobs: dict[str, "asyncio.Task[UnpackedLayer]"] = attrs.field(factory=dict, init=False)
     _all: list["asyncio.Task[UnpackedLayer]"] = attrs.field(factory=list, init=False)
+    _starting: "asyncio.Task[None] | None" = attrs.field(default=None, init=False)
     _folder: Path | None = attrs.field(default=None, init=False)
+
+    def expect(self, blobs: Collection[Descriptor]) -> None:
+        """Start workers for blobs, of which one is the image's configuration, while these are being downloaded."""
+        if len(blobs) > 1:
+            self._work()
+            self._starting = self._starting or asyncio.create_task(self.workers.prepare(len(blobs) - 1))
 
     def begin(self, digest: str) -> None:
         """Unpack a blob, unless that is under way."""
         if digest not in self._jobs:
-            if self._folder is None:
-                self._folder = self.content.work()
-                self.workers.open()
-            place = self._folder / str(len(self._all))
+            place = self._work() / str(len(self._all))
             job = asyncio.create_task(self.workers.unpack(self.content.blob(digest), place))
             self._jobs[digest] = job
             self._all.append(job)
@@ -172,8 +187,16 @@ class Unpacking:
         """Cancel running unpackings, and delete what was not adopted."""
         for job in self._all:
             job.cancel()
-        await asyncio.gather(*self._all, return_exceptions=True)
+        starting = [self._starting] if self._starting is not None else []
+        await asyncio.gather(*self._all, *starting, return_exceptions=True)
         folder, self._folder = self._folder, None
         if folder is not None:
             await self.workers.close()
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    def _work(self) -> Path:
+        """The folder of the pull, and the workers open."""
+        if self._folder is None:
+            self._folder = self.content.work()
+            self.workers.open()
+        return self._folder
