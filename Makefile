@@ -76,7 +76,7 @@ guest: packages $(VENV)/.dev
 guest-all: packages $(VENV)/.dev
 	$(BIN)/python -m tests.guest.run
 
-# A real kubelet over this checkout, with static pods; Go builds it once, in some ten minutes.
+# A real kubelet over this checkout, standalone and with an API server; Go builds them once, in some fifteen minutes.
 KUBELET ?=
 kubelet: packages $(VENV)/.dev
 	$(BIN)/python -m tests.kubelet.run $(KUBELET)

@@ -22,7 +22,7 @@ import attrs
 
 from tests.guest.build import CHECKOUT, Unobtainable, build, missing
 from tests.guest.machine import LATE, Machine, alone
-from tests.kubelet.build import cached
+from tests.kubelet.build import PROGRAMS, cached, unbuilt
 from tests.suite.images import busybox
 from tests.suite.report import outcomes
 from tests.suite.run import CACHE, CRITEST
@@ -202,12 +202,13 @@ def suites_files(share: Path) -> bool:
     return True
 
 
-def kubelets_file(share: Path) -> bool:
-    """Put the kubelet into the shared folder; whether it is built at all."""
-    if not cached().exists():
+def kubelets_files(share: Path) -> bool:
+    """Put the kubelet and its API server into the shared folder; whether they are built at all."""
+    if unbuilt():
         return False
-    share.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(cached(), share / "kubelet")
+    (share / "kubelet").mkdir(parents=True, exist_ok=True)
+    for name in PROGRAMS:
+        shutil.copy2(cached() / name, share / "kubelet")
     return True
 
 
@@ -217,7 +218,7 @@ def run(parts: Sequence[Part], minutes: float | None) -> int:
     build()
     machine = Machine()
     this = Run(machine, None if minutes is None else begun + 60 * minutes)
-    with_suite, with_kubelet = suites_files(machine.share), kubelets_file(machine.share)
+    with_suite, with_kubelet = suites_files(machine.share), kubelets_files(machine.share)
     lines, bad = [], 0
     try:
         machine.fresh()
@@ -227,7 +228,7 @@ def run(parts: Sequence[Part], minutes: float | None) -> int:
             if (part.name.startswith("suite-") or part.name == "baseline") and not with_suite:
                 lines.append(f"guest: left out: {part.name}: {NO_SUITE}")
             elif part.name == "kubelet" and not with_kubelet:
-                lines.append(f"guest: left out: kubelet: it is not built yet: {cached()} (make kubelet builds it)")
+                lines.append(f"guest: left out: kubelet: it is not built yet in {cached()} (make kubelet builds it)")
             elif this.left() < 60 * part.minutes:
                 lines.append(f"guest: left out for want of time: {part.name}, which takes up to {part.minutes} minutes")
             else:

@@ -5,12 +5,15 @@ import json
 import re
 from collections.abc import Coroutine
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from tests.kubelet.apiserver import NAMESPACE, Spec
 from tests.kubelet.checks import check
 from tests.kubelet.settings import GATES
-from tests.kubelet.world import NAME, KubeletNode, LeftOut, Spec
+from tests.kubelet.world import NAME, KubeletNode, LeftOut
+from tests.node.registry import Layout
 from tests.streaming.spdy_client import spdy
 from tests.streaming.websocket_client import websocket
 
@@ -108,15 +111,25 @@ def logs_that_are_followed(k: KubeletNode, pod: str) -> None:
 
 @check
 def a_checkpoint(k: KubeletNode, pod: str) -> None:
-    """/checkpoint leads to CheckpointContainer (ContainerCheckpoint) and gives the archive's path."""
-    k.put(pod, k.container("c", "sleep 600"))
-    k.running(pod, "c")
-    reply = k.request("POST", f"/checkpoint/test/{pod}-{NAME}/c")
-    if "nimplemented" in reply.text:
-        raise LeftOut("checkpoints: the runtime says that it makes none")
+    """/checkpoint writes a container's archive (ContainerCheckpoint); a pod of an image made of it counts on from there."""
+    k.put(pod, k.container("c", "n=0; while :; do n=$((n+1)); echo $n; usleep 100000; done"))
+    k.says(pod, "c", "5\n")
+    before = int(k.logged(pod, "c", tailLines=1))
+    reply = k.request("POST", f"/checkpoint/{NAMESPACE}/{pod}-{NAME}/c")
+    if "criu" in reply.text and reply.status != HTTPStatus.OK:
+        raise LeftOut(f"checkpoints: {reply.text.rpartition('desc = ')[2].strip()}")
     assert HTTPStatus.OK == reply.status, reply.text
-    (item,) = json.loads(reply.body)["items"]
-    assert item.endswith(".tar")
+    (archive,) = json.loads(reply.body)["items"]
+    k.until(lambda: int(k.logged(pod, "c", tailLines=1)) > before + 3, "the container counts on", 30)
+    k.take_away(pod)
+    layout = Layout(k.place / pod)
+    layout.image([Path(archive).read_bytes()], tag="one", annotations={"org.criu.checkpoint.container.name": "c"})
+    image = k.registry.push(layout, "one", f"test/{pod}:1")
+    k.put(f"{pod}--again", {"name": "c", "image": image})
+    k.running(f"{pod}--again", "c")
+    k.until(lambda: k.logged(f"{pod}--again", "c").count("\n") > 3, "the restored container counts on", 30)
+    first = int(k.logged(f"{pod}--again", "c").split()[0])
+    assert before <= first <= before + 30
 
 
 def summary_of(k: KubeletNode, pod: str) -> Spec:

@@ -12,10 +12,11 @@ Checking = Callable[[KubeletNode, str], None]
 
 @attrs.frozen
 class Check:
-    """A check. `alone`: no other check may run meanwhile, as when the kubelet is restarted."""
+    """A check. `alone`: no other check may run meanwhile, as when a kubelet is restarted. `server`: it needs the API server."""
 
     run: Checking
     alone: bool
+    server: bool = False
 
     @property
     def name(self) -> str:
@@ -41,4 +42,16 @@ def check(function: Checking) -> Checking:
 def check_alone(function: Checking) -> Checking:
     """A check that runs when no other does, behind those that may."""
     CHECKS.append(Check(function, alone=True))
+    return function
+
+
+def check_with_server(function: Checking) -> Checking:
+    """A check with an API server, that may run beside others."""
+    CHECKS.append(Check(function, alone=False, server=True))
+    return function
+
+
+def check_with_server_alone(function: Checking) -> Checking:
+    """A check with an API server that runs when no other does."""
+    CHECKS.append(Check(function, alone=True, server=True))
     return function

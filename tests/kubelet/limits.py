@@ -5,7 +5,7 @@ from pathlib import Path
 
 from crishim.pods.host import cgroup_v2
 from tests.kubelet.checks import check
-from tests.kubelet.world import MIB, KubeletNode, LeftOut
+from tests.kubelet.world import MIB, KubeletNode
 
 
 def memory_limit(folder: Path) -> int:
@@ -157,19 +157,6 @@ def privileged(k: KubeletNode, pod: str) -> None:
     k.running(pod, "c")
     assert {"kmsg", "loop-control"} & {path.name for path in Path("/dev").iterdir()} <= set(k.ran(pod, "c", "ls /dev").split())
     assert "Seccomp:\t0\n" in k.ran(pod, "c", "cat /proc/1/status")
-
-
-@check
-def a_resize_in_place(k: KubeletNode, pod: str) -> None:
-    """A running container's resources change in place."""
-    k.put(pod, k.container("c", "sleep 600", resources={"limits": {"memory": "40Mi", "cpu": "250m"}}))
-    k.running(pod, "c")
-    before = k.uid(pod)
-    k.put(pod, k.container("c", "sleep 600", resources={"limits": {"memory": "50Mi", "cpu": "250m"}}))
-    k.until(lambda: (k.pod(pod) or {}).get("metadata", {}).get("uid", before) != before, "the pod is another", 60, pod)
-    k.running(pod, "c")
-    assert 50 * MIB == memory_limit(k.cgroup(pod, "c"))
-    raise LeftOut("resize in place: a static pod whose resources change is another pod for the kubelet")
 
 
 @check

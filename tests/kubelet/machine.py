@@ -48,18 +48,6 @@ def more_than_its_share_of_the_disk(k: KubeletNode, pod: str) -> None:
     assert "running" in k.status(pod, "c")["state"]
 
 
-@check
-def eviction(k: KubeletNode, pod: str) -> None:
-    """A pod is evicted for want of memory or storage."""
-    raise LeftOut("eviction itself: for the kubelet a static pod is critical and never evicted")
-
-
-@check
-def config_maps_and_secrets(k: KubeletNode, pod: str) -> None:
-    """Config maps, secrets, tokens and projections of them are volumes."""
-    raise LeftOut("config maps, secrets, tokens and projected volumes: a standalone kubelet has no API server")
-
-
 @check_alone
 def the_kubelet_is_restarted(k: KubeletNode, pod: str) -> None:
     """A restarted kubelet continues with the running containers: same ids, no restart, and changes in the meantime applied."""

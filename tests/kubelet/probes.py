@@ -7,8 +7,9 @@ from typing import Final
 
 import grpc
 
+from tests.kubelet.apiserver import Spec
 from tests.kubelet.checks import check
-from tests.kubelet.world import KubeletNode, Spec
+from tests.kubelet.world import KubeletNode
 
 QUICK: Final = {"periodSeconds": 1, "failureThreshold": 1}
 SERVE: Final = "mkdir -p /tmp/w; echo ok > /tmp/w/ok; exec httpd -f -p 8080 -h /tmp/w"

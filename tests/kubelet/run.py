@@ -1,8 +1,9 @@
 """A real kubelet over this checkout: `python -m tests.kubelet.run [--minutes 8] [--if-built] [CHECK ...]`.
 
-Builds the kubelet where it is not built yet (`build.py`), starts `crishim serve` with runc, or --runtime, and a standalone
-kubelet in a folder and a mount namespace of their own, and makes the checks of this folder: those that may, some at a time,
-and then the others. Prints each with the sentence that it shows, as passed, failed or left out with the reason, and their
+Builds the kubelet and its API server where they are not built yet (`build.py`), starts `crishim serve` with runc, or --runtime,
+and a standalone kubelet in a folder and a mount namespace of their own, and makes the checks of this folder: those that may,
+some at a time, and then the others. Then an API server is started, the kubelet joins it, and the checks follow that need
+one. Prints each with the sentence that it shows, as passed, failed or left out with the reason, and their
 sums. The logs of kubelet and server stay beside the program in the cache. Ends with 1 if anything failed.
 """
 
@@ -25,8 +26,8 @@ from xml.etree import ElementTree as ET
 
 import attrs
 
-from tests.kubelet import api, life, limits, machine, probes, volumes  # noqa: F401 - they name their checks
-from tests.kubelet.build import CACHE, build, cached, missing
+from tests.kubelet import api, cluster, life, limits, machine, probes, volumes  # noqa: F401 - they name their checks
+from tests.kubelet.build import CACHE, build, missing, unbuilt
 from tests.kubelet.checks import CHECKS, Check
 from tests.kubelet.settings import NUMBER
 from tests.kubelet.world import KubeletNode, LeftOut, images
@@ -74,8 +75,7 @@ def run_check(check: Check, k: KubeletNode, until: float) -> Outcome:
         outcome = Outcome(check, "left out", str(reason))
     except Exception as error:  # noqa: BLE001 - whatever it is, the other checks go on
         outcome = Outcome(check, "failed", f"{type(error).__name__}: {error}{where(error)}")
-    for manifest in k.own(check.name):
-        manifest.unlink()
+    k.clean(check.name)
     print(outcome, flush=True)
     return outcome
 
@@ -85,6 +85,15 @@ def run_checks(checks: Sequence[Check], k: KubeletNode, until: float) -> list[Ou
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         outcomes = list(pool.map(lambda one: run_check(one, k, until), [one for one in checks if not one.alone]))
     return outcomes + [run_check(one, k, until) for one in checks if one.alone]
+
+
+def run_all(checks: Sequence[Check], k: KubeletNode, until: float) -> list[Outcome]:
+    """Make the checks of a standalone kubelet, and then those that need an API server. None is started after the time limit."""
+    outcomes = run_checks([one for one in checks if not one.server], k, until)
+    rest = [one for one in checks if one.server]
+    if rest and time.monotonic() < until:
+        k.join()
+    return outcomes + run_checks(rest, k, until)
 
 
 def report(outcomes: Sequence[Outcome], file: Path) -> None:
@@ -110,16 +119,16 @@ def bind(place: Path) -> None:
 
 
 @contextmanager
-def a_node(program: Path, runtime: str) -> Iterator[KubeletNode]:
+def a_node(programs: Path, runtime: str) -> Iterator[KubeletNode]:
     """Registry, server and kubelet, in a folder that is gone afterwards, as is what the kubelet sets on the machine."""
     CACHE.mkdir(parents=True, exist_ok=True)
     before = {path: path.read_text() for name in SYSCTLS if (path := Path("/proc/sys", name)).exists()}
     with (
-        tempfile.TemporaryDirectory() as registry,
-        images(Path(registry)) as names,
-        one_node(f"{names}/box:1", number=NUMBER, runtime=runtime) as node,
+        tempfile.TemporaryDirectory() as folder,
+        images(Path(folder)) as registry,
+        one_node(f"{registry.address}/test/box:1", number=NUMBER, runtime=runtime) as node,
     ):
-        k = KubeletNode(node, program, names)
+        k = KubeletNode(node, programs, registry)
         try:
             bind(node.place)
             node.start()
@@ -129,9 +138,9 @@ def a_node(program: Path, runtime: str) -> Iterator[KubeletNode]:
             k.close()
             for path, value in before.items():
                 path.write_text(value)
-            for log, name in ((k.place / "log", "kubelet.log"), (node.place / "log", "crishim.log")):
-                if log.exists():
-                    shutil.copy2(log, CACHE / name)
+            for folder_of_log, name in ((k.place, "kubelet"), (node.place, "crishim"), (k.place / "server", "server")):
+                if (log := folder_of_log / "log").exists():
+                    shutil.copy2(log, CACHE / f"{name}.log")
 
 
 def lacking() -> list[str]:
@@ -149,9 +158,9 @@ def outside(arguments: Sequence[str]) -> int:
     mine = [path for path in OUTSIDE if not path.exists()]
     for path in mine:
         path.mkdir(parents=True)
-    program = build()
+    programs = build()
     try:
-        command = [*NAMESPACE, sys.executable, "-m", "tests.kubelet.run", LATER, str(program), *arguments]
+        command = [*NAMESPACE, sys.executable, "-m", "tests.kubelet.run", LATER, str(programs), *arguments]
         return subprocess.run(command, check=False).returncode
     finally:
         for path in mine:
@@ -163,7 +172,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="print the checks and their sentences")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no check after that time")
-    parser.add_argument("--if-built", action="store_true", help="leave all out where the kubelet is not built yet")
+    parser.add_argument("--if-built", action="store_true", help="leave all out where not all is built yet")
     parser.add_argument("--runtime", default="runc", help="the OCI runtime's program; default %(default)s")
     parser.add_argument("--junit", type=Path, help="write a report as JUnit's XML")
     parser.add_argument(LATER, type=Path, help=argparse.SUPPRESS)
@@ -177,8 +186,8 @@ def main() -> int:
     if lacks := lacking():
         print("left out: the kubelet, which needs:", *lacks, sep="\n  ")
         return 0
-    if options.if_built and not cached().exists():
-        print(f"left out: the kubelet, which is not built yet: {cached()} (make kubelet builds it)")
+    if options.if_built and unbuilt():
+        print(f"left out: the kubelet, of which is not built yet: {', '.join(unbuilt())} (make kubelet builds it)")
         return 0
     if options.inside is None:
         return outside(sys.argv[1:])
@@ -186,7 +195,7 @@ def main() -> int:
     begun = time.monotonic()
     chosen = [one for one in CHECKS if not options.checks or one.name in options.checks]
     with a_node(options.inside, options.runtime) as k:
-        outcomes = run_checks(chosen, k, begun + 60 * options.minutes)
+        outcomes = run_all(chosen, k, begun + 60 * options.minutes)
     if options.junit:
         report(outcomes, options.junit)
     sums = Counter(outcome.how for outcome in outcomes)

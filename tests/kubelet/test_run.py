@@ -15,6 +15,7 @@ class NoNode(KubeletNode):
 
     def __init__(self, place: Path) -> None:
         self.manifests = place
+        self._server = None
 
 
 def test_every_check_has_a_sentence() -> None:

@@ -1,4 +1,4 @@
-"""Volumes that a standalone kubelet has, and what containers see of them. Config maps and secrets need an API server."""
+"""Volumes that a standalone kubelet has, and what containers see of them. Config maps and secrets are in `cluster.py`."""
 
 import subprocess
 

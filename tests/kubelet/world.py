@@ -1,8 +1,8 @@
-"""A node with a kubelet of its own: standalone, with static pods, over a `crishim serve` of the same folder.
+"""A node with a kubelet of its own, over a `crishim serve` of the same folder.
 
-The kubelet runs as it does on nodes, with no API server: pods are manifests in a folder, and their state is read from the
-kubelet's own API. Its paths outside its folder (/var/lib/kubelet/device-plugins, /var/log/containers) are bound to the
-folder in a mount namespace, created by `run.py`.
+The kubelet runs as it does on nodes: standalone, with pods that are manifests in a folder, and later with an API server, from
+which it has more pods. The state of both is read from the kubelet's own API. Its paths outside its folder
+(/var/lib/kubelet/device-plugins, /var/log/containers) are bound to the folder in a mount namespace, created by `run.py`.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import signal
 import ssl
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
@@ -28,15 +28,18 @@ from crishim.linux.mounts import unmount_below
 from crishim.linux.processes import recorded, runs
 from crishim.play import CriClient
 from tests.kubelet import settings
+from tests.kubelet.apiserver import NAMESPACE, PODS, ApiServer, Spec
 from tests.kubelet.settings import NUMBER
-from tests.node.registry import File, Layout, folder, free_port, hardlink, serving, tar_of
+from tests.node.registry import File, Layout, Registry, folder, free_port, hardlink, serving, tar_of
 from tests.node.world import CGROUPS, Node
 
 T = TypeVar("T")
 
 NAME: Final = "node"
+HANDLER: Final = "other"
+"""A handler of the runtime beside its default, for a RuntimeClass."""
+
 MIB: Final = 1 << 20
-Spec = dict[str, Any]
 
 
 class LeftOut(Exception):
@@ -44,8 +47,8 @@ class LeftOut(Exception):
 
 
 @contextlib.contextmanager
-def images(place: Path) -> Iterator[str]:
-    """A registry with a busybox under all its names as `box:1`, and other, unused images; its host and path."""
+def images(place: Path) -> Iterator[Registry]:
+    """A registry with a busybox under all its names as `test/box:1`, and other images beside it."""
     program = str(shutil.which("busybox"))
     applets = subprocess.run([program, "--list"], capture_output=True, text=True, check=True).stdout.split()
     links = [hardlink(f"bin/{name}", "bin/busybox") for name in applets if name != "busybox"]
@@ -65,7 +68,7 @@ def images(place: Path) -> Iterator[str]:
     with serving(place / "registry") as registry:
         for name in ("box", "unused", "data"):
             registry.push(layout, name, f"test/{name}:1")
-        yield f"{registry.address}/test"
+        yield registry
 
 
 @attrs.frozen
@@ -83,20 +86,23 @@ class Reply:
 class KubeletNode:
     """The node: server, kubelet, manifests, and questions to the kubelet's API."""
 
-    def __init__(self, node: Node, program: Path, images: str) -> None:
+    def __init__(self, node: Node, programs: Path, registry: Registry) -> None:
         self.node = node
-        self.images = images
+        self.registry = registry
+        self.images = f"{registry.address}/test"
         self.place = node.place / "kubelet"
         self.manifests = self.place / "manifests"
         self.logs = self.place / "pod-logs"
         self.shared = self.place / "shared"
         self.port, self.read_only, self.health, self.metrics = (free_port() for _ in range(4))
-        self._program = program
+        self._programs = programs
         self._process: subprocess.Popen[bytes] | None = None
+        self._server: ApiServer | None = None
         for path in (self.manifests, self.logs, self.shared, self.place / "pki"):
             path.mkdir(parents=True)
         config = node.place / "crishim.toml"
-        config.write_text(f'metrics_address = "127.0.0.1:{self.metrics}"\n{config.read_text()}')
+        text = config.read_text().replace('"" = "runc"\n', f'"" = "runc"\n{HANDLER} = "runc"\n')
+        config.write_text(f'metrics_address = "127.0.0.1:{self.metrics}"\n{text}')
         (self.place / "resolv.conf").write_text("nameserver 127.0.0.53\nsearch node.test\n")
 
     # What runs
@@ -109,7 +115,9 @@ class KubeletNode:
         self.ask(lambda client: client.version())
         self._make_cgroup()
         (self.place / "config.json").write_text(json.dumps({**settings.settings(self), **changed}, indent=1))
-        command = [str(self._program), f"--config={self.place}/config.json", f"--root-dir={self.place}/root", "--v=2"]
+        command = [f"{self._programs}/kubelet", f"--config={self.place}/config.json", f"--root-dir={self.place}/root", "--v=2"]
+        if self._server is not None:
+            command.append(f"--kubeconfig={self._server.kubeconfig}")
         with (self.place / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, f"--cert-dir={self.place}/pki", f"--hostname-override={NAME}"],
@@ -135,6 +143,21 @@ class KubeletNode:
             self._process.wait(60)
             self._process = None
 
+    def join(self) -> None:
+        """Start an API server, and the kubelet anew with it."""
+        self.stop()
+        server = ApiServer(self.place / "server", self._programs)
+        self._server = server
+        server.start()
+        self.start()
+        self.until(lambda: server.call("GET", "/api/v1/nodes")["items"], "the node is registered", 120)
+
+    @property
+    def server(self) -> ApiServer:
+        """The API server, which the kubelet has joined."""
+        assert self._server is not None
+        return self._server
+
     def log(self) -> str:
         """What the kubelet has logged."""
         return (self.place / "log").read_text(errors="replace")
@@ -143,16 +166,30 @@ class KubeletNode:
 
     def put(self, name: str, *containers: Spec, labels: Mapping[str, str] | None = None, **spec: Any) -> None:
         """Have a pod of this specification, or another in place of the one of that name."""
-        metadata = {"name": name, "namespace": "test", "labels": dict(labels or {})}
-        spec = {"terminationGracePeriodSeconds": 2, **spec, "containers": list(containers)}
-        manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
         hidden = self.place / f"{name}.json"
-        hidden.write_text(json.dumps(manifest))
+        hidden.write_text(json.dumps(_manifest(name, containers, labels, spec)))
         hidden.rename(self.manifests / f"{name}.json")
 
-    def own(self, name: str) -> list[Path]:
-        """The manifests of a check: of its pod, and of others named NAME--MORE."""
-        return [path for path in self.manifests.glob(f"{name}*.json") if path.stem.removeprefix(name)[:2] in {"", "--"}]
+    def order(self, name: str, *containers: Spec, labels: Mapping[str, str] | None = None, **spec: Any) -> None:
+        """Have the API server give the node a pod. It is called as a static pod of that name is."""
+        self.server.call("POST", PODS, _manifest(f"{name}-{NAME}", containers, labels, {"nodeName": NAME, **spec}))
+
+    def clean(self, name: str) -> None:
+        """Have the pods of a check no more: that of its name, and others named NAME--MORE."""
+
+        def own(pod: str) -> bool:
+            return pod.startswith(name) and pod.removeprefix(name)[:2] in {"", "--"}
+
+        for path in self.manifests.glob("*.json"):
+            if own(path.stem):
+                path.unlink()
+        for pod in [] if self._server is None else self._server.pods():
+            if own(pod["metadata"]["name"].removesuffix(f"-{NAME}")):
+                self.cancel(pod["metadata"]["name"].removesuffix(f"-{NAME}"))
+
+    def cancel(self, name: str) -> None:
+        """Delete a pod of the API server."""
+        self.server.delete(f"{PODS}/{name}-{NAME}")
 
     def take_away(self, name: str) -> None:
         """Have a pod no more, and return when it is stopped. The kubelet shows it no more from the first moment on."""
@@ -324,9 +361,8 @@ class KubeletNode:
     def pod_cgroup(self, uid: str, controller: str = "memory") -> Path:
         """A pod's cgroup, of a controller where each has a hierarchy."""
         base = CGROUPS / controller if (CGROUPS / controller).is_dir() else CGROUPS
-        mark = uid.replace("-", "_")
-        found = [path for path in base.rglob(f"*pod{uid}*") if path.is_dir()]
-        found += [path for path in base.rglob(f"*pod{mark}*.slice") if path.is_dir()]
+        marks = (f"pod{uid}", f"pod{uid.replace('-', '_')}.slice")
+        found = [Path(top, name) for top, names, _ in os.walk(base) for name in names if name.endswith(marks)]
         assert found, f"no cgroup of pod {uid} below {base}"
         return min(found, key=lambda path: len(path.parts))
 
@@ -356,10 +392,12 @@ class KubeletNode:
         return (self.node.traces() - groups) | folders | pods
 
     def close(self) -> None:
-        """Have every pod gone, then kubelet and server, and what both leave in the folder."""
+        """Have every pod gone, then kubelet and servers, and what they leave in the folder."""
         for manifest in self.manifests.glob("*.json"):
             manifest.unlink()
         self.stop()
+        if self._server is not None:
+            self._server.close()
         self.node.close()
         unmount_below(self.place)
         if self.node.systemd:
@@ -375,6 +413,12 @@ class KubeletNode:
             if not left:
                 break
             time.sleep(0.1)
+
+
+def _manifest(name: str, containers: Sequence[Spec], labels: Mapping[str, str] | None, spec: Mapping[str, Any]) -> Spec:
+    metadata = {"name": name, "namespace": NAMESPACE, "labels": dict(labels or {})}
+    spec = {"terminationGracePeriodSeconds": 2, **spec, "containers": list(containers)}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
 def _request(connection: http.client.HTTPConnection, method: str, path: str, query: Mapping[str, Any]) -> Reply:
