@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
@@ -31,6 +31,7 @@ from crishim.oci.facts import Host
 from crishim.oci.usage import container_usage, parse_cgroup_v1, parse_cgroup_v2, sum_usage
 from crishim.pods.backend import OciPodBackend
 from crishim.pods.bundle import read_config, write_atomically
+from crishim.pods.readings import Readings
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -40,6 +41,9 @@ _AGE: Final = 10.0
 
 _COST: Final = 50.0
 """After a count that took one second, no other follows for so many seconds."""
+
+_RECENT: Final = 500_000_000
+"""Nanoseconds for which the usage that was read for a pod's sum is that of its containers: the time of one list."""
 
 _MAIN: Final = "eth0"
 
@@ -110,6 +114,9 @@ class MeasuredPods(OciPodBackend, SupportsStats):
         self.capabilities |= {SupportsStats}
         self._counts: Counts[Counted] = Counts(context.clock)
         self._folders: dict[str, str] = {}
+        self._readings = Readings()
+        self._read: dict[str, tuple[int, CgroupUsage]] = {}
+        """What was read for the sum of a pod, with its time, for the next query of each container."""
         self._members: dict[str, set[str]] | None = None
         """The ids of each pod's containers, by sandbox; None until the first query, which reads all bundles once."""
 
@@ -135,6 +142,7 @@ class MeasuredPods(OciPodBackend, SupportsStats):
         finally:
             self._counts.forget(container_id)
             self._folders.pop(container_id, None)
+            self._read.pop(container_id, None)
             for members in () if (self._bundles / container_id).exists() else (self._members or {}).values():
                 members.discard(container_id)
 
@@ -163,18 +171,20 @@ class MeasuredPods(OciPodBackend, SupportsStats):
         """As `SupportsStats.container_usage`. Values of the cgroup are missing once the container has ended."""
         bundle = self._bundle(container_id)
         folder = self._folder(bundle)
-        now = self._context.clock.now()
-        upper = read_text(bundle / "upper")
-        used = await self._usage_of(container_id, folder)
-        counted = await self._counts.get(container_id, lambda: count(self._cgroups, folder, upper, now)) or Counted()
+        now, used = await self._recent_usage(container_id, folder)
+        counted = await self._counts.get(container_id, lambda: self._count(bundle, folder, now)) or Counted()
         measured = container_usage(used, now)
         return attrs.evolve(measured, writable_layer=counted.layer, metrics=(*measured.metrics, *counted.metrics))
 
     async def sandbox_usage(self, sandbox_id: SandboxId) -> SandboxUsage:
         """As `SupportsStats.sandbox_usage`."""
         pod = self._pod(sandbox_id)
-        used = await self._pod_usage(sandbox_id, pod)
-        return await asyncio.to_thread(self._sandbox_usage, used, pod)
+        folder = self._pod_cgroup(pod)
+        if folder or not isinstance(self._runtime, SupportsCgroupUsage):
+            parts = {"": folder} if folder else dict(self._known_folders(self._bundles_of(sandbox_id, pod)))
+            return await self._readings.get(lambda: self._sandbox_usage(self._sum(parts), pod))
+        used = await self._runtime_usage(self._bundles_of(sandbox_id, pod))
+        return await self._readings.get(lambda: self._sandbox_usage(used, pod))
 
     async def _usage_of(self, container_id: ContainerId, folder: str) -> CgroupUsage:
         if isinstance(self._runtime, SupportsCgroupUsage):
@@ -182,7 +192,24 @@ class MeasuredPods(OciPodBackend, SupportsStats):
                 return await self._runtime.cgroup_usage(container_id)
             except NotFound:  # the container has ended
                 return CgroupUsage()
-        return await asyncio.to_thread(cgroup_usage, self._cgroups, folder)
+        return await self._readings.get(lambda: cgroup_usage(self._cgroups, folder))
+
+    async def _recent_usage(self, container_id: ContainerId, folder: str) -> tuple[int, CgroupUsage]:
+        """The usage of a container and the time of its reading: that for the sum of its pod, if it was just read."""
+        now = self._context.clock.now()
+        read = self._read.pop(container_id, None)
+        if read is not None and 0 <= now - read[0] < _RECENT:
+            return read
+        return now, await self._usage_of(container_id, folder)
+
+    def _sum(self, parts: Mapping[str, str]) -> CgroupUsage:
+        """The usage of some cgroups together, by container; kept for the containers' own usage. Blocks."""
+        now = self._context.clock.now()
+        if "" in parts:
+            return cgroup_usage(self._cgroups, parts[""])
+        read = {name: (now, cgroup_usage(self._cgroups, folder)) for name, folder in parts.items()}
+        self._read.update({name: value for name, value in read.items() if name in self._folders})
+        return sum_usage(usage for _, usage in read.values())
 
     def _sandbox_usage(self, used: CgroupUsage, pod: Path) -> SandboxUsage:
         now = self._context.clock.now()
@@ -193,20 +220,22 @@ class MeasuredPods(OciPodBackend, SupportsStats):
             usage = attrs.evolve(usage, network=network, metrics=samples)
         return usage
 
-    async def _pod_usage(self, sandbox_id: SandboxId, pod: Path) -> CgroupUsage:
-        if folder := self._pod_cgroup(pod):
-            return await asyncio.to_thread(cgroup_usage, self._cgroups, folder)
-        bundles = {name: self._bundles / name for name in self._containers_of(sandbox_id)}
-        if (pause := pod / "pause").exists():
-            bundles[sandbox_id] = pause
-        if not isinstance(self._runtime, SupportsCgroupUsage):
-            folders = list(self._known_folders(bundles.values()))
-            return await asyncio.to_thread(lambda: sum_usage(cgroup_usage(self._cgroups, folder) for folder in folders))
-        usages = await asyncio.gather(*(self._usage_of(ContainerId(name), "") for name in bundles), return_exceptions=True)
+    def _count(self, bundle: Path, folder: str, now: int) -> Counted:
+        return count(self._cgroups, folder, read_text(bundle / "upper"), now)
+
+    async def _runtime_usage(self, bundles: Iterable[Path]) -> CgroupUsage:
+        """The sum of what the runtime reports for each bundle."""
+        names = [ContainerId(bundle.parent.name if bundle.name == "pause" else bundle.name) for bundle in bundles]
+        usages = await asyncio.gather(*(self._usage_of(name, "") for name in names), return_exceptions=True)
         for usage in usages:
             if isinstance(usage, BaseException):
                 raise usage
         return sum_usage(usage for usage in usages if isinstance(usage, CgroupUsage))
+
+    def _bundles_of(self, sandbox_id: SandboxId, pod: Path) -> list[Path]:
+        """The bundles of a pod's containers, and of its pause container if it has one."""
+        bundles = [self._bundles / name for name in self._containers_of(sandbox_id)]
+        return [*bundles, pause] if (pause := pod / "pause").exists() else bundles
 
     def _pod_cgroup(self, pod: Path) -> str:
         """The cgroup folder of a whole pod; empty if it has none."""
@@ -227,11 +256,11 @@ class MeasuredPods(OciPodBackend, SupportsStats):
                 self._folders[bundle.name] = folder
         return folder
 
-    def _known_folders(self, bundles: Iterable[Path]) -> Iterator[str]:
-        """The cgroups of bundles, without those whose config.json is not written yet."""
+    def _known_folders(self, bundles: Iterable[Path]) -> Iterator[tuple[str, str]]:
+        """The cgroups of bundles by name, without those whose config.json is not written yet."""
         for bundle in bundles:
             with contextlib.suppress(NotFound):
-                yield self._folder(bundle)
+                yield bundle.name, self._folder(bundle)
 
     def _containers_of(self, sandbox_id: SandboxId) -> set[str]:
         if self._members is None:
