@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test examples docs reference pictures package packages tools criu proto wire fuzz soak coverage-page critest critest-all critest-containerd guest guest-all kubelet clean
+.PHONY: demo test bench examples docs reference pictures package packages tools criu proto wire fuzz soak coverage-page critest critest-all critest-containerd guest guest-all kubelet clean
 
 # Plays a pod on the embedded backend: no root, no daemon.
 demo: $(VENV)/.node
@@ -17,6 +17,10 @@ test: packages $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# This node beside the peers on PATH: a table, and docs/pictures/bench.svg. LONG=1 takes half an hour instead of some minutes.
+bench: packages $(VENV)/.dev
+	$(BIN)/python -m bench $(if $(LONG),--long)
 
 # Each example, installed with the built wheel and tested by its own command.
 examples: packages

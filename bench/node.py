@@ -4,7 +4,7 @@ Prints one table: milliseconds (median, 95th percentile) of each call for pods o
 second with eight clients, memory, lists, a restart, a cold pull; then the ratios to containerd's. Nothing is asserted.
 Needs root, containerd, runc, crun, conmon, skopeo, docker-registry and busybox.
 
-    python -m bench.node [--pods 30] [--many 100] [--only containerd,runc,crun,docker,runc-keeper]
+    python -m bench.node [--pods 30] [--many 100] [--only containerd,runc,crun,docker,runc-keeper] [--json FILE]
 """
 
 import argparse
@@ -25,6 +25,7 @@ from typing import Any, Final, TypeVar
 
 import attrs
 
+from bench.report import Row, markdown, save
 from crishim.linux.mounts import unmount_below
 from crishim.model.container import ContainerMetadata, LinuxContainerConfig
 from crishim.model.image import ImageSpec
@@ -59,7 +60,16 @@ PLAIN: Final = LinuxContainerSecurityContext(
     namespace_options=HOST.namespace_options, masked_paths=MASKED_PATHS, readonly_paths=READONLY_PATHS
 )
 """What a kubelet asks for every container."""
-STEPS: Final = ("RunPodSandbox", "CreateContainer", "StartContainer", "ExecSync", "StopContainer", "StopPodSandbox")
+STEPS: Final = (
+    "RunPodSandbox",
+    "CreateContainer",
+    "StartContainer",
+    "ExecSync",
+    "StopContainer",
+    "RemoveContainer",
+    "StopPodSandbox",
+    "RemovePodSandbox",
+)
 
 
 @attrs.define
@@ -182,8 +192,9 @@ class Rounds:
     async def end(self, sandbox: str, container: str) -> None:
         """Its end."""
         await self.timed("StopContainer", self.client.stop_container(container, 0))
+        await self.timed("RemoveContainer", self.client.remove_container(container))
         await self.timed("StopPodSandbox", self.client.stop_sandbox(sandbox))
-        await self.client.remove_sandbox(sandbox)
+        await self.timed("RemovePodSandbox", self.client.remove_sandbox(sandbox))
 
     async def whole_life(self, name: str) -> None:
         """One pod from its beginning to its end."""
@@ -219,6 +230,9 @@ async def measured(peers: list[Peer], options: argparse.Namespace) -> dict[str, 
         for node in nodes:
             row = found[node.peer.name]
             row["whole pod start"] = statistics.median(node.whole[WARM:])
+            row["StopPodSandbox and RemovePodSandbox"] = statistics.median(
+                map(sum, zip(*(node.times[step][WARM:] for step in STEPS[-2:]), strict=True))
+            )
             for step in STEPS:
                 row[step] = statistics.median(node.times[step][WARM:])
                 row[f"{step} p95"] = statistics.quantiles(node.times[step][WARM:], n=20)[-1]
@@ -379,38 +393,51 @@ def cleared(peer: Peer) -> Iterator[None]:
                     child.rmdir()
 
 
-def table(results: dict[str, dict[str, float]]) -> None:
-    """Print the measurements, and the ratios to containerd's."""
+def versions() -> None:
+    """Print the versions of the programs that are measured."""
     for program in ("containerd", "runc", "crun", "conmon"):
         output = subprocess.run([program, "--version"], check=False, capture_output=True, text=True)
         print(output.stdout.partition("\n")[0])
-    names = list(results)
-    theirs = results.get("containerd", {})
-    ours = [name for name in names if name != "containerd"] if theirs else []
-    print(f"{'':28}" + "".join(f"{name:>16}" for name in names) + "".join(f"{f'{name[8:]} ratio':>14}" for name in ours))
-    for row in next(iter(results.values())):
-        cells = "".join(f"{results[name][row]:16.2f}" for name in names)
-        ratios = "".join(f"{results[name][row] / (theirs[row] or 1e-9):14.2f}" for name in ours)
-        print(f"{row:28}{cells}{ratios}")
 
 
-async def main(options: argparse.Namespace) -> None:
-    """Measure the selected peers."""
+def rows_of(results: dict[str, dict[str, float]]) -> list[Row]:
+    """The measurements as rows; without a unit in its name a row is in milliseconds."""
+    rows = []
+    for name in next(iter(results.values())):
+        label, _, unit = name.rpartition(", ")
+        more = name.startswith("pods a second")
+        label, unit = (label, unit) if label and not more else (name, "" if more else "ms")
+        rows.append(Row(label, unit or "1/s", {peer: row[name] for peer, row in results.items()}, more))
+    return rows
+
+
+@contextlib.contextmanager
+def peers_for(names: list[str]) -> Iterator[tuple[tuple[str, Any], list[Peer]]]:
+    """The peers with these names, each in a folder of its own, and the registry with its folder, from which they pull."""
     with tempfile.TemporaryDirectory(prefix="bench") as temporary, serving(Path(temporary) / "registry") as registry:
         place = Path(temporary)
         place.chmod(0o711)
         small, big = push_images(place, registry)
         with contextlib.ExitStack() as stack:
             peers = []
-            for name in options.only.split(","):
+            for name in names:
                 own = place / name
                 own.mkdir()
                 if name == "docker":
                     stack.enter_context(engine(own, registry.port, ()))
                 peers.append({"containerd": containerd, "docker": docker}.get(name, crishim)(own, small, big))
                 stack.enter_context(cleared(peers[-1]))
-            results = await measured(peers, options)
-        table(results)
+            yield (temporary, registry), peers
+
+
+def main(options: argparse.Namespace) -> None:
+    """Measure the selected peers."""
+    with peers_for(options.only.split(",")) as (_, peers):
+        results = asyncio.run(measured(peers, options))
+    versions()
+    rows = rows_of(results)
+    print(markdown(rows))
+    save(options.json, rows)
 
 
 if __name__ == "__main__":
@@ -418,4 +445,5 @@ if __name__ == "__main__":
     parser.add_argument("--pods", type=int, default=30)
     parser.add_argument("--many", type=int, default=100)
     parser.add_argument("--only", default="containerd,runc,crun")
-    asyncio.run(main(parser.parse_args()))
+    parser.add_argument("--json", default="")
+    main(parser.parse_args())
