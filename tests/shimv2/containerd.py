@@ -1,5 +1,6 @@
 """A containerd of its own, whose tasks go through our shim: its folders, its CRI, `ctr`, and the daemon behind."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from crishim.linux.mounts import mounts_below, unmount_below
-from crishim.play import CriClient, connect
+from crishim.play import CallError, CriClient, connect
 from tests.backends.runc.world import APPLETS
 from tests.node.world import processes
 from tests.suite.run import write_network
@@ -150,8 +151,14 @@ class Containerd:
 
     @contextlib.asynccontextmanager
     async def cri(self) -> AsyncIterator[CriClient]:
-        """A client of its CRI."""
+        """A client of its CRI, once that answers."""
         async with connect(f"unix://{self.folder}/c.sock") as client:
+            async with asyncio.timeout(30):
+                while True:
+                    with contextlib.suppress(CallError):
+                        await client.status()
+                        break
+                    await asyncio.sleep(0.05)
             yield client
 
     def close(self) -> None:

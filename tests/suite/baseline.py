@@ -18,6 +18,7 @@ from xml.etree import ElementTree as ET
 from tests.suite.containerd import BASELINE, run, worse
 from tests.suite.report import outcomes
 from tests.suite.run import CACHE, SLICE, missing, registry
+from tests.suite.settings import DISTRIBUTION
 
 OURS: Final = "runc"
 
@@ -47,7 +48,7 @@ def main() -> int:
         print("the comparison with containerd needs:", *lacking, sep="\n  ")
         return 1
     with tempfile.TemporaryDirectory(prefix="suite") as made, registry(Path(made)) as port:
-        theirs = run(BASELINE, port, ())
+        theirs = run(BASELINE, port, (), DISTRIBUTION)
     if Path("/run/systemd/system").is_dir():
         subprocess.run(["systemctl", "stop", SLICE], check=False, stderr=subprocess.DEVNULL)
     version = subprocess.run(["containerd", "--version"], capture_output=True, text=True, check=True).stdout.split()[2]

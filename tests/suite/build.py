@@ -1,55 +1,52 @@
-"""Build containerd 2 once: `python -m tests.suite.build`. It lies in a cache folder, outside the checkout, by its release.
+"""Build releases of containerd once: `python -m tests.suite.build`. They lie in a cache folder, outside the checkout.
 
-The Go module proxy gives the sources of containerd, ctr and runc's shim. It takes some minutes on two cores, once.
+The Go module proxy gives the sources of containerd, ctr and runc's shim. Each takes some minutes on two cores, once.
 """
 
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Final
 
-VERSION: Final = "v2.4.2"
-MODULE: Final = "github.com/containerd/containerd/v2"
+MODULES: Final = {"v1.7.35": "github.com/containerd/containerd", "v2.4.2": "github.com/containerd/containerd/v2"}
 PROGRAMS: Final = ("containerd", "ctr", "containerd-shim-runc-v2")
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "crishim" / "containerd"
-MISSING: Final = "containerd 2: python -m tests.suite.build, which needs go (apt-get install golang-go, 1.26 or later)"
 
 
-def cached() -> Path:
-    """The folder of the programs, once they are built. CRISHIM_CONTAINERD names another in which they are."""
-    return Path(os.environ.get("CRISHIM_CONTAINERD", CACHE / VERSION))
+def missing(release: str) -> str:
+    """How to get a release; empty if it is there."""
+    if all((CACHE / release / name).exists() for name in PROGRAMS):
+        return ""
+    return f"containerd {release}: python -m tests.suite.build, with go 1.26 (apt-get install golang-go)"
 
 
-def built() -> bool:
-    """Whether all programs are there."""
-    return all((cached() / name).exists() for name in PROGRAMS)
-
-
-def build() -> Path:
-    """The folder of the programs, built where they are not there. Raises SystemExit with the compiler's last lines."""
-    if built():
-        return cached()
-    fresh = CACHE / f"{VERSION}.new"
+def build(release: str) -> None:
+    """Build a release. Raises SystemExit with the compiler's last lines."""
+    module, fresh = MODULES[release], CACHE / f"{release}.new"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    print(f"containerd: building {VERSION}; this takes some minutes", flush=True)
-    flags = ("-trimpath", "-ldflags", f"-s -w -X {MODULE}/version.Version={VERSION}")
-    done = subprocess.run(
-        ["nice", "go", "install", "-p", "2", *flags, *(f"{MODULE}/cmd/{name}@{VERSION}" for name in PROGRAMS)],
-        env={**os.environ, "CGO_ENABLED": "0", "GOBIN": str(fresh), "GOFLAGS": "-buildvcs=false"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"containerd could not be built:\n{done.stderr[-1500:]}")
-    fresh.rename(CACHE / VERSION)
-    return cached()
+    print(f"containerd: building {release}; this takes some minutes", flush=True)
+    packages = [f"{module}/cmd/{name}" for name in PROGRAMS]
+    flags = ("-p", "2", "-trimpath", "-ldflags", f"-s -w -X {module}/version.Version={release}")
+    with tempfile.TemporaryDirectory() as folder:
+        for command in (
+            ("go", "mod", "init", "crishim.test/containerd"),
+            ("go", "get", *(f"{package}@{release}" for package in packages)),
+            ("nice", "go", "build", *flags, "-o", f"{fresh}/", *packages),
+        ):
+            environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false"}
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(f"containerd {release} could not be built:\n{done.stderr[-1500:]}")
+    fresh.rename(CACHE / release)
 
 
 if __name__ == "__main__":
-    if not built() and not shutil.which("go"):
-        sys.exit(f"left out: it needs {MISSING}")
-    print(build())
+    for name in filter(missing, MODULES):
+        if not shutil.which("go"):
+            sys.exit(f"left out: {missing(name)}")
+        build(name)
+    print(*(CACHE / name for name in MODULES), sep="\n")

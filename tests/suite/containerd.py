@@ -1,10 +1,10 @@
-"""Run the official suite against containerd twice, with runc's own shim and with ours, and list the specs that only ours fails.
+"""Run the official suite against containerd with runc's own shim and with ours, and list the specs that only ours fails.
 
-    python -m tests.suite.containerd          # what follows goes to critest
+    python -m tests.suite.containerd [distribution] [v1.7.35] [v2.4.2]          # what follows goes to critest
 
-Starts a loopback registry with the suite's images, and one containerd after the other in a folder of its own, each with a
-network of its own. The outputs stay in the cache folder, with the daemons' logs. Exits 1 if a spec passes with runc's shim,
-and not with ours.
+The distribution's containerd, and those that `tests.suite.build` has built; containerd 2 by both of its sandboxers. Starts a
+loopback registry with the suite's images, and one containerd after the other in a folder of its own, each with a network of its
+own. The outputs stay in the cache folder, with the daemons' logs. Exits 1 if a spec passes with runc's shim, and not with ours.
 """
 
 import contextlib
@@ -35,45 +35,27 @@ from tests.suite.run import (
     wait_for,
     write_network,
 )
+from tests.suite.settings import RELEASES, Handler, Release, Settings
 
 BASELINE: Final = "io.containerd.runc.v2"
 OURS: Final = "io.containerd.crishim.v2"
 NETWORKS: Final = {BASELINE: ("crisuite1", "10.88.0.0/16"), OURS: ("crisuite2", "10.89.0.0/16")}
 
 
-def write_config(folder: Path, port: int, runtime: str) -> Path:
+def write_config(folder: Path, port: int, runtime: str, release: Release, sandboxer: str) -> Path:
     """Containerd's configuration, and the network that it refers to."""
-    cri = 'plugins."io.containerd.grpc.v1.cri"'
-    for host in MIRRORED:
-        mirror = folder / "hosts" / host / "hosts.toml"
-        mirror.parent.mkdir(parents=True)
-        mirror.write_text(f'[host."http://127.0.0.1:{port}"]\ncapabilities = ["pull", "resolve"]\n')
     write_network(folder, *NETWORKS[runtime])
-    config = folder / "config.toml"
-    config.write_text(f"""version = 2
-root = "{folder}/lib"
-state = "{folder}/run"
-[grpc]
-address = "{folder}/c.sock"
-[{cri}]
-sandbox_image = "registry.k8s.io/pause:3.10"
-restrict_oom_score_adj = true
-tolerate_missing_hugetlb_controller = true
-stream_server_port = "0"
-[{cri}.containerd]
-default_runtime_name = "tested"
-[{cri}.containerd.runtimes.tested]
-runtime_type = "{runtime}"
-[{cri}.containerd.runtimes.tested.options]
-Root = "{folder}/runc"
-SystemdCgroup = {str(cgroup_driver() is CgroupDriver.SYSTEMD).lower()}
-[{cri}.cni]
-conf_dir = "{folder}/net.d"
-bin_dir = "/usr/lib/cni"
-[{cri}.registry]
-config_path = "{folder}/hosts"
-""")
-    return config
+    systemd = cgroup_driver() is CgroupDriver.SYSTEMD
+    options = {"Root": f"{folder}/runc", "SystemdCgroup": systemd}
+    return Settings(
+        folder=folder,
+        release=release,
+        handlers=[Handler(name="tested", runtime=runtime, options=options, sandboxer=sandboxer)],
+        sandbox_image="registry.k8s.io/pause:3.10",
+        hosts=MIRRORED,
+        mirror=f"127.0.0.1:{port}",
+        networks=folder / "net.d",
+    ).write()
 
 
 def below(folder: Path) -> list[int]:
@@ -87,15 +69,19 @@ def below(folder: Path) -> list[int]:
 
 
 @contextlib.contextmanager
-def containerd(folder: Path, port: int, runtime: str) -> Iterator[Path]:
+def containerd(folder: Path, port: int, runtime: str, release: Release, sandboxer: str) -> Iterator[Path]:
     """A containerd whose pods are run by `runtime`; its socket. Nothing of it is left afterwards."""
-    paths = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
+    paths = release.path(f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}")
     environment = {"PATH": paths, "CRISHIM_SHIM_STATE": f"{folder}/shim"}
     endpoint = folder / "c.sock"
-    command = ("containerd", "--config", str(write_config(folder, port, runtime)))
+    command = (
+        str(shutil.which("containerd", path=paths)),
+        "--config",
+        str(write_config(folder, port, runtime, release, sandboxer)),
+    )
     try:
         with process(*command, log=folder / "containerd.log", environment=environment):
-            version = ["ctr", "--address", str(endpoint), "version"]
+            version = [str(shutil.which("ctr", path=paths)), "--address", str(endpoint), "version"]
             wait_for("containerd", lambda: subprocess.run(version, capture_output=True, check=False).returncode == 0)
             yield endpoint
     finally:
@@ -113,14 +99,14 @@ def containerd(folder: Path, port: int, runtime: str) -> Iterator[Path]:
         subprocess.run(["ip", "link", "delete", NETWORKS[runtime][0]], check=False, capture_output=True)
 
 
-def run(runtime: str, port: int, arguments: Sequence[str]) -> str:
+def run(runtime: str, port: int, arguments: Sequence[str], release: Release, sandboxer: str = "") -> str:
     """The suite's report of one runtime."""
-    output_file = CACHE / f"containerd-{runtime}.txt"
+    output_file = CACHE / f"containerd-{release.name}-{runtime}{sandboxer and '-'}{sandboxer}.txt"
     with tempfile.TemporaryDirectory(prefix="ctd") as name:
         folder = Path(name)
         folder.chmod(0o711)  # the first process of a user namespace must reach its root in here
         try:
-            with containerd(folder, port, runtime) as endpoint:
+            with containerd(folder, port, runtime, release, sandboxer) as endpoint:
                 return critest(folder, endpoint, arguments, output_file)
         finally:
             shutil.copy2(folder / "containerd.log", output_file.with_suffix(".log"))
@@ -134,6 +120,20 @@ def worse(baseline: str, ours: str) -> list[str]:
     return [f"{after.get(name, 'not run')}: {name}" for name in sorted(before) if before[name] == "passed" != after.get(name)]
 
 
+def compare(release: Release, port: int, arguments: Sequence[str]) -> list[str]:
+    """Run the suite against one containerd with both shims; with ours also as the sandbox. What only ours fails."""
+    rows = [(BASELINE, ""), (OURS, ""), *([(OURS, "shim")] if release.modern else [])]
+    found, baseline = [], ""
+    for runtime, sandboxer in rows:
+        title = f"containerd {release.name}, {runtime}{sandboxer and ', sandboxer '}{sandboxer}"
+        xml = run(runtime, port, arguments, release, sandboxer)
+        sums = Counter(outcomes(xml).values())
+        print(f"{title}:", ", ".join(f"{sums[how]} {how}" for how in ("passed", "failed", "left out")), flush=True)
+        baseline = baseline or xml
+        found += [f"{title}: {line}" for line in worse(baseline, xml)]
+    return found
+
+
 def main() -> int:
     """Run both."""
     lacking = [
@@ -143,13 +143,15 @@ def main() -> int:
     if lacking:
         print("the official suite needs:", *lacking, sep="\n  ")
         return 1
-    xml = {}
-    with tempfile.TemporaryDirectory(prefix="suite") as name, registry(Path(name)) as port:
-        for runtime in (BASELINE, OURS):
-            xml[runtime] = run(runtime, port, sys.argv[1:])
-            sums = Counter(outcomes(xml[runtime]).values())
-            print(f"{runtime}:", ", ".join(f"{sums[how]} {how}" for how in ("passed", "failed", "left out")), flush=True)
-    found = worse(xml[BASELINE], xml[OURS])
+    names = {release.name: release for release in RELEASES}
+    wanted = [release for name, release in names.items() if name in sys.argv[1:]] or list(RELEASES)
+    found = []
+    with tempfile.TemporaryDirectory(prefix="suite") as folder, registry(Path(folder)) as port:
+        for release in wanted:
+            if release.missing:
+                print("left out:", release.missing)
+            else:
+                found += compare(release, port, [word for word in sys.argv[1:] if word not in names])
     print("worse with our shim:" if found else "nothing is worse with our shim.", *found, sep="\n  ")
     return 1 if found else 0
 

@@ -11,23 +11,28 @@ from tests.suite import build
 
 @attrs.frozen
 class Release:
-    """A containerd: the distribution's on PATH, or one in a folder."""
+    """A containerd: the distribution's on PATH, or one that `build` builds."""
 
     name: str
-    programs: Path | None = None
 
     @property
     def modern(self) -> bool:
         """Whether it is containerd 2."""
-        return self.programs is not None
+        return self.name.startswith("v2")
+
+    @property
+    def missing(self) -> str:
+        """How to get it; empty if it is there."""
+        return build.missing(self.name) if self.name in build.MODULES else ""
 
     def path(self, rest: str) -> str:
         """PATH with its programs."""
-        return f"{self.programs}:{rest}" if self.programs else rest
+        return f"{build.CACHE / self.name}:{rest}" if self.name in build.MODULES else rest
 
 
 DISTRIBUTION = Release("distribution")
-NEWEST = Release(build.VERSION, build.cached())
+MIDDLE, NEWEST = map(Release, build.MODULES)
+RELEASES = (DISTRIBUTION, MIDDLE, NEWEST)
 
 
 @attrs.frozen(kw_only=True)

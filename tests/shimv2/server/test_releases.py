@@ -1,4 +1,4 @@
-"""containerd 2 with our shim, by both of its sandboxers."""
+"""Pods of containerd 1.6, 1.7 and 2 with our shim; of containerd 2 by both of its sandboxers."""
 
 import asyncio
 import os
@@ -19,18 +19,13 @@ from crishim.testing.harness import container_config, sandbox_config
 from tests.backends.runc.world import needs
 from tests.node.world import TOOLS, images
 from tests.shimv2.containerd import PROGRAMS, Containerd, containerd
-from tests.suite import build
-from tests.suite.settings import NEWEST
+from tests.suite.settings import DISTRIBUTION, MIDDLE, NEWEST
 
-pytestmark = [
-    pytest.mark.node,
-    needs(*PROGRAMS, *TOOLS, "catatonit"),
-    pytest.mark.skipif(not build.built(), reason=f"needs {build.MISSING}"),
-]
+pytestmark = [pytest.mark.node, needs(*PROGRAMS, *TOOLS, "catatonit")]
 
 BRIDGE = "crishimtwo"
-HANDLERS = ("crishim", "pod")
-"""By the default sandboxer, and by `shim`."""
+ROWS = [(DISTRIBUTION, "crishim"), (MIDDLE, "crishim"), (NEWEST, "crishim"), (NEWEST, "pod")]
+"""Releases, and handlers: `pod` is the one whose sandboxer is the shim."""
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +34,14 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield reference
 
 
-@pytest.fixture
-def node(image: str) -> Iterator[Containerd]:
-    with containerd(image, NEWEST, BRIDGE) as started:
-        yield started
+@pytest.fixture(params=ROWS, ids=lambda row: f"{row[0].name}-{row[1]}")
+def row(request: pytest.FixtureRequest, image: str) -> Iterator[tuple[Containerd, str]]:
+    """A containerd that runs, and the handler to use."""
+    release, handler = request.param
+    if release.missing:
+        pytest.skip(f"needs {release.missing}")
+    with containerd(image, release, BRIDGE) as started:
+        yield started, handler
 
 
 def pod_config(logs: Path, network: NamespaceMode = NamespaceMode.POD) -> PodSandboxConfig:
@@ -82,9 +81,9 @@ async def start_one(client: CriClient, node: Containerd, pod: str, sandbox: PodS
     return container
 
 
-@pytest.mark.parametrize("handler", HANDLERS)
-async def test_a_pod_of_two_containers(node: Containerd, tmp_path: Path, handler: str) -> None:
+async def test_a_pod_of_two_containers(row: tuple[Containerd, str], tmp_path: Path) -> None:
     """A pod of two containers: the pod's files, namespaces, log, events, exec and exits; the removal leaves nothing."""
+    node, handler = row
     sandbox = pod_config(tmp_path)
     with node.events(tmp_path / "events"):
         async with node.cri() as client:
@@ -110,9 +109,9 @@ async def test_a_pod_of_two_containers(node: Containerd, tmp_path: Path, handler
     assert {"/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"} <= published
 
 
-@pytest.mark.parametrize("handler", HANDLERS)
-async def test_a_sandbox_that_ends_by_itself(node: Containerd, tmp_path: Path, handler: str) -> None:
+async def test_a_sandbox_that_ends_by_itself(row: tuple[Containerd, str], tmp_path: Path) -> None:
     """The pod is NOTREADY as soon as its first process has ended, and can be removed."""
+    node, handler = row
     sandbox = pod_config(tmp_path, NamespaceMode.NODE)
     async with node.cri() as client:
         await client.pull_image(ImageSpec(image=node.image), sandbox)
@@ -129,9 +128,9 @@ async def test_a_sandbox_that_ends_by_itself(node: Containerd, tmp_path: Path, h
     await until_gone(node)
 
 
-@pytest.mark.parametrize("handler", HANDLERS)
-async def test_containerd_comes_back(node: Containerd, tmp_path: Path, handler: str) -> None:
+async def test_containerd_comes_back(row: tuple[Containerd, str], tmp_path: Path) -> None:
     """While containerd is down a pod keeps running; the next one knows it and its container, and removes both."""
+    node, handler = row
     sandbox = pod_config(tmp_path, NamespaceMode.NODE)
     async with node.cri() as client:
         await client.pull_image(ImageSpec(image=node.image), sandbox)
@@ -147,9 +146,9 @@ async def test_containerd_comes_back(node: Containerd, tmp_path: Path, handler: 
     await until_gone(node)
 
 
-@pytest.mark.parametrize("handler", HANDLERS)
-async def test_the_daemon_is_killed(node: Containerd, tmp_path: Path, handler: str) -> None:
+async def test_the_daemon_is_killed(row: tuple[Containerd, str], tmp_path: Path) -> None:
     """Containerd takes that for dead shims: the pod is NOTREADY, its container has ended, and all of it is freed."""
+    node, handler = row
     sandbox = pod_config(tmp_path, NamespaceMode.NODE)
     async with node.cri() as client:
         await client.pull_image(ImageSpec(image=node.image), sandbox)
