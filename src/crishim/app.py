@@ -20,7 +20,7 @@ from crishim.cni.network import CniNetwork, SetnsDialer
 from crishim.config import Config, parse
 from crishim.cri import Dispatcher
 from crishim.cri.dispatch import Call, log_call
-from crishim.errors import CrishimError, InvalidArgument, PermissionDenied
+from crishim.errors import AlreadyExists, CrishimError, InvalidArgument, PermissionDenied
 from crishim.images.skopeo import PullSettings
 from crishim.images.skopeo_process import PullProgress
 from crishim.images.store import ContentStore
@@ -31,6 +31,7 @@ from crishim.interfaces.plugin import Plugin
 from crishim.interfaces.seats import Clock, ImageService, NetnsDialer, Observer
 from crishim.interfaces.tracing import Tracer
 from crishim.keeper.client import KeeperClient
+from crishim.linux.children import become_subreaper
 from crishim.linux.processes import boot_id
 from crishim.model.runtime import CgroupDriver
 from crishim.model.values import SandboxId
@@ -120,6 +121,7 @@ async def running(config: Config, *, ephemeral: bool = False, progress: Progress
         if metrics is not None:
             metrics.attend(services.gauges, streams.traffic if streams is not None else None)
             await stack.enter_async_context(_scraped(metrics, config.metrics_address, services))
+        await stack.enter_async_context(_shims(config, clock))
         await stack.enter_async_context(serve(Dispatcher(services, _observers(metrics), tracer=tracer), config.listen))
         yield services
 
@@ -219,6 +221,23 @@ async def _upgrading(keeper: KeeperClient) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _shims(config: Config, clock: Clock) -> AsyncIterator[None]:
+    """Serve containerd's tasks, where that is configured, and unless a daemon of its own does."""
+    async with contextlib.AsyncExitStack() as stack:
+        if config.shim.serve:
+            from crishim.backends.runc.shim import runc
+            from crishim.shimv2.server.daemon import ShimServer
+
+            become_subreaper()
+            folder = Path(config.shim.folder)
+            try:
+                await stack.enter_async_context(ShimServer(folder, runc(folder), clock).serving())
+            except AlreadyExists as error:
+                _log.warning("containerd's tasks are not served here: another process does, until it ends (%s)", error)
+        yield
 
 
 def _slice(config: Config, *, needs_node: bool) -> str:

@@ -182,6 +182,18 @@ class NriConfig:
 
 
 @attrs.frozen(kw_only=True)
+class ShimConfig:
+    """containerd's tasks by `containerd-shim-crishim-v2`: this server may be its daemon, instead of a process of its own."""
+
+    serve: bool = key(
+        False, "Whether this server runs containerd's tasks. They end with it: containerd takes it for dead.", _flag
+    )
+    folder: str = key(
+        "/run/crishim/shim", "The folder of the daemon's sockets, as CRISHIM_SHIM_STATE in containerd's environment.", _path
+    )
+
+
+@attrs.frozen(kw_only=True)
 class TracingConfig:
     """Traces of RPCs, sent by OpenTelemetry's protocol over gRPC. They need the extra `tracing`."""
 
@@ -231,6 +243,7 @@ class Config:
     images: ImagesConfig = key(ImagesConfig(), "", _text)
     network: NetworkConfig = key(NetworkConfig(), "", _text)
     nri: NriConfig = key(NriConfig(), "", _text)
+    shim: ShimConfig = key(ShimConfig(), "", _text)
     log: LogConfig = key(LogConfig(), "", _text)
     tracing: TracingConfig = key(TracingConfig(), "", _text)
     deadlines: Deadlines = key(Deadlines(), "", _text)

@@ -1,13 +1,21 @@
 """The launcher and a daemon that is not as it should be. What it does with a real one is in `test_door`."""
 
+import json
+import shutil
 import socket
+import subprocess
+import sysconfig
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from crishim.shimv2.server.launcher import CONTROL, DONE, ask
+from crishim import __version__
+from crishim._proto import shim_runc_pb2 as runc_pb
+from crishim._proto import shim_types_pb2 as types_pb
+from crishim.shimv2.server.launcher import CONTROL, DONE, NAME, ask
+from crishim.shimv2.wire.messages import packed
 
 NOBODY = ["/bin/false"]
 
@@ -50,3 +58,16 @@ def test_a_daemon_that_does_not_start(tmp_path: Path) -> None:
     """The error names the file that says why."""
     with pytest.raises(OSError, match=f"see {tmp_path}/log"):
         ask(str(tmp_path), b"question", NOBODY)
+
+
+@pytest.mark.parametrize(("program", "features"), [("runc", True), ("no-such-program", False)])
+def test_the_features_of_the_runtime(program: str, features: bool) -> None:
+    """`-info` has the features of the program that the options name; without it only name and version."""
+    if shutil.which("runc") is None:
+        pytest.skip("needs runc: apt-get install runc")
+    options = packed("containerd.runc.v1.Options", runc_pb.Options(binary_name=program))
+    script = Path(sysconfig.get_path("scripts")) / "containerd-shim-crishim-v2"
+    done = subprocess.run([script, "-info"], input=options.SerializeToString(), capture_output=True, check=True)
+    info = types_pb.RuntimeInfo.FromString(done.stdout)
+    assert (NAME, __version__) == (info.name, info.version.version)
+    assert features == ("rro" in json.loads(info.features.value or b"{}").get("mountOptions", ()))

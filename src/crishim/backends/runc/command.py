@@ -214,14 +214,15 @@ class RuntimeCommand:
 
     async def features(self, kernel: tuple[int, int]) -> tuple[str, Features]:
         """The program's version, and its features on this kernel."""
-        version, output = await asyncio.gather(self.version(), self._features())
+        version, output = await asyncio.gather(self.version(), self.own_features())
         return version, features(self.name, version, output.decode("utf-8", "replace"), kernel)
 
-    async def _features(self) -> bytes:
+    async def own_features(self) -> bytes:
+        """The program's features, as the JSON of the runtime specification; empty if it has no such subcommand."""
         try:
             return await self.run("", "features")
         except CrishimError:
-            return b""  # older versions have no such subcommand
+            return b""
 
     async def version(self) -> str:
         """The version that the program prints."""

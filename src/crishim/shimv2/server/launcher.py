@@ -36,7 +36,10 @@ TIMEOUT = 30.0
 
 def main() -> int:
     """The launcher of this package itself; returns the exit status."""
-    return run(sys.argv[1:], NAME, [sys.executable, "-P", "-m", "crishim.backends.runc.shim"])
+    daemon = [sys.executable, "-P", "-m", "crishim.backends.runc.shim"]
+    if "info" in parse(sys.argv[1:]):
+        os.execv(daemon[0], [*daemon, "-info"])  # noqa: S606 - it asks the runtime for its features
+    return run(sys.argv[1:], NAME, daemon)
 
 
 def run(argv: "Sequence[str]", name: str, daemon: "Sequence[str]", default: str = STATE) -> int:
