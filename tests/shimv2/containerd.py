@@ -16,6 +16,7 @@ from typing import Any
 
 from crishim.linux.mounts import mounts_below, unmount_below
 from crishim.play import CallError, CriClient, connect
+from crishim.shimv2.server.launcher import NODE, SCOPE
 from tests.backends.runc.world import APPLETS
 from tests.node.world import processes
 from tests.suite.run import write_network
@@ -28,8 +29,11 @@ PROGRAMS = ("containerd", "ctr", "runc", "conmon", "busybox")
 class Containerd:
     """One containerd in `folder`. `image` is a busybox for CRI pods, by a registry that it may pull from without TLS."""
 
-    def __init__(self, folder: Path, image: str = "127.0.0.1:1/none", release: Release = DISTRIBUTION) -> None:
+    def __init__(
+        self, folder: Path, image: str = "127.0.0.1:1/none", release: Release = DISTRIBUTION, scope: str = NODE
+    ) -> None:
         self.folder = folder
+        self.scope = scope
         self.release = release
         self.state = folder / "shim"
         self.image = image
@@ -65,6 +69,7 @@ class Containerd:
             **os.environ,
             "PATH": self.path,
             "CRISHIM_SHIM_STATE": str(self.state),
+            SCOPE: self.scope,
         }
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -111,7 +116,11 @@ class Containerd:
 
     def daemon(self) -> int:
         """The pid of the daemon behind the shim; 0 where there is none."""
-        return next((pid for pid, line in processes(str(self.state)) if "crishim.backends.runc.shim" in line), 0)
+        return next(iter(self.daemons()), 0)
+
+    def daemons(self) -> list[int]:
+        """The pids of all daemons; with the scope `sandbox` there may be several."""
+        return [pid for pid, line in processes(str(self.state)) if "crishim.backends.runc.shim" in line]
 
     def states(self) -> list[dict[str, Any]]:
         """What runc has recorded of each container of our shim."""
@@ -175,10 +184,12 @@ class Containerd:
 
 
 @contextlib.contextmanager
-def containerd(image: str = "127.0.0.1:1/none", release: Release = DISTRIBUTION, bridge: str = "") -> Iterator[Containerd]:
+def containerd(
+    image: str = "127.0.0.1:1/none", release: Release = DISTRIBUTION, bridge: str = "", scope: str = NODE
+) -> Iterator[Containerd]:
     """A containerd that runs, gone afterwards. With the name of a bridge its pods have addresses in 10.86.0.0/16."""
     folder = Path(tempfile.mkdtemp(prefix="ctd"))
-    server = Containerd(folder, image, release)
+    server = Containerd(folder, image, release, scope)
     if bridge:
         write_network(folder, bridge, "10.86.0.0/16")
     try:

@@ -73,6 +73,11 @@ class Server:
         """Serve a channel of a multiplexed connection: `bind` connects a protocol to it."""
         bind(self._connection())
 
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._connections)
+
     async def close(self) -> None:
         """Stop listening, cancel every call, and end every connection, also one that is just being accepted."""
         self._closed = True

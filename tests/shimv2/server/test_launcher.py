@@ -13,8 +13,9 @@ import pytest
 
 from crishim import __version__
 from crishim._proto import shim_runc_pb2 as runc_pb
+from crishim._proto import shim_task_pb2 as task_pb
 from crishim._proto import shim_types_pb2 as types_pb
-from crishim.shimv2.server.launcher import CONTROL, DONE, NAME, ask
+from crishim.shimv2.server.launcher import CONTROL, DONE, NAME, ask, group, nothing_left
 from crishim.shimv2.wire.messages import packed
 
 NOBODY = ["/bin/false"]
@@ -71,3 +72,34 @@ def test_the_features_of_the_runtime(program: str, features: bool) -> None:
     info = types_pb.RuntimeInfo.FromString(done.stdout)
     assert (NAME, __version__) == (info.name, info.version.version)
     assert features == ("rro" in json.loads(info.features.value or b"{}").get("mountOptions", ()))
+
+
+POD = b'"annotations":{"a":"x","io.kubernetes.cri.sandbox-id":"%s","b":"y"}'
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (None, "t1"),
+        (b"{}", "t1"),
+        (POD % b"3e34-a_b.c", "3e34-a_b.c"),
+        (POD % b"..", "t1"),
+        (POD % b"a/b", "t1"),
+        (POD % b"", "t1"),
+        (b'{"env":["io.kubernetes.cri.sandbox-id","x"]}', "t1"),
+        (rb'{"env":["\"io.kubernetes.cri.sandbox-id\":\"x\""]}', "t1"),
+        (b'"io.kubernetes.cri.sandbox-id"', "t1"),
+    ],
+)
+def test_the_sandbox_of_a_task(tmp_path: Path, config: bytes | None, expected: str) -> None:
+    """It is the annotation's value in config.json; the task itself if there is none, or one that is no id."""
+    if config is not None:
+        (tmp_path / "config.json").write_bytes(config)
+    assert expected == group(str(tmp_path), "t1")
+
+
+@pytest.mark.parametrize("now", [0, 127, 128, 1_795_000_000])
+def test_the_answer_for_a_task_that_was_freed(now: int) -> None:
+    """It is a DeleteResponse with 137 and the time."""
+    answer = task_pb.DeleteResponse.FromString(nothing_left(now))
+    assert (137, now) == (answer.exit_status, answer.exited_at.seconds)

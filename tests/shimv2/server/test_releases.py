@@ -1,11 +1,13 @@
 """Pods of containerd 1.6, 1.7 and 2 with our shim; of containerd 2 by both of its sandboxers."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 
 from crishim.cri import pb
@@ -14,12 +16,13 @@ from crishim.model.image import ImageSpec
 from crishim.model.sandbox import DNSConfig, LinuxPodSandboxConfig, PodSandboxConfig
 from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
 from crishim.model.values import FrozenDict
-from crishim.play import CriClient
+from crishim.play import CallError, CriClient
+from crishim.shimv2.server.launcher import NODE, SANDBOX
 from crishim.testing.harness import container_config, sandbox_config
 from tests.backends.runc.world import needs
 from tests.node.world import TOOLS, images
 from tests.shimv2.containerd import PROGRAMS, Containerd, containerd
-from tests.suite.settings import DISTRIBUTION, MIDDLE, NEWEST
+from tests.suite.settings import DISTRIBUTION, MIDDLE, NEWEST, Release
 
 pytestmark = [pytest.mark.node, needs(*PROGRAMS, *TOOLS, "catatonit")]
 
@@ -34,13 +37,20 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield reference
 
 
+@contextlib.contextmanager
+def running(image: str, release: Release, scope: str = NODE) -> Iterator[Containerd]:
+    """A release that runs; the test is left out without it."""
+    if release.missing:
+        pytest.skip(f"needs {release.missing}")
+    with containerd(image, release, BRIDGE, scope) as started:
+        yield started
+
+
 @pytest.fixture(params=ROWS, ids=lambda row: f"{row[0].name}-{row[1]}")
 def row(request: pytest.FixtureRequest, image: str) -> Iterator[tuple[Containerd, str]]:
     """A containerd that runs, and the handler to use."""
     release, handler = request.param
-    if release.missing:
-        pytest.skip(f"needs {release.missing}")
-    with containerd(image, release, BRIDGE) as started:
+    with running(image, release) as started:
         yield started, handler
 
 
@@ -166,3 +176,40 @@ async def test_the_daemon_is_killed(row: tuple[Containerd, str], tmp_path: Path)
         again = await client.run_sandbox(sandbox, handler)
         await client.remove_sandbox(again)
     await until_gone(node)
+
+
+@pytest.mark.parametrize(("release", "handler"), ROWS)
+async def test_a_daemon_for_each_pod(image: str, tmp_path: Path, release: Release, handler: str) -> None:
+    """With the scope `sandbox` the death of a pod's daemon ends that pod alone, and each ends with its pod."""
+    with running(image, release, SANDBOX) as node:
+        sandbox = pod_config(tmp_path, NamespaceMode.NODE)
+        other = attrs.evolve(sandbox, metadata=attrs.evolve(sandbox.metadata, uid="other", name="other"))
+        async with node.cri() as client:
+            await client.pull_image(ImageSpec(image=node.image), sandbox)
+            pod = await client.run_sandbox(sandbox, handler)
+            one = await start_one(client, node, pod, sandbox, "one")
+            (first,) = node.daemons()
+            beside = await client.run_sandbox(other, handler)
+            two = await start_one(client, node, beside, other, "two")
+            assert 2 == len(node.daemons())
+            os.kill(first, signal.SIGKILL)
+
+            async def ended() -> bool:
+                return pb.CONTAINER_EXITED == (await client.container_status(one)).state
+
+            await until(ended)
+            assert 3 == (await client.exec_sync(two, ("sh", "-c", "exit 3"), 10)).exit_code
+
+            async def removed() -> bool:  # as a kubelet, which tries again while containerd cleans up after a dead shim
+                for each in (pod, beside):
+                    with contextlib.suppress(CallError):
+                        await client.stop_sandbox(each)
+                        await client.remove_sandbox(each)
+                return [] == await client.list_sandboxes({})
+
+            await until(removed)
+
+        async def gone() -> bool:
+            return ([], set(), []) == (node.daemons(), node.leftovers(), list(node.state.glob("k8s.io/*")))
+
+        await until(gone)

@@ -48,6 +48,10 @@ same object.
 _MOST_ASKED: Final = 1 << 20
 _NAME: Final = re.compile(r"[A-Za-z0-9]+(?:[._-]+[A-Za-z0-9]+)*")
 
+_LOOK: Final = 0.5
+_UNUSED: Final = 5_000_000_000
+"""Nanoseconds without use after which the daemon of one sandbox ends; containerd connects at once after `start`."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -125,6 +129,7 @@ class ShimServer:
         self._clock = clock
         self._publishers: dict[str, Publisher] = {}
         self._starts: dict[Key, ShimStart] = {}
+        self._asking = 0
         unified = cgroup_v2()
         cgroups = Cgroups(v2=unified)
         self._servers: dict[str, tuple[Server, asyncio.Task[None]]] = {}
@@ -160,6 +165,15 @@ class ShimServer:
             for publisher in self._publishers.values():
                 await publisher.close()
 
+    async def unused(self) -> None:
+        """Return when there is no task, no sandbox and no client, for some seconds."""
+        last = self._clock.now()
+        while self._clock.now() - last < _UNUSED:
+            await self._clock.sleep(_LOOK)
+            clients = sum(server.connections for server, _ in self._servers.values())
+            if self._asking or clients or len(self.tasks) or len(self.sandboxes):
+                last = self._clock.now()
+
     async def _end(self, left: Collection[tuple[Key, Path]]) -> None:
         """End what a previous daemon has left. containerd asks for each, but waits only five seconds."""
         ends = (self.sandboxes.end(key, bundle) for key, bundle in left)
@@ -169,6 +183,7 @@ class ShimServer:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one launcher."""
+        self._asking += 1
         try:
             reply = DONE + await self._do(await _question(reader))
         except (CrishimError, OSError, ValueError) as error:
@@ -176,6 +191,8 @@ class ShimServer:
         except Exception as error:  # noqa: BLE001 - one launcher's request must not end the service
             _log.exception("a launcher's question")
             reply = FAILED + repr(error).encode()
+        finally:
+            self._asking -= 1
         with contextlib.suppress(OSError):
             writer.write(reply)
             writer.close()

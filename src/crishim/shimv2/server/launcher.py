@@ -5,6 +5,9 @@ task, `delete` frees its leftovers and prints its exit status, `-info` and `-v` 
 README). One daemon per node does all of it; the launcher starts the daemon if it does not run. To start fast, this module
 imports only cheap parts of the standard library: no asyncio, no protobuf, not even json or the socket module around `_socket`.
 
+With the scope `sandbox` each pod, or task without a pod, has a daemon of its own, in a state folder NAMESPACE/ID. It ends when
+nothing of the pod is left, and removes its folder.
+
 Daemon and launcher talk over a unix socket in the state folder. The launcher sends strings, each followed by a zero byte, then
 its stdin, and closes its side; the daemon responds with one byte and a payload, and closes:
 
@@ -27,6 +30,12 @@ NAME = "io.containerd.crishim.v2"
 STATE = "/run/crishim/shim"
 """The folder of the daemon's sockets; `CRISHIM_SHIM_STATE` names another."""
 
+SCOPE = "CRISHIM_SHIM_SCOPE"
+"""The environment variable with the scope of a daemon."""
+NODE, SANDBOX = "node", "sandbox"
+_GROUP = b'"io.kubernetes.cri.sandbox-id"'
+"""The annotation in a config.json with the id of the pod's sandbox. Go writes no space around its value."""
+
 CONTROL = "control"
 DONE, FAILED = b"+", b"-"
 NOT_THE_DAEMONS = {"TTRPC_ADDRESS", "GRPC_ADDRESS", "NAMESPACE", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"}
@@ -42,9 +51,9 @@ def main() -> int:
     return run(sys.argv[1:], NAME, daemon)
 
 
-def run(argv: "Sequence[str]", name: str, daemon: "Sequence[str]", default: str = STATE) -> int:
+def run(argv: "Sequence[str]", name: str, daemon: "Sequence[str]", default: str = STATE, scope: str = NODE) -> int:
     """Run a command of a shim's binary; return the exit status. `daemon`, with the state folder appended, is the command that
-    starts the daemon.
+    starts the daemon, which finds its scope in the environment.
     """
     options = parse(argv)
     if "v" in options:
@@ -57,13 +66,13 @@ def run(argv: "Sequence[str]", name: str, daemon: "Sequence[str]", default: str 
     if command not in {"start", "delete"}:
         sys.stderr.write(f"{name}: start or delete was expected, not {command!r}\n")
         return 1
-    texts = (
-        command,
-        options.get("id", ""),
-        options.get("namespace", ""),
-        options.get("bundle") or os.getcwd(),  # noqa: PTH109 - no pathlib here
-        os.environ.get("TTRPC_ADDRESS", ""),
-    )
+    task, namespace = options.get("id", ""), options.get("namespace", "")
+    bundle = options.get("bundle") or os.getcwd()  # noqa: PTH109 - no pathlib here
+    if os.environ.setdefault(SCOPE, scope) == SANDBOX:
+        state = f"{state}/{namespace}/{group(bundle, task)}"
+        if command == "delete" and not os.path.exists(state):  # noqa: PTH110 - no pathlib here
+            return write(nothing_left(int(time.time())))
+    texts = (command, task, namespace, bundle, os.environ.get("TTRPC_ADDRESS", ""))
     request = question(texts, sys.stdin.buffer.read() if command == "start" else b"")
     try:
         reply = ask(state, request, daemon)
@@ -73,6 +82,27 @@ def run(argv: "Sequence[str]", name: str, daemon: "Sequence[str]", default: str 
         sys.stderr.write(f"{name}: {reply[1:].decode('utf-8', 'replace')}\n")
         return 1
     return write(reply[1:])
+
+
+def group(bundle: str, task: str) -> str:
+    """The id of the sandbox to which a task belongs: its own where config.json names none."""
+    try:
+        with open(f"{bundle}/config.json", "rb") as config:  # noqa: PTH123 - no pathlib here
+            parts = config.read().partition(_GROUP)[2].split(b'"', 2)
+    except OSError:
+        return task
+    found = parts[1].decode("ascii", "replace") if len(parts) > 2 and parts[0].strip() == b":" else ""
+    return found if found.replace("-", "").replace("_", "").replace(".", "").isalnum() and found[0] != "." else task
+
+
+def nothing_left(now: int) -> bytes:
+    """containerd.task.v3.DeleteResponse of a task that was freed before: exit status 137 (field 2) at a time (field 3)."""
+    seconds = bytearray(b"\x08")
+    while now > 127:
+        seconds.append(now & 127 | 128)
+        now >>= 7
+    seconds.append(now)
+    return b"\x10\x89\x01" + field(3, bytes(seconds))
 
 
 def parse(argv: "Sequence[str]") -> dict[str, str]:

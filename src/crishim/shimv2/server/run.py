@@ -7,6 +7,7 @@ and starts the program itself as the daemon with the arguments `daemon FOLDER` i
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -22,11 +23,14 @@ if TYPE_CHECKING:
 DAEMON = "daemon"
 
 
-def run(make: "Callable[[Path], OciRuntime]", name: str, argv: Sequence[str] | None = None) -> None:
+def run(
+    make: "Callable[[Path], OciRuntime]", name: str, argv: Sequence[str] | None = None, *, scope: str = launcher.NODE
+) -> None:
     """Run as containerd's shim `name` (`io.containerd.mine.v2`) over the runtimes that `make` returns, and exit.
 
     `make` is called once for each namespace of containerd, with a folder for the runtime's state, which a reboot clears. The
-    daemon's sockets and its log are in /run/crishim/NAME; `CRISHIM_SHIM_STATE` names another folder.
+    daemon's sockets and its log are in /run/crishim/NAME; `CRISHIM_SHIM_STATE` names another folder. With the scope `sandbox`
+    each pod has a daemon of its own, in a folder of its own; `CRISHIM_SHIM_SCOPE` names another scope.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == [DAEMON]:
@@ -34,7 +38,7 @@ def run(make: "Callable[[Path], OciRuntime]", name: str, argv: Sequence[str] | N
         asyncio.run(serve(folder, for_namespaces(make, folder)))
         sys.exit(0)
     program = [sys.executable, str(Path(sys.argv[0]).resolve()), DAEMON]
-    sys.exit(launcher.run(words, name, program, default=f"/run/crishim/{name}"))
+    sys.exit(launcher.run(words, name, program, default=f"/run/crishim/{name}", scope=scope))
 
 
 def for_namespaces(make: "Callable[[Path], OciRuntime]", folder: Path) -> "Make":
@@ -52,7 +56,10 @@ def for_namespaces(make: "Callable[[Path], OciRuntime]", folder: Path) -> "Make"
 
 
 async def serve(folder: Path, make: "Make") -> None:
-    """Run the daemon until SIGTERM or SIGINT. It leaves tasks running, which containerd ends. `folder` is absolute."""
+    """Run the daemon until SIGTERM or SIGINT. It leaves tasks running, which containerd ends. `folder` is absolute.
+
+    A daemon of the scope `sandbox` also ends when it is unused, and removes its folder.
+    """
     from crishim.linux.children import watch_by_pidfd
     from crishim.shimv2.server.daemon import ShimServer
     from crishim.system import SystemClock
@@ -63,5 +70,17 @@ async def serve(folder: Path, make: "Make") -> None:
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    async with ShimServer(folder, make, SystemClock()).serving():
+    server = ShimServer(folder, make, SystemClock())
+    alone = os.environ.get(launcher.SCOPE) == launcher.SANDBOX
+    async with server.serving():
+        unused = asyncio.create_task(server.unused()) if alone else None
+        if unused is not None:
+            unused.add_done_callback(lambda _: ended.set())
         await ended.wait()
+    if unused is not None and unused.done():
+        _discard(folder)
+
+
+def _discard(folder: Path) -> None:
+    """Remove a state folder, at once out of the way of the next daemon's."""
+    shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.{os.getpid()}")), ignore_errors=True)
