@@ -32,7 +32,7 @@ from crishim.interfaces.oci_runtime import OciRuntime
 from crishim.linux.children import become_subreaper
 from crishim.pods.host import host
 from crishim.shimv2.server.daemon import Make
-from crishim.shimv2.server.launcher import NAME
+from crishim.shimv2.server.launcher import NAME, STATE
 from crishim.shimv2.server.options import read_options, start_options
 from crishim.shimv2.server.run import serve
 
@@ -73,7 +73,7 @@ async def information(stdin: bytes) -> bytes:
     program = str(read_options(start_options(stdin)).get("BinaryName", "runc"))
     info = types_pb.RuntimeInfo(name=NAME, version=types_pb.RuntimeVersion(version=__version__))
     with contextlib.suppress(CrishimError):  # a program that is missing is reported at its use
-        if features := await RuntimeCommand(program, Path("/")).own_features():
+        if features := await RuntimeCommand(program, Path(STATE, "runc")).own_features():
             info.features.CopyFrom(Any(type_url=_FEATURES, value=features))
     return info.SerializeToString()
 
