@@ -29,11 +29,11 @@ from crishim.shimv2.client.runtime import ShimRuntime
 from crishim.shimv2.wire.messages import NAMESPACE_KEY
 from crishim.system import SystemClock
 from crishim.testing.conformance.candidate import Candidate, World
+from crishim.testing.roots import BusyboxRoots
 from crishim.ttrpc.address import bound_socket
 from crishim.ttrpc.client import Client
 from crishim.ttrpc.connection import Request
 from crishim.ttrpc.server import Server
-from tests.backends.runc.world import BusyboxRoots
 
 TASK = "containerd.task.v2.Task"
 METADATA = ((NAMESPACE_KEY, "bench"),)

@@ -61,7 +61,13 @@ class MinimalBackend(Backend):
         ends = stdio.open()
         try:
             child = await asyncio.create_subprocess_exec(
-                *spec.argv, env=dict(spec.env), stdin=ends.stdin, stdout=ends.stdout, stderr=ends.stderr, start_new_session=True
+                *spec.argv,
+                env=dict(spec.env),
+                cwd=spec.cwd,
+                stdin=ends.stdin,
+                stdout=ends.stdout,
+                stderr=ends.stderr,
+                start_new_session=True,
             )
         except OSError as error:
             await stdio.close()

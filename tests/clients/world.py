@@ -27,7 +27,7 @@ from crishim.service.streams import Streams
 from crishim.streaming.server import StreamServer
 from crishim.system import SystemClock
 from crishim.testing.harness import container_config, sandbox_config
-from tests.backends.runc.world import BusyboxRoots
+from crishim.testing.roots import BusyboxRoots
 
 HERE = Path(__file__).parent
 HOST = LinuxPodSandboxConfig(

@@ -1,44 +1,27 @@
 """The exam, taken by the fake backend."""
 
+from pathlib import Path
 from typing import ClassVar
+
+import attrs
 
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.testing import FakeBackend
-from crishim.testing.conformance import BackendConformance, Programs
-
-
-class FakePrograms(Programs):
-    """The fake's own commands."""
-
-    ready = ""
-
-    def prints(self, text: str) -> tuple[str, ...]:
-        return ("print", text)
-
-    def complains(self, text: str) -> tuple[str, ...]:
-        return ("complain", text)
-
-    def fails(self, code: int) -> tuple[str, ...]:
-        return ("fail", str(code))
-
-    def sleeps(self) -> tuple[str, ...]:
-        return ("sleep",)
-
-    def stubborn(self) -> tuple[str, ...]:
-        return ("stubborn",)
-
-    def prints_variable(self, variable: str) -> tuple[str, ...] | None:
-        return None
-
-    def ticks(self, text: str) -> tuple[str, ...] | None:
-        return None
+from crishim.testing.conformance import BackendConformance, Candidate, Programs
+from crishim.testing.fake_programs import FakePrograms
+from crishim.testing.fakes import FakeNamespaces
 
 
 class TestFake(BackendConformance):
-    """The fake keeps the contract: it lives on over a restart, since the test keeps it."""
+    """The fake fulfils the contract: its state survives a restart, since the test has it."""
 
     programs: ClassVar[Programs] = FakePrograms()
+    in_memory = True
     backends: ClassVar[dict[object, FakeBackend]] = {}
+
+    def candidate(self, folder: Path) -> Candidate:
+        candidate = super().candidate(folder)
+        return attrs.evolve(candidate, context=attrs.evolve(candidate.context, namespaces=FakeNamespaces()))
 
     async def make_backend(self, context: BackendContext) -> Backend:
         return self.backends.setdefault(context.state, FakeBackend())

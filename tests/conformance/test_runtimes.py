@@ -17,7 +17,8 @@ from crishim.interfaces.oci_runtime import OciRuntime
 from crishim.linux.children import become_subreaper
 from crishim.pods.host import host
 from crishim.testing.conformance.runtimes import OciRuntimeConformance
-from tests.backends.runc.world import APPLETS, needs, needs_systemd, without_hybrid
+from crishim.testing.roots import APPLETS
+from tests.backends.runc.world import needs, needs_systemd, without_hybrid
 from tests.shimv2.containerd import PROGRAMS, containerd
 
 SLICE = "crishim_exam.slice"

@@ -24,7 +24,8 @@ from crishim.pods.bundle import read_config
 from crishim.pods.host import host
 from crishim.pods.labels import label_pod, level_of, relabel, volumes_to_label
 from crishim.system import SystemClock
-from tests.backends.runc.world import BusyboxRoots, needs
+from crishim.testing.roots import BusyboxRoots
+from tests.backends.runc.world import needs
 from tests.oci.test_spec import SANDBOX, in_pod, spec
 from tests.pods.test_capabilities import PlainRuntime
 

@@ -17,7 +17,7 @@ from typing import Any
 from crishim.linux.mounts import mounts_below, unmount_below
 from crishim.play import CallError, CriClient, connect
 from crishim.shimv2.server.launcher import NODE, SCOPE
-from tests.backends.runc.world import APPLETS
+from crishim.testing.roots import APPLETS
 from tests.node.world import processes
 from tests.suite.run import write_network
 from tests.suite.settings import DISTRIBUTION, Handler, Release, Settings

@@ -19,7 +19,7 @@ from crishim.pods.usage import MeasuredPods
 from crishim.shimv2.client.runtime import ShimRuntime
 from crishim.system import SystemClock
 from crishim.testing.conformance.candidate import Candidate, World
-from tests.backends.runc.world import BusyboxRoots
+from crishim.testing.roots import BusyboxRoots
 from tests.shimv2.kata_shim import FOLDERS
 
 STAND_IN = Path(__file__).with_name("kata_shim.py")

@@ -25,7 +25,8 @@ from crishim.service.services import Services
 from crishim.streaming.server import StreamServer
 from crishim.system import SystemClock
 from crishim.testing.harness import container_config, sandbox_config
-from tests.backends.runc.world import BusyboxRoots, needs
+from crishim.testing.roots import BusyboxRoots
+from tests.backends.runc.world import needs
 
 CRICTL = shutil.which("crictl") or ""
 pytestmark = pytest.mark.skipif(not CRICTL, reason="needs crictl: docs/how-to/debug.md says how to get it")

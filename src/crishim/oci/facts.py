@@ -68,6 +68,9 @@ CAPABILITIES: tuple[str, ...] = (
 )
 """Linux's capabilities, by number."""
 
+NEW_CAPABILITIES = frozenset({"CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE"})
+"""Those since Linux 5.8, which CAP_SYS_ADMIN includes."""
+
 
 @attrs.frozen(kw_only=True)
 class DeviceNode:

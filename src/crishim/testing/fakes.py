@@ -4,15 +4,17 @@
 fails its test. It keeps its state when the service that used it is dropped: that is how restarts are tested.
 
 The command of a fake container determines what it does: `print TEXT...` writes a line and exits, `fail CODE`, `sleep`,
-`stubborn` (ignores SIGTERM), `cat` (copies its stdin), `/no/such/program` (cannot be started). Any other command runs until it
-is killed, or until the test calls `exits(...)`.
+`stubborn` (ignores SIGTERM), `cat` (copies its stdin), `/no/such/program` (cannot be started), and those of `FakePrograms`,
+which show what a process sees. Any other command runs until it is killed, or until the test calls `exits(...)`.
 """
 
 import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+
+import attrs
 
 from crishim.errors import InvalidArgument, NotFound, Unavailable
 from crishim.interfaces.backend import Backend, BackendInfo, NetnsSource
@@ -52,10 +54,22 @@ from crishim.model.sandbox import ObservedSandbox, PodSandboxConfig, SandboxSpec
 from crishim.model.security import LinuxContainerUser
 from crishim.model.stats import ContainerUsage, CpuUsage, MemoryUsage, SandboxUsage
 from crishim.model.values import ContainerId, ImageId, SandboxId
+from crishim.testing.conformance.programs import Fact
 from crishim.testing.doubles import MemoryStream
+from crishim.testing.fake_programs import FakeInside, FakePrograms
 
 MISSING = "/no/such/program"
 _TERM, _KILL = 15, 9
+_SOON = 0.02
+
+
+@attrs.frozen
+class _Done:
+    """The end of a fake command."""
+
+    output: str
+    code: int = 0
+    stream: str = "stdout"
 
 
 class FakeContainer:
@@ -71,6 +85,7 @@ class FakeContainer:
         self.resources = spec.resources
         self.attached: list[ByteWriter] = []
         self.log: list[tuple[str, str]] = []
+        self.work: asyncio.Future[None] | None = None
 
     def act(self, act: ContainerAct) -> None:
         """Change state by the table. Raises `FailedPrecondition`."""
@@ -119,11 +134,13 @@ class FakeBackend(
         supported: frozenset[Feature] = frozenset(Feature),
         capabilities: frozenset[type] | None = None,
         logs_to_disk: bool = True,
+        inside: FakeInside | None = None,
     ) -> None:
         self._info = BackendInfo(name="fake", version="1.0.0", netns=netns, supported=supported)
         if capabilities is not None:
             self.capabilities = capabilities
         self._logs_to_disk = logs_to_disk
+        self._inside = inside or FakeInside()
         self._scripted: dict[str, Exit] = {}
         self.away = ""
         self.calls: list[tuple[str, str]] = []
@@ -261,19 +278,22 @@ class FakeBackend(
         match spec.argv:
             case ("cat", *_):
                 while io.stdin is not None and (data := await io.stdin.read()):
-                    if io.stdout is not None:
-                        await io.stdout.write(data)
-            case ("print" | "echo", *words) if io.stdout is not None:
-                await io.stdout.write((" ".join(words) + "\n").encode())
-            case ("complain", *words) if io.stderr is not None:
-                await io.stderr.write((" ".join(words) + "\n").encode())
-            case ("fail", code):
-                return Exit(code=int(code))
+                    await _write(io.stdout, data)
+            case ("count", *_):
+                count = 0
+                while io.stdin is not None and (data := await io.stdin.read()):
+                    count += len(data)
+                await _write(io.stdout, f"{count}\n".encode())
             case (program, *_) if program == MISSING:
                 return Exit(code=127)
             case ("sleep", *_):
                 await container.ended.wait()
                 return Exit(code=137)
+            case _:
+                done = self._run(container, spec.argv, tty=spec.tty)
+                if done is not None:
+                    await _write({"stdout": io.stdout, "stderr": io.stderr}[done.stream], done.output.encode())
+                    return Exit(code=done.code)
         return Exit(code=0)
 
     async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
@@ -296,6 +316,10 @@ class FakeBackend(
         if port == 1:
             raise Unavailable("connection refused on port 1")
         near, far = MemoryStream.pair()
+        for member in self._members(sandbox_id):
+            if member.spec.argv[:2] == ("serve", str(port)) and member.state is ContainerState.RUNNING:
+                await far.write(f"{member.spec.argv[2]}\n".encode())
+                return near
         asyncio.get_running_loop().create_task(_echo(far))
         return near
 
@@ -365,24 +389,61 @@ class FakeBackend(
 
     async def _perform(self, container: FakeContainer, argv: tuple[str, ...]) -> Exit | None:
         match argv:
-            case ("print" | "echo", *words):
-                await self._output(container, "stdout", " ".join(words))
-                return Exit(code=0)
-            case ("complain", *words):
-                await self._output(container, "stderr", " ".join(words))
-                return Exit(code=1)
-            case ("fail", code):
-                return Exit(code=int(code))
+            case ("later", first, later, code):
+                await self._output(container, "stdout", first)
+                self._soon(container, lambda: self._finish(container, later, int(code)))
+            case ("tick", text):
+                self._soon(container, lambda: self._output(container, "stdout", text))
+            case _:
+                done = self._run(container, argv, tty=container.spec.tty)
+                if done is not None:
+                    if done.output:
+                        await self._output(container, done.stream, done.output.removesuffix("\n"))
+                    return Exit(code=done.code)
         return None
+
+    def _run(self, container: FakeContainer, argv: tuple[str, ...], *, tty: bool) -> "_Done | None":
+        """What came of a command that ends by itself; None for one that does not."""
+        spec, inside = container.spec, self._inside
+        match argv:
+            case ("print" | "echo", *words):
+                return _Done(" ".join(words) + "\n")
+            case ("complain", *words):
+                return _Done(" ".join(words) + "\n", 1, "stderr")
+            case ("fail", code):
+                return _Done("", int(code))
+            case ("show", fact):
+                return _Done(inside.fact(spec, Fact[fact], container.resources, tty=tty) + "\n")
+            case ("variable", name):
+                return _Done(inside.variable(spec, name) + "\n")
+            case ("read", path):
+                return _done(lambda: inside.read(spec, path))
+            case ("write", path):
+                return _done(lambda: inside.write(spec, path))
+        return None
+
+    def _soon(self, container: FakeContainer, act: Callable[[], Awaitable[None]]) -> None:
+        """Do something soon, and again until the container ends."""
+
+        async def repeat() -> None:
+            while container.exit is None:
+                await asyncio.sleep(_SOON)
+                if container.exit is None:
+                    await act()
+
+        container.work = asyncio.ensure_future(repeat())
+
+    async def _finish(self, container: FakeContainer, text: str, code: int) -> None:
+        await self._output(container, "stdout", text)
+        container.end(Exit(code=code))
 
     async def _output(self, container: FakeContainer, stream: str, text: str) -> None:
         container.log.append((stream, text))
         for attached in container.attached:
             await attached.write(text.encode() + b"\n")
         if container.spec.log_path and self._logs_to_disk:
-            line = f"1970-01-01T00:00:00.000000001Z {stream} F {text}\n"
             with Path(container.spec.log_path).open("a", encoding="utf-8") as log:
-                log.write(line)
+                log.writelines(f"1970-01-01T00:00:00.000000001Z {stream} F {line}\n" for line in text.split("\n"))
 
     async def _copy_stdin(self, container: FakeContainer, io: ProcessIO) -> None:
         while io.stdin is not None and (data := await io.stdin.read()):
@@ -414,7 +475,10 @@ class FakeBackend(
         return [member for member in self.containers.values() if member.spec.sandbox.id == sandbox_id]
 
 
-plugin = Plugin(build=lambda _: FakeBackend(netns=NetnsSource.NONE))
+plugin = Plugin(
+    build=lambda _: FakeBackend(netns=NetnsSource.NONE),
+    exam={"programs": FakePrograms(), "survives_restart": False},
+)
 """The fake as a plug-in, for `crishim play --backend crishim.testing.fakes:plugin` and the like."""
 
 
@@ -498,6 +562,18 @@ class FakeNamespaces:
 
     async def remove(self, sandbox_id: SandboxId) -> None:
         self.paths.pop(sandbox_id, None)
+
+
+def _done(work: Callable[[], str]) -> _Done:
+    try:
+        return _Done(work())
+    except OSError as error:
+        return _Done(f"{error}\n", 1, "stderr")
+
+
+async def _write(stream: ByteWriter | None, data: bytes) -> None:
+    if stream is not None and data:
+        await stream.write(data)
 
 
 async def _echo(stream: MemoryStream) -> None:

@@ -5,14 +5,18 @@ backend = failing(hanging(FakeBackend(), "kill_container"), "start_sandbox", at=
 
 import asyncio
 import functools
+import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from crishim.errors import Unavailable
 from crishim.interfaces.capabilities import capabilities
 
 T = TypeVar("T")
 Verb = Callable[..., Awaitable[Any]]
+
+_ID_LENGTH: Final = 64
+_SHOWN: Final = 120
 
 
 class Wrapped:
@@ -85,3 +89,45 @@ def dropping(inner: T, verb: str, gone: asyncio.Event) -> T:
         return drop
 
     return cast("T", Wrapped(inner, verb, wrap))
+
+
+class _Traced:
+    """Forwards everything, and adds a line for each call of an async verb. Claims the capabilities of the object."""
+
+    def __init__(self, inner: object, lines: list[str]) -> None:
+        self._inner = inner
+        self._lines = lines
+        self.capabilities = capabilities(inner)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._inner, name)
+        return _tracing(name, value, self._lines) if inspect.iscoroutinefunction(value) else value
+
+
+def traced(inner: T, lines: list[str]) -> T:
+    """`inner`, whose verbs add a line to `lines` when they end: the verb, what it was called with, and what came of it."""
+    return cast("T", _Traced(inner, lines))
+
+
+def _tracing(name: str, real: Verb, lines: list[str]) -> Verb:
+    @functools.wraps(real)
+    async def trace(*args: Any, **kwargs: Any) -> Any:
+        subjects = ", ".join(_short(value) for value in (*args, *kwargs.values()))
+        try:
+            result = await real(*args, **kwargs)
+        except BaseException as error:
+            lines.append(f"{name}({subjects}) raised {type(error).__name__}: {error}")
+            raise
+        lines.append(f"{name}({subjects})" + ("" if result is None else f" returned {result!r:.300}"))
+        return result
+
+    return trace
+
+
+def _short(value: object) -> str:
+    """An argument in few characters: an object with an id by its class and the end of the id."""
+    if isinstance(value, str) and len(value) == _ID_LENGTH:
+        return f"...{value[-6:]}"
+    own = getattr(value, "id", None)
+    shown = f"{type(value).__name__} ...{own[-6:]}" if isinstance(own, str) else repr(value)
+    return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."

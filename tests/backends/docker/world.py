@@ -25,7 +25,7 @@ from crishim.linux import processes
 from crishim.linux.mounts import unmount_below
 from crishim.model.values import FrozenDict
 from crishim.system import SystemClock
-from tests.backends.runc.world import APPLETS
+from crishim.testing.roots import APPLETS
 
 TOOLS = {"dockerd": "docker.io", "busybox": "busybox-static", "catatonit": "catatonit"}
 ELSEWHERE = {"crictl": "docs/how-to/debug.md says how to get it"}

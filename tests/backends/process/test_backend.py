@@ -43,6 +43,7 @@ from tests.backends.process.world import alive, context, log_lines, pod, until
 
 class TestContract(BackendConformance):
     restores_exit_after_restart = False
+    streams_survive_restart = False
 
     async def make_backend(self, context: BackendContext) -> Backend:
         return build(context)

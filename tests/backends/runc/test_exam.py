@@ -1,6 +1,5 @@
 """The exam, taken by runc, crun and gVisor, on real containers."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,31 +9,19 @@ import pytest
 from crishim.backends.runc.pods import build
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.model.runtime import CgroupDriver
-from crishim.pods.namespaces import PinnedNamespaces
-from crishim.testing.conformance import BackendConformance, Candidate
-from tests.backends.runc.world import BusyboxRoots, needs, needs_systemd, without_hybrid
+from crishim.testing.conformance import BackendConformance, Candidate, Fact, Programs
+from tests.backends.runc.world import needs, needs_systemd, without_hybrid
 
 
 class OnThisNode(BackendConformance):
     """A runtime of this machine, with a busybox for every container and pinned namespaces."""
 
     driver = CgroupDriver.CGROUPFS
-
-    @pytest.fixture(autouse=True)
-    def pins(self, tmp_path: Path) -> Iterator[None]:
-        """A folder of pins, which is a mount of its own until it is closed."""
-        self._pins = PinnedNamespaces(tmp_path / "pins")
-        yield
-        self._pins.close()
+    needs_node = True
 
     def candidate(self, folder: Path) -> Candidate:
         candidate = super().candidate(folder)
-        context = attrs.evolve(
-            candidate.context,
-            cgroup_driver=self.driver,
-            rootfs=BusyboxRoots(folder / "roots"),
-            namespaces=self._pins,
-        )
+        context = attrs.evolve(candidate.context, cgroup_driver=self.driver)
         return attrs.evolve(candidate, context=context)
 
     async def make_backend(self, context: BackendContext) -> Backend:
@@ -99,9 +86,18 @@ class TestCrunUnderSystemd(TestCrun):
     driver = CgroupDriver.SYSTEMD
 
 
+class InGvisor(Programs):
+    """Commands that see gVisor's own kernel, which shows nothing of the node's namespaces and cgroups."""
+
+    def shows(self, fact: Fact) -> tuple[str, ...] | None:
+        hidden = {Fact.NETWORK, Fact.IPC, Fact.PROCESSES, Fact.NO_NEW_PRIVS, Fact.MEMORY_LIMIT}
+        return None if fact in hidden else super().shows(fact)
+
+
 @pytest.mark.node
 @needs("runsc", "conmon", "busybox", "unshare", "catatonit")
 class TestRunsc(OnThisNode):
     """GVisor keeps the contract. Without network: Debian's version takes every namespace of newer kernels for the host's."""
 
+    programs: ClassVar[Programs] = InGvisor()
     options: ClassVar[dict[str, Any]] = {"runtime": "runsc", "runtime_args": ("--platform=ptrace", "--network=none")}

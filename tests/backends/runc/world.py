@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import subprocess
-import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,37 +12,18 @@ import pytest
 
 from crishim.backends.runc.command import version_of
 from crishim.backends.runc.pods import build
-from crishim.errors import NotFound
 from crishim.interfaces.backend import BackendContext
-from crishim.interfaces.seats import Rootfs
 from crishim.keeper.client import KeeperClient
-from crishim.linux.mounts import is_mount_root, mount_idmapped, unmount
+from crishim.linux.mounts import is_mount_root
 from crishim.model.runtime import CgroupDriver
-from crishim.model.values import ContainerId, FrozenDict, ImageId
+from crishim.model.values import FrozenDict
 from crishim.pods.host import cgroup_driver
 from crishim.pods.namespaces import PinnedNamespaces
 from crishim.store.memory import MemoryStore
 from crishim.system import SystemClock
 from crishim.testing import Harness
+from crishim.testing.roots import BusyboxRoots
 
-APPLETS = (
-    "sh",
-    "cat",
-    "echo",
-    "sleep",
-    "id",
-    "ls",
-    "hostname",
-    "mount",
-    "touch",
-    "test",
-    "kill",
-    "true",
-    "head",
-    "dd",
-    "stty",
-    "nc",
-)
 TOOLS = {
     "runc": "runc",
     "conmon": "conmon",
@@ -89,46 +69,6 @@ def without_hybrid() -> None:
     if Path("/sys/fs/cgroup/unified").exists() and not is_mount_root(folder):
         folder.mkdir(exist_ok=True)
         subprocess.run(["mount", "-t", "cgroup", "-o", "hugetlb", "cgroup", str(folder)], check=True)
-
-
-class BusyboxRoots:
-    """A `RootfsProvider` that gives every container a small folder of its own, and copies it for a restored one."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._applied: set[ContainerId] = set()
-
-    async def apply(self, container_id: ContainerId, image_id: ImageId, layer: Path) -> None:
-        with tarfile.open(layer) as tar:
-            tar.extractall(self._folder / container_id, filter="tar")
-        self._applied.add(container_id)
-
-    async def prepare(self, container_id: ContainerId, image_id: ImageId, userns: str = "", label: str = "") -> Rootfs:
-        root = self._folder / container_id
-        if container_id in self._applied:
-            return Rootfs(path=str(root), upper=str(root))
-        for name in ("bin", "etc", "proc", "sys", "dev", "tmp"):
-            (root / name).mkdir(parents=True, exist_ok=True)
-        shutil.copy2(str(shutil.which("busybox")), root / "bin" / "busybox")
-        for applet in APPLETS:
-            if not (root / "bin" / applet).exists():
-                (root / "bin" / applet).hardlink_to(root / "bin" / "busybox")
-        (root / "etc" / "passwd").write_text("root:x:0:0:root:/:/bin/sh\nwww:x:33:44::/:/bin/sh\n")
-        (root / "etc" / "group").write_text("root:x:0:\nwww:x:44:\nextra:x:50000:www\n")
-        if userns:
-            mapped = root.with_name(f"{container_id}.mapped")
-            mapped.mkdir()
-            mount_idmapped(root, mapped, userns)
-            return Rootfs(path=str(mapped), upper=str(root))
-        return Rootfs(path=str(root), upper=str(root))
-
-    async def view(self, container_id: ContainerId, image_id: ImageId, userns: str = "", label: str = "") -> Path:
-        raise NotFound("image", image_id)
-
-    async def release(self, container_id: ContainerId) -> None:
-        unmount(self._folder / f"{container_id}.mapped")
-        for name in (container_id, f"{container_id}.mapped"):
-            shutil.rmtree(self._folder / name, ignore_errors=True)
 
 
 @contextlib.asynccontextmanager

@@ -1,19 +1,14 @@
 """The exam, taken by ShimRuntime over containerd's own shim, on real containers."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import attrs
 import pytest
 
 from crishim.backends.shim import build
 from crishim.interfaces.backend import Backend, BackendContext
-from crishim.pods.namespaces import PinnedNamespaces
 from crishim.pods.usage import MeasuredPods
 from crishim.shimv2.client.runtime import ShimRuntime
 from crishim.testing.conformance import BackendConformance, Candidate
-from crishim.testing.conformance.offers import Check
-from tests.backends.runc.world import BusyboxRoots, needs
+from crishim.testing.conformance.examine import Check, Restart, Result
+from tests.backends.runc.world import needs
 from tests.shimv2.world import shims_below
 
 
@@ -22,17 +17,7 @@ from tests.shimv2.world import shims_below
 class TestRuncShim(BackendConformance):
     """Pods over containerd's own shim keep the contract, and no shim is left when one is gone."""
 
-    @pytest.fixture(autouse=True)
-    def pins(self, tmp_path: Path) -> Iterator[None]:
-        """A folder of pins, which is a mount of its own until it is closed."""
-        self._pins = PinnedNamespaces(tmp_path / "pins")
-        yield
-        self._pins.close()
-
-    def candidate(self, folder: Path) -> Candidate:
-        candidate = super().candidate(folder)
-        context = attrs.evolve(candidate.context, rootfs=BusyboxRoots(folder / "roots"), namespaces=self._pins)
-        return attrs.evolve(candidate, context=context)
+    needs_node = True
 
     async def make_backend(self, context: BackendContext) -> Backend:
         return build(context)
@@ -42,6 +27,7 @@ class TestRuncShim(BackendConformance):
         assert isinstance(backend._runtime, ShimRuntime)
         await backend._runtime.detach()
 
-    async def _examine(self, check: Check, candidate: Candidate) -> None:
-        await super()._examine(check, candidate)
+    def examine(self, check: Check | Restart, candidate: Candidate) -> Result:
+        result = super().examine(check, candidate)
         assert [] == shims_below(candidate.context.runtime_state)
+        return result

@@ -65,5 +65,6 @@ plugin = Plugin(
     images=HostImages,
     check=check,
     ignores=ignores,
-    exam={"restores_exit_after_restart": False},  # a process cannot reap the children of another
+    # a process cannot reap the children of another, and has no end of their pipes
+    exam={"restores_exit_after_restart": False, "streams_survive_restart": False},
 )

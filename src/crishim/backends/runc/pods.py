@@ -24,6 +24,7 @@ from crishim.interfaces.seats import Finding
 from crishim.linux.children import become_subreaper
 from crishim.linux.programs import find_program
 from crishim.model.runtime import CgroupDriver
+from crishim.oci.facts import NEW_CAPABILITIES
 from crishim.oci.ignores import ignores
 from crishim.pods.host import host, may_raise_limits
 
@@ -103,7 +104,8 @@ def build(context: BackendContext) -> Backend:
     if gvisor:
         if monitor != CONMON:
             raise InvalidArgument("options.monitor", "must be conmon for gVisor")
-        machine = attrs.evolve(machine, apparmor=False, selinux=False)  # gVisor uses neither
+        # gVisor uses no module of the node's, and its versions before 2023 refuse capabilities that they do not know
+        machine = attrs.evolve(machine, apparmor=False, selinux=False, bounding=machine.bounding - NEW_CAPABILITIES)
         return GvisorPods(RunscRuntime(command, sockets, machine), context, machine)
     return CheckpointedPods(CriuRuntime(command, sockets, machine, context.keeper, monitor=monitor), context, machine)
 

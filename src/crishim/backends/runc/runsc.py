@@ -9,6 +9,7 @@ import contextlib
 import os
 import sys
 from pathlib import Path
+from typing import Any, Final
 
 import attrs
 
@@ -29,6 +30,9 @@ from crishim.oci.facts import Host, NamespacePaths
 from crishim.pods.pid_namespaces import pid_options
 from crishim.pods.usage import MeasuredPods
 
+_OF_THE_NODE: Final = frozenset({Feature.APPARMOR, Feature.SELINUX, Feature.HOST_PID, Feature.HOST_IPC, Feature.MASKED_PATHS})
+"""Features of the node's kernel, which the containers do not use: gVisor's own has other processes and its own /proc."""
+
 
 class RunscRuntime(MonitoredRuntime):
     """Runs the bundles of `GvisorPods` with gVisor's `runsc`, each member of a pod behind a holder.
@@ -43,7 +47,7 @@ class RunscRuntime(MonitoredRuntime):
     async def probe(self) -> BackendInfo:
         """As `MonitoredRuntime.probe`."""
         info = await super().probe()
-        return attrs.evolve(info, supported=info.supported - {Feature.APPARMOR, Feature.SELINUX})
+        return attrs.evolve(info, supported=info.supported - _OF_THE_NODE)
 
     def _monitored(self) -> tuple[str, tuple[str, ...]]:
         return sys.executable, ("-IS", holder.__file__, *self._command.line)
@@ -108,6 +112,11 @@ class GvisorPods(MeasuredPods):
     def _pod_namespaces(self, spec: SandboxSpec) -> NamespacePaths:
         paths = super()._pod_namespaces(spec)
         return attrs.evolve(paths, pid=str(self._pids.of_pod(spec.id))) if spec.namespaces.pid is NamespaceMode.POD else paths
+
+    def _finish_config(self, spec: ContainerSpec, config: dict[str, Any]) -> None:
+        """GVisor's kernel has a host name of its own, which is not that of the UTS namespace that it runs in."""
+        super()._finish_config(spec, config)
+        config["hostname"] = spec.sandbox.config.hostname or self._host.hostname
 
     def _namespaces(self, spec: ContainerSpec) -> NamespacePaths:
         if pid_options(spec).pid is NamespaceMode.TARGET:

@@ -10,7 +10,9 @@ or, without any file, `pytest --crishim-backend mine.module:plugin`. Every check
 checked if they are claimed; a known weakness is an attribute (`survives_restart = False`), never a skipped check.
 """
 
-from crishim.testing.conformance.candidate import Candidate, Programs, World
-from crishim.testing.conformance.suite import CHECKS, BackendConformance
+from crishim.testing.conformance.candidate import Candidate, World
+from crishim.testing.conformance.checks import CHECKS
+from crishim.testing.conformance.programs import Fact, Programs
+from crishim.testing.conformance.suite import BackendConformance
 
-__all__ = ["CHECKS", "BackendConformance", "Candidate", "Programs", "World"]
+__all__ = ["CHECKS", "BackendConformance", "Candidate", "Fact", "Programs", "World"]

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,9 @@ from crishim.model.image import ImageSpec
 from crishim.model.process import Exit
 from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, SandboxSpec
 from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
-from crishim.model.values import ContainerId, FrozenDict, ImageId, SandboxId
+from crishim.model.values import EMPTY, ContainerId, FrozenDict, ImageId, SandboxId
+from crishim.testing.conformance.programs import Programs
+from crishim.testing.faults import traced
 
 T = TypeVar("T")
 
@@ -26,57 +29,15 @@ TIMEOUT = 60.0
 """Seconds after which the suite fails a verb that has no deadline in the contract."""
 
 
-class Programs:
-    """The commands that the suite runs. These need a shell with the usual tools; override them for images without one.
-
-    `ready` is what `sleeps` and `stubborn` write to stdout once they handle signals; empty if they handle them from the start.
-    """
-
-    ready = "ready"
-
-    def prints(self, text: str) -> tuple[str, ...]:
-        """Write one line to stdout and exit with 0."""
-        return ("sh", "-c", f"echo {text}")
-
-    def complains(self, text: str) -> tuple[str, ...]:
-        """Write one line to stderr and exit."""
-        return ("sh", "-c", f"echo {text} >&2")
-
-    def fails(self, code: int) -> tuple[str, ...]:
-        """Exit with this code."""
-        return ("sh", "-c", f"exit {code}")
-
-    def sleeps(self) -> tuple[str, ...]:
-        """Print `ready`, then run until a signal, which has its usual effect even for the first process of a pid namespace."""
-        return ("sh", "-c", f"trap 'exit 143' TERM; echo {self.ready}; while :; do sleep 0.05; done")
-
-    def stubborn(self) -> tuple[str, ...]:
-        """Print `ready`, then run and ignore SIGTERM."""
-        return ("sh", "-c", f"trap '' TERM; echo {self.ready}; while :; do sleep 0.05; done")
-
-    def copies(self) -> tuple[str, ...]:
-        """Copy stdin to stdout until its end."""
-        return ("cat",)
-
-    def missing(self) -> tuple[str, ...]:
-        """A program that does not exist."""
-        return ("/no/such/program",)
-
-    def prints_variable(self, variable: str) -> tuple[str, ...] | None:
-        """Print the value of an environment variable; None if that is not possible."""
-        return ("sh", "-c", f'echo "${variable}"')
-
-    def ticks(self, text: str) -> tuple[str, ...] | None:
-        """Print a line repeatedly, several times a second; None if that is not possible."""
-        return ("sh", "-c", f"trap 'exit 143' TERM; while :; do echo {text}; sleep 0.05; done")
-
-
 @attrs.define(kw_only=True)
 class Candidate:
     """A backend under test: how to build it, its programs, and its known weaknesses.
 
     `make` is called with the same context again to test a restart. `survives_restart`: containers keep running across a
-    restart. `restores_exit`: the exit status of a container that exited meanwhile is known afterwards.
+    restart. `restores_exit`: the exit status of a container that exited meanwhile is known afterwards. `streams_survive`: after
+    a restart a container's output is logged, it can be attached to, take an exec and have its log rotated, and be started if it
+    was only created. `in_memory`: the backend's state does not outlive this process, so that a restart is another object in it.
+    `ignores` are the plug-in's: fields of CRI that have no effect. `release` frees what `context` has from the exam.
     """
 
     make: Callable[[BackendContext], Awaitable[Backend]]
@@ -88,12 +49,16 @@ class Candidate:
     host_network: bool = False
     survives_restart: bool = True
     restores_exit: bool = True
+    streams_survive: bool = True
+    in_memory: bool = False
+    ignores: Mapping[str, str] = EMPTY
     close: Callable[[Backend], Awaitable[None]] | None = None
+    release: Callable[[], None] = lambda: None
 
     @contextlib.asynccontextmanager
-    async def world(self) -> "AsyncIterator[World]":
-        """An empty backend, which must be empty again at the end."""
-        world = World(self, await self.make(self.context))
+    async def world(self, calls: list[str]) -> "AsyncIterator[World]":
+        """An empty backend, which must be empty again at the end. Its calls are added to `calls`, a line each."""
+        world = World(self, await self.make(self.context), calls)
         try:
             await world.begin()
             yield world
@@ -112,18 +77,26 @@ class Candidate:
 class World:
     """One backend during one check. It calls the verbs in the library's order, and removes what a check leaves."""
 
-    def __init__(self, candidate: Candidate, backend: Backend) -> None:
+    def __init__(self, candidate: Candidate, backend: Backend, calls: list[str] | None = None) -> None:
         self.candidate = candidate
-        self.backend = backend
+        self.calls = [] if calls is None else calls
+        self._own = backend
+        self.backend = traced(backend, self.calls)
         self.programs = candidate.programs
         self.info: BackendInfo
+        self._mark = secrets.token_hex(4)
         self._numbers = itertools.count(1)
         self._sandboxes: list[SandboxId] = []
         self._containers: list[ContainerId] = []
 
     async def begin(self) -> None:
-        """Probe the backend."""
+        """Probe the backend and read its inventory, as the library does at its start."""
         self.info = await patiently(self.backend.probe())
+        await patiently(self.backend.inventory())
+        if self.info.netns is NetnsSource.LIBRARY and self.candidate.context.namespaces is None:
+            raise AssertionError(
+                "NetnsSource.LIBRARY needs a plug-in with `needs_node`: nobody else makes its pods' namespaces"
+            )
 
     def claims(self, capability: type) -> bool:
         """Whether the backend claims a capability."""
@@ -132,13 +105,29 @@ class World:
     async def restart(self) -> None:
         """Drop the backend as a crash would, and build it again over the same folders."""
         await self.close()
-        self.backend = await self.candidate.make(self.candidate.context)
+        self._own = await self.candidate.make(self.candidate.context)
+        self.backend = traced(self._own, self.calls)
         await self.begin()
+
+    def adopt(self, sandboxes: list[SandboxId], containers: list[ContainerId]) -> None:
+        """Remove these at the end, too: a process that was killed has made them."""
+        self._sandboxes += sandboxes
+        self._containers += containers
+
+    @property
+    def made(self) -> tuple[list[SandboxId], list[ContainerId]]:
+        """What this check has made."""
+        return self._sandboxes, self._containers
+
+    @property
+    def pods_are_apart(self) -> bool:
+        """Whether a pod has namespaces of its own."""
+        return self.info.netns is not NetnsSource.NONE and not self.candidate.host_network
 
     async def close(self) -> None:
         """Close the backend."""
         if self.candidate.close is not None:
-            await self.candidate.close(self.backend)
+            await self.candidate.close(self._own)
 
     def sandbox_spec(self, **changes: Any) -> SandboxSpec:
         """A plain sandbox."""
@@ -151,14 +140,14 @@ class World:
             log_directory=str(self.candidate.scratch / "logs"),
             linux=LinuxPodSandboxConfig(security_context=LinuxSandboxSecurityContext(namespace_options=options)),
         )
-        values: dict[str, Any] = {"id": SandboxId(f"{number:x}5".rjust(64, "e")), "config": config}
+        values: dict[str, Any] = {"id": SandboxId(f"{self._mark}{number:x}5".rjust(64, "e")), "config": config}
         return SandboxSpec(**{**values, **changes})
 
     def container_spec(self, sandbox: SandboxSpec, argv: tuple[str, ...], **changes: Any) -> ContainerSpec:
         """A plain container that logs below the scratch folder."""
         number = next(self._numbers)
         values: dict[str, Any] = {
-            "id": ContainerId(f"{number:x}c".rjust(64, "e")),
+            "id": ContainerId(f"{self._mark}{number:x}c".rjust(64, "e")),
             "sandbox": sandbox,
             "metadata": ContainerMetadata(f"c{number}"),
             "image": self.candidate.image,
@@ -244,3 +233,8 @@ async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(TIMEOUT):
         while not true():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+
+
+def equal(expected: object, actual: object) -> None:
+    """Raise `AssertionError` with both values if they differ."""
+    assert expected == actual, f"expected {expected!r}, and was {actual!r}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 
 from crishim.errors import CrishimError, NotFound
 from crishim.interfaces.backend import NetnsSource
@@ -54,19 +55,20 @@ async def check_unknown_ids_are_not_found(world: World) -> None:
     """Raise NotFound for an object that does not exist."""
     backend = world.backend
     sandbox_id, container_id = SandboxId(NOBODY), ContainerId(NOBODY)
-    for work in (
-        backend.stop_sandbox(sandbox_id),
-        backend.remove_sandbox(sandbox_id),
-        backend.start_container(container_id),
-        backend.kill_container(container_id, TERM),
-        backend.wait_container(container_id),
-        backend.remove_container(container_id),
-    ):
+    verbs: dict[str, Callable[[], Awaitable[object]]] = {
+        "stop_sandbox": lambda: backend.stop_sandbox(sandbox_id),
+        "remove_sandbox": lambda: backend.remove_sandbox(sandbox_id),
+        "start_container": lambda: backend.start_container(container_id),
+        "kill_container": lambda: backend.kill_container(container_id, TERM),
+        "wait_container": lambda: backend.wait_container(container_id),
+        "remove_container": lambda: backend.remove_container(container_id),
+    }
+    for name, verb in verbs.items():
         try:
-            await patiently(work)
+            await patiently(verb())
         except NotFound:
             continue
-        raise AssertionError(f"{getattr(work, '__qualname__', work)} does not raise NotFound for an unknown id")
+        raise AssertionError(f"{name} does not raise NotFound for an unknown id")
 
 
 async def check_created_container_does_not_run(world: World) -> None:

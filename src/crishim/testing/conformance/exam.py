@@ -5,12 +5,11 @@
 
 import pytest
 
+from crishim.testing.conformance.examination import attributes_of
 from crishim.testing.conformance.plugin import chosen_plugin
-from crishim.testing.conformance.suite import conformance
-
-_plugin = chosen_plugin()
+from crishim.testing.conformance.suite import BackendConformance
 
 try:
-    TestBackend = conformance(_plugin.build, **_plugin.exam)
+    TestBackend = type("TestBackend", (BackendConformance,), attributes_of(chosen_plugin()))
 except TypeError as error:
     raise pytest.UsageError(f"exam: {error}") from error

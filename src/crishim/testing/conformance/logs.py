@@ -2,19 +2,27 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from crishim.model.container import ContainerSpec
+from crishim.model.sandbox import SandboxSpec
 from crishim.model.values import FrozenDict
-from crishim.testing.conformance.candidate import World
+from crishim.testing.conformance.candidate import World, equal
+from crishim.testing.conformance.programs import Fact, needed
 
 LINE = re.compile(rb"(\S+) (stdout|stderr) ([PF](?::\S*)?) (.*)\n")
 
 
 def read_log(spec: ContainerSpec) -> list[tuple[str, str]]:
+    """The lines of a container's log, as of `read_lines`."""
+    return read_lines(Path(spec.log_path))
+
+
+def read_lines(log: Path) -> list[tuple[str, str]]:
     """A log's lines as (stream, text), partial lines joined. Raises `AssertionError` for an invalid line."""
     lines: list[tuple[str, str]] = []
     partial: dict[str, str] = {}
-    for raw in Path(spec.log_path).read_bytes().splitlines(keepends=True):
+    for raw in log.read_bytes().splitlines(keepends=True):
         match = LINE.fullmatch(raw)
         assert match, f"not a line of a CRI log: {raw[:100]!r}"
         stream, tag, text = match[2].decode(), match[3].decode(), match[4].decode(errors="replace")
@@ -23,6 +31,15 @@ def read_log(spec: ContainerSpec) -> list[tuple[str, str]]:
             lines.append((stream, partial.pop(stream)))
     lines.extend(partial.items())
     return lines
+
+
+async def output_of(world: World, sandbox: SandboxSpec, argv: tuple[str, ...], **changes: Any) -> str:
+    """What a container prints to stdout, as its log has it. Raises `AssertionError` if it ends with another code than 0."""
+    spec = await world.run(sandbox, argv, **changes)
+    end = await world.wait(spec.id)
+    lines = read_log(spec)
+    assert 0 == end.code, f"{' '.join(argv)!r} ended with {end.code}: {lines}"
+    return "\n".join(text for stream, text in lines if stream == "stdout")
 
 
 async def check_output_is_logged(world: World) -> None:
@@ -54,11 +71,21 @@ async def check_no_log_is_asked_for(world: World) -> None:
 
 async def check_environment_is_given(world: World) -> None:
     """The spec's environment reaches the process unchanged."""
-    argv = world.programs.prints_variable("GREETING")
-    if argv is None:
-        return
+    argv = needed(world.programs.prints_variable("GREETING"), "print a variable")
     sandbox = await world.sandbox()
     spec = world.container_spec(sandbox, argv)
     printing = await world.run(sandbox, argv, env=FrozenDict({**spec.env, "GREETING": "a b=c"}))
     await world.wait(printing.id)
     assert [("stdout", "a b=c")] == read_log(printing)
+
+
+async def check_folder_is_given(world: World) -> None:
+    """The process runs in the spec's working directory."""
+    argv = needed(world.programs.shows(Fact.FOLDER), f"show {Fact.FOLDER}")
+    equal("/tmp", await output_of(world, await world.sandbox(), argv, cwd="/tmp"))  # noqa: S108 - in the container
+
+
+async def check_long_output_is_complete(world: World) -> None:
+    """wait_container returns when all output is in the log: a line of a hundred thousand characters, too, as partial lines."""
+    argv = needed(world.programs.prints_much(100_000), "print a long line")
+    equal(100_000, len(await output_of(world, await world.sandbox(), argv)))

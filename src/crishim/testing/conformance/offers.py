@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,13 +24,14 @@ from crishim.model.process import ExecSpec
 from crishim.model.resources import Resources
 from crishim.model.values import ContainerId
 from crishim.testing.conformance.candidate import World, patiently, until
+from crishim.testing.conformance.examine import Check
 from crishim.testing.conformance.logs import read_log
 
 C = TypeVar("C")
-Check = Callable[[World], Awaitable[None]]
 
 
-def _as(world: World, capability: type[C]) -> C:
+def as_capable(world: World, capability: type[C]) -> C:
+    """The backend, which claims the capability."""
     assert world.claims(capability)
     return world.backend  # type: ignore[return-value]  # it claims so
 
@@ -49,10 +50,13 @@ class Sink:
 
     async def has(self, text: bytes) -> None:
         """Return when `text` was written."""
-        async with asyncio.timeout(60):
+
+        async def more() -> None:
             while text not in self.data:
                 self._more.clear()
                 await self._more.wait()
+
+        await patiently(more())
 
 
 class Source:
@@ -81,7 +85,7 @@ class Source:
 
 async def check_exec_runs_beside(world: World) -> None:
     """exec: run one more process, return when it has exited and all its output is written."""
-    backend = _as(world, SupportsExec)
+    backend = as_capable(world, SupportsExec)
     sandbox = await world.sandbox()
     spec = await world.run(sandbox, world.programs.sleeps())
     out, err = Sink(), Sink()
@@ -97,7 +101,7 @@ async def check_exec_runs_beside(world: World) -> None:
 
 async def check_exec_copies_stdin(world: World) -> None:
     """exec: the end of `io.stdin` is the end of the process's stdin."""
-    backend = _as(world, SupportsExec)
+    backend = as_capable(world, SupportsExec)
     sandbox = await world.sandbox()
     spec = await world.run(sandbox, world.programs.sleeps())
     source, out = Source(), Sink()
@@ -110,7 +114,7 @@ async def check_exec_copies_stdin(world: World) -> None:
 
 async def check_exec_is_killed_when_cancelled(world: World) -> None:
     """exec, cancelled: every process of the exec is killed, the container keeps running, and another exec works."""
-    backend = _as(world, SupportsExec)
+    backend = as_capable(world, SupportsExec)
     sandbox = await world.sandbox()
     spec = await world.run(sandbox, world.programs.sleeps())
     running = asyncio.ensure_future(backend.exec(spec.id, ExecSpec(argv=world.programs.sleeps()), ProcessIO()))
@@ -127,7 +131,7 @@ async def check_exec_is_killed_when_cancelled(world: World) -> None:
 
 async def check_exec_of_nothing(world: World) -> None:
     """exec: a program that cannot be run raises, or exits with 126 or 127 as in a shell; an unknown container is NotFound."""
-    backend = _as(world, SupportsExec)
+    backend = as_capable(world, SupportsExec)
     sandbox = await world.sandbox()
     spec = await world.run(sandbox, world.programs.sleeps())
     with contextlib.suppress(CrishimError):
@@ -142,7 +146,7 @@ async def check_exec_of_nothing(world: World) -> None:
 
 async def check_attach_joins_the_streams(world: World) -> None:
     """attach: several clients get all output from now on; one that disconnects does not affect the container."""
-    backend = _as(world, SupportsAttach)
+    backend = as_capable(world, SupportsAttach)
     sandbox = await world.sandbox()
     spec = await world.run(sandbox, world.programs.copies(), stdin=True)
     source, first, second = Source(), Sink(), Sink()
@@ -166,7 +170,7 @@ async def check_attach_joins_the_streams(world: World) -> None:
 
 async def check_attach_closes_stdin_once(world: World) -> None:
     """attach: the end of `io.stdin` closes the container's stdin if, and only if, it was created with stdin_once."""
-    backend = _as(world, SupportsAttach)
+    backend = as_capable(world, SupportsAttach)
     sandbox = await world.sandbox()
     once = await world.run(sandbox, world.programs.copies(), stdin=True, stdin_once=True)
     source, out = Source(), Sink()
@@ -181,7 +185,7 @@ async def check_attach_closes_stdin_once(world: World) -> None:
 
 async def check_stats_are_measured(world: World) -> None:
     """container_usage and sandbox_usage: values with times above zero; usage_nano_cores is left to the library."""
-    backend = _as(world, SupportsStats)
+    backend = as_capable(world, SupportsStats)
     sandbox = await world.sandbox()
     spec = await world.run(sandbox, world.programs.sleeps())
     usage = await patiently(backend.container_usage(spec.id))
@@ -195,7 +199,7 @@ async def check_stats_are_measured(world: World) -> None:
 
 async def check_update_is_taken(world: World) -> None:
     """update_container: the resources become the container's limits."""
-    backend = _as(world, SupportsUpdate)
+    backend = as_capable(world, SupportsUpdate)
     sandbox = await world.sandbox()
     spec = await world.run(sandbox, world.programs.sleeps())
     await patiently(backend.update_container(spec.id, Resources(cpu_shares=512, cpu_period=100000)))
@@ -203,14 +207,14 @@ async def check_update_is_taken(world: World) -> None:
 
 async def check_sandbox_update_is_taken(world: World) -> None:
     """update_sandbox: takes the pod's new sums."""
-    backend = _as(world, SupportsSandboxUpdate)
+    backend = as_capable(world, SupportsSandboxUpdate)
     sandbox = await world.sandbox()
     await patiently(backend.update_sandbox(sandbox.id, None, Resources(cpu_shares=512)))
 
 
 async def check_log_is_reopened(world: World) -> None:
     """reopen_log: the file exists at its path on return, and later output goes there."""
-    backend = _as(world, SupportsLogReopen)
+    backend = as_capable(world, SupportsLogReopen)
     argv = world.programs.ticks("tick") or world.programs.sleeps()
     sandbox = await world.sandbox()
     spec = await world.run(sandbox, argv)
@@ -228,7 +232,7 @@ async def check_log_is_reopened(world: World) -> None:
 
 async def check_pause_stops_and_resumes(world: World) -> None:
     """pause_container and resume_container: a paused container can be resumed and killed."""
-    backend = _as(world, SupportsPause)
+    backend = as_capable(world, SupportsPause)
     sandbox = await world.sandbox()
     spec = await world.run(sandbox, world.programs.sleeps())
     await patiently(backend.pause_container(spec.id))
@@ -239,7 +243,7 @@ async def check_pause_stops_and_resumes(world: World) -> None:
 
 async def check_refused_port_is_unavailable(world: World) -> None:
     """dial: Unavailable when nothing listens."""
-    backend = _as(world, SupportsPortForward)
+    backend = as_capable(world, SupportsPortForward)
     sandbox = await world.sandbox()
     try:
         await patiently(backend.dial(sandbox.id, 1))
@@ -250,7 +254,7 @@ async def check_refused_port_is_unavailable(world: World) -> None:
 
 async def check_sandbox_can_be_waited_for(world: World) -> None:
     """wait_sandbox returns when the process that the sandbox consists of has ended."""
-    backend = _as(world, SupportsSandboxWait)
+    backend = as_capable(world, SupportsSandboxWait)
     sandbox = await world.sandbox()
     wait = asyncio.ensure_future(backend.wait_sandbox(sandbox.id))
     await asyncio.sleep(0)

@@ -35,8 +35,9 @@ from crishim.interfaces.oci_runtime import (
 from crishim.linux import processes
 from crishim.oci.spec import process_of
 from crishim.pods.bundle import read_config
-from crishim.testing.conformance.candidate import Programs, patiently, until
+from crishim.testing.conformance.candidate import patiently, until
 from crishim.testing.conformance.offers import Sink
+from crishim.testing.conformance.programs import Programs
 
 _ENDED: Final = {OciStatus.STOPPED}
 

@@ -1,0 +1,53 @@
+"""`crishim exam`: examines a backend, and reports what it fulfils of its contract."""
+
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from crishim.cli.options import exit_on_error
+from crishim.plugins import load
+from crishim.testing.conformance.checks import CHECKS
+from crishim.testing.conformance.examination import Examination, attributes_of
+from crishim.testing.conformance.examine import Grade, name_of
+from crishim.testing.conformance.report import Examined, badge, counts, find, junit
+
+_STYLES: Final = {Grade.PASSED: "green", Grade.NOT_CLAIMED: "dim", Grade.LEFT_OUT: "yellow", None: "red"}
+
+
+@click.command(name="exam")
+@click.argument("plugin")
+@click.option("--only", default="", help="Only the checks with this text in their names.")
+@click.option("--junit", "junit_file", type=click.Path(path_type=Path, dir_okay=False), help="Write a JUnit report here.")
+@click.option("--badge", "badge_file", type=click.Path(path_type=Path, dir_okay=False), help="Write a badge (SVG) here.")
+def command(plugin: str, only: str, junit_file: Path | None, badge_file: Path | None) -> None:
+    """Examine the backend of PLUGIN: an installed one, or package.module:attribute.
+
+    Each check is a sentence of the contract. A check of a capability or feature that the backend does not claim is not run, and
+    one that needs something that is not here is left out; both are printed with the reason. The exit status is 0 if at least
+    one check passed and none failed, else 1.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    with exit_on_error(2, TypeError):
+        exam: Examination = type("Exam", (Examination,), attributes_of(load(plugin)))()
+    checks = [check for check in CHECKS if only in name_of(check)]
+    findings = find(exam, checks, lambda finding: _print(console, finding))
+    console.print(f"{plugin}: {counts(findings) or 'no check has such a name'}")
+    for file, text in ((junit_file, junit(plugin, findings)), (badge_file, badge(findings))):
+        if file is not None:
+            file.write_text(text, encoding="utf-8")
+    grades = {finding.grade for finding in findings}
+    sys.exit(0 if Grade.PASSED in grades and None not in grades else 1)
+
+
+def _print(console: Console, finding: Examined) -> None:
+    grade = "FAILED" if finding.grade is None else finding.grade.value
+    line = Text.assemble((grade.ljust(12), _STYLES[finding.grade]), finding.name)
+    if finding.grade in {Grade.NOT_CLAIMED, Grade.LEFT_OUT}:
+        line.append(f"  ({finding.text})", style="dim")
+    console.print(line)
+    if finding.grade is None:
+        console.print(Text("\n".join(f"    {part}" for part in finding.text.splitlines())))

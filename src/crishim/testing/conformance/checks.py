@@ -1,0 +1,64 @@
+"""All checks of the exam, and what each of them needs of a backend."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Final
+
+from crishim.interfaces.capabilities import SupportsAttach, SupportsExec, SupportsLogReopen, SupportsUpdate
+from crishim.model.features import Feature
+from crishim.testing.conformance import contract, execs, features, logs, offers, pods, restarts, service
+from crishim.testing.conformance.candidate import World
+from crishim.testing.conformance.examine import Check, Restart, name_of
+
+
+def _checks(*modules: ModuleType) -> Iterator[Check]:
+    for module in modules:
+        for name, value in inspect.getmembers(module, inspect.iscoroutinefunction):
+            if name.startswith("check_") and value.__module__ == module.__name__:
+                yield value
+
+
+CHECKS: Final[tuple[Check | Restart, ...]] = (
+    *_checks(contract, logs, offers, execs, pods, features, service),
+    *restarts.RESTARTS,
+)
+"""Every check of the exam."""
+
+CAPABILITIES: Final[Mapping[str, type]] = {
+    **{name_of(check): needed for check, needed in {**offers.NEEDS, **pods.POD_NEEDS}.items()},
+    **{name_of(check): SupportsExec for check in _checks(execs)},
+    "limits_are_updated": SupportsUpdate,
+    "restart_allows_execs": SupportsExec,
+    "restart_allows_attach": SupportsAttach,
+    "restart_allows_rotation": SupportsLogReopen,
+}
+"""The capability that a check, by its name, is about."""
+
+FEATURES: Final[Mapping[str, Feature]] = {
+    name_of(check): feature for check, feature in {**features.FEATURES, **execs.EXEC_FEATURES, **pods.POD_FEATURES}.items()
+}
+"""The feature that a check, by its name, is about."""
+
+
+OF_STREAMS: Final = frozenset(
+    {
+        "restart_loses_no_output",
+        "restart_keeps_what_was_created",
+        "restart_allows_execs",
+        "restart_allows_attach",
+        "restart_allows_rotation",
+    }
+)
+"""The checks of what a backend without `streams_survive` cannot do after a restart."""
+
+
+def not_claimed(check: Check | Restart, world: World) -> str:
+    """The capability or feature of a check that the backend does not claim; empty if it claims all that is needed."""
+    name = name_of(check)
+    capability, feature = CAPABILITIES.get(name), FEATURES.get(name)
+    if capability is not None and not world.claims(capability):
+        return capability.__name__
+    if name in OF_STREAMS and not world.candidate.streams_survive:
+        return "streams_survive_restart"
+    return "" if feature is None or feature in world.info.supported else f"Feature.{feature.name}"

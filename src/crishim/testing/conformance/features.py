@@ -1,0 +1,249 @@
+"""Checks of the features that a backend supports: each is seen from inside a container, and refused where it is not
+supported.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from crishim.errors import CrishimError
+from crishim.model.container import Device, Mount
+from crishim.model.features import Feature
+from crishim.model.resources import Resources
+from crishim.model.security import (
+    Capability,
+    NamespaceMode,
+    NamespaceOption,
+    ProfileType,
+    SecurityProfile,
+    SELinuxOption,
+)
+from crishim.model.values import EMPTY
+from crishim.oci.facts import CAPABILITIES
+from crishim.pods.host import host
+from crishim.testing.conformance.candidate import World, equal
+from crishim.testing.conformance.examine import Check
+from crishim.testing.conformance.kubelet import Kubelet
+from crishim.testing.conformance.logs import read_lines
+from crishim.testing.conformance.programs import Fact, LeftOut, needed
+
+_LIMIT: Final = 128 << 20
+_NET_ADMIN: Final = 1 << 12
+_CHOWN: Final = 1 << 0
+_ALL: Final = 0x3FFFFFFFFF
+"""The capabilities up to CAP_AUDIT_READ, which every kernel of today has."""
+
+REQUESTS: Final[tuple[tuple[Feature, Mapping[str, Any]], ...]] = (
+    (Feature.PRIVILEGED, {"privileged": True}),
+    (Feature.READONLY_ROOTFS, {"readonly_rootfs": True}),
+    (Feature.NO_NEW_PRIVS, {"no_new_privs": True}),
+    (Feature.USER, {"run_as_user": 1234}),
+    (Feature.SUPPLEMENTAL_GROUPS, {"supplemental_groups": (4321,)}),
+    (Feature.CAPABILITIES, {"capabilities": Capability(drop_capabilities=("ALL",))}),
+    (Feature.SECCOMP, {"seccomp": SecurityProfile(ProfileType.LOCALHOST, "/profile.json")}),
+    (Feature.APPARMOR, {"apparmor": SecurityProfile(ProfileType.LOCALHOST, "profile")}),
+    (Feature.SECCOMP, {"seccomp": SecurityProfile(ProfileType.RUNTIME_DEFAULT)}),
+    (Feature.APPARMOR, {"apparmor": SecurityProfile(ProfileType.RUNTIME_DEFAULT)}),
+    (Feature.SELINUX, {"selinux_options": SELinuxOption(type="container_t")}),
+    (Feature.HOST_PID, {"namespace_options": NamespaceOption(pid=NamespaceMode.NODE)}),
+    (Feature.HOST_IPC, {"namespace_options": NamespaceOption(ipc=NamespaceMode.NODE)}),
+    (Feature.MASKED_PATHS, {"masked_paths": ("/proc/uptime",)}),
+    (Feature.MOUNTS, {"mounts": (Mount(container_path="/data", host_path="/"),)}),
+    (Feature.DEVICES, {"devices": (Device("/dev/null", "/dev/null"),)}),
+    (Feature.MEMORY_LIMIT, {"memory_limit_in_bytes": _LIMIT}),
+    (Feature.CPU_QUOTA, {"cpu_quota": 50_000}),
+    (Feature.CPUSET, {"cpuset_cpus": "0"}),
+)
+"""For a feature, parts of a container's configuration that request it."""
+
+
+async def check_user_is_set(world: World) -> None:
+    """run_as_user and run_as_group: the process has this user and this group."""
+    async with Kubelet.over(world) as kubelet:
+        sandbox_id = await kubelet.pod()
+        for fact, expected in ((Fact.USER, "1234"), (Fact.GROUP, "5678")):
+            argv = needed(world.programs.shows(fact), f"show {fact}")
+            config = kubelet.container(argv, run_as_user=1234, run_as_group=5678)
+            assert expected == await kubelet.output(sandbox_id, config)
+
+
+async def check_supplemental_groups_are_set(world: World) -> None:
+    """supplemental_groups: groups of the process in addition to its primary one."""
+    argv = needed(world.programs.shows(Fact.GROUPS), f"show {Fact.GROUPS}")
+    async with Kubelet.over(world) as kubelet:
+        config = kubelet.container(argv, supplemental_groups=(4321, 8765))
+        assert {"4321", "8765"} <= set((await kubelet.output(await kubelet.pod(), config)).split())
+
+
+async def check_capabilities_are_changed(world: World) -> None:
+    """capabilities: what is dropped the process has not, what is added it has."""
+    argv = needed(world.programs.shows(Fact.CAPABILITIES), f"show {Fact.CAPABILITIES}")
+    async with Kubelet.over(world) as kubelet:
+        sandbox_id = await kubelet.pod()
+        dropped = kubelet.container(argv, capabilities=Capability(drop_capabilities=("ALL",)))
+        assert 0 == int(await kubelet.output(sandbox_id, dropped), 16)
+        changed = Capability(add_capabilities=("NET_ADMIN",), drop_capabilities=("CHOWN",))
+        has = int(await kubelet.output(sandbox_id, kubelet.container(argv, capabilities=changed)), 16)
+        assert (_NET_ADMIN, 0) == (has & _NET_ADMIN, has & _CHOWN)
+
+
+async def check_plain_containers_have_few_capabilities(world: World) -> None:
+    """A container that is not privileged does not have all capabilities."""
+    argv = needed(world.programs.shows(Fact.CAPABILITIES), f"show {Fact.CAPABILITIES}")
+    async with Kubelet.over(world) as kubelet:
+        has = int(await kubelet.output(await kubelet.pod(), kubelet.container(argv)), 16)
+        assert has & _ALL != _ALL
+
+
+async def check_privileged_has_all_capabilities(world: World) -> None:
+    """privileged: all capabilities of the node's runtime."""
+    argv = needed(world.programs.shows(Fact.CAPABILITIES), f"show {Fact.CAPABILITIES}")
+    async with Kubelet.over(world) as kubelet:
+        config = kubelet.container(argv, privileged=True)
+        sandbox_id = await kubelet.pod(privileged=True)
+        try:
+            has = int(await kubelet.output(sandbox_id, config), 16)
+        except CrishimError as error:
+            if lacking := sorted(set(CAPABILITIES) - host().bounding):
+                raise LeftOut(f"this node lacks {', '.join(lacking)}: {error}") from error
+            raise
+        assert _NET_ADMIN == has & _NET_ADMIN
+
+
+async def check_root_is_read_only(world: World) -> None:
+    """readonly_rootfs: nothing can be written to the root file system; without it, it can."""
+    argv = needed(world.programs.writes("/written"), "write a file")
+    async with Kubelet.over(world) as kubelet:
+        sandbox_id = await kubelet.pod()
+        codes = []
+        for readonly in (True, False):
+            config = kubelet.container(argv, readonly_rootfs=readonly)
+            codes.append((await kubelet.ended(await kubelet.run(sandbox_id, config))).exit_code)
+        assert [True, False] == [code != 0 for code in codes]
+
+
+async def check_no_new_privileges(world: World) -> None:
+    """no_new_privs: the process and its children can gain no privileges."""
+    argv = needed(world.programs.shows(Fact.NO_NEW_PRIVS), f"show {Fact.NO_NEW_PRIVS}")
+    async with Kubelet.over(world) as kubelet:
+        config = kubelet.container(argv, no_new_privs=True)
+        equal("1", await kubelet.output(await kubelet.pod(), config))
+
+
+async def check_seccomp_filters(world: World) -> None:
+    """Seccomp RuntimeDefault: the process has a filter; Unconfined: it has none."""
+    argv = needed(world.programs.shows(Fact.SECCOMP), f"show {Fact.SECCOMP}")
+    async with Kubelet.over(world) as kubelet:
+        sandbox_id = await kubelet.pod()
+        for kind, expected in ((ProfileType.RUNTIME_DEFAULT, "2"), (ProfileType.UNCONFINED, "0")):
+            config = kubelet.container(argv, seccomp=SecurityProfile(kind))
+            assert expected == await kubelet.output(sandbox_id, config)
+
+
+async def check_paths_are_masked(world: World) -> None:
+    """masked_paths: nothing of a masked file can be read."""
+    argv = needed(world.programs.reads("/proc/uptime"), "read a file")
+    async with Kubelet.over(world) as kubelet:
+        sandbox_id = await kubelet.pod()
+        plain, masked = kubelet.container(argv), kubelet.container(argv, masked_paths=("/proc/uptime",))
+        assert await kubelet.output(sandbox_id, plain)
+        await kubelet.ended(await kubelet.run(sandbox_id, masked))
+        assert [] == [text for stream, text in read_lines(kubelet.log_of(masked)) if stream == "stdout"]
+
+
+async def check_mounts_are_there(world: World) -> None:
+    """mounts: what is in the folder of the host is in the container, and what the container writes is in the folder."""
+    reading = needed(world.programs.reads("/data/given"), "read a file")
+    writing = needed(world.programs.writes("/data/new"), "write a file")
+    folder = world.candidate.scratch / "volume"
+    folder.mkdir()
+    (folder / "given").write_text("content\n")
+    mounts = (Mount(container_path="/data", host_path=str(folder)),)
+    async with Kubelet.over(world) as kubelet:
+        sandbox_id = await kubelet.pod()
+        equal("content", await kubelet.output(sandbox_id, kubelet.container(reading, mounts=mounts)))
+        equal("", await kubelet.output(sandbox_id, kubelet.container(writing, mounts=mounts)))
+        assert "written\n" == (folder / "new").read_text()
+
+
+async def check_read_only_mounts_cannot_be_written(world: World) -> None:
+    """mounts.readonly: the container cannot write to the folder."""
+    argv = needed(world.programs.writes("/data/new"), "write a file")
+    folder = world.candidate.scratch / "volume"
+    folder.mkdir()
+    mounts = (Mount(container_path="/data", host_path=str(folder), readonly=True),)
+    async with Kubelet.over(world) as kubelet:
+        config = kubelet.container(argv, mounts=mounts)
+        assert 0 != (await kubelet.ended(await kubelet.run(await kubelet.pod(), config))).exit_code
+        assert [] == list(folder.iterdir())
+
+
+async def check_files_of_the_kubelet_are_mounted(world: World) -> None:
+    """mounts: the kubelet's own /etc/hosts is the container's."""
+    argv = needed(world.programs.reads("/etc/hosts"), "read a file")
+    async with Kubelet.over(world) as kubelet:
+        config = kubelet.container(argv)
+        hosts = next(mount.host_path for mount in config.mounts if mount.container_path == "/etc/hosts")
+        (world.candidate.scratch / hosts).write_text("127.0.0.1 exam\n")
+        equal("127.0.0.1 exam", await kubelet.output(await kubelet.pod(), config))
+
+
+async def check_memory_limit_is_set(world: World) -> None:
+    """memory_limit_in_bytes: the limit of the container's cgroup."""
+    argv = needed(world.programs.shows(Fact.MEMORY_LIMIT), f"show {Fact.MEMORY_LIMIT}")
+    async with Kubelet.over(world) as kubelet:
+        config = kubelet.container(argv, memory_limit_in_bytes=_LIMIT)
+        equal(str(_LIMIT), await kubelet.output(await kubelet.pod(), config))
+
+
+async def check_terminal_is_given(world: World) -> None:
+    """tty: stdout is a terminal; without it, it is none."""
+    argv = needed(world.programs.shows(Fact.TERMINAL), f"show {Fact.TERMINAL}")
+    async with Kubelet.over(world) as kubelet:
+        sandbox_id = await kubelet.pod()
+        assert "yes" == (await kubelet.output(sandbox_id, kubelet.container(argv, tty=True))).strip()
+        equal("no", await kubelet.output(sandbox_id, kubelet.container(argv)))
+
+
+async def check_host_pid_is_shared(world: World) -> None:
+    """namespace_options.pid NODE: the pid namespace of the node, which no other container has."""
+    argv = needed(world.programs.shows(Fact.PROCESSES), f"show {Fact.PROCESSES}")
+    options = NamespaceOption(pid=NamespaceMode.NODE)
+    async with Kubelet.over(world) as kubelet:
+        sandbox_id = await kubelet.pod(namespace_options=options)
+        shared = [await kubelet.output(sandbox_id, kubelet.container(argv, namespace_options=options)) for _ in range(2)]
+        assert shared[0] == shared[1]
+        if world.pods_are_apart:
+            assert shared[0] != await kubelet.output(sandbox_id, kubelet.container(argv))
+
+
+async def check_limits_are_updated(world: World) -> None:
+    """update_container: the new memory limit is the container's."""
+    argv = needed(world.programs.shows(Fact.MEMORY_LIMIT), f"show {Fact.MEMORY_LIMIT}")
+    async with Kubelet.over(world) as kubelet:
+        config = kubelet.container(world.programs.sleeps(), memory_limit_in_bytes=_LIMIT)
+        container_id = await kubelet.run(await kubelet.pod(), config)
+        change = Resources(memory_limit_in_bytes=2 * _LIMIT)
+        await kubelet.services.containers.update_resources(container_id, change, EMPTY)
+        result = await kubelet.services.streams.exec_sync(container_id, argv, 30)
+        assert str(2 * _LIMIT) == result.stdout.decode().strip()
+
+
+FEATURES: Final[Mapping[Check, Feature]] = {
+    check_user_is_set: Feature.USER,
+    check_supplemental_groups_are_set: Feature.SUPPLEMENTAL_GROUPS,
+    check_capabilities_are_changed: Feature.CAPABILITIES,
+    check_plain_containers_have_few_capabilities: Feature.CAPABILITIES,
+    check_privileged_has_all_capabilities: Feature.PRIVILEGED,
+    check_root_is_read_only: Feature.READONLY_ROOTFS,
+    check_no_new_privileges: Feature.NO_NEW_PRIVS,
+    check_seccomp_filters: Feature.SECCOMP,
+    check_paths_are_masked: Feature.MASKED_PATHS,
+    check_mounts_are_there: Feature.MOUNTS,
+    check_read_only_mounts_cannot_be_written: Feature.READONLY_MOUNTS,
+    check_files_of_the_kubelet_are_mounted: Feature.MOUNTS,
+    check_memory_limit_is_set: Feature.MEMORY_LIMIT,
+    check_terminal_is_given: Feature.TTY,
+    check_host_pid_is_shared: Feature.HOST_PID,
+    check_limits_are_updated: Feature.MEMORY_LIMIT,
+}
+"""The feature of each check."""

@@ -1,0 +1,128 @@
+"""The commands that the exam runs in containers."""
+
+import enum
+
+
+class Fact(enum.StrEnum):
+    """What a process can find out about itself and its container, and print as one line."""
+
+    FOLDER = "its working directory"
+    USER = "its user id"
+    GROUP = "its group id"
+    GROUPS = "all its group ids"
+    HOSTNAME = "the host name"
+    NETWORK = "its network namespace, as net:[inode]"
+    IPC = "its IPC namespace, as ipc:[inode]"
+    PROCESSES = "its pid namespace, as pid:[inode]"
+    NO_NEW_PRIVS = "whether it can gain no privileges: 0 or 1"
+    SECCOMP = "its seccomp mode: 0 or 2"
+    CAPABILITIES = "its effective capabilities, in hexadecimal"
+    MEMORY_LIMIT = "the memory limit of its cgroup, in bytes"
+    TERMINAL = "whether stdout is a terminal: yes or no"
+
+
+class LeftOut(Exception):
+    """A check needs something that is not here; the message says what."""
+
+
+def needed(argv: tuple[str, ...] | None, what: str) -> tuple[str, ...]:
+    """The command, if the programs have it. Raises `LeftOut` with what they cannot do."""
+    if argv is None:
+        raise LeftOut(f"the programs of the exam cannot {what}")
+    return argv
+
+
+_SCRIPTS = {
+    Fact.FOLDER: "pwd",
+    Fact.USER: "id -u",
+    Fact.GROUP: "id -g",
+    Fact.GROUPS: "id -G",
+    Fact.HOSTNAME: "hostname",
+    Fact.NETWORK: "readlink /proc/self/ns/net",
+    Fact.IPC: "readlink /proc/self/ns/ipc",
+    Fact.PROCESSES: "readlink /proc/self/ns/pid",
+    Fact.NO_NEW_PRIVS: "while read -r name value; do case $name in NoNewPrivs:) echo $value;; esac; done < /proc/self/status",
+    Fact.SECCOMP: "while read -r name value; do case $name in Seccomp:) echo $value;; esac; done < /proc/self/status",
+    Fact.CAPABILITIES: "while read -r name value; do case $name in CapEff:) echo $value;; esac; done < /proc/self/status",
+    Fact.MEMORY_LIMIT: "cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes",
+    Fact.TERMINAL: "if test -t 1; then echo yes; else echo no; fi",
+}
+
+
+class Programs:
+    """The commands that the suite runs. These need a shell with the usual tools; override them for images without one.
+
+    `ready` is what `sleeps` and `stubborn` write to stdout once they handle signals; empty if they handle them from the start.
+    """
+
+    ready = "ready"
+
+    def prints(self, text: str) -> tuple[str, ...]:
+        """Write one line to stdout and exit with 0."""
+        return ("sh", "-c", f"echo {text}")
+
+    def complains(self, text: str) -> tuple[str, ...]:
+        """Write one line to stderr and exit."""
+        return ("sh", "-c", f"echo {text} >&2")
+
+    def fails(self, code: int) -> tuple[str, ...]:
+        """Exit with this code."""
+        return ("sh", "-c", f"exit {code}")
+
+    def sleeps(self) -> tuple[str, ...]:
+        """Print `ready`, then run until a signal, which has its usual effect even for the first process of a pid namespace."""
+        return ("sh", "-c", f"trap 'exit 143' TERM; echo {self.ready}; while :; do sleep 0.05; done")
+
+    def stubborn(self) -> tuple[str, ...]:
+        """Print `ready`, then run and ignore SIGTERM."""
+        return ("sh", "-c", f"trap '' TERM; echo {self.ready}; while :; do sleep 0.05; done")
+
+    def copies(self) -> tuple[str, ...]:
+        """Copy stdin to stdout until its end."""
+        return ("cat",)
+
+    def missing(self) -> tuple[str, ...]:
+        """A program that does not exist."""
+        return ("/no/such/program",)
+
+    def prints_variable(self, variable: str) -> tuple[str, ...] | None:
+        """Print the value of an environment variable; None if that is not possible."""
+        return ("sh", "-c", f'echo "${variable}"')
+
+    def ticks(self, text: str) -> tuple[str, ...] | None:
+        """Print a line repeatedly, several times a second; None if that is not possible."""
+        return ("sh", "-c", f"trap 'exit 143' TERM; while :; do echo {text}; sleep 0.05; done")
+
+    def shows(self, fact: Fact) -> tuple[str, ...] | None:
+        """Print a fact as one line to stdout; None where a process cannot find it out."""
+        return ("sh", "-c", _SCRIPTS[fact])
+
+    def prints_much(self, size: int) -> tuple[str, ...] | None:
+        """Print one line of `size` characters; None if that is not possible."""
+        script = f'text=x; while test ${{#text}} -lt {size}; do text=$text$text; done; printf "%.{size}s\\n" $text'
+        return ("sh", "-c", script)
+
+    def reads(self, path: str) -> tuple[str, ...] | None:
+        """Copy a file to stdout, and fail if there is none; None if that is not possible."""
+        return ("cat", path)
+
+    def writes(self, path: str) -> tuple[str, ...] | None:
+        """Write a line to a file, and exit with 0 only if that was possible; None if it never is."""
+        return ("sh", "-c", f"echo written > {path}")
+
+    def counts(self) -> tuple[str, ...] | None:
+        """Print the number of bytes of stdin when it has ended; None if that is not possible."""
+        return ("wc", "-c")
+
+    def prints_later(self, first: str, later: str, code: int) -> tuple[str, ...] | None:
+        """Print a line, another one some two seconds later, and exit with `code`; None if that is not possible."""
+        return ("sh", "-c", f"echo {first}; sleep 2; echo {later}; exit {code}")
+
+    def leaves_a_child(self, text: str) -> tuple[str, ...] | None:
+        """Print a line and exit while a child runs on for an hour with the same streams; None if that is not possible."""
+        return ("sh", "-c", f"sleep 3600 & echo {text}")
+
+    def serves(self, port: int, text: str) -> tuple[str, ...] | None:
+        """Listen on a TCP port and write a line to its first client; None if that is not possible."""
+        python = f"import socket; c = socket.create_server(('', {port})).accept()[0]; c.sendall(b'{text}' + bytes([10]))"
+        return ("sh", "-c", f'echo {text} | nc -l -p {port} 2>&- || echo {text} | nc -l {port} 2>&- || python3 -c "{python}"')

@@ -1,0 +1,147 @@
+"""The running of one check: time, restarts in two processes, and what a failure says."""
+
+import logging
+import os
+import subprocess
+from pathlib import Path
+
+import attrs
+import pytest
+
+from crishim.errors import NotFound
+from crishim.interfaces.backend import Backend, BackendContext, NetnsSource
+from crishim.system import SystemClock
+from crishim.testing import FakeBackend
+from crishim.testing.conformance import examine as examining
+from crishim.testing.conformance.candidate import Candidate, World
+from crishim.testing.conformance.examine import Grade, Restart, Result, examine
+from crishim.testing.conformance.programs import LeftOut
+from crishim.testing.fake_programs import FakePrograms
+from tests.backends.runc.world import needs
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Candidate:
+    """A fake whose state a restart loses, since it is in memory."""
+    for name in ("state", "run", "scratch"):
+        (tmp_path / "exam" / name).mkdir(parents=True)
+
+    async def make(_: BackendContext) -> Backend:
+        return FakeBackend(netns=NetnsSource.NONE)
+
+    folder = tmp_path / "exam"
+    context = BackendContext(state=folder / "state", runtime_state=folder / "run", clock=SystemClock())
+    return Candidate(make=make, context=context, scratch=folder / "scratch", programs=FakePrograms())
+
+
+def everything(_: World) -> str:
+    return ""
+
+
+async def check_that_fails(world: World) -> None:
+    """A sentence of
+    the contract.
+    """
+    logging.getLogger("crishim.anything").warning("something odd")
+    await world.sandbox()
+    assert world.info.name == "real"
+
+
+async def check_that_hangs(world: World) -> None:
+    """It never ends."""
+    await world.sandbox()
+    await world.wait((await world.run(world.sandbox_spec(), ("sleep",))).id)
+
+
+async def check_without_a_program(_: World) -> None:
+    """Something is missing."""
+    raise LeftOut("no such program")
+
+
+def test_a_failure_has_an_account(fake: Candidate) -> None:
+    """The sentence, the calls and the log are a note of the exception."""
+    with pytest.raises(AssertionError) as caught:
+        examine(check_that_fails, fake, everything)
+    (account,) = caught.value.__notes__
+    assert "the contract: A sentence of the contract." in account
+    assert "start_sandbox(SandboxSpec ..." in account
+    assert "remove_sandbox(..." in account
+    assert "WARNING crishim.anything: something odd" in account
+
+
+def test_a_check_has_a_time_limit(fake: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that never ends fails, and what it made is removed."""
+    monkeypatch.setattr(examining, "LIMIT", 0.3)
+    with pytest.raises((TimeoutError, NotFound)):
+        examine(check_that_hangs, fake, everything)
+
+
+def test_what_is_missing_is_named(fake: Candidate) -> None:
+    """A check that needs what is not here is left out with the reason, and one of what is not claimed is not run."""
+    assert Result(Grade.LEFT_OUT, "no such program") == examine(check_without_a_program, fake, everything)
+    assert Result(Grade.NOT_CLAIMED, "SupportsExec") == examine(check_that_fails, fake, lambda _: "SupportsExec")
+
+
+def test_a_restart_is_another_process(fake: Candidate) -> None:
+    """The first half runs in a process that is killed; the second gets what it returned, and its calls are in the account."""
+
+    async def before(world: World) -> int:
+        await world.sandbox()
+        return os.getpid()
+
+    async def after(world: World, pid: int) -> None:
+        assert pid != os.getpid()
+        assert () == (await world.backend.inventory()).sandboxes
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+        raise AssertionError("seen")
+
+    with pytest.raises(AssertionError, match="seen") as caught:
+        examine(Restart("check_restart", "A sentence.", before, after), fake, everything)
+    (account,) = caught.value.__notes__
+    texts = ("start_sandbox(", "crishim was killed, and started again", "inventory() returned Inventory(sandboxes=(), ")
+    places = [account.rindex(text) for text in texts]
+    assert sorted(places) == places
+
+
+@pytest.mark.parametrize("how", ["raises", "exits"])
+def test_the_first_process_fails(fake: Candidate, how: str) -> None:
+    """What the first half raises fails the check, and so does its process's end."""
+
+    async def before(_: World) -> None:
+        if how == "exits":
+            os._exit(3)
+        raise NotFound("sandbox", "x")
+
+    async def after(_: World, __: None) -> None:
+        raise AssertionError("it is not reached")
+
+    with pytest.raises(AssertionError, match="before the restart: NotFound" if how == "raises" else "without a result"):
+        examine(Restart("check_restart", "A sentence.", before, after), fake, everything)
+
+
+def test_a_backend_that_ends_with_crishim(fake: Candidate) -> None:
+    """A check over a restart is not run for a backend whose containers do not survive one."""
+
+    async def half(*_: object) -> None:
+        raise AssertionError("it is not reached")
+
+    restart = Restart("check_restart", "A sentence.", half, half)
+    result = examine(restart, attrs.evolve(fake, survives_restart=False), everything)
+    assert Result(Grade.NOT_CLAIMED, "survives_restart") == result
+
+
+@pytest.mark.node
+@needs("unshare")
+def test_a_mount_that_is_left_fails(fake: Candidate) -> None:
+    """A mount below the exam's folder fails a check that passed, and is gone afterwards."""
+
+    async def check_that_mounts(world: World) -> None:
+        """It mounts."""
+        folder = world.candidate.scratch / "mount"
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "exam", str(folder)], check=True)  # noqa: ASYNC221
+
+    with pytest.raises(AssertionError, match="mounts were left"):
+        examine(check_that_mounts, fake, everything)
+    assert str(fake.scratch) not in Path("/proc/self/mountinfo").read_text()

@@ -1,0 +1,513 @@
+"""The exam fails backends that are wrong in one thing: each mutant of the fake is found by the check that is about it."""
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import pytest
+
+from crishim.errors import NotFound
+from crishim.interfaces.backend import Backend, BackendContext
+from crishim.interfaces.capabilities import ByteStream, ProcessIO
+from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, UserSpec
+from crishim.model.process import ExecSpec, Exit
+from crishim.model.resources import Resources
+from crishim.model.security import Capability, LinuxContainerSecurityContext
+from crishim.model.stats import ContainerUsage
+from crishim.model.values import EMPTY, ContainerId, SandboxId
+from crishim.system import SystemClock
+from crishim.testing import FakeBackend
+from crishim.testing.conformance import CHECKS, candidate
+from crishim.testing.conformance.candidate import Candidate
+from crishim.testing.conformance.checks import not_claimed
+from crishim.testing.conformance.examine import Grade, Result, examine, name_of
+from crishim.testing.conformance.programs import Fact
+from crishim.testing.doubles import MemoryStream
+from crishim.testing.fake_programs import FakeInside, FakePrograms
+from crishim.testing.fakes import FakeContainer, FakeNamespaces
+
+
+def of_this_process(kind: str) -> str:
+    return os.readlink(f"/proc/self/ns/{kind}")  # noqa: PTH115 - it is no path
+
+
+Maker = Callable[[], FakeBackend]
+
+
+class Mutated(FakeInside):
+    """What processes see, but for some facts; `change` alters the specs that all others follow from."""
+
+    def __init__(self, facts: Mapping[Fact, str] = {}, change: Callable[[ContainerSpec], ContainerSpec] | None = None) -> None:
+        self.facts = facts
+        self.change = change or (lambda spec: spec)
+
+    def fact(self, spec: ContainerSpec, fact: Fact, limits: Resources, *, tty: bool) -> str:
+        return self.facts.get(fact) or super().fact(self.change(spec), fact, limits, tty=tty)
+
+    def variable(self, spec: ContainerSpec, name: str) -> str:
+        return super().variable(self.change(spec), name)
+
+    def read(self, spec: ContainerSpec, path: str) -> str:
+        return super().read(self.change(spec), path)
+
+    def write(self, spec: ContainerSpec, path: str) -> str:
+        return super().write(self.change(spec), path)
+
+
+class OwnedBy(FakeInside):
+    """A namespace that belongs to what `owner` says."""
+
+    def __init__(self, fact: Fact, owner: Callable[[ContainerSpec], str]) -> None:
+        self.mutated, self.owner = fact, owner
+
+    def namespace(self, spec: ContainerSpec, fact: Fact) -> str:
+        if fact is not self.mutated:
+            return super().namespace(spec, fact)
+        kind = {Fact.NETWORK: "net", Fact.IPC: "ipc", Fact.PROCESSES: "pid"}[fact]
+        owner = self.owner(spec)
+        return f"{kind}:[{int(owner[-12:], 16)}]" if owner else of_this_process(kind)
+
+
+def seeing(facts: Mapping[Fact, str] | None = None, **changes: Any) -> Maker:
+    """A fake whose processes see these facts, or follow a spec with these changes."""
+    return lambda: FakeBackend(inside=Mutated(facts or {}, lambda spec: attrs.evolve(spec, **changes)))
+
+
+def secured(**changes: Any) -> Maker:
+    """A fake that takes other values for these parts of the security context."""
+
+    def change(spec: ContainerSpec) -> ContainerSpec:
+        security = spec.security or LinuxContainerSecurityContext()
+        return attrs.evolve(spec, security=attrs.evolve(security, **changes))
+
+    return lambda: FakeBackend(inside=Mutated(change=change))
+
+
+def owned(fact: Fact, owner: Callable[[ContainerSpec], str]) -> Maker:
+    """A fake with one kind of namespace owned otherwise."""
+    return lambda: FakeBackend(inside=OwnedBy(fact, owner))
+
+
+class Unmounted(FakeInside):
+    def place(self, spec: ContainerSpec, path: str) -> None:
+        return None
+
+
+class Writable(FakeInside):
+    def write(self, spec: ContainerSpec, path: str) -> str:
+        mounts = tuple(attrs.evolve(mount, readonly=False) for mount in spec.mounts)
+        return super().write(attrs.evolve(spec, mounts=mounts), path)
+
+
+class HostsOfTheImage(FakeInside):
+    def read(self, spec: ContainerSpec, path: str) -> str:
+        return "127.0.0.1 localhost\n" if path == "/etc/hosts" else super().read(spec, path)
+
+
+class NodesResolver(FakeInside):
+    def resolver(self, spec: ContainerSpec) -> str:
+        return "nameserver 192.0.2.1\n"
+
+
+class NothingAdded(FakeInside):
+    def capabilities(self, spec: ContainerSpec) -> int:
+        return super().capabilities(spec) & 0xA80425FB
+
+
+class ExecBesides(FakeBackend):
+    """Its execs run as if the container had another spec."""
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__()
+        self.changes = changes
+
+    async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
+        container = self._container(container_id)
+        own = container.spec
+        container.spec = attrs.evolve(own, **self.changes)
+        try:
+            return await super().exec(container_id, spec, io)
+        finally:
+            container.spec = own
+
+
+class ExecWithoutATerminal(FakeBackend):
+    async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
+        return await super().exec(container_id, attrs.evolve(spec, tty=False), io)
+
+
+class ExecReadsOnce(FakeBackend):
+    async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
+        if io.stdin is not None and spec.argv[0] == "count" and io.stdout is not None:
+            await io.stdout.write(f"{len(await io.stdin.read())}\n".encode())
+            return Exit(code=0)
+        return await super().exec(container_id, spec, io)
+
+
+class ExecWritesOnePipe(FakeBackend):
+    async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
+        cut = tuple(word[:65536] for word in spec.argv)
+        return await super().exec(container_id, attrs.evolve(spec, argv=cut), io)
+
+
+class ExecWaitsForChildren(FakeBackend):
+    async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
+        await super().exec(container_id, spec, io)
+        return await asyncio.Future()
+
+
+class ExecAlwaysSucceeds(FakeBackend):
+    async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
+        await super().exec(container_id, spec, io)
+        return Exit(code=0)
+
+
+class ExecOutlivesItsRequest(FakeBackend):
+    async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
+        try:
+            return await super().exec(container_id, spec, io)
+        except asyncio.CancelledError:
+            self._container(container_id).end(Exit(code=137))
+            raise
+
+
+class ExecOnTheNode(FakeBackend):
+    async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
+        kinds = {"NETWORK": "net", "PROCESSES": "pid"}
+        if spec.argv[0] == "show" and spec.argv[1] in kinds and io.stdout is not None:
+            await io.stdout.write(of_this_process(kinds[spec.argv[1]]).encode() + b"\n")
+            return Exit(code=0)
+        return await super().exec(container_id, spec, io)
+
+
+class AlwaysZero(FakeBackend):
+    async def wait_container(self, container_id: ContainerId) -> Exit:
+        await super().wait_container(container_id)
+        return Exit(code=0)
+
+
+class WaitsOnce(FakeBackend):
+    async def wait_container(self, container_id: ContainerId) -> Exit:
+        container = self._container(container_id)
+        if container.exit is not None:
+            raise NotFound("running container", container_id)
+        return await super().wait_container(container_id)
+
+
+class StartsAnything(FakeBackend):
+    async def start_container(self, container_id: ContainerId) -> None:
+        container = self._container(container_id)
+        container.spec = attrs.evolve(container.spec, argv=("sleep",))
+        await super().start_container(container_id)
+
+
+class StartsAtCreation(FakeBackend):
+    async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
+        created = await super().create_container(spec)
+        self.containers[spec.id].state = ContainerState.RUNNING
+        return created
+
+
+class KnowsEverything(FakeBackend):
+    async def stop_sandbox(self, sandbox_id: SandboxId) -> None:
+        if sandbox_id in self.sandboxes:
+            await super().stop_sandbox(sandbox_id)
+
+
+class RemovesNothing(FakeBackend):
+    async def remove_sandbox(self, sandbox_id: SandboxId) -> None:
+        self._sandbox(sandbox_id)
+
+
+class IgnoresSigkill(FakeBackend):
+    async def kill_container(self, container_id: ContainerId, signal: int) -> None:
+        if self._container(container_id).spec.argv != ("stubborn",):
+            await super().kill_container(container_id, signal)
+
+
+class OneOutput(FakeBackend):
+    async def _output(self, container: FakeContainer, stream: str, text: str) -> None:
+        await super()._output(container, "stdout", text)
+
+
+class ShortLog(FakeBackend):
+    async def _output(self, container: FakeContainer, stream: str, text: str) -> None:
+        await super()._output(container, stream, text[:65536])
+
+
+class PlainLog(FakeBackend):
+    async def _output(self, container: FakeContainer, stream: str, text: str) -> None:
+        Path(container.spec.log_path).write_text(f"{text}\n")  # noqa: ASYNC240
+
+
+class NeverReopens(FakeBackend):
+    """It writes on to the renamed file, as a backend that keeps its descriptor does."""
+
+    async def reopen_log(self, container_id: ContainerId) -> None:
+        container = self._container(container_id)
+        await super().reopen_log(container_id)
+        container.spec = attrs.evolve(container.spec, log_path=f"{container.spec.log_path}.old")
+
+
+class KeepsStdin(FakeBackend):
+    async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
+        return await super().create_container(attrs.evolve(spec, stdin_once=False))
+
+
+class DetachEnds(FakeBackend):
+    async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
+        try:
+            await super().attach(container_id, io)
+        except asyncio.CancelledError:
+            self._container(container_id).end(Exit(code=137))
+            raise
+
+
+class ClosedPorts(FakeBackend):
+    async def dial(self, sandbox_id: SandboxId, port: int) -> ByteStream:
+        near, far = MemoryStream.pair()
+        await far.write_eof()
+        return near
+
+
+class OpenPorts(FakeBackend):
+    async def dial(self, sandbox_id: SandboxId, port: int) -> ByteStream:
+        return await super().dial(sandbox_id, 2 if port == 1 else port)
+
+
+class Unlimited(FakeBackend):
+    async def update_container(self, container_id: ContainerId, resources: Resources) -> None:
+        self._container(container_id)
+
+
+class Untimed(FakeBackend):
+    async def container_usage(self, container_id: ContainerId) -> ContainerUsage:
+        self._container(container_id)
+        return ContainerUsage()
+
+
+class AfterARestart(FakeBackend):
+    """A fake that `restart` is called on when it was built again."""
+
+    def restart(self) -> None:
+        raise NotImplementedError
+
+
+class LosesOutput(AfterARestart):
+    def restart(self) -> None:
+        for container in self.containers.values():
+            if container.work is not None:
+                container.work.cancel()
+            if container.spec.argv[0] == "later":
+                container.end(Exit(code=int(container.spec.argv[-1])))
+
+
+class EndsAll(AfterARestart):
+    def restart(self) -> None:
+        for container in self.containers.values():
+            if container.state is ContainerState.RUNNING:
+                container.end(Exit(code=137))
+
+
+class ForgetsAll(AfterARestart):
+    def restart(self) -> None:
+        self.containers.clear()
+        self.sandboxes.clear()
+
+
+class ForgetsCreated(AfterARestart):
+    def restart(self) -> None:
+        for container_id in [key for key, value in self.containers.items() if value.state is ContainerState.CREATED]:
+            del self.containers[container_id]
+
+
+class ForgetsExits(AfterARestart):
+    def restart(self) -> None:
+        for container in self.containers.values():
+            container.exit = None
+
+
+class ForgetsStdin(AfterARestart):
+    lost = False
+
+    def restart(self) -> None:
+        self.lost = True
+
+    async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
+        await super().attach(container_id, attrs.evolve(io, stdout=None) if self.lost else io)
+
+
+class ForgetsExecs(AfterARestart):
+    lost = False
+
+    def restart(self) -> None:
+        self.lost = True
+
+    async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
+        if self.lost:
+            raise NotFound("process", container_id)
+        return await super().exec(container_id, spec, io)
+
+
+class RenewsNetworks(AfterARestart):
+    def restart(self) -> None:
+        self._inside = Mutated({Fact.NETWORK: "net:[1]"})
+
+
+class MixesUp(AfterARestart):
+    def restart(self) -> None:
+        ended = asyncio.Event()
+        for container in self.containers.values():
+            container.ended = ended
+            container.exit = container.exit or Exit(code=137)
+
+
+class RevivesAll(AfterARestart):
+    removed: dict[SandboxId, Any]
+
+    async def remove_sandbox(self, sandbox_id: SandboxId) -> None:
+        self.removed = {sandbox_id: self.sandboxes[sandbox_id]}
+        await super().remove_sandbox(sandbox_id)
+
+    def restart(self) -> None:
+        self.sandboxes |= self.removed
+
+
+class OneAtATime(FakeBackend):
+    """A second container of a pod replaces the first one."""
+
+    async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
+        for container in [*self.containers.values()]:
+            if container.state is ContainerState.RUNNING and container.spec.sandbox.id == spec.sandbox.id:
+                container.end(Exit(code=137))
+        return await super().create_container(spec)
+
+
+def on_the_node(_: ContainerSpec) -> str:
+    return ""
+
+
+def of_its_own(spec: ContainerSpec) -> str:
+    return spec.id
+
+
+def of_all(_: ContainerSpec) -> str:
+    return "f" * 12
+
+
+MUTANTS: Final[Mapping[str, tuple[Maker, str]]] = {
+    "pods are on the node's network": (owned(Fact.NETWORK, on_the_node), "pod_has_its_own_network"),
+    "a network for each container": (owned(Fact.NETWORK, of_its_own), "containers_of_a_pod_share"),
+    "one network for all pods": (owned(Fact.NETWORK, of_all), "pods_share_nothing"),
+    "an IPC namespace for each container": (owned(Fact.IPC, of_its_own), "containers_of_a_pod_share"),
+    "one IPC namespace for all pods": (owned(Fact.IPC, of_all), "pods_share_nothing"),
+    "the pod's pid namespace is not shared": (owned(Fact.PROCESSES, of_its_own), "pid_namespace_can_be_the_pods"),
+    "every container sees the node's processes": (owned(Fact.PROCESSES, on_the_node), "host_pid_is_shared"),
+    "the host's network is not given": (owned(Fact.NETWORK, of_its_own), "host_network_is_the_nodes"),
+    "the host name is the node's": (seeing({Fact.HOSTNAME: "node"}), "host_name_is_the_pods"),
+    "the resolver is the node's": (lambda: FakeBackend(inside=NodesResolver()), "resolver_is_the_pods"),
+    "the hosts are the image's": (lambda: FakeBackend(inside=HostsOfTheImage()), "files_of_the_kubelet_are_mounted"),
+    "the folder is always /": (seeing(cwd="/"), "folder_is_given"),
+    "the environment is empty": (seeing(env=EMPTY), "environment_is_given"),
+    "everybody is root": (seeing(user=UserSpec()), "user_is_set"),
+    "the group is always root's": (seeing({Fact.GROUP: "0"}), "user_is_set"),
+    "supplemental groups are dropped": (seeing({Fact.GROUPS: "0"}), "supplemental_groups_are_set"),
+    "no capability is dropped": (secured(capabilities=Capability()), "capabilities_are_changed"),
+    "no capability is added": (lambda: FakeBackend(inside=NothingAdded()), "capabilities_are_changed"),
+    "everything is privileged": (secured(privileged=True), "plain_containers_have_few_capabilities"),
+    "nothing is privileged": (secured(privileged=False), "privileged_has_all_capabilities"),
+    "the root can be written": (secured(readonly_rootfs=False), "root_is_read_only"),
+    "the root cannot be written": (secured(readonly_rootfs=True), "root_is_read_only"),
+    "privileges can be gained": (secured(no_new_privs=False), "no_new_privileges"),
+    "seccomp is off": (secured(seccomp=None), "seccomp_filters"),
+    "nothing is masked": (secured(masked_paths=()), "paths_are_masked"),
+    "nothing is mounted": (lambda: FakeBackend(inside=Unmounted()), "mounts_are_there"),
+    "read-only mounts can be written": (lambda: FakeBackend(inside=Writable()), "read_only_mounts_cannot_be_written"),
+    "no memory limit": (seeing({Fact.MEMORY_LIMIT: "max"}), "memory_limit_is_set"),
+    "limits do not change": (Unlimited, "limits_are_updated"),
+    "no terminal": (seeing({Fact.TERMINAL: "no"}), "terminal_is_given"),
+    "exec runs in /": (lambda: ExecBesides(cwd="/"), "exec_has_the_folder"),
+    "exec runs as root": (lambda: ExecBesides(user=UserSpec()), "exec_has_the_user"),
+    "exec has no environment": (lambda: ExecBesides(env=EMPTY), "exec_has_the_environment"),
+    "exec has no terminal": (ExecWithoutATerminal, "exec_has_a_terminal"),
+    "exec runs on the node": (ExecOnTheNode, "exec_is_in_the_container"),
+    "exec reads stdin once": (ExecReadsOnce, "exec_reads_all_of_stdin"),
+    "exec writes one pipe of output": (ExecWritesOnePipe, "exec_writes_all_output"),
+    "exec waits for what it left behind": (ExecWaitsForChildren, "exec_leaves_children_behind"),
+    "exec always succeeds": (ExecAlwaysSucceeds, "exec_runs_beside"),
+    "a cancelled exec ends the container": (ExecOutlivesItsRequest, "exec_is_killed_when_cancelled"),
+    "exits are always 0": (AlwaysZero, "exit_codes_are_reported"),
+    "an exit can be waited for once": (WaitsOnce, "wait_is_sticky"),
+    "a missing program starts": (StartsAnything, "missing_program_fails_the_start"),
+    "a container runs when it is created": (StartsAtCreation, "created_container_does_not_run"),
+    "unknown sandboxes are stopped": (KnowsEverything, "unknown_ids_are_not_found"),
+    "a removed sandbox stays": (RemovesNothing, "sandbox_lifecycle"),
+    "SIGKILL does not end all": (IgnoresSigkill, "sigkill_ends_the_stubborn"),
+    "a second container ends the first": (OneAtATime, "containers_are_apart"),
+    "stderr is logged as stdout": (OneOutput, "output_is_logged"),
+    "long lines are cut": (ShortLog, "long_output_is_complete"),
+    "the log has no format": (PlainLog, "output_is_logged"),
+    "the log is not reopened": (NeverReopens, "log_is_reopened"),
+    "stdin_once has no effect": (KeepsStdin, "attach_closes_stdin_once"),
+    "a client that leaves ends the container": (DetachEnds, "attach_joins_the_streams"),
+    "a port leads nowhere": (ClosedPorts, "port_leads_to_the_pod"),
+    "every port is open": (OpenPorts, "refused_port_is_unavailable"),
+    "nothing is measured": (Untimed, "stats_are_measured"),
+    "a restart loses output": (LosesOutput, "restart_loses_no_output"),
+    "a restart ends what runs": (EndsAll, "restart_ends_nothing"),
+    "a restart forgets everything": (ForgetsAll, "restart_ends_nothing"),
+    "a restart forgets what was created": (ForgetsCreated, "restart_keeps_what_was_created"),
+    "a restart forgets exits": (ForgetsExits, "restart_keeps_exits"),
+    "a restart revives what was removed": (RevivesAll, "restart_revives_nothing"),
+    "a restart mixes up exits": (MixesUp, "restart_keeps_containers_apart"),
+    "a restart renews networks": (RenewsNetworks, "restart_keeps_the_pods_network"),
+    "no exec after a restart": (ForgetsExecs, "restart_allows_execs"),
+    "no output for clients after a restart": (ForgetsStdin, "restart_allows_attach"),
+}
+"""What is wrong with each mutant, how it is built, and the check that finds it."""
+
+BY_NAME: Final = {name_of(check): check for check in CHECKS}
+
+
+def examined(check: str, backend: FakeBackend, folder: Path) -> Result:
+    """Run one check on a fake that is built once, and told of each restart."""
+    for name in ("state", "run", "scratch"):
+        (folder / name).mkdir(parents=True)
+    built: list[FakeBackend] = []
+
+    async def make(_: BackendContext) -> Backend:
+        if built and isinstance(backend, AfterARestart):
+            backend.restart()
+        built.append(backend)
+        return backend
+
+    context = BackendContext(
+        state=folder / "state", runtime_state=folder / "run", clock=SystemClock(), namespaces=FakeNamespaces()
+    )
+    under_test = Candidate(make=make, context=context, scratch=folder / "scratch", programs=FakePrograms(), in_memory=True)
+    return examine(BY_NAME[check], under_test, lambda world: not_claimed(BY_NAME[check], world))
+
+
+@pytest.mark.parametrize("what", MUTANTS)
+def test_a_mutant_fails(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check fails, with the sentence of the contract."""
+    monkeypatch.setattr(candidate, "TIMEOUT", 1.0)
+    make, check = MUTANTS[what]
+    with pytest.raises((AssertionError, TimeoutError, NotFound)) as caught:
+        examined(check, make(), tmp_path / "mutant")
+    assert any(note.startswith("the contract: ") for note in caught.value.__notes__)
+
+
+@pytest.mark.parametrize("check", sorted({check for _, check in MUTANTS.values()}))
+def test_the_fake_passes(check: str, tmp_path: Path) -> None:
+    """The check passes on the fake that is not mutated, so that it is the mutation that it finds."""
+    assert Result(Grade.PASSED) == examined(check, FakeBackend(), tmp_path / "fake")
+
+
+def test_forty_at_least() -> None:
+    """The mutants are many, and no two are the same."""
+    assert len(MUTANTS) >= 40
+    assert len({id(make) for make, _ in MUTANTS.values()}) == len(MUTANTS)
