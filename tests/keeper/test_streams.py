@@ -1,6 +1,7 @@
 """A container's streams in the keeper: log, input, terminal, clients that are attached."""
 
 import asyncio
+import json
 import os
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 from crishim.errors import NotFound, Unavailable
 from crishim.interfaces.capabilities import ProcessIO
+from crishim.keeper import wire
+from crishim.keeper.connection import BACKLOG
 from crishim.logs.pieces import MAX_CONTENT
 from crishim.model.process import Exit, TerminalSize
 from tests.keeper.world import Collector, KeeperWorld, Typed, until
@@ -125,20 +128,58 @@ async def test_a_slow_client_is_dropped(world: KeeperWorld) -> None:
     assert b"" == slow.text
 
 
-async def test_a_client_that_never_reads_its_socket(world: KeeperWorld) -> None:
-    """The keeper itself drops a connection whose queue overflows."""
-    await world.run("c1", "read go; head -c 8000000 /dev/zero; echo; sleep 600", stdin=True)
-    async with world.keeper._asked({"verb": "attach", "name": "c1", "stdin": False}) as (_, connection, _):
-        typed = Typed()
-        feeding = asyncio.ensure_future(world.keeper.attach("c1", ProcessIO(stdin=typed)))
-        typed.queue.put_nowait(b"go\n")
-        await until(lambda: len(world.log("c1")) == 8_000_001)
-        received = 0
+async def test_output_that_comes_faster_than_it_is_read(world: KeeperWorld) -> None:
+    """The container waits while the server has a full queue to read, and the server gets every byte without an error."""
+    await world.run("c1", "read go; head -c 8000000 /dev/zero; echo", stdin=True)
+    async with world.keeper._asked({"verb": "attach", "name": "c1", "stdin": False}) as (_, connection, buffer):
+        await fed(world, "c1")
+        await until(lambda: len(world.log("c1")) > BACKLOG)
+        assert len(world.log("c1")) < 8_000_000
+        kinds, received = set(), 0
         connection.settimeout(20)
         while data := await asyncio.to_thread(connection.recv, 1 << 20):
-            received += len(data)
-        assert received < 8_000_000
+            buffer.extend(data)
+            while (frame := wire.take(buffer)) is not None:
+                kinds.add(frame[0])
+                received += len(frame[1])
+    assert ({wire.STDOUT}, 8_000_001) == (kinds, received)
+    assert 8_000_001 == len(world.log("c1"))
+
+
+async def test_a_client_that_never_reads_its_socket(world: KeeperWorld) -> None:
+    """The keeper drops a connection whose queue stays full, with an error, and the container goes on."""
+    await world.run("c1", "read go; head -c 8000000 /dev/zero; echo; sleep 600", stdin=True)
+    async with world.keeper._asked({"verb": "attach", "name": "c1", "stdin": False}) as (_, connection, buffer):
+        await fed(world, "c1")
+        await until(lambda: len(world.log("c1")) == 8_000_001)
+        connection.settimeout(20)
+        while data := await asyncio.to_thread(connection.recv, 1 << 20):
+            buffer.extend(data)
+        frames = []
+        while (frame := wire.take(buffer)) is not None:
+            frames.append(frame)
+    assert (wire.MESSAGE, "Aborted") == (frames[-1][0], json.loads(frames[-1][1])["error"])
+    assert sum(len(payload) for _, payload in frames[:-1]) < 8_000_000
+
+
+async def test_a_client_that_goes_away_while_it_is_behind(world: KeeperWorld) -> None:
+    """A connection that ends with a full queue lets the container go on at once."""
+    await world.run("c1", "read go; head -c 8000000 /dev/zero; echo", stdin=True)
+    async with world.keeper._asked({"verb": "attach", "name": "c1", "stdin": False}):
+        await fed(world, "c1")
+        await until(lambda: len(world.log("c1")) > BACKLOG)
+    await world.ended("c1")
+    assert 8_000_001 == len(world.log("c1"))
+
+
+async def fed(world: KeeperWorld, name: str) -> None:
+    """Send a line to a container, by a client that is gone afterwards."""
+    typed = Typed()
+    feeding = asyncio.ensure_future(world.keeper.attach(name, ProcessIO(stdin=typed)))
+    typed.queue.put_nowait(b"go\n")
+    await until(lambda: len(world.log(name)) > 0)
     feeding.cancel()
+    await asyncio.gather(feeding, return_exceptions=True)
 
 
 async def test_a_terminal(world: KeeperWorld) -> None:

@@ -149,7 +149,7 @@ class KeeperClient:
     async def attach(self, name: str, io: ProcessIO) -> None:
         """As `SupportsAttach.attach`. Our end is read whether or not the client reads.
 
-        Raises `Aborted` if the output comes faster than this process reads it.
+        Raises `Aborted` if this process does not read for `connection.PATIENCE` seconds; until then the container waits.
         """
         async with self._asked({"verb": "attach", "name": name, "stdin": io.stdin is not None}) as (_, connection, rest):
             attacher = Attacher(io, _BACKLOG)

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import time
 from collections.abc import Callable
 
 from crishim.keeper import wire
@@ -10,7 +11,12 @@ from crishim.keeper.container import KeeperContainer
 from crishim.keeper.loop import READ, WRITE, Loop
 
 BACKLOG = 1024 * 1024
-"""How many bytes of output are queued for an attached client; one that reads more slowly is dropped."""
+"""How many bytes of output are queued for an attached client before its container is read no further."""
+
+PATIENCE = 3.0
+"""Seconds in which a client must have read half of a full queue. The server reads whatever its own clients do, unless it is
+stopped or hangs: then it is dropped, and the container goes on.
+"""
 
 _PIECE = 64 * 1024
 _MOST = 5
@@ -26,7 +32,7 @@ class Connection:
 
     __slots__ = (
         *("_closed", "_eof", "_finishing", "_inbox", "_loop", "_open", "_outbox", "_paused", "_requested"),
-        *("awaits", "container", "feeds", "fds", "socket"),
+        *("awaits", "behind", "container", "feeds", "fds", "socket"),
     )
 
     def __init__(
@@ -49,6 +55,8 @@ class Connection:
         self.awaits: KeeperContainer | None = None
         """Whose exit it waits for."""
         self.feeds = False
+        self.behind = False
+        """Whether its queue of output is full."""
         self._eof = False
         self._paused = False
         self._finishing = False
@@ -70,14 +78,14 @@ class Connection:
         self._send()
 
     def offer(self, kind: int, data: bytes) -> None:
-        """Send a piece of output. Never waits; a client that does not read is dropped, with an error behind what is queued."""
+        """Send a piece of output. Never waits; a client that is `behind` afterwards should get no more yet."""
         if not self._open or self._finishing:
-            return
-        if len(self._outbox) + len(data) > BACKLOG:
-            self.reply({"error": "Aborted", "message": "the output comes faster than it is read"})
             return
         self._outbox += wire.frame(kind, data)
         self._send()
+        if not self.behind and len(self._outbox) > BACKLOG:
+            self.behind = True
+            self._loop.at(self, time.monotonic() + PATIENCE, self._drop)
 
     def pause(self, *, paused: bool) -> None:
         """Read no more from it, or do so again."""
@@ -95,8 +103,10 @@ class Connection:
         """End the connection at once. May be called twice."""
         if self._open:
             self._open = False
+            self._outbox.clear()
             self._loop.unwatch(self.socket.fileno())
             self._closed(self)
+            self._caught_up()
             self.socket.close()
             for fd in self.fds:
                 os.close(fd)
@@ -118,11 +128,24 @@ class Connection:
             pass
         except OSError:
             self.close()
+        if len(self._outbox) <= BACKLOG // 2:
+            self._caught_up()
         if self._open:
             if self._finishing and not self._outbox:
                 self.close()
             else:
                 self.watch()
+
+    def _caught_up(self) -> None:
+        if self.behind:
+            self.behind = False
+            self._loop.cancel(self)
+            if self.container is not None:
+                self.container.streams.proceed()
+
+    def _drop(self) -> None:
+        self.reply({"error": "Aborted", "message": f"the output was not read for {PATIENCE:g} seconds"})
+        self._caught_up()
 
     def _receive(self) -> None:
         try:

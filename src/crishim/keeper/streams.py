@@ -1,7 +1,8 @@
 """The streams of one container in the keeper: its log, its output, its input, its terminal. Standard library only.
 
-The rules are those of `logs.stdio`: output is read as it arrives, whether or not the disk is full or a client reads its copy;
-after the exit, output of processes that still have the pipes open is awaited for `GRACE` seconds.
+The rules are those of `logs.stdio`: output is read as it arrives, whether or not the disk is full; after the exit, output of
+processes that still have the pipes open is awaited for `GRACE` seconds. The clients are the server's, which reads at once;
+where it cannot, the container waits for it, up to `connection.PATIENCE`.
 """
 
 import fcntl
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
     class Attached(Protocol):
         """A client that is attached."""
+
+        behind: bool
+        """Whether it has so much left to read that the container is to wait, for a limited time."""
 
         def offer(self, kind: int, data: bytes) -> None:
             """Send a piece of output. Never waits."""
@@ -152,6 +156,12 @@ class KeeperStreams:
         else:
             self._end()
 
+    def proceed(self) -> None:
+        """Read output again, after a client that was behind has caught up or is gone."""
+        if self._begun and not any(client.behind for client in self.attached):
+            for fd in self._outputs:
+                self._watch(fd)
+
     def close(self) -> None:
         """Close all descriptors; clients that are attached get the end. May be called twice."""
         self._loop.cancel(self)
@@ -183,6 +193,9 @@ class KeeperStreams:
             kind = wire.STDERR if output.stream == "stderr" else wire.STDOUT
             for client in tuple(self.attached):
                 client.offer(kind, data)
+            if output.left is None and any(client.behind for client in self.attached):
+                for other in self._outputs:
+                    self._loop.unwatch(other)
         if not data or output.left == 0:
             self._write(output.stream, output.splitter.finish())
             self._drop(fd)
@@ -201,6 +214,7 @@ class KeeperStreams:
         for fd, output in tuple(self._outputs.items()):
             if output.left is None:
                 (output.left,) = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))
+                self._watch(fd)
             self._read(fd)
 
     def _drop(self, fd: int) -> None:
