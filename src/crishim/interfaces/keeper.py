@@ -52,7 +52,7 @@ class Keeper(Protocol):
 
     @abstractmethod
     async def keep(self, request: KeepRequest) -> int:
-        """Run a command line; return the pid of the container's process, which is not reused before `forget`'s end.
+        """Run a command line; return the pid of the container's process, which may have exited already.
 
         Raises `AlreadyExists`, what `from_os_error` makes of a log or a program that cannot be opened or run, and
         `CreateRefused` with the stderr of a creator that has failed. Cancelled, it kills the creator.

@@ -14,6 +14,9 @@ Containers are children of this process. `close` kills them all. After a crash t
 later crishim of the same boot finds them in `runtime_state` by pid and start time, shows them as running, can kill them, and
 reports an unknown exit status when they end. Only a container that was started at the moment of the crash, before its pid was
 recorded, is not found. Exits that were seen are stored there, too. Containers that were only created are lost.
+
+With the option `monitor = "keeper"` containers are children of the node's keeper instead. They go on when this process ends in
+whatever way; their output is in the log, and a later crishim attaches to them and reports their exit status. Their execs end.
 """
 
 import os
@@ -31,7 +34,8 @@ from crishim.model.features import Feature
 
 __all__ = ["HostImages", "ProcessBackend", "plugin"]
 
-_OPTIONS: Final = frozenset({"unsafe_ignore"})
+_KEEPER: Final = "keeper"
+_OPTIONS: Final = frozenset({"monitor", "unsafe_ignore"})
 
 
 def build(context: BackendContext) -> Backend:
@@ -45,7 +49,12 @@ def build(context: BackendContext) -> Backend:
         ignored = [Feature(name) for name in names]
     except ValueError as error:
         raise InvalidArgument("options.unsafe_ignore", f"{error}; known: {', '.join(sorted(Feature))}") from error
-    return ProcessBackend(context, ignored)
+    monitor = context.options.get("monitor", "")
+    if monitor not in {"", _KEEPER}:
+        raise InvalidArgument("options.monitor", f"must be {_KEEPER} or empty")
+    if monitor and context.keeper is None:
+        raise InvalidArgument("options.monitor", f"is {_KEEPER}, and this program has none")
+    return ProcessBackend(context, ignored, context.keeper if monitor else None)
 
 
 def check(_: Mapping[str, Any]) -> Iterable[Finding]:

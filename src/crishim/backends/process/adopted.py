@@ -85,6 +85,10 @@ class ContainerProcess:
                 await kill_family(self.leaders)
             await asyncio.wait({self._life})
 
+    async def leave(self) -> None:
+        """This crishim ends, and the container with it."""
+        await self.end()
+
     async def remove(self) -> None:
         """As `Backend.remove_container`; running processes are killed. Waits for a container that never ran raise
         `NotFound`.
@@ -125,15 +129,12 @@ class ContainerProcess:
 
     def _keep(self) -> None:
         if not self._removed:
-            self._keeping.put(
-                StoredContainer(
-                    id=self.id,
-                    sandbox_id=self.sandbox_id,
-                    started_at=self._started_at,
-                    leaders=self.leaders,
-                    exit=self._exit,
-                )
-            )
+            self._keeping.put(self._stored())
+
+    def _stored(self) -> StoredContainer:
+        return StoredContainer(
+            id=self.id, sandbox_id=self.sandbox_id, started_at=self._started_at, leaders=self.leaders, exit=self._exit
+        )
 
 
 class AdoptedContainer(ContainerProcess):
@@ -151,7 +152,7 @@ class AdoptedContainer(ContainerProcess):
 
     async def find(self) -> None:
         """Watch its process if it runs, or else kill its remaining processes. To be called once, before all other methods."""
-        session = Session.adopt(self._leaders[0]) if self._exit is None else None
+        session = Session.adopt(self._leaders[0]) if self._exit is None and self._leaders else None
         if session is not None:
             self._watch(session, self._started_at)
         else:

@@ -8,8 +8,9 @@ import attrs
 
 from crishim import __version__
 from crishim.backends.process.adopted import AdoptedContainer, ContainerProcess
-from crishim.backends.process.container import ProcessContainer
-from crishim.backends.process.state import StateFolder, StoredSandbox
+from crishim.backends.process.container import ExecutingContainer, ProcessContainer
+from crishim.backends.process.kept import KeptContainer
+from crishim.backends.process.state import StateFolder, StoredContainer, StoredSandbox
 from crishim.backends.process.usage import usage
 from crishim.errors import AlreadyExists, FailedPrecondition, NotFound
 from crishim.interfaces.backend import Backend, BackendContext, BackendInfo, NetnsSource
@@ -23,6 +24,7 @@ from crishim.interfaces.capabilities import (
     SupportsPortForward,
     SupportsStats,
 )
+from crishim.interfaces.keeper import Keeper
 from crishim.linux.processes import Process, all_processes, family
 from crishim.linux.tcp import dial_loopback
 from crishim.model.container import ContainerSpec, Inventory
@@ -41,11 +43,13 @@ class ProcessBackend(
 ):
     """Runs containers as child processes. `close` ends them all; the package's docstring describes the limits.
 
-    `ignored` are features that this backend does not support and accepts nevertheless.
+    `ignored` are features that this backend does not support and accepts nevertheless. With a `keeper` containers are its
+    children, and outlive this backend.
     """
 
-    def __init__(self, context: BackendContext, ignored: Collection[Feature] = ()) -> None:
+    def __init__(self, context: BackendContext, ignored: Collection[Feature] = (), keeper: Keeper | None = None) -> None:
         self._clock = context.clock
+        self._keeper = keeper
         self._supported = PROCESS | frozenset(ignored)
         self._keeping = StateFolder(context.runtime_state)
         self._sandboxes: dict[SandboxId, StoredSandbox] = {}
@@ -90,7 +94,10 @@ class ProcessBackend(
         await self._sandbox(spec.sandbox.id)
         if spec.id in self._containers:
             raise AlreadyExists("container", spec.id)
-        self._containers[spec.id] = ProcessContainer(spec, self._clock, self._keeping)
+        if self._keeper is None:
+            self._containers[spec.id] = ProcessContainer(spec, self._clock, self._keeping)
+        else:
+            self._containers[spec.id] = KeptContainer.created(spec, self._clock, self._keeping, self._keeper)
 
     async def start_container(self, container_id: ContainerId) -> None:
         """Start its process. Raises `InvalidArgument` for a program that cannot be run."""
@@ -124,7 +131,7 @@ class ProcessBackend(
 
     async def reopen_log(self, container_id: ContainerId) -> None:
         """Continue in a new log file."""
-        (await self._own(container_id)).reopen_log()
+        await (await self._own(container_id)).reopen_log()
 
     async def container_usage(self, container_id: ContainerId) -> ContainerUsage:
         """The usage of its processes and execs; nothing is measured of a container that does not run."""
@@ -144,9 +151,11 @@ class ProcessBackend(
         return SandboxUsage(cpu=cpu, memory=memory, process=process)
 
     async def close(self) -> None:
-        """Kill every container, and return when all have exited. The exits are stored for a later crishim of this boot."""
+        """Kill every container but those in the keeper, and return when they have exited. The exits are stored for a later
+        crishim of this boot.
+        """
         for container in self._containers.values():
-            await container.end()
+            await container.leave()
 
     async def _find(self) -> None:
         async with self._finding:
@@ -156,10 +165,15 @@ class ProcessBackend(
             for stored in self._keeping.containers():
                 if stored.id in self._containers:  # found by a call that was cancelled
                     continue
-                container = AdoptedContainer(stored, self._clock, self._keeping)
-                await container.find()
-                self._containers[stored.id] = container
+                self._containers[stored.id] = await self._resumed(stored)
             self._found = True
+
+    async def _resumed(self, stored: StoredContainer) -> ContainerProcess:
+        if stored.program is not None and self._keeper is not None:
+            return await KeptContainer.found(stored, stored.program, self._clock, self._keeping, self._keeper)
+        container = AdoptedContainer(stored, self._clock, self._keeping)
+        await container.find()
+        return container
 
     def _keep(self, sandbox: StoredSandbox) -> None:
         self._keeping.put(sandbox)
@@ -179,9 +193,9 @@ class ProcessBackend(
             raise NotFound("container", container_id)
         return container
 
-    async def _own(self, container_id: ContainerId) -> ProcessContainer:
+    async def _own(self, container_id: ContainerId) -> ExecutingContainer:
         container = await self._container(container_id)
-        if not isinstance(container, ProcessContainer):
+        if not isinstance(container, ExecutingContainer):
             raise FailedPrecondition("started by an earlier crishim", "started by this one", f"container {container_id}")
         return container
 

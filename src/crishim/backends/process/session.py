@@ -54,9 +54,7 @@ class Session:
         `tty` util-linux's setsid makes the descriptors the session's terminal, since only a process itself can do that, and
         running Python between fork and exec is not safe in a process with threads.
         """
-        cwd = str(Path("/") / program.cwd)
-        if not os.path.isdir(cwd):  # noqa: PTH112 - what may not be looked at is no error
-            cwd = "/"
+        cwd = working_folder(program.cwd)
         argv = list(program.argv)
         if program.tty:
             argv = [_setsid(), "-c", "--", *_checked(argv, program.env, cwd)]
@@ -74,9 +72,9 @@ class Session:
         except OSError as error:
             if error.errno in _SHORTAGES:
                 raise ResourceExhausted(f"{program.argv[0]!r} cannot be started: {error.strerror}") from error
-            raise _cannot_run(program.argv[0], error.strerror or str(error)) from error
+            raise cannot_run(program.argv[0], error.strerror or str(error)) from error
         except ValueError as error:
-            raise _cannot_run(program.argv[0], str(error)) from error
+            raise cannot_run(program.argv[0], str(error)) from error
         return cls(child)
 
     @classmethod
@@ -114,6 +112,12 @@ class Session:
         self._child.collect()
 
 
+def working_folder(cwd: str) -> str:
+    """The working directory of a program: `cwd`, or `/` if this machine does not have it."""
+    path = str(Path("/") / cwd)
+    return path if os.path.isdir(path) else "/"  # noqa: PTH112 - what may not be looked at is no error
+
+
 def _setsid() -> str:
     if not (setsid := find_program("setsid")):
         raise Unimplemented("tty", "a terminal needs setsid, which is in Debian's package util-linux")
@@ -123,9 +127,10 @@ def _setsid() -> str:
 def _checked(argv: list[str], env: Mapping[str, str], cwd: str) -> list[str]:
     """`argv`, if the program exists: behind setsid a missing one would be an exit and no error."""
     if "\0" in "".join(argv) or not find_program(argv[0], env=env, cwd=cwd):
-        raise _cannot_run(argv[0], "no such program")
+        raise cannot_run(argv[0], "no such program")
     return argv
 
 
-def _cannot_run(program: str, why: str) -> InvalidArgument:
+def cannot_run(program: str, why: str) -> InvalidArgument:
+    """The error for a program that cannot be run."""
     return InvalidArgument("config.command", f"{program!r} cannot be run: {why}")

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import attrs
 
+from crishim.backends.process.session import Program
 from crishim.errors import ResourceExhausted
 from crishim.linux.processes import Identity, boot_id
 from crishim.model.process import Exit
@@ -23,13 +24,17 @@ _log = logging.getLogger(__name__)
 
 @attrs.frozen(kw_only=True)
 class StoredContainer:
-    """A container that was started: the processes that lead its sessions, the first one its own, and its exit status."""
+    """A container that was started: the processes that lead its sessions, the first one its own, and its exit status.
+
+    `program` is there for a container that the keeper runs; such a one is stored before its start, then without leaders.
+    """
 
     id: ContainerId
     sandbox_id: SandboxId
     started_at: int
     leaders: tuple[Identity, ...]
     exit: Exit | None = None
+    program: Program | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -83,8 +88,13 @@ class StateFolder:
 
 def _container(data: dict[str, Any]) -> StoredContainer:
     leaders = tuple(Identity(**leader) for leader in data.pop("leaders"))
-    end = data.pop("exit")
-    return StoredContainer(**data, leaders=leaders, exit=None if end is None else Exit(**end))
+    end, program = data.pop("exit"), data.pop("program", None)
+    return StoredContainer(
+        **data,
+        leaders=leaders,
+        exit=None if end is None else Exit(**end),
+        program=None if program is None else Program(**program),
+    )
 
 
 def write_json(path: Path, data: object) -> None:

@@ -1,0 +1,176 @@
+"""A container that the node's keeper runs: its output, its exit and its input survive the end of this crishim."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from crishim.backends.process.adopted import gone
+from crishim.backends.process.container import ExecutingContainer
+from crishim.backends.process.session import Program, Session, cannot_run, working_folder
+from crishim.backends.process.state import StateFolder, StoredContainer
+from crishim.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unavailable
+from crishim.interfaces.capabilities import ProcessIO
+from crishim.interfaces.keeper import Keeper, KeepRequest
+from crishim.interfaces.seats import Clock
+from crishim.linux.processes import Identity, kill_family, read
+from crishim.logs.writer import LogFile
+from crishim.model.container import ContainerSpec
+from crishim.model.process import Exit
+from crishim.model.values import ContainerId, SandboxId
+
+
+class Gone(Session):
+    """The session of a process that had exited before it could be watched; others of its session may run."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+
+    @property
+    def identity(self) -> Identity:
+        """As `Session.identity`; the start time may be unknown, and is 0 then."""
+        return self._identity
+
+    def send(self, number: int) -> None:
+        """Does nothing."""
+
+    async def ended(self) -> None:
+        """Return at once."""
+
+    def reap(self) -> None:
+        """Does nothing: the keeper has reaped it."""
+
+
+def session_of(pid: int) -> Session:
+    """The session that a process of the keeper leads, which the keeper reaps when it exits."""
+    process = read(pid)
+    if process is None or process.session != pid:
+        return Gone(Identity(pid, 0))
+    return Session.adopt(process.identity) or Gone(process.identity)
+
+
+class KeptContainer(ExecutingContainer):
+    """A container in the keeper, from its creation or from when a later crishim finds it, to its removal."""
+
+    def __init__(
+        self,
+        container_id: ContainerId,
+        sandbox_id: SandboxId,
+        program: Program,
+        clock: Clock,
+        keeping: StateFolder,
+        keeper: Keeper,
+    ) -> None:
+        super().__init__(container_id, sandbox_id, program, clock, keeping)
+        self._keeper = keeper
+        self._request: KeepRequest | None = None
+        self._earlier: Sequence[Identity] = ()
+
+    @classmethod
+    def created(cls, spec: ContainerSpec, clock: Clock, keeping: StateFolder, keeper: Keeper) -> "KeptContainer":
+        """A new container. Raises as `LogFile` for a log that cannot be opened."""
+        if spec.log_path:
+            LogFile(Path(spec.log_path)).close()
+        program = Program(argv=list(spec.argv), env=dict(spec.env), cwd=spec.cwd, tty=spec.tty)
+        container = cls(spec.id, spec.sandbox.id, program, clock, keeping, keeper)
+        container._request = KeepRequest(
+            name=spec.id,
+            argv=tuple(spec.argv),
+            env=spec.env,
+            cwd=working_folder(spec.cwd),
+            log_path=spec.log_path,
+            terminal=spec.tty,
+            stdin=spec.stdin,
+            stdin_once=spec.stdin_once,
+        )
+        return container
+
+    @classmethod
+    async def found(
+        cls, stored: StoredContainer, program: Program, clock: Clock, keeping: StateFolder, keeper: Keeper
+    ) -> "KeptContainer":
+        """A container that an earlier crishim has started. Without a keeper that has it, its exit is unknown."""
+        container = cls(stored.id, stored.sandbox_id, program, clock, keeping, keeper)
+        container._started_at = stored.started_at
+        container._earlier = stored.leaders
+        container._exit = stored.exit
+        if stored.exit is not None:
+            container._over.set()
+            return container
+        try:
+            pid = (await keeper.containers())[stored.id]
+        except (KeyError, Unavailable):
+            await kill_family(stored.leaders)
+            container._record_exit(Exit.unknown())
+            return container
+        first = stored.leaders[0] if stored.leaders else None
+        session = session_of(pid) if first is None else Session.adopt(first) or Gone(first)
+        container._watch(session, stored.started_at)
+        return container
+
+    @property
+    def leaders(self) -> tuple[Identity, ...]:
+        """As `ExecutingContainer.leaders`, with those of an earlier crishim."""
+        return tuple(dict.fromkeys((*super().leaders, *self._earlier)))
+
+    async def start(self) -> None:
+        """As `Backend.start_container`. The container is recorded before the keeper has it, so that no crash loses it."""
+        if self._request is None or self._session is not None:
+            raise FailedPrecondition("started", "created", f"container {self.id}")
+        self._started_at = self._clock.now()
+        self._keep()
+        try:
+            pid = await self._keeper.keep(self._request)
+        except BaseException as error:
+            self._keeping.forget_container(self.id)
+            if isinstance(error, NotFound | PermissionDenied | InvalidArgument):
+                raise cannot_run(self._request.argv[0], error.message) from error
+            raise
+        self._watch(session_of(pid), self._started_at)
+        self._keep()
+
+    async def attach(self, io: ProcessIO) -> None:
+        """As `SupportsAttach.attach`."""
+        self._must_run()
+        await self._keeper.attach(self.id, io)
+
+    async def reopen_log(self) -> None:
+        """As `SupportsLogReopen.reopen_log`."""
+        self._must_run()
+        await self._keeper.reopen_log(self.id)
+
+    async def leave(self) -> None:
+        """This crishim ends: the container goes on, its execs end."""
+        if self._life is not None and not self._over.is_set():
+            self._life.cancel()
+            await asyncio.wait({self._life})
+        await self._end_execs()
+        if self._session is not None:
+            self._session.reap()
+
+    async def remove(self) -> None:
+        """As `Backend.remove_container`."""
+        await super().remove()
+        with contextlib.suppress(NotFound, Unavailable):  # it was never started, or its keeper has died
+            await self._keeper.forget(self.id)
+
+    async def _live(self, session: Session) -> None:
+        await session.ended()
+        await kill_family(self.leaders)
+        try:
+            end = await self._keeper.wait(self.id)
+        except (NotFound, Unavailable):
+            end = Exit.unknown()
+        await self._finish()
+        session.reap()
+        self._record_exit(attrs.evolve(end, started_at=self._started_at))
+
+    async def _end_execs(self) -> None:
+        execs = tuple(self._execs)
+        await kill_family(execs)
+        await gone(execs)
+
+    def _stored(self) -> StoredContainer:
+        return attrs.evolve(super()._stored(), program=self._program)
