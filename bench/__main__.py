@@ -1,7 +1,8 @@
 """All benches that compare a node of ours with its peers, in one run: a table in markdown, and a picture for the README.
 
 Peers are taken where they are on PATH, and absent ones are named. The short mode takes some minutes, `--long` half an hour;
-each bench can be run alone. Needs root, runc, conmon, skopeo, docker-registry and busybox.
+each bench can be run alone. All servers have their files in memory unless TMPDIR is set: a disk that others use decides more
+than the programs do. Needs root, runc, conmon, skopeo, docker-registry and busybox.
 
     python -m bench [--long] [--out docs/pictures]
 
@@ -54,13 +55,13 @@ DRAWN: Final = (
 """The rows of the picture, without the number of pods in their names."""
 
 
-def run(bench: str, *options: str, memory: bool = False) -> list[Row]:
+def run(bench: str, *options: str) -> list[Row]:
     """Run a bench, whose output goes where ours goes, and return its rows; none if it fails."""
-    folder = "/dev/shm" if memory and Path("/dev/shm").is_dir() else tempfile.gettempdir()
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         command = [sys.executable, "-m", f"bench.{bench}", *options, *(["--json", file.name] if bench != "scale" else [])]
         print(f"\n$ python -m bench.{bench} {' '.join(options)}", flush=True)
-        done = subprocess.run(command, check=False, env={**os.environ, "TMPDIR": folder})
+        done = subprocess.run(command, check=False, env={"TMPDIR": memory, **os.environ})
         if done.returncode or bench == "scale":
             print(f"bench.{bench} ended with {done.returncode}" if done.returncode else "", flush=True)
             return []
@@ -84,7 +85,7 @@ def main() -> None:
     rows: list[Row] = []
     for bench, sizes in (LONG if options.long else SHORT).items():
         wanted = [peer for peer in present if bench == "node" or peer != "crun"]
-        rows += map(renamed, run(bench, *sizes, "--only", ",".join(wanted), memory=bench == "pull"))
+        rows += map(renamed, run(bench, *sizes, "--only", ",".join(wanted)))
     run("scale", *SCALE[options.long])
     print(f"\n{markdown(rows)}\n\n{(time.monotonic() - begun) / 60:.0f} minutes; load of the machine {os.getloadavg()[0]:.1f}")
     for peer, tools in absent.items():

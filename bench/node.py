@@ -115,7 +115,7 @@ class Peer:
         """KiB of proportional memory of what is neither the server nor a container: monitors, shims, pauses."""
         assert self.process is not None
         pids = {
-            pid for group in Path("/sys/fs/cgroup").glob(f"*{self.cgroup}/*/cgroup.procs") for pid in group.read_text().split()
+            pid for group in Path("/sys/fs/cgroup").glob(f"*{self.cgroup}/**/cgroup.procs") for pid in group.read_text().split()
         }
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
@@ -168,7 +168,7 @@ class Rounds:
 
     def config(self, name: str) -> PodSandboxConfig:
         """A pod on the host network."""
-        linux = LinuxPodSandboxConfig(cgroup_parent=self.peer.cgroup, security_context=HOST)
+        linux = LinuxPodSandboxConfig(cgroup_parent=f"{self.peer.cgroup}/{name}", security_context=HOST)
         return sandbox_config(name, hostname="", linux=linux, log_directory=str(self.peer.place / "logs" / name))
 
     async def start(self, name: str) -> tuple[str, str]:
@@ -381,14 +381,14 @@ def cleared(peer: Peer) -> Iterator[None]:
     finally:
         if peer.process is not None:
             peer.stop()
-        for group in Path("/sys/fs/cgroup").glob(f"*{peer.cgroup}/*/cgroup.procs"):
+        for group in Path("/sys/fs/cgroup").glob(f"*{peer.cgroup}/**/cgroup.procs"):
             for pid in group.read_text().split():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), 9)
         time.sleep(0.5)
         unmount_below(peer.place)
         for group in Path("/sys/fs/cgroup").glob(f"*{peer.cgroup}"):
-            for child in (*group.glob("*/"), group):
+            for child in (*sorted(group.glob("**/"), reverse=True), group):
                 with contextlib.suppress(OSError):
                     child.rmdir()
 

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
@@ -44,6 +44,16 @@ _COST: Final = 50.0
 
 _RECENT: Final = 500_000_000
 """Nanoseconds for which the usage that was read for a pod's sum is that of its containers: the time of one list."""
+
+_OF_PODS: Final = frozenset(
+    {
+        *("cpu.stat", "memory.stat", "memory.current", "memory.max", "pids.current"),
+        *("cpu.pressure", "memory.pressure", "io.pressure"),
+        *("cpuacct/cpuacct.usage", "memory/memory.stat", "memory/memory.usage_in_bytes", "memory/memory.limit_in_bytes"),
+        "pids/pids.current",
+    }
+)
+"""The files of a pod's cgroup that `SandboxUsage` is made of, of both versions; metrics of cgroups are those of containers."""
 
 _MAIN: Final = "eth0"
 
@@ -206,7 +216,7 @@ class MeasuredPods(OciPodBackend, SupportsStats):
         """The usage of some cgroups together, by container; kept for the containers' own usage. Blocks."""
         now = self._context.clock.now()
         if "" in parts:
-            return cgroup_usage(self._cgroups, parts[""])
+            return cgroup_usage(self._cgroups, parts[""], _OF_PODS)
         read = {name: (now, cgroup_usage(self._cgroups, folder)) for name, folder in parts.items()}
         self._read.update({name: value for name, value in read.items() if name in self._folders})
         return sum_usage(usage for _, usage in read.values())
@@ -270,11 +280,15 @@ class MeasuredPods(OciPodBackend, SupportsStats):
         return self._members.get(sandbox_id, set())
 
 
-def cgroup_usage(cgroups: Cgroups, folder: str) -> CgroupUsage:
-    """The usage of a cgroup; empty if it does not exist."""
+def cgroup_usage(cgroups: Cgroups, folder: str, files: Container[str] | None = None) -> CgroupUsage:
+    """The usage of a cgroup, by all of its files or some; empty if it does not exist."""
     if not cgroups.exists(folder):
         return CgroupUsage()
-    read = cgroups.reader(folder)
+    everything = cgroups.reader(folder)
+
+    def read(name: str) -> str:
+        return everything(name) if files is None or name in files else ""
+
     return parse_cgroup_v2(read) if cgroups.v2 else parse_cgroup_v1(read)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from crishim.cri import Dispatcher, pb
@@ -102,3 +103,29 @@ async def test_a_list_of_stats_reads_no_file_twice(tmp_path: Path) -> None:
                 await dispatch(request)
             files = Counter(file for file in work.files if file.startswith("/sys/fs/cgroup/"))
             assert (True, {1}) == (len(files) > 10 * FEW, set(files.values()))
+
+
+async def test_of_a_pod_s_cgroup_only_what_is_reported_is_read(tmp_path: Path) -> None:
+    """PodSandboxStats reads fewer files of the pod's own cgroup than of its container's, and none of the processes in it."""
+    async with node(tmp_path) as world:
+        config = attrs.evolve(HOST, cgroup_parent="/crishim-costs/pod")
+        pod = await world.run_sandbox("pod", linux=config)
+        await world.run_container(pod, "main", "sleep", "600")
+        await world.run_container(pod, "other", "sleep", "600")
+        dispatch = Dispatcher(world.services)
+        with counted() as work:
+            reply = await dispatch(pb.PodSandboxStatsRequest(pod_sandbox_id=pod))
+        folders = Counter(str(Path(file).parent) for file in work.files if file.startswith("/sys/fs/cgroup/"))
+        own = sum(count for folder, count in folders.items() if folder.endswith("/crishim-costs/pod"))
+        stats = reply.stats.linux
+        assert (True, 2) == (4 < own < 10, len(stats.containers))
+        assert all((stats.cpu.usage_core_nano_seconds.value, stats.memory.usage_bytes.value, stats.process.process_count.value))
+    remove_parents()
+
+
+def remove_parents() -> None:
+    """Remove what the kubelet would: the cgroups of pods."""
+    for group in Path("/sys/fs/cgroup").glob("**/crishim-costs"):
+        for folder in (group / "pod", group):
+            if folder.is_dir():
+                folder.rmdir()
