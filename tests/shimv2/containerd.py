@@ -41,7 +41,7 @@ class Containerd:
         self._process: subprocess.Popen[bytes] | None = None
         host = image.partition("/")[0]
         own = Handler(name="own", runtime=RUNTIME, options={"ConfigPath": f"{folder}/options.toml"})
-        pod = Handler(name="pod", runtime=RUNTIME, options={"Root": f"{folder}/shim/runc/pod"}, sandboxer="shim")
+        pod = Handler(name="pod", runtime=RUNTIME, sandboxer="shim")
         Settings(
             folder=folder,
             release=release,
@@ -189,6 +189,7 @@ def containerd(
 ) -> Iterator[Containerd]:
     """A containerd that runs, gone afterwards. With the name of a bridge its pods have addresses in 10.86.0.0/16."""
     folder = Path(tempfile.mkdtemp(prefix="ctd"))
+    folder.chmod(0o711)  # the root of a user namespace reaches its files in here
     server = Containerd(folder, image, release, scope)
     if bridge:
         write_network(folder, bridge, "10.86.0.0/16")

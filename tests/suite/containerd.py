@@ -45,8 +45,9 @@ NETWORKS: Final = {BASELINE: ("crisuite1", "10.88.0.0/16"), OURS: ("crisuite2", 
 def write_config(folder: Path, port: int, runtime: str, release: Release, sandboxer: str) -> Path:
     """Containerd's configuration, and the network that it refers to."""
     write_network(folder, *NETWORKS[runtime])
-    systemd = cgroup_driver() is CgroupDriver.SYSTEMD
-    options = {"Root": f"{folder}/runc", "SystemdCgroup": systemd}
+    options: dict[str, object] = {"SystemdCgroup": True} if cgroup_driver() is CgroupDriver.SYSTEMD else {}
+    if runtime == BASELINE:  # with options for another shim than runc's containerd refuses user namespaces
+        options["Root"] = f"{folder}/runc"
     return Settings(
         folder=folder,
         release=release,
@@ -92,7 +93,7 @@ def containerd(folder: Path, port: int, runtime: str, release: Release, sandboxe
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
-        for state in folder.glob("runc/*/*/state.json"):
+        for state in (*folder.glob("runc/*/*/state.json"), *folder.glob("shim/runc/*/*/state.json")):
             delete = ["runc", "--root", str(state.parents[1]), "delete", "--force", state.parent.name]
             subprocess.run(delete, check=False, capture_output=True)
         unmount_below(folder)

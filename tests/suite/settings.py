@@ -130,6 +130,7 @@ plugin_config_path = "{self.folder}/nri/conf.d"
             lines += [f"[{table}.{handler.name}]", f'runtime_type = "{handler.runtime}"']
             if handler.sandboxer:
                 lines.append(f'sandboxer = "{handler.sandboxer}"')
-            lines.append(f"[{table}.{handler.name}.options]")
+            if handler.options:
+                lines.append(f"[{table}.{handler.name}.options]")
             lines += [f"{name} = {json.dumps(value)}" for name, value in handler.options.items()]
         return "\n".join(lines)

@@ -172,13 +172,7 @@ class PinnedNamespaces:
 
     async def _unshare_mapped(self, spec: SandboxSpec, kinds: list[str], userns: UserNamespace) -> None:
         pins = self._folder / spec.id
-        async with _staying("unshare", "--user", *_STAY) as first:
-            for name, lines in (("uid_map", userns.uids), ("gid_map", userns.gids)):
-                text = "".join(f"{line.container_id} {line.host_id} {line.length}\n" for line in lines)
-                try:
-                    Path(f"/proc/{first}/{name}").write_text(text, encoding="ascii")  # noqa: ASYNC240 - procfs does not block
-                except OSError as error:
-                    raise InvalidArgument(f"{_FIELD}.userns_options", f"{text.strip()!r}: {error.strerror}") from error
+        async with user_namespace(userns) as first:
             _pin_from(first, "user", pins)
         if not kinds:
             return
@@ -201,6 +195,19 @@ class PinnedNamespaces:
             mount(str(self._folder), self._folder, flags=MS_BIND)
         mount("", self._folder, flags=MS_PRIVATE)
         self._private = True
+
+
+@contextlib.asynccontextmanager
+async def user_namespace(userns: UserNamespace) -> AsyncIterator[int]:
+    """Run a process in a user namespace with these mappings inside the `async with`; its pid. Raises `InvalidArgument`."""
+    async with _staying("unshare", "--user", *_STAY) as pid:
+        for name, lines in (("uid_map", userns.uids), ("gid_map", userns.gids)):
+            text = "".join(f"{line.container_id} {line.host_id} {line.length}\n" for line in lines)
+            try:
+                Path(f"/proc/{pid}/{name}").write_text(text, encoding="ascii")  # noqa: ASYNC240 - procfs does not block
+            except OSError as error:
+                raise InvalidArgument(f"{_FIELD}.userns_options", f"{text.strip()!r}: {error.strerror}") from error
+        yield pid
 
 
 def _unstack(folder: Path) -> None:

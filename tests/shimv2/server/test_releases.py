@@ -11,14 +11,22 @@ import attrs
 import pytest
 
 from crishim.cri import pb
-from crishim.model.container import ContainerMetadata
+from crishim.model.container import ContainerMetadata, LinuxContainerConfig
 from crishim.model.image import ImageSpec
 from crishim.model.sandbox import DNSConfig, LinuxPodSandboxConfig, PodSandboxConfig
-from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
+from crishim.model.security import (
+    IDMapping,
+    LinuxContainerSecurityContext,
+    LinuxSandboxSecurityContext,
+    NamespaceMode,
+    NamespaceOption,
+    UserNamespace,
+)
 from crishim.model.values import FrozenDict
 from crishim.play import CallError, CriClient
 from crishim.shimv2.server.launcher import NODE, SANDBOX
 from crishim.testing.harness import container_config, sandbox_config
+from tests.backends.runc.test_user_namespaces import idmaps
 from tests.backends.runc.world import needs
 from tests.node.world import TOOLS, images
 from tests.shimv2.containerd import PROGRAMS, Containerd, containerd
@@ -54,8 +62,8 @@ def row(request: pytest.FixtureRequest, image: str) -> Iterator[tuple[Containerd
         yield started, handler
 
 
-def pod_config(logs: Path, network: NamespaceMode = NamespaceMode.POD) -> PodSandboxConfig:
-    options = NamespaceOption(network=network, pid=NamespaceMode.CONTAINER)
+def pod_config(logs: Path, network: NamespaceMode = NamespaceMode.POD, userns: UserNamespace | None = None) -> PodSandboxConfig:
+    options = NamespaceOption(network=network, pid=NamespaceMode.CONTAINER, userns_options=userns)
     linux = LinuxPodSandboxConfig(
         security_context=LinuxSandboxSecurityContext(namespace_options=options),
         sysctls=FrozenDict({"kernel.shm_rmid_forced": "1"}),
@@ -79,12 +87,14 @@ async def until_gone(node: Containerd) -> None:
 
 
 async def start_one(client: CriClient, node: Containerd, pod: str, sandbox: PodSandboxConfig, name: str) -> str:
+    options = sandbox.linux.security_context.namespace_options
     config = container_config(
         "",
         metadata=ContainerMetadata(name),
         image=ImageSpec(image=node.image),
         command=("sh", "-c", f"echo from {name}; sleep 600"),
         log_path=f"{name}.log",
+        linux=LinuxContainerConfig(security_context=LinuxContainerSecurityContext(namespace_options=options)),
     )
     container = await client.create_container(pod, config, sandbox)
     await client.start_container(container)
@@ -176,6 +186,25 @@ async def test_the_daemon_is_killed(row: tuple[Containerd, str], tmp_path: Path)
         again = await client.run_sandbox(sandbox, handler)
         await client.remove_sandbox(again)
     await until_gone(node)
+
+
+@pytest.mark.skipif(not idmaps("runc"), reason="needs runc 1.2 or newer: put one on PATH")
+@pytest.mark.parametrize("handler", ["crishim", "pod"])
+@pytest.mark.parametrize("network", [NamespaceMode.POD, NamespaceMode.NODE])
+async def test_a_pod_with_a_user_namespace(image: str, tmp_path: Path, handler: str, network: NamespaceMode) -> None:
+    """Containerd 2 offers user namespaces with our shim; root in a container is unprivileged outside, and owns root's files."""
+    ids = (IDMapping(host_id=200000, container_id=0, length=65536),)
+    with running(image, NEWEST) as node:
+        sandbox = pod_config(tmp_path, network, UserNamespace(uids=ids, gids=ids))
+        async with node.cri() as client:
+            await client.pull_image(ImageSpec(image=node.image), sandbox)
+            pod = await client.run_sandbox(sandbox, handler)
+            one = await start_one(client, node, pod, sandbox, "one")
+            done = await client.exec_sync(one, ("sh", "-c", "cat /proc/self/uid_map; touch /bin/made && echo made"), 10)
+            assert ["0", "200000", "65536", "made"] == done.stdout.decode().split(), done
+            await client.stop_sandbox(pod)
+            await client.remove_sandbox(pod)
+        await until_gone(node)
 
 
 @pytest.mark.parametrize(("release", "handler"), ROWS)

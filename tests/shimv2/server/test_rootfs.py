@@ -8,7 +8,9 @@ import pytest
 
 from crishim.errors import CrishimError, InvalidArgument
 from crishim.linux.mounts import MS_BIND, MS_NODEV, MS_RDONLY, MS_REC, is_mount_root, mounts_below
-from crishim.shimv2.server.rootfs import RootMount, mount_rootfs, parsed, shortened, unmount_rootfs
+from crishim.shimv2.server.rootfs import RootMount, mappings, mount_rootfs, parsed, shortened, unmount_rootfs
+from crishim.shimv2.server.task import Creation
+from crishim.shimv2.server.tasks import mount_with_ids
 from tests.backends.runc.world import needs
 
 RELATIME = 1 << 21
@@ -122,3 +124,51 @@ def test_mounts_in_one_another(rootfs: Path) -> None:
     assert is_mount_root(rootfs / "a")
     with pytest.raises(InvalidArgument):
         mount_rootfs(rootfs, [RootMount(kind="tmpfs", source="t", target="a/../../b")])
+
+
+MAPPED = ("uidmap=0:200000:65536", "gidmap=0:300000:65536")
+
+
+def owner(path: Path) -> tuple[int, int]:
+    return path.stat().st_uid, path.stat().st_gid
+
+
+@pytest.mark.node
+@needs("unshare")
+@pytest.mark.parametrize("layers", [2, 60])
+async def test_an_overlay_with_ids_of_a_user_namespace(tmp_path: Path, rootfs: Path, layers: int) -> None:
+    """Containerd 2 maps the ids of a pod's user namespace so: root's files of every layer belong to the namespace's root."""
+    bundle = rootfs.parent
+    folders = [tmp_path / f"{number:080}" for number in range(layers)]
+    for number, folder in enumerate(folders):
+        (folder / f"of-{number}").mkdir(parents=True)
+    upper, work = tmp_path / "upper", tmp_path / "work"
+    upper.mkdir()
+    work.mkdir()
+    own = (f"workdir={work}", f"upperdir={upper}", "lowerdir=" + ":".join(map(str, folders)))
+    mounts = (RootMount(kind="overlay", source="overlay", options=(*own, *MAPPED)),)
+    await mount_with_ids(Creation(bundle=bundle, mounts=mounts))
+    assert {(200000, 300000)} == {owner(rootfs / f"of-{number}") for number in range(layers)}
+    assert not (bundle / "crishim-lower").exists()
+    assert [str(rootfs)] == [mount.path for mount in mounts_below(bundle)]
+
+
+@pytest.mark.node
+@needs("unshare")
+async def test_a_bind_mount_with_ids_of_a_user_namespace(tmp_path: Path, rootfs: Path) -> None:
+    """Any other mount is mapped itself, and stays read-only."""
+    (tmp_path / "source" / "a").mkdir(parents=True)
+    mounts = (RootMount(kind="bind", source=str(tmp_path / "source"), options=("rbind", "ro", *MAPPED)),)
+    await mount_with_ids(Creation(bundle=rootfs.parent, mounts=mounts))
+    assert (200000, 300000) == owner(rootfs / "a")
+    with pytest.raises(OSError, match="Read-only"):
+        (rootfs / "new").touch()
+
+
+@pytest.mark.parametrize("options", [("uidmap=0:1", "gidmap=0:0:1"), ("uidmap=a:b:c", "gidmap=0:0:1"), ("uidmap=", "gidmap=")])
+def test_mappings_that_are_none(options: tuple[str, ...]) -> None:
+    """They are refused by their field; with only one of the two nothing is mapped."""
+    with pytest.raises(InvalidArgument) as refused:
+        mappings((RootMount(kind="overlay", source="overlay", options=options),))
+    assert "rootfs.options" == refused.value.field
+    assert mappings((RootMount(kind="overlay", source="overlay", options=options[:1]),)) is None

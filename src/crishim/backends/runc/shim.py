@@ -6,7 +6,8 @@ With `-info` instead of a folder it prints the runtime's features, which contain
 the program that the options on stdin name.
 
 A handler's options in containerd are those of runc's own shim: BinaryName, Root, SystemdCgroup. IoUid and IoGid, the owner of
-pipes that a shim creates, are accepted without effect: containerd's pipes are used. Any other key is refused by its name.
+pipes that a shim creates, are accepted without effect: containerd's pipes are used; so are TaskApiAddress and TaskApiVersion,
+with which containerd 2 finds a sandbox's shim. Any other key is refused by its name.
 """
 
 import sys
@@ -38,7 +39,15 @@ from crishim.shimv2.server.run import serve
 
 _FEATURES: Final = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
 
-_KEYS: Final[Mapping[str, type]] = {"BinaryName": str, "Root": str, "SystemdCgroup": bool, "IoUid": int, "IoGid": int}
+_KEYS: Final[Mapping[str, type]] = {
+    "BinaryName": str,
+    "Root": str,
+    "SystemdCgroup": bool,
+    "IoUid": int,
+    "IoGid": int,
+    "TaskApiAddress": str,
+    "TaskApiVersion": int,
+}
 
 
 def runc(folder: Path) -> Make:

@@ -15,7 +15,7 @@ from crishim.linux.cgroups import read_text
 from crishim.linux.programs import find_program
 from crishim.model.container import ContainerMetadata, ContainerSpec
 from crishim.model.sandbox import SandboxSpec
-from crishim.model.security import LinuxContainerUser, NamespaceMode, UserNamespace
+from crishim.model.security import LinuxContainerUser, NamespaceMode
 from crishim.model.values import ContainerId, FrozenDict, ImageId
 from crishim.oci.facts import Host, NamespacePaths, Place
 from crishim.oci.resources import cgroups_path
@@ -53,7 +53,7 @@ def make_root(folder: Path) -> None:
 
 
 def pause_config(spec: SandboxSpec, host: Host, userns: str = "") -> dict[str, Any]:
-    """config.json of a pod's pause container. `userns`: the path of the user namespace that owns the pod's network."""
+    """config.json of a pod's pause container. `userns`: the path of the pod's user namespace, which owns its network."""
     pause = ContainerSpec(
         id=ContainerId(spec.id),
         sandbox=spec,
@@ -80,18 +80,7 @@ def pause_config(spec: SandboxSpec, host: Host, userns: str = "") -> dict[str, A
         config["hostname"] = spec.config.hostname or host.hostname
     if spec.config.linux.sysctls:
         linux["sysctl"] = dict(spec.config.linux.sysctls)
-    mapped = options.userns_options
-    if mapped is not None and mapped.mode is NamespaceMode.POD and not userns:
-        linux["namespaces"].append({"type": "user"})
-        linux |= _mappings(mapped)
     return config
-
-
-def _mappings(userns: UserNamespace) -> dict[str, Any]:
-    return {
-        name: [{"containerID": line.container_id, "hostID": line.host_id, "size": line.length} for line in lines]
-        for name, lines in (("uidMappings", userns.uids), ("gidMappings", userns.gids))
-    }
 
 
 def sandbox_of(bundle: Path) -> str:

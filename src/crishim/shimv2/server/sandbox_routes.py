@@ -20,7 +20,6 @@ from crishim.errors import CrishimError, InvalidArgument
 from crishim.interfaces.oci_runtime import OciStatus
 from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata
 from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
-from crishim.pods.bundle import read_config
 from crishim.pods.host import architecture
 from crishim.shimv2.server.routes import Row, handler
 from crishim.shimv2.server.sandboxes import ShimSandbox, ShimSandboxes
@@ -69,7 +68,7 @@ async def _status(sandboxes: ShimSandboxes, key: Key, request: pb.SandboxStatusR
         sandbox_id=key[1],
         pid=sandbox.pid,
         state=_READY if sandbox.status is OciStatus.RUNNING else _NOT_READY,
-        info=_info(sandbox) if request.verbose else {},
+        info=_info(sandboxes, sandbox) if request.verbose else {},
         created_at=_time(sandbox.created_at),
         exited_at=timestamp_of(sandbox.ended.result()) if sandbox.ended.done() else None,
     )
@@ -130,11 +129,11 @@ def _config(options: Any, sandbox_id: str, *, host_network: bool) -> PodSandboxC
         raise InvalidArgument("options", f"cannot be read: {error}") from error
 
 
-def _info(sandbox: ShimSandbox) -> dict[str, str]:
+def _info(sandboxes: ShimSandboxes, sandbox: ShimSandbox) -> dict[str, str]:
     """The verbose status, in the form of containerd's own sandboxes."""
     info: dict[str, AnyValue] = {"pid": sandbox.pid, "processStatus": str(sandbox.status)}
     with contextlib.suppress(CrishimError):  # a runtime with sandboxes of its own has no config.json
-        info["runtimeSpec"] = read_config(sandbox.bundle)
+        info["runtimeSpec"] = sandboxes.config(sandbox.key)
     return {"info": json.dumps(info)}
 
 

@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -29,8 +29,9 @@ from crishim.model.security import NamespaceMode
 from crishim.model.stats import CgroupUsage
 from crishim.model.values import SandboxId
 from crishim.pods import files
-from crishim.pods.bundle import delete_bundle, write_bundle
+from crishim.pods.bundle import delete_bundle, read_config, write_bundle
 from crishim.pods.host import host
+from crishim.pods.namespaces import user_namespace
 from crishim.pods.usage import cgroup_usage
 from crishim.shimv2.server.options import self_contained
 from crishim.shimv2.server.pause import make_root, owner, pause_config
@@ -40,7 +41,9 @@ from crishim.shimv2.server.tasks import Tasks
 
 RECORD: Final = "crishim-sandbox.json"
 RUNTIME: Final = "runtime"
-"""The folder, beside the files of a pod, that a runtime with `SupportsSandbox` receives."""
+"""The bundle of a pod's pause container, or of a runtime with `SupportsSandbox`, beside the files of the pod. In containerd's
+own folder the root of a user namespace could not reach its root file system.
+"""
 
 _KILL: Final = 9
 _TIMEOUT: Final = 10.0
@@ -123,9 +126,9 @@ class ShimSandboxes:
             node = await asyncio.to_thread(host)
             await asyncio.to_thread(files.make, self._pods.joinpath(*key), sandbox.spec, node.hostname)
             runtime = self._make(key[0], sandbox.options)
+            own = self._own(key)
+            own.mkdir(mode=0o711)
             if isinstance(runtime, SupportsSandbox):
-                own = self._pods.joinpath(*key) / RUNTIME
-                own.mkdir(mode=0o711)
                 sandbox.pid = await runtime.start_sandbox(sandbox.spec, own)
                 waiting = runtime.wait_sandbox(key[1])
             else:
@@ -186,6 +189,10 @@ class ShimSandboxes:
         """The bundles of the sandboxes that a previous daemon has left, which `end` ends. Called at start."""
         return self._records.left()
 
+    def config(self, key: Key) -> dict[str, Any]:
+        """config.json of the pause container. Raises `DataLoss` if there is none."""
+        return read_config(self._own(key))
+
     async def usage(self, key: Key) -> tuple[int, CgroupUsage]:
         """The time, and the usage of the pod's cgroup, or of the sandbox's own process if the pod has none."""
         sandbox = self.look(key)
@@ -198,16 +205,19 @@ class ShimSandboxes:
     async def _start_pause(self, sandbox: ShimSandbox, spec: SandboxSpec) -> int:
         await asyncio.to_thread(make_root, self._root)
         mounts = (RootMount(kind="bind", source=str(self._root), options=("rbind", "ro")),)
-        with contextlib.ExitStack() as opened:
+        async with contextlib.AsyncExitStack() as opened:
             userns = ""
             mapped = spec.namespaces.userns_options
-            if spec.netns and mapped is not None and mapped.mode is NamespaceMode.POD:
+            if mapped is not None and mapped.mode is NamespaceMode.POD and spec.netns:
                 descriptor = owner(spec.netns)
                 opened.callback(os.close, descriptor)
                 userns = f"/proc/{os.getpid()}/fd/{descriptor}"
+            elif mapped is not None and mapped.mode is NamespaceMode.POD:
+                userns = f"/proc/{await opened.enter_async_context(user_namespace(mapped))}/ns/user"
             config = pause_config(spec, await asyncio.to_thread(host), userns)
-            await asyncio.to_thread(write_bundle, sandbox.bundle, config, "")
-            pid = await self._tasks.create(sandbox.key, Creation(bundle=sandbox.bundle, mounts=mounts, options=sandbox.options))
+            bundle = self._own(sandbox.key)
+            await asyncio.to_thread(write_bundle, bundle, config, "")
+            pid = await self._tasks.create(sandbox.key, Creation(bundle=bundle, mounts=mounts, options=sandbox.options))
         await self._tasks.start(sandbox.key, "")
         return pid
 
@@ -239,7 +249,7 @@ class ShimSandboxes:
             for member in self._tasks.members(key):
                 await self._tasks.end(member.key, member.bundle)
             await self._end(sandbox)
-            end = await self._tasks.end(key, sandbox.bundle)
+            end = await self._tasks.end(key, self._own(key))
             if sandbox.watch is not None:
                 await asyncio.wait({sandbox.watch}, timeout=_TIMEOUT)
             if (folder := self._pods.joinpath(*key)).exists():
@@ -250,6 +260,9 @@ class ShimSandboxes:
             if not sandbox.ended.done():
                 sandbox.ended.set_result(end)
             del self._sandboxes[key]
+
+    def _own(self, key: Key) -> Path:
+        return self._pods.joinpath(*key) / RUNTIME
 
     def _left(self, key: Key, bundle: Path, options: tuple[str, bytes]) -> ShimSandbox:
         """A sandbox that another daemon has created, of which only this is known."""

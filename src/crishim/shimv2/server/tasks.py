@@ -33,10 +33,11 @@ from crishim.model.process import Exit, TerminalSize
 from crishim.model.stats import CgroupUsage
 from crishim.model.values import ContainerId
 from crishim.pods.bundle import read_config
+from crishim.pods.namespaces import user_namespace
 from crishim.pods.usage import cgroup_usage
 from crishim.shimv2.server.options import self_contained
 from crishim.shimv2.server.pause import add_pod_files, sandbox_of
-from crishim.shimv2.server.rootfs import mount_rootfs, unmount_rootfs
+from crishim.shimv2.server.rootfs import mappings, mount_rootfs, unmount_rootfs
 from crishim.shimv2.server.task import Creation, IoPaths, Key, Pipes, Task, TaskEvents, TaskProcess, TaskRecords
 
 _KILL: Final = 9
@@ -88,7 +89,7 @@ class Tasks:
             async with task.lock:
                 pipes.hold()
                 await asyncio.to_thread(self._records.save, key, creation.bundle, options)
-                await asyncio.to_thread(mount_rootfs, creation.bundle / "rootfs", creation.mounts)
+                await mount_with_ids(creation)
                 await asyncio.to_thread(add_pod_files, creation.bundle, self._pods / key[0])
                 task.main.pid = await task.runtime.create(key[1], creation.bundle, _stdio(pipes.paths))
                 processes.record(creation.bundle / FIRST_PROCESS, task.main.pid)
@@ -381,6 +382,15 @@ def _stdio(paths: IoPaths) -> Stdio:
         keep_stdin=bool(paths.stdin),
         monitored_by_parent=True,
     )
+
+
+async def mount_with_ids(creation: Creation) -> None:
+    """Mount the root file system, with ids of a user namespace where its options map some."""
+    async with contextlib.AsyncExitStack() as stack:
+        userns = mappings(creation.mounts)
+        pid = 0 if userns is None else await stack.enter_async_context(user_namespace(userns))
+        path = f"/proc/{pid}/ns/user" if pid else ""
+        await asyncio.to_thread(mount_rootfs, creation.bundle / "rootfs", creation.mounts, path)
 
 
 def _begin(work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
