@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+from google.protobuf.any_pb2 import Any
 
 from crishim._proto import shim_options_pb2 as options_pb
 from crishim._proto import shim_runc_pb2 as runc_pb
 from crishim.errors import InvalidArgument
-from crishim.shimv2.server.options import RUNC, RUNTIME, read_options, self_contained
+from crishim.shimv2.server.options import RUNC, RUNTIME, asked, read_options, self_contained, start_options
+from tests.shimv2.golden import commands
 
 
 def runtime_options(**fields: str | bytes) -> tuple[str, bytes]:
@@ -58,3 +60,17 @@ def test_what_cannot_be_read(options: tuple[str, bytes], field: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         read_options(options)
     assert field == refused.value.field
+
+
+def test_the_options_of_a_start() -> None:
+    """Containerd 2.4 sends them as an extension of the BootstrapParams, an earlier one as they are; there may be none."""
+    (recorded,) = (line for line in commands("containerd-2.4.jsonl") if line["argv"][-1] == "start")
+    stdin = bytes.fromhex(recorded["stdin_hex"])
+    params = asked(stdin)
+    assert params is not None
+    assert "2.4.0-beta+unknown" == params.containerd_version
+    assert (RUNC, {"BinaryName": "/usr/local/sbin/runc"}) == (start_options(stdin)[0], read_options(start_options(stdin)))
+    plain = Any(type_url=RUNC, value=runc_pb.Options(root="/a").SerializeToString()).SerializeToString()
+    assert (None, {"Root": "/a"}) == (asked(plain), read_options(start_options(plain)))
+    for nothing in (b"", b"\xff", b"\n\x03abc"):
+        assert (None, ("", b"")) == (asked(nothing), start_options(nothing))
