@@ -17,7 +17,10 @@ def mount() -> None:
     """Mount the host's folder."""
     words = dict(word.partition("=")[::2] for word in Path("/proc/cmdline").read_text(encoding="utf-8").split())
     SHARE.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "hostfs", "-o", f"hostfs={words['share']}", "none", SHARE], check=True)
+    options = f"hostfs={words['share']}"
+    if Path("/sys/fs/selinux/enforce").exists():
+        options += ",context=system_u:object_r:tmp_t:s0"  # what has no label may be used by nobody
+    subprocess.run(["mount", "-t", "hostfs", "-o", options, "none", SHARE], check=True)
 
 
 def start(script: Path) -> subprocess.Popen[bytes]:

@@ -1,7 +1,7 @@
 """Make the guest once: `python -m tests.guest.build`. It lies in a cache folder, outside the checkout.
 
-The guest is Debian with systemd, cgroup v2 and AppArmor under a User Mode Linux kernel: a process of this machine, which needs
-neither KVM nor anybody's image. Three parts, each made anew only when its recipe has changed:
+The guest is Debian with systemd, cgroup v2 and AppArmor, or SELinux, under a User Mode Linux kernel: a process of this machine,
+which needs neither KVM nor anybody's image. Three parts, each made anew only when its recipe has changed:
 
 - `root/`: Debian's packages by debootstrap and apt, with the project's Python dependencies in /opt/crishim;
 - `linux`: the kernel, compiled from Debian's source, since Debian's packaged one lacks PSI, cpusets and NAT. The source is
@@ -61,6 +61,7 @@ PACKAGES: Final = (
     ),
     *("docker-registry", "golang-github-containers-common", "runc", "skopeo", "strace"),
     "sudo",  # by which critest loads profiles of AppArmor
+    *("selinux-policy-default", "selinux-utils", "policycoreutils"),
     *("python3", "python3-venv", "nginx-core", "gcc", "libc6-dev", "dpkg-dev"),
 )
 TOOLS: Final = {
@@ -278,6 +279,11 @@ def settle(root: Path) -> None:
         link.symlink_to(f"/opt/crishim/bin/{program}")
 
 
+def label(root: Path, log: Path) -> None:
+    """Give the files the labels of Debian's SELinux policy, which the kernel uses where it is booted with SELinux."""
+    run("chroot", root, "setfiles", "-F", "/etc/selinux/default/contexts/files/file_contexts", "/", log=log)
+
+
 def build(folder: Path = FOLDER) -> None:
     """Have the guest in `folder`. Raises `Unobtainable`, and SystemExit where another step fails, with the end of its log."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -293,6 +299,7 @@ def build(folder: Path = FOLDER) -> None:
     if stale(disk, wanted):
         print("guest: the disk", flush=True)
         settle(folder / "root")
+        label(folder / "root", folder / "disk.log")
         disk.unlink(missing_ok=True)
         run("mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-d", folder / "root", disk, DISK, log=folder / "disk.log")
         note(disk, wanted)

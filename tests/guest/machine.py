@@ -1,4 +1,4 @@
-"""The guest as a process of this machine: `python -m tests.guest.machine start|run SCRIPT|stop`.
+"""The guest as a process of this machine: `python -m tests.guest.machine start [selinux]|run SCRIPT|stop`.
 
 The host and the guest share one folder, `share` beside the disk and /share inside: scripts and their output pass through it
 (`agent.py`), as does whatever is to be tested. `python -m tests.guest.machine run 'crishim check'` runs one command.
@@ -41,15 +41,15 @@ class Machine:
         self.stop()
         subprocess.run(["cp", "--sparse=always", "--reflink=auto", self.folder / "disk.made", self.folder / "disk"], check=True)
 
-    def start(self) -> None:
-        """Boot, and return when it takes scripts. Raises SystemExit with the console's last lines."""
+    def start(self, security: str = "apparmor") -> None:
+        """Boot with a security module, and return when it takes scripts. Raises SystemExit with the console's last lines."""
         self.stop()
         for name in ("in", "out"):
             shutil.rmtree(self.share / name, ignore_errors=True)
             (self.share / name).mkdir(parents=True)
         with (self.folder / "console").open("wb") as console:
             process = subprocess.Popen(
-                self._command(), stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
+                self._command(security), stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
             )
         (self.folder / "pid").write_text(str(process.pid), encoding="ascii")
         limit = time.monotonic() + BOOT
@@ -117,11 +117,11 @@ class Machine:
             time.sleep(_PAUSE)
         return name, self.share / "out" / f"{name}.code"
 
-    def _command(self) -> list[str]:
+    def _command(self, security: str) -> list[str]:
         """The kernel in a mount namespace of its own, where its memory is a file on a tmpfs that nobody else fills."""
         arguments = (
             *(f"mem={MEMORY}", "ncpus=1", f"ubd0={self.folder}/disk", "root=/dev/ubda", "rw", "panic=1", f"share={self.share}"),
-            *("apparmor=1", "security=apparmor", "seccomp=on", "uml_dir=/dev/shm/uml", "con=null", "con0=null,fd:1"),
+            *(f"lsm=landlock,yama,{security}", "seccomp=on", "uml_dir=/dev/shm/uml", "con=null", "con0=null,fd:1"),
             "log_buf_len=256K",  # as nodes have it: out-of-memory kills are looked up there, and 16K has room for three
         )
         script = 'mount -t tmpfs -o "size=$1" tmpfs /dev/shm && shift && TMPDIR=/dev/shm exec "$@"'
@@ -145,9 +145,9 @@ def main() -> int:
     """One command of a developer's."""
     machine = Machine()
     match sys.argv[1:]:
-        case ["start"]:
+        case ["start", *security]:
             machine.fresh()
-            machine.start()
+            machine.start(*security)
         case ["run", *words] if words:
             return machine.run(" ".join(words))
         case ["stop"]:

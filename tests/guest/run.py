@@ -1,4 +1,5 @@
-"""Test this checkout on a node with systemd, cgroup v2 and AppArmor: `python -m tests.guest.run [--minutes 25] [PART ...]`.
+"""Test this checkout on a node with systemd, cgroup v2 and AppArmor or SELinux:
+`python -m tests.guest.run [--minutes 25] [PART ...]`.
 
 Has the guest made (`build.py`), boots it, installs the wheel of this checkout, and runs the parts below inside, in their order.
 Prints what passed, failed and was left out of each, and whether it left the node as it was. No part is begun that would not
@@ -36,13 +37,14 @@ NO_SUITE: Final = "it needs critest (releases of kubernetes-sigs/cri-tools) and 
 class Part:
     """A part of the run. Its scripts are for bash, in the checkout inside, and leave JUnit reports in /share/reports; the guest
     is booted anew between two of them. `minutes` is what it needs at most on two cores; each script may take twice as long.
-    What a part that is not `ours` leaves on the node is printed, and no failure.
+    What a part that is not `ours` leaves on the node is printed, and no failure. `security`: the kernel's security module.
     """
 
     name: str
     minutes: float
     scripts: tuple[str, ...]
     ours: bool = True
+    security: str = "apparmor"
 
 
 def pytest(name: str, minutes: float, *arguments: str) -> Part:
@@ -52,6 +54,13 @@ def pytest(name: str, minutes: float, *arguments: str) -> Part:
         for number, words in enumerate(arguments)
     )
     return Part(name, minutes, scripts)
+
+
+def selinux() -> Part:
+    """Tests on a kernel with SELinux, whose policy is enforced for this part."""
+    part = pytest("selinux", 3, "tests/guest/test_selinux.py")
+    policy = "semodule -i examples/crishim.cil && restorecon -RF /usr/lib/cni && setenforce 1"
+    return attrs.evolve(part, scripts=tuple(f"{policy} && {script}" for script in part.scripts), security="selinux")
 
 
 def suite(runtime: str) -> Part:
@@ -79,10 +88,11 @@ def kubelet(minutes: float) -> Part:
 
 
 PARTS: Final = (
-    pytest("life", 7, "tests/guest --ignore=tests/guest/test_reboot.py"),
+    pytest("life", 7, "tests/guest --ignore=tests/guest/test_reboot.py --ignore=tests/guest/test_selinux.py"),
     pytest("exam", 5, "tests/conformance/test_runtimes.py tests/backends/runc/test_exam.py -k 'not Runsc'"),
     pytest("reboot", 2, "tests/guest/test_reboot.py -k before", "tests/guest/test_reboot.py -k after"),
     pytest("node", 6, "tests/node tests/linux tests/monitor tests/pods"),
+    selinux(),
     suite("runc"),
     suite("crun"),
     kubelet(12),
@@ -113,13 +123,15 @@ class Run:
     def __init__(self, machine: Machine, until: float | None) -> None:
         self._machine = machine
         self._until = until
+        self._security = ""
 
     def left(self) -> float:
         """Seconds that are left."""
         return 1e9 if self._until is None else self._until - time.monotonic()
 
     def install(self) -> None:
-        """The wheel and the tests of this checkout. Raises SystemExit where that fails."""
+        """Boot, and have the wheel and the tests of this checkout inside. Raises SystemExit where that fails."""
+        self._boot("apparmor")
         share = self._machine.share
         for name in ("checkout", "wheel", "reports"):
             shutil.rmtree(share / name, ignore_errors=True)
@@ -144,21 +156,20 @@ crishim --version; runc --version | head -1; crun --version | head -1; uname -r;
     def part(self, part: Part) -> Outcome:
         """Run a part, and look at what it has left."""
         begun, reports = time.monotonic(), self._machine.share / "reports"
+        self._boot(part.security)
         before = self._traces()
         outcome = Outcome()
         for number, script in enumerate(part.scripts):
             shutil.rmtree(reports)
             reports.mkdir()
             if number:
-                self._machine.stop()
-                self._machine.start()
+                self._machine.start(part.security)
             code = self._machine.run(f"cd {CHECKOUT_INSIDE} && {script}", timeout=120 * part.minutes)
             if code:
                 outcome.bad = True
                 outcome.lines.append("was not done in twice its time" if code == LATE else f"ended with {code}")
             if code == LATE:  # nothing of it may run beside the next part
-                self._machine.stop()
-                self._machine.start()
+                self._machine.start(part.security)
             for report in reports.glob("*.xml"):
                 ends = read_report(report.read_text(encoding="utf-8"))
                 outcome.sums += Counter(ends.values())
@@ -169,6 +180,12 @@ crishim --version; runc --version | head -1; crun --version | head -1; uname -r;
         outcome.bad |= part.ours and after != before
         outcome.minutes = (time.monotonic() - begun) / 60
         return outcome
+
+    def _boot(self, security: str) -> None:
+        """Have it run with a security module."""
+        if security != self._security:
+            self._machine.start(security)
+            self._security = security
 
     def _traces(self) -> set[str]:
         traces = self._machine.share / "traces"
@@ -222,7 +239,6 @@ def run(parts: Sequence[Part], minutes: float | None) -> int:
     lines, bad = [], 0
     try:
         machine.fresh()
-        machine.start()
         this.install()
         for part in parts:
             if (part.name.startswith("suite-") or part.name == "baseline") and not with_suite:

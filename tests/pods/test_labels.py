@@ -1,6 +1,7 @@
 """SELinux labels on files and in bundles. No SELinux kernel is needed: labels are extended attributes, which root may set."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import pytest
 from crishim.errors import InvalidArgument
 from crishim.interfaces.backend import BackendContext
 from crishim.interfaces.seats import Rootfs
-from crishim.linux.mounts import mount, unmount
+from crishim.linux.mounts import mount, unmount, unmount_below
 from crishim.model.container import Mount
 from crishim.model.image import ImageConfig
 from crishim.model.sandbox import SandboxSpec
@@ -21,7 +22,7 @@ from crishim.model.values import ContainerId, ImageId, SandboxId
 from crishim.oci.facts import Labels
 from crishim.pods.backend import OciPodBackend
 from crishim.pods.bundle import read_config
-from crishim.pods.host import host
+from crishim.pods.host import has_selinux, host
 from crishim.pods.labels import label_pod, level_of, relabel, volumes_to_label
 from crishim.system import SystemClock
 from crishim.testing.roots import BusyboxRoots
@@ -167,6 +168,32 @@ async def test_the_containers_of_a_pod_over_a_restart(folder: Path) -> None:
     sources = {mount["destination"]: Path(mount["source"]) for mount in configs[0]["mounts"]}
     assert [f"{FILES}{level}"] * 3 == [label_of(sources[path]) for path in ("/v", "/data", "/etc/hosts")]
     assert {"selinux": "a level for each pod"}.items() <= (await pods(folder, roots).probe()).details.items()
+
+
+@pytest.mark.skipif(shutil.which("catatonit") is None, reason="needs catatonit: apt-get install catatonit")
+async def test_a_pods_first_process(folder: Path) -> None:
+    """The process of a shared PID namespace runs with its pod's label, from files that have it too."""
+    sandbox = attrs.evolve(in_pod(), id=SandboxId("a" * 64))
+    pod_folder = folder / "run" / "sandboxes" / sandbox.id
+    try:
+        await pods(folder, BusyboxRoots(folder / "roots")).start_sandbox(sandbox)
+    finally:
+        unmount_below(folder)
+    level = level_of(pod_folder)
+    config = read_config(pod_folder / "pause")
+    assert f"system_u:system_r:container_t:{level}" == config["process"]["selinuxLabel"]
+    assert [f"{FILES}{level}"] * 2 == [label_of(pod_folder / "pause/rootfs" / name) for name in ("", "catatonit")]
+
+
+def test_selinux_that_hides_its_file_system(folder: Path) -> None:
+    """A machine whose policy does not let a server see that file system has SELinux."""
+    (folder / "selinux").mkdir(mode=0)
+    before = os.geteuid()
+    os.seteuid(65534)
+    try:
+        assert has_selinux(folder / "selinux")
+    finally:
+        os.seteuid(before)
 
 
 def pods(folder: Path, roots: BusyboxRoots) -> OciPodBackend:

@@ -347,7 +347,8 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
         root.mkdir()
         if place.namespaces.user:  # the root user inside creates the mount points
             os.chown(root, place.namespaces.uids[0].host_id, place.namespaces.gids[0].host_id)
-        await asyncio.to_thread(shutil.copy2, program, root / PAUSE)
+        await asyncio.to_thread(shutil.copy, program, root / PAUSE)
+        await self._confinement.relabel(pause, labels, (str(root),))
         pid = await self._runtime.create(spec.id, bundle, Stdio())
         process = processes.record(bundle / FIRST_PROCESS, pid)
         if process is not None and spec.namespaces.pid is NamespaceMode.POD and not place.namespaces.pid:
