@@ -1,0 +1,186 @@
+"""ProgramRuntime: an OciRuntime whose containers are one program each, for engines that are a command line.
+
+class Mine(ProgramRuntime):
+    async def probe(self):
+        return BackendInfo(name="mine", version="1")
+    def command(self, bundle, config):
+        return ("my-engine", "run", str(bundle))
+
+The node's keeper runs the program, so containers, their output and their exits survive a restart of crishim. `create` starts a
+shell that waits in front of the program, and `start` lets it go on. Files of a container: `FOLDER/ID/bundle` (a link), `gate`
+(the pipe that the shell reads), `process` (its pid and start time), and `started`.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import signal
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from crishim.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
+from crishim.interfaces.capabilities import ProcessIO, SupportsAttach, SupportsLogReopen
+from crishim.interfaces.keeper import Keeper, KeepRequest
+from crishim.interfaces.oci_runtime import OciRuntime, OciState, OciStatus, Stdio
+from crishim.keeper.client import KeeperClient
+from crishim.linux import processes
+from crishim.linux.programs import find_program
+from crishim.model.process import Exit
+from crishim.model.values import ContainerId
+
+_GATE_TIMEOUT: Final = 10.0
+_PAUSE: Final = 0.005
+
+
+class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen):
+    """Runs each bundle as one program. A subclass implements `probe` and `command`, and may refuse a start in `check`.
+
+    `folder` is for the runtime's state, which a reboot clears. `keeper` is the node's (`BackendContext.keeper`); without it, as
+    under containerd, the runtime has one of its own in the folder.
+    """
+
+    def __init__(self, folder: Path, keeper: Keeper | None = None) -> None:
+        self._folder = folder / "containers"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._keeper = keeper or KeeperClient(folder / "keeper")
+
+    @abstractmethod
+    def command(self, bundle: Path, config: Mapping[str, Any]) -> Sequence[str]:
+        """The command line that runs the container of a bundle, in the foreground, until the container ends.
+
+        `config` is the bundle's config.json. The command has the streams of the container, the environment of `environment` and
+        the folder of the bundle; its exit code is the container's. A signal is sent to it and to what it has started.
+        """
+
+    def environment(self, config: Mapping[str, Any]) -> Mapping[str, str]:
+        """The environment of the command: by default this process's PATH, and nothing of the container's."""
+        del config
+        return {"PATH": os.environ.get("PATH", os.defpath)}
+
+    async def check(self, bundle: Path, config: Mapping[str, Any]) -> None:
+        """Called before a start. Raises `InvalidArgument` for a container that cannot be run, with the field of CRI."""
+        env = self.environment(config)
+        program = self.command(bundle, config)[0]
+        if not find_program(program, env=env, cwd=str(bundle)):
+            raise InvalidArgument("config.command", f"{program} does not exist, or is not executable")
+
+    async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
+        """As `OciRuntime.create`: start the shell in front of the program."""
+        folder = self._folder / container_id
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            raise AlreadyExists("container", container_id) from None
+        (folder / "bundle").symlink_to(bundle)
+        os.mkfifo(folder / "gate", 0o600)
+        config = _config(bundle)
+        request = KeepRequest(
+            name=container_id,
+            argv=("sh", "-c", _script(stdio), str(folder / "gate"), *self.command(bundle, config)),
+            env=self.environment(config),
+            cwd=str(bundle),
+            log_path=stdio.log_path,
+            terminal=stdio.terminal,
+            stdin=stdio.keep_stdin,
+            stdin_once=stdio.stdin_once,
+        )
+        try:
+            pid = await self._keeper.keep(request)
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+        processes.record(folder / "process", pid)
+        return pid
+
+    async def start(self, container_id: str) -> None:
+        """As `OciRuntime.start`: let the shell go on."""
+        folder = self._known(container_id)
+        bundle = (folder / "bundle").readlink()
+        await self.check(bundle, _config(bundle))
+        (folder / "started").touch()
+        async with asyncio.timeout(_GATE_TIMEOUT):
+            await _open_gate(folder / "gate")
+
+    async def state(self, container_id: str) -> OciState:
+        """As `OciRuntime.state`."""
+        folder = self._known(container_id)
+        process = processes.recorded(folder / "process")
+        runs = process is not None and processes.runs(process)
+        started = (folder / "started").exists()
+        status = OciStatus.STOPPED if not runs else OciStatus.RUNNING if started else OciStatus.CREATED
+        pid = process.pid if process is not None and runs else 0
+        return OciState(id=container_id, status=status, pid=pid, bundle=str((folder / "bundle").readlink()))
+
+    async def kill(self, container_id: str, signal: int, *, everyone: bool = False) -> None:  # noqa: ARG002 - to all of the group
+        """As `OciRuntime.kill`: the program and what it has started get the signal."""
+        self._known(container_id)
+        await self._keeper.kill(container_id, signal)
+
+    async def delete(self, container_id: str) -> None:
+        """As `OciRuntime.delete`."""
+        folder = self._known(container_id)
+        with contextlib.suppress(NotFound, Unavailable):  # it has ended, or its keeper has
+            await self._keeper.kill(container_id, signal.SIGKILL)
+            await self._keeper.wait(container_id)
+        process = processes.recorded(folder / "process")
+        if process is not None and processes.runs(process):
+            await processes.kill_family([process])
+            await processes.ended(process)
+        with contextlib.suppress(NotFound, Unavailable):
+            await self._keeper.forget(container_id)
+        shutil.rmtree(folder)
+
+    async def wait(self, container_id: str) -> Exit:
+        """As `OciRuntime.wait`. Without its keeper nobody knows an exit."""
+        self._known(container_id)
+        try:
+            return await self._keeper.wait(container_id)
+        except (NotFound, Unavailable):
+            self._known(container_id)
+            return Exit.unknown()
+
+    async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
+        """As `SupportsAttach.attach`."""
+        self._known(container_id)
+        await self._keeper.attach(container_id, io)
+
+    async def reopen_log(self, container_id: ContainerId) -> None:
+        """As `SupportsLogReopen.reopen_log`."""
+        self._known(container_id)
+        await self._keeper.reopen_log(container_id)
+
+    def _known(self, container_id: str) -> Path:
+        folder = self._folder / container_id
+        if not folder.is_dir():
+            raise NotFound("container", container_id)
+        return folder
+
+
+def _script(stdio: Stdio) -> str:
+    """The shell in front of a program: wait for a line, connect named pipes, become the program."""
+    pipes = {"<": stdio.stdin, ">": stdio.stdout, "2>": stdio.stderr}
+    redirections = "".join(f" {sign}{shlex.quote(path)}" for sign, path in pipes.items() if path and not stdio.terminal)
+    return f'read -r go <"$0" || exit 1; exec "$@"{redirections}'
+
+
+def _config(bundle: Path) -> Mapping[str, Any]:
+    config: Mapping[str, Any] = json.loads((bundle / "config.json").read_bytes())
+    return config
+
+
+async def _open_gate(gate: Path) -> None:
+    """Write a line to the shell, as soon as it reads."""
+    while True:
+        try:
+            descriptor = os.open(gate, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:  # the shell does not read yet
+            await asyncio.sleep(_PAUSE)
+            continue
+        os.write(descriptor, b"go\n")
+        os.close(descriptor)
+        return
