@@ -3,6 +3,7 @@
 import logging
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import attrs
@@ -49,8 +50,7 @@ async def check_that_fails(world: World) -> None:
 
 async def check_that_hangs(world: World) -> None:
     """It never ends."""
-    await world.sandbox()
-    await world.wait((await world.run(world.sandbox_spec(), ("sleep",))).id)
+    await world.wait((await world.run(await world.sandbox(), ("sleep",))).id)
 
 
 async def check_without_a_program(_: World) -> None:
@@ -72,8 +72,21 @@ def test_a_failure_has_an_account(fake: Candidate) -> None:
 def test_a_check_has_a_time_limit(fake: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
     """A check that never ends fails, and what it made is removed."""
     monkeypatch.setattr(examining, "LIMIT", 0.3)
-    with pytest.raises((TimeoutError, NotFound)):
+    with pytest.raises(AssertionError, match="TimeoutError"):
         examine(check_that_hangs, fake, everything)
+
+
+def test_a_blocked_loop_has_a_time_limit(fake: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that blocks its event loop fails, too, and its process is killed."""
+    monkeypatch.setattr(examining, "LIMIT", 0.2)
+    monkeypatch.setattr(examining, "_GRACE", 0.2)
+
+    async def check_that_blocks(_: World) -> None:
+        """It blocks."""
+        time.sleep(60)  # noqa: ASYNC251
+
+    with pytest.raises(AssertionError, match="something blocks its event loop"):
+        examine(check_that_blocks, fake, everything)
 
 
 def test_what_is_missing_is_named(fake: Candidate) -> None:
@@ -116,7 +129,7 @@ def test_the_first_process_fails(fake: Candidate, how: str) -> None:
     async def after(_: World, __: None) -> None:
         raise AssertionError("it is not reached")
 
-    with pytest.raises(AssertionError, match="before the restart: NotFound" if how == "raises" else "without a result"):
+    with pytest.raises(AssertionError, match="NotFound: sandbox" if how == "raises" else "without a result"):
         examine(Restart("check_restart", "A sentence.", before, after), fake, everything)
 
 

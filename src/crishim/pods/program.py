@@ -7,8 +7,8 @@ class Mine(ProgramRuntime):
         return ("my-engine", "run", str(bundle))
 
 The node's keeper runs the program, so containers, their output and their exits survive a restart of crishim. `create` starts a
-shell that waits in front of the program, and `start` lets it go on. Files of a container: `FOLDER/ID/bundle` (a link), `gate`
-(the pipe that the shell reads), `process` (its pid and start time), and `started`.
+shell that waits in front of the program, and `start` lets it go on. Files of a container, in `FOLDER/programs/ID`: `bundle` (a
+link), `gate` (the pipe that the shell reads), `process` (its pid and start time), and `started`.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen):
     """
 
     def __init__(self, folder: Path, keeper: Keeper | None = None) -> None:
-        self._folder = folder / "containers"
+        self._folder = folder / "programs"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._keeper = keeper or KeeperClient(folder / "keeper")
 

@@ -10,6 +10,7 @@ from crishim.model.container import ContainerState, Inventory
 from crishim.model.features import Feature
 from crishim.model.values import ContainerId, SandboxId
 from crishim.testing.conformance.candidate import World, patiently
+from crishim.testing.conformance.programs import needed
 
 NOBODY = "f" * 64
 TERM, KILL = 15, 9
@@ -99,7 +100,7 @@ async def check_started_container_runs_until_killed(world: World) -> None:
 async def check_sigkill_ends_the_stubborn(world: World) -> None:
     """kill_container: SIGKILL ends all processes of the container, even if it ignores SIGTERM."""
     sandbox = await world.sandbox()
-    spec = await world.run_ready(sandbox, world.programs.stubborn())
+    spec = await world.run_ready(sandbox, needed(world.programs.stubborn(), "ignore a signal"))
     await patiently(world.backend.kill_container(spec.id, TERM))
     seen = await world.seen(spec.id)
     assert seen is not None

@@ -6,10 +6,11 @@ import enum
 import linecache
 import logging
 import multiprocessing
+import signal
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from multiprocessing.connection import Connection
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import attrs
 
@@ -32,6 +33,8 @@ _CALLS: Final = 40
 _TOLD: Final = (str, bytes, int, tuple, list, enum.Enum, Exit, ContainerStatus, ObservedContainer)
 """The values of variables that the report of a failure shows."""
 
+T = TypeVar("T")
+
 Check: TypeAlias = Callable[[World], Coroutine[Any, Any, None]]
 
 
@@ -39,9 +42,9 @@ Check: TypeAlias = Callable[[World], Coroutine[Any, Any, None]]
 class Restart:
     """A check over a restart of crishim. `before` returns what `after` needs, which can be pickled.
 
-    `before` runs in a process of its own that is killed at its end, and `after` in this one, with a new backend over the same
-    folders: nothing of the first process lives on but what the backend has left outside. For a backend whose state is in memory
-    both run here, and the backend is built again between them.
+    `before` runs in a process that is killed at its end, and `after` in another one, with a new backend over the same folders:
+    nothing of the first process lives on but what the backend has left outside. For a backend whose state is in memory both run
+    in one process, and the backend is built again between them.
     """
 
     name: str
@@ -67,45 +70,38 @@ class Result:
 
 
 def examine(check: Check | Restart, candidate: Candidate, claimed: Callable[[World], str]) -> Result:
-    """Run a check on an event loop of its own. `claimed` returns what the backend does not claim that the check is about.
+    """Run a check in a process of its own, or here for a backend in memory. `claimed` returns what the backend does not claim
+    that the check is about.
 
-    Raises what the check raises; a note of the exception has the sentence of the contract, the calls of the backend, and the
-    log of crishim. Raises `AssertionError` if the backend is not empty afterwards, or a mount was left.
+    Raises what the check raises, as an `AssertionError` with its text if it was in another process. Notes of the exception have
+    the sentence of the contract, the calls of the backend, and the log of crishim. Raises `AssertionError`, too, if the backend
+    is not empty afterwards, or a mount was left.
     """
-    folder, calls = candidate.scratch.parent, list[str]()
-    with _log() as lines:
-        try:
-            try:
-                result = _run(check, candidate, claimed, calls)
-            finally:
-                candidate.release()
-                mounts = [mount.path for mount in mounts_below(folder)]
-                unmount_below(folder)
-            assert [] == mounts, f"mounts were left: {mounts}"
-        except LeftOut as reason:
-            return Result(Grade.LEFT_OUT, str(reason))
-        except BaseException as error:
-            error.add_note(_account(check, error, calls, lines))
-            raise
+    folder = candidate.scratch.parent
+    try:
+        result = _run(check, candidate, claimed)
+    except LeftOut as reason:
+        result = Result(Grade.LEFT_OUT, str(reason))
+    finally:
+        mounts = [mount.path for mount in mounts_below(folder)]
+        unmount_below(folder)
+    assert [] == mounts, f"mounts were left: {mounts}"
     return result
 
 
-def _run(check: Check | Restart, candidate: Candidate, claimed: Callable[[World], str], calls: list[str]) -> Result:
+def _run(check: Check | Restart, candidate: Candidate, claimed: Callable[[World], str]) -> Result:
     if not isinstance(check, Restart):
-        return asyncio.run(_limited(_whole(check, candidate, claimed, calls)))
+        life = _Life(check, candidate, claimed, check)
+        return life.run() if candidate.in_memory else _in_a_process(life.run)
     if not candidate.survives_restart:
         return Result(Grade.NOT_CLAIMED, "survives_restart")
     if candidate.in_memory:
-        return asyncio.run(_limited(_whole(_in_one_process(check), candidate, claimed, calls)))
-    first = _first_life(check, candidate, claimed, calls)
+        return _Life(check, candidate, claimed, _in_one_process(check)).run()
+    first = _in_a_process(_Life(check, candidate, claimed, check.before).begin)
     if isinstance(first, Result):
         return first
-
-    async def after(world: World) -> None:
-        world.adopt(*first.made)
-        await check.after(world, first.state)
-
-    return asyncio.run(_limited(_whole(after, candidate, claimed, calls)))
+    second = _Life(check, candidate, claimed, lambda world: check.after(world, first.state), first)
+    return _in_a_process(second.run)
 
 
 def _in_one_process(check: Restart) -> Check:
@@ -117,82 +113,115 @@ def _in_one_process(check: Restart) -> Check:
     return both
 
 
-async def _limited(work: Coroutine[Any, Any, Result]) -> Result:
-    async with asyncio.timeout(LIMIT):
-        return await work
-
-
-async def _whole(check: Check, candidate: Candidate, claimed: Callable[[World], str], calls: list[str]) -> Result:
-    async with candidate.world(calls) as world:
-        if missing := claimed(world):
-            return Result(Grade.NOT_CLAIMED, missing)
-        await check(world)
-    return Result(Grade.PASSED)
-
-
 @attrs.frozen
-class _FirstLife:
-    """What the killed process has left."""
+class _Left:
+    """What a process that is killed leaves to the next one: the state of the check, ids, and the calls of the backend."""
 
     state: Any
     made: tuple[list[Any], list[Any]]
     calls: list[str]
 
 
-def _first_life(
-    check: Restart, candidate: Candidate, claimed: Callable[[World], str], calls: list[str]
-) -> "_FirstLife | Result":
-    """Run `before` in a child process, and kill it when it has sent what it made. Raises what `before` raises."""
+@attrs.frozen
+class _Life:
+    """One process's part of a check: `work` on a world, on an event loop of its own."""
+
+    check: Check | Restart
+    candidate: Candidate
+    claimed: Callable[[World], str]
+    work: Callable[[World], Coroutine[Any, Any, Any]]
+    left: _Left | None = None
+
+    def run(self) -> Result:
+        """The whole of a check, or its end. The backend must be empty afterwards."""
+        calls = [] if self.left is None else [*self.left.calls, "crishim was killed, and started again"]
+
+        async def life() -> Result:
+            async with asyncio.timeout(LIMIT), self.candidate.world(calls) as world:
+                if missing := self.claimed(world):
+                    return Result(Grade.NOT_CLAIMED, missing)
+                if self.left is not None:
+                    world.adopt(*self.left.made)
+                await self.work(world)
+            return Result(Grade.PASSED)
+
+        with _accounted(self.check, calls):
+            try:
+                return asyncio.run(life())
+            finally:
+                self.candidate.release()
+
+    def begin(self) -> _Left | Result:
+        """The part of a check before a restart. The backend stays as it is."""
+        calls: list[str] = []
+
+        async def life() -> _Left | Result:
+            world = World(self.candidate, await self.candidate.make(self.candidate.context), calls)
+            try:
+                async with asyncio.timeout(LIMIT):
+                    await world.begin()
+                    if missing := self.claimed(world):
+                        return Result(Grade.NOT_CLAIMED, missing)
+                    return _Left(await self.work(world), world.made, calls)
+            except BaseException:
+                with contextlib.suppress(CrishimError, TimeoutError):
+                    await world.tidy()
+                raise
+
+        with _accounted(self.check, calls):
+            runner = asyncio.Runner()  # which is not closed: what runs on it is killed
+            return runner.run(life())
+
+
+def _in_a_process(work: Callable[[], T]) -> T:
+    """The result of `work` in a process of its own, which is killed when it has one. Raises what `work` raises."""
     receiving, sending = _PROCESSES.Pipe(duplex=False)
-    process = _PROCESSES.Process(target=_live, args=(sending, check, candidate, claimed))
+    process = _PROCESSES.Process(target=_work, args=(sending, work))
     process.start()
     sending.close()
     try:
         if not receiving.poll(LIMIT + _GRACE):
-            raise AssertionError("the first process blocks its event loop")
-        result = receiving.recv()
+            raise AssertionError("the process of the check does not end: something blocks its event loop")
+        result: T | BaseException = receiving.recv()
     except EOFError:
-        raise AssertionError("the first process ended without a result") from None
+        raise AssertionError("the process of the check ended without a result") from None
     finally:
         process.kill()
         process.join()
         receiving.close()
     if isinstance(result, BaseException):
         raise result
-    if isinstance(result, _FirstLife):
-        calls += [*result.calls, "crishim was killed, and started again"]
-    assert isinstance(result, _FirstLife | Result)
     return result
 
 
-def _live(sending: Connection, check: Restart, candidate: Candidate, claimed: Callable[[World], str]) -> None:
-    """In the child: run `before`, send what came of it, and run on until the kill."""
+def _work(sending: Connection, work: Callable[[], object]) -> None:
+    """In the process: send the result, or what was raised."""
+    result: object
+    try:
+        result = work()
+    except LeftOut as reason:
+        result = reason
+    except BaseException as error:  # noqa: BLE001 - it is raised in the other process
+        text = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+        failure = AssertionError(text)
+        for note in getattr(error, "__notes__", ()):
+            failure.add_note(note)
+        result = failure
+    sending.send(result)
+    signal.pause()  # until the kill
 
-    async def life() -> _FirstLife | Result:
-        world = World(candidate, await candidate.make(candidate.context))
+
+@contextlib.contextmanager
+def _accounted(check: Check | Restart, calls: list[str]) -> Iterator[None]:
+    """Add a note to an exception."""
+    with _log() as lines:
         try:
-            await world.begin()
-            if missing := claimed(world):
-                return Result(Grade.NOT_CLAIMED, missing)
-            return _FirstLife(await check.before(world), world.made, world.calls)
-        except BaseException:
-            with contextlib.suppress(CrishimError, TimeoutError):
-                await world.tidy()
+            yield
+        except LeftOut:
             raise
-
-    async def send() -> None:
-        result: object
-        try:
-            async with asyncio.timeout(LIMIT):
-                result = await life()
-        except LeftOut as reason:
-            result = reason
-        except BaseException as error:  # noqa: BLE001 - it is raised in the other process
-            result = AssertionError(f"before the restart: {type(error).__name__}: {error}")
-        sending.send(result)
-        await asyncio.Event().wait()
-
-    asyncio.run(send())
+        except BaseException as error:
+            error.add_note(_account(check, error, calls, lines))
+            raise
 
 
 @contextlib.contextmanager

@@ -73,8 +73,8 @@ class Programs:
         """Print `ready`, then run until a signal, which has its usual effect even for the first process of a pid namespace."""
         return ("sh", "-c", f"trap 'exit 143' TERM; echo {self.ready}; while :; do sleep 0.05; done")
 
-    def stubborn(self) -> tuple[str, ...]:
-        """Print `ready`, then run and ignore SIGTERM."""
+    def stubborn(self) -> tuple[str, ...] | None:
+        """Print `ready`, then run and ignore SIGTERM; None if that is not possible."""
         return ("sh", "-c", f"trap '' TERM; echo {self.ready}; while :; do sleep 0.05; done")
 
     def copies(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from crishim.model.sandbox import PodSandboxFilter
 from crishim.testing.conformance.candidate import World, patiently
 from crishim.testing.conformance.features import REQUESTS
 from crishim.testing.conformance.kubelet import Kubelet
+from crishim.testing.conformance.programs import needed
 from crishim.testing.faults import failing, hanging
 
 
@@ -46,7 +47,7 @@ async def check_stop_has_its_grace(world: World) -> None:
     """StopContainer: the stop signal, the grace period, then SIGKILL; a container that the signal ends has 128 + its number."""
     async with Kubelet.over(world) as kubelet:
         sandbox_id = await kubelet.pod()
-        config = kubelet.container(world.programs.stubborn())
+        config = kubelet.container(needed(world.programs.stubborn(), "ignore a signal"))
         container_id = await kubelet.run(sandbox_id, config)
         await world.ready(kubelet.log_of(config))
         await kubelet.services.containers.stop(container_id, 1)
@@ -96,7 +97,7 @@ async def check_removal_ends_what_runs(world: World) -> None:
     """RemovePodSandbox: forcibly terminates what runs in the pod, and succeeds a second time."""
     async with Kubelet.over(world) as kubelet:
         sandbox_id = await kubelet.pod()
-        config = kubelet.container(world.programs.stubborn())
+        config = kubelet.container(needed(world.programs.stubborn(), "ignore a signal"))
         await kubelet.run(sandbox_id, config)
         await world.ready(kubelet.log_of(config))
         for _ in range(2):

@@ -1,0 +1,96 @@
+"""The process of one container: runs the module of a bundle, in a mount namespace of its own."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from wasmtime import Engine, FuncType, Linker, Module, Store, Trap, ValType, WasiConfig
+
+from crishim.linux.mounts import mount
+from crishim.linux.roots import path_in_root
+
+MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC = 1, 32, 4096, 16384
+ABORTED = 134  # 128 + SIGABRT, as of a program that has failed an assertion
+
+
+def main(bundle: Path) -> int:
+    config = json.loads((bundle / "config.json").read_bytes())
+    process, root = config["process"], bundle / config["root"]["path"]
+    if config["root"].get("readonly"):
+        bind(root, root, read_only=True)
+    for entry in config["mounts"]:
+        if {"bind", "rbind"} & set(entry.get("options", ())):
+            source = Path(entry["source"])
+            bind(source, place(root, entry["destination"], folder=source.is_dir()), read_only="ro" in entry["options"])
+    engine = Engine()
+    module = Module.from_file(engine, str(path_in_root(root, process["args"][0])))
+    store = Store(engine)
+    store.set_limits(memory_size=memory_limit(config))
+    store.set_wasi(wasi(process, root))
+    linker = Linker(engine)
+    linker.define_wasi()
+    linker.allow_shadowing = True  # wasmtime's own refuses codes from 126
+    linker.define_func("wasi_snapshot_preview1", "proc_exit", FuncType([ValType.i32()], []), end)
+    become(process["user"])
+    try:
+        start: Any = linker.instantiate(store, module).exports(store)["_start"]
+        start(store)
+    except Trap as trap:
+        print(trap, file=sys.stderr, flush=True)
+        return ABORTED
+    return 0
+
+
+def end(code: int) -> None:
+    os._exit(code & 0xFF)
+
+
+def wasi(process: dict[str, Any], root: Path) -> WasiConfig:
+    config = WasiConfig()
+    config.argv = process["args"]
+    config.env = [tuple(variable.split("=", 1)) for variable in process.get("env", ())]
+    config.inherit_stdin()
+    config.inherit_stdout()
+    config.inherit_stderr()
+    config.preopen_dir(str(root), "/")
+    return config
+
+
+def memory_limit(config: dict[str, Any]) -> int:
+    limit = config["linux"].get("resources", {}).get("memory", {}).get("limit", -1)
+    return limit if limit > 0 else -1
+
+
+def become(user: dict[str, Any]) -> None:
+    os.setgroups(user.get("additionalGids", []))
+    os.setgid(user["gid"])
+    os.setuid(user["uid"])
+
+
+def bind(source: Path, target: Path, *, read_only: bool) -> None:
+    mount(str(source), target, flags=MS_BIND | MS_REC)
+    if read_only:
+        mount("", target, flags=MS_BIND | MS_REMOUNT | MS_RDONLY)
+
+
+def place(root: Path, path: str, *, folder: bool) -> Path:
+    """The place of a mount on the host, made where it is missing; links of the image lead nowhere outside of it."""
+    here = Path("/")
+    *parents, last = Path(path).parts[1:]
+    for part in (*parents, last):
+        outside = path_in_root(root, str(here))
+        here /= part
+        try:
+            path_in_root(root, str(here))
+        except FileNotFoundError:
+            if part is last and not folder:
+                (outside / part).touch()
+            else:
+                (outside / part).mkdir()
+    return path_in_root(root, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
