@@ -95,7 +95,7 @@ PARTS: Final = (
     selinux(),
     suite("runc"),
     suite("crun"),
-    kubelet(12),
+    kubelet(18),
     pytest("backend", 4, "tests/backends/runc --ignore=tests/backends/runc/test_exam.py"),
     baseline(),
 )

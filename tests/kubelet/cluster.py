@@ -36,10 +36,10 @@ def has_limits(k: KubeletNode, pod: str, limits: Spec) -> bool:
 @check_with_server
 def a_resize(k: KubeletNode, pod: str) -> None:
     """A running container's limits of memory and processors change in place, up and down: same container, no restart."""
-    k.order(pod, k.container("c", "sleep 600", resources={"limits": {"memory": "40Mi", "cpu": "250m"}}))
+    k.order(pod, k.container("c", "sleep 600", resources={"limits": {"memory": "40Mi", "cpu": "100m"}}))
     k.running(pod, "c")
     before = k.id_of(pod, "c")
-    for memory, cpu in ((64, 500), (48, 100)):
+    for memory, cpu in ((64, 200), (48, 50)):
         wanted = {"memory": f"{memory}Mi", "cpu": f"{cpu}m"}
         resize(k, pod, {"requests": wanted, "limits": wanted})
         reached = functools.partial(has_limits, k, pod, wanted)
@@ -54,12 +54,11 @@ def a_resize(k: KubeletNode, pod: str) -> None:
 def a_resize_below_what_is_used(k: KubeletNode, pod: str) -> None:
     """A memory limit below what a container uses is not set, the pod's condition says so, and the container goes on."""
     eats = "(head -c 60m /dev/zero; sleep 600) | tail -n 1"
-    k.order(pod, k.container("c", eats, resources={"limits": {"memory": "120Mi", "cpu": "500m"}}))
+    k.order(pod, k.container("c", eats, resources={"limits": {"memory": "120Mi"}}))
     k.running(pod, "c")
     current = "memory.current" if cgroup_v2() else "memory.usage_in_bytes"
     k.until(lambda: int((k.cgroup(pod, "c") / current).read_text()) > 60 * MIB, "the memory is used", 60)
-    wanted = {"memory": "30Mi", "cpu": "500m"}
-    resize(k, pod, {"requests": wanted, "limits": wanted})
+    resize(k, pod, {"requests": {"memory": "30Mi"}, "limits": {"memory": "30Mi"}})
     k.until(lambda: condition(k, pod, "PodResizeInProgress").get("reason") == "Error", "the resize is refused", 90, pod)
     assert 120 * MIB == memory_limit(k.cgroup(pod, "c"))
     assert 0 == k.status(pod, "c")["restartCount"]
@@ -70,7 +69,7 @@ def a_resize_below_what_is_used(k: KubeletNode, pod: str) -> None:
 def a_resize_by_restart(k: KubeletNode, pod: str) -> None:
     """A container whose resizePolicy is RestartContainer is started again with its new limit."""
     policy = [{"resourceName": "memory", "restartPolicy": "RestartContainer"}]
-    limits = {"memory": "40Mi", "cpu": "250m"}
+    limits = {"memory": "40Mi", "cpu": "50m"}
     k.order(pod, k.container("c", resizePolicy=policy, resources={"limits": limits}))
     k.running(pod, "c")
     wanted = {**limits, "memory": "56Mi"}
@@ -83,11 +82,11 @@ def a_resize_by_restart(k: KubeletNode, pod: str) -> None:
 @check_with_server
 def a_resize_of_a_pod(k: KubeletNode, pod: str) -> None:
     """The limits of a whole pod change in place, and the runtime gets them by UpdatePodSandboxResources."""
-    limits = {"memory": "80Mi", "cpu": "200m"}
+    limits = {"memory": "80Mi", "cpu": "100m"}
     k.order(pod, k.container("c", "sleep 600"), resources={"requests": limits, "limits": limits})
     k.running(pod, "c")
     before = k.id_of(pod, "c")
-    wanted = {"memory": "96Mi", "cpu": "300m"}
+    wanted = {"memory": "96Mi", "cpu": "150m"}
     body = {"spec": {"resources": {"requests": wanted, "limits": wanted}}}
     k.server.call("PATCH", f"{PODS}/{pod}-{NAME}/resize", body, kind=STRATEGIC)
     k.until(lambda: memory_limit(k.pod_cgroup(k.uid(pod))) == 96 * MIB, "the pod's cgroup has the limit", 60, pod)
@@ -181,10 +180,10 @@ def assert_ended(k: KubeletNode, pod: str) -> None:
 def a_runtime_class(k: KubeletNode, pod: str) -> None:
     """A pod of a RuntimeClass gets its handler and has its overhead in the pod's cgroup; an unknown one is refused by name."""
     classes = "/apis/node.k8s.io/v1/runtimeclasses"
-    overhead = {"podFixed": {"memory": "10Mi", "cpu": "50m"}}
+    overhead = {"podFixed": {"memory": "10Mi", "cpu": "10m"}}
     k.server.create(classes, pod, "node.k8s.io/v1", "RuntimeClass", handler=HANDLER, overhead=overhead)
     k.server.create(classes, f"{pod}--unknown", "node.k8s.io/v1", "RuntimeClass", handler="unknown")
-    limits = {"limits": {"memory": "40Mi", "cpu": "100m"}}
+    limits = {"limits": {"memory": "40Mi", "cpu": "50m"}}
     k.order(pod, k.container("c", "sleep 600", resources=limits), runtimeClassName=pod)
     k.order(f"{pod}--unknown", k.container("c"), runtimeClassName=f"{pod}--unknown")
     k.running(pod, "c")

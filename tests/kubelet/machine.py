@@ -1,13 +1,14 @@
 """The node as a whole: growing logs, its disk, unused images, kubelet and server restarted in the middle."""
 
 import json
+import os
 import re
 import signal
 
 from crishim.model.image import ImageSpec
 from tests.kubelet.checks import check, check_alone
 from tests.kubelet.settings import GATES
-from tests.kubelet.world import NAME, KubeletNode, LeftOut
+from tests.kubelet.world import MIB, NAME, KubeletNode, LeftOut
 
 
 def has_image(k: KubeletNode, name: str) -> bool:
@@ -169,8 +170,10 @@ def unused_images(k: KubeletNode, pod: str) -> None:
     """A kubelet that finds its disk too full removes the images that no container uses, and no other.
 
     It does so at once for its eviction thresholds, minutes after its start for those of images. The thresholds are reserved:
-    it does not start with more than the disk has. An age of 0 is its default.
+    it does not start with as much as the disk has. An age of 0 is its default.
     """
+    disk = os.statvfs(k.node.place)
+    threshold = str(disk.f_blocks * disk.f_frsize - MIB)  # of bytes that are free: the images alone are more than the rest
     k.put(pod, k.container("c", image="unused:1"))
     k.put(f"{pod}--stays", k.container("c"))
     k.running(pod, "c")
@@ -179,7 +182,7 @@ def unused_images(k: KubeletNode, pod: str) -> None:
     k.until(lambda: not k.sandboxes(pod), "the runtime has the pod no more", 120)
     assert (True, True) == (has_image(k, "box:1"), has_image(k, "unused:1"))
     k.stop()
-    k.start(evictionHard={"nodefs.available": "99%", "imagefs.available": "99%"}, imageMinimumGCAge="1s")
+    k.start(evictionHard={"nodefs.available": threshold, "imagefs.available": threshold}, imageMinimumGCAge="1s")
     try:
         k.until(lambda: not has_image(k, "unused:1"), "the image is removed", 90)
         assert has_image(k, "box:1")

@@ -11,7 +11,7 @@ def an_empty_dir(k: KubeletNode, pod: str) -> None:
     """Two containers share an emptyDir, which one of them cannot write where it is mounted for reading."""
     volumes = [{"name": "v", "emptyDir": {}}]
     writes = k.container("a", "echo hello > /v/file; sleep 600", volumeMounts=[{"name": "v", "mountPath": "/v"}])
-    script = "until cat /r/file; do usleep 100000; done; touch /r/other || echo read-only; sleep 600"
+    script = "until cat /r/file; do usleep 100000; done; touch /r/other 2>&1 || echo read-only; sleep 600"
     reads = k.container("b", script, volumeMounts=[{"name": "v", "mountPath": "/r", "readOnly": True}])
     k.put(pod, writes, reads, volumes=volumes)
     log = k.says(pod, "b", "read-only\n")

@@ -12,6 +12,8 @@ import pytest
 
 from crishim.cri import pb
 from crishim.errors import Code
+from crishim.interfaces.oci_runtime import FIRST_PROCESS
+from crishim.linux.processes import recorded
 from crishim.model.container import ContainerMetadata
 from crishim.model.image import ImageSpec
 from crishim.play import CallError, CriClient
@@ -64,6 +66,13 @@ async def said(client: CriClient, container_id: str, script: str) -> str:
     return (await client.exec_sync(container_id, ("sh", "-c", script), 20)).stdout.decode()
 
 
+def cgroups_of(node: Node, container_id: str) -> str:
+    """/proc/PID/cgroup of a container's first process."""
+    process = recorded(node.run / "backends/runc/containers" / container_id / FIRST_PROCESS)
+    assert process is not None
+    return Path(f"/proc/{process.pid}/cgroup").read_text()
+
+
 async def test_the_root_is_as_it_was(node: Node, tmp_path: Path) -> None:
     """Files that were written, changed and deleted, and a folder created again, are restored as dumped."""
     changes = """
@@ -77,7 +86,9 @@ async def test_the_root_is_as_it_was(node: Node, tmp_path: Path) -> None:
     async with node.client() as client:
         await node.pull(client)
         pod = await client.run_sandbox(node.sandbox("pod"))
-        first = await run(node, client, pod, "first", "busybox mkdir /old; echo old > /old/old; exec sleep 600")
+        first = await run(
+            node, client, pod, "first", "busybox mkdir /old; echo old > /old/old; while :; do busybox sleep 1; done"
+        )
         await said(client, first, changes)
         for number in range(2):  # the second time the restored one is dumped, with something more deleted
             expected = await said(client, first, show), await said(client, first, content)
@@ -88,6 +99,23 @@ async def test_the_root_is_as_it_was(node: Node, tmp_path: Path) -> None:
             assert expected == (await said(client, first, show), await said(client, first, content))
             assert node.image == (await client.container_status(first)).image.image
             await said(client, first, "busybox rm /made/link /bin/cat; echo more > /more")
+        await node.empty(client)
+    await until(lambda: not node.traces())
+    assert set() == node.traces()
+
+
+async def test_the_cgroup_of_a_restored_container(node: Node, tmp_path: Path) -> None:
+    """The processes of a restored container are in its own cgroup, also while the dumped one goes on in the other."""
+    archive = str(tmp_path / "main.tar")
+    node.start()
+    async with node.client() as client:
+        await node.pull(client)
+        pods = [await client.run_sandbox(node.sandbox(name)) for name in ("one", "two")]
+        dumped = await run(node, client, pods[0], "main", COUNTS)
+        await client.checkpoint_container(dumped, archive)
+        restored = await run(node, client, pods[1], "again", image=archive)
+        for container_id in (dumped, restored):
+            assert {container_id} == {one for one in (dumped, restored) if one in cgroups_of(node, container_id)}
         await node.empty(client)
     await until(lambda: not node.traces())
     assert set() == node.traces()

@@ -14,6 +14,7 @@ import attrs
 from crishim.backends.runc.runtime import RuncRuntime
 from crishim.errors import CrishimError, Unimplemented, Unknown
 from crishim.interfaces.oci_runtime import Stdio
+from crishim.linux.cgroups import folder_of
 from crishim.linux.programs import find_program
 from crishim.model.container import ContainerSpec
 from crishim.pods.bundle import write_atomically
@@ -22,7 +23,6 @@ from crishim.pods.usage import MeasuredPods
 CRIU: Final = "criu"
 REMEDY: Final = "apt-get install criu, 4.1 or later; 4.2 for sockets on Linux 6.16 and later"
 _CONFIG: Final = "criu.conf"
-_OPTIONS: Final = "tcp-close\n"
 _MESSAGE_LIMIT: Final = 2000
 _HARMLESS: Final = "RLIMIT_NOFILE"
 """A message of every dump of a CRIU that may not raise its own limit."""
@@ -61,10 +61,14 @@ class CheckpointedPods(MeasuredPods):
 
     def _finish_config(self, spec: ContainerSpec, config: dict[str, Any]) -> None:
         super()._finish_config(spec, config)
-        file = self._context.runtime_state / _CONFIG
-        if not file.exists():
-            write_atomically(file, _OPTIONS)
-        config["annotations"]["org.criu.config"] = str(file)
+        bundle = self._bundles / spec.id
+        if not bundle.exists():  # of a pod's pause, which is never dumped
+            return
+        options = ["tcp-close"]
+        if self._host.cgroup_v2:  # runc does this on v1 only; without it CRIU creates the cgroup of the dumped container
+            options.append(f"cgroup-root {folder_of(config['linux']['cgroupsPath'])}")
+        write_atomically(bundle / _CONFIG, "".join(f"{option}\n" for option in options))
+        config["annotations"]["org.criu.config"] = str(bundle / _CONFIG)
 
 
 def _explained(error: CrishimError, log: Path) -> CrishimError:
