@@ -17,13 +17,11 @@ import stat
 import tarfile as tar
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
-
-import attrs
+from typing import Any, Final, NamedTuple
 
 from crishim.errors import CrishimError, DataLoss, from_os_error
 from crishim.images.headers import Entry
-from crishim.images.streams import CHUNK, LayerStream
+from crishim.images.streams import LayerStream
 from crishim.images.tree import OPAQUE, Metadata, Tree, cleaned, is_unpacked_xattr, is_whiteout, joined, sane, set_xattrs
 
 _WHITEOUT: Final = ".wh."
@@ -36,8 +34,7 @@ _BLOCK: Final = 4096
 _MOST_LINKS: Final = 40
 
 
-@attrs.frozen
-class Unpacked:
+class Unpacked(NamedTuple):
     """An unpacked layer, not yet settled. `bytes` and `inodes` are its disk usage, rounded up to blocks."""
 
     tree: Tree
@@ -195,7 +192,7 @@ class _Writer:
 
     def _copy(self, descriptor: int, offset: int, size: int, name: str) -> None:
         while size > 0:
-            piece = self._stream.read(min(size, CHUNK))
+            piece = self._stream.some(size)
             if not piece:
                 raise DataLoss(f"the layer ends in the middle of {name[:200]!r}")
             written = os.pwrite(descriptor, piece, offset)
