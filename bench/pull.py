@@ -27,7 +27,7 @@ from tests.node.registry import File, Layout, folder, tar_of
 
 SMALL_FILES: Final = 30_000
 LAYERS: Final = 3
-PAUSE: Final = 1.0
+PAUSE: Final = 2.0
 """Seconds for containerd's garbage collection, which goes on after a removal was answered."""
 
 
