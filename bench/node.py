@@ -268,7 +268,7 @@ async def with_many(nodes: list[Rounds], pods: int, found: dict[str, dict[str, f
             spent[node.peer.name] += node.peer.cpu() - before
     for node in nodes:
         peer, row = node.peer, found[node.peer.name]
-        row |= {"helpers per pod, KiB": peer.helpers() / pods, "server, MiB": peer.memory()}
+        row |= {"memory of helpers for each pod, KiB": peer.helpers() / pods, "memory of the server, MiB": peer.memory()}
         row["ListContainers, us of CPU"] = spent[peer.name] / LISTS * 1e6
         peer.stop()
         begun = time.perf_counter()
@@ -276,7 +276,7 @@ async def with_many(nodes: list[Rounds], pods: int, found: dict[str, dict[str, f
         async with client_of(peer) as again:
             while len(await again.list_containers({})) < pods:
                 await asyncio.sleep(0.01)
-            row["restart, s"] = time.perf_counter() - begun
+            row["restart with its pods, s"] = time.perf_counter() - begun
             for sandbox, container in pods_of[peer.name]:
                 await again.stop_container(container, 0)
                 await again.stop_sandbox(sandbox)
