@@ -15,8 +15,9 @@ later crishim of the same boot finds them in `runtime_state` by pid and start ti
 reports an unknown exit status when they end. Only a container that was started at the moment of the crash, before its pid was
 recorded, is not found. Exits that were seen are stored there, too. Containers that were only created are lost.
 
-With the option `monitor = "keeper"` containers are children of the node's keeper instead. They go on when this process ends in
-whatever way; their output is in the log, and a later crishim attaches to them and reports their exit status. Their execs end.
+With the option `monitor = "keeper"` containers are children of the node's keeper instead. They go on however this process ends;
+their output is in the log. A later crishim starts those that were only created, attaches to those that run, and reports the exit
+status of all. Their execs end.
 """
 
 import os

@@ -169,8 +169,8 @@ class ProcessBackend(
             self._found = True
 
     async def _resumed(self, stored: StoredContainer) -> ContainerProcess:
-        if stored.program is not None and self._keeper is not None:
-            return await KeptContainer.found(stored, stored.program, self._clock, self._keeping, self._keeper)
+        if stored.request is not None and self._keeper is not None:
+            return await KeptContainer.found(stored, stored.request, self._clock, self._keeping, self._keeper)
         container = AdoptedContainer(stored, self._clock, self._keeping)
         await container.find()
         return container

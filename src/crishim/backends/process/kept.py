@@ -10,8 +10,8 @@ import attrs
 from crishim.backends.process.adopted import gone
 from crishim.backends.process.container import ExecutingContainer
 from crishim.backends.process.session import Program, Session, cannot_run, working_folder
-from crishim.backends.process.state import StateFolder, StoredContainer
-from crishim.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unavailable
+from crishim.backends.process.state import StateFolder, StoredContainer, StoredRequest
+from crishim.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, ResourceExhausted, Unavailable
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.keeper import Keeper, KeepRequest
 from crishim.interfaces.seats import Clock
@@ -58,57 +58,60 @@ class KeptContainer(ExecutingContainer):
         self,
         container_id: ContainerId,
         sandbox_id: SandboxId,
-        program: Program,
+        request: StoredRequest,
         clock: Clock,
         keeping: StateFolder,
         keeper: Keeper,
     ) -> None:
+        program = Program(argv=request.argv, env=request.env, cwd=request.cwd, tty=request.tty)
         super().__init__(container_id, sandbox_id, program, clock, keeping)
         self._keeper = keeper
-        self._request: KeepRequest | None = None
+        self._request = request
         self._earlier: Sequence[Identity] = ()
 
     @classmethod
     def created(cls, spec: ContainerSpec, clock: Clock, keeping: StateFolder, keeper: Keeper) -> "KeptContainer":
-        """A new container. Raises as `LogFile` for a log that cannot be opened."""
+        """A new container, which is recorded. Raises as `LogFile` for a log that cannot be opened."""
         if spec.log_path:
             LogFile(Path(spec.log_path)).close()
-        program = Program(argv=list(spec.argv), env=dict(spec.env), cwd=spec.cwd, tty=spec.tty)
-        container = cls(spec.id, spec.sandbox.id, program, clock, keeping, keeper)
-        container._request = KeepRequest(
-            name=spec.id,
-            argv=tuple(spec.argv),
-            env=spec.env,
-            cwd=working_folder(spec.cwd),
+        request = StoredRequest(
+            argv=list(spec.argv),
+            env=dict(spec.env),
+            cwd=spec.cwd,
+            tty=spec.tty,
             log_path=spec.log_path,
-            terminal=spec.tty,
             stdin=spec.stdin,
             stdin_once=spec.stdin_once,
         )
+        container = cls(spec.id, spec.sandbox.id, request, clock, keeping, keeper)
+        container._keep()
         return container
 
     @classmethod
     async def found(
-        cls, stored: StoredContainer, program: Program, clock: Clock, keeping: StateFolder, keeper: Keeper
+        cls, stored: StoredContainer, request: StoredRequest, clock: Clock, keeping: StateFolder, keeper: Keeper
     ) -> "KeptContainer":
-        """A container that an earlier crishim has started. Without a keeper that has it, its exit is unknown."""
-        container = cls(stored.id, stored.sandbox_id, program, clock, keeping, keeper)
+        """A container of an earlier crishim. If it was started and the keeper does not have it, its exit is unknown."""
+        container = cls(stored.id, stored.sandbox_id, request, clock, keeping, keeper)
         container._started_at = stored.started_at
         container._earlier = stored.leaders
         container._exit = stored.exit
         if stored.exit is not None:
             container._over.set()
-            return container
-        try:
-            pid = (await keeper.containers())[stored.id]
-        except (KeyError, Unavailable):
-            await kill_family(stored.leaders)
-            container._record_exit(Exit.unknown())
-            return container
-        first = stored.leaders[0] if stored.leaders else None
-        session = session_of(pid) if first is None else Session.adopt(first) or Gone(first)
-        container._watch(session, stored.started_at)
+        elif stored.started_at:
+            await container._resume()
         return container
+
+    async def _resume(self) -> None:
+        try:
+            pid = (await self._keeper.containers())[self.id]
+        except (KeyError, Unavailable):
+            await kill_family(self.leaders)
+            self._record_exit(Exit.unknown())
+            return
+        first = self._earlier[0] if self._earlier else None
+        session = session_of(pid) if first is None else Session.adopt(first) or Gone(first)
+        self._watch(session, self._started_at)
 
     @property
     def leaders(self) -> tuple[Identity, ...]:
@@ -116,17 +119,29 @@ class KeptContainer(ExecutingContainer):
         return tuple(dict.fromkeys((*super().leaders, *self._earlier)))
 
     async def start(self) -> None:
-        """As `Backend.start_container`. The container is recorded before the keeper has it, so that no crash loses it."""
-        if self._request is None or self._session is not None:
+        """As `Backend.start_container`. The start is recorded before the keeper has it, so that no crash loses it."""
+        if self._session is not None or self._exit is not None:
             raise FailedPrecondition("started", "created", f"container {self.id}")
+        request = KeepRequest(
+            name=self.id,
+            argv=tuple(self._request.argv),
+            env=self._request.env,
+            cwd=working_folder(self._request.cwd),
+            log_path=self._request.log_path,
+            terminal=self._request.tty,
+            stdin=self._request.stdin,
+            stdin_once=self._request.stdin_once,
+        )
         self._started_at = self._clock.now()
         self._keep()
         try:
-            pid = await self._keeper.keep(self._request)
+            pid = await self._keeper.keep(request)
         except BaseException as error:
-            self._keeping.forget_container(self.id)
+            self._started_at = 0
+            with contextlib.suppress(ResourceExhausted):
+                self._keep()
             if isinstance(error, NotFound | PermissionDenied | InvalidArgument):
-                raise cannot_run(self._request.argv[0], error.message) from error
+                raise cannot_run(request.argv[0], error.message) from error
             raise
         self._watch(session_of(pid), self._started_at)
         self._keep()
@@ -173,4 +188,4 @@ class KeptContainer(ExecutingContainer):
         await gone(execs)
 
     def _stored(self) -> StoredContainer:
-        return attrs.evolve(super()._stored(), program=self._program)
+        return attrs.evolve(super()._stored(), request=self._request)

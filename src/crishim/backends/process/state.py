@@ -5,13 +5,12 @@ Files are replaced atomically. Those of another boot, of which nothing runs any 
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
 
-from crishim.backends.process.session import Program
 from crishim.errors import ResourceExhausted
 from crishim.linux.processes import Identity, boot_id
 from crishim.model.process import Exit
@@ -23,10 +22,24 @@ _log = logging.getLogger(__name__)
 
 
 @attrs.frozen(kw_only=True)
+class StoredRequest:
+    """What a container of the keeper runs, and its streams."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    cwd: str
+    tty: bool
+    log_path: str
+    stdin: bool
+    stdin_once: bool
+
+
+@attrs.frozen(kw_only=True)
 class StoredContainer:
     """A container that was started: the processes that lead its sessions, the first one its own, and its exit status.
 
-    `program` is there for a container that the keeper runs; such a one is stored before its start, then without leaders.
+    `request` is there for a container that the keeper runs; such a one is stored from its creation, then without leaders and
+    with `started_at` 0.
     """
 
     id: ContainerId
@@ -34,7 +47,7 @@ class StoredContainer:
     started_at: int
     leaders: tuple[Identity, ...]
     exit: Exit | None = None
-    program: Program | None = None
+    request: StoredRequest | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -88,12 +101,12 @@ class StateFolder:
 
 def _container(data: dict[str, Any]) -> StoredContainer:
     leaders = tuple(Identity(**leader) for leader in data.pop("leaders"))
-    end, program = data.pop("exit"), data.pop("program", None)
+    end, request = data.pop("exit"), data.pop("request", None)
     return StoredContainer(
         **data,
         leaders=leaders,
         exit=None if end is None else Exit(**end),
-        program=None if program is None else Program(**program),
+        request=None if request is None else StoredRequest(**request),
     )
 
 
