@@ -16,8 +16,8 @@ reports an unknown exit status when they end. Only a container that was started 
 recorded, is not found. Exits that were seen are stored there, too. Containers that were only created are lost.
 
 With the option `monitor = "keeper"` containers are children of the node's keeper instead. They go on however this process ends;
-their output is in the log. A later crishim starts those that were only created, attaches to those that run, and reports the exit
-status of all. Their execs end.
+their output is in the log. A later crishim starts those that were only created, attaches to those that run, and reports every
+exit status. Execs end.
 """
 
 import os
