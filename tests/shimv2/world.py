@@ -86,8 +86,8 @@ class ShimWorld(World):
 
     @property
     def pods(self) -> MeasuredPods:
-        assert isinstance(self.backend, MeasuredPods)
-        return self.backend
+        assert isinstance(self._own, MeasuredPods)
+        return self._own
 
     @property
     def runtime(self) -> ShimRuntime:

@@ -16,6 +16,8 @@ from crishim.interfaces.plugin import Plugin
 from crishim.interfaces.seats import Finding
 from crishim.linux.programs import find_program
 from crishim.model.runtime import CgroupDriver
+from crishim.model.sandbox import SandboxSpec, SandboxStarted
+from crishim.oci.facts import Host
 from crishim.oci.ignores import ignores
 from crishim.pods.host import host
 from crishim.pods.usage import MeasuredPods
@@ -36,6 +38,18 @@ _TYPES: Final[dict[str, type]] = {
 }
 
 
+class ShimPods(MeasuredPods):
+    """Pods over shims. One that serves the Sandbox service gets the pod as a pod."""
+
+    def __init__(self, runtime: ShimRuntime, context: BackendContext, host: Host) -> None:
+        super().__init__(runtime, context, host, sandbox_container=True)
+        self._shims = runtime
+
+    async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
+        self._shims.announce(spec)
+        return await super().start_sandbox(spec)
+
+
 def build(context: BackendContext) -> Backend:
     """The backend. Raises `InvalidArgument` naming an option that is unknown or of a wrong type."""
     options = checked(context.options, _TYPES)
@@ -50,7 +64,7 @@ def build(context: BackendContext) -> Backend:
     else:
         config_path = str(options.get("config_path", ""))
         runtime = ShimRuntime(binary, context.runtime_state / SHIMS, context.clock, configured(config_path), keeper=keeper)
-    return MeasuredPods(runtime, context, machine, sandbox_container=True)
+    return ShimPods(runtime, context, machine)
 
 
 def check(options: Mapping[str, Any]) -> Iterable[Finding]:

@@ -95,6 +95,8 @@ class ShimLink:
     """Seconds for a call that may boot a virtual machine."""
 
     def __init__(self, client: Client, version: int, namespace: str) -> None:
+        self.parts = (client, version, namespace)
+        """Its own arguments, for a link of another kind over the same connection."""
         self._client = client
         self._service = SERVICES[version]
         self._metadata = ((NAMESPACE_KEY, namespace),)
@@ -195,15 +197,20 @@ class ShimLink:
         """Shut the shim down if it has no tasks; it may respond, or just close the connection."""
         await self._call("Shutdown", pb.ShutdownRequest(id=name), Empty)
 
-    async def _call(self, method: str, request: Message, response: type[M], timeout: float | None = None) -> M:
-        """Call a method. `timeout` 0 is none, None the default."""
+    async def _call(
+        self, method: str, request: Message, response: type[M], timeout: float | None = None, *, service: str = ""
+    ) -> M:
+        """Call a method, of the task service if no other is named. `timeout` 0 is none, None the default."""
+        called = service or self._service
         payload = request.SerializeToString()
         limit = (self.timeout if timeout is None else timeout) or None
         try:
-            with span(f"{self._service}/{method}", {"rpc.system": "ttrpc", "rpc.service": self._service, "rpc.method": method}):
-                reply = await self._client.call(self._service, method, payload, timeout=limit, metadata=self._metadata)
+            with span(f"{called}/{method}", {"rpc.system": "ttrpc", "rpc.service": called, "rpc.method": method}):
+                reply = await self._client.call(called, method, payload, timeout=limit, metadata=self._metadata)
             return response.FromString(reply)
         except TtrpcError as error:
+            if service:
+                raise named(error, "sandbox", getattr(request, "sandbox_id", "")) from error
             exec_id = "" if method == "Exec" else getattr(request, "exec_id", "")
             name = getattr(request, "id", "")
             refusal = named(error, "exec" if exec_id else "container", exec_id or name)

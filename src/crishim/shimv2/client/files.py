@@ -29,7 +29,8 @@ SHIMS: Final = "shims"
 class ShimRecord:
     """A shim. `pid` and `born` (start time in clock ticks after the boot) are 0 while unknown.
 
-    `dead`: its process has ended or was killed, and its leftovers on the node are not freed yet.
+    `sandbox`: it serves the Sandbox service, by which its sandbox was created. `dead`: its process has ended or was killed, and
+    its leftovers on the node are not freed yet.
     """
 
     bundle: str
@@ -37,6 +38,7 @@ class ShimRecord:
     version: int = 2
     pid: int = 0
     born: int = 0
+    sandbox: bool = False
     dead: bool = False
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias
 import attrs
 from google.protobuf.any_pb2 import Any as AnyMessage
 
+from crishim._proto.shim_sandbox_pb2 import CreateSandboxRequest
 from crishim.errors import (
     AlreadyExists,
     CrishimError,
@@ -32,6 +33,7 @@ from crishim.interfaces.oci_runtime import OciState, Stdio
 from crishim.interfaces.seats import Clock
 from crishim.model.features import OCI, Feature
 from crishim.model.process import Exit
+from crishim.model.sandbox import SandboxSpec
 from crishim.model.stats import CgroupUsage
 from crishim.model.values import ContainerId, SandboxId
 from crishim.pods.bundle import read_config
@@ -40,6 +42,7 @@ from crishim.shimv2.client.connection import ShimEvents
 from crishim.shimv2.client.exec import ShimExec
 from crishim.shimv2.client.files import SandboxFolder, find_sandbox
 from crishim.shimv2.client.sandbox import SandboxShim
+from crishim.shimv2.client.sandbox_link import sandbox_request
 from crishim.shimv2.client.task import ShimTask
 from crishim.shimv2.wire.messages import runtime_spec
 from crishim.shimv2.wire.metrics import decode_metrics
@@ -81,6 +84,11 @@ class ShimRuntime:
         self._sandboxes: dict[str, asyncio.Future[SandboxShim]] = {}
         self._events = ShimEvents(Path(binary.events), self._out_of_memory) if binary.events else None
         self._version = ""
+        self._pods: dict[str, CreateSandboxRequest] = {}
+
+    def announce(self, spec: SandboxSpec) -> None:
+        """The pod of the sandbox that is created next: a shim with the Sandbox service creates it by its configuration."""
+        self._pods[spec.id] = sandbox_request(spec)
 
     async def probe(self) -> BackendInfo:
         """The shim's version. Raises `FailedPrecondition` if its binary is missing."""
@@ -108,7 +116,7 @@ class ShimRuntime:
         sandbox = SandboxShim(folder, self._binary, self._clock, self._keeper)
         self._keep(sandbox)
         try:
-            await sandbox.launch(bundle)
+            await sandbox.launch(bundle, self._pods.pop(sandbox_id, None))
             return await sandbox.create(container_id, bundle, stdio, options)
         except CrishimError:
             try:

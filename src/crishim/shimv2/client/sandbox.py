@@ -17,6 +17,7 @@ from typing import Final
 import attrs
 from google.protobuf.any_pb2 import Any
 
+from crishim._proto.shim_sandbox_pb2 import CreateSandboxRequest
 from crishim.errors import AlreadyExists, CrishimError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from crishim.interfaces.keeper import Keeper
 from crishim.interfaces.oci_runtime import OciStatus, Stdio
@@ -29,6 +30,7 @@ from crishim.shimv2.client.cleanup import born, end_shim, free, remove_socket
 from crishim.shimv2.client.connection import ShimLink
 from crishim.shimv2.client.fifos import ShimLog
 from crishim.shimv2.client.files import SandboxFolder, ShimRecord, TaskRecord, left_address, name_like
+from crishim.shimv2.client.sandbox_link import SandboxLink, offered
 from crishim.shimv2.client.task import ShimTask
 from crishim.shimv2.wire.messages import STATUSES, Bootstrap
 
@@ -78,8 +80,11 @@ class SandboxShim:
 
     # --- beginning
 
-    async def launch(self, bundle: Path) -> None:
-        """Start the shim. After a failure or a cancellation, `end` frees everything."""
+    async def launch(self, bundle: Path, pod: CreateSandboxRequest | None = None) -> None:
+        """Start the shim. After a failure or a cancellation, `end` frees everything.
+
+        A shim with the Sandbox service creates its sandbox by `pod`.
+        """
         async with self._lock:
             self._folder.make()
             record = ShimRecord(bundle=str(bundle))
@@ -88,8 +93,10 @@ class SandboxShim:
             # The start may leave a shim behind at any moment, so it runs to its end, and `end` waits for it.
             self._launching = asyncio.create_task(self._binary.start(self._folder.sandbox_id, bundle))
             bootstrap = await asyncio.shield(self._launching)
-            self._folder.write_shim(attrs.evolve(record, address=bootstrap.address, version=bootstrap.version))
-            self._link = await ShimLink.connect(bootstrap, self._binary.namespace)
+            record = attrs.evolve(record, address=bootstrap.address, version=bootstrap.version)
+            self._folder.write_shim(record)
+            self._link = await offered(await ShimLink.connect(bootstrap, self._binary.namespace), pod)
+            self._folder.write_shim(attrs.evolve(record, sandbox=isinstance(self._link, SandboxLink)))
 
     async def resume(self) -> None:
         """After a restart: connect to the shim again, and resume its tasks."""
@@ -237,7 +244,8 @@ class SandboxShim:
             if attempt:
                 await asyncio.sleep(_PAUSE)
             with contextlib.suppress(Unavailable, InvalidArgument):
-                self._link = await ShimLink.connect(Bootstrap(address, record.version), self._binary.namespace)
+                link = await ShimLink.connect(Bootstrap(address, record.version), self._binary.namespace)
+                self._link = SandboxLink(link, self._folder.sandbox_id) if record.sandbox else link
                 for task in self._tasks.values():
                     task.link = self._link
                 self._burial.watch(record)

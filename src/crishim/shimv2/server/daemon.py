@@ -48,9 +48,12 @@ same object.
 _MOST_ASKED: Final = 1 << 20
 _NAME: Final = re.compile(r"[A-Za-z0-9]+(?:[._-]+[A-Za-z0-9]+)*")
 
-_LOOK: Final = 0.5
+_LOOK: Final = 0.2
 _UNUSED: Final = 5_000_000_000
-"""Nanoseconds without use after which the daemon of one sandbox ends; containerd connects at once after `start`."""
+_AFTER_SHUTDOWN: Final = 500_000_000
+"""Nanoseconds without use after which the daemon of one sandbox ends. containerd connects at once after `start`; after Shutdown
+it closes its connection itself.
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -166,13 +169,17 @@ class ShimServer:
                 await publisher.close()
 
     async def unused(self) -> None:
-        """Return when there is no task, no sandbox and no client, for some seconds."""
+        """Return when there is no task and no sandbox: soon after a Shutdown, else after some seconds without a client."""
         last = self._clock.now()
-        while self._clock.now() - last < _UNUSED:
-            await self._clock.sleep(_LOOK)
-            clients = sum(server.connections for server, _ in self._servers.values())
+        while True:
+            shut = self.tasks.shutdown_asked.is_set()
+            clients = 0 if shut else sum(server.connections for server, _ in self._servers.values())
+            now = self._clock.now()
             if self._asking or clients or len(self.tasks) or len(self.sandboxes):
-                last = self._clock.now()
+                last = now
+            elif now - last >= (_AFTER_SHUTDOWN if shut else _UNUSED):
+                return
+            await self._clock.sleep(_LOOK)
 
     async def _end(self, left: Collection[tuple[Key, Path]]) -> None:
         """End what a previous daemon has left. containerd asks for each, but waits only five seconds."""

@@ -135,8 +135,9 @@ async def _stats(tasks: Tasks, key: Key, _: pb.StatsRequest) -> Message:
     return pb.StatsResponse(stats=encode_metrics(await tasks.usage(key), unified=tasks.unified))
 
 
-async def _shutdown(*_: object) -> Message:
-    """Ignore Shutdown: the daemon serves every sandbox of the node, and one of them has ended."""
+async def _shutdown(tasks: Tasks, *_: object) -> Message:
+    """Note Shutdown: a daemon for the whole node ignores it, since one of its sandboxes has ended."""
+    tasks.shutdown_asked.set()
     return Empty()
 
 

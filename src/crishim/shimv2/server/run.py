@@ -77,8 +77,8 @@ async def serve(folder: Path, make: "Make") -> None:
         if unused is not None:
             unused.add_done_callback(lambda _: ended.set())
         await ended.wait()
-    if unused is not None and unused.done():
-        _discard(folder)
+        if unused is not None and unused.done():  # before the connections are closed: a client may then kill this process
+            _discard(folder)
 
 
 def _discard(folder: Path) -> None:

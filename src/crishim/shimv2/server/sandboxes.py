@@ -173,6 +173,7 @@ class ShimSandboxes:
         """End a sandbox with all its containers, and free everything of it. Repeatable, also for an unknown one."""
         if (sandbox := self._sandboxes.get(key)) is not None:
             await self._free(sandbox)
+        self._tasks.shutdown_asked.set()
 
     async def end(self, key: Key, bundle: Path) -> Exit:
         """As `Tasks.end`, for a sandbox or a task: `delete` of a shim's binary. Repeatable."""

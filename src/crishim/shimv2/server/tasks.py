@@ -73,6 +73,8 @@ class Tasks:
         self._pods = pods
         self.unified = unified
         self._tasks: dict[Key, Task] = {}
+        self.shutdown_asked = asyncio.Event()
+        """Set by Shutdown and ShutdownSandbox."""
 
     def __len__(self) -> int:
         return len(self._tasks)
