@@ -12,7 +12,11 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-MODULES: Final = {"v1.7.35": "github.com/containerd/containerd", "v2.4.2": "github.com/containerd/containerd/v2"}
+MODULES: Final = {
+    "v1.7.35": "github.com/containerd/containerd",
+    "v2.2.9": "github.com/containerd/containerd/v2",
+    "v2.4.2": "github.com/containerd/containerd/v2",
+}
 PROGRAMS: Final = ("containerd", "ctr", "containerd-shim-runc-v2")
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "crishim" / "containerd"
 SOURCES: Final = Path(__file__).parents[1] / "nri" / "program"

@@ -1,6 +1,6 @@
 """Run the official suite against containerd with runc's own shim and with ours, and list the specs that only ours fails.
 
-    python -m tests.suite.containerd [distribution] [v1.7.35] [v2.4.2]          # what follows goes to critest
+    python -m tests.suite.containerd [distribution] [v1.7.35] [v2.2.9] [v2.4.2]          # what follows goes to critest
 
 The distribution's containerd, and those that `tests.suite.build` has built; containerd 2 by both of its sandboxers. Starts a
 loopback registry with the suite's images, and one containerd after the other in a folder of its own, each with a network of its

@@ -31,8 +31,9 @@ class Release:
 
 
 DISTRIBUTION = Release("distribution")
-MIDDLE, NEWEST = map(Release, build.MODULES)
-RELEASES = (DISTRIBUTION, MIDDLE, NEWEST)
+MIDDLE, BEFORE_BOOTSTRAP, NEWEST = map(Release, build.MODULES)
+"""1.7, a release of 2 that does not send BootstrapParams yet, and the newest."""
+RELEASES = (DISTRIBUTION, MIDDLE, BEFORE_BOOTSTRAP, NEWEST)
 
 
 @attrs.frozen(kw_only=True)

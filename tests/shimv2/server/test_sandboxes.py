@@ -115,17 +115,21 @@ class SandboxWorld:
         found = [str(path.relative_to(self.folder)) for kind in kinds for path in (self.folder / kind).glob("*/*")]
         return [*found, *(mount.path for mount in mounts_below(self.folder)), *self.runtime.containers]
 
-    async def member(self) -> Path:
-        """A created container of the pod; its bundle."""
+    async def member(self, *, by_file: bool = True) -> Path:
+        """A created container of the pod; its bundle. Its sandbox is in a file, as with Task v3, or in an annotation."""
         bundle = self.folder / "member"
         bundle.mkdir()
-        (bundle / "sandbox").write_text(KEY[1])
+        annotations = {"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": KEY[1]}
+        if by_file:
+            annotations = {}
+            (bundle / "sandbox").write_text(KEY[1])
         linux = {"namespaces": [{"type": "ipc", "path": "/proc/1/ns/ipc"}]}
         mounts = [
             {"destination": "/dev/shm", "type": "tmpfs", "source": "shm"},
             {"destination": "/etc/hosts", "type": "bind", "source": "/own"},
         ]
-        (bundle / "config.json").write_text(json.dumps({"mounts": mounts, "linux": linux, "root": {"readonly": True}}))
+        config = {"mounts": mounts, "linux": linux, "root": {"readonly": True}, "annotations": annotations}
+        (bundle / "config.json").write_text(json.dumps(config))
         await self.tasks.create((KEY[0], "member"), Creation(bundle=bundle))
         return bundle
 
@@ -239,20 +243,22 @@ async def test_the_next_daemon_ends_it(world: SandboxWorld) -> None:
     assert 137 == (await world.sandboxes.end(KEY, world.bundle)).code
 
 
-async def test_shutdown_ends_the_containers_too(world: SandboxWorld) -> None:
+@pytest.mark.parametrize("by_file", [True, False])
+async def test_shutdown_ends_the_containers_too(world: SandboxWorld, by_file: bool) -> None:
     """A container that was not deleted ends with its sandbox."""
     await world.create()
     await world.call("StartSandbox")
-    await world.member()
+    await world.member(by_file=by_file)
     await world.call("ShutdownSandbox")
     assert ([], 0) == (world.left(), len(world.tasks))
 
 
-async def test_the_files_of_the_pod(world: SandboxWorld) -> None:
+@pytest.mark.parametrize("by_file", [True, False])
+async def test_the_files_of_the_pod(world: SandboxWorld, by_file: bool) -> None:
     """A container gets those of the pod's files that containerd has not mounted, read-only with its root."""
     await world.create()
     await world.call("StartSandbox")
-    bundle = await world.member()
+    bundle = await world.member(by_file=by_file)
     mounts = {one["destination"]: one for one in json.loads((bundle / "config.json").read_text())["mounts"]}
     pod = world.folder / "pods" / KEY[0] / KEY[1]
     assert {"/dev/shm", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"} == set(mounts)
@@ -289,9 +295,10 @@ async def test_a_configuration_that_is_none(world: SandboxWorld, options: Any) -
 
 def test_a_bundle_of_no_pod(tmp_path: Path) -> None:
     """Containers of containerd before 2, and of pods whose files containerd has, are left as they are."""
+    assert "" == add_pod_files(tmp_path, tmp_path / "pods")
     (tmp_path / "config.json").write_text("{}")
-    add_pod_files(tmp_path, tmp_path / "pods")
+    assert "" == add_pod_files(tmp_path, tmp_path / "pods")
     (tmp_path / "sandbox").write_text("other")
-    add_pod_files(tmp_path, tmp_path / "pods")
+    assert "other" == add_pod_files(tmp_path, tmp_path / "pods")
     assert "{}" == (tmp_path / "config.json").read_text()
     assert not os.path.lexists(tmp_path / "pods")

@@ -30,7 +30,6 @@ from crishim.pods.host import cgroup_v2
 from crishim.shimv2.server.events import Publisher
 from crishim.shimv2.server.launcher import CONTROL, DONE, FAILED
 from crishim.shimv2.server.options import asked, start_options
-from crishim.shimv2.server.pause import sandbox_of
 from crishim.shimv2.server.routes import delete_response, handlers
 from crishim.shimv2.server.sandbox_routes import sandbox_handlers
 from crishim.shimv2.server.sandboxes import ShimSandboxes
@@ -240,7 +239,7 @@ class ShimServer:
     def _publisher_of(self, task: Task) -> Publisher | None:
         start = self._starts.get(task.key)
         if start is None:  # containerd 2 runs `start` for a sandbox, and not for its members
-            start = self._starts.get((task.key[0], sandbox_of(task.bundle)), ShimStart())
+            start = self._starts.get((task.key[0], task.sandbox), ShimStart())
             self._starts[task.key] = start
         address = start.events
         if address and address not in self._publishers:

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
-from crishim.errors import FailedPrecondition
+from crishim.errors import DataLoss, FailedPrecondition
 from crishim.linux.cgroups import read_text
 from crishim.linux.programs import find_program
 from crishim.model.container import ContainerMetadata, ContainerSpec
@@ -28,6 +28,8 @@ MEMBER_OF: Final = "sandbox"
 
 _NS_GET_USERNS: Final = 0xB701
 """ioctl_nsfs(2): a descriptor of the user namespace that owns a namespace."""
+_TYPE: Final = "io.kubernetes.cri.container-type"
+_SANDBOX: Final = "io.kubernetes.cri.sandbox-id"
 _SHM: Final = "/dev/shm"  # noqa: S108 - the container's
 
 
@@ -68,7 +70,7 @@ def pause_config(spec: SandboxSpec, host: Host, userns: str = "") -> dict[str, A
         user=LinuxContainerUser(0, 0, (0,)),
         namespaces=NamespacePaths(network=spec.netns, user=userns, host_pid=options.pid is NamespaceMode.NODE),
         cgroups_path=cgroups_path(parent, spec.id, systemd=parent.endswith(".slice")),
-        annotations=FrozenDict({"io.kubernetes.cri.container-type": "sandbox"}),
+        annotations=FrozenDict({_TYPE: "sandbox"}),
     )
     config = oci_config(pause, host, place)
     linux: dict[str, Any] = config["linux"]
@@ -84,17 +86,29 @@ def pause_config(spec: SandboxSpec, host: Host, userns: str = "") -> dict[str, A
 
 
 def sandbox_of(bundle: Path) -> str:
-    """The id of the sandbox of a bundle's container; empty for containerd before 2, and for a container without one."""
-    return read_text(bundle / MEMBER_OF).strip()
+    """The id of the sandbox to which a bundle's container belongs; empty for none.
+
+    containerd 2 writes it to a file for a shim with Task v3; for any other it is in config.json.
+    """
+    if found := read_text(bundle / MEMBER_OF).strip():
+        return found
+    try:
+        annotations: dict[str, str] = read_config(bundle).get("annotations", {})
+    except DataLoss:
+        return ""
+    return annotations.get(_SANDBOX, "") if annotations.get(_TYPE) == "container" else ""
 
 
-def add_pod_files(bundle: Path, pods: Path) -> None:
+def add_pod_files(bundle: Path, pods: Path) -> str:
     """Mount the files of a pod in a container that belongs to it, where its config.json mounts nothing else.
 
-    `pods` has a folder for each pod whose files are here: containerd leaves them to a shim that is the sandbox itself.
+    `pods` has a folder for each pod whose files are here: containerd leaves them to a shim that is the sandbox itself. Returns
+    the id of the container's sandbox, empty for none.
     """
-    if not (sandbox := sandbox_of(bundle)) or not (folder := pods / sandbox).is_dir():
-        return
+    sandbox = sandbox_of(bundle)
+    folder = pods / sandbox
+    if not sandbox or "/" in sandbox or not (folder / "hostname").is_file():
+        return sandbox
     config = read_config(bundle)
     mounts = config.setdefault("mounts", [])
     access = "ro" if config.get("root", {}).get("readonly") else "rw"
@@ -109,3 +123,4 @@ def add_pod_files(bundle: Path, pods: Path) -> None:
         options = ["rbind", "rprivate", "rw", "nosuid", "nodev", "noexec"]
         config["mounts"].append({"destination": _SHM, "type": "bind", "source": str(folder / "shm"), "options": options})
     write_bundle(bundle, config, "")
+    return sandbox

@@ -154,6 +154,8 @@ class Task:
     lock: asyncio.Lock = attrs.field(factory=asyncio.Lock)
     killing: asyncio.Lock = attrs.field(factory=asyncio.Lock)
     copying: "asyncio.Task[None] | None" = None
+    sandbox: str = ""
+    """The id of the sandbox to which its container belongs."""
 
     @property
     def id(self) -> str:

@@ -36,7 +36,7 @@ from crishim.pods.bundle import read_config
 from crishim.pods.namespaces import user_namespace
 from crishim.pods.usage import cgroup_usage
 from crishim.shimv2.server.options import self_contained
-from crishim.shimv2.server.pause import add_pod_files, sandbox_of
+from crishim.shimv2.server.pause import add_pod_files
 from crishim.shimv2.server.rootfs import mappings, mount_rootfs, unmount_rootfs
 from crishim.shimv2.server.task import Creation, IoPaths, Key, Pipes, Task, TaskEvents, TaskProcess, TaskRecords
 
@@ -92,7 +92,7 @@ class Tasks:
                 pipes.hold()
                 await asyncio.to_thread(self._records.save, key, creation.bundle, options)
                 await mount_with_ids(creation)
-                await asyncio.to_thread(add_pod_files, creation.bundle, self._pods / key[0])
+                task.sandbox = await asyncio.to_thread(add_pod_files, creation.bundle, self._pods / key[0])
                 task.main.pid = await task.runtime.create(key[1], creation.bundle, _stdio(pipes.paths))
                 processes.record(creation.bundle / FIRST_PROCESS, task.main.pid)
                 if pipes.paths.terminal and isinstance(task.runtime, SupportsAttach):
@@ -231,7 +231,7 @@ class Tasks:
     def members(self, sandbox: Key) -> list[Task]:
         """The tasks that belong to a sandbox of containerd's."""
         mine = (task for task in self._tasks.values() if task.key[0] == sandbox[0] and task.key != sandbox)
-        return [task for task in mine if sandbox_of(task.bundle) == sandbox[1]]
+        return [task for task in mine if task.sandbox == sandbox[1]]
 
     def look(self, key: Key, exec_id: str) -> tuple[Task, TaskProcess]:
         """A task and one of its processes. Raises `NotFound`."""
