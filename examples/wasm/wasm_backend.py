@@ -5,7 +5,6 @@ An image has a module for WASI (preview 1) in a layer; its path is the first wor
 There is no exec, no terminal and no socket. `crishim coverage wasm` prints what becomes of each field of a request.
 """
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -15,10 +14,8 @@ from typing import Any
 import wasmtime
 
 import crishim.shimv2
-from crishim import BackendContext, BackendInfo, Feature, InvalidArgument, NetnsSource, NotFound, Plugin
-from crishim.interfaces.oci_runtime import SupportsCgroupUsage
+from crishim import BackendContext, BackendInfo, Feature, InvalidArgument, NetnsSource, Plugin
 from crishim.linux.roots import path_in_root
-from crishim.model.stats import CgroupUsage
 from crishim.pods.host import host
 from crishim.pods.program import ProgramRuntime
 from crishim.pods.usage import MeasuredPods
@@ -49,7 +46,7 @@ IGNORES = {
 }
 
 
-class WasmRuntime(ProgramRuntime, SupportsCgroupUsage):
+class WasmRuntime(ProgramRuntime):
     """Runs the module that is the first word of a bundle's command."""
 
     async def probe(self) -> BackendInfo:
@@ -65,21 +62,6 @@ class WasmRuntime(ProgramRuntime, SupportsCgroupUsage):
             wasmtime.Module.validate(wasmtime.Engine(), module.read_bytes())
         except (OSError, wasmtime.WasmtimeError) as error:
             raise InvalidArgument("config.command", f"{name} is no WebAssembly module: {error}") from error
-
-    async def cgroup_usage(self, container_id: str) -> CgroupUsage:
-        pid = (await self.state(container_id)).pid
-        try:
-            return usage_of(Path(f"/proc/{pid}/stat").read_text())  # noqa: ASYNC240 - a file of the kernel
-        except OSError as error:
-            raise NotFound("process", container_id) from error
-
-
-def usage_of(stat: str) -> CgroupUsage:
-    """The usage of a process, of its line in proc(5)."""
-    fields = stat.rpartition(")")[2].split()
-    ticks, threads, pages = int(fields[11]) + int(fields[12]), int(fields[17]), int(fields[21])
-    cpu = ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-    return CgroupUsage(cpu=cpu, memory=pages * os.sysconf("SC_PAGE_SIZE"), tasks=threads)
 
 
 def build(context: BackendContext) -> MeasuredPods:

@@ -8,10 +8,9 @@ from typing import Any
 
 from wasmtime import Engine, FuncType, Linker, Module, Store, Trap, ValType, WasiConfig
 
-from crishim.linux.mounts import mount
+from crishim.linux.bundle_mounts import make_read_only, mount_bundle
 from crishim.linux.roots import path_in_root
 
-MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC = 1, 32, 4096, 16384
 ABORTED = 134  # 128 + SIGABRT, as of a program that has failed an assertion
 
 
@@ -19,11 +18,8 @@ def main(bundle: Path) -> int:
     config = json.loads((bundle / "config.json").read_bytes())
     process, root = config["process"], bundle / config["root"]["path"]
     if config["root"].get("readonly"):
-        bind(root, root, read_only=True)
-    for entry in config["mounts"]:
-        if {"bind", "rbind"} & set(entry.get("options", ())):
-            source = Path(entry["source"])
-            bind(source, place(root, entry["destination"], folder=source.is_dir()), read_only="ro" in entry["options"])
+        make_read_only(root)
+    mount_bundle(root, config["mounts"])
     engine = Engine()
     module = Module.from_file(engine, str(path_in_root(root, process["args"][0])))
     store = Store(engine)
@@ -67,29 +63,6 @@ def become(user: dict[str, Any]) -> None:
     os.setgroups(user.get("additionalGids", []))
     os.setgid(user["gid"])
     os.setuid(user["uid"])
-
-
-def bind(source: Path, target: Path, *, read_only: bool) -> None:
-    mount(str(source), target, flags=MS_BIND | MS_REC)
-    if read_only:
-        mount("", target, flags=MS_BIND | MS_REMOUNT | MS_RDONLY)
-
-
-def place(root: Path, path: str, *, folder: bool) -> Path:
-    """The place of a mount on the host, made where it is missing; links of the image lead nowhere outside of it."""
-    here = Path("/")
-    *parents, last = Path(path).parts[1:]
-    for part in (*parents, last):
-        outside = path_in_root(root, str(here))
-        here /= part
-        try:
-            path_in_root(root, str(here))
-        except FileNotFoundError:
-            if part is last and not folder:
-                (outside / part).touch()
-            else:
-                (outside / part).mkdir()
-    return path_in_root(root, path)
 
 
 if __name__ == "__main__":

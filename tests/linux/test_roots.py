@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from crishim.linux.roots import read_in_root
+from crishim.linux.roots import program_in_root, read_in_root
 
 
 @pytest.fixture
@@ -50,3 +50,17 @@ def test_links_within_links(root: Path) -> None:
     (root / "store" / "etc" / "passwd").symlink_to("/store/passwd")
     (root / "linked").symlink_to("/store/etc")
     assert b"x" == read_in_root(root, "/linked/passwd")
+
+
+def test_a_program_is_found_in_the_root(root: Path) -> None:
+    """By PATH and by its path, also through absolute links; what is missing or not executable is said."""
+    (root / "bin").mkdir()
+    (root / "usr").mkdir()
+    (root / "usr" / "tool").touch(0o755)
+    (root / "bin" / "tool").symlink_to("/usr/tool")
+    (root / "bin" / "text").touch(0o644)
+    assert [root / "usr" / "tool"] * 2 == [program_in_root(root, name, "/none:/bin") for name in ("tool", "/bin/tool")]
+    with pytest.raises(FileNotFoundError):
+        program_in_root(root, "tool", "/none")
+    with pytest.raises(PermissionError):
+        program_in_root(root, "text", "/bin")

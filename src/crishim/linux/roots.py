@@ -57,3 +57,20 @@ def read_in_root(root: Path, path: str) -> bytes:
             return file.read(_LONGEST) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
     except OSError:
         return b""
+
+
+def program_in_root(root: Path, name: str, path: str) -> Path:
+    """The path on the host of a program of a root file system, as execvp(3) finds it there; `path` is the value of PATH.
+
+    Raises `FileNotFoundError`, or `PermissionError` for a file that is not executable.
+    """
+    error: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+    for place in [name] if "/" in name else [f"{folder or '.'}/{name}" for folder in path.split(":")]:
+        try:
+            found = path_in_root(root, place)
+        except OSError:
+            continue
+        if found.is_file() and found.stat().st_mode & 0o111:
+            return found
+        error = PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+    raise error

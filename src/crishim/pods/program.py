@@ -26,18 +26,19 @@ from typing import Any, Final
 from crishim.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
 from crishim.interfaces.capabilities import ProcessIO, SupportsAttach, SupportsLogReopen
 from crishim.interfaces.keeper import Keeper, KeepRequest
-from crishim.interfaces.oci_runtime import OciRuntime, OciState, OciStatus, Stdio
+from crishim.interfaces.oci_runtime import OciRuntime, OciState, OciStatus, Stdio, SupportsCgroupUsage
 from crishim.keeper.client import KeeperClient
 from crishim.linux import processes
 from crishim.linux.programs import find_program
 from crishim.model.process import Exit
+from crishim.model.stats import CgroupUsage
 from crishim.model.values import ContainerId
 
 _GATE_TIMEOUT: Final = 10.0
 _PAUSE: Final = 0.005
 
 
-class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen):
+class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgroupUsage):
     """Runs each bundle as one program. A subclass implements `probe` and `command`, and may refuse a start in `check`.
 
     `folder` is for the runtime's state, which a reboot clears. `keeper` is the node's (`BackendContext.keeper`); without it, as
@@ -144,6 +145,13 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen):
             self._known(container_id)
             return Exit.unknown()
 
+    async def cgroup_usage(self, container_id: str) -> CgroupUsage:
+        """As `SupportsCgroupUsage.cgroup_usage`: of the program and its descendants, since there may be no cgroup."""
+        pid = (await self.state(container_id)).pid
+        if not pid:
+            raise NotFound("process", container_id)
+        return await asyncio.to_thread(_usage, pid)
+
     async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
         """As `SupportsAttach.attach`."""
         self._known(container_id)
@@ -184,3 +192,20 @@ async def _open_gate(gate: Path) -> None:
         os.write(descriptor, b"go\n")
         os.close(descriptor)
         return
+
+
+def _usage(pid: int) -> CgroupUsage:
+    """The usage of a process and its descendants, with that of those which it has waited for."""
+    ticks = pages = tasks = 0
+    waiting = [pid]
+    while waiting:
+        folder = Path(f"/proc/{waiting.pop()}")
+        with contextlib.suppress(OSError):  # it has just ended
+            fields = (folder / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:15]))
+            tasks += int(fields[17])
+            pages += int(fields[21])
+            for thread in (folder / "task").iterdir():
+                waiting += map(int, (thread / "children").read_text(encoding="ascii").split())
+    cpu = ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+    return CgroupUsage(cpu=cpu, memory=pages * os.sysconf("SC_PAGE_SIZE"), tasks=tasks)

@@ -53,12 +53,37 @@ OF_STREAMS: Final = frozenset(
 """The checks of what a backend without `streams_survive` cannot do after a restart."""
 
 
+OF_APART_PODS: Final = frozenset(
+    {
+        "pod_has_its_own_network",
+        "containers_of_a_pod_share",
+        "pods_share_nothing",
+        "pid_namespace_can_be_the_pods",
+        "host_name_is_the_pods",
+        "resolver_is_the_pods",
+        "exec_is_in_the_container",
+    }
+)
+"""The checks of pods that have namespaces of their own."""
+
+IGNORABLE: Final[Mapping[str, str]] = {
+    "resolver_is_the_pods": "PodSandboxConfig.dns_config",
+    "host_name_is_the_pods": "PodSandboxConfig.hostname",
+    "pid_namespace_can_be_the_pods": "PodSandboxConfig.linux.security_context.namespace_options.pid=POD",
+}
+"""The field of CRI that a check is about, which a plug-in may state to ignore."""
+
+
 def not_claimed(check: Check | Restart, world: World) -> str:
     """The capability or feature of a check that the backend does not claim; empty if it claims all that is needed."""
     name = name_of(check)
     capability, feature = CAPABILITIES.get(name), FEATURES.get(name)
     if capability is not None and not world.claims(capability):
         return capability.__name__
+    if name in OF_APART_PODS and not world.pods_are_apart:
+        return "namespaces of its own"
+    if (field := IGNORABLE.get(name)) is not None and any(ignored.startswith(field) for ignored in world.candidate.ignores):
+        return f"{field} is ignored"
     if name in OF_STREAMS and not world.candidate.streams_survive:
         return "streams_survive_restart"
     return "" if feature is None or feature in world.info.supported else f"Feature.{feature.name}"

@@ -39,8 +39,6 @@ async def check_exec_has_the_user(world: World) -> None:
 
 async def check_exec_is_in_the_container(world: World) -> None:
     """exec: the process is in the container's namespaces."""
-    if not world.pods_are_apart:
-        return
     for fact in (Fact.NETWORK, Fact.PROCESSES):
         argv = needed(world.programs.shows(fact), f"show {fact}")
         spec = await _sleeping(world)

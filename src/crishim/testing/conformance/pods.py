@@ -20,13 +20,10 @@ from crishim.testing.conformance.offers import as_capable
 from crishim.testing.conformance.programs import Fact, needed
 
 _PORT: Final = 18080
-_DNS: Final = "PodSandboxConfig.dns_config"
 
 
 async def check_pod_has_its_own_network(world: World) -> None:
     """A pod has the network namespace that was made for it, never the node's, unless it requests that."""
-    if not world.pods_are_apart:
-        return
     argv = needed(world.programs.shows(Fact.NETWORK), f"show {Fact.NETWORK}")
     sandbox = await world.sandbox()
     seen = await output_of(world, sandbox, argv)
@@ -37,8 +34,6 @@ async def check_pod_has_its_own_network(world: World) -> None:
 
 async def check_containers_of_a_pod_share(world: World) -> None:
     """The containers of a pod have the same network and IPC namespaces."""
-    if not world.pods_are_apart:
-        return
     sandbox = await world.sandbox()
     for fact in (Fact.NETWORK, Fact.IPC):
         argv = needed(world.programs.shows(fact), f"show {fact}")
@@ -48,8 +43,6 @@ async def check_containers_of_a_pod_share(world: World) -> None:
 
 async def check_pods_share_nothing(world: World) -> None:
     """Two pods have network and IPC namespaces of their own."""
-    if not world.pods_are_apart:
-        return
     one, other = await world.sandbox(), await world.sandbox()
     for fact in (Fact.NETWORK, Fact.IPC):
         argv = needed(world.programs.shows(fact), f"show {fact}")
@@ -58,8 +51,6 @@ async def check_pods_share_nothing(world: World) -> None:
 
 async def check_pid_namespace_can_be_the_pods(world: World) -> None:
     """namespace_options.pid POD: the containers of the pod share one pid namespace."""
-    if not world.pods_are_apart:
-        return
     argv = needed(world.programs.shows(Fact.PROCESSES), f"show {Fact.PROCESSES}")
     config = world.sandbox_spec().config
     options = NamespaceOption(pid=NamespaceMode.POD)
@@ -72,8 +63,6 @@ async def check_pid_namespace_can_be_the_pods(world: World) -> None:
 
 async def check_host_name_is_the_pods(world: World) -> None:
     """hostname: the host name in every container of the pod."""
-    if not world.pods_are_apart:
-        return
     argv = needed(world.programs.shows(Fact.HOSTNAME), f"show {Fact.HOSTNAME}")
     sandbox = await world.sandbox()
     equal(sandbox.config.hostname, await output_of(world, sandbox, argv))
@@ -81,8 +70,6 @@ async def check_host_name_is_the_pods(world: World) -> None:
 
 async def check_resolver_is_the_pods(world: World) -> None:
     """dns_config: the content of /etc/resolv.conf, unless the plug-in says that it is ignored."""
-    if any(name.startswith(_DNS) for name in world.candidate.ignores) or not world.pods_are_apart:
-        return
     argv = needed(world.programs.reads("/etc/resolv.conf"), "read a file")
     dns = DNSConfig(servers=("192.0.2.53",), searches=("exam.example",), options=("ndots:5",))
     sandbox = await world.sandbox(config=attrs.evolve(world.sandbox_spec().config, dns_config=dns))
