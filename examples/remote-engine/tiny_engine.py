@@ -7,7 +7,9 @@ closed.
 
 import asyncio
 import base64
+import contextlib
 import itertools
+import os
 import signal
 import sys
 import time
@@ -43,15 +45,18 @@ class Task:
 
     async def _run(self, process: asyncio.subprocess.Process) -> None:
         streams = {"stdout": process.stdout, "stderr": process.stderr}
-        await asyncio.gather(*(self._read(name, stream) for name, stream in streams.items() if stream))
+        reading = asyncio.gather(*(self._read(name, stream) for name, stream in streams.items() if stream))
+        await exited(process.pid)
+        with contextlib.suppress(ProcessLookupError):  # a task ends with its first process, and then its output does
+            os.killpg(process.pid, signal.SIGKILL)
+        await reading
         code = await process.wait()
         self.code = code if code >= 0 else 128 - code
         self.ended.set()
         self._tell()
 
     async def _read(self, name: str, stream: asyncio.StreamReader) -> None:
-        exec_output = self.request.get("raw")
-        while data := await (stream.read(1 << 16) if exec_output else stream.readline()):
+        while data := await stream.read(1 << 15):
             self.output.append({"time": time.time_ns(), "stream": name, "data": base64.b64encode(data).decode()})
             self._tell()
 
@@ -76,6 +81,21 @@ class Task:
     def kill(self, number: int) -> None:
         if self.process is not None and self.process.returncode is None:
             self.process.send_signal(number)
+
+
+async def exited(pid: int) -> None:
+    """Return when a child has exited; `Process.wait` also waits for the end of its pipes."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:  # it is reaped already
+        return
+    over = asyncio.Event()
+    asyncio.get_running_loop().add_reader(descriptor, over.set)
+    try:
+        await over.wait()
+    finally:
+        asyncio.get_running_loop().remove_reader(descriptor)
+        os.close(descriptor)
 
 
 class Engine:

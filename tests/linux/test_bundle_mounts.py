@@ -1,6 +1,7 @@
 """The mounts of a bundle, in a mount namespace of each test's own."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ def test_mounts_of_a_bundle(request: pytest.FixtureRequest, root: Path, tmp_path
         return
     (tmp_path / "volume").mkdir()
     (tmp_path / "hosts").write_text("127.0.0.1 me\n")
-    mounts = [
+    mounts: list[dict[str, Any]] = [
         {"destination": "/a/b", "type": "bind", "source": str(tmp_path / "volume"), "options": ["rbind", "ro", "rprivate"]},
         {"destination": "/etc/hosts", "type": "bind", "source": str(tmp_path / "hosts"), "options": ["bind"]},
         {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=700", "size=65536k"]},

@@ -7,7 +7,20 @@ import click
 
 from crishim import __version__
 
-_COMMANDS: Final = ("check", "completion", "config", "coverage", "exam", "play", "pull", "record", "records", "replay", "serve")
+_COMMANDS: Final = (
+    "check",
+    "completion",
+    "config",
+    "coverage",
+    "exam",
+    "new",
+    "play",
+    "pull",
+    "record",
+    "records",
+    "replay",
+    "serve",
+)
 
 
 class Commands(click.Group):

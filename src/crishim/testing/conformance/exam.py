@@ -5,11 +5,10 @@
 
 import pytest
 
-from crishim.testing.conformance.examination import attributes_of
 from crishim.testing.conformance.plugin import chosen_plugin
-from crishim.testing.conformance.suite import BackendConformance
+from crishim.testing.conformance.suite import exam
 
 try:
-    TestBackend = type("TestBackend", (BackendConformance,), attributes_of(chosen_plugin()))
+    TestBackend = exam(chosen_plugin())
 except TypeError as error:
     raise pytest.UsageError(f"exam: {error}") from error

@@ -2,8 +2,9 @@
 
 import pytest
 
+from crishim.interfaces.plugin import Plugin
 from crishim.testing.conformance.checks import CHECKS
-from crishim.testing.conformance.examination import Examination
+from crishim.testing.conformance.examination import Examination, attributes_of
 from crishim.testing.conformance.examine import Check, Grade, Restart, name_of
 
 
@@ -16,3 +17,8 @@ class BackendConformance(Examination):
         result = self.grade(check)
         if result.grade is Grade.LEFT_OUT:
             pytest.skip(result.reason)
+
+
+def exam(plugin: Plugin) -> type[BackendConformance]:
+    """The exam of a plug-in's backend, for pytest. Raises `TypeError` for an unknown attribute in `Plugin.exam`."""
+    return type("TestBackend", (BackendConformance,), attributes_of(plugin))
