@@ -2,7 +2,7 @@
 
     python -m tests.suite.containerd [distribution] [v1.7.35] [v2.2.9] [v2.4.2]          # what follows goes to critest
 
-The distribution's containerd, and those that `tests.suite.build` has built; containerd 2 by both of its sandboxers. Starts a
+The distribution's containerd, and those that `tests.suite.build` has built; the newest by both of its sandboxers. Starts a
 loopback registry with the suite's images, and one containerd after the other in a folder of its own, each with a network of its
 own. The outputs stay in the cache folder, with the daemons' logs. Exits 1 if a spec passes with runc's shim, and not with ours.
 """
@@ -35,7 +35,7 @@ from tests.suite.run import (
     wait_for,
     write_network,
 )
-from tests.suite.settings import RELEASES, Handler, Release, Settings
+from tests.suite.settings import NEWEST, RELEASES, Handler, Release, Settings
 
 BASELINE: Final = "io.containerd.runc.v2"
 OURS: Final = "io.containerd.crishim.v2"
@@ -123,7 +123,9 @@ def worse(baseline: str, ours: str) -> list[str]:
 
 def compare(release: Release, port: int, arguments: Sequence[str]) -> list[str]:
     """Run the suite against one containerd with both shims; with ours also as the sandbox. What only ours fails."""
-    rows = [(BASELINE, ""), (OURS, ""), *([(OURS, "shim")] if release.modern else [])]
+    rows = [(BASELINE, ""), (OURS, "")]
+    if release is NEWEST:  # containerd 2.2 panics with this sandboxer for pods on the node's network
+        rows.append((OURS, "shim"))
     found, baseline = [], ""
     for runtime, sandboxer in rows:
         title = f"containerd {release.name}, {runtime}{sandboxer and ', sandboxer '}{sandboxer}"
