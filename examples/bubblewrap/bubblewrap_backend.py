@@ -19,6 +19,7 @@ from bubblewrap_images import DirectoryImages
 
 import crishim
 from crishim import ContainerId, ContainerSpec, ContainerState, ContainerStdio, Exit, Feature, NotFound
+from crishim.linux.roots import program_in_root
 
 SUPPORTED = (
     Feature.MOUNTS,
@@ -74,7 +75,7 @@ def command(spec: ContainerSpec, root: Path, info: int) -> list[str]:
             raise crishim.InvalidArgument("config.mounts.container_path", f"{mount.container_path} must exist in the image")
     for key, value in spec.env.items():
         words += ["--setenv", key, value]
-    return [*words, "--chdir", spec.cwd, "--", *spec.argv]
+    return [*words, "--remount-ro", "/", "--chdir", spec.cwd, "--", *spec.argv]
 
 
 def reachable(root: Path, path: str) -> bool:
@@ -86,10 +87,10 @@ def reachable(root: Path, path: str) -> bool:
 def find(root: Path, spec: ContainerSpec) -> None:
     """Raise `crishim.InvalidArgument` for a program that the image does not have: bwrap itself would fail too late."""
     program = spec.argv[0]
-    folders = [""] if "/" in program else spec.env.get("PATH", "").split(":")
-    paths = [root / spec.cwd.lstrip("/") / folder.lstrip("/") / program.lstrip("/") for folder in folders]
-    if not any(path.is_symlink() or os.access(path, os.X_OK) for path in paths):
-        raise crishim.InvalidArgument("config.command", f"{program}: not found in the image")
+    try:
+        program_in_root(root, str(Path(spec.cwd) / program) if "/" in program else program, spec.env.get("PATH", ""))
+    except OSError as error:
+        raise crishim.InvalidArgument("config.command", f"{program}: not found in the image") from error
 
 
 class BubblewrapBackend(crishim.Backend, crishim.SupportsAttach, crishim.SupportsLogReopen):
@@ -200,4 +201,9 @@ def first_pid(reader: int) -> int:
     return int(json.loads(info)["child-pid"]) if info else 0
 
 
-plugin = crishim.Plugin(build=BubblewrapBackend, images=DirectoryImages, ignores=IGNORES)
+plugin = crishim.Plugin(
+    build=BubblewrapBackend,
+    images=DirectoryImages,
+    ignores=IGNORES,
+    exam={"survives_restart": False, "writable_root": False},
+)

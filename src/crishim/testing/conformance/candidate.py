@@ -36,8 +36,9 @@ class Candidate:
     `make` is called with the same context again to test a restart. `survives_restart`: containers keep running across a
     restart. `restores_exit`: the exit status of a container that exited meanwhile is known afterwards. `streams_survive`: after
     a restart a container's output is logged, it can be attached to, take an exec and have its log rotated, and be started if it
-    was only created. `in_memory`: the backend's state does not outlive this process, so that a restart is another object in it.
-    `ignores` are the plug-in's: fields of CRI that have no effect. `release` frees what `context` has from the exam.
+    was only created. `writable_root`: a container can write to its root file system, unless it is to be read-only.
+    `in_memory`: the backend's state does not outlive this process, so that a restart is another object in it. `ignores` are
+    the plug-in's: fields of CRI that have no effect. `release` frees what `context` has from the exam.
     """
 
     make: Callable[[BackendContext], Awaitable[Backend]]
@@ -50,6 +51,7 @@ class Candidate:
     survives_restart: bool = True
     restores_exit: bool = True
     streams_survive: bool = True
+    writable_root: bool = True
     in_memory: bool = False
     ignores: Mapping[str, str] = EMPTY
     close: Callable[[Backend], Awaitable[None]] | None = None

@@ -36,6 +36,7 @@ class Examination:
     survives_restart: ClassVar[bool] = True
     restores_exit_after_restart: ClassVar[bool] = True
     streams_survive_restart: ClassVar[bool] = True
+    writable_root: ClassVar[bool] = True
     in_memory: ClassVar[bool] = False
     needs_node: ClassVar[bool] = False
     ignores: ClassVar[Mapping[str, str]] = EMPTY
@@ -73,6 +74,7 @@ class Examination:
             survives_restart=self.survives_restart,
             restores_exit=self.restores_exit_after_restart,
             streams_survive=self.streams_survive_restart,
+            writable_root=self.writable_root,
             in_memory=self.in_memory,
             ignores=self.ignores,
             release=release,
