@@ -15,6 +15,7 @@ from crishim.errors import NotFound
 from crishim.linux import children as room
 from crishim.linux.children import become_subreaper, children, end_program, watch_by_pidfd
 from crishim.linux.processes import read
+from tests.opens import counted
 
 LEAVES_ORPHANS = """
 import os, sys, time
@@ -113,6 +114,25 @@ async def test_unannounced_orphans_are_collected(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(room, "GRACE", 0.2)
     assert 0 == await (await children.start(sys.executable, "-c", LEAVES_ORPHANS, "3", "3")).wait()
     await until(lambda: set() == own_children())
+
+
+async def test_the_search_for_orphans_does_not_grow_with_children() -> None:
+    """An orphan is collected without a look at the other children, as many as a node has containers."""
+    with children.expecting():
+        running = [children.adopt(await leave_orphan(0, seconds=600)) for _ in range(12)]
+    for child in running[:-1]:
+        child.disown()
+    await until(lambda: 12 == len(own_children()))
+    with counted() as work:
+        assert 0 == await (await children.start(sys.executable, "-c", LEAVES_ORPHANS, "1", "0")).wait()
+        await until(lambda: 12 == len(own_children()))
+        await asyncio.sleep(3 * room._PAUSE)
+    others_read = {f"/proc/{child.identity.pid}/stat" for child in running}
+    assert set() == others_read & set(work.files)
+    for child in running:
+        os.kill(child.identity.pid, signal.SIGKILL)
+    await running[-1].ended()
+    running[-1].collect()
 
 
 async def test_others_children_are_theirs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,7 +228,7 @@ class Children:
     def _collect_orphans(self) -> None:
         self._look = None
         self._programs = {pid: process for pid, process in self._programs.items() if process.returncode is None}
-        if not _has_zombie():
+        if not _first_zombie():
             return
         now, later = time.monotonic(), 0.0
         zombies = {}
@@ -276,19 +276,31 @@ def _program(name: str, options: dict[str, Any]) -> str:
     return path
 
 
-def _has_zombie() -> bool:
-    """Whether a child of this thread is a zombie. Does not reap."""
+def _first_zombie() -> int:
+    """The pid of the first zombie among the children of this thread; 0 if there is none. Does not reap."""
     try:
-        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | _WNOTHREAD) is not None
+        status = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | _WNOTHREAD)
     except ChildProcessError:
-        return False
+        return 0
+    return 0 if status is None else status.si_pid
 
 
 def _zombie_children(exclude: set[int]) -> Iterator[Process]:
-    """The zombies among the children of this thread, with all their threads ended."""
+    """The zombies among the children of this thread, with all their threads ended. The caller may reap each.
+
+    As long as it does, the kernel names the next one. All children, of which a node has one for each container, are looked
+    through only if the first zombie stays.
+    """
+    seen: set[int] = set()
+    while (pid := _first_zombie()) not in exclude | seen:
+        if not pid:
+            return
+        seen.add(pid)
+        if (process := read(pid)) is not None:
+            yield process
     text = Path("/proc/thread-self/children").read_text(encoding="ascii")
     for pid in map(int, text.split()):
-        if pid not in exclude and (process := read(pid)) is not None and process.ended:
+        if pid not in exclude | seen and (process := read(pid)) is not None and process.ended:
             yield process
 
 
