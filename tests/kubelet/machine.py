@@ -1,12 +1,16 @@
 """The node as a whole: growing logs, its disk, unused images, kubelet and server restarted in the middle."""
 
+import contextlib
 import json
 import os
 import re
 import signal
+from collections.abc import Iterator
+from typing import Any
 
 from crishim.model.image import ImageSpec
 from tests.kubelet.checks import check, check_alone
+from tests.kubelet.collector import Collector, collecting
 from tests.kubelet.settings import GATES
 from tests.kubelet.world import MIB, NAME, KubeletNode, LeftOut
 
@@ -190,6 +194,58 @@ def unused_images(k: KubeletNode, pod: str) -> None:
     finally:
         k.stop()
         k.start()
+
+
+@contextlib.contextmanager
+def traced(k: KubeletNode) -> Iterator[Collector]:
+    """Server and kubelet, both restarted, send all their spans to a collector inside the `with`."""
+    config = k.node.place / "crishim.toml"
+    text = config.read_text()
+
+    def restart(text: str, **changed: Any) -> None:
+        k.stop()
+        k.node.kill(signal.SIGTERM)
+        config.write_text(text)
+        k.node.start()
+        k.start(**changed)
+
+    with collecting() as collector:
+        try:
+            section = f'[tracing]\nendpoint = "http://{collector.address}"\nsampling = 1.0\n'
+            restart(text + section, tracing={"endpoint": collector.address, "samplingRatePerMillion": 1_000_000})
+            yield collector
+        finally:
+            restart(text)
+
+
+@check_alone
+def a_trace_of_a_pod(k: KubeletNode, pod: str) -> None:
+    """The kubelet's sync of a pod, its calls of CRI, the server's verbs and commands for them are one trace."""
+    with traced(k) as collector:
+        k.put(pod, k.container("c"))
+        k.running(pod, "c")
+
+        def above(end: str) -> list[tuple[str, str]]:
+            """The spans above this pod's span whose name ends so, up to the root; none before all of them have arrived."""
+            for way in [collector.upwards(span) for span in list(collector.spans.values()) if span.name.endswith(end)]:
+                if not way[-1].parent and way[-1].attributes.get("k8s.pod.name") == f"{pod}-{NAME}":
+                    return [(span.service, span.name.rpartition("/")[2]) for span in way[1:]]
+            return []
+
+        create = k.until(lambda: above(" create"), "the trace of the runtime's create has arrived")
+        add = k.until(lambda: above("cni ADD bridge"), "the trace of the network's ADD has arrived")
+    assert [
+        ("crishim", "backend create_container"),
+        ("crishim", "CreateContainer"),
+        ("kubelet", "CreateContainer"),
+        ("kubelet", "syncPod"),
+    ] == create
+    assert [
+        ("crishim", "network"),
+        ("crishim", "RunPodSandbox"),
+        ("kubelet", "RunPodSandbox"),
+        ("kubelet", "syncPod"),
+    ] == add
 
 
 @check_alone
