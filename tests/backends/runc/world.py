@@ -13,6 +13,7 @@ import pytest
 from crishim.backends.runc.command import version_of
 from crishim.backends.runc.pods import build
 from crishim.interfaces.backend import BackendContext
+from crishim.interfaces.seats import PodNetwork
 from crishim.keeper.client import KeeperClient
 from crishim.linux.mounts import is_mount_root
 from crishim.model.runtime import CgroupDriver
@@ -72,8 +73,8 @@ def without_hybrid() -> None:
 
 
 @contextlib.asynccontextmanager
-async def node(folder: Path, **options: Any) -> AsyncIterator[Harness]:
-    """Services over the runc backend with these options; its pods are gone afterwards."""
+async def node(folder: Path, *, network: PodNetwork | None = None, **options: Any) -> AsyncIterator[Harness]:
+    """Services over the runc backend with these options; its pods are gone afterwards. Without `network` a fake one."""
     pins = PinnedNamespaces(folder / "pins")
     (folder / "run").mkdir(mode=0o711)
     context = BackendContext(
@@ -86,7 +87,8 @@ async def node(folder: Path, **options: Any) -> AsyncIterator[Harness]:
         keeper=KeeperClient(folder / "run" / "keeper"),
     )
     with contextlib.closing(pins):
-        async with Harness(build(context), namespaces=pins, clock=SystemClock(), store=MemoryStore()) as harness:
+        parts: dict[str, Any] = {"namespaces": pins, "clock": SystemClock(), "store": MemoryStore()}
+        async with Harness(build(context), **parts, **({"network": network} if network else {})) as harness:
             try:
                 yield harness
             finally:
