@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test bench examples docs reference pictures package packages tools criu proto wire fuzz soak coverage-page critest critest-all critest-containerd guest guest-all kubelet clean
+.PHONY: demo test bench examples docs reference pictures package packages tools criu proto wire fuzz soak coverage-page critest critest-all critest-containerd guest guest-all guest-qemu kubelet clean
 
 # Plays a pod on the embedded backend: no root, no daemon.
 demo: $(VENV)/.node
@@ -79,6 +79,10 @@ guest: packages $(VENV)/.dev
 # The same without a bound.
 guest-all: packages $(VENV)/.dev
 	$(BIN)/python -m tests.guest.run
+
+# What the guest's kernel has none of, huge pages and CRIU, under QEMU with Debian's own.
+guest-qemu: packages $(VENV)/.dev
+	$(BIN)/python -m tests.guest.qemu
 
 # A real kubelet over this checkout, standalone and with an API server; Go builds them once, in some fifteen minutes.
 KUBELET ?=
