@@ -2,7 +2,8 @@
 
 runc supports this since 1.0, crun if it was built with CRIU (`+CRIU` in its version). Established TCP connections are neither
 dumped nor blocked, and a restored process finds them closed (criu(8), --tcp-close): the pod of the restore may have another
-address, and a dump that is killed in the middle leaves no packet filter.
+address, and a dump that is killed in the middle leaves no packet filter. Those that wait to be accepted are left out
+(--skip-in-flight), where CRIU would refuse the dump.
 """
 
 import asyncio
@@ -64,7 +65,7 @@ class CheckpointedPods(MeasuredPods):
         bundle = self._bundles / spec.id
         if not bundle.exists():  # of a pod's pause, which is never dumped
             return
-        options = ["tcp-close"]
+        options = ["tcp-close", "skip-in-flight"]
         if self._host.cgroup_v2:  # runc does this on v1 only; without it CRIU creates the cgroup of the dumped container
             options.append(f"cgroup-root {folder_of(config['linux']['cgroupsPath'])}")
         write_atomically(bundle / _CONFIG, "".join(f"{option}\n" for option in options))
