@@ -1,6 +1,8 @@
 """The mounts of a task's root."""
 
+import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +10,8 @@ import pytest
 
 from crishim.errors import CrishimError, InvalidArgument
 from crishim.linux.mounts import MS_BIND, MS_NODEV, MS_RDONLY, MS_REC, is_mount_root, mounts_below
-from crishim.shimv2.server.rootfs import RootMount, mappings, mount_rootfs, parsed, shortened, unmount_rootfs
+from crishim.pods.namespaces import user_namespace
+from crishim.shimv2.server.rootfs import RootMount, lowered, mappings, mount_rootfs, parsed, shortened, unmount_rootfs
 from crishim.shimv2.server.task import Creation
 from crishim.shimv2.server.tasks import mount_with_ids
 from tests.backends.runc.world import needs
@@ -151,6 +154,25 @@ async def test_an_overlay_with_ids_of_a_user_namespace(tmp_path: Path, rootfs: P
     assert {(200000, 300000)} == {owner(rootfs / f"of-{number}") for number in range(layers)}
     assert not (bundle / "crishim-lower").exists()
     assert [str(rootfs)] == [mount.path for mount in mounts_below(bundle)]
+
+
+@pytest.mark.node
+@needs("unshare")
+async def test_lower_folders_that_a_killed_daemon_has_left(tmp_path: Path, rootfs: Path) -> None:
+    """They are read-only, and unmounted with the root, so that the removal of the bundle leaves the layer's files."""
+    (tmp_path / "layer" / "usr").mkdir(parents=True)
+    bundle = tmp_path / "bundle"
+    ids = mappings((RootMount(kind="overlay", source="overlay", options=MAPPED),))
+    assert ids is not None
+    async with user_namespace(ids) as pid:
+        lowers = lowered([f"lowerdir={tmp_path / 'layer'}"], bundle / "crishim-lower", f"/proc/{pid}/ns/user")
+        with contextlib.suppress(FileNotFoundError), lowers:  # its own end finds nothing any more
+            with pytest.raises(OSError, match="Read-only"):
+                (bundle / "crishim-lower" / "0" / "usr").rmdir()
+            unmount_rootfs(bundle / "rootfs")
+            assert [] == mounts_below(bundle)
+            shutil.rmtree(bundle)
+    assert (tmp_path / "layer" / "usr").exists()
 
 
 @pytest.mark.node

@@ -24,6 +24,7 @@ from crishim.linux.mounts import (
     mount_idmapped,
     unmount,
     unmount_below,
+    unmount_entries,
 )
 from crishim.model.security import IDMapping, NamespaceMode, UserNamespace
 
@@ -175,6 +176,7 @@ def lowered(data: Sequence[str], folder: Path, userns: str) -> Iterator[list[str
             place.mkdir(parents=True, exist_ok=True)
             mounted.append(str(place))
             mount_idmapped(Path(layer), place, userns)
+            mount("", place, flags=MS_BIND | _REMOUNT | MS_RDONLY)  # nothing may write to, or remove, the files of a layer
         yield [*(option for option in data if not option.startswith(_LOWER)), _LOWER + ":".join(mounted)]
     finally:
         for place_name in mounted:
@@ -184,5 +186,13 @@ def lowered(data: Sequence[str], folder: Path, userns: str) -> Iterator[list[str
 
 
 def unmount_rootfs(rootfs: Path) -> None:
-    """Unmount everything from the rootfs."""
+    """Unmount everything from the rootfs, and the lower folders of an overlay that a killed daemon has left in the bundle:
+    who removes the bundle would remove the files of the layers.
+    """
     unmount_below(rootfs)
+    lowers = rootfs.with_name(_LOWERS)
+    if lowers.exists():
+        unmount_entries(lowers)
+        for place in lowers.iterdir():
+            place.rmdir()
+        lowers.rmdir()
