@@ -7,6 +7,7 @@ with the pause program (`catatonit -P`), and the files that the pod's containers
 import fcntl
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,9 +50,9 @@ def make_root(folder: Path) -> None:
     for name in ("proc", "sys", "dev", "etc"):
         (folder / name).mkdir(parents=True, exist_ok=True, mode=0o755)
     if not (folder / PAUSE).exists():
-        fresh = folder / f"{PAUSE}.{os.getpid()}"
-        shutil.copy2(program, fresh)
-        fresh.replace(folder / PAUSE)
+        with tempfile.TemporaryDirectory(dir=folder) as own:  # pods start at the same time
+            shutil.copy(program, Path(own) / PAUSE)  # without extended attributes, of which one is SELinux's label
+            (Path(own) / PAUSE).replace(folder / PAUSE)
 
 
 def pause_config(spec: SandboxSpec, host: Host, userns: str = "") -> dict[str, Any]:
