@@ -12,17 +12,19 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
 
 from crishim._proto import cri_pb2
+from crishim._proto import shim_options_pb2 as options_pb
 from crishim._proto import shim_sandbox_pb2 as pb
-from crishim.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unknown
+from crishim.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, Unknown
 from crishim.interfaces.oci_runtime import SupportsSandbox
 from crishim.linux.cgroups import Cgroups
 from crishim.linux.mounts import mounts_below, unmount_below
 from crishim.model.process import Exit
 from crishim.model.sandbox import SandboxSpec
+from crishim.shimv2.server.options import RUNTIME
 from crishim.shimv2.server.pause import add_pod_files
 from crishim.shimv2.server.sandbox_routes import TABLE, sandbox_handlers
 from crishim.shimv2.server.sandboxes import ShimSandboxes
-from crishim.shimv2.server.task import Creation, TaskRecords
+from crishim.shimv2.server.task import Creation, Key, TaskRecords
 from crishim.shimv2.server.tasks import Tasks
 from crishim.shimv2.wire.messages import SANDBOX_SERVICE
 from crishim.testing.doubles import FakeClock
@@ -69,6 +71,29 @@ class MachineRuntime(MemoryRuntime):
         return await asyncio.shield(self.machines[sandbox_id])
 
 
+class SlowRuntime(MachineRuntime):
+    """Its machines stop when `slow` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow = asyncio.Event()
+        self.begun = 0
+        self.stopped: list[str] = []
+
+    async def stop_sandbox(self, sandbox_id: str) -> None:
+        self.begun += sandbox_id in self.machines and not self.slow.is_set()
+        await self.slow.wait()
+        await super().stop_sandbox(sandbox_id)
+        self.stopped.append(sandbox_id)
+
+
+class StubbornRuntime(MemoryRuntime):
+    """It refuses signals."""
+
+    async def kill(self, container_id: str, signal: int, *, everyone: bool = False) -> None:
+        raise Unknown("no signals today")
+
+
 @attrs.define
 class SandboxWorld:
     """The service of a daemon; `again` is that of its successor."""
@@ -78,6 +103,8 @@ class SandboxWorld:
     bundle: Path = attrs.field(init=False)
     tasks: Tasks = attrs.field(init=False)
     sandboxes: ShimSandboxes = attrs.field(init=False)
+    options: tuple[str, bytes] = ("", b"")
+    forgotten: list[Key] = attrs.field(factory=list)
 
     def __attrs_post_init__(self) -> None:
         self.bundle = self.folder / "bundle"
@@ -91,7 +118,13 @@ class SandboxWorld:
             lambda *_: self.runtime, FakeClock(), Heard(), cgroups, records, pods=self.folder / "pods", unified=True
         )
         self.sandboxes = ShimSandboxes(
-            lambda *_: self.runtime, FakeClock(), self.tasks, cgroups, self.folder, lambda _: ("", b"")
+            lambda *_: self.runtime,
+            FakeClock(),
+            self.tasks,
+            cgroups,
+            self.folder,
+            lambda _: self.options,
+            self.forgotten.append,
         )
 
     async def call(self, method: str, request: Message | bytes = b"") -> bytes:
@@ -229,6 +262,54 @@ async def test_a_start_that_fails(world: SandboxWorld) -> None:
     await world.call("ShutdownSandbox")
     assert [] == world.left()
     world.runtime.refusal = None
+    await world.create()
+
+
+@pytest.mark.parametrize("world", [SlowRuntime], indirect=True)
+async def test_a_stop_goes_on_without_its_caller(world: SandboxWorld) -> None:
+    """The runtime's stop continues after the time limit of StopSandbox and after a disconnect; the next call joins it."""
+    runtime = world.runtime
+    assert isinstance(runtime, SlowRuntime)
+    await world.create()
+    await world.call("StartSandbox")
+    with pytest.raises(DeadlineExceeded):
+        await world.sandboxes.stop(KEY, 0.01)
+    stopping = asyncio.ensure_future(world.call("StopSandbox"))
+    await asyncio.sleep(0)
+    stopping.cancel()
+    await asyncio.gather(stopping, return_exceptions=True)
+    runtime.slow.set()
+    await world.call("ShutdownSandbox")
+    assert (1, [], ["pod"]) == (runtime.begun, world.left(), runtime.stopped)
+
+
+@pytest.mark.parametrize("world", [StubbornRuntime], indirect=True)
+async def test_a_shutdown_does_not_need_a_kill(world: SandboxWorld) -> None:
+    """A pause container whose kill is refused is freed by its deletion."""
+    await world.create()
+    await world.call("StartSandbox")
+    await world.call("ShutdownSandbox")
+    assert [] == world.left()
+
+
+async def test_what_a_daemon_remembers_of_a_pod(world: SandboxWorld) -> None:
+    """Of a pod that has ended, and of its containers, the daemon may forget what their `start` has named."""
+    await world.create()
+    await world.call("StartSandbox")
+    await world.member()
+    await world.call("ShutdownSandbox")
+    assert [(KEY[0], "member"), KEY] == world.forgotten
+
+
+async def test_a_second_create_during_the_first(world: SandboxWorld) -> None:
+    """It is refused at once, though the options are read from a file; a first one that fails leaves the id free."""
+    outcomes = await asyncio.gather(world.create(), world.create(), return_exceptions=True)
+    assert [type(None), AlreadyExists] == [type(outcome) for outcome in outcomes]
+    await world.call("ShutdownSandbox")
+    world.options = (RUNTIME, options_pb.Options(config_path="/nowhere").SerializeToString())
+    with pytest.raises(InvalidArgument, match="/nowhere"):
+        await world.create()
+    world.options = ("", b"")
     await world.create()
 
 

@@ -138,14 +138,14 @@ class ShimServer:
         self.tasks = Tasks(
             make,
             clock,
-            EventSink(self._publisher_of, lambda task: self._starts.pop(task.key, None)),
+            EventSink(self._publisher_of, lambda task: self._forget(task.key)),
             cgroups,
             TaskRecords(folder / "tasks"),
             pods=folder / "pods",
             unified=unified,
         )
         self.sandboxes = ShimSandboxes(
-            make, clock, self.tasks, cgroups, folder, lambda key: self._starts.get(key, ShimStart()).options
+            make, clock, self.tasks, cgroups, folder, lambda key: self._starts.get(key, ShimStart()).options, self._forget
         )
 
     @contextlib.asynccontextmanager
@@ -217,7 +217,7 @@ class ShimServer:
             return _bootstrap(address, stdin)
         if command == "delete":
             end = await self.sandboxes.end(key, bundle)
-            self._starts.pop(key, None)
+            self._forget(key)
             return delete_response(0, end).SerializeToString()
         raise InvalidArgument("command", f"{command!r} is not known")
 
@@ -235,6 +235,9 @@ class ShimServer:
             self._servers.pop(namespace, None)  # the next request tries again
             raise
         return f"unix://{path}"
+
+    def _forget(self, key: Key) -> None:
+        self._starts.pop(key, None)
 
     def _publisher_of(self, task: Task) -> Publisher | None:
         start = self._starts.get(task.key)

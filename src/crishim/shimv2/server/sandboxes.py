@@ -66,11 +66,13 @@ class ShimSandbox:
     ended: "asyncio.Future[Exit]" = attrs.field(factory=lambda: asyncio.get_running_loop().create_future())
     lock: asyncio.Lock = attrs.field(factory=asyncio.Lock)
     watch: "asyncio.Task[None] | None" = None
+    ending: "asyncio.Task[None] | None" = None
+    """The end of what runs; it continues if its caller has stopped waiting."""
 
 
 class ShimSandboxes:
     """All sandboxes of this daemon. `folder` is its state folder; `options_of` returns the runtime's options, which containerd
-    sends with the `start` of a sandbox.
+    sends with the `start` of a sandbox; `forget` is called with each key whose end leaves nothing.
     """
 
     def __init__(
@@ -81,12 +83,14 @@ class ShimSandboxes:
         cgroups: Cgroups,
         folder: Path,
         options_of: Callable[[Key], tuple[str, bytes]],
+        forget: Callable[[Key], object],
     ) -> None:
         self._make = make
         self._clock = clock
         self._tasks = tasks
         self._cgroups = cgroups
         self._options_of = options_of
+        self._forget = forget
         self._root = folder / "pause"
         self._pods = folder / "pods"
         self._records = TaskRecords(folder / "sandboxes", RECORD)
@@ -107,14 +111,15 @@ class ShimSandboxes:
         spec = SandboxSpec(id=SandboxId(key[1]), config=config, netns=netns)
         if bool(netns) == spec.host_network:
             raise InvalidArgument("netns_path", f"{netns!r} does not fit a pod with network {spec.namespaces.network.name}")
-        options = self_contained(self._options_of(key))
-        self._make(key[0], options)  # refuses invalid options
-        self._sandboxes[key] = ShimSandbox(key, bundle, spec, options, self._clock.now())
-        try:
-            await asyncio.to_thread(self._records.save, key, bundle, options)
-        except BaseException:
-            del self._sandboxes[key]
-            raise
+        sandbox = self._sandboxes[key] = ShimSandbox(key, bundle, spec, NONE, self._clock.now())
+        async with sandbox.lock:
+            try:
+                sandbox.options = await asyncio.to_thread(self_contained, self._options_of(key))
+                self._make(key[0], sandbox.options)  # refuses invalid options
+                await asyncio.to_thread(self._records.save, key, bundle, sandbox.options)
+            except BaseException:
+                del self._sandboxes[key]
+                raise
 
     async def start(self, key: Key) -> ShimSandbox:
         """Start a created sandbox. After a failure only `shutdown` is possible. Raises `FailedPrecondition`."""
@@ -139,7 +144,10 @@ class ShimSandboxes:
             return sandbox
 
     async def stop(self, key: Key, timeout: float = 0.0) -> None:
-        """End what runs of a sandbox; repeatable. `timeout` in seconds, 0 for the default. Raises `DeadlineExceeded`."""
+        """End what runs of a sandbox; repeatable. `timeout` in seconds, 0 for the default.
+
+        Raises `DeadlineExceeded`; the end continues then, as after a cancellation.
+        """
         sandbox = self.look(key)
         async with sandbox.lock:
             if sandbox.status is OciStatus.CREATED:
@@ -233,7 +241,14 @@ class ShimSandboxes:
             sandbox.ended.set_result(attrs.evolve(end, at=end.at or self._clock.now()))
 
     async def _end(self, sandbox: ShimSandbox) -> None:
-        """End the sandbox's own process, or the runtime's sandbox; `_watch` sees it."""
+        """End what runs, or wait for the end that is under way: it is never cancelled."""
+        if sandbox.ending is None or sandbox.ending.done():
+            sandbox.ending = asyncio.get_running_loop().create_task(self._stop(sandbox), name=f"end of {sandbox.key[1]}")
+            sandbox.ending.add_done_callback(_log_failure)
+        await asyncio.shield(sandbox.ending)
+
+    async def _stop(self, sandbox: ShimSandbox) -> None:
+        """Stop the sandbox's own process, or the runtime's sandbox; `_watch` sees it."""
         runtime = self._make(sandbox.key[0], sandbox.options)
         with contextlib.suppress(NotFound):
             if isinstance(runtime, SupportsSandbox):
@@ -249,7 +264,9 @@ class ShimSandboxes:
                 return
             for member in self._tasks.members(key):
                 await self._tasks.end(member.key, member.bundle)
-            await self._end(sandbox)
+                self._forget(member.key)
+            if isinstance(self._make(key[0], sandbox.options), SupportsSandbox):
+                await self._end(sandbox)
             end = await self._tasks.end(key, self._own(key))
             if sandbox.watch is not None:
                 await asyncio.wait({sandbox.watch}, timeout=_TIMEOUT)
@@ -261,6 +278,7 @@ class ShimSandboxes:
             if not sandbox.ended.done():
                 sandbox.ended.set_result(end)
             del self._sandboxes[key]
+            self._forget(key)
 
     def _own(self, key: Key) -> Path:
         return self._pods.joinpath(*key) / RUNTIME
@@ -268,3 +286,8 @@ class ShimSandboxes:
     def _left(self, key: Key, bundle: Path, options: tuple[str, bytes]) -> ShimSandbox:
         """A sandbox that another daemon has created, of which only this is known."""
         return ShimSandbox(key, bundle, None, options, self._clock.now(), status=OciStatus.STOPPED)
+
+
+def _log_failure(ending: "asyncio.Task[None]") -> None:
+    if not ending.cancelled() and (error := ending.exception()) is not None:
+        _log.warning("%s: %r", ending.get_name(), error)
