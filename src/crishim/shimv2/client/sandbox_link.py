@@ -14,7 +14,7 @@ from crishim._proto import shim_sandbox_pb2 as pb
 from crishim._proto import shim_task_pb2 as task_pb
 from crishim._proto import shim_types_pb2 as types_pb
 from crishim.cri.convert.sandbox_config import encode_config
-from crishim.errors import CrishimError, Internal, NotFound
+from crishim.errors import Internal, InvalidArgument, NotFound, Unimplemented
 from crishim.model.process import Exit
 from crishim.model.sandbox import SandboxSpec
 from crishim.shimv2.client.connection import ShimLink
@@ -51,12 +51,14 @@ class SandboxLink(ShimLink):
         self._request = request
 
     async def is_served(self) -> bool:
-        """Whether the shim serves the Sandbox service: any other answers UNIMPLEMENTED to its methods."""
+        """Whether the shim serves the Sandbox service. Any other answers UNIMPLEMENTED to its methods, or INVALID_ARGUMENT if
+        it is built on ttrpc-rust. Raises what a call raises that does not tell, as `DeadlineExceeded`.
+        """
         try:
             await self._sandbox("PingSandbox", pb.PingRequest(sandbox_id=self._id), pb.PingResponse)
         except NotFound:
             return True
-        except CrishimError:
+        except (Unimplemented, InvalidArgument):
             return False
         return True
 
@@ -105,6 +107,13 @@ class SandboxLink(ShimLink):
             await super().delete(name, exec_id)
             return
         await self._sandbox("ShutdownSandbox", pb.ShutdownSandboxRequest(sandbox_id=name), pb.ShutdownSandboxResponse)
+
+    async def stats(self, name: str) -> Any:
+        """As `ShimLink.stats`; a sandbox's are those of its pod."""
+        if name != self._id:
+            return await super().stats(name)
+        request = pb.SandboxMetricsRequest(sandbox_id=name)
+        return (await self._sandbox("SandboxMetrics", request, pb.SandboxMetricsResponse)).metrics.data
 
     async def _sandbox(self, method: str, request: Message, response: type[R], timeout: float | None = None) -> R:
         return await self._call(method, request, response, timeout, service=SANDBOX_SERVICE)
