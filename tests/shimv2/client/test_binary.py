@@ -8,7 +8,8 @@ from crishim._proto import shim_task_pb2 as task_pb
 from crishim.errors import DeadlineExceeded, FailedPrecondition, Unknown
 from crishim.model.process import Exit
 from crishim.shimv2.client.binary import ShimBinary, binary_name
-from crishim.shimv2.wire.messages import Bootstrap
+from crishim.shimv2.server.options import start_options
+from crishim.shimv2.wire.messages import Bootstrap, runtime_options
 
 
 def shim(folder: Path, script: str, name: str = "shim", **changes: object) -> ShimBinary:
@@ -59,6 +60,19 @@ async def test_bootstrap_parameters_for_who_reads_them(tmp_path: Path) -> None:
         assert expected == params.instance_id
     await shim(tmp_path, "echo unix:///s", bootstrap=True).start("t2", tmp_path)
     assert "t2" == bootstrap_pb.BootstrapParams.FromString((tmp_path / "given").read_bytes()).instance_id
+
+
+@pytest.mark.parametrize("bootstrap", [False, True])
+async def test_the_options_of_a_start(tmp_path: Path, bootstrap: bool) -> None:
+    """They are on stdin as containerd sends them: alone, or an extension of the BootstrapParams."""
+    options = runtime_options("/etc/options")
+    await shim(tmp_path, "echo unix:///s", bootstrap=bootstrap).start("t1", tmp_path, options)
+    given = (tmp_path / "given").read_bytes()
+    if bootstrap:
+        (extension,) = bootstrap_pb.BootstrapParams.FromString(given).extensions
+        assert options == extension.value
+    else:
+        assert (options.type_url, options.value) == start_options(given)
 
 
 async def test_delete_answers_the_end(tmp_path: Path) -> None:

@@ -46,8 +46,8 @@ class ShimPods(MeasuredPods):
         self._shims = runtime
 
     async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
-        self._shims.announce(spec)
-        return await super().start_sandbox(spec)
+        with self._shims.announced(spec):
+            return await super().start_sandbox(spec)
 
 
 def build(context: BackendContext) -> Backend:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import attrs
+from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError
 
 from crishim._proto import shim_task_pb2 as task_pb
@@ -69,15 +70,18 @@ class ShimBinary:
             raise FailedPrecondition("missing", "installed", self.program)
         return path
 
-    async def start(self, task_id: str, bundle: Path) -> Bootstrap:
+    async def start(self, task_id: str, bundle: Path, options: Any | None = None) -> Bootstrap:
         """Start the shim of a task, or find the one that runs.
+
+        `options` are the runtime's own. They are on stdin, as containerd sends them: as an extension of the BootstrapParams if
+        the shim reads these, else alone. A shim with the Sandbox service has them from nowhere else.
 
         Raises `FailedPrecondition` if the binary is missing, `DeadlineExceeded`, and `Unknown` with the binary's output.
         """
-        params = b""
+        given = options.SerializeToString() if options is not None else b""
         if await self._reads_bootstrap():
-            params = bootstrap_params(task_id, self.namespace, self.address, self.events)
-        return parse_bootstrap(await self._run(bundle, params, "-id", task_id, "start"))
+            given = bootstrap_params(task_id, self.namespace, self.address, self.events, options)
+        return parse_bootstrap(await self._run(bundle, given, "-id", task_id, "start"))
 
     async def delete(self, task_id: str, bundle: Path) -> Exit:
         """Free what a task of a dead shim has left. Raises as `start`."""

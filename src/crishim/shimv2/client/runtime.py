@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -86,9 +86,16 @@ class ShimRuntime:
         self._version = ""
         self._pods: dict[str, CreateSandboxRequest] = {}
 
-    def announce(self, spec: SandboxSpec) -> None:
-        """The pod of the sandbox that is created next: a shim with the Sandbox service creates it by its configuration."""
+    @contextlib.contextmanager
+    def announced(self, spec: SandboxSpec) -> Iterator[None]:
+        """The pod of the sandbox that is created inside the `with`: a shim with the Sandbox service creates it by its
+        configuration.
+        """
         self._pods[spec.id] = sandbox_request(spec)
+        try:
+            yield
+        finally:
+            self._pods.pop(spec.id, None)
 
     async def probe(self) -> BackendInfo:
         """The shim's version. Raises `FailedPrecondition` if its binary is missing."""
@@ -116,7 +123,7 @@ class ShimRuntime:
         sandbox = SandboxShim(folder, self._binary, self._clock, self._keeper)
         self._keep(sandbox)
         try:
-            await sandbox.launch(bundle, self._pods.pop(sandbox_id, None))
+            await sandbox.launch(bundle, options, self._pods.get(sandbox_id))
             return await sandbox.create(container_id, bundle, stdio, options)
         except CrishimError:
             try:

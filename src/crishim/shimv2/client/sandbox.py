@@ -80,8 +80,8 @@ class SandboxShim:
 
     # --- beginning
 
-    async def launch(self, bundle: Path, pod: CreateSandboxRequest | None = None) -> None:
-        """Start the shim. After a failure or a cancellation, `end` frees everything.
+    async def launch(self, bundle: Path, options: Any | None, pod: CreateSandboxRequest | None = None) -> None:
+        """Start the shim with the runtime's own options. After a failure or a cancellation, `end` frees everything.
 
         A shim with the Sandbox service creates its sandbox by `pod`.
         """
@@ -91,7 +91,7 @@ class SandboxShim:
             self._folder.write_shim(record)
             self._open_log(bundle)
             # The start may leave a shim behind at any moment, so it runs to its end, and `end` waits for it.
-            self._launching = asyncio.create_task(self._binary.start(self._folder.sandbox_id, bundle))
+            self._launching = asyncio.create_task(self._binary.start(self._folder.sandbox_id, bundle, options))
             bootstrap = await asyncio.shield(self._launching)
             record = attrs.evolve(record, address=bootstrap.address, version=bootstrap.version)
             self._folder.write_shim(record)

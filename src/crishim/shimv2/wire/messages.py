@@ -91,11 +91,13 @@ def _bootstrap(address: str, version: int, protocol: str) -> Bootstrap:
     return Bootstrap(address, version)
 
 
-def bootstrap_params(task_id: str, namespace: str, grpc: str, ttrpc: str) -> bytes:
-    """The BootstrapParams that `start` reads from stdin, for shims that need them."""
+def bootstrap_params(task_id: str, namespace: str, grpc: str, ttrpc: str, options: Any | None = None) -> bytes:
+    """The BootstrapParams that `start` reads from stdin, for shims that need them, with the runtime's own options."""
     params = bootstrap_pb.BootstrapParams(
         instance_id=task_id, namespace=namespace, containerd_grpc_address=grpc, containerd_ttrpc_address=ttrpc
     )
+    if options is not None:
+        params.extensions.add(value=options)
     return params.SerializeToString()
 
 
