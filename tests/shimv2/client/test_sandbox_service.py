@@ -99,6 +99,14 @@ async def test_a_pod(served: ShimWorld, pid: NamespaceMode) -> None:
     assert (pod.id, True) == (seen.id, seen.ready)
 
 
+async def test_a_start_that_fails_early(served: ShimWorld) -> None:
+    """Nothing of a pod stays in this process if its start fails before the runtime is asked to create it."""
+    pod = await served.sandbox()
+    with pytest.raises(FileExistsError):
+        await served.pods.start_sandbox(pod)
+    assert {} == served.runtime._pods
+
+
 async def test_a_restart(served: ShimWorld) -> None:
     """After a restart of ours the pod, its container and its shim's service are found again."""
     pod = await served.sandbox()
