@@ -125,6 +125,24 @@ async def test_a_creation_that_is_cancelled(world: KeeperWorld) -> None:
     assert {} == await world.keeper.containers()
 
 
+async def test_a_start_that_is_cancelled(world: KeeperWorld) -> None:
+    """A program without a creator is killed when its start is cancelled, and its name is free."""
+    await world.run("other", "sleep 600")
+    keeper = await world.pid()
+    os.kill(keeper, signal.SIGSTOP)  # the request is sent, and is not answered
+    try:
+        start = asyncio.ensure_future(world.run("c1", "sleep 600", env={"PATH": os.defpath, "OF": str(world.folder)}))
+        await asyncio.wait({start}, timeout=0.1)
+        start.cancel()
+        await asyncio.wait({start}, timeout=0.1)
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    assert {"other"} == set(await world.keeper.containers())
+    await until(lambda: processes.with_variable("OF", str(world.folder)) == [])
+
+
 async def test_a_creator_sends_a_terminal(world: KeeperWorld) -> None:
     """The terminal comes through the console's socket, whose file is gone then; its output is in the log."""
     bundle, console = world.folder / "c1", Path(f"/tmp/console{os.getpid()}")

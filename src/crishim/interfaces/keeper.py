@@ -55,7 +55,8 @@ class Keeper(Protocol):
         """Run a command line; return the pid of the container's process, which may have exited already.
 
         Raises `AlreadyExists`, what `from_os_error` makes of a log or a program that cannot be opened or run, and
-        `CreateRefused` with the stderr of a creator that has failed. Cancelled, it kills the creator.
+        `CreateRefused` with the stderr of a creator that has failed. Cancelled, it kills the creator, or the
+        program where there is none, and the name is free.
         """
 
     @abstractmethod

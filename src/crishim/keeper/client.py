@@ -11,6 +11,7 @@ import errno
 import json
 import logging
 import resource
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -63,7 +64,9 @@ class KeeperClient:
         self._starting = asyncio.Lock()
 
     async def keep(self, request: KeepRequest) -> int:
-        """As `Keeper.keep`. A creation that is cancelled is given up: its creator is killed, and has ended on return."""
+        """As `Keeper.keep`. A creation that is cancelled is given up: its creator is killed, and has ended on return; a
+        program without a creator is killed.
+        """
         content = {
             "verb": "keep",
             "name": request.name,
@@ -83,7 +86,7 @@ class KeeperClient:
         try:
             return int((await self._ask(content, start=True))["pid"])
         except asyncio.CancelledError:
-            await asyncio.shield(self._give_up(request.name))
+            await asyncio.shield(self._give_up(request))
             raise
 
     async def adopt(
@@ -202,9 +205,12 @@ class KeeperClient:
             return {}
         return found
 
-    async def _give_up(self, name: str) -> None:
+    async def _give_up(self, request: KeepRequest) -> None:
+        if request.pid_file is None:
+            with contextlib.suppress(NotFound, Unavailable):
+                await self.kill(request.name, signal.SIGKILL)
         with contextlib.suppress(NotFound, Unavailable):
-            await self.forget(name)
+            await self.forget(request.name)
 
     async def _ask(self, content: Mapping[str, Any], fds: Sequence[int] = (), *, start: bool = False) -> dict[str, Any]:
         limit = None if content["verb"] in _PATIENT else _WITHIN
