@@ -1,11 +1,12 @@
 """Containers that the keeper runs."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -162,6 +163,45 @@ async def test_a_keeper_that_was_killed(tmp_path: Path, backend: ProcessBackend)
     (container,) = (await backend.inventory()).containers
     assert (ContainerState.EXITED, Exit.unknown()) == (container.state, container.exit)
     await until(lambda: not alive(int((tmp_path / "pid").read_text())))
+
+
+async def test_a_keeper_that_does_not_answer(tmp_path: Path, backend: ProcessBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container runs on while its keeper does not answer, and its exit status is known when the keeper does."""
+    await crashed(tmp_path, "while ! [ -e go ]; do sleep 0.01; done; exit 7")
+    keeper = await KeeperClient(tmp_path / "keeper").identify()
+    assert keeper is not None
+    with monkeypatch.context() as patch:
+        patch.setattr("crishim.keeper.client._WITHIN", 0.2)
+        os.kill(keeper, signal.SIGSTOP)
+        try:
+            (container,) = (await backend.inventory()).containers
+        finally:
+            os.kill(keeper, signal.SIGCONT)
+    (tmp_path / "go").touch()
+    assert (ContainerState.RUNNING, 7) == (container.state, (await backend.wait_container(WEB)).code)
+
+
+async def test_a_pid_of_another_process(tmp_path: Path, backend: ProcessBackend) -> None:
+    """A container that has exited before its process was recorded is over, whoever has its pid now."""
+    await crashed(tmp_path, "exit 7")
+    await KeeperClient(tmp_path / "keeper").wait(WEB)
+    file = tmp_path / "run" / "containers" / f"{WEB}.json"
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), "leaders": [], "exit": None}))
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as other:  # noqa: ASYNC220 - it is killed at once
+
+        class Reused(KeeperClient):
+            """The keeper of a container whose pid another process has now."""
+
+            async def containers(self) -> Mapping[str, int]:
+                return dict.fromkeys(await super().containers(), other.pid)
+
+        later = build(attrs.evolve(kept(tmp_path), keeper=Reused(tmp_path / "keeper")))
+        try:
+            await later.inventory()
+            end = await asyncio.wait_for(later.wait_container(WEB), 30)
+            assert (7, None) == (end.code, other.poll())
+        finally:
+            other.kill()
 
 
 def test_the_option(tmp_path: Path) -> None:

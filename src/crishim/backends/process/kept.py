@@ -15,7 +15,7 @@ from crishim.errors import FailedPrecondition, InvalidArgument, NotFound, Permis
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.keeper import Keeper, KeepRequest
 from crishim.interfaces.seats import Clock
-from crishim.linux.processes import Identity, kill_family, read
+from crishim.linux.processes import Identity, Process, kill_family, read
 from crishim.logs.writer import LogFile
 from crishim.model.container import ContainerSpec
 from crishim.model.process import Exit
@@ -43,9 +43,8 @@ class Gone(Session):
         """Does nothing: the keeper has reaped it."""
 
 
-def session_of(pid: int) -> Session:
-    """The session that a process of the keeper leads, which the keeper reaps when it exits."""
-    process = read(pid)
+def session_of(pid: int, process: Process | None) -> Session:
+    """The session that a process of the keeper leads, which the keeper reaps when it exits; `process` is what the pid names."""
     if process is None or process.session != pid:
         return Gone(Identity(pid, 0))
     return Session.adopt(process.identity) or Gone(process.identity)
@@ -91,7 +90,10 @@ class KeptContainer(ExecutingContainer):
     async def found(
         cls, stored: StoredContainer, request: StoredRequest, clock: Clock, keeping: StateFolder, keeper: Keeper
     ) -> "KeptContainer":
-        """A container of an earlier crishim. If it was started and the keeper does not have it, its exit is unknown."""
+        """A container of an earlier crishim. If it was started and the keeper does not have it, its exit is unknown.
+
+        Raises `Unavailable` if the keeper does not answer, and the process was not recorded.
+        """
         container = cls(stored.id, stored.sandbox_id, request, clock, keeping, keeper)
         container._started_at = stored.started_at
         container._earlier = stored.leaders
@@ -103,15 +105,27 @@ class KeptContainer(ExecutingContainer):
         return container
 
     async def _resume(self) -> None:
+        first = self._earlier[0] if self._earlier else None
         try:
             pid = (await self._keeper.containers())[self.id]
-        except (KeyError, Unavailable):
+            session = await self._unrecorded(pid) if first is None else Session.adopt(first) or Gone(first)
+        except KeyError:
             await kill_family(self.leaders)
             self._record_exit(Exit.unknown())
             return
-        first = self._earlier[0] if self._earlier else None
-        session = session_of(pid) if first is None else Session.adopt(first) or Gone(first)
+        except Unavailable:  # the keeper may have it, and answer later: `_live` asks for the exit
+            if first is None:
+                raise
+            session = Session.adopt(first) or Gone(first)
         self._watch(session, self._started_at)
+
+    async def _unrecorded(self, pid: int) -> Session:
+        """The session of a process whose start was not recorded, by its pid. The keeper is asked after the pid is read: if it
+        has no exit then, it had not reaped the process, and the pid was no other's.
+        """
+        process = read(pid)
+        over = (await self._keeper.exits())[self.id] is not None
+        return session_of(pid, None if over else process)
 
     @property
     def leaders(self) -> tuple[Identity, ...]:
@@ -143,7 +157,7 @@ class KeptContainer(ExecutingContainer):
             if isinstance(error, NotFound | PermissionDenied | InvalidArgument):
                 raise cannot_run(request.argv[0], error.message) from error
             raise
-        self._watch(session_of(pid), self._started_at)
+        self._watch(session_of(pid, read(pid)), self._started_at)
         self._keep()
 
     async def attach(self, io: ProcessIO) -> None:
