@@ -1,13 +1,15 @@
 """A runtime of one class over the keeper keeps the contract of runtimes."""
 
+import asyncio
 import shutil
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from crishim.errors import AlreadyExists, InvalidArgument
+from crishim.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from crishim.interfaces.backend import BackendInfo
 from crishim.interfaces.oci_runtime import OciRuntime, OciStatus, Stdio
 from crishim.linux import processes
@@ -82,7 +84,7 @@ async def test_a_name_is_taken(tmp_path: Path, bundle: Path) -> None:
 @pytest.mark.node
 @needs("runc", "busybox", "chroot")
 async def test_its_keeper_is_killed(tmp_path: Path, bundle: Path) -> None:
-    """The container goes on, its exit is unknown, and its deletion ends it."""
+    """The container goes on, and its end is seen: by a signal, with an unknown exit."""
     runtime = ChrootRuntime(tmp_path)
     pid = await runtime.create("one", bundle, Stdio())
     await runtime.start("one")
@@ -90,8 +92,59 @@ async def test_its_keeper_is_killed(tmp_path: Path, bundle: Path) -> None:
     assert process is not None
     keeper = processes.read(process.parent)
     assert keeper is not None
+    waiting = asyncio.ensure_future(runtime.wait("one"))
     processes.send(keeper.identity, 9)
-    assert 255 == (await runtime.wait("one")).code
-    assert OciStatus.RUNNING is (await runtime.state("one")).status
+    await processes.ended(keeper.identity)
+    await asyncio.wait({waiting}, timeout=0.1)
+    assert (OciStatus.RUNNING, False) == ((await runtime.state("one")).status, waiting.done())
+    await runtime.kill("one", signal.SIGTERM)
+    assert 255 == (await asyncio.wait_for(waiting, 30)).code
+    assert OciStatus.STOPPED is (await runtime.state("one")).status
+    with pytest.raises((NotFound, Unavailable)):
+        await runtime.kill("one", signal.SIGTERM)
+    await runtime.delete("one")
+
+
+@pytest.mark.node
+@needs("runc", "busybox", "chroot")
+async def test_a_deletion_without_the_keeper(tmp_path: Path, bundle: Path) -> None:
+    """The deletion of a container whose keeper was killed ends its process."""
+    runtime = ChrootRuntime(tmp_path)
+    pid = await runtime.create("one", bundle, Stdio())
+    await runtime.start("one")
+    process = processes.read(pid)
+    assert process is not None
+    keeper = processes.read(process.parent)
+    assert keeper is not None
+    processes.send(keeper.identity, signal.SIGKILL)
+    await processes.ended(keeper.identity)
     await runtime.delete("one")
     assert not processes.runs(process.identity)
+
+
+@pytest.mark.node
+@needs("runc", "busybox", "chroot")
+async def test_a_start_after_the_end(tmp_path: Path, bundle: Path) -> None:
+    """A container that has ended before its start, or was started, is not started; its state is that of its process."""
+    runtime = ChrootRuntime(tmp_path)
+    for name in ("one", "two"):
+        await runtime.create(name, bundle, Stdio())
+    await runtime.kill("one", signal.SIGKILL)
+    await runtime.wait("one")
+    await runtime.start("two")
+    for name, state in (("one", "stopped"), ("two", "running")):
+        with pytest.raises(FailedPrecondition) as caught:
+            await runtime.start(name)
+        assert state == caught.value.state
+        await runtime.delete(name)
+
+
+@pytest.mark.node
+@needs("runc", "busybox", "chroot")
+async def test_a_creation_that_fails(tmp_path: Path, bundle: Path) -> None:
+    """The creation of a bundle that cannot be read leaves nothing, so that its name is free."""
+    runtime = ChrootRuntime(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        await runtime.create("one", tmp_path / "missing", Stdio())
+    await runtime.create("one", bundle, Stdio())
+    await runtime.delete("one")

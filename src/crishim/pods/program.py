@@ -13,6 +13,7 @@ link), `gate` (the pipe that the shell reads), `process` (its pid and start time
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import shlex
@@ -23,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from crishim.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
+from crishim.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from crishim.interfaces.capabilities import ProcessIO, SupportsAttach, SupportsLogReopen
 from crishim.interfaces.keeper import Keeper, KeepRequest
 from crishim.interfaces.oci_runtime import OciRuntime, OciState, OciStatus, Stdio, SupportsCgroupUsage
@@ -77,20 +78,20 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
             folder.mkdir()
         except FileExistsError:
             raise AlreadyExists("container", container_id) from None
-        (folder / "bundle").symlink_to(bundle)
-        os.mkfifo(folder / "gate", 0o600)
-        config = _config(bundle)
-        request = KeepRequest(
-            name=container_id,
-            argv=("sh", "-c", _script(stdio), str(folder / "gate"), *self.command(bundle, config)),
-            env=self.environment(config),
-            cwd=str(bundle),
-            log_path=stdio.log_path,
-            terminal=stdio.terminal,
-            stdin=stdio.keep_stdin,
-            stdin_once=stdio.stdin_once,
-        )
         try:
+            (folder / "bundle").symlink_to(bundle)
+            os.mkfifo(folder / "gate", 0o600)
+            config = _config(bundle)
+            request = KeepRequest(
+                name=container_id,
+                argv=("sh", "-c", _script(stdio), str(folder / "gate"), *self.command(bundle, config)),
+                env=self.environment(config),
+                cwd=str(bundle),
+                log_path=stdio.log_path,
+                terminal=stdio.terminal,
+                stdin=stdio.keep_stdin,
+                stdin_once=stdio.stdin_once,
+            )
             pid = await self._keeper.keep(request)
         except BaseException:
             shutil.rmtree(folder)
@@ -102,10 +103,21 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
         """As `OciRuntime.start`: let the shell go on."""
         folder = self._known(container_id)
         bundle = (folder / "bundle").readlink()
+        await self._must_be_created(container_id)
         await self.check(bundle, _config(bundle))
+        try:
+            async with asyncio.timeout(_GATE_TIMEOUT):
+                while not _open_gate(folder / "gate"):
+                    await self._must_be_created(container_id)
+                    await asyncio.sleep(_PAUSE)
+        except TimeoutError:
+            raise Unavailable(f"the shell of container {container_id} does not read its gate") from None
         (folder / "started").touch()
-        async with asyncio.timeout(_GATE_TIMEOUT):
-            await _open_gate(folder / "gate")
+
+    async def _must_be_created(self, container_id: str) -> None:
+        status = (await self.state(container_id)).status
+        if status is not OciStatus.CREATED:
+            raise FailedPrecondition(status.value, OciStatus.CREATED.value, f"container {container_id}")
 
     async def state(self, container_id: str) -> OciState:
         """As `OciRuntime.state`."""
@@ -119,8 +131,14 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
 
     async def kill(self, container_id: str, signal: int, *, everyone: bool = False) -> None:  # noqa: ARG002 - to all of the group
         """As `OciRuntime.kill`: the program and what it has started get the signal."""
-        self._known(container_id)
-        await self._keeper.kill(container_id, signal)
+        folder = self._known(container_id)
+        try:
+            await self._keeper.kill(container_id, signal)
+        except (NotFound, Unavailable):
+            process = processes.recorded(folder / "process")
+            if process is None or not processes.runs(process):
+                raise
+            await asyncio.to_thread(_signal, process, signal)  # its keeper has ended
 
     async def delete(self, container_id: str) -> None:
         """As `OciRuntime.delete`."""
@@ -137,11 +155,14 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
         shutil.rmtree(folder)
 
     async def wait(self, container_id: str) -> Exit:
-        """As `OciRuntime.wait`. Without its keeper nobody knows an exit."""
-        self._known(container_id)
+        """As `OciRuntime.wait`. Without its keeper nobody knows the exit code, but the end of the process."""
+        folder = self._known(container_id)
         try:
             return await self._keeper.wait(container_id)
         except (NotFound, Unavailable):
+            process = processes.recorded(folder / "process")
+            if process is not None:
+                await processes.ended(process)
             self._known(container_id)
             return Exit.unknown()
 
@@ -181,17 +202,27 @@ def _config(bundle: Path) -> Mapping[str, Any]:
     return config
 
 
-async def _open_gate(gate: Path) -> None:
-    """Write a line to the shell, as soon as it reads."""
-    while True:
-        try:
-            descriptor = os.open(gate, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:  # the shell does not read yet
-            await asyncio.sleep(_PAUSE)
-            continue
+def _open_gate(gate: Path) -> bool:
+    """Write a line to the shell; whether it reads. Raises `OSError`."""
+    try:
+        descriptor = os.open(gate, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return False
+        raise
+    try:
         os.write(descriptor, b"go\n")
+    except BrokenPipeError:  # it has just ended
+        return False
+    finally:
         os.close(descriptor)
-        return
+    return True
+
+
+def _signal(process: processes.Identity, number: int) -> None:
+    """Send a signal to a process and to what it has started."""
+    for member in processes.family([process], processes.all_processes()):
+        processes.send(member.identity, number)
 
 
 def _usage(pid: int) -> CgroupUsage:
