@@ -48,13 +48,11 @@ class NamespaceRuntime(ProgramRuntime):
             str(bundle),
         )
 
-    def environment(self, config: Mapping[str, Any]) -> Mapping[str, str]:
-        return dict(variable.split("=", 1) for variable in config["process"].get("env", ()))
-
     async def check(self, bundle: Path, config: Mapping[str, Any]) -> None:
-        name = config["process"]["args"][0]
+        process = config["process"]
+        name = process["args"][0]
         try:
-            program_in_root(bundle / config["root"]["path"], name, self.environment(config).get("PATH", ""))
+            program_in_root(bundle / config["root"]["path"], name, variables(process).get("PATH", ""), cwd=process["cwd"])
         except OSError as error:
             raise InvalidArgument("config.command", f"{name}: {error.strerror}") from error
 
@@ -66,6 +64,10 @@ def build(context: BackendContext) -> MeasuredPods:
 plugin = Plugin(build=build, ignores=IGNORES, supported=SUPPORTED, needs_node=True)
 
 
+def variables(process: Mapping[str, Any]) -> dict[str, str]:
+    return dict(variable.split("=", 1) for variable in process.get("env", ()))
+
+
 def enter(bundle: Path) -> None:
     """The process of a container, in its namespaces: mount what its bundle names, and become the program in its root."""
     config = json.loads((bundle / "config.json").read_bytes())
@@ -73,7 +75,7 @@ def enter(bundle: Path) -> None:
     mount_bundle(root, config["mounts"], kinds=frozenset({"proc", "tmpfs"}))
     os.chroot(root)
     os.chdir(process["cwd"])
-    os.execvp(process["args"][0], process["args"])
+    os.execvpe(process["args"][0], process["args"], variables(process))  # which only what is in the root may see
 
 
 if __name__ == "__main__":

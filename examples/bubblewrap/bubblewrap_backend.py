@@ -88,7 +88,7 @@ def find(root: Path, spec: ContainerSpec) -> None:
     """Raise `crishim.InvalidArgument` for a program that the image does not have: bwrap itself would fail too late."""
     program = spec.argv[0]
     try:
-        program_in_root(root, str(Path(spec.cwd) / program) if "/" in program else program, spec.env.get("PATH", ""))
+        program_in_root(root, program, spec.env.get("PATH", ""), cwd=spec.cwd)
     except OSError as error:
         raise crishim.InvalidArgument("config.command", f"{program}: not found in the image") from error
 

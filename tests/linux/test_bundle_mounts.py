@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from crishim.errors import InvalidArgument
 from crishim.linux.bundle_mounts import make_read_only, mount_bundle, place
-from crishim.linux.mounts import unmount_below
+from crishim.linux.mounts import mount, unmount_below
 from tests.backends.runc.world import needs
 from tests.own_mounts import run_in_own_mounts
 
@@ -69,3 +70,48 @@ def test_links_lead_nowhere_outside(root: Path, tmp_path: Path) -> None:
     assert root / "inside" / "hosts" == place(root, "/etc/hosts", folder=False)
     assert root / "made" == place(root, "/up/made", folder=True)
     assert ["root"] == [path.name for path in tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("target", ["/outside/new", "../../../outside/new", "chain", "/run/systemd/resolve/stub"])
+def test_a_link_that_leads_nowhere(root: Path, tmp_path: Path, target: str) -> None:
+    """Its target is made in the root, and never on the node."""
+    (root / "etc").mkdir()
+    (root / "etc" / "hosts").symlink_to(target)
+    (root / "etc" / "chain").symlink_to("/far/away")
+    made = place(root, "/etc/hosts", folder=False)
+    assert (True, True) == (made.is_relative_to(root), made.is_file())
+    assert ["root"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_links_in_a_circle(root: Path) -> None:
+    """They are an error, as for the kernel."""
+    (root / "a").symlink_to("b")
+    (root / "b").symlink_to("a")
+    with pytest.raises(OSError, match="symbolic links"):
+        place(root, "/a", folder=True)
+
+
+@pytest.mark.parametrize("path", ["/", "", "etc/hosts", "//"])
+def test_what_is_no_place(root: Path, path: str) -> None:
+    """The root itself and relative paths are refused."""
+    with pytest.raises(InvalidArgument, match="absolute path"):
+        place(root, path, folder=True)
+
+
+def test_read_only_to_the_bottom(request: pytest.FixtureRequest, root: Path, tmp_path: Path) -> None:
+    """Rro reaches the mounts below a mount; options without a flag are no file system's."""
+    if run_in_own_mounts(request):
+        return
+    (tmp_path / "volume" / "below").mkdir(parents=True)
+    mount("tmpfs", tmp_path / "volume" / "below", "tmpfs")
+    options = ["rbind", "rro", "rprivate", "defaults", "exec"]
+    mount_bundle(root, [{"destination": "/data", "source": str(tmp_path / "volume"), "options": options}])
+    (tmpfs,) = [{"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nodev", "suid", "size=1m"]}]
+    mount_bundle(root, [tmpfs], kinds=frozenset({"tmpfs"}))
+    try:
+        for folder in ("data", "data/below"):
+            with pytest.raises(OSError, match="Read-only"):
+                (root / folder / "new").touch()
+    finally:
+        unmount_below(root)
+        unmount_below(tmp_path / "volume")

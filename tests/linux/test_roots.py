@@ -60,6 +60,7 @@ def test_a_program_is_found_in_the_root(root: Path) -> None:
     (root / "bin" / "tool").symlink_to("/usr/tool")
     (root / "bin" / "text").touch(0o644)
     assert [root / "usr" / "tool"] * 2 == [program_in_root(root, name, "/none:/bin") for name in ("tool", "/bin/tool")]
+    assert [root / "usr" / "tool"] * 2 == [program_in_root(root, name, "", cwd="/usr") for name in ("./tool", "tool")]
     with pytest.raises(FileNotFoundError):
         program_in_root(root, "tool", "/none")
     with pytest.raises(PermissionError):

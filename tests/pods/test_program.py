@@ -28,9 +28,6 @@ class ChrootRuntime(ProgramRuntime):
     def command(self, bundle: Path, config: Mapping[str, Any]) -> Sequence[str]:
         return (str(shutil.which("chroot")), str(bundle / config["root"]["path"]), *config["process"]["args"])
 
-    def environment(self, config: Mapping[str, Any]) -> Mapping[str, str]:
-        return dict(variable.split("=", 1) for variable in config["process"]["env"])
-
     async def check(self, bundle: Path, config: Mapping[str, Any]) -> None:
         await super().check(bundle, config)
         if config["process"]["args"][0] not in APPLETS:

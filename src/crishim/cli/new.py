@@ -30,6 +30,11 @@ class EngineKind:
     packages: tuple[str, ...] = ()
     needs: str = ""
     test: str
+    alone: bool = True
+
+    def exam(self, name: str) -> str:
+        """The command of the exam: pytest, where a test starts the engine."""
+        return f"crishim exam {name}" if self.alone else "pytest"
 
 
 _EXAM: Final = '''\
@@ -97,6 +102,7 @@ KINDS: Final[Mapping[str, EngineKind]] = {
         words={"RemoteBackend": "@class@Backend", 'name="remote"': 'name="@name@"'},
         packages=("aiohttp>=3.9",),
         test=_REMOTE_EXAM,
+        alone=False,
     ),
 }
 
@@ -132,8 +138,7 @@ _README: Final = """\
 
     python3 -m venv venv && . venv/bin/activate
     pip install -e '.[test]'
-    crishim exam @name@
-    pytest
+    @exam@
 
 What is to change is in `@module@.py`. The exam needs @needs@.
 """
@@ -149,7 +154,7 @@ jobs:
         with: {python-version: "3.12"}
       - run: sudo apt-get install --yes busybox-static util-linux
       - run: pip install -e '.[test]'
-      - run: sudo "$(command -v python)" -m crishim exam @name@ --junit exam.xml
+      - run: sudo env "PATH=$PATH" @exam@
 """
 
 
@@ -173,7 +178,7 @@ def command(name: str, kind: str) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("x", encoding="utf-8") as new:
                 new.write(text)
-    click.echo(f"{folder} is a backend that passes the exam: pip install -e ./{name} && crishim exam {name}")
+    click.echo(f"{folder} is a backend that passes the exam: cd {folder}, pip install -e '.[test]', {KINDS[kind].exam(name)}")
 
 
 def project(name: str, kind: EngineKind) -> Mapping[str, str]:
@@ -185,6 +190,7 @@ def project(name: str, kind: EngineKind) -> Mapping[str, str]:
         "@class@": "".join(word.capitalize() for word in name.split("-")),
         "@what@": kind.what,
         "@needs@": kind.needs or "nothing else",
+        "@exam@": kind.exam(name),
         "@packages@": ", ".join(f'"{package}"' for package in ("crishim[node]", *kind.packages)),
         "@files@": ", ".join(f'"{_filled(file, {"@module@": module})}"' for file in kind.modules),
     }

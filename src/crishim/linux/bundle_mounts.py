@@ -1,32 +1,43 @@
 """The mounts of an OCI bundle, for runtimes that have no program for it: bind mounts and file systems below a root."""
 
-import contextlib
+import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from crishim.linux.mounts import mount
+from crishim.errors import InvalidArgument
+from crishim.linux.mounts import MS_BIND, MS_RDONLY, MS_REC, make_tree_read_only, mount
 from crishim.linux.roots import path_in_root
 
-_RDONLY, _REMOUNT, _BIND, _REC = 1, 32, 4096, 16384
+_REMOUNT: Final = 32
 _FLAGS: Final = {
-    "ro": _RDONLY,
+    "ro": MS_RDONLY,
     "nosuid": 2,
     "nodev": 4,
     "noexec": 8,
+    "sync": 16,
+    "dirsync": 128,
     "noatime": 1024,
+    "nodiratime": 2048,
     "relatime": 1 << 21,
     "strictatime": 1 << 24,
 }
-_OTHERS: Final = frozenset({"bind", "rbind", "rw", "private", "rprivate", "slave", "rslave", "shared", "rshared", "rro"})
+_CLEARED: Final = frozenset(
+    {"defaults", "bind", "rbind", "rro", "rw", "suid", "dev", "exec", "async", "atime", "diratime", "norelatime"}
+) | {f"{recursive}{kind}" for recursive in ("", "r") for kind in ("private", "slave", "shared", "unbindable")}
+"""Options that are no flag and no file system's own (runtime specification, "Linux mount options"). The mounts are made in a
+namespace of the container's own, so propagation is not changed.
+"""
+_MOST_LINKS: Final = 40
 
 
 def mount_bundle(root: Path, mounts: Iterable[Mapping[str, Any]], *, kinds: frozenset[str] = frozenset()) -> None:
     """Mount the bind mounts of a config.json below `root`, and its file systems of these `kinds` (`tmpfs`, `proc`).
 
     It must run in a mount namespace of its own (`unshare --mount`). Missing places are made; links of the root file system lead
-    nowhere outside of it. Raises as `mounts.mount`, and `OSError` for a place that cannot be made.
+    nowhere outside of it. Raises `InvalidArgument` for a destination that is no absolute path below the root, as
+    `mounts.mount`, and `OSError` for a place that cannot be made.
     """
     for entry in mounts:
         options: Sequence[str] = entry.get("options", ())
@@ -36,35 +47,51 @@ def mount_bundle(root: Path, mounts: Iterable[Mapping[str, Any]], *, kinds: froz
         if {"bind", "rbind"} & set(options):
             source = Path(entry["source"])
             target = place(root, entry["destination"], folder=source.is_dir())
-            mount(str(source), target, flags=_BIND | _REC)
+            mount(str(source), target, flags=MS_BIND | (MS_REC if "rbind" in options else 0))
             if flags:
-                mount("", target, flags=_BIND | _REMOUNT | flags)
+                mount("", target, flags=MS_BIND | _REMOUNT | flags)
+            if "rro" in options:
+                make_tree_read_only(target)
         elif entry.get("type") in kinds:
-            data = ",".join(option for option in options if option not in _FLAGS and option not in _OTHERS)
+            data = ",".join(option for option in options if option not in _FLAGS and option not in _CLEARED)
             mount(entry.get("source", ""), place(root, entry["destination"], folder=True), entry["type"], flags, data)
 
 
 def make_read_only(root: Path) -> None:
     """Make a root file system read-only in this mount namespace; what is mounted into it later is not."""
-    mount(str(root), root, flags=_BIND | _REC)
-    mount("", root, flags=_BIND | _REMOUNT | _RDONLY)
+    mount(str(root), root, flags=MS_BIND | MS_REC)
+    mount("", root, flags=MS_BIND | _REMOUNT | MS_RDONLY)
 
 
 def place(root: Path, path: str, *, folder: bool) -> Path:
-    """The path on the host of a place below a root, made as a folder or an empty file where it is missing. Raises `OSError`."""
-    here = "/"
-    *parents, last = Path(path).parts[1:]
-    for part in parents:
-        here = _made(root, here, part, folder=True)
-    return path_in_root(root, _made(root, here, last, folder=folder))
+    """The path on the host of a place below a root, made as a folder or an empty file where it is missing.
+
+    Raises `InvalidArgument` for a path that is not absolute, or is the root itself, and `OSError`.
+    """
+    parts = Path(path).parts[1:]
+    if not path.startswith("/") or not parts:
+        raise InvalidArgument("mounts.destination", f"{path!r} is not an absolute path below the root")
+    return path_in_root(root, _made(root, "/", parts, folder=folder, links=_MOST_LINKS))
 
 
-def _made(root: Path, parent: str, name: str, *, folder: bool) -> str:
-    path = os.path.join(parent, name)  # noqa: PTH118 - a path inside of the root
-    try:
-        path_in_root(root, path)
-    except FileNotFoundError:
-        outside = path_in_root(root, parent) / name
-        with contextlib.suppress(FileExistsError):  # a link that leads nowhere
-            outside.mkdir() if folder else outside.touch()
-    return path
+def _made(root: Path, parent: str, parts: Sequence[str], *, folder: bool, links: int) -> str:
+    """Make what is missing of a path below `parent`, both inside of the root. The target of a link is made inside, too."""
+    here = parent
+    for number, part in enumerate(parts):
+        inner, outer = os.path.join(here, part), path_in_root(root, here) / part  # noqa: PTH118 - a path inside of the root
+        try:
+            path_in_root(root, inner)
+        except FileNotFoundError:
+            is_folder = folder or number < len(parts) - 1
+            if outer.is_symlink():
+                if not links:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), inner) from None
+                target = os.readlink(outer)  # noqa: PTH115 - text, whose dots must stay
+                beginning = "/" if target.startswith("/") else here
+                _made(root, beginning, [word for word in target.split("/") if word], folder=is_folder, links=links - 1)
+            elif is_folder:
+                outer.mkdir()
+            else:
+                os.close(os.open(outer, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
+        here = inner
+    return here

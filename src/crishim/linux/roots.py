@@ -59,13 +59,15 @@ def read_in_root(root: Path, path: str) -> bytes:
         return b""
 
 
-def program_in_root(root: Path, name: str, path: str) -> Path:
-    """The path on the host of a program of a root file system, as execvp(3) finds it there; `path` is the value of PATH.
+def program_in_root(root: Path, name: str, path: str, cwd: str = "/") -> Path:
+    """The path on the host of a program of a root file system, as execvp(3) finds it there.
 
-    Raises `FileNotFoundError`, or `PermissionError` for a file that is not executable.
+    `path` is the value of PATH; relative names and folders start at `cwd`. Raises `FileNotFoundError`, or `PermissionError` for
+    a file that is not executable.
     """
     error: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-    for place in [name] if "/" in name else [f"{folder or '.'}/{name}" for folder in path.split(":")]:
+    folders = [""] if "/" in name else path.split(":")
+    for place in (os.path.join("/", cwd, folder, name) for folder in folders):  # noqa: PTH118 - a path inside of the root
         try:
             found = path_in_root(root, place)
         except OSError:

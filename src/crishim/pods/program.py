@@ -55,20 +55,15 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
     def command(self, bundle: Path, config: Mapping[str, Any]) -> Sequence[str]:
         """The command line that runs the container of a bundle, in the foreground, until the container ends.
 
-        `config` is the bundle's config.json. The command has the streams of the container, the environment of `environment` and
-        the folder of the bundle; its exit code is the container's. A signal is sent to it and to what it has started.
+        `config` is the bundle's config.json. The command runs on the node, in the bundle's folder, with the container's streams
+        and with PATH alone in its environment: the container's variables, which its author chooses, may be set for nothing that
+        runs outside of the container. Its exit code is the container's. A signal is sent to it and to what it has started.
         """
-
-    def environment(self, config: Mapping[str, Any]) -> Mapping[str, str]:
-        """The environment of the command: by default this process's PATH, and nothing of the container's."""
-        del config
-        return {"PATH": os.environ.get("PATH", os.defpath)}
 
     async def check(self, bundle: Path, config: Mapping[str, Any]) -> None:
         """Called before a start. Raises `InvalidArgument` for a container that cannot be run, with the field of CRI."""
-        env = self.environment(config)
         program = self.command(bundle, config)[0]
-        if not find_program(program, env=env, cwd=str(bundle)):
+        if not find_program(program, cwd=str(bundle)):
             raise InvalidArgument("config.command", f"{program} does not exist, or is not executable")
 
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
@@ -85,7 +80,7 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
             request = KeepRequest(
                 name=container_id,
                 argv=("sh", "-c", _script(stdio), str(folder / "gate"), *self.command(bundle, config)),
-                env=self.environment(config),
+                env={"PATH": os.environ.get("PATH", os.defpath)},
                 cwd=str(bundle),
                 log_path=stdio.log_path,
                 terminal=stdio.terminal,

@@ -69,7 +69,7 @@ class Candidate:
             assert not [seen for seen in left.sandboxes if seen.ours], f"left behind: {left}"
             assert not [seen for seen in left.containers if seen.ours], f"left behind: {left}"
         except BaseException:
-            with contextlib.suppress(CrishimError, AssertionError):
+            with contextlib.suppress(CrishimError, AssertionError, TimeoutError):
                 await world.tidy()
             raise
         finally:

@@ -82,8 +82,14 @@ def not_claimed(check: Check | Restart, world: World) -> str:
         return capability.__name__
     if name in OF_APART_PODS and not world.pods_are_apart:
         return "namespaces of its own"
-    if (field := IGNORABLE.get(name)) is not None and any(ignored.startswith(field) for ignored in world.candidate.ignores):
+    field = IGNORABLE.get(name)
+    if field is not None and any(_covers(ignored, field) for ignored in world.candidate.ignores):
         return f"{field} is ignored"
     if name in OF_STREAMS and not world.candidate.streams_survive:
         return "streams_survive_restart"
     return "" if feature is None or feature in world.info.supported else f"Feature.{feature.name}"
+
+
+def _covers(ignored: str, field: str) -> bool:
+    """Whether a name in `Plugin.ignores` is the field, or one that it is in."""
+    return field == ignored or field.startswith((f"{ignored}.", f"{ignored}="))
