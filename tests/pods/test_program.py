@@ -14,6 +14,7 @@ from crishim.interfaces.backend import BackendInfo
 from crishim.interfaces.oci_runtime import OciRuntime, OciStatus, Stdio
 from crishim.linux import processes
 from crishim.pods.program import ProgramRuntime
+from crishim.testing.conformance.candidate import until
 from crishim.testing.roots import APPLETS
 from tests.backends.runc.world import needs
 from tests.conformance.test_runtimes import WithBusybox
@@ -144,4 +145,26 @@ async def test_a_creation_that_fails(tmp_path: Path, bundle: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await runtime.create("one", tmp_path / "missing", Stdio())
     await runtime.create("one", bundle, Stdio())
+    await runtime.delete("one")
+
+
+@pytest.mark.node
+@needs("runc", "busybox", "chroot")
+async def test_sigkill_ends_all(tmp_path: Path) -> None:
+    """A process in a session of its own, which a supervisor has started, is ended with it."""
+    folder, log = tmp_path / "bundle", tmp_path / "log"
+    folder.mkdir()
+    TestProgram().write_bundle(folder, ("sh", "-c", "setsid sleep 600 & echo started; wait"))
+    (folder / "rootfs" / "dev" / "null").touch()  # the stdin of a shell's background
+    runtime = ChrootRuntime(tmp_path)
+    pid = await runtime.create("one", folder, Stdio(log_path=str(log)))
+    await runtime.start("one")
+    await until(lambda: log.exists() and b"started" in log.read_bytes())
+    first = processes.read(pid)
+    assert first is not None
+    family = processes.family([first.identity], processes.all_processes())
+    assert 2 <= len(family)
+    await runtime.kill("one", 9)
+    await runtime.wait("one")
+    await until(lambda: not any(processes.runs(member.identity) for member in family))
     await runtime.delete("one")

@@ -85,7 +85,7 @@ KINDS: Final[Mapping[str, EngineKind]] = {
         words={
             "NamespaceRuntime": "@class@Runtime",
             'name="namespaces"': 'name="@name@"',
-            "containerd.namespaces.": "containerd.@module@.",
+            "containerd.namespaces.": "containerd.@short@.",
         },
         needs="root, and busybox-static and util-linux for the exam",
         test=_EXAM,
@@ -162,13 +162,13 @@ jobs:
 @click.argument("name")
 @click.option("--kind", type=click.Choice(list(KINDS)), required=True, help="What the engine is like.")
 def command(name: str, kind: str) -> None:
-    r"""Write a project for a backend NAME into a new folder of that name. It passes the exam as it is.
+    """Write a project for a backend NAME into a new folder of that name. It passes the exam as it is.
 
     \b
     bundle   each container is one command line; pods and a shim for containerd from one class
     sandbox  the engine has sandboxes of its own: the ten verbs
     remote   the engine is reached over a network
-    """
+    """  # noqa: D301 - click reads the backspace
     if not _NAME.fullmatch(name):
         fail(f"{name!r} must be lower-case words of letters and digits, joined by hyphens", 2)
     folder = Path(name)
@@ -187,6 +187,7 @@ def project(name: str, kind: EngineKind) -> Mapping[str, str]:
     names = {
         "@name@": name,
         "@module@": module,
+        "@short@": name.replace("-", ""),
         "@class@": "".join(word.capitalize() for word in name.split("-")),
         "@what@": kind.what,
         "@needs@": kind.needs or "nothing else",

@@ -36,6 +36,7 @@ from crishim.model.stats import CgroupUsage
 from crishim.model.values import ContainerId
 
 _GATE_TIMEOUT: Final = 10.0
+_SIGKILL: Final = int(signal.SIGKILL)
 _PAUSE: Final = 0.005
 
 
@@ -125,22 +126,25 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
         return OciState(id=container_id, status=status, pid=pid, bundle=str((folder / "bundle").readlink()))
 
     async def kill(self, container_id: str, signal: int, *, everyone: bool = False) -> None:  # noqa: ARG002 - to all of the group
-        """As `OciRuntime.kill`: the program and what it has started get the signal."""
+        """As `OciRuntime.kill`: the program's process group gets the signal; SIGKILL goes to all its descendants, in whatever
+        session, since a supervisor that is killed could not end them any more.
+        """
         folder = self._known(container_id)
+        process = processes.recorded(folder / "process")
+        runs = process is not None and processes.runs(process)
+        if process is not None and runs and signal == _SIGKILL:
+            await processes.kill_family([process])
+            return
         try:
             await self._keeper.kill(container_id, signal)
         except (NotFound, Unavailable):
-            process = processes.recorded(folder / "process")
-            if process is None or not processes.runs(process):
+            if process is None or not runs:
                 raise
             await asyncio.to_thread(_signal, process, signal)  # its keeper has ended
 
     async def delete(self, container_id: str) -> None:
         """As `OciRuntime.delete`."""
         folder = self._known(container_id)
-        with contextlib.suppress(NotFound, Unavailable):  # it has ended, or its keeper has
-            await self._keeper.kill(container_id, signal.SIGKILL)
-            await self._keeper.wait(container_id)
         process = processes.recorded(folder / "process")
         if process is not None and processes.runs(process):
             await processes.kill_family([process])

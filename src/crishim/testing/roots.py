@@ -31,6 +31,7 @@ APPLETS: Final = (
     "readlink",
     "wc",
     "tr",
+    "setsid",
 )
 """The commands of a root."""
 
