@@ -87,13 +87,15 @@ def kubelet(minutes: float) -> Part:
     return Part("kubelet", minutes, (script,))
 
 
+EXAMS: Final = "tests/conformance/test_runtimes.py tests/backends/runc/test_exam.py"
 PARTS: Final = (
     pytest("life", 7, "tests/guest --ignore=tests/guest/test_reboot.py --ignore=tests/guest/test_selinux.py"),
-    pytest("exam", 5, "tests/conformance/test_runtimes.py tests/backends/runc/test_exam.py -k 'not Runsc'"),
+    pytest("exam", 6, f"{EXAMS} -k UnderSystemd"),
     pytest("reboot", 2, "tests/guest/test_reboot.py -k before", "tests/guest/test_reboot.py -k after"),
     pytest("node", 6, "tests/node tests/linux tests/monitor tests/pods"),
     selinux(),
     suite("runc"),
+    pytest("exam-cgroupfs", 8, f"{EXAMS} -k 'not UnderSystemd and not Runsc'"),
     suite("crun"),
     kubelet(18),
     pytest("backend", 4, "tests/backends/runc --ignore=tests/backends/runc/test_exam.py"),
