@@ -1,5 +1,6 @@
 """The running of one check: time, restarts in two processes, and what a failure says."""
 
+import ctypes
 import logging
 import os
 import subprocess
@@ -14,7 +15,7 @@ from crishim.interfaces.backend import Backend, BackendContext, NetnsSource
 from crishim.system import SystemClock
 from crishim.testing import FakeBackend
 from crishim.testing.conformance import examine as examining
-from crishim.testing.conformance.candidate import Candidate, World
+from crishim.testing.conformance.candidate import Candidate, World, until
 from crishim.testing.conformance.examine import Grade, Restart, Result, examine
 from crishim.testing.conformance.programs import LeftOut
 from crishim.testing.fake_programs import FakePrograms
@@ -131,6 +132,26 @@ def test_the_first_process_fails(fake: Candidate, how: str) -> None:
 
     with pytest.raises(AssertionError, match="NotFound: sandbox" if how == "raises" else "without a result"):
         examine(Restart("check_restart", "A sentence.", before, after), fake, everything)
+
+
+def test_orphans_are_not_ours(fake: Candidate) -> None:
+    """What the first half leaves behind is reaped by others, also if an earlier test has made this process a subreaper."""
+    libc = ctypes.CDLL(None)
+    was = ctypes.c_int()
+    libc.prctl(37, ctypes.byref(was), 0, 0, 0)
+    libc.prctl(36, 1, 0, 0, 0)
+
+    async def before(_: World) -> int:
+        return subprocess.Popen(["sleep", "0.2"], start_new_session=True).pid  # noqa: ASYNC220
+
+    async def after(_: World, pid: int) -> None:
+        await until(lambda: not Path(f"/proc/{pid}").exists())
+
+    try:
+        result = examine(Restart("check_restart", "A sentence.", before, after), fake, everything)
+    finally:
+        libc.prctl(36, was.value, 0, 0, 0)
+    assert Result(Grade.PASSED) == result
 
 
 def test_a_backend_that_ends_with_crishim(fake: Candidate) -> None:

@@ -20,6 +20,7 @@ unannounced orphans stay zombies.
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import os
 import signal
@@ -40,6 +41,7 @@ GRACE: Final = 10.0
 """Seconds for which a zombie that may be a direct child of other code is left to that code."""
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_GET_CHILD_SUBREAPER: Final = 37
 _WNOTHREAD: Final = 0x20000000
 _PAUSE: Final = 0.02
 """Seconds between a child's exit and the search for orphans, in which the child's owner reaps it."""
@@ -53,6 +55,18 @@ def become_subreaper() -> None:
     """
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise last_error("becoming a child subreaper")
+
+
+@contextlib.contextmanager
+def orphans_left_to_others() -> Iterator[None]:
+    """Inside, orphans of this process's descendants go to the next subreaper above it, or to process 1, and not to this one."""
+    was = ctypes.c_int()
+    libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(was), 0, 0, 0)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+    try:
+        yield
+    finally:
+        libc.prctl(_PR_SET_CHILD_SUBREAPER, was.value, 0, 0, 0)
 
 
 async def end_program(process: asyncio.subprocess.Process, *, group: bool = False) -> None:

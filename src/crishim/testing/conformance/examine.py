@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import attrs
 
 from crishim.errors import CrishimError
+from crishim.linux.children import orphans_left_to_others
 from crishim.linux.mounts import mounts_below, unmount_below
 from crishim.model.container import ContainerStatus, ObservedContainer
 from crishim.model.process import Exit
@@ -79,7 +80,8 @@ def examine(check: Check | Restart, candidate: Candidate, claimed: Callable[[Wor
     """
     folder = candidate.scratch.parent
     try:
-        result = _run(check, candidate, claimed)
+        with orphans_left_to_others():  # which are reaped there, as on a node whose crishim was killed
+            result = _run(check, candidate, claimed)
     except LeftOut as reason:
         result = Result(Grade.LEFT_OUT, str(reason))
     finally:
