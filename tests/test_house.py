@@ -313,9 +313,10 @@ def test_no_pid_file_is_read() -> None:
 
 
 FORWARDERS = {
-    "__init__.py",  # these three are modules, which import at the first use of a name
+    "__init__.py",  # these four are modules, which import at the first use of a name
     "backends/runc/__init__.py",
     "shimv2/__init__.py",
+    "testing/conformance/__init__.py",
     "testing/faults.py",  # states the capabilities of what it wraps
 }
 

@@ -1,5 +1,6 @@
 """`crishim exam`."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,3 +80,12 @@ def test_bad_names() -> None:
     nothing = CliRunner().invoke(main, ["exam", "broken_backend:plugin", "--only", "nonsense"])
     assert (2, True) == (unknown.exit_code, "survives is not an attribute" in unknown.output), unknown.output
     assert (1, True) == (nothing.exit_code, "no check has such a name" in nothing.output), nothing.output
+
+
+def test_it_needs_no_pytest() -> None:
+    """The command, and the fakes, are there without pytest, which only an exam in tests needs."""
+    program = (
+        "import sys; sys.modules['pytest'] = None; import crishim.testing, crishim.cli.exam; crishim.testing.FakeBackend()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (0, "") == (done.returncode, done.stderr)
