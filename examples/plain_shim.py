@@ -5,7 +5,6 @@ ctr run --runtime io.containerd.plain.v1 ...
 """
 
 import asyncio
-import json
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ import crishim.shimv2
 from crishim import BackendInfo, Exit, NotFound, OciRuntime
 from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
 from crishim.linux import processes
+from crishim.pods.bundle import load_config
 
 CHROOT = shutil.which("chroot") or "chroot"
 WAITING = f'read go < /proc/self/fd/$1; root=$2; shift 2; exec {CHROOT} "$root" "$@"'  # exec after a line
@@ -44,7 +44,7 @@ class PlainRuntime(OciRuntime):
         return BackendInfo(name="plain", version="1")
 
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
-        config = json.loads((bundle / "config.json").read_bytes())
+        config = load_config(bundle)
         process, root = config["process"], bundle / config["root"]["path"]
         given, out, err = open_pipe(stdio.stdin, os.O_RDONLY), open_pipe(stdio.stdout), open_pipe(stdio.stderr)
         reader, go = os.pipe()

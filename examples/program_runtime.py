@@ -4,7 +4,6 @@ Here the command enters the pod's network, IPC and host name, and runs the progr
 engine that runs bundles itself needs less: `("my-engine", "run", str(bundle))`.
 """
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import crishim.shimv2
 from crishim import BackendContext, BackendInfo, Feature, InvalidArgument, NetnsSource, Plugin
 from crishim.linux.bundle_mounts import mount_bundle
 from crishim.linux.roots import program_in_root
+from crishim.pods.bundle import load_config
 from crishim.pods.host import host
 from crishim.pods.program import ProgramRuntime
 from crishim.pods.usage import MeasuredPods
@@ -70,7 +70,7 @@ def variables(process: Mapping[str, Any]) -> dict[str, str]:
 
 def enter(bundle: Path) -> None:
     """The process of a container, in its namespaces: mount what its bundle names, and become the program in its root."""
-    config = json.loads((bundle / "config.json").read_bytes())
+    config = load_config(bundle)
     process, root = config["process"], bundle / config["root"]["path"]
     mount_bundle(root, config["mounts"], kinds=frozenset({"proc", "tmpfs"}))
     os.chroot(root)

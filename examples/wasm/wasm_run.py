@@ -1,6 +1,5 @@
 """The process of one container: runs the module of a bundle, in a mount namespace of its own."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -10,12 +9,13 @@ from wasmtime import Engine, FuncType, Linker, Module, Store, Trap, ValType, Was
 
 from crishim.linux.bundle_mounts import make_read_only, mount_bundle
 from crishim.linux.roots import path_in_root
+from crishim.pods.bundle import load_config
 
 ABORTED = 134  # 128 + SIGABRT, as of a program that has failed an assertion
 
 
 def main(bundle: Path) -> int:
-    config = json.loads((bundle / "config.json").read_bytes())
+    config = load_config(bundle)
     process, root = config["process"], bundle / config["root"]["path"]
     if config["root"].get("readonly"):
         make_read_only(root)

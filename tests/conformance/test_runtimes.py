@@ -1,6 +1,5 @@
 """The exam for OCI runtimes, taken by runc, by crun, and by the runtime of the example."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ from crishim.pods.host import host
 from crishim.testing.conformance.runtimes import OciRuntimeConformance
 from crishim.testing.roots import APPLETS
 from tests.backends.runc.world import needs, needs_systemd, without_hybrid
+from tests.examples import load_example
 from tests.shimv2.containerd import PROGRAMS, containerd
 
 SLICE = "crishim_exam.slice"
@@ -109,12 +109,7 @@ class TestPlain(WithBusybox):
     leaves_out = frozenset({"log"})
 
     async def make_runtime(self, folder: Path) -> OciRuntime:
-        spec = importlib.util.spec_from_file_location("plain_shim", SHIM)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        runtime: OciRuntime = module.PlainRuntime(folder)
+        runtime: OciRuntime = load_example("plain_shim").PlainRuntime(folder)
         return runtime
 
 

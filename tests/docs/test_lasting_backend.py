@@ -1,8 +1,6 @@
 """The example of a backend over the node's keeper keeps the contract, and its containers survive a restart."""
 
-import importlib.util
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -10,17 +8,7 @@ from crishim.errors import FailedPrecondition
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.system import SystemClock
 from crishim.testing.conformance import BackendConformance
-
-SOURCE = Path(__file__).parents[2] / "examples" / "lasting_backend.py"
-
-
-def module() -> Any:
-    spec = importlib.util.spec_from_file_location("lasting_backend", SOURCE)
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+from tests.examples import load_example
 
 
 class TestLastingBackend(BackendConformance):
@@ -29,7 +17,7 @@ class TestLastingBackend(BackendConformance):
     host_network = True
 
     async def make_backend(self, context: BackendContext) -> Backend:
-        made = module().LastingBackend(context)
+        made = load_example("lasting_backend").LastingBackend(context)
         assert isinstance(made, Backend)
         return made
 
@@ -37,4 +25,6 @@ class TestLastingBackend(BackendConformance):
 def test_a_program_without_a_keeper(tmp_path: Path) -> None:
     """The backend says that it needs one."""
     with pytest.raises(FailedPrecondition, match="keeper"):
-        module().LastingBackend(BackendContext(state=tmp_path, runtime_state=tmp_path, clock=SystemClock()))
+        load_example("lasting_backend").LastingBackend(
+            BackendContext(state=tmp_path, runtime_state=tmp_path, clock=SystemClock())
+        )

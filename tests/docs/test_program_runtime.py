@@ -1,25 +1,11 @@
 """The example of a runtime that is one class passes the exam for pods."""
 
-import importlib.util
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.testing.conformance import BackendConformance
 from tests.backends.runc.world import needs
-
-SOURCE = Path(__file__).parents[2] / "examples" / "program_runtime.py"
-
-
-def module() -> Any:
-    spec = importlib.util.spec_from_file_location("program_runtime", SOURCE)
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+from tests.examples import load_example
 
 
 @pytest.mark.node
@@ -28,9 +14,9 @@ class TestProgramRuntime(BackendConformance):
     """Its pods have namespaces of their own, and survive a restart."""
 
     needs_node = True
-    ignores = module().IGNORES
+    ignores = load_example("program_runtime").IGNORES
 
     async def make_backend(self, context: BackendContext) -> Backend:
-        backend = module().build(context)
+        backend = load_example("program_runtime").build(context)
         assert isinstance(backend, Backend)
         return backend

@@ -1,24 +1,15 @@
 """The backend of docs/writing-a-backend.md: the page holds the file, and the file passes the exam."""
 
-import importlib.util
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.testing.conformance import BackendConformance
+from tests.examples import load_example
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "examples" / "minimal_backend.py"
-
-
-def load() -> Any:
-    spec = importlib.util.spec_from_file_location("minimal_backend", SOURCE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class TestMinimal(BackendConformance):
@@ -27,7 +18,7 @@ class TestMinimal(BackendConformance):
     survives_restart: ClassVar[bool] = False
 
     async def make_backend(self, context: BackendContext) -> Backend:
-        backend: Backend = load().plugin.build(context)
+        backend: Backend = load_example("minimal_backend").plugin.build(context)
         return backend
 
 

@@ -13,6 +13,7 @@ from crishim.images.manifest import Descriptor
 from crishim.images.skopeo_process import PullProgress
 from crishim.images.store import ContentStore
 from crishim.model.image import ImageSpec
+from crishim.model.values import ImageId
 from crishim.system import SystemClock
 from tests.backends.runc.world import needs
 from tests.images.odd_registry import Answering, OddRegistry, odd_registry
@@ -45,6 +46,21 @@ async def test_a_pull_of_another_tag_is_one_request(store: ContentStore, registr
     assert ["/v2/", "/v2/team/image/manifests/again"] == [path for path, _ in registry.seen]
 
 
+async def two_pulls(
+    store: ContentStore, registry: OddRegistry, reports: list[PullProgress], go: threading.Event, asked: threading.Event
+) -> "list[asyncio.Task[ImageId]]":
+    """Two pulls, the second of which has reported that it waits. `asked` is set by the first one, which `go` lets go on."""
+    pulls = []
+    try:
+        for tag in ("one", "two"):
+            pulls.append(asyncio.create_task(store.pull(ImageSpec(image=f"{registry.address}/team/image:{tag}"), None, None)))
+            await until(asked.is_set)
+        await until(lambda: WAITING in {report.waiting for report in reports})
+    finally:
+        go.set()
+    return pulls
+
+
 async def test_pulls_of_images_with_a_common_layer_download_it_once(tmp_path: Path, registry: OddRegistry) -> None:
     """While one pull downloads a layer, another that needs it waits and reports so; both images are complete."""
     reports: list[PullProgress] = []
@@ -58,14 +74,8 @@ async def test_pulls_of_images_with_a_common_layer_download_it_once(tmp_path: Pa
         return False
 
     registry.before = slow
-    one = asyncio.create_task(store.pull(ImageSpec(image=f"{registry.address}/team/image:one"), None, None))
-    try:
-        await until(asked.is_set)
-        two = asyncio.create_task(store.pull(ImageSpec(image=f"{registry.address}/team/image:two"), None, None))
-        await until(lambda: WAITING in {report.waiting for report in reports})
-    finally:
-        go.set()
-    assert 2 == len({await one, await two})
+    pulls = await two_pulls(store, registry, reports, go, asked)
+    assert 2 == len(set(await asyncio.gather(*pulls)))
     paths = [path for path, _ in registry.seen]
     assert [1, 1, 1] == [paths.count(blob_of(layer)) for layer in (SHARED, ONE, TWO)]
     await store.close()
@@ -85,14 +95,8 @@ async def test_a_pull_that_waits_goes_on_after_a_failure(tmp_path: Path, registr
         return request.reply(404)
 
     registry.before = failing
-    one = asyncio.create_task(store.pull(ImageSpec(image=f"{registry.address}/team/image:one"), None, None))
-    try:
-        await until(asked.is_set)
-        two = asyncio.create_task(store.pull(ImageSpec(image=f"{registry.address}/team/image:two"), None, None))
-        await until(lambda: WAITING in {report.waiting for report in reports})
-    finally:
-        go.set()
-    results = await asyncio.gather(one, two, return_exceptions=True)
+    pulls = await two_pulls(store, registry, reports, go, asked)
+    results = await asyncio.gather(*pulls, return_exceptions=True)
     assert [True, False] == [isinstance(result, Exception) for result in results]
     await store.close()
 

@@ -44,6 +44,23 @@ class TestProgram(WithBusybox):
         return ChrootRuntime(folder)
 
 
+async def started(runtime: ChrootRuntime, bundle: Path) -> tuple[processes.Identity, processes.Identity]:
+    """The process of a container `one`, which runs, and the keeper's."""
+    pid = await runtime.create("one", bundle, Stdio())
+    await runtime.start("one")
+    process = processes.read(pid)
+    assert process is not None
+    keeper = processes.read(process.parent)
+    assert keeper is not None
+    return process.identity, keeper.identity
+
+
+async def end(process: processes.Identity) -> None:
+    """Kill a process, and wait for its end."""
+    processes.send(process, signal.SIGKILL)
+    await processes.ended(process)
+
+
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     """A bundle that sleeps."""
@@ -84,15 +101,9 @@ async def test_a_name_is_taken(tmp_path: Path, bundle: Path) -> None:
 async def test_its_keeper_is_killed(tmp_path: Path, bundle: Path) -> None:
     """The container goes on, and its end is seen: by a signal, with an unknown exit."""
     runtime = ChrootRuntime(tmp_path)
-    pid = await runtime.create("one", bundle, Stdio())
-    await runtime.start("one")
-    process = processes.read(pid)
-    assert process is not None
-    keeper = processes.read(process.parent)
-    assert keeper is not None
+    _, keeper = await started(runtime, bundle)
     waiting = asyncio.ensure_future(runtime.wait("one"))
-    processes.send(keeper.identity, 9)
-    await processes.ended(keeper.identity)
+    await end(keeper)
     await asyncio.wait({waiting}, timeout=0.1)
     assert (OciStatus.RUNNING, False) == ((await runtime.state("one")).status, waiting.done())
     await runtime.kill("one", signal.SIGTERM)
@@ -108,16 +119,10 @@ async def test_its_keeper_is_killed(tmp_path: Path, bundle: Path) -> None:
 async def test_a_deletion_without_the_keeper(tmp_path: Path, bundle: Path) -> None:
     """The deletion of a container whose keeper was killed ends its process."""
     runtime = ChrootRuntime(tmp_path)
-    pid = await runtime.create("one", bundle, Stdio())
-    await runtime.start("one")
-    process = processes.read(pid)
-    assert process is not None
-    keeper = processes.read(process.parent)
-    assert keeper is not None
-    processes.send(keeper.identity, signal.SIGKILL)
-    await processes.ended(keeper.identity)
+    process, keeper = await started(runtime, bundle)
+    await end(keeper)
     await runtime.delete("one")
-    assert not processes.runs(process.identity)
+    assert not processes.runs(process)
 
 
 @pytest.mark.node
@@ -145,6 +150,17 @@ async def test_a_creation_that_fails(tmp_path: Path, bundle: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await runtime.create("one", tmp_path / "missing", Stdio())
     await runtime.create("one", bundle, Stdio())
+    await runtime.delete("one")
+
+
+@pytest.mark.node
+@needs("runc", "busybox", "chroot")
+async def test_an_environment_that_is_not_utf_8(tmp_path: Path, bundle: Path) -> None:
+    """Variables may have any bytes, which config.json has as they are."""
+    file = bundle / "config.json"
+    file.write_bytes(file.read_bytes().replace(b"PATH=/bin", b"PATH=/bin\xff"))
+    runtime = ChrootRuntime(tmp_path)
+    await started(runtime, bundle)
     await runtime.delete("one")
 
 

@@ -7,28 +7,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from crishim.errors import InvalidArgument
-from crishim.linux.mounts import MS_BIND, MS_RDONLY, MS_REC, make_tree_read_only, mount
+from crishim.linux.mount_options import parse_options
+from crishim.linux.mounts import MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT, make_tree_read_only, mount
 from crishim.linux.roots import path_in_root
 
-_REMOUNT: Final = 32
-_FLAGS: Final = {
-    "ro": MS_RDONLY,
-    "nosuid": 2,
-    "nodev": 4,
-    "noexec": 8,
-    "sync": 16,
-    "dirsync": 128,
-    "noatime": 1024,
-    "nodiratime": 2048,
-    "relatime": 1 << 21,
-    "strictatime": 1 << 24,
-}
-_CLEARED: Final = frozenset(
-    {"defaults", "bind", "rbind", "rro", "rw", "suid", "dev", "exec", "async", "atime", "diratime", "norelatime"}
-) | {f"{recursive}{kind}" for recursive in ("", "r") for kind in ("private", "slave", "shared", "unbindable")}
-"""Options that are no flag and no file system's own (runtime specification, "Linux mount options"). The mounts are made in a
-namespace of the container's own, so propagation is not changed.
-"""
+_PROPAGATION: Final = frozenset(
+    f"{recursive}{kind}" for recursive in ("", "r") for kind in ("private", "slave", "shared", "unbindable")
+)
+"""Not changed: the mounts are made in a namespace of the container's own."""
+_ALL_READ_ONLY: Final = "rro"
 _MOST_LINKS: Final = 40
 
 
@@ -41,26 +28,25 @@ def mount_bundle(root: Path, mounts: Iterable[Mapping[str, Any]], *, kinds: froz
     """
     for entry in mounts:
         options: Sequence[str] = entry.get("options", ())
-        flags = 0
-        for option in options:
-            flags |= _FLAGS.get(option, 0)
-        if {"bind", "rbind"} & set(options):
+        flags, data = parse_options(option for option in options if option not in _PROPAGATION and option != _ALL_READ_ONLY)
+        if flags & MS_BIND:
             source = Path(entry["source"])
             target = place(root, entry["destination"], folder=source.is_dir())
-            mount(str(source), target, flags=MS_BIND | (MS_REC if "rbind" in options else 0))
-            if flags:
-                mount("", target, flags=MS_BIND | _REMOUNT | flags)
-            if "rro" in options:
+            binding = flags & (MS_BIND | MS_REC)
+            mount(str(source), target, flags=binding)
+            if flags != binding:  # a bind mount ignores other flags until it is remounted
+                mount("", target, flags=MS_REMOUNT | flags & ~MS_REC)
+            if _ALL_READ_ONLY in options:
                 make_tree_read_only(target)
         elif entry.get("type") in kinds:
-            data = ",".join(option for option in options if option not in _FLAGS and option not in _CLEARED)
-            mount(entry.get("source", ""), place(root, entry["destination"], folder=True), entry["type"], flags, data)
+            target = place(root, entry["destination"], folder=True)
+            mount(entry.get("source", ""), target, entry["type"], flags, ",".join(data))
 
 
 def make_read_only(root: Path) -> None:
     """Make a root file system read-only in this mount namespace; what is mounted into it later is not."""
     mount(str(root), root, flags=MS_BIND | MS_REC)
-    mount("", root, flags=MS_BIND | _REMOUNT | MS_RDONLY)
+    mount("", root, flags=MS_BIND | MS_REMOUNT | MS_RDONLY)
 
 
 def place(root: Path, path: str, *, folder: bool) -> Path:

@@ -37,7 +37,6 @@ from crishim.linux.programs import find_program
 from crishim.linux.roots import read_in_root
 from crishim.model.container import (
     ContainerCreated,
-    ContainerMetadata,
     ContainerSpec,
     Inventory,
 )
@@ -58,12 +57,12 @@ from crishim.pods.capabilities import RuntimeCapabilities
 from crishim.pods.confinement import Confinement
 from crishim.pods.host import device_node
 from crishim.pods.observer import REFUSED, STARTED, STARTING, PodObserver, read
+from crishim.pods.pause import PAUSE, pause_spec
 from crishim.pods.pid_namespaces import PidNamespaces, pid_options
 from crishim.pods.volumes import make_volumes
 
 _log = logging.getLogger(__name__)
 
-PAUSE: Final = "catatonit"
 
 _RELEASE_TIMEOUT: Final = 10.0
 """The timeout of the release of an ended container, in seconds; the removal waits for it, and releases the state if it failed.
@@ -322,13 +321,7 @@ class OciPodBackend(RuntimeCapabilities, Backend, SupportsSandboxWait, SupportsS
             raise FailedPrecondition("missing", "installed", f"{PAUSE}, which a shared PID namespace needs")
         bundle = self._pods / spec.id / "pause"
         root = bundle / "rootfs"
-        pause = ContainerSpec(
-            id=ContainerId(spec.id),
-            sandbox=spec,
-            metadata=ContainerMetadata(PAUSE),
-            image_id=ImageId(PAUSE),
-            argv=(f"/{PAUSE}", "-P"),
-        )
+        pause = pause_spec(spec)
         apparmor, labels = await self._confinement.choose(pause)
         parent = spec.config.linux.cgroup_parent
         place = Place(

@@ -27,10 +27,15 @@ def write_bundle(folder: Path, config: dict[str, Any], log_path: str) -> None:
 def read_config(folder: Path) -> dict[str, Any]:
     """A bundle's config.json. Raises `DataLoss`."""
     try:
-        text = (folder / "config.json").read_bytes().decode("utf-8", "surrogateescape")
-        config: dict[str, Any] = json.loads(text)
+        return load_config(folder)
     except (OSError, ValueError) as error:
         raise DataLoss(f"{folder / 'config.json'}: {error}") from error
+
+
+def load_config(folder: Path) -> dict[str, Any]:
+    """A bundle's config.json, with surrogate escapes for bytes that are not UTF-8. Raises `OSError` and `ValueError`."""
+    text = (folder / "config.json").read_bytes().decode("utf-8", "surrogateescape")
+    config: dict[str, Any] = json.loads(text)
     return config
 
 

@@ -14,7 +14,6 @@ link), `gate` (the pipe that the shell reads), `process` (its pid and start time
 import asyncio
 import contextlib
 import errno
-import json
 import os
 import shlex
 import shutil
@@ -34,6 +33,7 @@ from crishim.linux.programs import find_program
 from crishim.model.process import Exit
 from crishim.model.stats import CgroupUsage
 from crishim.model.values import ContainerId
+from crishim.pods.bundle import load_config
 
 _GATE_TIMEOUT: Final = 10.0
 _SIGKILL: Final = int(signal.SIGKILL)
@@ -77,7 +77,7 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
         try:
             (folder / "bundle").symlink_to(bundle)
             os.mkfifo(folder / "gate", 0o600)
-            config = _config(bundle)
+            config = load_config(bundle)
             request = KeepRequest(
                 name=container_id,
                 argv=("sh", "-c", _script(stdio), str(folder / "gate"), *self.command(bundle, config)),
@@ -100,7 +100,7 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
         folder = self._known(container_id)
         bundle = (folder / "bundle").readlink()
         await self._must_be_created(container_id)
-        await self.check(bundle, _config(bundle))
+        await self.check(bundle, load_config(bundle))
         try:
             async with asyncio.timeout(_GATE_TIMEOUT):
                 while not _open_gate(folder / "gate"):
@@ -196,11 +196,6 @@ def _script(stdio: Stdio) -> str:
     return f'read -r go <"$0" || exit 1; exec "$@"{redirections}'
 
 
-def _config(bundle: Path) -> Mapping[str, Any]:
-    config: Mapping[str, Any] = json.loads((bundle / "config.json").read_bytes())
-    return config
-
-
 def _open_gate(gate: Path) -> bool:
     """Write a line to the shell; whether it reads. Raises `OSError`."""
     try:
@@ -226,16 +221,16 @@ def _signal(process: processes.Identity, number: int) -> None:
 
 def _usage(pid: int) -> CgroupUsage:
     """The usage of a process and its descendants, with that of those which it has waited for."""
-    ticks = pages = tasks = 0
+    ticks = memory = tasks = 0
     waiting = [pid]
     while waiting:
-        folder = Path(f"/proc/{waiting.pop()}")
-        with contextlib.suppress(OSError):  # it has just ended
-            fields = (folder / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-            ticks += sum(map(int, fields[11:15]))
-            tasks += int(fields[17])
-            pages += int(fields[21])
-            for thread in (folder / "task").iterdir():
+        pid = waiting.pop()
+        if (process := processes.read(pid)) is None:  # it has just ended
+            continue
+        ticks += process.cpu
+        memory += process.rss
+        with contextlib.suppress(OSError):
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                tasks += 1
                 waiting += map(int, (thread / "children").read_text(encoding="ascii").split())
-    cpu = ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-    return CgroupUsage(cpu=cpu, memory=pages * os.sysconf("SC_PAGE_SIZE"), tasks=tasks)
+    return CgroupUsage(cpu=ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK"), memory=memory, tasks=tasks)

@@ -20,18 +20,24 @@ _SHOWN: Final = 120
 
 
 class Wrapped:
-    """Forwards everything to the wrapped object, but for one verb. Claims the capabilities of the wrapped object."""
+    """Forwards everything to the wrapped object, changed by `change`, which gets the name and the real attribute. Claims the
+    capabilities of the wrapped object.
+    """
 
-    def __init__(self, inner: object, verb: str, instead: Callable[[Verb], Verb]) -> None:
-        if not hasattr(inner, verb):
-            raise AttributeError(f"{type(inner).__name__} has no {verb}")
+    def __init__(self, inner: object, change: Callable[[str, Any], Any]) -> None:
         self._inner = inner
-        self._verb = verb
-        self._instead = instead(getattr(inner, verb))
+        self._change = change
         self.capabilities = capabilities(inner)
 
     def __getattr__(self, name: str) -> Any:
-        return self._instead if name == self._verb else getattr(self._inner, name)
+        return self._change(name, getattr(self._inner, name))
+
+
+def _instead(inner: T, verb: str, wrap: Callable[[Verb], Verb]) -> T:
+    """`inner` with one verb wrapped."""
+    if not hasattr(inner, verb):
+        raise AttributeError(f"{type(inner).__name__} has no {verb}")
+    return cast("T", Wrapped(inner, lambda name, real: wrap(real) if name == verb else real))
 
 
 def failing(inner: T, verb: str, *, at: int | None = None, error: BaseException | None = None, after: bool = False) -> T:
@@ -53,7 +59,7 @@ def failing(inner: T, verb: str, *, at: int | None = None, error: BaseException 
 
         return fail
 
-    return cast("T", Wrapped(inner, verb, wrap))
+    return _instead(inner, verb, wrap)
 
 
 def hanging(inner: T, verb: str, *, stubborn: bool = False) -> T:
@@ -73,7 +79,7 @@ def hanging(inner: T, verb: str, *, stubborn: bool = False) -> T:
 
         return hang
 
-    return cast("T", Wrapped(inner, verb, wrap))
+    return _instead(inner, verb, wrap)
 
 
 def dropping(inner: T, verb: str, gone: asyncio.Event) -> T:
@@ -88,25 +94,16 @@ def dropping(inner: T, verb: str, gone: asyncio.Event) -> T:
 
         return drop
 
-    return cast("T", Wrapped(inner, verb, wrap))
-
-
-class _Traced:
-    """Forwards everything, and adds a line for each call of an async verb. Claims the capabilities of the object."""
-
-    def __init__(self, inner: object, lines: list[str]) -> None:
-        self._inner = inner
-        self._lines = lines
-        self.capabilities = capabilities(inner)
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._inner, name)
-        return _tracing(name, value, self._lines) if inspect.iscoroutinefunction(value) else value
+    return _instead(inner, verb, wrap)
 
 
 def traced(inner: T, lines: list[str]) -> T:
     """`inner`, whose verbs add a line to `lines` when they end: the verb, what it was called with, and what came of it."""
-    return cast("T", _Traced(inner, lines))
+
+    def change(name: str, real: Any) -> Any:
+        return _tracing(name, real, lines) if inspect.iscoroutinefunction(real) else real
+
+    return cast("T", Wrapped(inner, change))
 
 
 def _tracing(name: str, real: Verb, lines: list[str]) -> Verb:

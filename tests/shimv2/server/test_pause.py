@@ -4,7 +4,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from crishim.shimv2.server.pause import PAUSE, make_root
+from crishim.pods.pause import PAUSE
+from crishim.shimv2.server.pause import make_root
 from tests.backends.runc.world import needs
 
 NAMES = ["catatonit", "dev", "etc", "proc", "sys"]

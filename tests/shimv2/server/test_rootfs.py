@@ -9,14 +9,12 @@ from pathlib import Path
 import pytest
 
 from crishim.errors import CrishimError, InvalidArgument
-from crishim.linux.mounts import MS_BIND, MS_NODEV, MS_RDONLY, MS_REC, is_mount_root, mounts_below
+from crishim.linux.mounts import is_mount_root, mounts_below
 from crishim.pods.namespaces import user_namespace
-from crishim.shimv2.server.rootfs import RootMount, lowered, mappings, mount_rootfs, parsed, shortened, unmount_rootfs
+from crishim.shimv2.server.rootfs import RootMount, lowered, mappings, mount_rootfs, shortened, unmount_rootfs
 from crishim.shimv2.server.task import Creation
 from crishim.shimv2.server.tasks import mount_with_ids
 from tests.backends.runc.world import needs
-
-RELATIME = 1 << 21
 
 
 @pytest.fixture
@@ -29,23 +27,6 @@ def rootfs(tmp_path: Path) -> Iterator[Path]:
 def open_ones() -> int:
     """How many descriptors this process has."""
     return len(list(Path("/proc/self/fd").iterdir()))
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ((), (0, [])),
-        (("rbind", "ro"), (MS_BIND | MS_REC | MS_RDONLY, [])),
-        (("ro", "rw"), (0, [])),
-        (("rw", "ro"), (MS_RDONLY, [])),
-        (("relatime", "nodev", "norelatime"), (MS_NODEV, [])),
-        (("relatime", "defaults", "index=off", "lowerdir=/a:/b"), (RELATIME, ["index=off", "lowerdir=/a:/b"])),
-        (("nomand", "diratime", "nostrictatime", "async", "atime", "suid", "dev", "exec"), (0, [])),
-    ],
-)
-def test_options(options: tuple[str, ...], expected: tuple[int, list[str]]) -> None:
-    """The options of mount(8) become flags, of which the last counts; the rest are the file system's own, in order."""
-    assert expected == parsed(options)
 
 
 def test_short_options_stay() -> None:

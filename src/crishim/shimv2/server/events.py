@@ -10,13 +10,12 @@ import logging
 from typing import Final
 
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from crishim._proto import shim_events_pb2 as pb
 from crishim._proto import shim_types_pb2 as types_pb
 from crishim.errors import Code, CrishimError
 from crishim.interfaces.seats import Clock
-from crishim.shimv2.wire.messages import NAMESPACE_KEY, packed
+from crishim.shimv2.wire.messages import NAMESPACE_KEY, packed, timestamp
 from crishim.ttrpc.client import Client
 from crishim.ttrpc.status import TtrpcError
 
@@ -44,9 +43,8 @@ class Publisher:
         """Queue an event. If the queue is full the event is dropped, and the loss is logged."""
         if self._task is None:
             return
-        seconds, nanos = divmod(self._clock.now(), 10**9)
         envelope = types_pb.Envelope(
-            timestamp=Timestamp(seconds=seconds, nanos=nanos),
+            timestamp=timestamp(self._clock.now()),
             namespace=namespace,
             topic=topic,
             event=packed(f"containerd.events.{type(event).__name__}", event),

@@ -14,16 +14,15 @@ from typing import Any, Final
 from crishim.errors import DataLoss, FailedPrecondition
 from crishim.linux.cgroups import read_text
 from crishim.linux.programs import find_program
-from crishim.model.container import ContainerMetadata, ContainerSpec
 from crishim.model.sandbox import SandboxSpec
 from crishim.model.security import LinuxContainerUser, NamespaceMode
-from crishim.model.values import ContainerId, FrozenDict, ImageId
+from crishim.model.values import FrozenDict
 from crishim.oci.facts import Host, NamespacePaths, Place
 from crishim.oci.resources import cgroups_path
 from crishim.oci.spec import config as oci_config
 from crishim.pods.bundle import read_config, write_bundle
+from crishim.pods.pause import PAUSE, pause_spec
 
-PAUSE: Final = "catatonit"
 MEMBER_OF: Final = "sandbox"
 """The file in a bundle with the id of the sandbox to which its container belongs; containerd 2 writes it."""
 
@@ -57,13 +56,7 @@ def make_root(folder: Path) -> None:
 
 def pause_config(spec: SandboxSpec, host: Host, userns: str = "") -> dict[str, Any]:
     """config.json of a pod's pause container. `userns`: the path of the pod's user namespace, which owns its network."""
-    pause = ContainerSpec(
-        id=ContainerId(spec.id),
-        sandbox=spec,
-        metadata=ContainerMetadata(PAUSE),
-        image_id=ImageId(PAUSE),
-        argv=(f"/{PAUSE}", "-P"),
-    )
+    pause = pause_spec(spec)
     parent = spec.config.linux.cgroup_parent
     options = spec.namespaces
     place = Place(

@@ -13,13 +13,14 @@ from typing import Final
 import attrs
 
 from crishim.errors import InvalidArgument
+from crishim.linux.mount_options import parse_options
 from crishim.linux.mounts import (
     MS_BIND,
     MS_NODEV,
     MS_NOEXEC,
     MS_NOSUID,
     MS_RDONLY,
-    MS_REC,
+    MS_REMOUNT,
     mount,
     mount_idmapped,
     unmount,
@@ -28,37 +29,6 @@ from crishim.linux.mounts import (
 )
 from crishim.model.security import IDMapping, NamespaceMode, UserNamespace
 
-_MOUNT: Final = {
-    "ro": MS_RDONLY,
-    "nosuid": MS_NOSUID,
-    "nodev": MS_NODEV,
-    "noexec": MS_NOEXEC,
-    "sync": 16,
-    "remount": 32,
-    "mand": 64,
-    "dirsync": 128,
-    "noatime": 1024,
-    "nodiratime": 2048,
-    "bind": MS_BIND,
-    "rbind": MS_BIND | MS_REC,
-    "relatime": 1 << 21,
-    "strictatime": 1 << 24,
-}
-"""Options that set flags of mount(2)."""
-_UNSET: Final = {
-    "rw": "ro",
-    "suid": "nosuid",
-    "dev": "nodev",
-    "exec": "noexec",
-    "async": "sync",
-    "nomand": "mand",
-    "atime": "noatime",
-    "diratime": "nodiratime",
-    "norelatime": "relatime",
-    "nostrictatime": "strictatime",
-}
-"""Options that clear the flags of another."""
-_REMOUNT: Final = 32
 _OF_BINDS: Final = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
 _MOST_DATA: Final = 4095
 """The longest options of mount(2): a page with a final zero byte."""
@@ -78,19 +48,6 @@ class RootMount:
     source: str
     target: str = ""
     options: tuple[str, ...] = ()
-
-
-def parsed(options: Sequence[str]) -> tuple[int, list[str]]:
-    """The flags of mount(2), of which the last option has precedence, and the file system's own options."""
-    flags, data = 0, []
-    for option in options:
-        if option in _MOUNT:
-            flags |= _MOUNT[option]
-        elif option in _UNSET:
-            flags &= ~_MOUNT[_UNSET[option]]
-        elif option != "defaults" and not option.startswith((_UIDS, _GIDS)):
-            data.append(option)
-    return flags, data
 
 
 def mappings(mounts: Sequence[RootMount]) -> UserNamespace | None:
@@ -147,12 +104,12 @@ def mount_rootfs(rootfs: Path, mounts: Sequence[RootMount], userns: str = "") ->
             target = rootfs / one.target.lstrip("/")
             if ".." in Path(one.target).parts:
                 raise InvalidArgument("rootfs.target", f"{one.target!r} leads out of the root")
-            flags, own = parsed(one.options)
+            flags, own = parse_options(option for option in one.options if not option.startswith((_UIDS, _GIDS)))
             mapped = bool(userns) and _is_mapped(one)
             with lowered(own, rootfs.with_name(_LOWERS), userns if mapped else "") as lower, shortened(lower) as data:
                 mount(one.source, target, one.kind, flags, data)
             if flags & MS_BIND and flags & _OF_BINDS:  # a bind mount ignores other flags until it is remounted
-                mount(one.source, target, one.kind, flags | _REMOUNT)
+                mount(one.source, target, one.kind, flags | MS_REMOUNT)
             if mapped and one.kind != _OVERLAY:
                 mount_idmapped(target, target, userns)
     except BaseException:
@@ -176,7 +133,7 @@ def lowered(data: Sequence[str], folder: Path, userns: str) -> Iterator[list[str
             place.mkdir(parents=True, exist_ok=True)
             mounted.append(str(place))
             mount_idmapped(Path(layer), place, userns)
-            mount("", place, flags=MS_BIND | _REMOUNT | MS_RDONLY)  # nothing may write to, or remove, the files of a layer
+            mount("", place, flags=MS_BIND | MS_REMOUNT | MS_RDONLY)  # nothing may write to, or remove, the files of a layer
         yield [*(option for option in data if not option.startswith(_LOWER)), _LOWER + ":".join(mounted)]
     finally:
         for place_name in mounted:

@@ -12,7 +12,6 @@ from typing import Final
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError, Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from crishim._proto import shim_sandbox_pb2 as pb
 from crishim._proto import shim_types_pb2 as types_pb
@@ -24,7 +23,7 @@ from crishim.pods.host import architecture
 from crishim.shimv2.server.routes import Row, handler
 from crishim.shimv2.server.sandboxes import ShimSandbox, ShimSandboxes
 from crishim.shimv2.server.task import Key
-from crishim.shimv2.wire.messages import SANDBOX_SERVICE, timestamp_of
+from crishim.shimv2.wire.messages import SANDBOX_SERVICE, timestamp, timestamp_of
 from crishim.shimv2.wire.metrics import encode_metrics
 from crishim.ttrpc.server import Handler
 
@@ -44,7 +43,7 @@ async def _create(sandboxes: ShimSandboxes, key: Key, request: pb.CreateSandboxR
 
 async def _start(sandboxes: ShimSandboxes, key: Key, _: pb.StartSandboxRequest) -> Message:
     sandbox = await sandboxes.start(key)
-    return pb.StartSandboxResponse(pid=sandbox.pid, created_at=_time(sandbox.created_at))
+    return pb.StartSandboxResponse(pid=sandbox.pid, created_at=timestamp(sandbox.created_at))
 
 
 async def _platform(sandboxes: ShimSandboxes, key: Key, _: pb.PlatformRequest) -> Message:
@@ -69,7 +68,7 @@ async def _status(sandboxes: ShimSandboxes, key: Key, request: pb.SandboxStatusR
         pid=sandbox.pid,
         state=_READY if sandbox.status is OciStatus.RUNNING else _NOT_READY,
         info=_info(sandboxes, sandbox) if request.verbose else {},
-        created_at=_time(sandbox.created_at),
+        created_at=timestamp(sandbox.created_at),
         exited_at=timestamp_of(sandbox.ended.result()) if sandbox.ended.done() else None,
     )
 
@@ -87,7 +86,7 @@ async def _shutdown(sandboxes: ShimSandboxes, key: Key, _: pb.ShutdownSandboxReq
 async def _metrics(sandboxes: ShimSandboxes, key: Key, _: pb.SandboxMetricsRequest) -> Message:
     now, usage = await sandboxes.usage(key)
     data = encode_metrics(usage, unified=sandboxes.unified)
-    return pb.SandboxMetricsResponse(metrics=types_pb.Metric(timestamp=_time(now), id=key[1], data=data))
+    return pb.SandboxMetricsResponse(metrics=types_pb.Metric(timestamp=timestamp(now), id=key[1], data=data))
 
 
 TABLE: Final[Mapping[str, Row[ShimSandboxes, AnyValue]]] = {
@@ -135,8 +134,3 @@ def _info(sandboxes: ShimSandboxes, sandbox: ShimSandbox) -> dict[str, str]:
     with contextlib.suppress(CrishimError):  # a runtime with sandboxes of its own has no config.json
         info["runtimeSpec"] = sandboxes.config(sandbox.key)
     return {"info": json.dumps(info)}
-
-
-def _time(nanoseconds: int) -> Timestamp:
-    seconds, nanos = divmod(nanoseconds, 10**9)
-    return Timestamp(seconds=seconds, nanos=nanos)

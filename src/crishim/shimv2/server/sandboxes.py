@@ -37,7 +37,7 @@ from crishim.shimv2.server.options import self_contained
 from crishim.shimv2.server.pause import make_root, owner, pause_config
 from crishim.shimv2.server.rootfs import RootMount
 from crishim.shimv2.server.task import NONE, Creation, Key, TaskRecords
-from crishim.shimv2.server.tasks import Tasks
+from crishim.shimv2.server.tasks import Tasks, begin
 
 RECORD: Final = "crishim-sandbox.json"
 RUNTIME: Final = "runtime"
@@ -243,8 +243,7 @@ class ShimSandboxes:
     async def _end(self, sandbox: ShimSandbox) -> None:
         """End what runs, or wait for the end that is under way: it is never cancelled."""
         if sandbox.ending is None or sandbox.ending.done():
-            sandbox.ending = asyncio.get_running_loop().create_task(self._stop(sandbox), name=f"end of {sandbox.key[1]}")
-            sandbox.ending.add_done_callback(_log_failure)
+            sandbox.ending = begin(self._stop(sandbox), f"end of {sandbox.key[1]}")
         await asyncio.shield(sandbox.ending)
 
     async def _stop(self, sandbox: ShimSandbox) -> None:
@@ -286,8 +285,3 @@ class ShimSandboxes:
     def _left(self, key: Key, bundle: Path, options: tuple[str, bytes]) -> ShimSandbox:
         """A sandbox that another daemon has created, of which only this is known."""
         return ShimSandbox(key, bundle, None, options, self._clock.now(), status=OciStatus.STOPPED)
-
-
-def _log_failure(ending: "asyncio.Task[None]") -> None:
-    if not ending.cancelled() and (error := ending.exception()) is not None:
-        _log.warning("%s: %r", ending.get_name(), error)

@@ -97,7 +97,7 @@ class Tasks:
                 processes.record(creation.bundle / FIRST_PROCESS, task.main.pid)
                 if pipes.paths.terminal and isinstance(task.runtime, SupportsAttach):
                     io = pipes.open()
-                    task.copying = _begin(task.runtime.attach(ContainerId(key[1]), io), f"terminal of {key[1]}")
+                    task.copying = begin(task.runtime.attach(ContainerId(key[1]), io), f"terminal of {key[1]}")
         except BaseException:
             try:
                 await self._free(task)
@@ -106,7 +106,7 @@ class Tasks:
             finally:
                 self._tasks.pop(key, None)
             raise
-        task.main.work = _begin(self._watch(task), f"exit of {key[1]}")
+        task.main.work = begin(self._watch(task), f"exit of {key[1]}")
         self._events.created(task, creation)
         await asyncio.sleep(0)  # the wait for its exit begins before a client can call Wait
         return task.main.pid
@@ -255,7 +255,7 @@ class Tasks:
         if process.work is not None:
             raise FailedPrecondition("running", "created", f"exec {exec_id}")
         begun: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        process.work = _begin(self._run_exec(task, exec_id, process, begun), f"exec {exec_id} of {task.id}")
+        process.work = begin(self._run_exec(task, exec_id, process, begun), f"exec {exec_id} of {task.id}")
         return await asyncio.shield(begun)
 
     async def _run_exec(self, task: Task, exec_id: str, process: TaskProcess, begun: "asyncio.Future[int]") -> None:
@@ -395,7 +395,8 @@ async def mount_with_ids(creation: Creation) -> None:
         await asyncio.to_thread(mount_rootfs, creation.bundle / "rootfs", creation.mounts, path)
 
 
-def _begin(work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
+def begin(work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
+    """Begin work in the background, whose failure is logged."""
     task = asyncio.get_running_loop().create_task(work, name=name)
     task.add_done_callback(_complain)
     return task

@@ -131,7 +131,12 @@ def exit_of(status: int, at: Timestamp) -> Exit:
 
 def timestamp_of(end: Exit) -> Timestamp:
     """The exit time of a process; the epoch if it is unknown."""
-    seconds, nanos = divmod(end.at or 0, _NANO)
+    return timestamp(end.at or 0)
+
+
+def timestamp(nanoseconds: int) -> Timestamp:
+    """A time since the epoch."""
+    seconds, nanos = divmod(nanoseconds, _NANO)
     return Timestamp(seconds=seconds, nanos=nanos)
 
 

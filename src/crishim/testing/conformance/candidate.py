@@ -20,7 +20,7 @@ from crishim.model.process import Exit
 from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, SandboxSpec
 from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
 from crishim.model.values import EMPTY, ContainerId, FrozenDict, ImageId, SandboxId
-from crishim.testing.conformance.programs import Programs
+from crishim.testing.conformance.programs import Fact, Programs, needed
 from crishim.testing.faults import traced
 
 T = TypeVar("T")
@@ -130,6 +130,10 @@ class World:
         """Close the backend."""
         if self.candidate.close is not None:
             await self.candidate.close(self._own)
+
+    def shows(self, fact: Fact) -> tuple[str, ...]:
+        """The command that prints a fact. Raises `LeftOut` where a process cannot find it out."""
+        return needed(self.programs.shows(fact), f"show {fact}")
 
     def sandbox_spec(self, **changes: Any) -> SandboxSpec:
         """A plain sandbox."""

@@ -20,7 +20,7 @@ _MANY: Final = 1_000_000
 async def check_exec_has_the_folder(world: World) -> None:
     """exec: the process inherits the container's working directory."""
     spec = await _sleeping(world, cwd="/tmp")  # noqa: S108 - in the container
-    equal("/tmp", await _printed(world, spec, needed(world.programs.shows(Fact.FOLDER), f"show {Fact.FOLDER}")))  # noqa: S108
+    equal("/tmp", await _printed(world, spec, world.shows(Fact.FOLDER)))  # noqa: S108
 
 
 async def check_exec_has_the_environment(world: World) -> None:
@@ -34,13 +34,13 @@ async def check_exec_has_the_user(world: World) -> None:
     """exec: the process inherits the container's user and group."""
     spec = await _sleeping(world, user=UserSpec(user="1234", group="5678"))
     for fact, expected in ((Fact.USER, "1234"), (Fact.GROUP, "5678")):
-        assert expected == await _printed(world, spec, needed(world.programs.shows(fact), f"show {fact}"))
+        assert expected == await _printed(world, spec, world.shows(fact))
 
 
 async def check_exec_is_in_the_container(world: World) -> None:
     """exec: the process is in the container's namespaces."""
     for fact in (Fact.NETWORK, Fact.PROCESSES):
-        argv = needed(world.programs.shows(fact), f"show {fact}")
+        argv = world.shows(fact)
         spec = await _sleeping(world)
         own = await _printed(world, spec, argv)
         equal(own, await _printed(world, spec, argv))
@@ -50,7 +50,7 @@ async def check_exec_is_in_the_container(world: World) -> None:
 async def check_exec_has_a_terminal(world: World) -> None:
     """exec, with `tty`: stdout is a terminal; without it, it is none."""
     spec = await _sleeping(world)
-    argv = needed(world.programs.shows(Fact.TERMINAL), f"show {Fact.TERMINAL}")
+    argv = world.shows(Fact.TERMINAL)
     equal("yes", await _printed(world, spec, argv, tty=True))
     equal("no", await _printed(world, spec, argv))
 

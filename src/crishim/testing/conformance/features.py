@@ -61,14 +61,14 @@ async def check_user_is_set(world: World) -> None:
     async with Kubelet.over(world) as kubelet:
         sandbox_id = await kubelet.pod()
         for fact, expected in ((Fact.USER, "1234"), (Fact.GROUP, "5678")):
-            argv = needed(world.programs.shows(fact), f"show {fact}")
+            argv = world.shows(fact)
             config = kubelet.container(argv, run_as_user=1234, run_as_group=5678)
             assert expected == await kubelet.output(sandbox_id, config)
 
 
 async def check_supplemental_groups_are_set(world: World) -> None:
     """supplemental_groups: groups of the process in addition to its primary one."""
-    argv = needed(world.programs.shows(Fact.GROUPS), f"show {Fact.GROUPS}")
+    argv = world.shows(Fact.GROUPS)
     async with Kubelet.over(world) as kubelet:
         config = kubelet.container(argv, supplemental_groups=(4321, 8765))
         assert {"4321", "8765"} <= set((await kubelet.output(await kubelet.pod(), config)).split())
@@ -76,7 +76,7 @@ async def check_supplemental_groups_are_set(world: World) -> None:
 
 async def check_capabilities_are_changed(world: World) -> None:
     """capabilities: what is dropped the process has not, what is added it has."""
-    argv = needed(world.programs.shows(Fact.CAPABILITIES), f"show {Fact.CAPABILITIES}")
+    argv = world.shows(Fact.CAPABILITIES)
     async with Kubelet.over(world) as kubelet:
         sandbox_id = await kubelet.pod()
         dropped = kubelet.container(argv, capabilities=Capability(drop_capabilities=("ALL",)))
@@ -88,7 +88,7 @@ async def check_capabilities_are_changed(world: World) -> None:
 
 async def check_plain_containers_have_few_capabilities(world: World) -> None:
     """A container that is not privileged does not have all capabilities."""
-    argv = needed(world.programs.shows(Fact.CAPABILITIES), f"show {Fact.CAPABILITIES}")
+    argv = world.shows(Fact.CAPABILITIES)
     async with Kubelet.over(world) as kubelet:
         has = int(await kubelet.output(await kubelet.pod(), kubelet.container(argv)), 16)
         assert has & _ALL != _ALL
@@ -96,7 +96,7 @@ async def check_plain_containers_have_few_capabilities(world: World) -> None:
 
 async def check_privileged_has_all_capabilities(world: World) -> None:
     """privileged: all capabilities of the node's runtime."""
-    argv = needed(world.programs.shows(Fact.CAPABILITIES), f"show {Fact.CAPABILITIES}")
+    argv = world.shows(Fact.CAPABILITIES)
     async with Kubelet.over(world) as kubelet:
         config = kubelet.container(argv, privileged=True)
         sandbox_id = await kubelet.pod(privileged=True)
@@ -123,7 +123,7 @@ async def check_root_is_read_only(world: World) -> None:
 
 async def check_no_new_privileges(world: World) -> None:
     """no_new_privs: the process and its children can gain no privileges."""
-    argv = needed(world.programs.shows(Fact.NO_NEW_PRIVS), f"show {Fact.NO_NEW_PRIVS}")
+    argv = world.shows(Fact.NO_NEW_PRIVS)
     async with Kubelet.over(world) as kubelet:
         config = kubelet.container(argv, no_new_privs=True)
         equal("1", await kubelet.output(await kubelet.pod(), config))
@@ -131,7 +131,7 @@ async def check_no_new_privileges(world: World) -> None:
 
 async def check_seccomp_filters(world: World) -> None:
     """Seccomp RuntimeDefault: the process has a filter; Unconfined: it has none."""
-    argv = needed(world.programs.shows(Fact.SECCOMP), f"show {Fact.SECCOMP}")
+    argv = world.shows(Fact.SECCOMP)
     async with Kubelet.over(world) as kubelet:
         sandbox_id = await kubelet.pod()
         for kind, expected in ((ProfileType.RUNTIME_DEFAULT, "2"), (ProfileType.UNCONFINED, "0")):
@@ -189,7 +189,7 @@ async def check_files_of_the_kubelet_are_mounted(world: World) -> None:
 
 async def check_memory_limit_is_set(world: World) -> None:
     """memory_limit_in_bytes: the limit of the container's cgroup."""
-    argv = needed(world.programs.shows(Fact.MEMORY_LIMIT), f"show {Fact.MEMORY_LIMIT}")
+    argv = world.shows(Fact.MEMORY_LIMIT)
     async with Kubelet.over(world) as kubelet:
         config = kubelet.container(argv, memory_limit_in_bytes=_LIMIT)
         equal(str(_LIMIT), await kubelet.output(await kubelet.pod(), config))
@@ -197,7 +197,7 @@ async def check_memory_limit_is_set(world: World) -> None:
 
 async def check_terminal_is_given(world: World) -> None:
     """tty: stdout is a terminal; without it, it is none."""
-    argv = needed(world.programs.shows(Fact.TERMINAL), f"show {Fact.TERMINAL}")
+    argv = world.shows(Fact.TERMINAL)
     async with Kubelet.over(world) as kubelet:
         sandbox_id = await kubelet.pod()
         assert "yes" == (await kubelet.output(sandbox_id, kubelet.container(argv, tty=True))).strip()
@@ -206,7 +206,7 @@ async def check_terminal_is_given(world: World) -> None:
 
 async def check_host_pid_is_shared(world: World) -> None:
     """namespace_options.pid NODE: the pid namespace of the node, which no other container has."""
-    argv = needed(world.programs.shows(Fact.PROCESSES), f"show {Fact.PROCESSES}")
+    argv = world.shows(Fact.PROCESSES)
     options = NamespaceOption(pid=NamespaceMode.NODE)
     async with Kubelet.over(world) as kubelet:
         sandbox_id = await kubelet.pod(namespace_options=options)
@@ -218,7 +218,7 @@ async def check_host_pid_is_shared(world: World) -> None:
 
 async def check_limits_are_updated(world: World) -> None:
     """update_container: the new memory limit is the container's."""
-    argv = needed(world.programs.shows(Fact.MEMORY_LIMIT), f"show {Fact.MEMORY_LIMIT}")
+    argv = world.shows(Fact.MEMORY_LIMIT)
     async with Kubelet.over(world) as kubelet:
         config = kubelet.container(world.programs.sleeps(), memory_limit_in_bytes=_LIMIT)
         container_id = await kubelet.run(await kubelet.pod(), config)

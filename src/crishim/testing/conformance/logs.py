@@ -81,7 +81,7 @@ async def check_environment_is_given(world: World) -> None:
 
 async def check_folder_is_given(world: World) -> None:
     """The process runs in the spec's working directory."""
-    argv = needed(world.programs.shows(Fact.FOLDER), f"show {Fact.FOLDER}")
+    argv = world.shows(Fact.FOLDER)
     equal("/tmp", await output_of(world, await world.sandbox(), argv, cwd="/tmp"))  # noqa: S108 - in the container
 
 

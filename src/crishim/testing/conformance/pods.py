@@ -24,7 +24,7 @@ _PORT: Final = 18080
 
 async def check_pod_has_its_own_network(world: World) -> None:
     """A pod has the network namespace that was made for it, never the node's, unless it requests that."""
-    argv = needed(world.programs.shows(Fact.NETWORK), f"show {Fact.NETWORK}")
+    argv = world.shows(Fact.NETWORK)
     sandbox = await world.sandbox()
     seen = await output_of(world, sandbox, argv)
     assert seen != os.readlink("/proc/self/ns/net"), "the pod is on the node's network"  # noqa: PTH115 - it is no path
@@ -36,7 +36,7 @@ async def check_containers_of_a_pod_share(world: World) -> None:
     """The containers of a pod have the same network and IPC namespaces."""
     sandbox = await world.sandbox()
     for fact in (Fact.NETWORK, Fact.IPC):
-        argv = needed(world.programs.shows(fact), f"show {fact}")
+        argv = world.shows(fact)
         seen = [await output_of(world, sandbox, argv) for _ in range(2)]
         assert seen[0] == seen[1], f"two containers of a pod have another {fact} each"
 
@@ -45,13 +45,13 @@ async def check_pods_share_nothing(world: World) -> None:
     """Two pods have network and IPC namespaces of their own."""
     one, other = await world.sandbox(), await world.sandbox()
     for fact in (Fact.NETWORK, Fact.IPC):
-        argv = needed(world.programs.shows(fact), f"show {fact}")
+        argv = world.shows(fact)
         assert await output_of(world, one, argv) != await output_of(world, other, argv), f"two pods have the same {fact}"
 
 
 async def check_pid_namespace_can_be_the_pods(world: World) -> None:
     """namespace_options.pid POD: the containers of the pod share one pid namespace."""
-    argv = needed(world.programs.shows(Fact.PROCESSES), f"show {Fact.PROCESSES}")
+    argv = world.shows(Fact.PROCESSES)
     config = world.sandbox_spec().config
     options = NamespaceOption(pid=NamespaceMode.POD)
     security = attrs.evolve(config.linux.security_context, namespace_options=options)
@@ -63,7 +63,7 @@ async def check_pid_namespace_can_be_the_pods(world: World) -> None:
 
 async def check_host_name_is_the_pods(world: World) -> None:
     """hostname: the host name in every container of the pod."""
-    argv = needed(world.programs.shows(Fact.HOSTNAME), f"show {Fact.HOSTNAME}")
+    argv = world.shows(Fact.HOSTNAME)
     sandbox = await world.sandbox()
     equal(sandbox.config.hostname, await output_of(world, sandbox, argv))
 
@@ -79,7 +79,7 @@ async def check_resolver_is_the_pods(world: World) -> None:
 
 async def check_host_network_is_the_nodes(world: World) -> None:
     """namespace_options.network NODE: the node's network namespace."""
-    argv = needed(world.programs.shows(Fact.NETWORK), f"show {Fact.NETWORK}")
+    argv = world.shows(Fact.NETWORK)
     config = world.sandbox_spec().config
     options = attrs.evolve(config.linux.security_context.namespace_options, network=NamespaceMode.NODE)
     security = attrs.evolve(config.linux.security_context, namespace_options=options)

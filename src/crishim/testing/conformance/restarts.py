@@ -67,14 +67,14 @@ async def _is_started(world: World, spec: ContainerSpec) -> None:
 
 
 async def _shows_its_network(world: World) -> tuple[SandboxSpec, str]:
-    argv = needed(world.programs.shows(Fact.NETWORK), f"show {Fact.NETWORK}")
+    argv = world.shows(Fact.NETWORK)
     sandbox = await world.sandbox()
     return sandbox, await output_of(world, sandbox, argv)
 
 
 async def _has_the_same_network(world: World, before: tuple[SandboxSpec, str]) -> None:
     sandbox, network = before
-    argv = needed(world.programs.shows(Fact.NETWORK), f"show {Fact.NETWORK}")
+    argv = world.shows(Fact.NETWORK)
     equal(network, await output_of(world, sandbox, argv))
 
 
