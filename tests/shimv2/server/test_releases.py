@@ -95,6 +95,11 @@ async def until_gone(node: Containerd) -> None:
     await until(gone)
 
 
+async def run_pod(client: CriClient, node: Containerd, sandbox: PodSandboxConfig, handler: str) -> str:
+    await client.pull_image(ImageSpec(image=node.image), sandbox)
+    return await client.run_sandbox(sandbox, handler)
+
+
 async def start_one(client: CriClient, node: Containerd, pod: str, sandbox: PodSandboxConfig, name: str) -> str:
     options = sandbox.linux.security_context.namespace_options
     config = container_config(
@@ -116,8 +121,7 @@ async def test_a_pod_of_two_containers(row: tuple[Containerd, str], tmp_path: Pa
     sandbox = pod_config(tmp_path)
     with node.events(tmp_path / "events"):
         async with node.cri() as client:
-            await client.pull_image(ImageSpec(image=node.image), sandbox)
-            pod = await client.run_sandbox(sandbox, handler)
+            pod = await run_pod(client, node, sandbox, handler)
             assert (await client.sandbox_status(pod)).network.ip.startswith("10.86.")
             one, two = [await start_one(client, node, pod, sandbox, name) for name in ("one", "two")]
             files = ("sh", "-c", "cat /etc/hostname /etc/resolv.conf /proc/sys/kernel/hostname; exit 3")
@@ -143,8 +147,7 @@ async def test_a_sandbox_that_ends_by_itself(row: tuple[Containerd, str], tmp_pa
     node, handler = row
     sandbox = pod_config(tmp_path)
     async with node.cri() as client:
-        await client.pull_image(ImageSpec(image=node.image), sandbox)
-        pod = await client.run_sandbox(sandbox, handler)
+        pod = await run_pod(client, node, sandbox, handler)
         (pid,) = (int(state["init_process_pid"]) for state in node.states() if state["id"] == pod)
         os.kill(pid, signal.SIGKILL)
 
@@ -162,8 +165,7 @@ async def test_containerd_comes_back(row: tuple[Containerd, str], tmp_path: Path
     node, handler = row
     sandbox = pod_config(tmp_path)
     async with node.cri() as client:
-        await client.pull_image(ImageSpec(image=node.image), sandbox)
-        pod = await client.run_sandbox(sandbox, handler)
+        pod = await run_pod(client, node, sandbox, handler)
         one = await start_one(client, node, pod, sandbox, "one")
     node.stop()
     node.start()
@@ -180,8 +182,7 @@ async def test_the_daemon_is_killed(row: tuple[Containerd, str], tmp_path: Path)
     node, handler = row
     sandbox = pod_config(tmp_path)
     async with node.cri() as client:
-        await client.pull_image(ImageSpec(image=node.image), sandbox)
-        pod = await client.run_sandbox(sandbox, handler)
+        pod = await run_pod(client, node, sandbox, handler)
         one = await start_one(client, node, pod, sandbox, "one")
         os.kill(node.daemon(), signal.SIGKILL)
 
@@ -206,8 +207,7 @@ async def test_a_pod_with_a_user_namespace(image: str, tmp_path: Path, handler: 
     with running(image, NEWEST) as node:
         sandbox = pod_config(tmp_path, network, UserNamespace(uids=ids, gids=ids))
         async with node.cri() as client:
-            await client.pull_image(ImageSpec(image=node.image), sandbox)
-            pod = await client.run_sandbox(sandbox, handler)
+            pod = await run_pod(client, node, sandbox, handler)
             one = await start_one(client, node, pod, sandbox, "one")
             done = await client.exec_sync(one, ("sh", "-c", "cat /proc/self/uid_map; touch /bin/made && echo made"), 10)
             assert ["0", "200000", "65536", "made"] == done.stdout.decode().split(), done
@@ -223,8 +223,7 @@ async def test_a_daemon_for_each_pod(image: str, tmp_path: Path, release: Releas
         sandbox = pod_config(tmp_path)
         other = attrs.evolve(sandbox, metadata=attrs.evolve(sandbox.metadata, uid="other", name="other"))
         async with node.cri() as client:
-            await client.pull_image(ImageSpec(image=node.image), sandbox)
-            pod = await client.run_sandbox(sandbox, handler)
+            pod = await run_pod(client, node, sandbox, handler)
             one = await start_one(client, node, pod, sandbox, "one")
             (first,) = node.daemons()
             beside = await client.run_sandbox(other, handler)
