@@ -268,6 +268,7 @@ STARTS_PROGRAMS = {
     "images/streams.py",  # in a thread, which waits for it
     "shimv2/server/launcher.py",  # a program of its own
     "play/volumes.py",  # waits for it
+    "testing/suite/programs.py",  # the same
 }
 WAITS = {"wait", "wait3", "wait4", "waitid", "waitpid"}
 

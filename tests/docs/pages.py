@@ -43,6 +43,7 @@ REASONS: Final = {
     "containerd": "containerd is another node's runtime",
     "online": "it needs a registry that is not on this machine",
     "fragment": "its names come from the reader's program; the page it links to runs the whole",
+    "suite": "it needs critest, and minutes: tests/cli/test_critest.py runs the command",
     "make": "it is run by .ci/run, or is this test itself",
 }
 """Why a block cannot run."""

@@ -21,12 +21,12 @@ from xml.etree import ElementTree as ET
 
 import attrs
 
+from crishim.testing.suite.images import busybox
+from crishim.testing.suite.node import CACHE, critest_program
+from crishim.testing.suite.report import outcomes
 from tests.guest.build import CHECKOUT, Unobtainable, build, missing
 from tests.guest.machine import LATE, Machine, alone
 from tests.kubelet.build import PROGRAMS, cached, unbuilt
-from tests.suite.images import busybox
-from tests.suite.report import outcomes
-from tests.suite.run import CACHE, CRITEST
 
 PYTHON: Final = "/opt/crishim/bin/python"
 CHECKOUT_INSIDE: Final = "/root/checkout"
@@ -210,7 +210,7 @@ def read_report(xml: str) -> dict[str, str]:
 
 def suites_files(share: Path) -> bool:
     """Put into the shared folder what the official suite takes from the host; whether it is there at all."""
-    critest = shutil.which(CRITEST)
+    critest = shutil.which(critest_program())
     if critest is None or shutil.which("dpkg-source") is None:
         return False
     share.mkdir(parents=True, exist_ok=True)

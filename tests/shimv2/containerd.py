@@ -18,8 +18,8 @@ from crishim.linux.mounts import mounts_below, unmount_below
 from crishim.play import CallError, CriClient, connect
 from crishim.shimv2.server.launcher import NODE, SCOPE
 from crishim.testing.roots import APPLETS
+from crishim.testing.suite.node import write_network
 from tests.node.world import processes
-from tests.suite.run import write_network
 from tests.suite.settings import DISTRIBUTION, Handler, Release, Settings
 
 RUNTIME = "io.containerd.crishim.v2"

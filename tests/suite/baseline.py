@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree as ET
 
+from crishim.testing.suite.node import CACHE, SLICE, missing, registry
+from crishim.testing.suite.report import outcomes
 from tests.suite.containerd import BASELINE, run, worse
-from tests.suite.report import outcomes
-from tests.suite.run import CACHE, SLICE, missing, registry
 from tests.suite.settings import DISTRIBUTION
 
 OURS: Final = "runc"
@@ -39,7 +39,7 @@ def main() -> int:
     """Run it."""
     ours = CACHE / f"{OURS}.xml"
     lacking = [
-        *missing("containerd"),
+        *missing(),
         *(f"{tool}: apt-get install containerd" for tool in ("containerd", "ctr") if not shutil.which(tool)),
     ]
     if not ours.exists():

@@ -24,17 +24,9 @@ from typing import Final
 from crishim.linux.mounts import unmount_below
 from crishim.model.runtime import CgroupDriver
 from crishim.pods.host import cgroup_driver
-from tests.suite.report import outcomes
-from tests.suite.run import (
-    CACHE,
-    MIRRORED,
-    critest,
-    missing,
-    process,
-    registry,
-    wait_for,
-    write_network,
-)
+from crishim.testing.suite.node import CACHE, MIRRORED, critest, missing, registry, write_network
+from crishim.testing.suite.programs import process, wait_for
+from crishim.testing.suite.report import outcomes
 from tests.suite.settings import NEWEST, RELEASES, Handler, Release, Settings
 
 BASELINE: Final = "io.containerd.runc.v2"
@@ -140,7 +132,7 @@ def compare(release: Release, port: int, arguments: Sequence[str]) -> list[str]:
 def main() -> int:
     """Run both."""
     lacking = [
-        *missing("containerd"),
+        *missing(),
         *(f"{tool}: apt-get install containerd" for tool in ("containerd", "ctr") if not shutil.which(tool)),
     ]
     if lacking:

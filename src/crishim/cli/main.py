@@ -12,6 +12,7 @@ _COMMANDS: Final = (
     "completion",
     "config",
     "coverage",
+    "critest",
     "exam",
     "new",
     "play",

@@ -7,6 +7,7 @@ from crishim.testing.doubles import FakeClock, FakeIds, FakeUrls, MemoryStream
 from crishim.testing.fakes import FakeBackend, FakeImages, FakeNamespaces, FakeNetwork
 from crishim.testing.faults import dropping, failing, hanging
 from crishim.testing.harness import Harness
+from crishim.testing.served import ServedNode
 
 __all__ = [
     "FakeBackend",
@@ -18,6 +19,7 @@ __all__ = [
     "FakeUrls",
     "Harness",
     "MemoryStream",
+    "ServedNode",
     "dropping",
     "failing",
     "hanging",

@@ -1,15 +1,19 @@
-"""The pytest plug-in: `pytest --crishim-backend package.module:plugin` tests a backend without any test file.
+"""The pytest plug-in: `pytest --crishim-backend package.module:plugin` tests a backend without any test file, and the fixtures
+`crishim_backend`, `crishim_node` and `crishim_socket` are a node over fakes for tests of a client.
 
-It imports nothing of crishim until the option is used, since pytest loads it wherever crishim is installed.
+It imports nothing of crishim until it is used, since pytest loads it wherever crishim is installed.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from crishim.interfaces.backend import Backend
     from crishim.interfaces.plugin import Plugin
+    from crishim.testing.served import ServedNode
 
 _chosen: list[str] = []
 
@@ -42,3 +46,26 @@ def chosen_plugin() -> "Plugin":
         return load(_chosen[0] if _chosen else "")
     except PluginError as error:
         raise pytest.UsageError(f"--crishim-backend: {error.message}") from error
+
+
+@pytest.fixture
+def crishim_backend() -> "Backend":
+    """The backend beneath `crishim_node`, a `crishim.testing.FakeBackend`. Define a fixture of this name for another one."""
+    from crishim.testing import FakeBackend
+
+    return FakeBackend(logs_to_disk=False)
+
+
+@pytest.fixture
+def crishim_node(crishim_backend: "Backend") -> Iterator["ServedNode"]:
+    """A CRI runtime over `crishim_backend`, served by a thread: `crishim.testing.ServedNode`."""
+    from crishim.testing import ServedNode
+
+    with ServedNode(crishim_backend) as node:
+        yield node
+
+
+@pytest.fixture
+def crishim_socket(crishim_node: "ServedNode") -> str:
+    """The address of `crishim_node` for clients, as `unix:///path`."""
+    return crishim_node.endpoint

@@ -4,13 +4,14 @@ import gzip
 import hashlib
 import io
 import json
-import subprocess
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
+
+from crishim.testing.suite.programs import merged_output
 
 
 @attrs.frozen
@@ -106,6 +107,6 @@ def write_layout(folder: Path, layers: list[bytes], config: dict[str, Any]) -> N
 
 def program(path: str) -> dict[str, File]:
     """A program of this machine with the libraries that it is linked with."""
-    linked = subprocess.run(["ldd", path], capture_output=True, text=True, check=False).stdout
+    linked = merged_output("ldd", path)  # which fails for a static program
     needed = [word for line in linked.splitlines() for word in line.split() if word.startswith("/")]
     return {name: File(Path(name).read_bytes()) for name in (path, *needed)}

@@ -1,4 +1,4 @@
-"""The images that the official suite wants, built of Debian's packages and pushed to a loopback registry.
+"""The images that the suite wants, built of Debian's packages and pushed to a loopback registry.
 
 The suite compares names, so the images keep their canonical ones; a mirror in registries.conf leads them here.
 What each must hold is what its specs look for: busybox with pgrep and ipcs (Debian's static one has neither, so it is built
@@ -9,30 +9,31 @@ configurations, several tags on one image.
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from tests.suite.oci_images import File, Folder, Link, Tree, layer, program, write_layout
+from crishim.testing.suite.layouts import File, Folder, Link, Tree, layer, program, write_layout
+from crishim.testing.suite.programs import run
 
-E2E = "registry.k8s.io/e2e-test-images"
-TOOLS = "gcr.io/k8s-staging-cri-tools"
+E2E: Final = "registry.k8s.io/e2e-test-images"
+TOOLS: Final = "gcr.io/k8s-staging-cri-tools"
 
-NNP_SOURCE = r"""
+NNP_SOURCE: Final = r"""
 #include <stdio.h>
 #include <unistd.h>
 int main(void) { printf("Effective uid: %d\n", geteuid()); return 0; }
 """
 
-PASSWD = (
+PASSWD: Final = (
     "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/var/www:/bin/sh\ndefault-user:x:1000:1000::/:/bin/sh\n"
     "nobody:x:65534:65534::/:/bin/sh\n"
 )
-GROUP = "root:x:0:\nwww-data:x:33:\ndefault-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\nnogroup:x:65534:\n"
+GROUP: Final = (
+    "root:x:0:\nwww-data:x:33:\ndefault-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\nnogroup:x:65534:\n"
+)
 
-NGINX_CONF = """
+NGINX_CONF: Final = """
 daemon off; error_log stderr; pid /var/run/nginx.pid; events {{ }}
 http {{
   access_log off; client_body_temp_path /tmp/b; proxy_temp_path /tmp/p; fastcgi_temp_path /tmp/f; uwsgi_temp_path /tmp/u;
@@ -43,24 +44,25 @@ http {{
 
 
 def busybox(cache: Path) -> Path:
-    """A static busybox with all applets, built once from Debian's source."""
+    """A static busybox with all applets, built once from Debian's source and kept in the folder `cache`."""
     built = cache / "busybox"
     if not built.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            apt = ["apt-get", *source_lists(Path(folder))]
-            _quietly(folder, *apt, "update")
-            _quietly(folder, *apt, "source", "--download-only", "busybox")
-            (description,) = Path(folder).glob("busybox_*.dsc")
-            _quietly(folder, "dpkg-source", "-x", description.name, "source")
-            source = f"{folder}/source"
-            _quietly(source, "make", "defconfig")
-            config = Path(source) / ".config"
+        with tempfile.TemporaryDirectory(dir=cache) as name:
+            folder = Path(name)
+            apt = ["apt-get", *source_lists(folder)]
+            run(*apt, "update", cwd=folder)
+            run(*apt, "source", "--download-only", "busybox", cwd=folder)
+            (description,) = folder.glob("busybox_*.dsc")
+            run("dpkg-source", "-x", description.name, "source", cwd=folder)
+            source = folder / "source"
+            run("make", "defconfig", cwd=source)
+            config = source / ".config"
             text = config.read_text().replace("# CONFIG_STATIC is not set", "CONFIG_STATIC=y")
             config.write_text(text.replace("CONFIG_TC=y", "# CONFIG_TC is not set"))
-            _quietly(source, "sh", "-c", "yes '' | make oldconfig")
-            _quietly(source, "make", f"-j{os.cpu_count()}", "busybox")
-            shutil.copy2(f"{source}/busybox", built)
+            run("sh", "-c", "yes '' | make oldconfig", cwd=source)
+            run("make", f"-j{os.cpu_count()}", "busybox", cwd=source)
+            shutil.copy2(source / "busybox", built)
     return built
 
 
@@ -76,15 +78,9 @@ def source_lists(folder: Path, apt: Path = Path("/etc/apt")) -> list[str]:
     return ["-o", "Dir::Etc::sourcelist=/dev/null", "-o", f"Dir::Etc::sourceparts={parts}", "-o", f"Dir::State::lists={lists}"]
 
 
-def _quietly(folder: str, *command: str) -> None:
-    done = subprocess.run(command, cwd=folder, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}: {done.stderr[-300:]}")
-
-
 def base(program_path: Path) -> Tree:
     """Busybox under all its names, and the files that every image has."""
-    applets = subprocess.run([program_path, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    applets = run(program_path, "--list").split()
     folders = {f"/{name}": Folder() for name in ("dev", "proc", "sys", "var/run", "root", "www", "usr/bin")}
     links = {f"/bin/{name}": Link("/bin/busybox") for name in applets if name != "busybox"}
     return {
@@ -112,7 +108,7 @@ def setuid_program(folder: Path) -> Tree:
     """A program that prints its effective user, owned by root and setuid."""
     source, binary = folder / "nnp.c", folder / "nnp"
     source.write_text(NNP_SOURCE)
-    subprocess.run(["cc", "-static", "-o", str(binary), str(source)], check=True)
+    run("cc", "-static", "-o", binary, source)
     return {"/nnp": File(binary.read_bytes(), 0o4755)}
 
 
@@ -123,8 +119,7 @@ def push(registry: str, work: Path, names: list[str], layers: list[bytes], confi
     for name in names:
         _, _, path = name.partition("/")
         target = f"docker://{registry}/{path}"
-        command = ["skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", f"oci:{layout}", target]
-        subprocess.run(command, check=True)
+        run("skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", f"oci:{layout}", target)
     shutil.rmtree(layout)
 
 
@@ -173,7 +168,3 @@ def push_all(registry: str, cache: Path) -> None:
         for tag in ("3.9", "3.10"):
             pause = layer({**program("/usr/bin/catatonit"), "/version": File(tag.encode())})
             push(registry, work, [f"registry.k8s.io/pause:{tag}"], [pause], {"Entrypoint": ["/usr/bin/catatonit", "-P"]})
-
-
-if __name__ == "__main__":
-    push_all(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,52 @@
+"""`crishim critest`: the official conformance suite against a backend."""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import IO
+
+import click
+
+from crishim.cli.options import exit_on_error, fail
+from crishim.plugins import load
+from crishim.testing.suite.node import CACHE, missing, run_suite
+from crishim.testing.suite.report import EVERYWHERE, KnownSpecs, read_known, report
+
+_NAME = "tested"
+
+
+@click.command(name="critest", context_settings={"ignore_unknown_options": True})
+@click.argument("plugin")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.option("--known", "known_file", type=click.File(encoding="utf-8"), help="What may fail or be left out, and why (TOML).")
+@click.option("--options", "options_file", type=click.File(encoding="utf-8"), help="More of crishim's configuration (TOML).")
+def command(plugin: str, arguments: tuple[str, ...], known_file: IO[str] | None, options_file: IO[str] | None) -> None:
+    """Run critest against the backend of PLUGIN: an installed one, or package.module:attribute.
+
+    Needs root, critest, and Debian's packages for the suite's images; what is missing is named. Starts a registry on the
+    loopback with the images, and a server with the backend, in a temporary folder. ARGUMENTS go to critest (after --, where an
+    option of this command has the name, too).
+
+    The file of --known has two tables, of reasons by texts: `failures` by parts of the names of specs, `skips` by what the
+    message of a skipped spec begins with, or a part of its name. In the file of --options the backend is `[backends.tested]`.
+
+    The exit status is 0 if nothing failed or was left out that is not known, 1 if something did, 2 if the suite could not be
+    run.
+    """
+    with exit_on_error(2):
+        load(plugin)
+        known = EVERYWHERE | (read_known(known_file.read()) if known_file else KnownSpecs())
+        if lacking := missing():
+            fail("the suite needs:\n  " + "\n  ".join(lacking), 2)
+        backend = f'[handlers]\n"" = "{_NAME}"\n{_backend(plugin, options_file.read() if options_file else "")}'
+        xml = run_suite("plugin", lambda *_: contextlib.nullcontext(backend), arguments)
+    text, bad = report(xml, plugin, known)
+    click.echo(text)
+    click.echo(f"the whole output, the report and crishim's log: {Path(CACHE, 'plugin')}.*", err=True)
+    sys.exit(1 if bad else 0)
+
+
+def _backend(plugin: str, options: str) -> str:
+    """The table of the backend, with the plug-in added to what the author's has."""
+    table, line = f"[backends.{_NAME}]", f'plugin = "{plugin}"'
+    return options.replace(table, f"{table}\n{line}", 1) if table in options else f"{table}\n{line}\n{options}"

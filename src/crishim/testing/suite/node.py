@@ -1,0 +1,159 @@
+"""A node for the suite: a loopback registry with its images, a network, and `crishim serve` with the backend, in one folder."""
+
+import contextlib
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final
+
+from crishim.errors import Unknown
+from crishim.linux.mounts import unmount_below
+from crishim.linux.programs import find_program
+from crishim.testing.suite.images import push_all
+from crishim.testing.suite.programs import merged_output, process, wait_for
+
+CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "crishim-suite"
+"""The folder of the busybox that is built once, and of the last outputs."""
+
+MIRRORED: Final = ("registry.k8s.io", "gcr.io", "k8s.gcr.io")
+"""The registries that the suite names, in whose place the loopback registry is asked."""
+
+TOOLS: Final = {
+    "docker-registry": "docker-registry",
+    "skopeo": "skopeo",
+    "nginx": "nginx-core",
+    "catatonit": "catatonit",
+    "cc": "gcc libc6-dev",
+    "dpkg-source": "dpkg-dev",
+}
+BRIDGE: Final = "crisuite0"
+SUBNET: Final = "10.87.0.0/16"
+SLICE: Final = "test.slice"
+NETWORK: Final = """{
+  "cniVersion": "1.0.0", "name": "crishim-suite",
+  "plugins": [
+    {"type": "bridge", "bridge": "%s", "isGateway": true, "ipMasq": true, "hairpinMode": true,
+     "ipam": {"type": "host-local", "ranges": [[{"subnet": "%s"}]], "routes": [{"dst": "0.0.0.0/0"}], "dataDir": "%s"}},
+    {"type": "portmap", "capabilities": {"portMappings": true}, "snat": true},
+    {"type": "firewall"}
+  ]
+}"""
+
+
+def critest_program() -> str:
+    """The suite's program: what $CRITEST names, or critest."""
+    return os.environ.get("CRITEST", "critest")
+
+
+def missing() -> list[str]:
+    """What the suite needs and this machine lacks, each with the way to get it."""
+    lacking = [f"{tool}: apt-get install {package}" for tool, package in TOOLS.items() if not find_program(tool)]
+    if not find_program(critest_program()):
+        lacking.append("critest: on PATH or named by $CRITEST; releases of kubernetes-sigs/cri-tools have it")
+    if os.geteuid() != 0:
+        lacking.append("root")
+    return lacking
+
+
+def free_port() -> int:
+    """An unused port of the loopback interface."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    """Whether something listens on a port of the loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextlib.contextmanager
+def registry(folder: Path) -> Iterator[int]:
+    """A registry on the loopback with the suite's images; its port."""
+    port = free_port()
+    storage = f"storage: {{filesystem: {{rootdirectory: {folder}/registry}}}}"
+    settings = folder / "registry.yml"
+    settings.write_text(f"version: 0.1\n{storage}\nhttp: {{addr: '127.0.0.1:{port}'}}\nlog: {{level: error}}\n")
+    log = folder / "registry.log"
+    with process("docker-registry", "serve", settings, log=log):
+        wait_for("the registry", lambda: answers(port), log)
+        push_all(f"127.0.0.1:{port}", CACHE)
+        yield port
+
+
+def write_network(folder: Path, bridge: str, subnet: str) -> None:
+    """A network of CNI in the folder's `net.d`."""
+    (folder / "net.d").mkdir(exist_ok=True)
+    (folder / "net.d" / "10-suite.conflist").write_text(NETWORK % (bridge, subnet, folder / "addresses"))
+
+
+def write_settings(folder: Path, port: int, backend: str) -> Path:
+    """Crishim's configuration for the suite, with the text `backend` in it, and the files that it refers to."""
+    mirrors = "".join(
+        f'[[registry]]\nlocation = "{host}"\n[[registry.mirror]]\nlocation = "127.0.0.1:{port}"\ninsecure = true\n'
+        for host in MIRRORED
+    )
+    (folder / "registries.conf").write_text(mirrors)
+    (folder / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+    write_network(folder, BRIDGE, SUBNET)
+    config = folder / "crishim.toml"
+    config.write_text(f"""
+listen = "{folder}/cri.sock"
+state = "{folder}/state"
+runtime_state = "{folder}/run"
+[images]
+registries_conf = "{folder}/registries.conf"
+policy = "{folder}/policy.json"
+[network]
+config = "{folder}/net.d"
+[nri]
+socket = "{folder}/nri.sock"
+plugins = "{folder}/nri"
+{backend}
+""")
+    return config
+
+
+def critest(folder: Path, endpoint: Path, arguments: Sequence[str], output_file: Path) -> str:
+    """Run the suite against a socket; its report is written beside `output_file`, which gets the whole output."""
+    endpoints = [f"--{kind}-endpoint=unix://{endpoint}" for kind in ("runtime", "image")]
+    junit = folder / "report.xml"
+    options = (*endpoints, "--ginkgo.no-color", f"--ginkgo.junit-report={junit}", *arguments)
+    output = merged_output(critest_program(), *options, cwd=folder)
+    output_file.parent.mkdir(parents=True, exist_ok=True)
+    output_file.write_text(output)
+    if not junit.exists():
+        raise Unknown(f"critest has written no report:\n{output[-2000:]}")
+    shutil.copy2(junit, output_file.with_suffix(".xml"))
+    return output_file.with_suffix(".xml").read_text()
+
+
+def run_suite(name: str, backend: Callable[[Path, int], AbstractContextManager[str]], arguments: Sequence[str]) -> str:
+    """Run the suite against a backend, in a folder of its own; the report, JUnit's XML. `arguments` go to critest.
+
+    `backend` gets that folder and the registry's port, and gives text of crishim's configuration, with the tables `handlers`
+    and `backends`, for as long as crishim runs. The output, the report and crishim's log stay in CACHE, under `name`.
+    """
+    with tempfile.TemporaryDirectory(prefix="suite") as made:
+        folder = Path(made)
+        folder.chmod(0o711)  # the first process of a user namespace must reach its root in here
+        endpoint, log = folder / "cri.sock", folder / "serve.log"
+        try:
+            with registry(folder) as port, backend(folder, port) as text:
+                config = write_settings(folder, port, text)
+                with process(sys.executable, "-m", "crishim", "serve", "--config", config, log=log):
+                    wait_for("crishim", endpoint.exists, log)
+                    return critest(folder, endpoint, (f"--nri-socket={folder}/nri.sock", *arguments), CACHE / f"{name}.txt")
+        finally:
+            if log.exists():
+                shutil.copy2(log, CACHE / f"{name}.log")
+            unmount_below(folder)
+            merged_output("ip", "link", "delete", BRIDGE)
+            if Path("/run/systemd/system").is_dir():  # the slice of the suite's pods, which nothing else stops
+                merged_output("systemctl", "stop", SLICE)
