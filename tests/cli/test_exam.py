@@ -1,7 +1,11 @@
 """`crishim exam`."""
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -10,6 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from crishim.cli.main import main
+from crishim.linux.processes import Identity, all_processes, runs
+from crishim.testing.conformance.candidate import MARK
 
 BROKEN = """
 from crishim.interfaces.backend import NetnsSource
@@ -80,6 +86,62 @@ def test_bad_names() -> None:
     nothing = CliRunner().invoke(main, ["exam", "broken_backend:plugin", "--only", "nonsense"])
     assert (2, True) == (unknown.exit_code, "survives is not an attribute" in unknown.output), unknown.output
     assert (1, True) == (nothing.exit_code, "no check has such a name" in nothing.output), nothing.output
+
+
+@pytest.mark.usefixtures("broken")
+def test_only_what_failed(tmp_path: Path) -> None:
+    """With the report of an earlier exam only the checks that failed there run; `--only` may be repeated."""
+    report = tmp_path / "report.xml"
+    arguments = ["exam", "broken_backend:plugin", "--only", "exit_codes", "--only", "probe", "--junit", str(report)]
+    first = CliRunner().invoke(main, arguments)
+    assert (1, "broken_backend:plugin: 1 passed, 1 failed") == (first.exit_code, first.output.splitlines()[-1])
+    again = CliRunner().invoke(main, ["exam", "crishim.testing.fakes:plugin", "--failed", str(report)])
+    assert (0, "passed      exit_codes_are_reported") == (again.exit_code, again.output.splitlines()[0])
+    report.write_text("no report")
+    bad = CliRunner().invoke(main, ["exam", "broken_backend:plugin", "--failed", str(report)])
+    assert (2, True) == (bad.exit_code, "not a JUnit report" in bad.output)
+
+
+SLEEPY = """
+import crishim.backends.process
+from crishim.interfaces.plugin import Plugin
+from crishim.testing import hanging
+
+real = crishim.backends.process.plugin
+plugin = Plugin(build=lambda context: hanging(real.build(context), "exec"), exam=real.exam)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_an_interrupted_exam_removes_what_it_made(tmp_path: Path, number: int) -> None:
+    """A signal ends the exam in the middle of an exec; its container and its folder are gone."""
+    (tmp_path / "sleepy.py").write_text(SLEEPY)
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    program = [sys.executable, "-m", "crishim", "exam", "sleepy:plugin", "--only", "exec_runs_beside"]
+    environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as exam:
+        until = time.monotonic() + 30
+        while not (containers := containers_below(exam.pid)):
+            assert time.monotonic() < until, "no container was started"
+            time.sleep(0.02)
+        exam.send_signal(number)
+        output, _ = exam.communicate(timeout=60)
+    assert (1, "\nAborted!\n", []) == (exam.returncode, output, [*temporary.glob("exam*")])
+    assert [] == [container for container in containers if runs(container)]
+
+
+def containers_below(pid: int) -> list[Identity]:
+    """The descendants of a process that have the environment of one of the exam's containers."""
+    found, processes = [], all_processes()
+    for process in processes.values():
+        ancestor = process
+        while ancestor.pid != pid and ancestor.parent in processes:
+            ancestor = processes[ancestor.parent]
+        with contextlib.suppress(OSError):
+            if ancestor.pid == pid and f"{MARK}=".encode() in Path(f"/proc/{process.pid}/environ").read_bytes():
+                found.append(process.identity)
+    return found
 
 
 def test_it_needs_no_pytest() -> None:

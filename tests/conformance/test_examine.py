@@ -12,10 +12,11 @@ import pytest
 
 from crishim.errors import NotFound
 from crishim.interfaces.backend import Backend, BackendContext, NetnsSource
+from crishim.linux.processes import with_variable
 from crishim.system import SystemClock
 from crishim.testing import FakeBackend
 from crishim.testing.conformance import examine as examining
-from crishim.testing.conformance.candidate import Candidate, World, until
+from crishim.testing.conformance.candidate import MARK, Candidate, World, until
 from crishim.testing.conformance.examine import Grade, Restart, Result, examine
 from crishim.testing.conformance.programs import LeftOut
 from crishim.testing.fake_programs import FakePrograms
@@ -70,16 +71,14 @@ def test_a_failure_has_an_account(fake: Candidate) -> None:
     assert "WARNING crishim.anything: something odd" in account
 
 
-def test_a_check_has_a_time_limit(fake: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_has_a_time_limit(fake: Candidate) -> None:
     """A check that never ends fails, and what it made is removed."""
-    monkeypatch.setattr(examining, "LIMIT", 0.3)
     with pytest.raises(AssertionError, match="TimeoutError"):
-        examine(check_that_hangs, fake, everything)
+        examine(check_that_hangs, attrs.evolve(fake, limit=0.3), everything)
 
 
 def test_a_blocked_loop_has_a_time_limit(fake: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
     """A check that blocks its event loop fails, too, and its process is killed."""
-    monkeypatch.setattr(examining, "LIMIT", 0.2)
     monkeypatch.setattr(examining, "_GRACE", 0.2)
 
     async def check_that_blocks(_: World) -> None:
@@ -87,7 +86,7 @@ def test_a_blocked_loop_has_a_time_limit(fake: Candidate, monkeypatch: pytest.Mo
         time.sleep(60)  # noqa: ASYNC251
 
     with pytest.raises(AssertionError, match="something blocks its event loop"):
-        examine(check_that_blocks, fake, everything)
+        examine(check_that_blocks, attrs.evolve(fake, limit=0.2), everything)
 
 
 def test_what_is_missing_is_named(fake: Candidate) -> None:
@@ -163,6 +162,20 @@ def test_a_backend_that_ends_with_crishim(fake: Candidate) -> None:
     restart = Restart("check_restart", "A sentence.", half, half)
     result = examine(restart, attrs.evolve(fake, survives_restart=False), everything)
     assert Result(Grade.NOT_CLAIMED, "survives_restart") == result
+
+
+def test_a_process_that_is_left_fails(fake: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process with the environment of a container that has been removed fails a check that passed, and is killed."""
+    monkeypatch.setattr(examining, "_GRACE", 0.1)
+
+    async def check_that_leaves(world: World) -> None:
+        """It leaves a process."""
+        spec = await world.run(await world.sandbox(), ("sleep",))
+        subprocess.Popen(["sleep", "600"], env=dict(spec.env), start_new_session=True)  # noqa: ASYNC220
+
+    with pytest.raises(AssertionError, match=r"processes of removed containers still run: \['sleep 600 '\]"):
+        examine(check_that_leaves, fake, everything)
+    assert [] == with_variable(MARK, fake.mark)
 
 
 @pytest.mark.node

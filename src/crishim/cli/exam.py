@@ -1,8 +1,11 @@
 """`crishim exam`: examines a backend, and reports what it fulfils of its contract."""
 
+import contextlib
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import click
 from rich.console import Console
@@ -13,28 +16,46 @@ from crishim.plugins import load
 from crishim.testing.conformance.checks import CHECKS
 from crishim.testing.conformance.examination import Examination, attributes_of
 from crishim.testing.conformance.examine import Grade, name_of
-from crishim.testing.conformance.report import Examined, badge, counts, find, junit
+from crishim.testing.conformance.report import Examined, badge, counts, failed_in, find, junit
 
 _STYLES: Final = {Grade.PASSED: "green", Grade.NOT_CLAIMED: "dim", Grade.LEFT_OUT: "yellow", None: "red"}
+
+_SLOW: Final = 5.0
+"""Seconds from which on the time of a check is printed."""
 
 
 @click.command(name="exam")
 @click.argument("plugin")
-@click.option("--only", default="", help="Only the checks with this text in their names.")
+@click.option("--only", multiple=True, help="Only the checks with this text in their names; may be repeated.")
+@click.option("--failed", "failed_file", type=click.File(encoding="utf-8"), help="Only those that failed by this JUnit report.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for one check; 180 without.")
 @click.option("--junit", "junit_file", type=click.Path(path_type=Path, dir_okay=False), help="Write a JUnit report here.")
 @click.option("--badge", "badge_file", type=click.Path(path_type=Path, dir_okay=False), help="Write a badge (SVG) here.")
-def command(plugin: str, only: str, junit_file: Path | None, badge_file: Path | None) -> None:
+def command(
+    plugin: str,
+    only: tuple[str, ...],
+    failed_file: IO[str] | None,
+    timeout: float | None,
+    junit_file: Path | None,
+    badge_file: Path | None,
+) -> None:
     """Examine the backend of PLUGIN: an installed one, or package.module:attribute.
 
     Each check is a sentence of the contract. A check of a capability or feature that the backend does not claim is not run, and
     one that needs something that is not here is left out; both are printed with the reason. The exit status is 0 if at least
-    one check passed and none failed, else 1.
+    one check passed and none failed, else 1. SIGINT and SIGTERM end the exam, after the check under way has removed what it
+    made.
     """
     console = Console(highlight=False, soft_wrap=True)
-    with exit_on_error(2, TypeError):
-        exam: Examination = type("Exam", (Examination,), attributes_of(load(plugin)))()
-    checks = [check for check in CHECKS if only in name_of(check)]
-    findings = find(exam, checks, lambda finding: _print(console, finding))
+    with exit_on_error(2, TypeError, ValueError):
+        limit = {} if timeout is None else {"limit": timeout}
+        exam: Examination = type("Exam", (Examination,), {**attributes_of(load(plugin)), **limit})()
+        failed = None if failed_file is None else failed_in(failed_file.read())
+    checks = [check for check in CHECKS if not only or any(text in name_of(check) for text in only)]
+    if failed is not None:
+        checks = [check for check in checks if name_of(check) in failed]
+    with _sigterm_as_sigint():
+        findings = find(exam, checks, lambda finding: _print(console, finding))
     console.print(f"{plugin}: {counts(findings) or 'no check has such a name'}")
     for file, text in ((junit_file, junit(plugin, findings)), (badge_file, badge(findings))):
         if file is not None:
@@ -43,11 +64,23 @@ def command(plugin: str, only: str, junit_file: Path | None, badge_file: Path | 
     sys.exit(0 if Grade.PASSED in grades and None not in grades else 1)
 
 
+@contextlib.contextmanager
+def _sigterm_as_sigint() -> Iterator[None]:
+    """Have SIGTERM raise `KeyboardInterrupt`, as SIGINT does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _print(console: Console, finding: Examined) -> None:
     grade = "FAILED" if finding.grade is None else finding.grade.value
     line = Text.assemble((grade.ljust(12), _STYLES[finding.grade]), finding.name)
     if finding.grade in {Grade.NOT_CLAIMED, Grade.LEFT_OUT}:
         line.append(f"  ({finding.text})", style="dim")
+    elif finding.seconds >= _SLOW:
+        line.append(f"  {finding.seconds:.0f} s", style="dim")
     console.print(line)
     if finding.grade is None:
         console.print(Text("\n".join(f"    {part}" for part in finding.text.splitlines())))

@@ -6,7 +6,7 @@ import itertools
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import attrs
 
@@ -28,6 +28,12 @@ T = TypeVar("T")
 TIMEOUT = 60.0
 """Seconds after which the suite fails a verb that has no deadline in the contract."""
 
+LIMIT: Final = 180.0
+"""Seconds for one check; each verb in it has a limit of its own."""
+
+MARK: Final = "CRISHIM_EXAM"
+"""The variable in the environment of the exam's containers. Its value is the check's own, and finds what is left of them."""
+
 
 @attrs.define(kw_only=True)
 class Candidate:
@@ -38,7 +44,8 @@ class Candidate:
     a restart a container's output is logged, it can be attached to, take an exec and have its log rotated, and be started if it
     was only created. `writable_root`: a container can write to its root file system, unless it is to be read-only.
     `in_memory`: the backend's state does not outlive this process, so that a restart is another object in it. `ignores` are
-    the plug-in's: fields of CRI that have no effect. `release` frees what `context` has from the exam.
+    the plug-in's: fields of CRI that have no effect. `limit` is in seconds, for one check. `mark` is the value of MARK.
+    `release` frees what `context` has from the exam.
     """
 
     make: Callable[[BackendContext], Awaitable[Backend]]
@@ -54,6 +61,8 @@ class Candidate:
     writable_root: bool = True
     in_memory: bool = False
     ignores: Mapping[str, str] = EMPTY
+    limit: float = LIMIT
+    mark: str = attrs.Factory(lambda: secrets.token_hex(8))
     close: Callable[[Backend], Awaitable[None]] | None = None
     release: Callable[[], None] = lambda: None
 
@@ -159,7 +168,7 @@ class World:
             "image": self.candidate.image,
             "image_id": self.candidate.image_id,
             "argv": argv,
-            "env": FrozenDict({"PATH": DEFAULT_PATH}),
+            "env": FrozenDict({"PATH": DEFAULT_PATH, MARK: self.candidate.mark}),
             "log_path": str(self.candidate.scratch / "logs" / f"c{number}" / "0.log"),
         }
         return ContainerSpec(**{**values, **changes})

@@ -16,7 +16,7 @@ from crishim.keeper.client import KeeperClient
 from crishim.model.values import EMPTY, FrozenDict
 from crishim.pods.namespaces import PinnedNamespaces
 from crishim.system import SystemClock
-from crishim.testing.conformance.candidate import Candidate
+from crishim.testing.conformance.candidate import LIMIT, Candidate
 from crishim.testing.conformance.checks import not_claimed
 from crishim.testing.conformance.examine import Check, Grade, Restart, Result, examine
 from crishim.testing.conformance.programs import LeftOut, Programs
@@ -27,7 +27,7 @@ class Examination:
     """The construction of a backend; the attributes are its programs and known weaknesses.
 
     With `needs_node` the exam makes namespaces and root file systems of a busybox for the backend, as crishim does for such a
-    plug-in; `in_memory` and `ignores` are as of `Candidate`.
+    plug-in; `in_memory`, `ignores` and `limit` are as of `Candidate`.
     """
 
     programs: ClassVar[Programs] = Programs()
@@ -40,6 +40,7 @@ class Examination:
     in_memory: ClassVar[bool] = False
     needs_node: ClassVar[bool] = False
     ignores: ClassVar[Mapping[str, str]] = EMPTY
+    limit: ClassVar[float] = LIMIT
 
     async def make_backend(self, context: BackendContext) -> Backend:
         """The backend under test. Called again with the same context for a restart."""
@@ -77,6 +78,7 @@ class Examination:
             writable_root=self.writable_root,
             in_memory=self.in_memory,
             ignores=self.ignores,
+            limit=self.limit,
             release=release,
         )
 

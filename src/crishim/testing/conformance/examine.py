@@ -7,9 +7,11 @@ import linecache
 import logging
 import multiprocessing
 import signal
+import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
 import attrs
@@ -17,15 +19,14 @@ import attrs
 from crishim.errors import CrishimError
 from crishim.linux.children import orphans_left_to_others
 from crishim.linux.mounts import mounts_below, unmount_below
+from crishim.linux.processes import send, with_variable
 from crishim.model.container import ContainerStatus, ObservedContainer
 from crishim.model.process import Exit
-from crishim.testing.conformance.candidate import Candidate, World
+from crishim.testing.conformance.candidate import MARK, Candidate, World
 from crishim.testing.conformance.programs import LeftOut
 
-LIMIT: Final = 180.0
-"""Seconds for one check; each verb in it has a limit of its own."""
-
 _GRACE: Final = 10.0
+"""Seconds for what must end by itself: the process of a check after its limit, and processes of removed containers."""
 _PROCESSES: Final = multiprocessing.get_context("fork")  # so that a test's own class need not be pickled
 
 _CALLS: Final = 40
@@ -76,34 +77,53 @@ def examine(check: Check | Restart, candidate: Candidate, claimed: Callable[[Wor
 
     Raises what the check raises, as an `AssertionError` with its text if it was in another process. Notes of the exception have
     the sentence of the contract, the calls of the backend, and the log of crishim. Raises `AssertionError`, too, if the backend
-    is not empty afterwards, or a mount was left.
+    is not empty afterwards, or a mount or a process of a container was left.
+
+    An interrupted check (`KeyboardInterrupt`) removes what it has made before this returns.
     """
     folder = candidate.scratch.parent
+    grace = 0.0
     try:
         with orphans_left_to_others():  # which are reaped there, as on a node whose crishim was killed
             result = _run(check, candidate, claimed)
+        grace = _GRACE
     except LeftOut as reason:
         result = Result(Grade.LEFT_OUT, str(reason))
     finally:
+        survivors = _end_survivors(candidate.mark, grace)
         mounts = [mount.path for mount in mounts_below(folder)]
         unmount_below(folder)
+    assert [] == survivors, f"processes of removed containers still run: {survivors}"
     assert [] == mounts, f"mounts were left: {mounts}"
     return result
+
+
+def _end_survivors(mark: str, grace: float) -> list[str]:
+    """The commands of the check's containers that still run after `grace` seconds; they are killed."""
+    until = time.monotonic() + grace
+    while (survivors := with_variable(MARK, mark)) and time.monotonic() < until:
+        time.sleep(0.05)
+    commands = []
+    for survivor in survivors:
+        with contextlib.suppress(OSError):
+            commands.append(Path(f"/proc/{survivor.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        send(survivor, signal.SIGKILL)
+    return commands
 
 
 def _run(check: Check | Restart, candidate: Candidate, claimed: Callable[[World], str]) -> Result:
     if not isinstance(check, Restart):
         life = _Life(check, candidate, claimed, check)
-        return life.run() if candidate.in_memory else _in_a_process(life.run)
+        return life.run() if candidate.in_memory else _in_a_process(life.run, candidate.limit)
     if not candidate.survives_restart:
         return Result(Grade.NOT_CLAIMED, "survives_restart")
     if candidate.in_memory:
         return _Life(check, candidate, claimed, _in_one_process(check)).run()
-    first = _in_a_process(_Life(check, candidate, claimed, check.before).begin)
+    first = _in_a_process(_Life(check, candidate, claimed, check.before).begin, candidate.limit)
     if isinstance(first, Result):
         return first
     second = _Life(check, candidate, claimed, lambda world: check.after(world, first.state), first)
-    return _in_a_process(second.run)
+    return _in_a_process(second.run, candidate.limit)
 
 
 def _in_one_process(check: Restart) -> Check:
@@ -139,7 +159,8 @@ class _Life:
         calls = [] if self.left is None else [*self.left.calls, "crishim was killed, and started again"]
 
         async def life() -> Result:
-            async with asyncio.timeout(LIMIT), self.candidate.world(calls) as world:
+            _cancel_on_sigterm()
+            async with asyncio.timeout(self.candidate.limit), self.candidate.world(calls) as world:
                 if missing := self.claimed(world):
                     return Result(Grade.NOT_CLAIMED, missing)
                 if self.left is not None:
@@ -158,9 +179,10 @@ class _Life:
         calls: list[str] = []
 
         async def life() -> _Left | Result:
+            _cancel_on_sigterm()
             world = World(self.candidate, await self.candidate.make(self.candidate.context), calls)
             try:
-                async with asyncio.timeout(LIMIT):
+                async with asyncio.timeout(self.candidate.limit):
                     await world.begin()
                     if missing := self.claimed(world):
                         return Result(Grade.NOT_CLAIMED, missing)
@@ -175,16 +197,22 @@ class _Life:
             return runner.run(life())
 
 
-def _in_a_process(work: Callable[[], T]) -> T:
-    """The result of `work` in a process of its own, which is killed when it has one. Raises what `work` raises."""
+def _in_a_process(work: Callable[[], T], limit: float) -> T:
+    """The result of `work` in a process of its own, which is killed when it has one, or `limit` has passed. Raises what `work`
+    raises.
+    """
     receiving, sending = _PROCESSES.Pipe(duplex=False)
     process = _PROCESSES.Process(target=_work, args=(sending, work))
     process.start()
     sending.close()
     try:
-        if not receiving.poll(LIMIT + _GRACE):
+        if not receiving.poll(limit + _GRACE):
             raise AssertionError("the process of the check does not end: something blocks its event loop")
         result: T | BaseException = receiving.recv()
+    except KeyboardInterrupt:
+        process.terminate()
+        receiving.poll(_GRACE)
+        raise
     except EOFError:
         raise AssertionError("the process of the check ended without a result") from None
     finally:
@@ -198,6 +226,7 @@ def _in_a_process(work: Callable[[], T]) -> T:
 
 def _work(sending: Connection, work: Callable[[], object]) -> None:
     """In the process: send the result, or what was raised."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's goes to both processes; the other one sends SIGTERM
     result: object
     try:
         result = work()
@@ -211,6 +240,13 @@ def _work(sending: Connection, work: Callable[[], object]) -> None:
         result = failure
     sending.send(result)
     signal.pause()  # until the kill
+
+
+def _cancel_on_sigterm() -> None:
+    """Have SIGTERM cancel the check, whose clean-up then removes what it has made."""
+    task = asyncio.current_task()
+    if task is not None and multiprocessing.parent_process() is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from crishim.model.container import (
     ContainerMetadata,
     ContainerState,
     ContainerStatus,
+    KeyValue,
     LinuxContainerConfig,
     Mount,
 )
@@ -33,7 +34,7 @@ from crishim.model.security import (
 from crishim.model.values import ContainerId, FrozenDict, SandboxId
 from crishim.service.backends import Settings
 from crishim.service.services import Services
-from crishim.testing.conformance.candidate import World, patiently
+from crishim.testing.conformance.candidate import MARK, World, patiently
 from crishim.testing.conformance.logs import read_lines
 
 
@@ -124,6 +125,7 @@ class Kubelet:
             metadata=ContainerMetadata(name),
             image=ImageSpec(image=self.world.candidate.image_id, user_specified_image=self.world.candidate.image.image),
             command=argv,
+            envs=(KeyValue(MARK, self.world.candidate.mark),),
             labels=FrozenDict({"io.kubernetes.container.name": name}),
             log_path=f"{name}/0.log",
             linux=LinuxContainerConfig(

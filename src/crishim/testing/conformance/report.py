@@ -1,5 +1,6 @@
 """What the exam of a backend has found, as text, as JUnit's XML, and as a badge."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 from xml.etree import ElementTree as ET
@@ -16,19 +17,23 @@ _RED: Final = "#c62828"
 
 @attrs.frozen(kw_only=True)
 class Examined:
-    """What became of one check: `grade` is None if it failed. `text` is the reason, or the account of the failure."""
+    """What became of one check: `grade` is None if it failed. `text` is the reason, or the account of the failure.
+
+    `seconds` is how long the check took.
+    """
 
     name: str
     sentence: str
     grade: Grade | None
     text: str = ""
+    seconds: float = 0.0
 
 
 def find(exam: Examination, checks: Iterable[Check | Restart], seen: Callable[[Examined], None]) -> list[Examined]:
     """Run checks one after the other, and report each to `seen` at once. What a check raises is a finding."""
     findings = []
     for check in checks:
-        name, sentence = name_of(check), sentence_of(check)
+        name, sentence, begun = name_of(check), sentence_of(check), time.monotonic()
         try:
             result = exam.grade(check)
         except Exception as error:  # noqa: BLE001 - whatever a backend raises is what was found
@@ -36,6 +41,7 @@ def find(exam: Examination, checks: Iterable[Check | Restart], seen: Callable[[E
             finding = Examined(name=name, sentence=sentence, grade=None, text=text)
         else:
             finding = Examined(name=name, sentence=sentence, grade=result.grade, text=result.reason)
+        finding = attrs.evolve(finding, seconds=time.monotonic() - begun)
         seen(finding)
         findings.append(finding)
     return findings
@@ -54,13 +60,22 @@ def junit(plugin: str, findings: Sequence[Examined]) -> str:
     suite.set("failures", str(sum(finding.grade is None for finding in findings)))
     suite.set("skipped", str(sum(finding.grade in {Grade.NOT_CLAIMED, Grade.LEFT_OUT} for finding in findings)))
     for finding in findings:
-        case = ET.SubElement(suite, "testcase", classname=plugin, name=finding.name)
+        case = ET.SubElement(suite, "testcase", classname=plugin, name=finding.name, time=f"{finding.seconds:.3f}")
         if finding.grade is None:
             ET.SubElement(case, "failure", message=finding.sentence).text = _printable(finding.text)
         elif finding.grade is not Grade.PASSED:
             ET.SubElement(case, "skipped", message=f"{finding.grade}: {finding.text}")
     ET.indent(suite)
     return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def failed_in(report: str) -> frozenset[str]:
+    """The names of the checks that failed, by a report of `junit`. Raises `ValueError` if the text is none."""
+    try:
+        cases = ET.fromstring(report).iter("testcase")  # noqa: S314 - the author's own file
+    except ET.ParseError as error:
+        raise ValueError(f"not a JUnit report: {error}") from error
+    return frozenset(case.get("name", "") for case in cases if case.find("failure") is not None)
 
 
 def badge(findings: Sequence[Examined]) -> str:
