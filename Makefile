@@ -16,7 +16,7 @@ test: packages $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	.ci/tests $(BIN)/python
 
 # This node beside the peers on PATH: a table, and docs/pictures/bench.svg. LONG=1 takes half an hour instead of some minutes.
 bench: packages $(VENV)/.dev
