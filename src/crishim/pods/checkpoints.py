@@ -1,8 +1,8 @@
 """Checkpoints of containers: freezing them, writing archives, and recovery after an interrupted checkpoint.
 
 A container is frozen while its processes and its files are read, so that both are of the same moment. A marker file is written
-to its bundle before; a server that finds the marker after a crash resumes the container. A dump is never cancelled: a CRIU
-killed in the middle may leave the container's processes seized. A caller that gives up only stops waiting.
+to its bundle before; a server that finds the marker after a crash resumes the container. A dump is not cancelled while it makes
+progress: a CRIU killed in the middle may leave the container's processes seized. A caller that gives up only stops waiting.
 """
 
 import asyncio

@@ -1,18 +1,24 @@
 """Checkpoints of containers with real CRIU."""
 
+import contextlib
 import json
+import signal
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from crishim.errors import DataLoss, NotFound, Unimplemented
+from crishim.backends.runc import checkpoints
+from crishim.errors import DataLoss, DeadlineExceeded, NotFound, Unimplemented
+from crishim.interfaces.oci_runtime import FIRST_PROCESS
 from crishim.linux.namespaces import raise_loopback
+from crishim.linux.processes import recorded, send
 from crishim.model.container import ContainerState, LinuxContainerConfig
 from crishim.model.image import ImageSpec
 from crishim.model.runtime import RestorePod
 from crishim.model.security import LinuxContainerSecurityContext, NamespaceMode, NamespaceOption
 from crishim.model.values import EMPTY, ContainerId, SandboxId
+from crishim.pods.host import cgroup_v2
 from crishim.testing import Harness
 from crishim.testing.conformance.candidate import until
 from crishim.testing.harness import container_config, sandbox_config
@@ -61,6 +67,27 @@ async def test_an_archive_is_written_and_the_container_goes_on(tmp_path: Path) -
         expected |= {"bind.mounts", "network.status", "dump.log", "stats-dump", "container.log"}
         assert expected == names
         assert ("main", container_id) == (config["name"], config["id"])
+
+
+async def test_a_dump_that_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CRIU that waits for a stopped process (cgroup v1) is ended, and nothing stays frozen; elsewhere it dumps the process."""
+    monkeypatch.setattr(checkpoints, "STALL", 2.0)
+    async with node(tmp_path, runtime="runc") as world:
+        _, container_id, log = await counting(world, tmp_path)
+        (file,) = (path for path in tmp_path.rglob(FIRST_PROCESS) if path.parent.name == container_id)  # noqa: ASYNC240
+        first = recorded(file)
+        assert first is not None
+        send(first, signal.SIGSTOP)
+        target = tmp_path / "main.tar"
+        refused = pytest.raises(DeadlineExceeded, match="CRIU has stood still for 2 s")
+        with contextlib.nullcontext() if cgroup_v2() else refused:
+            await world.services.containers.checkpoint(container_id, str(target), 60)
+        target.unlink(missing_ok=True)
+        send(first, signal.SIGCONT)
+        seen = last(log)
+        await until(lambda: last(log) > seen + 3)
+        await world.services.containers.checkpoint(container_id, str(target), 60)
+        assert target.exists()
 
 
 async def restored(world: Harness, pod: SandboxId, archive: Path, name: str = "again") -> ContainerId:

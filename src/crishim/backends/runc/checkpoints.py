@@ -4,16 +4,20 @@ runc supports this since 1.0, crun if it was built with CRIU (`+CRIU` in its ver
 dumped nor blocked, and a restored process finds them closed (criu(8), --tcp-close): the pod of the restore may have another
 address, and a dump that is killed in the middle leaves no packet filter. Those that wait to be accepted are left out
 (--skip-in-flight), where CRIU would refuse the dump.
+
+CRIU has no time limit once it seizes processes, and waits forever for a stopped one (SIGSTOP) in a frozen cgroup of v1. So a
+dump that writes nothing for STALL seconds is killed; its tracees go on as before.
 """
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
 from crishim.backends.runc.runtime import RuncRuntime
-from crishim.errors import CrishimError, Unimplemented, Unknown
+from crishim.errors import CrishimError, DeadlineExceeded, Unimplemented, Unknown
 from crishim.interfaces.oci_runtime import Stdio
 from crishim.linux.cgroups import folder_of
 from crishim.linux.programs import find_program
@@ -23,6 +27,9 @@ from crishim.pods.usage import MeasuredPods
 
 CRIU: Final = "criu"
 REMEDY: Final = "apt-get install criu, 4.1 or later; 4.2 for sockets on Linux 6.16 and later"
+STALL = 30.0
+"""Seconds without a byte of images or log after which a dump is killed."""
+
 _CONFIG: Final = "criu.conf"
 _MESSAGE_LIMIT: Final = 2000
 _HARMLESS: Final = "RLIMIT_NOFILE"
@@ -43,7 +50,9 @@ class CriuRuntime(RuncRuntime):
         """As `SupportsCheckpointRestore.dump_images`."""
         places = (f"--image-path={images}", f"--work-path={work}")
         try:
-            await self._command.run(container_id, "checkpoint", "--leave-running", "--file-locks", *places, container_id)
+            options = ("--leave-running", "--file-locks", *places)
+            dump = self._command.run(container_id, "checkpoint", *options, container_id, group=True)
+            await _while_it_grows(asyncio.ensure_future(dump), (images, work))
         except CrishimError as error:
             raise await asyncio.to_thread(_explained, error, work / "dump.log") from error
 
@@ -70,6 +79,28 @@ class CheckpointedPods(MeasuredPods):
             options.append(f"cgroup-root {folder_of(config['linux']['cgroupsPath'])}")
         write_atomically(bundle / _CONFIG, "".join(f"{option}\n" for option in options))
         config["annotations"]["org.criu.config"] = str(bundle / _CONFIG)
+
+
+async def _while_it_grows(dump: "asyncio.Future[bytes]", folders: Sequence[Path]) -> None:
+    """Wait for a dump. Raises `DeadlineExceeded` with the end of CRIU's log if the folders do not grow; the dump is killed."""
+    loop = asyncio.get_running_loop()
+    size, grown = -1, loop.time()
+    try:
+        while not (await asyncio.wait([dump], timeout=STALL / 10))[0]:
+            now = await asyncio.to_thread(_size, folders)
+            if now != size:
+                size, grown = now, loop.time()
+            elif loop.time() - grown >= STALL:
+                raise DeadlineExceeded(f"CRIU has stood still for {STALL:.0f} s, and was killed; is a process stopped?")
+    finally:
+        if not dump.done():
+            dump.cancel()
+            await asyncio.wait([dump])
+    dump.result()
+
+
+def _size(folders: Sequence[Path]) -> int:
+    return sum(file.stat().st_size for folder in folders for file in folder.iterdir() if file.is_file())
 
 
 def _explained(error: CrishimError, log: Path) -> CrishimError:

@@ -165,10 +165,14 @@ class RuntimeCommand:
         attributes = {"process.executable.name": self.name, "process.executable.path": self.program}
         return span(f"{self.name} {subcommand}", attributes | ({"container.id": container_id} if container_id else {}))
 
-    async def run(self, container_id: str, *args: str, stdin: bytes = b"") -> bytes:
-        """Run a subcommand and return its output. Raises the error that `meaning` gives for a failure."""
+    async def run(self, container_id: str, *args: str, stdin: bytes = b"", group: bool = False) -> bytes:
+        """Run a subcommand and return its output. Raises the error that `meaning` gives for a failure.
+
+        A cancelled one is killed, with `group` together with the programs that it has started.
+        """
         pipe = asyncio.subprocess.PIPE
-        return await self._run(container_id, args, pipe if stdin else asyncio.subprocess.DEVNULL, pipe, pipe, stdin)
+        ends = (pipe if stdin else asyncio.subprocess.DEVNULL, pipe, pipe)
+        return await self._run(container_id, args, *ends, sent=stdin, group=group)
 
     async def start_detached(self, container_id: str, args: list[str], ends: ChildEnds | None) -> None:
         """Run a subcommand that leaves a process running, with `ends` as the streams of that process."""
@@ -177,7 +181,15 @@ class RuntimeCommand:
         await self._run(container_id, args, *streams)
 
     async def _run(
-        self, container_id: str, args: Sequence[str], stdin: int, stdout: int, stderr: int, sent: bytes = b""
+        self,
+        container_id: str,
+        args: Sequence[str],
+        stdin: int,
+        stdout: int,
+        stderr: int,
+        *,
+        sent: bytes = b"",
+        group: bool = False,
     ) -> bytes:
         with self.span(args[0], container_id), tempfile.NamedTemporaryFile(prefix="runtime", suffix=".log") as log:
             try:
@@ -196,7 +208,7 @@ class RuntimeCommand:
             try:
                 out, err = await process.communicate(sent or None)
             except asyncio.CancelledError:
-                await end_program(process)
+                await end_program(process, group=group)
                 raise
             if process.returncode:
                 logged = log.read().decode("utf-8", "replace")
