@@ -10,8 +10,6 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-import attrs
-
 from tests.guest import build
 from tests.guest.machine import Machine, alone
 from tests.guest.run import Run, pytest
@@ -20,7 +18,7 @@ QEMU: Final = "qemu-system-x86_64"
 PACKAGES: Final = ("criu", "initramfs-tools", "linux-image-amd64", "zstd")
 FOLDER: Final = build.FOLDER / "qemu"
 TESTS: Final = "tests/backends/runc/test_hugepages.py tests/backends/runc/test_checkpoints.py tests/node/test_checkpoints.py"
-PART: Final = attrs.evolve(pytest("qemu", 20, TESTS), ours=False)  # a dump changes the options of the node's cgroup mount
+PART: Final = pytest("qemu", 20, TESTS)
 
 
 class QemuMachine(Machine):

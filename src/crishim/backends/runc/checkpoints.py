@@ -16,12 +16,16 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.backends.runc.runtime import RuncRuntime
+from crishim.backends.runc.command import RuntimeCommand
+from crishim.backends.runc.runtime import CONMON, RuncRuntime
 from crishim.errors import CrishimError, DeadlineExceeded, Unimplemented, Unknown
+from crishim.interfaces.keeper import Keeper
 from crishim.interfaces.oci_runtime import Stdio
+from crishim.linux.cgroup_mount import CgroupMount
 from crishim.linux.cgroups import folder_of
 from crishim.linux.programs import find_program
 from crishim.model.container import ContainerSpec
+from crishim.oci.facts import Host
 from crishim.pods.bundle import write_atomically
 from crishim.pods.usage import MeasuredPods
 
@@ -39,6 +43,12 @@ _HARMLESS: Final = "RLIMIT_NOFILE"
 class CriuRuntime(RuncRuntime):
     """A `RuncRuntime` with `SupportsCheckpointRestore`."""
 
+    def __init__(
+        self, command: RuntimeCommand, sockets: Path, host: Host, keeper: Keeper | None = None, *, monitor: str = CONMON
+    ) -> None:
+        super().__init__(command, sockets, host, keeper, monitor=monitor)
+        self._cgroup_mount = CgroupMount()
+
     async def require_checkpoints(self) -> None:
         """As `SupportsCheckpointRestore.require_checkpoints`."""
         if not find_program(CRIU):
@@ -55,6 +65,8 @@ class CriuRuntime(RuncRuntime):
             await _while_it_grows(asyncio.ensure_future(dump), (images, work))
         except CrishimError as error:
             raise await asyncio.to_thread(_explained, error, work / "dump.log") from error
+        finally:
+            await asyncio.to_thread(self._cgroup_mount.restore)
 
     async def restore_images(self, container_id: str, bundle: Path, stdio: Stdio, images: Path) -> int:
         """As `SupportsCheckpointRestore.restore_images`. The monitor runs the runtime's restore instead of its create."""
@@ -64,6 +76,8 @@ class CriuRuntime(RuncRuntime):
             return await self._finish(container_id, bundle)
         except CrishimError as error:
             raise await asyncio.to_thread(_explained, error, bundle / "restore.log") from error
+        finally:
+            await asyncio.to_thread(self._cgroup_mount.restore)
 
 
 class CheckpointedPods(MeasuredPods):
