@@ -4,6 +4,8 @@ Here the command enters the pod's network, IPC and host name, and runs the progr
 engine that runs bundles itself needs less: `("my-engine", "run", str(bundle))`.
 """
 
+import asyncio
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +18,7 @@ from crishim.linux.bundle_mounts import mount_bundle
 from crishim.linux.roots import program_in_root
 from crishim.pods.bundle import load_config
 from crishim.pods.host import host
-from crishim.pods.program import ProgramRuntime
+from crishim.pods.program import ExecProgramRuntime
 from crishim.pods.usage import MeasuredPods
 
 SUPPORTED = frozenset({Feature.STDIN, Feature.HOST_NETWORK})  # a pod that sets another one is refused by its name
@@ -27,7 +29,7 @@ IGNORES = {
 }
 
 
-class NamespaceRuntime(ProgramRuntime):
+class NamespaceRuntime(ExecProgramRuntime):
     async def probe(self) -> BackendInfo:
         return BackendInfo(name="namespaces", version="1.0.0", netns=NetnsSource.LIBRARY, supported=SUPPORTED)
 
@@ -46,6 +48,19 @@ class NamespaceRuntime(ProgramRuntime):
             sys.executable,
             __file__,
             str(bundle),
+        )
+
+    async def exec_command(self, bundle: Path, process: Mapping[str, Any], pid: int) -> Sequence[str]:
+        while not (first := inside(pid)):
+            await asyncio.sleep(0.005)
+        return (
+            "nsenter",
+            f"--target={first}",
+            *("--mount", "--pid", "--net", "--ipc", "--uts"),
+            sys.executable,
+            __file__,
+            str(bundle),
+            json.dumps(process),
         )
 
     async def check(self, bundle: Path, config: Mapping[str, Any]) -> None:
@@ -68,17 +83,29 @@ def variables(process: Mapping[str, Any]) -> dict[str, str]:
     return dict(variable.split("=", 1) for variable in process.get("env", ()))
 
 
-def enter(bundle: Path) -> None:
-    """The process of a container, in its namespaces: mount what its bundle names, and become the program in its root."""
+def inside(pid: int) -> int:
+    """The first process of a container, once it has its root; `unshare`, with this pid, stays outside. 0 before."""
+    child = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return int(child) if child and str(Path(f"/proc/{int(child)}/root").readlink()) != "/" else 0
+
+
+def enter(bundle: Path, process: Mapping[str, Any] | None = None) -> None:
+    """In the namespaces of a container: mount what its bundle names, unless it is an exec, and become the program."""
     config = load_config(bundle)
-    process, root = config["process"], bundle / config["root"]["path"]
-    mount_bundle(root, config["mounts"], kinds=frozenset({"proc", "tmpfs"}))
+    root = bundle / config["root"]["path"]
+    if process is None:
+        process = config["process"]
+        mount_bundle(root, config["mounts"], kinds=frozenset({"proc", "tmpfs"}))
     os.chroot(root)
     os.chdir(process["cwd"])
-    os.execvpe(process["args"][0], process["args"], variables(process))  # which only what is in the root may see
+    try:
+        os.execvpe(process["args"][0], process["args"], variables(process))  # which only what is in the root may see
+    except OSError as error:
+        print(f"{process['args'][0]}: {error.strerror}", file=sys.stderr)
+        sys.exit(127)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2 and Path(sys.argv[1]).is_dir():
-        enter(Path(sys.argv[1]))
+    if len(sys.argv) > 1 and Path(sys.argv[1]).is_dir():
+        enter(Path(sys.argv[1]), *map(json.loads, sys.argv[2:]))
     crishim.shimv2.run(NamespaceRuntime, name="io.containerd.namespaces.v1")

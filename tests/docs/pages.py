@@ -62,7 +62,7 @@ TOOLS: Final = {
 }
 """What pages need, and how to get it."""
 
-_TIMEOUT: Final = 15.0
+_TIMEOUT: Final = 60.0
 """Seconds after which a command hangs."""
 
 _FENCE: Final = re.compile(r"^( *)```(\w*)(?: title=\"([^\"]+)\")?[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)

@@ -6,6 +6,8 @@ class Mine(ProgramRuntime):
     def command(self, bundle, config):
         return ("my-engine", "run", str(bundle))
 
+With `exec_command` as well, of `ExecProgramRuntime`, it has exec, which `kubectl exec` and probes by command need.
+
 The node's keeper runs the program, so containers, their output and their exits survive a restart of crishim. `create` starts a
 shell that waits in front of the program, and `start` lets it go on. Files of a container, in `FOLDER/programs/ID`: `bundle` (a
 link), `gate` (the pipe that the shell reads), `process` (its pid and start time), and `started`.
@@ -19,17 +21,26 @@ import shlex
 import shutil
 import signal
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from crishim.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from crishim.interfaces.capabilities import ProcessIO, SupportsAttach, SupportsLogReopen
 from crishim.interfaces.keeper import Keeper, KeepRequest
-from crishim.interfaces.oci_runtime import OciRuntime, OciState, OciStatus, Stdio, SupportsCgroupUsage
+from crishim.interfaces.oci_runtime import (
+    OciRuntime,
+    OciState,
+    OciStatus,
+    Stdio,
+    SupportsCgroupUsage,
+    SupportsExecProcess,
+)
 from crishim.keeper.client import KeeperClient
 from crishim.linux import processes
+from crishim.linux.children import children
 from crishim.linux.programs import find_program
+from crishim.logs.execution import ExecStreams
 from crishim.model.process import Exit
 from crishim.model.stats import CgroupUsage
 from crishim.model.values import ContainerId
@@ -187,6 +198,47 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
         if not folder.is_dir():
             raise NotFound("container", container_id)
         return folder
+
+
+class ExecProgramRuntime(ProgramRuntime, SupportsExecProcess):
+    """A `ProgramRuntime` whose engine runs further processes in a container."""
+
+    @abstractmethod
+    async def exec_command(self, bundle: Path, process: Mapping[str, Any], pid: int) -> Sequence[str]:
+        """The command line that runs `process` in the container of a bundle, in the foreground, until the process ends.
+
+        Called for a container that was started, and waits until that can take a process. `process` is as of
+        `SupportsExecProcess.exec_process`; `pid` is that of the container's `command`. The command runs as `command` does, in
+        `/`, with the streams of the exec; with `process["terminal"]` they are its controlling terminal. Its exit code is that
+        of the process; 126 and 127 are those of a program that cannot be run, as in a shell.
+        """
+
+    async def exec_process(
+        self, container_id: str, process: Mapping[str, Any], io: ProcessIO, started: Callable[[int], None]
+    ) -> Exit:
+        """As `SupportsExecProcess.exec_process`."""
+        state = await self.state(container_id)
+        if state.status is not OciStatus.RUNNING:
+            raise NotFound("process", container_id)
+        streams = ExecStreams(io, tty=bool(process.get("terminal")))
+        with contextlib.closing(streams):
+            argv = [*await self.exec_command(Path(state.bundle), process, state.pid)]
+            ends = streams.open()
+            if process.get("terminal"):  # a leader of a session gets the terminal that it opens
+                argv = ["sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(ends.stdin), *argv]
+            stdio = {"stdin": ends.stdin, "stdout": ends.stdout, "stderr": ends.stderr}
+            environment = {"PATH": os.environ.get("PATH", os.defpath)}
+            child = children.spawn(argv, **stdio, env=environment, cwd="/", start_new_session=True)
+            try:
+                started(child.identity.pid)
+                await streams.copy(child.ended)
+            except BaseException:
+                await asyncio.shield(processes.kill_family([child.identity]))
+                raise
+            finally:
+                await child.ended()
+                code = child.collect()
+        return Exit.unknown() if code is None else Exit.from_returncode(code)
 
 
 def _script(stdio: Stdio) -> str:
