@@ -89,6 +89,15 @@ def test_the_diff_id_is_that_of_the_whole_stream(tmp_path: Path) -> None:
     assert digest_of(data) == raw(tmp_path, "gzip", gzip.compress(data)).diff_id
 
 
+def test_a_module_is_one_file(tmp_path: Path) -> None:
+    """A blob with the first bytes of a WebAssembly module is a file, and its digest the diff id."""
+    data = b"\0asm\1\0\0\0" + b"x" * 5000
+    layer = raw(tmp_path, "wasm", data)
+    (file,) = Path(layer.tree.root).iterdir()
+    assert ("module.wasm", data, 0o644) == (file.name, file.read_bytes(), file.stat().st_mode & 0o7777)
+    assert (digest_of(data), 8192, 1) == (layer.diff_id, layer.bytes, layer.inodes)
+
+
 @pytest.mark.parametrize("name", ["../../etc/x", "a/../../x", "..", "/../x", "a/../../../x/"])
 def test_a_path_that_leads_out_is_refused(tmp_path: Path, name: str) -> None:
     """`..` beyond the layer's root is `DataLoss`, and nothing is written outside."""

@@ -35,7 +35,19 @@ from crishim.system import SystemClock
 from crishim.testing import FakeClock
 from crishim.testing.doubles import RecordingObserver
 from tests.backends.runc.world import needs
-from tests.node.registry import PASSWORD, USER, File, Layout, Registry, digest_of, folder, free_port, serving, tar_of
+from tests.node.registry import (
+    OCI_MANIFEST,
+    PASSWORD,
+    USER,
+    File,
+    Layout,
+    Registry,
+    digest_of,
+    folder,
+    free_port,
+    serving,
+    tar_of,
+)
 from tests.streaming.worlds import until
 
 pytestmark = [pytest.mark.node, needs("skopeo", "docker-registry")]
@@ -564,6 +576,24 @@ async def test_fs_info_counts_layers_and_blobs(store: ContentStore, registry: Re
     assert (str(store._content.folder), True) == (full.mountpoint, full.timestamp > 0)
     await store.remove(ImageSpec(image=(await store.list())[0].id))
     assert attrs.evolve(empty, timestamp=0) == attrs.evolve((await store.fs_info()).image_filesystems[0], timestamp=0)
+
+
+async def test_a_webassembly_artifact(store: ContentStore, registry: Registry, layout: Layout) -> None:
+    """A module in a registry is pulled like an image, and is the root's one file and the default command."""
+    module = b"\0asm\1\0\0\0"
+    blob = layout.blob(module, "application/wasm")
+    config = layout.blob(json.dumps({"architecture": "wasm", "os": "wasip1"}).encode(), "application/vnd.wasm.config.v0+json")
+    manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config.json(), "layers": [blob.json()]}
+    layout.tagged(layout.blob(json.dumps(manifest).encode(), OCI_MANIFEST), "t")
+    image_id = await pull(store, registry.push(layout, "t", "team/module:1"))
+    root = Path((await store.prepare(C1, image_id)).path)
+    detail = await store.status(ImageSpec(image=image_id))
+    assert detail is not None
+    assert (module, ("/module.wasm",)) == ((root / "module.wasm").read_bytes(), detail.config.entrypoint)
+    await store.close()
+    again = ContentStore(store._content.folder, SystemClock())
+    assert detail == await again.status(ImageSpec(image=image_id))
+    await again.close()
 
 
 async def test_an_artifact_is_no_image(store: ContentStore, registry: Registry, layout: Layout) -> None:

@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +27,7 @@ import attrs
 
 from crishim.errors import CrishimError, DataLoss, FailedPrecondition, PermissionDenied
 from crishim.images.layers import renamed
-from crishim.images.manifest import Configuration, Manifest, check, parse_config, parse_manifest
+from crishim.images.manifest import Configuration, Descriptor, Manifest, check, parse_config, parse_manifest
 from crishim.images.snapshots import refuse_marks
 from crishim.images.table import ImageEntry, dump, load
 from crishim.linux.syscalls import last_os_error, libc
@@ -131,13 +131,13 @@ class Content:
             try:
                 if missing := set(entry.layers) - self.sizes.keys():
                     raise DataLoss(f"its layer {min(missing)} is missing")
-                configs[entry.id] = self.config(entry.id, len(entry.layers))
+                configs[entry.id] = self.config(entry.id, self._manifest(entry).layers)
                 whole[entry.id] = entry
             except (CrishimError, OSError) as error:
                 complaints.append(f"image {entry.id} ({', '.join(entry.tags)}) is lost, and must be pulled again: {error}")
         return whole, configs, complaints
 
-    def config(self, image_id: ImageId, layers: int) -> Configuration:
+    def config(self, image_id: ImageId, layers: Sequence[Descriptor]) -> Configuration:
         """An image's configuration. Raises `DataLoss` for invalid content, which is deleted, so that the next pull downloads
         it again.
         """
@@ -150,8 +150,13 @@ class Content:
 
     def is_checkpoint(self, entry: ImageEntry) -> bool:
         """Whether an image holds a checkpoint archive. Raises `DataLoss` for a manifest that is broken."""
+        return self._manifest(entry).is_checkpoint
+
+    def _manifest(self, entry: ImageEntry) -> Manifest:
         manifest = parse_manifest(check(self.blob(entry.manifest).read_bytes(), entry.manifest, "the image's manifest"))
-        return isinstance(manifest, Manifest) and manifest.is_checkpoint
+        if not isinstance(manifest, Manifest):
+            raise DataLoss(f"{entry.manifest} is no manifest")
+        return manifest
 
     def save(self, table: Mapping[ImageId, ImageEntry]) -> None:
         """Write the index durably. Raises `ResourceExhausted`."""

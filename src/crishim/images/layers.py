@@ -6,6 +6,8 @@ that it does not list, targets of hard links, and the real place of a path throu
 equals unpacking over the layers below (image-spec v1.1, layer.md, "Applying Changesets").
 
 The caller compares the diff id, which is that of the whole stream, including what follows the archive's end.
+
+The one layer of a WebAssembly artifact is no archive but the module, which becomes a file of that name.
 """
 
 import contextlib
@@ -21,8 +23,12 @@ from typing import Any, Final, NamedTuple
 
 from crishim.errors import CrishimError, DataLoss, from_os_error
 from crishim.images.headers import Entry
-from crishim.images.streams import LayerStream
+from crishim.images.manifest import MODULE
+from crishim.images.streams import CHUNK, LayerStream
 from crishim.images.tree import OPAQUE, Metadata, Tree, cleaned, is_unpacked_xattr, is_whiteout, joined, sane, set_xattrs
+
+_WASM: Final = b"\0asm"
+"""The first bytes of a WebAssembly module (core specification, 5.5.16); no archive begins with a null byte."""
 
 _WHITEOUT: Final = ".wh."
 _RESERVED: Final = ".wh..wh."
@@ -50,9 +56,25 @@ def unpack(blob: Path, folder: Path) -> Unpacked:
     """
     with renamed(f"unpacking {blob.name[:12]}"), LayerStream(blob) as stream:
         folder.chmod(0o755)
+        if _is_module(blob):
+            return _write_module(stream, folder)
         writer = _Writer(Tree(str(folder)), stream)
         writer.write_all()
         return Unpacked(writer.tree, stream.digest(), writer.bytes, writer.inodes)
+
+
+def _is_module(blob: Path) -> bool:
+    with blob.open("rb") as file:
+        return file.read(len(_WASM)) == _WASM
+
+
+def _write_module(stream: LayerStream, folder: Path) -> Unpacked:
+    with (folder / MODULE).open("xb") as file:
+        while piece := stream.some(CHUNK):
+            file.write(piece)
+        os.fchmod(file.fileno(), 0o644)
+        size = file.tell()
+    return Unpacked(Tree(str(folder)), stream.digest(), -(-size // _BLOCK) * _BLOCK, 1)
 
 
 def settle(tree: Tree, lowers: Sequence[Path]) -> None:

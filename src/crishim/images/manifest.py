@@ -7,7 +7,7 @@ that does not match these is `DataLoss`; valid content that is not a container i
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import attrs
@@ -16,6 +16,12 @@ from crishim.errors import DataLoss, InvalidArgument, NotFound
 from crishim.images.reference import valid_digest
 from crishim.model.image import ImageConfig
 from crishim.model.values import FrozenDict
+
+MODULE: Final = "module.wasm"
+"""The file, in the root, of a WebAssembly artifact's module."""
+
+_WASM: Final = "application/wasm"
+"""The media type of the one layer of a WebAssembly artifact (CNCF TAG Runtime, "Wasm OCI Artifact layout")."""
 
 _OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
 _OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -134,15 +140,20 @@ def media_type_of(data: bytes) -> str:
     return str(json.loads(data).get("mediaType") or (_OCI_INDEX if isinstance(parsed, Index) else _OCI_MANIFEST))
 
 
-def parse_config(data: bytes, layers: int) -> Configuration:
-    """An image configuration with as many `diff_ids` as the manifest has layers. Raises `DataLoss` or `InvalidArgument`."""
+def parse_config(data: bytes, layers: Sequence[Descriptor]) -> Configuration:
+    """An image configuration with as many `diff_ids` as the manifest has layers. Raises `DataLoss` or `InvalidArgument`.
+
+    A WebAssembly artifact is the image of one file, which is its entrypoint.
+    """
     with _shaped("image configuration"):
         top = _object(json.loads(data))
         if not isinstance(top.get("rootfs"), dict):
-            raise InvalidArgument("image.image", "is an artifact and not a container image")
+            if [layer.media_type for layer in layers] != [_WASM]:
+                raise InvalidArgument("image.image", "is an artifact and not a container image")
+            return Configuration(ImageConfig(entrypoint=(f"/{MODULE}",)), (layers[0].digest,), _platform(top))
         diff_ids = tuple(str(item) for item in top["rootfs"].get("diff_ids") or ())
-        if len(diff_ids) != layers or not all(valid_digest(item) for item in diff_ids):
-            raise DataLoss(f"the image configuration has {len(diff_ids)} layers, and the manifest {layers}")
+        if len(diff_ids) != len(layers) or not all(valid_digest(item) for item in diff_ids):
+            raise DataLoss(f"the image configuration has {len(diff_ids)} layers, and the manifest {len(layers)}")
         return Configuration(image_config(_object(top.get("config") or {})), diff_ids, _platform(top))
 
 
