@@ -28,7 +28,7 @@ examples: packages
 
 # The documentation as static pages with search, in build/site; a warning ends it.
 docs: $(VENV)/.dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -m sphinx --builder html --fresh-env --fail-on-warning --quiet --doctree-dir build/doctrees docs build/site
 
 # The pages, the drawings and the man page that are written from the code, after a change to it.
 reference: $(VENV)/.dev

@@ -38,7 +38,7 @@ def test_the_sdist_has_what_its_tests_need(dist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {"src/crishim/__init__.py", "tests/test_house.py", "docs/tutorial.md", "docs/pictures/play.svg", "Makefile"}
-    wanted |= {"examples/hello.yaml", "mkdocs.yml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE"}
+    wanted |= {"examples/hello.yaml", "docs/conf.py", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE"}
     assert set() == wanted - names
 
 
