@@ -18,6 +18,7 @@ myst_heading_anchors = 4
 
 html_theme = "furo"
 html_title = "crishim"
+html_favicon = "pictures/icon.svg"
 html_show_copyright = False
 html_use_index = False
 

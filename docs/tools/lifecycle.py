@@ -10,6 +10,7 @@ import attrs
 from crishim.lifecycle.states import CONTAINER, SANDBOX
 from crishim.model.container import ContainerState
 from crishim.model.sandbox import PodSandboxState
+from docs.tools import svg
 
 _WIDTH: Final = 190
 _LINE: Final = 16
@@ -41,22 +42,19 @@ SANDBOX_DRAWING: Final = Drawing(960, 150, {PodSandboxState.READY: (200, 75), Po
 
 def container_svg() -> str:
     """The lifecycle of a container."""
-    return "\n".join(_svg(CONTAINER, CONTAINER_DRAWING)) + "\n"
+    return _svg(CONTAINER, CONTAINER_DRAWING)
 
 
 def sandbox_svg() -> str:
     """The lifecycle of a sandbox."""
-    return "\n".join(_svg(SANDBOX, SANDBOX_DRAWING)) + "\n"
+    return _svg(SANDBOX, SANDBOX_DRAWING)
 
 
-def _svg(table: Mapping[tuple[Any, Any], Any], drawing: Drawing) -> Iterator[str]:
-    yield (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {drawing.width} {drawing.height}"'
-        ' font-family="system-ui, sans-serif" font-size="13">'
-    )
-    yield '<defs><marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" markerHeight="8" orient="auto">'
-    yield '<path d="M0 0 10 5 0 10z" fill="#3f51b5"/></marker></defs>'
-    yield f'<rect width="{drawing.width}" height="{drawing.height}" fill="#ffffff" rx="8"/>'
+def _svg(table: Mapping[tuple[Any, Any], Any], drawing: Drawing) -> str:
+    return svg.card(drawing.width, drawing.height, _body(table, drawing))
+
+
+def _body(table: Mapping[tuple[Any, Any], Any], drawing: Drawing) -> Iterator[str]:
     moves: dict[tuple[Any, Any], list[str]] = {}
     for (before, act), after in table.items():
         moves.setdefault((before, after), []).append(act.value)
@@ -71,7 +69,6 @@ def _svg(table: Mapping[tuple[Any, Any], Any], drawing: Drawing) -> Iterator[str
     yield from (label for _, label in arrows)
     for state, lines in boxes.items():
         yield from _box(drawing.places[state], lines)
-    yield "</svg>"
 
 
 def _inside(state: Enum, stays: list[str]) -> list[str]:
@@ -111,7 +108,7 @@ def _arrow(
     start = _edge((x1, y1), (x2, y2), boxes[before])
     end = _edge((x2, y2), (x1, y1), boxes[after])
     x1, y1, x2, y2 = round(start[0] + dx), round(start[1] + dy), round(end[0] + dx), round(end[1] + dy)
-    line = f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="#3f51b5" stroke-width="1.6" marker-end="url(#tip)"/>'
+    line = svg.arrow(x1, y1, x2, y2)
     share = drawing.labels.get((before, after), 0.5)
     x, y, text = round(x1 + (x2 - x1) * share), round(y1 + (y2 - y1) * share), ", ".join(acts)
     width = 7 * len(text) + 8

@@ -1,6 +1,6 @@
 """Writes the pages of the reference that the code knows best: `python -m docs.tools.reference`.
 
-Contracts, capabilities, names, errors, configuration, command line, the drawings of the lifecycle, and the man page. A test
+Contracts, capabilities, names, errors, configuration, command line, the drawings, and the man page. A test
 holds them against the code.
 """
 
@@ -24,7 +24,7 @@ from crishim.backends import docker, kata, process, runc, shim
 from crishim.config import Config
 from crishim.errors import CrishimError, Unknown
 from crishim.interfaces import backend, capabilities, oci_runtime, plugin, seats
-from docs.tools import lifecycle, manual
+from docs.tools import lifecycle, manual, overview
 
 DOCS: Final = Path(__file__).parents[1]
 _NOTE: Final = "This page is written by `make reference` from {}.\n"
@@ -57,7 +57,11 @@ def pages() -> dict[str, str]:
     }
     return {
         **{name: "\n".join(lines()).rstrip() + "\n" for name, lines in made.items()},
+        "pictures/architecture.svg": overview.architecture_svg(overview.floors((DOCS / "architecture.md").read_text())),
         "pictures/container.svg": lifecycle.container_svg(),
+        "pictures/ways.svg": overview.ways_svg(),
+        "pictures/icon.svg": overview.icon_svg(),
+        "pictures/pod.svg": overview.pod_svg(),
         "pictures/sandbox.svg": lifecycle.sandbox_svg(),
         "crishim.1": manual.page(),
     }
