@@ -44,6 +44,13 @@ def test_what_is_not_run_has_a_reason(page: Path) -> None:
     assert [] == re.findall(r"\n\n    (?![ -]).*", re.sub(r"(?m)^(?:[-*]|\d+\.) .*\n(?:(?:  .*)?\n)*", "", text))
 
 
+@pytest.mark.parametrize("page", [page for page in pages() if blocks(page)], ids=named)
+def test_files_have_no_prompts(page: Path) -> None:
+    """A file that a reader writes is in a block that can be copied whole, and not behind a console's prompts."""
+    consoles = [block for block in blocks(page) if block.language == "console"]
+    assert [] == [command for block in consoles for command, _ in commands(block.text) if "<<" in command]
+
+
 @pytest.mark.parametrize("page", pages(), ids=named)
 def test_extras_that_are_named_exist(page: Path) -> None:
     """What `pip install 'crishim[...]'` asks for can be had."""
