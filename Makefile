@@ -26,9 +26,10 @@ bench: packages $(VENV)/.dev
 examples: packages
 	PYTHON=$(PYTHON) .ci/examples
 
-# The documentation as static pages with search, in build/site; a warning ends it.
+# The documentation as static pages with search, and as plain text (llms.txt, llms-full.txt), in build/site; a warning ends it.
 docs: $(VENV)/.dev
 	$(BIN)/python -m sphinx --builder html --fresh-env --fail-on-warning --quiet --doctree-dir build/doctrees docs build/site
+	$(BIN)/python -m docs.tools.plain build/site
 
 # The pages, the drawings and the man page that are written from the code, after a change to it.
 reference: $(VENV)/.dev
