@@ -19,6 +19,8 @@ myst_heading_anchors = 4
 html_theme = "furo"
 html_title = "crishim"
 html_favicon = "pictures/icon.svg"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_show_copyright = False
 html_use_index = False
 
