@@ -51,6 +51,16 @@ def test_files_have_no_prompts(page: Path) -> None:
     assert [] == [command for block in consoles for command, _ in commands(block.text) if "<<" in command]
 
 
+def test_a_project_names_its_modules() -> None:
+    """A project of a page can be installed from a folder in which a server has made folders: it names the modules of its plug-ins."""
+    files = [tomllib.loads(block.text) for page in pages() for block in blocks(page) if block.title == "pyproject.toml"]
+    projects = [file for file in files if "name" in file["project"]]
+    assert projects
+    for project in projects:
+        plugins = project["project"]["entry-points"]["crishim.backends"].values()
+        assert {plugin.partition(":")[0] for plugin in plugins} == set(project["tool"]["setuptools"]["py-modules"])
+
+
 @pytest.mark.parametrize("page", pages(), ids=named)
 def test_extras_that_are_named_exist(page: Path) -> None:
     """What `pip install 'crishim[...]'` asks for can be had."""
