@@ -52,7 +52,7 @@ def test_files_have_no_prompts(page: Path) -> None:
 
 
 def test_a_project_names_its_modules() -> None:
-    """A project of a page can be installed from a folder in which a server has made folders: it names the modules of its plug-ins."""
+    """A project of a page names the modules of its plug-ins: beside the folders of a server no tool guesses them."""
     files = [tomllib.loads(block.text) for page in pages() for block in blocks(page) if block.title == "pyproject.toml"]
     projects = [file for file in files if "name" in file["project"]]
     assert projects
