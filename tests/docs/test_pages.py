@@ -51,6 +51,13 @@ def test_files_have_no_prompts(page: Path) -> None:
     assert [] == [command for block in consoles for command, _ in commands(block.text) if "<<" in command]
 
 
+@pytest.mark.parametrize("page", pages(), ids=named)
+def test_readers_wait_as_the_tests_do(page: Path) -> None:
+    """What a command must wait for is waited for on the page: no hidden command does it, unless it waits for its own."""
+    hidden = re.findall(r"<!-- prepare\n(.*?)-->", page.read_text(), re.DOTALL)
+    assert [] == [commands for commands in hidden if "sleep" in commands and "&\n" not in commands]
+
+
 def test_a_project_names_its_modules() -> None:
     """A project of a page names the modules of its plug-ins: beside the folders of a server no tool guesses them."""
     files = [tomllib.loads(block.text) for page in pages() for block in blocks(page) if block.title == "pyproject.toml"]
