@@ -12,6 +12,28 @@ from crishim.model.sandbox import ObservedSandbox, PodSandboxStatus, SandboxSpec
 from crishim.model.security import IDMapping, LinuxContainerSecurityContext, LinuxContainerUser, SupplementalGroupsPolicy
 from crishim.model.values import EMPTY, ContainerId, FrozenDict, ImageId, SandboxId, frozen
 
+__all__ = [
+    "CheckpointOrigin",
+    "Container",
+    "ContainerConfig",
+    "ContainerCreated",
+    "ContainerDetail",
+    "ContainerFilter",
+    "ContainerMetadata",
+    "ContainerSpec",
+    "ContainerState",
+    "ContainerStatus",
+    "Device",
+    "Inventory",
+    "KeyValue",
+    "LinuxContainerConfig",
+    "Mount",
+    "MountPropagation",
+    "ObservedContainer",
+    "PodSandboxDetail",
+    "UserSpec",
+]
+
 
 class MountPropagation(enum.IntEnum):
     """How mounts propagate between the host and the container. BIDIRECTIONAL also reaches the host."""

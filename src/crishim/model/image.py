@@ -4,6 +4,8 @@ import attrs
 
 from crishim.model.values import EMPTY, FrozenDict, ImageId, frozen
 
+__all__ = ["AuthConfig", "FilesystemUsage", "Image", "ImageConfig", "ImageDetail", "ImageFsInfo", "ImageSpec"]
+
 
 @attrs.frozen(kw_only=True)
 class ImageSpec:

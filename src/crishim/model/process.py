@@ -8,6 +8,19 @@ import attrs
 
 from crishim.model.values import ContainerId, SandboxId
 
+__all__ = [
+    "AttachRequest",
+    "ExecRequest",
+    "ExecSpec",
+    "ExecSyncResult",
+    "Exit",
+    "PortForwardRequest",
+    "Signal",
+    "StreamRequest",
+    "TerminalSize",
+    "signal_number",
+]
+
 _LINUX_NUMBERS: Final = {
     "HUP": 1, "INT": 2, "QUIT": 3, "ILL": 4, "TRAP": 5, "ABRT": 6, "IOT": 6, "BUS": 7, "FPE": 8, "KILL": 9, "USR1": 10,
     "SEGV": 11, "USR2": 12, "PIPE": 13, "ALRM": 14, "TERM": 15, "STKFLT": 16, "CHLD": 17, "CLD": 17, "CONT": 18, "STOP": 19,
@@ -199,3 +212,4 @@ class PortForwardRequest:
 
 
 StreamRequest: TypeAlias = ExecRequest | AttachRequest | PortForwardRequest
+"""What a URL of the streaming server stands for."""

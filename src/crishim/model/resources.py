@@ -4,6 +4,8 @@ import attrs
 
 from crishim.model.values import EMPTY, FrozenDict, frozen
 
+__all__ = ["HugepageLimit", "Resources"]
+
 
 @attrs.frozen
 class HugepageLimit:

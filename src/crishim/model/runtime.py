@@ -8,6 +8,21 @@ from crishim.model.container import CheckpointOrigin, ContainerConfig, Container
 from crishim.model.sandbox import PodSandboxConfig, PodSandboxMetadata, PodSandboxStatus
 from crishim.model.values import EMPTY, ContainerId, FrozenDict, SandboxId, frozen
 
+__all__ = [
+    "CgroupDriver",
+    "ContainerEvent",
+    "ContainerEventType",
+    "PodCheckpoint",
+    "RestorePod",
+    "RestoredPod",
+    "RuntimeCondition",
+    "RuntimeFeatures",
+    "RuntimeHandler",
+    "RuntimeHandlerFeatures",
+    "RuntimeStatus",
+    "Version",
+]
+
 
 class CgroupDriver(enum.IntEnum):
     """The cgroup driver. CRI's zero value is SYSTEMD."""

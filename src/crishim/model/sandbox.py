@@ -10,6 +10,22 @@ from crishim.model.resources import Resources
 from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
 from crishim.model.values import EMPTY, FrozenDict, SandboxId, frozen
 
+__all__ = [
+    "DNSConfig",
+    "LinuxPodSandboxConfig",
+    "ObservedSandbox",
+    "PodSandbox",
+    "PodSandboxConfig",
+    "PodSandboxFilter",
+    "PodSandboxMetadata",
+    "PodSandboxState",
+    "PodSandboxStatus",
+    "PortMapping",
+    "Protocol",
+    "SandboxSpec",
+    "SandboxStarted",
+]
+
 
 class PodSandboxState(enum.IntEnum):
     """CRI's two states of a sandbox."""

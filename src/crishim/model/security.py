@@ -4,6 +4,21 @@ import enum
 
 import attrs
 
+__all__ = [
+    "Capability",
+    "IDMapping",
+    "LinuxContainerSecurityContext",
+    "LinuxContainerUser",
+    "LinuxSandboxSecurityContext",
+    "NamespaceMode",
+    "NamespaceOption",
+    "ProfileType",
+    "SELinuxOption",
+    "SecurityProfile",
+    "SupplementalGroupsPolicy",
+    "UserNamespace",
+]
+
 
 class NamespaceMode(enum.IntEnum):
     """Whose namespace is used: the pod's, the container's own, the node's, or another container's."""

@@ -30,9 +30,25 @@ from crishim._proto import ttrpc_pb2 as pb
 from crishim.errors import Code
 from crishim.ttrpc.frames import MAX_DATA, Flag, Frame, FrameDecoder, Kind, Oversized, encode
 
+__all__ = [
+    "OK",
+    "Answered",
+    "Called",
+    "ClientConnection",
+    "ClientEvent",
+    "DataArrived",
+    "DataEnded",
+    "Metadata",
+    "Request",
+    "ServerConnection",
+    "ServerEvent",
+    "Status",
+]
+
 _LAST_STREAM: Final = 2**32 - 1
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
+"""Pairs of name and value, as in gRPC's metadata."""
 
 
 @attrs.frozen
@@ -44,6 +60,7 @@ class Status:
 
 
 OK: Final = Status()
+"""The status of success."""
 
 
 @attrs.frozen(kw_only=True)
@@ -91,7 +108,9 @@ class Answered:
 
 
 ClientEvent: TypeAlias = DataArrived | Answered
+"""What `ClientConnection` yields."""
 ServerEvent: TypeAlias = Called | DataArrived | DataEnded
+"""What `ServerConnection` yields."""
 
 
 class ClientConnection:
