@@ -1,7 +1,7 @@
 """Writes the pages of the reference that the code knows best: `python -m docs.tools.reference`.
 
-Contracts, capabilities, names, errors, configuration, command line, the drawings of the lifecycle, the man page,
-and the record of the public API. A test compares them with the code.
+Contracts, capabilities, names, errors, configuration, command line, the drawings of the lifecycle, the man page, the types of
+CRI's calls, and the record of the public API. A test compares them with the code.
 """
 
 import ast
@@ -24,7 +24,7 @@ from crishim.backends import docker, kata, process, runc, shim
 from crishim.config import Config
 from crishim.errors import CrishimError, Unknown
 from crishim.interfaces import backend, capabilities, oci_runtime, plugin, seats
-from docs.tools import lifecycle, manual, names, snapshot
+from docs.tools import calls, lifecycle, manual, names, snapshot
 
 DOCS: Final = Path(__file__).parents[1]
 _NOTE: Final = "This page is written by `make reference` from {}.\n"
@@ -60,6 +60,7 @@ def pages() -> dict[str, str]:
         "pictures/container.svg": lifecycle.container_svg(),
         "pictures/sandbox.svg": lifecycle.sandbox_svg(),
         "crishim.1": manual.page(),
+        "../src/crishim/cri/calls.py": calls.text(),
     }
 
 
