@@ -1,6 +1,6 @@
 """Writes the pages of the reference that the code knows best: `python -m docs.tools.reference`.
 
-Contracts, capabilities, names, errors, configuration, command line, the drawings of the lifecycle, the man page, the types of
+Contracts, capabilities, names, values, errors, configuration, command line, the drawings of the lifecycle, the man page, the types of
 CRI's calls, and the record of the public API. A test compares them with the code.
 """
 
@@ -24,7 +24,7 @@ from crishim.backends import docker, kata, process, runc, shim
 from crishim.config import Config
 from crishim.errors import CrishimError, Unknown
 from crishim.interfaces import backend, capabilities, oci_runtime, plugin, seats
-from docs.tools import calls, lifecycle, manual, names, snapshot
+from docs.tools import calls, lifecycle, manual, names, snapshot, specs
 
 DOCS: Final = Path(__file__).parents[1]
 _NOTE: Final = "This page is written by `make reference` from {}.\n"
@@ -51,6 +51,7 @@ def pages() -> dict[str, str]:
         "reference/contract.md": contract,
         "reference/capabilities.md": offered,
         "reference/names.md": names.page,
+        "reference/specs.md": specs.page,
         "reference/errors.md": errors,
         "reference/configuration.md": configuration,
         "reference/cli.md": command_line,

@@ -103,10 +103,15 @@ class ContainerEvent:
     """
 
     container_id: str
+    """The id of the container, or of the sandbox."""
     type: ContainerEventType
+    """CREATED, STARTED, STOPPED or DELETED."""
     created_at: int
+    """Nanoseconds since the epoch."""
     pod_sandbox_status: PodSandboxStatus
+    """The pod's status at that time."""
     containers_statuses: tuple[ContainerStatus, ...] = ()
+    """The statuses of all containers of the pod at that time."""
 
 
 @attrs.frozen(kw_only=True)
