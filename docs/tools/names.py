@@ -8,7 +8,7 @@ from docs.tools.public import MODULES, Name, api
 _LONGEST: Final = 160
 _RULE: Final = """\
 **What this page lists is public.** A module that is not here is private, and so is a name that is not here, whatever it is called. Public are also
-the attributes and methods of the classes here whose names do not begin with `_`, the types of values that they return, the keys of
+the attributes and methods of the classes here whose names do not begin with `_`, the keys of
 [the configuration](configuration.md), and [the commands](cli.md). CONTRIBUTING.md says how they may change.
 
 The attributes `sandboxes`, `containers`, `images`, `streams`, `stats`, `runtime` and `pods` of `Services` have the calls of CRI; their classes are private.

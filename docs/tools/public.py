@@ -43,8 +43,10 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
         "crishim.oci.facts",
         "crishim.logs.execution",
         "crishim.logs.follower",
+        "crishim.logs.lines",
         "crishim.logs.stdio",
         "crishim.linux.bundle_mounts",
+        "crishim.linux.cgroups",
         "crishim.linux.children",
         "crishim.linux.processes",
         "crishim.linux.roots",
@@ -55,6 +57,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
         "crishim.cri.convert.sandbox_config",
         "crishim.server",
         "crishim.service.backends",
+        "crishim.service.node",
         "crishim.store.memory",
         "crishim.store.sqlite",
         "crishim.system",
@@ -66,7 +69,13 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
         "crishim.cli.daemon",
         "crishim.config",
     ),
-    "A shim of containerd's": ("crishim.shimv2", "crishim.shimv2.server.daemon", "crishim.shimv2.server.options"),
+    "A shim of containerd's": (
+        "crishim.shimv2",
+        "crishim.shimv2.server.daemon",
+        "crishim.shimv2.server.options",
+        "crishim.shimv2.client.binary",
+        "crishim.shimv2.client.runtime",
+    ),
     "The backends of the package": (
         "crishim.backends.docker",
         "crishim.backends.kata",
@@ -78,16 +87,21 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
         "crishim.testing",
         "crishim.testing.harness",
         "crishim.testing.conformance",
+        "crishim.testing.conformance.examination",
+        "crishim.testing.conformance.examine",
         "crishim.testing.conformance.runtimes",
         "crishim.testing.conformance.suite",
     ),
     "Protocols": (
         "crishim.nri.adaptation",
+        "crishim.nri.connection",
         "crishim.nri.plugin",
         "crishim.streaming.channels",
         "crishim.streaming.connection",
         "crishim.streaming.events",
+        "crishim.streaming.flow",
         "crishim.streaming.server",
+        "crishim.streaming.sessions",
         "crishim.streaming.spdy",
         "crishim.streaming.spdy_frames",
         "crishim.streaming.upgrade",
@@ -132,6 +146,7 @@ class Api:
         package = loader.load("crishim")
         loader.resolve_aliases(implicit=True)
         self._homes: dict[str, str] = {}
+        self._targets: dict[str, griffe.Object] = {}
         self.about: dict[str, str] = {}
         self.modules: dict[str, tuple[Name, ...]] = {}
         for path in (path for paths in MODULES.values() for path in paths):
@@ -148,13 +163,27 @@ class Api:
                 yield name
                 yield from name.members
 
+    def unlisted(self) -> dict[str, set[str]]:
+        """The types of this package that stand in public signatures and are not public, each with the names that use it."""
+        homes = {name.home for name in self.names()}
+        found: dict[str, set[str]] = {}
+        for path, target in self._targets.items():
+            for used in _types(target):
+                if used not in homes and used.startswith("crishim.") and "._proto" not in used:
+                    found.setdefault(used, set()).add(path)
+        return found
+
     def _name(self, path: str, member: griffe.Object | griffe.Alias) -> Name:
         target = member.final_target if isinstance(member, griffe.Alias) else member
         home = self._homes.setdefault(target.path, path)
         if home != path:
             return Name(path=path, same=home)
-        members = tuple(_members(path, target)) if isinstance(target, griffe.Class) else ()
-        return attrs.evolve(_described(path, target), members=members)
+        members = dict(_members(path, target)) if isinstance(target, griffe.Class) else {}
+        self._targets |= {path: target, **members}
+        return attrs.evolve(
+            _described(path, target),
+            members=tuple(_described(each, member) for each, member in members.items()),
+        )
 
 
 @functools.cache
@@ -168,13 +197,31 @@ def exported(module: griffe.Object | griffe.Alias) -> list[str]:
     return [str(name) for name in module.exports or ()]
 
 
-def _members(path: str, kind: griffe.Class) -> Iterator[Name]:
-    """The public attributes and methods of a class, its own before those of its bases in this package."""
+def _members(path: str, kind: griffe.Class) -> Iterator[tuple[str, griffe.Object]]:
+    """The public attributes and methods of a class by their paths, its own before those of its bases in this package."""
     inherited = {name: each for name, each in kind.inherited_members.items() if each.canonical_path.startswith("crishim.")}
     for name, each in {**kind.members, **inherited}.items():
-        target = each.final_target if isinstance(each, griffe.Alias) else each
         if name == "__call__" or not name.startswith("_"):
-            yield _described(f"{path}.{name}", target)
+            yield f"{path}.{name}", each.final_target if isinstance(each, griffe.Alias) else each
+
+
+def _types(each: griffe.Object) -> Iterator[str]:
+    """The paths of the types in a signature, where they are defined."""
+    expressions: list[object] = []
+    if isinstance(each, griffe.Function):
+        expressions = [each.returns, *(parameter.annotation for parameter in each.parameters)]
+    elif isinstance(each, griffe.Attribute):
+        expressions = [each.annotation]
+    elif isinstance(each, griffe.Class) and isinstance(made := each.members.get("__init__"), griffe.Function):
+        expressions = [parameter.annotation for parameter in made.parameters]
+    for expression in expressions:
+        parts = expression.iterate(flat=True) if isinstance(expression, griffe.Expr) else ()
+        for part in (expression, *parts):
+            if isinstance(part, griffe.ExprName) and part.canonical_path.startswith("crishim."):
+                found = each.package[part.canonical_path.removeprefix("crishim.")]
+                target = found.final_target if isinstance(found, griffe.Alias) else found
+                if not (isinstance(target, griffe.Attribute) and str(target.value).startswith("TypeVar(")):
+                    yield target.path
 
 
 def _described(path: str, each: griffe.Object) -> Name:

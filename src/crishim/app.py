@@ -45,7 +45,7 @@ from crishim.shimv2.client.files import SHIMS, SandboxFolder
 from crishim.store.sqlite import SqliteStore
 from crishim.system import SystemClock
 
-__all__ = ["read_config", "running"]
+__all__ = ["Progressed", "read_config", "running"]
 
 if TYPE_CHECKING:
     from crishim.nri.adaptation import NodeResourceInterface

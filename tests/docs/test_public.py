@@ -62,6 +62,31 @@ def test_every_name_exists() -> None:
     assert [] == missing
 
 
+UNNAMED = {
+    "crishim.backends.docker.engine.Engine",  # made by the plug-in
+    "crishim.backends.docker.options.Options",
+    "crishim.backends.runc.command.Features",
+    "crishim.lifecycle.states.ContainerAct",
+    "crishim.play.client.Caller",
+    "crishim.play.fields.Fields",  # parts of a `Pod`, made by `parse`
+    "crishim.play.pod.PodContainer",
+    "crishim.play.pod.PodSecurity",
+    "crishim.play.pod.RestartPolicy",
+    "crishim.play.pod.Volume",
+    "crishim.shimv2.client.runtime.Options",
+    "crishim.shimv2.wire.messages.Bootstrap",
+    "crishim.streaming.http_connection.HttpConnection",  # of a callback that a StreamServer gets
+    "crishim.streaming.http_connection.Upgrade",
+    "crishim.ttrpc.client._Wire",  # made by `Client.connect`
+}
+"""Types that a program gets from a public name and passes on, and has no need to name."""
+
+
+def test_public_signatures_have_public_types() -> None:
+    """Whatever a program needs to call a public name, or gets from one, is public itself."""
+    assert UNNAMED == api().unlisted().keys()
+
+
 SEEN = [
     *pages(),
     *sorted((ROOT / "examples").rglob("*.py")),

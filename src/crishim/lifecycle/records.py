@@ -112,6 +112,7 @@ class ContainerRecord:
 
 Record: TypeAlias = SandboxRecord | ContainerRecord
 """What a `RecordStore` stores."""
+"""What a `RecordStore` stores."""
 
 
 def unstructure(value: object) -> Any:

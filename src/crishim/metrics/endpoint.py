@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from crishim.errors import CrishimError, InvalidArgument
 
-__all__ = ["scraped"]
+__all__ = ["Collect", "scraped"]
 
 _log = logging.getLogger(__name__)
 

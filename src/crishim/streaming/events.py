@@ -134,6 +134,7 @@ class ConnectionEnded:
 
 Event: TypeAlias = StreamOpened | StreamAccepted | HeadersReceived | DataReceived | StreamEnded | StreamReset | ConnectionEnded
 """What a codec yields."""
+"""What a codec yields."""
 
 
 class StreamCodec(Protocol):

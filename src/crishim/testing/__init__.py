@@ -4,17 +4,21 @@ All of it is public: the project's own tests use it.
 """
 
 from crishim.testing.doubles import FakeClock, FakeIds, FakeUrls, MemoryStream
-from crishim.testing.fakes import FakeBackend, FakeImages, FakeNamespaces, FakeNetwork
+from crishim.testing.fake_programs import FakeInside
+from crishim.testing.fakes import FakeBackend, FakeContainer, FakeImages, FakeNamespaces, FakeNetwork, FakeSandbox
 from crishim.testing.faults import dropping, failing, hanging
 from crishim.testing.harness import Harness
 
 __all__ = [
     "FakeBackend",
     "FakeClock",
+    "FakeContainer",
     "FakeIds",
     "FakeImages",
+    "FakeInside",
     "FakeNamespaces",
     "FakeNetwork",
+    "FakeSandbox",
     "FakeUrls",
     "Harness",
     "MemoryStream",

@@ -22,6 +22,7 @@ __all__ = ["IMAGE", "Harness", "container_config", "sandbox_config"]
 
 IMAGE = "registry.example/image:1"
 """The image that `Harness` has in place."""
+"""The image that `Harness` has in place."""
 
 
 def sandbox_config(name: str = "pod", **changes: Any) -> PodSandboxConfig:

@@ -22,6 +22,8 @@ from crishim.model.process import Exit
 from crishim.testing.conformance.candidate import Candidate, World
 from crishim.testing.conformance.programs import LeftOut
 
+__all__ = ["Check", "Grade", "Restart", "Result"]
+
 LIMIT: Final = 180.0
 """Seconds for one check; each verb in it has a limit of its own."""
 
@@ -37,6 +39,7 @@ _TOLD: Final = (str, bytes, int, tuple, list, enum.Enum, Exit, ContainerStatus, 
 T = TypeVar("T")
 
 Check: TypeAlias = Callable[[World], Coroutine[Any, Any, None]]
+"""A check: it returns, or raises `AssertionError` or `LeftOut`."""
 
 
 @attrs.frozen
