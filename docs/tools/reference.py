@@ -1,7 +1,7 @@
 """Writes the pages of the reference that the code knows best: `python -m docs.tools.reference`.
 
-Contracts, capabilities, names, errors, configuration, command line, the drawings, and the man page. A test
-holds them against the code.
+Contracts, capabilities, names, values, errors, configuration, command line, the drawings, the man page, the types of
+CRI's calls, and the record of the public API. A test compares them with the code.
 """
 
 import ast
@@ -9,6 +9,7 @@ import inspect
 import itertools
 import json
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,13 +19,12 @@ from typing import Any, Final
 import attrs
 import click
 
-import crishim
 import crishim.errors
 from crishim.backends import docker, kata, process, runc, shim
 from crishim.config import Config
 from crishim.errors import CrishimError, Unknown
 from crishim.interfaces import backend, capabilities, oci_runtime, plugin, seats
-from docs.tools import lifecycle, manual, overview
+from docs.tools import calls, lifecycle, manual, names, overview, snapshot, specs
 
 DOCS: Final = Path(__file__).parents[1]
 _NOTE: Final = "This page is written by `make reference` from {}.\n"
@@ -50,7 +50,8 @@ def pages() -> dict[str, str]:
     made: dict[str, Callable[[], Iterator[str]]] = {
         "reference/contract.md": contract,
         "reference/capabilities.md": offered,
-        "reference/names.md": names,
+        "reference/names.md": names.page,
+        "reference/specs.md": specs.page,
         "reference/errors.md": errors,
         "reference/configuration.md": configuration,
         "reference/cli.md": command_line,
@@ -64,6 +65,7 @@ def pages() -> dict[str, str]:
         "pictures/pod.svg": overview.pod_svg(),
         "pictures/sandbox.svg": lifecycle.sandbox_svg(),
         "crishim.1": manual.page(),
+        "../src/crishim/cri/calls.py": calls.text(),
     }
 
 
@@ -118,18 +120,6 @@ def offered() -> Iterator[str]:
     for kind in (capabilities.ProcessIO, capabilities.ByteReader, capabilities.ByteWriter, capabilities.ByteStream):
         yield from _value(kind)
         yield from _verbs(kind)
-
-
-def names() -> Iterator[str]:
-    """What `import crishim` has."""
-    yield "# Names\n"
-    yield _NOTE.format("`crishim.__all__`")
-    yield "What `crishim` has for authors. Each is loaded at its first use.\n"
-    yield "| name | what it is |"
-    yield "|---|---|"
-    for name in crishim.__all__:
-        if not name.startswith("__"):
-            yield f"| `{name}` | {_first(getattr(crishim, name))} |"
 
 
 def errors() -> Iterator[str]:
@@ -247,26 +237,18 @@ def _line(text: str | None) -> str:
     return " ".join((text or "").split()).replace("|", "\\|")
 
 
-def _first(value: Any) -> str:
-    if not (isinstance(value, type) or callable(value)) or getattr(value, "__supertype__", None):
-        return _ALIASES[getattr(value, "__name__", "")]
-    return re.split(r"(?<=[.:;]) ", _line(value.__doc__))[0].rstrip(":;")
-
-
-_ALIASES: Final = {
-    "SandboxId": "A sandbox's id, chosen by the library.",
-    "ContainerId": "A container's id, chosen by the library.",
-    "ImageId": "An image's id, as its service gives it.",
-}
-
-
 def main() -> None:
-    """Write all of them."""
+    """Write all of them, and the record of the public API. Ends with an error if CHANGELOG.md does not name what has changed."""
     for name, text in pages().items():
-        path = DOCS / name
+        path = (DOCS / name).resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-        click.echo(f"docs/{name}")
+        click.echo(str(path.relative_to(DOCS.parent)))
+    try:
+        snapshot.update()
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

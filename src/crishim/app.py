@@ -45,6 +45,8 @@ from crishim.shimv2.client.files import SHIMS, SandboxFolder
 from crishim.store.sqlite import SqliteStore
 from crishim.system import SystemClock
 
+__all__ = ["Progressed", "read_config", "running"]
+
 if TYPE_CHECKING:
     from crishim.nri.adaptation import NodeResourceInterface
 

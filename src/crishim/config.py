@@ -19,6 +19,20 @@ import attrs
 from crishim.errors import InvalidArgument
 from crishim.model.values import FrozenDict
 
+__all__ = [
+    "Config",
+    "Deadlines",
+    "ImagesConfig",
+    "LogConfig",
+    "NetworkConfig",
+    "NriConfig",
+    "ShimConfig",
+    "StreamingConfig",
+    "TracingConfig",
+    "default_text",
+    "parse",
+]
+
 Check = Callable[[Any, Any], Any]
 """Receives a value from a file and the previous value; returns the new one, or raises `ValueError` with the requirement."""
 

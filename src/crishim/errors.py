@@ -13,6 +13,29 @@ import errno
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, Final
 
+__all__ = [
+    "Aborted",
+    "AlreadyExists",
+    "Code",
+    "CreateRefused",
+    "CrishimError",
+    "DataLoss",
+    "DeadlineExceeded",
+    "FailedPrecondition",
+    "Internal",
+    "InvalidArgument",
+    "NotFound",
+    "PermissionDenied",
+    "PullError",
+    "PullReason",
+    "ResourceExhausted",
+    "Unavailable",
+    "Unimplemented",
+    "Unknown",
+    "from_os_error",
+    "renaming",
+]
+
 
 class Code(enum.IntEnum):
     """gRPC's status codes."""

@@ -21,6 +21,8 @@ from crishim.errors import CrishimError, FailedPrecondition
 from crishim.linux.sockets import is_served, private_files
 from crishim.service.backends import MESSAGE_LIMIT
 
+__all__ = ["serve"]
+
 _log = logging.getLogger(__name__)
 
 _STATUS: Final = {status.value[0]: status for status in grpc.StatusCode}

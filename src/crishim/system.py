@@ -6,6 +6,8 @@ import time
 
 from crishim.model.values import ContainerId, SandboxId
 
+__all__ = ["RandomIds", "SystemClock"]
+
 
 class SystemClock:
     """The machine's clocks."""

@@ -23,6 +23,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from crishim.errors import Code, CrishimError
 from crishim.interfaces.tracing import Span, SpanAttributes, Tracer
 
+__all__ = ["RpcTracer", "exporting", "tracer_of"]
+
 _GRACE: Final = 2.0
 """Seconds for the export of the last spans when the server ends."""
 

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
@@ -40,6 +41,12 @@ def test_code_loads_on_the_oldest_protobuf(source: Path) -> None:
     """The code states the first protobuf 6 as its own version, and so loads on 6.x and 7.x."""
     code = source.with_name(f"{source.stem}_pb2.py").read_text(encoding="utf-8")
     assert "# Protobuf Python Version: 6.30.0" in code.splitlines()
+
+
+def test_the_package_allows_what_the_code_loads_on() -> None:
+    """Protobuf is required from the version of the code on, and up to the last major version that promises to load it."""
+    project = tomllib.loads((generate.IMPORT_ROOT.parent / "pyproject.toml").read_text())["project"]
+    assert ["protobuf>=6.30,<8"] == [each for each in project["dependencies"] if each.startswith("protobuf")]
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)

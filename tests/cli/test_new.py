@@ -51,6 +51,18 @@ def test_it_is_typed(project: Path, kind: str) -> None:
     assert 0 == done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("kind", NEEDS)
+def test_pyright_reads_it(project: Path, kind: str) -> None:
+    """Pyright in its basic mode finds no error in it: `crishim` is typed for either checker."""
+    if importlib.util.find_spec("basedpyright") is None:
+        pytest.skip("needs pyright with a node of its own: pip install basedpyright")
+    if kind == "remote" and importlib.util.find_spec("aiohttp") is None:
+        pytest.skip("needs aiohttp: pip install aiohttp")
+    (project / "pyrightconfig.json").write_text('{"typeCheckingMode": "basic"}')
+    done = run(project, "basedpyright", "--pythonpath", sys.executable, "--level", "error", ".")
+    assert (0, True) == (done.returncode, "0 errors" in done.stdout), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("kind", ["sandbox"])
 def test_nothing_is_overwritten(project: Path) -> None:
     """A second project of the name is refused, and the first one stays as it is."""

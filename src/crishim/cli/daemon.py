@@ -17,6 +17,8 @@ from typing import Final
 
 from crishim.interfaces.tracing import current_rpc
 
+__all__ = ["RpcFilter"]
+
 _OURS_ALONE: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 _MAX_FIELD: Final = 256
 """Characters of a field of an RPC in a line of text."""

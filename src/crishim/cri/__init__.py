@@ -6,6 +6,6 @@ bytes as any other stubs.
 """
 
 from crishim._proto import cri_pb2 as pb
-from crishim.cri.dispatch import Call, Dispatcher
+from crishim.cri.dispatch import Call, Dispatcher, Metadata
 
-__all__ = ["Call", "Dispatcher", "pb"]
+__all__ = ["Call", "Dispatcher", "Metadata", "pb"]

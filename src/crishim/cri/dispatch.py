@@ -18,6 +18,7 @@ import attrs
 from google.protobuf import message_factory
 from google.protobuf.message import DecodeError, Message
 
+from crishim.cri.calls import TypedCalls
 from crishim.cri.routes import Row, Subscription, Unary, routes
 from crishim.cri.subject import CREATED, RequestSubject
 from crishim.errors import Code, CrishimError, InvalidArgument, Unavailable, Unimplemented, Unknown
@@ -66,7 +67,7 @@ def log_call(call: Call) -> None:
         _log.log(level, "%s %s %s %.1f ms%s", call.method, call.subject or "-", call.code.name, call.seconds * 1e3, note)
 
 
-class Dispatcher:
+class Dispatcher(TypedCalls):
     """Every RPC of CRI over one `Services`. `observe` is called with each finished call; `tracer` makes a span of each."""
 
     def __init__(self, services: Services, observe: Callable[[Call], None] = log_call, *, tracer: Tracer | None = None) -> None:
@@ -77,14 +78,12 @@ class Dispatcher:
         self.routes = routes()
         self._by_request = {row.request.DESCRIPTOR.name: row for row in self.routes.values()}
 
-    async def __call__(self, request: Message) -> Any:
-        """The response to a request message, in the request's own stubs. For streaming RPCs use `messages`."""
+    async def _response(self, request: Message) -> Any:
         row = self._row_of(request)
         data = await self.call(row.name, request.SerializeToString())
         return self._reply_class(request, row)().FromString(data)
 
-    async def messages(self, request: Message) -> AsyncIterator[Any]:
-        """The responses to a streaming request, in the request's own stubs."""
+    async def _responses(self, request: Message) -> AsyncIterator[Any]:
         row = self._row_of(request)
         reply = self._reply_class(request, row)
         async for data in self.stream(row.name, request.SerializeToString()):

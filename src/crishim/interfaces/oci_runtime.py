@@ -20,6 +20,23 @@ from crishim.model.process import Exit
 from crishim.model.sandbox import SandboxSpec
 from crishim.model.stats import CgroupUsage
 
+__all__ = [
+    "FIRST_PROCESS",
+    "RUNTIME_CAPABILITIES",
+    "OciRuntime",
+    "OciState",
+    "OciStatus",
+    "Stdio",
+    "SupportsCgroupUsage",
+    "SupportsCheckpointRestore",
+    "SupportsExecProcess",
+    "SupportsLiveness",
+    "SupportsPrepare",
+    "SupportsRelease",
+    "SupportsSandbox",
+    "SupportsUpdateResources",
+]
+
 FIRST_PROCESS: Final = "process"
 """The file in a bundle with the pid that `create` returned, and that process's start time.
 

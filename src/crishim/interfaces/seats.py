@@ -18,6 +18,27 @@ from crishim.model.resources import Resources
 from crishim.model.sandbox import PodSandboxConfig, SandboxSpec
 from crishim.model.values import EMPTY, ContainerId, FrozenDict, ImageId, SandboxId
 
+__all__ = [
+    "Clock",
+    "Finding",
+    "IdSource",
+    "ImageService",
+    "LifecycleHost",
+    "LifecyclePlugins",
+    "NetnsDialer",
+    "NetworkReady",
+    "NoObserver",
+    "Observer",
+    "PodNetwork",
+    "RecordStore",
+    "Records",
+    "Rootfs",
+    "RootfsProvider",
+    "SandboxNamespaces",
+    "StreamUrls",
+    "SupportsRootfsDiff",
+]
+
 
 class Clock(Protocol):
     """The source of time."""

@@ -15,6 +15,8 @@ import attrs
 
 from crishim.model.values import EMPTY
 
+__all__ = ["ServedRpc", "Span", "SpanAttributes", "Tracer"]
+
 SpanAttributes: TypeAlias = Mapping[str, str | int]
 """Named by OpenTelemetry's semantic conventions, where these have a name."""
 

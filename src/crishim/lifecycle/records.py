@@ -33,6 +33,8 @@ from crishim.model.sandbox import PodSandboxConfig, SandboxSpec
 from crishim.model.security import LinuxContainerUser
 from crishim.model.values import EMPTY, ContainerId, FrozenDict, ImageId, SandboxId
 
+__all__ = ["ContainerRecord", "ExitRecord", "Phase", "Record", "SandboxRecord", "dump_record", "load_record"]
+
 
 class Phase(enum.StrEnum):
     """The progress of a request. CREATING and REMOVING are unfinished, and lead to a removal after a crash.
@@ -109,6 +111,8 @@ class ContainerRecord:
 
 
 Record: TypeAlias = SandboxRecord | ContainerRecord
+"""What a `RecordStore` stores."""
+"""What a `RecordStore` stores."""
 
 
 def unstructure(value: object) -> Any:

@@ -17,6 +17,8 @@ from typing import Final
 from crishim.errors import FailedPrecondition, Unknown
 from crishim.linux.children import children
 
+__all__ = ["Cgroups"]
+
 ROOT: Final = Path("/sys/fs/cgroup")
 
 _PIECE: Final = 1 << 14

@@ -10,6 +10,8 @@ from typing import Final
 
 import attrs
 
+__all__ = ["Identity", "ended", "record", "recorded", "runs", "send"]
+
 _PROC: Final = Path("/proc")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 

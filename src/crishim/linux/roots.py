@@ -9,6 +9,8 @@ from typing import Final
 
 from crishim.linux.syscalls import last_os_error, libc
 
+__all__ = ["open_in_root", "path_in_root", "program_in_root", "read_in_root"]
+
 _OPENAT2: Final = 437
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
 _RESOLVE_IN_ROOT: Final = 0x10

@@ -13,6 +13,8 @@ from crishim.logs.descriptors import DescriptorReader, DescriptorWriter
 from crishim.logs.stdio import GRACE, ChildEnds, ForeignStreams
 from crishim.model.process import TerminalSize
 
+__all__ = ["ExecStreams"]
+
 _log = logging.getLogger(__name__)
 
 _STALLED: Final = 10.0

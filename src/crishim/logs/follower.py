@@ -19,6 +19,8 @@ from crishim.logs.lines import Stream, parse
 from crishim.logs.pieces import MAX_CONTENT, Splitter, encode
 from crishim.logs.writer import LogFile
 
+__all__ = ["LogFollower"]
+
 OVERLAP: Final = 1_000_000_000
 """By how much the streams of one container may be out of order, in nanoseconds."""
 

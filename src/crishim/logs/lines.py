@@ -17,7 +17,10 @@ import attrs
 
 from crishim.errors import DataLoss
 
+__all__ = ["Stream"]
+
 Stream: TypeAlias = Literal["stdout", "stderr"]
+"""The stream that a line of a CRI log came from."""
 
 _STREAMS: Final[dict[bytes, Stream]] = {b"stdout": "stdout", b"stderr": "stderr"}
 _TIME: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)", re.ASCII)

@@ -29,6 +29,8 @@ from crishim.logs.pieces import Piece, Splitter, encode
 from crishim.logs.writer import LogFile
 from crishim.model.process import TerminalSize
 
+__all__ = ["ChildEnds", "ContainerStdio", "ForeignStreams", "StdioOptions"]
+
 GRACE: Final = 1.0
 """Seconds for which output is awaited from processes that still have a container's pipes open after its exit."""
 

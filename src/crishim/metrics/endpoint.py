@@ -17,6 +17,8 @@ from prometheus_client.registry import Collector
 
 from crishim.errors import CrishimError, InvalidArgument
 
+__all__ = ["Collect", "scraped"]
+
 _log = logging.getLogger(__name__)
 
 Collect: TypeAlias = Callable[[], Awaitable[Collector]]

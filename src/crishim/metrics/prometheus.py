@@ -18,6 +18,8 @@ from crishim.interfaces.seats import Observer
 from crishim.service.node import Gauges
 from crishim.streaming.server import Traffic
 
+__all__ = ["Metrics"]
+
 _RPC_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _PULL_BUCKETS: Final = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 1800.0)
 

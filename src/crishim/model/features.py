@@ -2,6 +2,8 @@
 
 import enum
 
+__all__ = ["OCI", "PROCESS", "VM", "Feature"]
+
 
 class Feature(enum.StrEnum):
     """An optional field of a spec; each is named by its CRI path.

@@ -4,19 +4,23 @@ import attrs
 
 from crishim.model.values import EMPTY, FrozenDict, ImageId, frozen
 
+__all__ = ["AuthConfig", "FilesystemUsage", "Image", "ImageConfig", "ImageDetail", "ImageFsInfo", "ImageSpec"]
+
 
 @attrs.frozen(kw_only=True)
 class ImageSpec:
-    """An image reference of a request. `image` may be an id, a tag or a digest reference; the kubelet sends ids.
-
-    `user_specified_image` is what the pod's author wrote; `image_ref` is the result of an earlier PullImage.
-    """
+    """An image reference of a request."""
 
     image: str = ""
+    """An id, a tag or a digest reference; the kubelet sends ids."""
     annotations: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+    """Returned unchanged."""
     user_specified_image: str = ""
+    """What the pod's author wrote."""
     runtime_handler: str = ""
+    """The handler whose image service is meant; empty for the default."""
     image_ref: str = ""
+    """The result of an earlier PullImage."""
 
 
 @attrs.frozen(kw_only=True)
@@ -38,19 +42,24 @@ class Image:
 
 @attrs.frozen(kw_only=True)
 class ImageConfig:
-    """The defaults of an image for its processes: `config` of the OCI image configuration.
-
-    `user` is the image's own string: a name or number, and perhaps `:group`.
-    """
+    """The defaults of an image for its processes: `config` of the OCI image configuration."""
 
     entrypoint: tuple[str, ...] = ()
+    """The program and its first arguments."""
     cmd: tuple[str, ...] = ()
+    """Further arguments, or the command where there is no entrypoint."""
     env: tuple[str, ...] = ()
+    """`NAME=value` each."""
     working_dir: str = ""
+    """An absolute path; empty for `/`."""
     user: str = ""
+    """The image's own string: a name or number, and perhaps `:group`."""
     stop_signal: str = ""
+    """A name or number; empty for SIGTERM."""
     volumes: tuple[str, ...] = ()
+    """Absolute paths that are to be writable folders."""
     labels: FrozenDict[str, str] = attrs.field(default=EMPTY, converter=frozen)
+    """The image's labels."""
 
 
 @attrs.frozen(kw_only=True)

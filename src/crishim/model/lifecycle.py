@@ -11,6 +11,8 @@ from crishim.model.sandbox import SandboxSpec
 from crishim.model.security import SecurityProfile
 from crishim.model.values import EMPTY, ContainerId, FrozenDict, frozen
 
+__all__ = ["ContainerView", "LifecyclePoint", "PodView"]
+
 
 class LifecyclePoint(enum.StrEnum):
     """The points at which a plugin is notified, by NRI's names. Creating and updating a container are more than that."""

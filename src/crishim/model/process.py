@@ -8,6 +8,19 @@ import attrs
 
 from crishim.model.values import ContainerId, SandboxId
 
+__all__ = [
+    "AttachRequest",
+    "ExecRequest",
+    "ExecSpec",
+    "ExecSyncResult",
+    "Exit",
+    "PortForwardRequest",
+    "Signal",
+    "StreamRequest",
+    "TerminalSize",
+    "signal_number",
+]
+
 _LINUX_NUMBERS: Final = {
     "HUP": 1, "INT": 2, "QUIT": 3, "ILL": 4, "TRAP": 5, "ABRT": 6, "IOT": 6, "BUS": 7, "FPE": 8, "KILL": 9, "USR1": 10,
     "SEGV": 11, "USR2": 12, "PIPE": 13, "ALRM": 14, "TERM": 15, "STKFLT": 16, "CHLD": 17, "CLD": 17, "CONT": 18, "STOP": 19,
@@ -122,30 +135,32 @@ class TerminalSize:
 class ExecSpec:
     """One more process in a running container. It inherits the container's environment, working directory, user and
     capabilities.
-
-    With `tty` there is no stderr, and TERM is `xterm`.
     """
 
     argv: tuple[str, ...]
+    """The program, looked up on the container's PATH, and its arguments."""
     tty: bool = False
+    """Whether it has a terminal: there is then no stderr, and TERM is `xterm`."""
 
 
 @attrs.frozen(kw_only=True)
 class Exit:
-    """The exit status of a process. `code` is its exit code, or 128 + the signal's number.
-
-    `at` and `started_at` are times that the backend knows, else None: the library then reads its own clock. `oom` is true if
-    the kernel's out-of-memory killer killed a process of the container. The container is OOMKilled if its first process also
-    ended by SIGKILL; a backend that can identify the killed process sets `oom` for the first process only. `reason` and
-    `message` are copied to ContainerStatus, and usually empty.
-    """
+    """The exit status of a process."""
 
     code: int
+    """The exit code, or 128 + the signal's number."""
     at: int | None = None
+    """Nanoseconds since the epoch; None if the backend does not know it: the library then reads its own clock."""
     started_at: int | None = None
+    """As `at`, for the start."""
     oom: bool = False
+    """Whether the kernel's out-of-memory killer killed a process of the container. The container is OOMKilled if its first
+    process also ended by SIGKILL; a backend that can identify the killed process sets `oom` for the first process only.
+    """
     reason: str = ""
+    """Copied to ContainerStatus, and usually empty: the library has CRI's words for ordinary exits."""
     message: str = ""
+    """Copied to ContainerStatus, and usually empty."""
 
     @classmethod
     def from_returncode(cls, returncode: int) -> "Exit":
@@ -199,3 +214,5 @@ class PortForwardRequest:
 
 
 StreamRequest: TypeAlias = ExecRequest | AttachRequest | PortForwardRequest
+"""What a URL of the streaming server stands for."""
+"""What a URL of the streaming server stands for."""

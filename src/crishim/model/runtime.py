@@ -8,6 +8,21 @@ from crishim.model.container import CheckpointOrigin, ContainerConfig, Container
 from crishim.model.sandbox import PodSandboxConfig, PodSandboxMetadata, PodSandboxStatus
 from crishim.model.values import EMPTY, ContainerId, FrozenDict, SandboxId, frozen
 
+__all__ = [
+    "CgroupDriver",
+    "ContainerEvent",
+    "ContainerEventType",
+    "PodCheckpoint",
+    "RestorePod",
+    "RestoredPod",
+    "RuntimeCondition",
+    "RuntimeFeatures",
+    "RuntimeHandler",
+    "RuntimeHandlerFeatures",
+    "RuntimeStatus",
+    "Version",
+]
+
 
 class CgroupDriver(enum.IntEnum):
     """The cgroup driver. CRI's zero value is SYSTEMD."""
@@ -88,10 +103,15 @@ class ContainerEvent:
     """
 
     container_id: str
+    """The id of the container, or of the sandbox."""
     type: ContainerEventType
+    """CREATED, STARTED, STOPPED or DELETED."""
     created_at: int
+    """Nanoseconds since the epoch."""
     pod_sandbox_status: PodSandboxStatus
+    """The pod's status at that time."""
     containers_statuses: tuple[ContainerStatus, ...] = ()
+    """The statuses of all containers of the pod at that time."""
 
 
 @attrs.frozen(kw_only=True)

@@ -12,6 +12,32 @@ from crishim.model.image import FilesystemUsage
 from crishim.model.sandbox import PodSandboxMetadata
 from crishim.model.values import EMPTY, ContainerId, FrozenDict, SandboxId, frozen
 
+__all__ = [
+    "CgroupUsage",
+    "ContainerMetrics",
+    "ContainerStats",
+    "ContainerStatsFilter",
+    "ContainerUsage",
+    "CpuUsage",
+    "DeviceIo",
+    "IoUsage",
+    "MemoryUsage",
+    "Metric",
+    "MetricDescriptor",
+    "MetricSample",
+    "MetricType",
+    "NetworkInterfaceUsage",
+    "NetworkUsage",
+    "PodSandboxMetrics",
+    "PodSandboxStats",
+    "PodSandboxStatsFilter",
+    "ProcessUsage",
+    "PsiData",
+    "PsiStats",
+    "SandboxUsage",
+    "SwapUsage",
+]
+
 
 @attrs.frozen(kw_only=True)
 class PsiData:

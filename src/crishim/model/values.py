@@ -5,9 +5,17 @@ from typing import Generic, NewType, TypeVar
 
 import attrs
 
+__all__ = ["EMPTY", "ContainerId", "FrozenDict", "ImageId", "SandboxId"]
+
 SandboxId = NewType("SandboxId", str)
+"""A sandbox's id: 64 hexadecimal digits, chosen by the library."""
+"""A sandbox's id: 64 hexadecimal digits, chosen by the library."""
 ContainerId = NewType("ContainerId", str)
+"""A container's id: 64 hexadecimal digits, chosen by the library."""
+"""A container's id: 64 hexadecimal digits, chosen by the library."""
 ImageId = NewType("ImageId", str)
+"""An image's id, as its service gives it."""
+"""An image's id, as its service gives it."""
 
 
 K = TypeVar("K")
@@ -52,6 +60,8 @@ def frozen(items: Mapping[str, str]) -> FrozenDict[str, str]:
 
 
 EMPTY: FrozenDict[str, str] = FrozenDict()
+"""The empty mapping, the default of text-to-text fields."""
+"""The empty mapping, the default of text-to-text fields."""
 
 
 T_co = TypeVar("T_co", covariant=True)

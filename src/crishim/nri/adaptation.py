@@ -31,6 +31,8 @@ from crishim.nri.connection import SOCKET, PluginConnection, TimeLimits, split_f
 from crishim.nri.convert import container_message, other_limits, pod_message, resources_message, resources_model
 from crishim.nri.merging import MergedCreation, MergedUpdates, Owners
 
+__all__ = ["NodeResourceInterface", "NriSettings"]
+
 PLUGINS: Final = Path("/opt/nri/plugins")
 CONFIGURATIONS: Final = Path("/etc/nri/conf.d")
 

@@ -22,6 +22,8 @@ from crishim.ttrpc.connection import Request
 from crishim.ttrpc.server import Server
 from crishim.ttrpc.status import TtrpcError
 
+__all__ = ["TimeLimits"]
+
 RUNTIME_SERVICE: Final = "nri.pkg.api.v1alpha1.Runtime"
 PLUGIN_SERVICE: Final = "nri.pkg.api.v1alpha1.Plugin"
 

@@ -31,6 +31,8 @@ from crishim.ttrpc.connection import Request
 from crishim.ttrpc.server import Server
 from crishim.ttrpc.status import TtrpcError
 
+__all__ = ["REMOVED", "Adjustment", "NriPlugin", "messages"]
+
 _TIMEOUT: Final = 10.0
 
 REMOVED: Final = None

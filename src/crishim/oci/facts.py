@@ -5,6 +5,8 @@ import attrs
 from crishim.model.security import IDMapping, LinuxContainerUser
 from crishim.model.values import EMPTY, FrozenDict
 
+__all__ = ["AppArmor", "DeviceNode", "Host"]
+
 DEFAULT_CAPABILITIES: tuple[str, ...] = (
     "CAP_AUDIT_WRITE",
     "CAP_CHOWN",

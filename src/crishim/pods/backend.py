@@ -61,6 +61,8 @@ from crishim.pods.pause import PAUSE, pause_spec
 from crishim.pods.pid_namespaces import PidNamespaces, pid_options
 from crishim.pods.volumes import make_volumes
 
+__all__ = ["OciPodBackend"]
+
 _log = logging.getLogger(__name__)
 
 

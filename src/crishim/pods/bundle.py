@@ -8,6 +8,8 @@ from typing import Any
 
 from crishim.errors import DataLoss
 
+__all__ = ["load_config"]
+
 
 def make_bundle(folder: Path) -> None:
     """Create a bundle's folder. It can be traversed by others, since the root of a user namespace may enter it."""

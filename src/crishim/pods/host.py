@@ -7,6 +7,8 @@ from pathlib import Path
 from crishim.model.runtime import CgroupDriver
 from crishim.oci.facts import CAPABILITIES, DeviceNode, Host
 
+__all__ = ["host"]
+
 SELINUX = Path("/sys/fs/selinux")
 SECCOMP_DEFAULT = Path("/usr/share/containers/seccomp.json")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}

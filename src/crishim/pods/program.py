@@ -46,6 +46,8 @@ from crishim.model.stats import CgroupUsage
 from crishim.model.values import ContainerId
 from crishim.pods.bundle import load_config
 
+__all__ = ["ExecProgramRuntime", "ProgramRuntime"]
+
 _GATE_TIMEOUT: Final = 10.0
 _SIGKILL: Final = int(signal.SIGKILL)
 _PAUSE: Final = 0.005

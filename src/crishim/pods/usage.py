@@ -33,6 +33,8 @@ from crishim.pods.backend import OciPodBackend
 from crishim.pods.bundle import read_config, write_atomically
 from crishim.pods.readings import Readings
 
+__all__ = ["MeasuredPods", "cgroup_usage"]
+
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 

@@ -36,6 +36,8 @@ from crishim.lifecycle.records import SandboxRecord
 from crishim.model.runtime import CgroupDriver
 from crishim.service.locks import BackgroundTasks, join
 
+__all__ = ["Settings"]
+
 T = TypeVar("T")
 C = TypeVar("C")
 _log = logging.getLogger(__name__)

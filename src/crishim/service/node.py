@@ -37,6 +37,8 @@ from crishim.service.core import Core
 from crishim.service.entries import ContainerEntry, SandboxEntry
 from crishim.service.sandboxes import Sandboxes
 
+__all__ = ["Gauges"]
+
 _log = logging.getLogger(__name__)
 
 

@@ -5,6 +5,8 @@ simulates a restart.
 from crishim.interfaces.seats import Records, RecordStore
 from crishim.lifecycle.records import ContainerRecord, Record, SandboxRecord
 
+__all__ = ["MemoryStore"]
+
 
 class MemoryStore(RecordStore):
     """Stores records in a dictionary. Raises nothing."""

@@ -40,6 +40,8 @@ from crishim.interfaces.seats import Records, RecordStore
 from crishim.lifecycle.records import ContainerRecord, Record, SandboxRecord, dump_record, load_record
 from crishim.model.values import FrozenDict
 
+__all__ = ["SqliteStore"]
+
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = int.from_bytes(b"cris")
 MODE: Final = 0o600

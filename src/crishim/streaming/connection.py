@@ -32,6 +32,8 @@ from crishim.streaming.events import (
     StreamReset,
 )
 
+__all__ = ["Stream", "StreamConnection", "StreamHandler", "Timeouts"]
+
 _log = logging.getLogger(__name__)
 
 _PIECE = 64 * 1024

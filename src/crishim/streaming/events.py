@@ -30,6 +30,22 @@ import attrs
 
 from crishim.errors import Code, CrishimError
 
+__all__ = [
+    "ConnectionEnded",
+    "DataReceived",
+    "Ending",
+    "Event",
+    "Headers",
+    "HeadersReceived",
+    "ProtocolError",
+    "StreamAccepted",
+    "StreamCodec",
+    "StreamEnded",
+    "StreamOpened",
+    "StreamReset",
+    "header",
+]
+
 Headers: TypeAlias = tuple[tuple[str, str], ...]
 """Names (lower case) and values, in the order of the wire. Text is Latin-1: every byte is one character."""
 
@@ -117,6 +133,8 @@ class ConnectionEnded:
 
 
 Event: TypeAlias = StreamOpened | StreamAccepted | HeadersReceived | DataReceived | StreamEnded | StreamReset | ConnectionEnded
+"""What a codec yields."""
+"""What a codec yields."""
 
 
 class StreamCodec(Protocol):

@@ -6,6 +6,8 @@ socket. The counters here decide when; see rules 3 and 4 of `events`.
 
 import attrs
 
+__all__ = ["Limits"]
+
 
 @attrs.frozen(kw_only=True)
 class Limits:

@@ -41,6 +41,8 @@ from crishim.streaming.upgrade import PORT_FORWARD, REMOTE_COMMAND, Accepted, Ht
 from crishim.streaming.websocket import TunnelSession, port_forward_session, remote_command_session
 from crishim.system import SystemClock
 
+__all__ = ["StreamConfig", "StreamServer", "Traffic"]
+
 _log = logging.getLogger(__name__)
 
 _KINDS = {ExecRequest: "exec", AttachRequest: "attach", PortForwardRequest: "portforward"}

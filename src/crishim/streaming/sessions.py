@@ -30,6 +30,8 @@ from crishim.streaming.channels import (
 from crishim.streaming.connection import Stream, StreamConnection, Timeouts
 from crishim.streaming.events import ProtocolError, header
 
+__all__ = ["StreamTarget"]
+
 _log = logging.getLogger(__name__)
 
 

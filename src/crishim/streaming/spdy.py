@@ -37,6 +37,8 @@ from crishim.streaming.events import (
 )
 from crishim.streaming.flow import Limits, Outbox, Unread
 
+__all__ = ["TRANSITIONS", "Admit", "Role", "SpdySession", "State", "StreamSignal", "admit_all"]
+
 
 class Role(enum.Enum):
     """Our side of the connection. The client's stream and ping ids are odd, the server's even."""

@@ -22,9 +22,37 @@ from crishim.streaming.events import Headers, ProtocolError
 from crishim.streaming.flow import Limits
 from crishim.streaming.spdy_headers import HeaderDeflater, HeaderInflater
 
+__all__ = [
+    "MAX_LENGTH",
+    "MAX_STREAM_ID",
+    "VERSION",
+    "Data",
+    "Frame",
+    "FrameReader",
+    "FrameType",
+    "FrameWriter",
+    "GoAway",
+    "GoAwayStatus",
+    "MoreHeaders",
+    "Ping",
+    "RstStatus",
+    "RstStream",
+    "Settings",
+    "SynReply",
+    "SynStream",
+    "WindowUpdate",
+    "encode_data_head",
+]
+
 VERSION = 3
+"""SPDY's version in each control frame."""
+"""SPDY's version in each control frame."""
 MAX_LENGTH = 2**24 - 1
+"""The longest payload of a frame, in bytes."""
+"""The longest payload of a frame, in bytes."""
 MAX_STREAM_ID = 2**31 - 1
+"""The last id of a stream, by either side."""
+"""The last id of a stream, by either side."""
 _ID_BITS = 0x7FFFFFFF
 
 
@@ -135,6 +163,8 @@ class WindowUpdate:
 
 
 Frame: TypeAlias = Data | SynStream | SynReply | RstStream | Settings | Ping | GoAway | MoreHeaders | WindowUpdate
+"""What `FrameReader` yields."""
+"""What `FrameReader` yields."""
 
 
 def encode_data_head(stream_id: int, length: int, *, fin: bool = False) -> bytes:

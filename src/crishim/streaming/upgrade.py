@@ -25,6 +25,8 @@ import attrs
 from crishim.streaming import portforward
 from crishim.streaming.channels import SPDY_PROTOCOLS, V4, V4_BASE64, WEBSOCKET_PROTOCOLS, negotiate
 
+__all__ = ["PORT_FORWARD", "REMOTE_COMMAND", "Accepted", "HttpHeaders", "Served", "Transport", "UpgradeRefused", "choose"]
+
 HttpHeaders: TypeAlias = Iterable[tuple[bytes, bytes]]
 """In the form of h11: names in lower case."""
 

@@ -43,6 +43,8 @@ from crishim.streaming.portforward import PORT, REQUEST_ID, ForwardType
 from crishim.streaming.spdy import Admit, Role, SpdySession, admit_all
 from crishim.streaming.websocket_wire import Piece, WebSocketWire
 
+__all__ = ["Channel", "ChannelSession", "TunnelSession", "port_forward_session", "remote_command_session"]
+
 
 @attrs.frozen
 class Channel:

@@ -18,7 +18,11 @@ from crishim.service.services import Services
 from crishim.testing.doubles import FakeClock, FakeIds, FakeUrls
 from crishim.testing.fakes import FakeBackend, FakeImages, FakeNamespaces, FakeNetwork
 
+__all__ = ["IMAGE", "Harness", "container_config", "sandbox_config"]
+
 IMAGE = "registry.example/image:1"
+"""The image that `Harness` has in place."""
+"""The image that `Harness` has in place."""
 
 
 def sandbox_config(name: str = "pod", **changes: Any) -> PodSandboxConfig:

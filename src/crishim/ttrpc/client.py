@@ -9,6 +9,8 @@ from crishim.ttrpc.address import open_socket
 from crishim.ttrpc.connection import Answered, ClientConnection, DataArrived, Metadata, Request, Status
 from crishim.ttrpc.status import TtrpcError
 
+__all__ = ["Client", "ClientStream"]
+
 _CLOSED: Final = "the connection is closed"
 
 

@@ -30,9 +30,26 @@ from crishim._proto import ttrpc_pb2 as pb
 from crishim.errors import Code
 from crishim.ttrpc.frames import MAX_DATA, Flag, Frame, FrameDecoder, Kind, Oversized, encode
 
+__all__ = [
+    "OK",
+    "Answered",
+    "Called",
+    "ClientConnection",
+    "ClientEvent",
+    "DataArrived",
+    "DataEnded",
+    "Metadata",
+    "Request",
+    "ServerConnection",
+    "ServerEvent",
+    "Status",
+]
+
 _LAST_STREAM: Final = 2**32 - 1
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
+"""Pairs of name and value, as in gRPC's metadata."""
+"""Pairs of name and value, as in gRPC's metadata."""
 
 
 @attrs.frozen
@@ -44,6 +61,8 @@ class Status:
 
 
 OK: Final = Status()
+"""The status of success."""
+"""The status of success."""
 
 
 @attrs.frozen(kw_only=True)
@@ -91,7 +110,11 @@ class Answered:
 
 
 ClientEvent: TypeAlias = DataArrived | Answered
+"""What `ClientConnection` yields."""
+"""What `ClientConnection` yields."""
 ServerEvent: TypeAlias = Called | DataArrived | DataEnded
+"""What `ServerConnection` yields."""
+"""What `ServerConnection` yields."""
 
 
 class ClientConnection:

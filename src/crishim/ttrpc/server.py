@@ -15,6 +15,8 @@ from crishim.errors import CrishimError, DeadlineExceeded, Unimplemented
 from crishim.ttrpc.connection import Called, DataArrived, Request, ServerConnection
 from crishim.ttrpc.status import status_of
 
+__all__ = ["Handler", "Server", "ServerStream", "StreamHandler"]
+
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")

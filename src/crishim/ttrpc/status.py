@@ -3,6 +3,8 @@
 from crishim.errors import Code, CrishimError, DeadlineExceeded
 from crishim.ttrpc.connection import Status
 
+__all__ = ["TtrpcError", "status_of"]
+
 
 class TtrpcError(CrishimError):
     """The peer has responded with a status that is not OK, which is `status`; the class's own code has no meaning.

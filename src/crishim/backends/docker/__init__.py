@@ -78,3 +78,5 @@ _IGNORES: Final = {
 }
 
 plugin = Plugin(build=build, images=images, check=check, ignores=_IGNORES, supported=supported(_NEWEST), needs_node=True)
+"""The plug-in `docker`."""
+"""The plug-in `docker`."""

@@ -78,3 +78,5 @@ plugin = Plugin(
     # a process cannot reap the children of another, and has no end of their pipes
     exam={"restores_exit_after_restart": False, "streams_survive_restart": False},
 )
+"""The plug-in `process`."""
+"""The plug-in `process`."""

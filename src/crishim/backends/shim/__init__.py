@@ -114,3 +114,5 @@ def configured(path: str) -> Options:
 
 
 plugin = Plugin(build=build, check=check, ignores=ignores, supported=NEWEST.supported, needs_node=True)
+"""The plug-in `shim`."""
+"""The plug-in `shim`."""

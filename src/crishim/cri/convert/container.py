@@ -43,6 +43,8 @@ from crishim.model.resources import Resources
 from crishim.model.sandbox import PodSandboxConfig
 from crishim.model.values import ContainerId, FrozenDict, SandboxId
 
+__all__ = ["decode_config", "encode_config"]
+
 
 def decode_mount(message: pb.Mount, path: str) -> Mount:
     """A mount of a host path, or of an image, which must be `readonly`.

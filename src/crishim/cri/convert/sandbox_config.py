@@ -15,6 +15,8 @@ from crishim.model.sandbox import (
     Protocol,
 )
 
+__all__ = ["decode_config", "encode_config"]
+
 
 def decode_config(message: pb.PodSandboxConfig, path: str, *, named: bool = True) -> PodSandboxConfig:
     """A sandbox's configuration. Without `named` the metadata may be missing; its strings are then empty."""

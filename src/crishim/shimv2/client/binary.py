@@ -23,6 +23,8 @@ from crishim.linux.programs import find_program
 from crishim.model.process import Exit
 from crishim.shimv2.wire.messages import Bootstrap, bootstrap_params, exit_of, parse_bootstrap
 
+__all__ = ["ShimBinary"]
+
 _BOOTSTRAP_SINCE: Final = (2, 3)
 _VERSION: Final = re.compile(rb"Version:\s*v?(\d+)\.(\d+)")
 _RUNTIME: Final = re.compile(r"[\w.-]+\.([\w-]+)\.([\w-]+)")

@@ -47,6 +47,8 @@ from crishim.shimv2.client.task import ShimTask
 from crishim.shimv2.wire.messages import runtime_spec
 from crishim.shimv2.wire.metrics import decode_metrics
 
+__all__ = ["ShimRuntime"]
+
 Options: TypeAlias = Callable[[Mapping[str, Any]], AnyMessage | None]
 
 _TYPE: Final = "io.kubernetes.cri.container-type"

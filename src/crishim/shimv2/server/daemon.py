@@ -39,6 +39,8 @@ from crishim.shimv2.wire.messages import timestamp_of
 from crishim.ttrpc.address import bound_socket
 from crishim.ttrpc.server import Server
 
+__all__ = ["Make", "ShimServer"]
+
 Make = Callable[[str, tuple[str, bytes]], OciRuntime]
 """Returns the runtime for containerd's namespace and a task's options (type and value). Called for each task; may return the
 same object.

@@ -19,6 +19,8 @@ from crishim._proto import shim_options_pb2 as options_pb
 from crishim._proto import shim_runc_pb2 as runc_pb
 from crishim.errors import InvalidArgument
 
+__all__ = ["read_options"]
+
 M = TypeVar("M", bound=Message)
 
 RUNC: Final = "containerd.runc.v1.Options"

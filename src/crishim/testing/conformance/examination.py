@@ -22,6 +22,8 @@ from crishim.testing.conformance.examine import Check, Grade, Restart, Result, e
 from crishim.testing.conformance.programs import LeftOut, Programs
 from crishim.testing.roots import BusyboxRoots
 
+__all__ = ["Examination"]
+
 
 class Examination:
     """The construction of a backend; the attributes are its programs and known weaknesses.

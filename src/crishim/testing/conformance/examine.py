@@ -25,6 +25,8 @@ from crishim.model.process import Exit
 from crishim.testing.conformance.candidate import MARK, Candidate, World
 from crishim.testing.conformance.programs import LeftOut
 
+__all__ = ["Check", "Grade", "Restart", "Result"]
+
 _GRACE: Final = 10.0
 """Seconds for what must end by itself: the process of a check after its limit, and processes of removed containers."""
 _PROCESSES: Final = multiprocessing.get_context("fork")  # so that a test's own class need not be pickled
@@ -38,6 +40,7 @@ _TOLD: Final = (str, bytes, int, tuple, list, enum.Enum, Exit, ContainerStatus, 
 T = TypeVar("T")
 
 Check: TypeAlias = Callable[[World], Coroutine[Any, Any, None]]
+"""A check: it returns, or raises `AssertionError` or `LeftOut`."""
 
 
 @attrs.frozen

@@ -39,6 +39,8 @@ from crishim.testing.conformance.candidate import patiently, until
 from crishim.testing.conformance.offers import Sink
 from crishim.testing.conformance.programs import Programs
 
+__all__ = ["OciRuntimeConformance", "RuntimeWorld"]
+
 _ENDED: Final = {OciStatus.STOPPED}
 
 _CHECK_TIMEOUT: Final = 120.0

@@ -7,6 +7,8 @@ from crishim.testing.conformance.checks import CHECKS
 from crishim.testing.conformance.examination import Examination, attributes_of
 from crishim.testing.conformance.examine import Check, Grade, Restart, name_of
 
+__all__ = ["BackendConformance", "exam"]
+
 
 class BackendConformance(Examination):
     """Inherit, and implement the construction of the backend. The other attributes are its programs and known weaknesses."""
