@@ -116,6 +116,19 @@ def test_light_and_dark_differ(browser: Any, site: Site) -> None:
     assert (True, True) == (light > 600, dark < 200), backgrounds
 
 
+def test_commands_are_copied_without_prompts(browser: Any, site: Site) -> None:
+    """The button of a console copies its commands, without prompts and output."""
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(f"{site.url}/tutorial.html")
+    block = page.locator(".highlight-console", has_text="crishim play pod.yaml").first
+    block.hover()
+    block.locator("button.copybtn").click()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    context.close()
+    assert "python -m crishim play pod.yaml --backend minimal_backend:plugin" == copied.strip()
+
+
 @pytest.mark.parametrize("term", TERMS)
 def test_the_search_finds(browser: Any, site: Site, term: str) -> None:
     """A reader who looks for a term finds its page among the first ten."""
