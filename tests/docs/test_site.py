@@ -37,12 +37,13 @@ def small(folder: Path, changed: dict[str, str]) -> subprocess.CompletedProcess[
 
 
 def test_a_page_has_its_place_and_its_files(tmp_path: Path) -> None:
-    """Each page has the navigation, and a block that is a file has its name."""
+    """Each page has the navigation, a block that is a file has its name, and nothing is loaded from elsewhere."""
     done = small(tmp_path, {})
     assert (0, "") == (done.returncode, done.stdout + done.stderr)
     page = (tmp_path / "site" / "sub" / "one.html").read_text()
     assert {"../index.html", "../contents.html", "#"} <= set(re.findall(r'class="reference internal" href="([^"]*)"', page))
     assert "a.py" in page
+    assert [] == re.findall(r'<(?:script|link|img)[^>]* (?:src|href)="(?:https?:)?//[^"]*"', page)
 
 
 @pytest.mark.parametrize(
