@@ -1,0 +1,95 @@
+"""The process beside a container, and that of an exec: calls liblxc, since no command of LXC reports a container's exit code.
+
+    lxc_run.py start REQUEST     runs a container, and exits with its code
+    lxc_run.py exec FD PIPE      runs a process in a container, writes its pid to PIPE, and exits with its code
+
+A request is JSON. Only the standard library is imported: this process stays as long as the container.
+"""
+
+import ctypes
+import json
+import os
+import sys
+from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_size_t, c_uint, c_void_p, cast
+from pathlib import Path
+from typing import Any
+
+ERROR, FUNCTIONS = 8, 10  # words of `struct lxc_container` (lxc/lxccontainer.h), which has only been extended since LXC 1.0
+START, WANT_DAEMONIZE, SET_CONFIG_ITEM, ATTACH = 7, 10, 14, 36
+DEFAULT_FLAGS, SET_GROUPS, CLEAR_ENVIRONMENT = 0xFFFF, 0x200000, 1
+FAILED = 128
+
+
+class AttachOptions(ctypes.Structure):
+    _fields_ = [("flags", c_int), ("namespaces", c_int), ("personality", c_long), ("cwd", c_char_p), ("uid", c_uint)]
+    _fields_ += [("gid", c_uint), ("env_policy", c_int), ("env", POINTER(c_char_p)), ("kept", c_void_p), ("stdio", c_int * 3)]
+    _fields_ += [("log", c_int), ("label", c_char_p), ("group_count", c_size_t), ("groups", POINTER(c_uint))]
+
+
+class Command(ctypes.Structure):
+    _fields_ = [("program", c_char_p), ("argv", POINTER(c_char_p))]
+
+
+class Container:
+    def __init__(self, library: Any, request: dict[str, Any]) -> None:
+        library.lxc_container_new.restype = c_void_p
+        self.words = c_void_p(library.lxc_container_new(os.fsencode(request["name"]), os.fsencode(request["path"])))
+        for key, value in request["items"]:
+            if not self.call(SET_CONFIG_ITEM, c_char_p(key.encode()), c_char_p(os.fsencode(value))):
+                sys.exit(f"LXC does not take {key} = {value}")
+
+    def call(self, function: int, *arguments: Any) -> int:
+        address = cast(self.words, POINTER(c_void_p))[FUNCTIONS + function]
+        bits = 0xFF if function != ATTACH else 0xFFFFFFFF  # all others return a bool
+        return ctypes.CFUNCTYPE(c_int, c_void_p, *map(type, arguments))(address)(self.words, *arguments) & bits
+
+    @property
+    def status(self) -> int:
+        """The exit code; liblxc writes the number of a signal as `number << 8 | 0x7f`."""
+        status = cast(self.words, POINTER(c_int))[2 * ERROR]
+        return status >> 8 if not status & 0x7F else 128 + (status >> 8)
+
+
+def strings(texts: list[str]) -> Any:
+    return cast((c_char_p * (len(texts) + 1))(*map(os.fsencode, texts), None), POINTER(c_char_p))
+
+
+def start(request: dict[str, Any]) -> int:
+    for number, path in enumerate(request["pipes"]):
+        if path:  # an output is opened for reading, too, so that the open does not wait for a reader
+            descriptor = os.open(path, os.O_RDWR if number else os.O_RDONLY | os.O_NONBLOCK)
+            os.set_blocking(descriptor, True)
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+    container = Container(ctypes.CDLL("liblxc.so.1"), request)
+    container.call(WANT_DAEMONIZE, c_int(0))
+    if not container.call(START, c_int(0), strings(request["args"])):
+        Path(request["failed"]).touch()
+        return FAILED
+    return container.status
+
+
+def execute(request: dict[str, Any], pipe: int) -> int:
+    library = ctypes.CDLL("liblxc.so.1")
+    container, groups = Container(library, request), request["groups"]
+    stdio = (c_int * 3)(*(os.dup(number) for number in range(3)))  # descriptor 0 would not become the controlling terminal
+    options = AttachOptions(DEFAULT_FLAGS | SET_GROUPS, -1, -1, os.fsencode(request["cwd"]), request["uid"], request["gid"])
+    options.env_policy, options.env, options.stdio, options.log = CLEAR_ENVIRONMENT, strings(request["env"]), stdio, -1
+    options.group_count, options.groups = len(groups), (c_uint * len(groups))(*groups)
+    argv, pid = strings(request["args"]), c_int(0)
+    command = Command(argv[0], argv)
+    Path("/proc/self/oom_score_adj").write_text(str(request["oom_score_adj"]))
+    run = cast(library.lxc_attach_run_command, c_void_p)
+    if container.call(ATTACH, run, *(cast(byref(value), c_void_p) for value in (command, options, pid))):
+        return FAILED
+    os.write(pipe, b"%d" % pid.value)
+    os.close(pipe)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid.value, 0)[1])
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    os.set_inheritable(int(sys.argv[3]), False) if sys.argv[1] == "exec" else None
+    source = Path(sys.argv[2] if sys.argv[1] == "start" else f"/proc/self/fd/{sys.argv[2]}")
+    request = json.loads(source.read_bytes())
+    sys.exit(start(request) if sys.argv[1] == "start" else execute(request, int(sys.argv[3])))
