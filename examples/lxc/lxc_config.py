@@ -9,7 +9,6 @@ from typing import Any
 from crishim import InvalidArgument
 from crishim.linux.bundle_mounts import place
 from crishim.linux.cgroups import folder_of
-from crishim.linux.roots import path_in_root
 from crishim.oci.resources import cgroup_files
 
 Item = tuple[str, str]
@@ -20,28 +19,22 @@ HOOK = 'exec 9<>"$0/gate"; echo "$LXC_PID" >"$0/new" && mv "$0/new" "$0/pid" && 
 """Runs on the node when all is made but the program does not run yet."""
 
 
-def items(bundle: Path, config: Mapping[str, Any], *, v2: bool) -> Iterator[Item]:
-    """The files `pid`, `gate`, `log` and `seccomp` are in the folder `lxc` of the bundle. Raises `InvalidArgument`."""
+def items(bundle: Path, folder: Path, config: Mapping[str, Any], *, v2: bool) -> Iterator[Item]:
+    """`folder` has the files `pid`, `gate`, `log` and `seccomp`. Raises `InvalidArgument`."""
     refuse(config)
-    process, linux, root, folder = config["process"], config["linux"], bundle / config["root"]["path"], bundle / "lxc"
-    capabilities = [name.removeprefix("CAP_").lower() for name in process.get("capabilities", {}).get("bounding", ())]
-    yield "lxc.log.file", str(folder / "log")
-    yield "lxc.log.level", "ERROR"
-    yield "lxc.hook.version", "1"
-    yield "lxc.hook.start-host", shlex.join(("sh", "-c", HOOK, str(folder)))
-    yield "lxc.rootfs.path", f"dir:{root}"
-    yield "lxc.rootfs.options", "ro" if config["root"].get("readonly") else "rw"
+    process, linux, root = config["process"], config["linux"], bundle / config["root"]["path"]
+    user, capabilities = process["user"], process.get("capabilities", {}).get("bounding", ())
+    yield from (("lxc.log.file", str(folder / "log")), ("lxc.log.level", "ERROR"))
+    yield from (("lxc.hook.version", "1"), ("lxc.hook.start-host", shlex.join(("sh", "-c", HOOK, str(folder)))))
+    yield from (("lxc.rootfs.path", f"dir:{root}"), ("lxc.rootfs.options", "ro" if config["root"].get("readonly") else "rw"))
     yield "lxc.console.path", "none"
-    yield "lxc.tty.max", "0"
-    yield "lxc.init.uid", str(process["user"]["uid"])
-    yield "lxc.init.gid", str(process["user"]["gid"])
-    yield "lxc.init.groups", ",".join(map(str, process["user"].get("additionalGids", ())))
-    yield "lxc.init.cwd", process["cwd"]
+    yield from (("lxc.init.uid", str(user["uid"])), ("lxc.init.gid", str(user["gid"])), ("lxc.init.cwd", process["cwd"]))
+    yield "lxc.init.groups", ",".join(map(str, user.get("additionalGids", ())))
     yield from (("lxc.environment", variable) for variable in process.get("env", ()))
     yield "lxc.proc.oom_score_adj", str(process.get("oomScoreAdj", 0))
     for limit in process.get("rlimits", ()):
         yield f"lxc.prlimit.{limit['type'].removeprefix('RLIMIT_').lower()}", f"{limit['soft']}:{limit['hard']}"
-    yield "lxc.cap.keep", " ".join(capabilities) or "none"
+    yield "lxc.cap.keep", " ".join(name.removeprefix("CAP_").lower() for name in capabilities) or "none"
     yield "lxc.no_new_privs", str(int(process.get("noNewPrivileges", False)))
     yield "lxc.apparmor.profile", process.get("apparmorProfile") or "unconfined"
     if "seccomp" in linux:
@@ -57,16 +50,12 @@ def refuse(config: Mapping[str, Any]) -> None:
     """Raise `InvalidArgument` for what LXC cannot do, or is not converted here."""
     linux, process = config["linux"], config["process"]
     options = {option for mount in config["mounts"] for option in mount.get("options", ())}
-    for found, field in (
-        ({space["type"] for space in linux["namespaces"]} - NAMESPACES.keys(), "linux.namespaces"),
-        (config.get("hooks"), "hooks"),
-        (process.get("selinuxLabel"), "process.selinuxLabel"),
-        (process.get("capabilities", {}).get("ambient"), "process.capabilities.ambient"),
-        (options & {"shared", "rshared", "slave", "rslave", "rro", "idmap", "ridmap"}, "mounts.options"),
-        (linux.get("seccomp", {}).get("listenerPath"), "linux.seccomp.listenerPath"),
-    ):
-        if found:
-            raise InvalidArgument(field, f"{found} is not supported")
+    asked = {"hooks": config.get("hooks"), "process.selinuxLabel": process.get("selinuxLabel")}
+    asked["linux.namespaces"] = {space["type"] for space in linux["namespaces"]} - NAMESPACES.keys()
+    asked["process.capabilities.ambient"] = process.get("capabilities", {}).get("ambient")
+    asked["mounts.options"] = options & {"shared", "rshared", "slave", "rslave", "rro", "idmap", "ridmap"}
+    for field in (field for field, found in asked.items() if found):
+        raise InvalidArgument(field, f"{asked[field]} is not supported")
 
 
 def namespace_items(config: Mapping[str, Any]) -> Iterator[Item]:
@@ -79,20 +68,17 @@ def namespace_items(config: Mapping[str, Any]) -> Iterator[Item]:
     yield "lxc.uts.name", config.get("hostname", "") if "uts" in new else ""
 
 
-def cgroup_of(bundle: Path, config: Mapping[str, Any]) -> str:
-    return folder_of(config["linux"].get("cgroupsPath") or f"/lxc/{bundle.name}")
-
-
-def monitor_cgroup(cgroup: str) -> str:
-    """The cgroup of the process beside a container, in that of its pod."""
-    return posixpath.join(posixpath.dirname(cgroup), f"monitor-{posixpath.basename(cgroup)}")
+def cgroups_of(bundle: Path, config: Mapping[str, Any]) -> tuple[str, str]:
+    """The cgroup of a container, and that of the process beside it, both in the cgroup of the pod."""
+    cgroup = folder_of(config["linux"].get("cgroupsPath") or f"/lxc/{bundle.name}")
+    return cgroup, posixpath.join(posixpath.dirname(cgroup), f"monitor-{posixpath.basename(cgroup)}")
 
 
 def cgroup_items(bundle: Path, config: Mapping[str, Any], *, v2: bool) -> Iterator[Item]:
-    cgroup, prefix = cgroup_of(bundle, config), "lxc.cgroup2" if v2 else "lxc.cgroup"
-    yield "lxc.cgroup.dir.container", cgroup.lstrip("/")
-    yield "lxc.cgroup.dir.monitor", monitor_cgroup(cgroup).lstrip("/")
-    yield "lxc.cgroup.dir.monitor.pivot", monitor_cgroup(cgroup).lstrip("/")
+    cgroup, monitor = (path.lstrip("/") for path in cgroups_of(bundle, config))
+    prefix = "lxc.cgroup2" if v2 else "lxc.cgroup"
+    yield "lxc.cgroup.dir.container", cgroup
+    yield from (("lxc.cgroup.dir.monitor", monitor), ("lxc.cgroup.dir.monitor.pivot", monitor))
     resources = config["linux"].get("resources", {})
     yield from ((f"{prefix}.{file}", value) for file, value in cgroup_files(resources, v2=v2).items())
     for rule in resources.get("devices", ()):
@@ -124,22 +110,14 @@ def mount_items(root: Path, config: Mapping[str, Any]) -> Iterator[Item]:
     for path in linux.get("readonlyPaths") or ():
         yield entry(path.lstrip("/"), Path(path).relative_to("/"), "none", "rbind", "ro", "relative", "optional")
     for path in linux.get("maskedPaths") or ():
-        hidden = ("tmpfs", "tmpfs", "ro") if is_folder(root, path) else ("/dev/null", "none", "bind")
-        yield entry(hidden[0], Path(path).relative_to("/"), *hidden[1:], "optional")
+        yield entry("/dev/null", Path(path).relative_to("/"), "none", "bind", "optional")  # which fails for a folder
+        yield entry("tmpfs", Path(path).relative_to("/"), "tmpfs", "ro", "optional")  # which fails for a file
 
 
 def entry(source: str, target: Path, kind: str, *options: str) -> Item:
     """As in fstab(5)."""
     written = [text.translate({ord(char): f"\\{ord(char):03o}" for char in " \t\n\\"}) for text in (source, str(target))]
     return "lxc.mount.entry", f"{written[0]} {written[1]} {kind} {','.join(options)} 0 0"
-
-
-def is_folder(root: Path, path: str) -> bool:
-    """Whether a path is a folder in the container; its /proc and /sys are as the node's."""
-    try:
-        return (Path(path) if path.startswith(("/proc/", "/sys/")) else path_in_root(root, path)).is_dir()
-    except OSError:
-        return False
 
 
 def node(device: Mapping[str, Any]) -> str:

@@ -60,26 +60,25 @@ def start(request: dict[str, Any]) -> int:
             descriptor = os.open(path, os.O_RDWR if number else os.O_RDONLY | os.O_NONBLOCK)
             os.set_blocking(descriptor, True)
             os.dup2(descriptor, number)
-            os.close(descriptor)
     container = Container(ctypes.CDLL("liblxc.so.1"), request)
     container.call(WANT_DAEMONIZE, c_int(0))
     if not container.call(START, c_int(0), strings(request["args"])):
-        Path(request["failed"]).touch()
+        errors = (Path(request["files"]) / "log").read_text(errors="replace").splitlines() or [""]
+        (Path(request["files"]) / "failed").write_text(errors[0].split(" - ", 2)[-1])
         return FAILED
     return container.status
 
 
 def execute(request: dict[str, Any], pipe: int) -> int:
-    library = ctypes.CDLL("liblxc.so.1")
-    container, groups = Container(library, request), request["groups"]
-    stdio = (c_int * 3)(*(os.dup(number) for number in range(3)))  # descriptor 0 would not become the controlling terminal
-    options = AttachOptions(DEFAULT_FLAGS | SET_GROUPS, -1, -1, os.fsencode(request["cwd"]), request["uid"], request["gid"])
-    options.env_policy, options.env, options.stdio, options.log = CLEAR_ENVIRONMENT, strings(request["env"]), stdio, -1
+    library, process, pid = ctypes.CDLL("liblxc.so.1"), request["process"], c_int(0)
+    container, user, argv = Container(library, request), process["user"], strings(process["args"])
+    groups = user.get("additionalGids") or []
+    options = AttachOptions(DEFAULT_FLAGS | SET_GROUPS, -1, -1, os.fsencode(process["cwd"]), user["uid"], user["gid"])
+    options.env_policy, options.env, options.log = CLEAR_ENVIRONMENT, strings(process.get("env") or []), -1
+    options.stdio = (c_int * 3)(*map(os.dup, range(3)))  # descriptor 0 would not become the controlling terminal
     options.group_count, options.groups = len(groups), (c_uint * len(groups))(*groups)
-    argv, pid = strings(request["args"]), c_int(0)
-    command = Command(argv[0], argv)
-    Path("/proc/self/oom_score_adj").write_text(str(request["oom_score_adj"]))
-    run = cast(library.lxc_attach_run_command, c_void_p)
+    Path("/proc/self/oom_score_adj").write_text(str(process.get("oomScoreAdj") or 0))
+    run, command = cast(library.lxc_attach_run_command, c_void_p), Command(argv[0], argv)
     if container.call(ATTACH, run, *(cast(byref(value), c_void_p) for value in (command, options, pid))):
         return FAILED
     os.write(pipe, b"%d" % pid.value)
@@ -89,7 +88,7 @@ def execute(request: dict[str, Any], pipe: int) -> int:
 
 
 if __name__ == "__main__":
-    os.set_inheritable(int(sys.argv[3]), False) if sys.argv[1] == "exec" else None
-    source = Path(sys.argv[2] if sys.argv[1] == "start" else f"/proc/self/fd/{sys.argv[2]}")
-    request = json.loads(source.read_bytes())
-    sys.exit(start(request) if sys.argv[1] == "start" else execute(request, int(sys.argv[3])))
+    if sys.argv[1] == "start":
+        sys.exit(start(json.loads(Path(sys.argv[2]).read_bytes())))
+    os.set_inheritable(int(sys.argv[3]), False)
+    sys.exit(execute(json.loads(Path(f"/proc/self/fd/{sys.argv[2]}").read_bytes()), int(sys.argv[3])))

@@ -38,7 +38,8 @@ mount --make-rprivate / && mount --make-rshared / && ip link set lo up
 printf 'version: 0.1\nstorage: {filesystem: {rootdirectory: registry}}\nhttp: {addr: "127.0.0.1:5000"}\n' > registry.yml
 docker-registry serve registry.yml > registry.log 2>&1 &
 REGISTRY=$!
-until skopeo copy --quiet --dest-tls-verify=false oci:image:latest docker://127.0.0.1:5000/shell:1 2>> registry.log; do sleep 0.2; done
+push() { skopeo copy --quiet --dest-tls-verify=false oci:image:latest docker://127.0.0.1:5000/shell:1 2>> registry.log; }
+until push; do sleep 0.2; done
 echo '{"default": [{"type": "insecureAcceptAnything"}]}' > policy.json
 export IMAGE=127.0.0.1:5000/shell:1
 """
