@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import attrs
 
-from crishim.errors import CreateRefused, FailedPrecondition
+from crishim.errors import AlreadyExists, CreateRefused, FailedPrecondition
 from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
 from crishim.linux import oom, processes
 from crishim.model.process import Exit
@@ -64,7 +64,10 @@ class SupervisedRuntime(ProgramRuntime):
         return pid
 
     def _prepare(self, container_id: str, bundle: Path, stdio: Stdio) -> None:
-        (bundle / FILES).mkdir(mode=0o700)
+        try:
+            (bundle / FILES).mkdir(mode=0o700)
+        except FileExistsError:
+            raise AlreadyExists("container", container_id) from None
         os.mkfifo(bundle / FILES / "gate", 0o600)
         self.write_files(container_id, bundle, load_config(bundle), stdio)
 
