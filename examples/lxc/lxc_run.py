@@ -16,8 +16,7 @@ from typing import Any
 
 ERROR, FUNCTIONS = 8, 10  # words of `struct lxc_container` (lxc/lxccontainer.h), which has only been extended since LXC 1.0
 START, WANT_DAEMONIZE, SET_CONFIG_ITEM, ATTACH = 7, 10, 14, 36
-DEFAULT_FLAGS, SET_GROUPS, CLEAR_ENVIRONMENT = 0xFFFF, 0x200000, 1
-FAILED = 128
+DEFAULT_FLAGS, SET_GROUPS, CLEAR_ENVIRONMENT, FAILED = 0xFFFF, 0x200000, 1, 128
 
 
 class AttachOptions(ctypes.Structure):
@@ -36,17 +35,18 @@ class Container:
         self.words = c_void_p(library.lxc_container_new(os.fsencode(request["name"]), os.fsencode(request["path"])))
         for key, value in request["items"]:
             if not self.call(SET_CONFIG_ITEM, c_char_p(key.encode()), c_char_p(os.fsencode(value))):
-                sys.exit(f"LXC does not take {key} = {value}")
+                Path(request["files"], "failed").write_text(f"LXC does not take {key}")
+                sys.exit(FAILED)
 
     def call(self, function: int, *arguments: Any) -> int:
         address = cast(self.words, POINTER(c_void_p))[FUNCTIONS + function]
         bits = 0xFF if function != ATTACH else 0xFFFFFFFF  # all others return a bool
-        return ctypes.CFUNCTYPE(c_int, c_void_p, *map(type, arguments))(address)(self.words, *arguments) & bits
+        return int(ctypes.CFUNCTYPE(c_int, c_void_p, *map(type, arguments))(address)(self.words, *arguments)) & bits
 
     @property
     def status(self) -> int:
         """The exit code; liblxc writes the number of a signal as `number << 8 | 0x7f`."""
-        status = cast(self.words, POINTER(c_int))[2 * ERROR]
+        status = int(cast(self.words, POINTER(c_int))[2 * ERROR])
         return status >> 8 if not status & 0x7F else 128 + (status >> 8)
 
 
@@ -63,8 +63,8 @@ def start(request: dict[str, Any]) -> int:
     container = Container(ctypes.CDLL("liblxc.so.1"), request)
     container.call(WANT_DAEMONIZE, c_int(0))
     if not container.call(START, c_int(0), strings(request["args"])):
-        errors = (Path(request["files"]) / "log").read_text(errors="replace").splitlines() or [""]
-        (Path(request["files"]) / "failed").write_text(errors[0].split(" - ", 2)[-1])
+        errors = Path(request["files"], "log").read_text(errors="replace").splitlines() or [""]
+        Path(request["files"], "failed").write_text(errors[0].split(" - ", 2)[-1])
         return FAILED
     return container.status
 
