@@ -97,12 +97,16 @@ class LxcRuntime(SupervisedRuntime, SupportsExecProcess, SupportsUpdateResources
         with closing(streams), os.fdopen(os.memfd_create("exec"), "wb", buffering=0) as source:
             source.write(json.dumps(request).encode())
             child, reader = self._spawn_exec(source.fileno(), streams, state.pid if process.get("terminal") else 0)
+            first = child.identity
             try:
                 if pid := await asyncio.to_thread(os.read, reader, 20):
                     started(int(pid))
+                    first = found.identity if (found := processes.read(int(pid))) else first
                 await streams.copy(child.ended)
             except BaseException:
-                await asyncio.shield(processes.kill_family([child.identity]))
+                await asyncio.shield(processes.kill_family([first]))  # which its parent, `child`, then reaps
+                await child.ended()
+                await asyncio.shield(processes.kill_family([child.identity]))  # what is left in its session
                 raise
             finally:
                 os.close(reader)
@@ -130,8 +134,7 @@ def terminal_in(pid: int, streams: ExecStreams) -> ChildEnds:
     master = open_in_root(Path(f"/proc/{pid}/root"), "/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
     streams.adopt_terminal(master)
     fcntl.ioctl(master, UNLOCK, bytes(4))
-    slave = fcntl.ioctl(master, PEER, os.O_RDWR | os.O_NOCTTY)
-    return ChildEnds(slave, slave, slave)
+    return ChildEnds(*3 * (fcntl.ioctl(master, PEER, os.O_RDWR | os.O_NOCTTY),))
 
 
 def build(context: BackendContext) -> MeasuredPods:

@@ -43,12 +43,6 @@ class Container:
         bits = 0xFF if function != ATTACH else 0xFFFFFFFF  # all others return a bool
         return int(ctypes.CFUNCTYPE(c_int, c_void_p, *map(type, arguments))(address)(self.words, *arguments)) & bits
 
-    @property
-    def status(self) -> int:
-        """The exit code; liblxc writes the number of a signal as `number << 8 | 0x7f`."""
-        status = int(cast(self.words, POINTER(c_int))[2 * ERROR])
-        return status >> 8 if not status & 0x7F else 128 + (status >> 8)
-
 
 def strings(texts: list[str]) -> Any:
     return cast((c_char_p * (len(texts) + 1))(*map(os.fsencode, texts), None), POINTER(c_char_p))
@@ -66,7 +60,8 @@ def start(request: dict[str, Any]) -> int:
         errors = Path(request["files"], "log").read_text(errors="replace").splitlines() or [""]
         Path(request["files"], "failed").write_text(errors[0].split(" - ", 2)[-1])
         return FAILED
-    return container.status
+    status = int(cast(container.words, POINTER(c_int))[2 * ERROR])
+    return status >> 8 if not status & 0x7F else 128 + (status >> 8)  # liblxc writes a signal as number << 8 | 0x7f
 
 
 def execute(request: dict[str, Any], pipe: int) -> int:
