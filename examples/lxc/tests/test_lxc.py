@@ -1,22 +1,28 @@
 """The exam for pods, and the same class behind containerd; needs root and LXC."""
 
+import asyncio
+import contextlib
 import ctypes.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lxc_backend import LxcRuntime, plugin
 
-from crishim import Backend, BackendContext
+from crishim import Backend, BackendContext, Exit, ProcessIO
+from crishim.interfaces.oci_runtime import Stdio
+from crishim.model.process import TerminalSize
 from crishim.testing.conformance import BackendConformance
+from crishim.testing.conformance.offers import Sink
 from crishim.testing.conformance.runtimes import OciRuntimeConformance
 from crishim.testing.roots import APPLETS
 
@@ -36,6 +42,22 @@ def busybox(root: Path) -> None:
         (root / "bin" / applet).hardlink_to(root / "bin" / "busybox")
 
 
+def write_bundle(bundle: Path, argv: tuple[str, ...], **linux: Any) -> None:
+    """A bundle with new namespaces and the usual mounts."""
+    busybox(bundle / "rootfs")
+    process = {"args": list(argv), "env": ["PATH=/bin", "LINES=two\nlines"], "user": {"uid": 0, "gid": 0}, "cwd": "/"}
+    process["capabilities"] = {"bounding": ["CAP_KILL"]}
+    mounts = [
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+        {"destination": "/dev/pts", "type": "devpts", "source": "devpts"},
+    ]
+    spaces = [{"type": kind} for kind in ("mount", "pid", "network", "ipc", "uts")]
+    linux = {"namespaces": spaces, "cgroupsPath": f"/{bundle.name}", **linux}
+    config = {"process": process, "root": {"path": "rootfs"}, "mounts": mounts, "linux": linux}
+    (bundle / "config.json").write_text(json.dumps(config))
+
+
 class TestPods(BackendConformance):
     """Pods keep the contract, over restarts, too."""
 
@@ -53,13 +75,69 @@ class TestBundles(OciRuntimeConformance):
         return LxcRuntime(folder)
 
     def write_bundle(self, bundle: Path, argv: tuple[str, ...]) -> None:
-        busybox(bundle / "rootfs")
-        process = {"args": list(argv), "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}, "cwd": "/"}
-        spaces = [{"type": kind} for kind in ("mount", "pid", "network", "ipc", "uts")]
-        mounts: list[dict[str, Any]] = [{"destination": "/proc", "type": "proc", "source": "proc"}]
-        linux = {"namespaces": spaces, "cgroupsPath": f"/crishim-exam/{bundle.name}"}
-        config = {"process": process, "root": {"path": "rootfs"}, "mounts": mounts, "linux": linux}
-        (bundle / "config.json").write_text(json.dumps(config))
+        write_bundle(bundle, argv)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """An empty folder."""
+    folder = tmp_path / f"lxc-{os.getpid()}"
+    folder.mkdir()
+    return folder
+
+
+async def run(bundle: Path, stdio: Stdio, during: Callable[[LxcRuntime], Awaitable[None]] | None = None) -> Exit:
+    """The exit of a bundle's container, which is killed after `during`."""
+    runtime = LxcRuntime(bundle.parent)
+    await runtime.create("one", bundle, stdio)
+    try:
+        await runtime.start("one")
+        if during is not None:
+            await during(runtime)
+            await runtime.kill("one", signal.SIGKILL)
+        return await asyncio.wait_for(runtime.wait("one"), 60)
+    finally:
+        await runtime.delete("one")
+
+
+def test_variables_and_capabilities(bundle: Path, tmp_path: Path) -> None:
+    """A variable may have two lines; a process has no more capabilities than config.json grants."""
+    write_bundle(bundle, ("sh", "-c", 'echo "$LINES"; while read -r name value; do echo $name $value; done </proc/self/status'))
+    assert 0 == asyncio.run(run(bundle, Stdio(log_path=str(tmp_path / "log")))).code
+    lines = [line.split(" ", 3)[3] for line in (tmp_path / "log").read_text().splitlines()]
+    assert ["two", "lines"] == lines[:2]
+    assert "CapEff: 0000000000000020" in lines
+
+
+def test_a_container_killed_for_memory(bundle: Path) -> None:
+    """A first process that the out-of-memory killer ends has an exit that says so."""
+    write_bundle(bundle, ("busybox", "tail", "/dev/zero"), resources={"memory": {"limit": 16 << 20, "swap": 16 << 20}})
+    end = asyncio.run(run(bundle, Stdio()))
+    assert (137, True) == (end.code, end.oom)
+
+
+def test_a_terminal_of_an_exec(bundle: Path) -> None:
+    """It is one of the container's own, it is the process's controlling terminal, and it has the client's size."""
+    write_bundle(bundle, ("sleep", "1000"))
+    out = Sink()
+
+    async def sizes() -> AsyncIterator[TerminalSize]:
+        yield TerminalSize(width=91, height=37)
+
+    async def execute(runtime: LxcRuntime) -> None:
+        script = "busybox tty; echo own >/dev/tty; until stty size | grep -q '37 91'; do sleep 0.1; done; stty size"
+        process = {
+            "args": ["sh", "-c", script],
+            "env": ["PATH=/bin"],
+            "cwd": "/",
+            "user": {"uid": 0, "gid": 0},
+            "terminal": True,
+        }
+        io = ProcessIO(stdout=out, sizes=sizes())
+        await asyncio.wait_for(runtime.exec_process("one", process, io, lambda _: None), 30)
+
+    assert 137 == asyncio.run(run(bundle, Stdio(), execute)).code
+    assert ["/dev/pts/0", "own", "37 91"] == out.data.decode().split("\r\n")[:3]
 
 
 def wait_for(path: Path) -> None:
@@ -98,6 +176,12 @@ def ctr(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[st
     finally:
         server.terminate()
         server.wait(30)
+        for process in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if f"{folder}/shim".encode() in process.read_bytes():
+                    os.kill(int(process.parent.name), signal.SIGKILL)
+        for group in Path("/sys/fs/cgroup").glob("**/exam-lxc"):
+            group.rmdir()
         shutil.rmtree(folder, ignore_errors=True)
 
 
