@@ -86,7 +86,7 @@ def test_what_is_refused(tmp_path: Path, changes: dict[str, Any], field: str) ->
 
 
 def test_seccomp() -> None:
-    """Rules have actions and conditions as LXC reads them; those with the default's action, which libseccomp refuses, are left out."""
+    """Rules have the actions and conditions of LXC; those with the default's action, which libseccomp refuses, are left out."""
     masked = {"index": 0, "value": 0x7E020000, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
     profile = {
         "defaultAction": "SCMP_ACT_ERRNO",
