@@ -130,6 +130,34 @@ def test_a_cgroup_is_removed_with_what_runs_in_it() -> None:
     Cgroups(v2=v2).remove(f"/{name}")
 
 
+@pytest.mark.parametrize(("v2", "expected"), [(True, "a/c1/memory.max"), (False, "memory/a/c1/memory.max")])
+def test_limits_are_written(tmp_path: Path, v2: bool, expected: str) -> None:
+    """A file is in the one folder of v2, and on v1 in that of its controller; a cgroup that does not exist is an error."""
+    (tmp_path / expected).parent.mkdir(parents=True)
+    Cgroups(v2=v2, root=tmp_path).write("/a/c1", {"memory.max": "5"})
+    assert "5" == (tmp_path / expected).read_text()
+    with pytest.raises(FileNotFoundError):
+        Cgroups(v2=v2, root=tmp_path).write("/a/c2", {"memory.max": "5"})
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not Path("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists(),
+    reason="needs root, and cgroup v1 with a limit of memory and swap (swapaccount=1)",
+)
+def test_limits_that_depend_on_each_other_are_written() -> None:
+    """A memory limit is raised above that of memory and swap if this is raised with it."""
+    name = f"/crishim-limits-{os.getpid()}"
+    group = Path("/sys/fs/cgroup/memory") / name.lstrip("/")
+    group.mkdir()
+    try:
+        for limit in ("8388608", "16777216", "4194304"):
+            files = {"memory.limit_in_bytes": limit, "memory.memsw.limit_in_bytes": limit}
+            Cgroups(v2=False).write(name, files)
+            assert files == {file: (group / file).read_text().strip() for file in files}
+    finally:
+        group.rmdir()
+
+
 def test_processes_of_other_namespaces_have_no_number(tmp_path: Path) -> None:
     """A cgroup shows a process of another PID namespace as 0, which kill(2) takes for our own group: none is killed for it."""
     write(tmp_path / "c", cgroup__procs="0\n")

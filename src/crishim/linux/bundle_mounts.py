@@ -11,7 +11,7 @@ from crishim.linux.mount_options import parse_options
 from crishim.linux.mounts import MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT, make_tree_read_only, mount
 from crishim.linux.roots import path_in_root
 
-__all__ = ["make_read_only", "mount_bundle"]
+__all__ = ["make_read_only", "mount_bundle", "place"]
 
 _PROPAGATION: Final = frozenset(
     f"{recursive}{kind}" for recursive in ("", "r") for kind in ("private", "slave", "shared", "unbindable")

@@ -10,14 +10,14 @@ import os
 import posixpath
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 from crishim.errors import FailedPrecondition, Unknown
 from crishim.linux.children import children
 
-__all__ = ["Cgroups"]
+__all__ = ["Cgroups", "folder_of"]
 
 ROOT: Final = Path("/sys/fs/cgroup")
 
@@ -126,6 +126,26 @@ class Cgroups:
             return _members(path) if file == "cgroup.procs" else read_text(f"{path}/{file}")
 
         return read
+
+    def write(self, folder: str, files: Mapping[str, str]) -> None:
+        """Write to files of a cgroup, on v1 in the hierarchies of the controllers that their names begin with.
+
+        What the kernel refuses is written again after the others: a memory limit must be below that of memory and swap, also
+        while both are changed. Raises `OSError`.
+        """
+        refused = [(file, text) for file, text in files.items() if not self._written(folder, file, text)]
+        for file, text in refused:
+            self._file(folder, file).write_text(text, encoding="ascii")
+
+    def _written(self, folder: str, file: str, text: str) -> bool:
+        try:
+            self._file(folder, file).write_text(text, encoding="ascii")
+        except OSError:
+            return False
+        return True
+
+    def _file(self, folder: str, file: str) -> Path:
+        return self._controller(file.partition(".")[0]) / folder.lstrip("/") / file
 
     def pids(self, folder: str) -> list[int]:
         """The processes of a cgroup and its descendants: crun puts a container into a cgroup of its own below the scope."""

@@ -37,7 +37,7 @@ from crishim.linux.processes import Identity, Process, read
 from crishim.linux.programs import find_program
 from crishim.linux.syscalls import last_error, libc
 
-__all__ = ["become_subreaper"]
+__all__ = ["Child", "Children", "become_subreaper", "children"]
 
 GRACE: Final = 10.0
 """Seconds for which a zombie that may be a direct child of other code is left to that code."""

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Final
 
+__all__ = ["ignores"]
+
 _PAUSE: Final = "applies to a pause container, and pods have none that runs code of theirs"
 _POD: Final = "the sandbox's option applies to all of its containers"
 _SANDBOX: Final = "PodSandboxConfig.linux.security_context"
@@ -20,3 +22,4 @@ ignores: Final[Mapping[str, str]] = {
     f"{_CONTAINER}.namespace_options.network": _POD,
     f"{_CONTAINER}.namespace_options.ipc": _POD,
 }
+"""The fields of CRI that pods over an OCI runtime ignore, with the reasons, for `Plugin.ignores`."""

@@ -1,10 +1,13 @@
-"""Limits -> linux.resources, and the path of a container's cgroup."""
+"""Limits -> linux.resources -> files of a cgroup, and the path of a container's cgroup."""
 
 import posixpath
+from collections.abc import Mapping
 from typing import Any
 
 from crishim.model.resources import Resources
 from crishim.oci.facts import DeviceNode, Host
+
+__all__ = ["cgroup_files"]
 
 _DEFAULT_PARENT = "/crishim"
 
@@ -38,6 +41,30 @@ def resources(limits: Resources, host: Host) -> dict[str, Any]:
     if limits.unified and host.cgroup_v2:
         result["unified"] = dict(limits.unified)
     return result
+
+
+def cgroup_files(resources: Mapping[str, Any], *, v2: bool) -> dict[str, str]:
+    """The files of a container's cgroup and their contents for the CPU, memory and hugepage limits of linux.resources, in the
+    order in which a new cgroup takes them; for runtimes whose engine does not read config.json.
+
+    v2's weight of CPU shares is Kubernetes's (KEP-2254): 2 to 262144 shares are 1 to 10000. Its swap limit does not include the
+    memory, as that of linux.resources does.
+    """
+    cpu, memory = resources.get("cpu", {}), resources.get("memory", {})
+    shares, quota, limit, swap = cpu.get("shares"), cpu.get("quota"), memory.get("limit"), memory.get("swap")
+    files = {"cpuset.cpus": cpu.get("cpus"), "cpuset.mems": cpu.get("mems")}
+    if v2:
+        files["cpu.weight"] = shares and 1 + (max(2, shares) - 2) * 9999 // 262142
+        files["cpu.max"] = quota and f"{quota if quota > 0 else 'max'} {cpu.get('period') or 100_000}"
+        files["memory.max"] = limit and (limit if limit > 0 else "max")
+        files["memory.swap.max"] = swap and (f"{swap - limit}" if swap > 0 and limit else "max")
+        pages = "max"
+    else:
+        files |= {"cpu.shares": shares, "cpu.cfs_period_us": cpu.get("period"), "cpu.cfs_quota_us": quota}
+        files |= {"memory.limit_in_bytes": limit, "memory.memsw.limit_in_bytes": swap}
+        pages = "limit_in_bytes"
+    files |= {f"hugetlb.{page['pageSize']}.{pages}": str(page["limit"]) for page in resources.get("hugepageLimits", ())}
+    return {file: str(value) for file, value in files.items() if value or value == "0"}
 
 
 def device_rules(devices: tuple[DeviceNode, ...], *, everything: bool) -> list[dict[str, Any]]:

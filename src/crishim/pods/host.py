@@ -7,7 +7,7 @@ from pathlib import Path
 from crishim.model.runtime import CgroupDriver
 from crishim.oci.facts import CAPABILITIES, DeviceNode, Host
 
-__all__ = ["host"]
+__all__ = ["cgroup_v2", "host"]
 
 SELINUX = Path("/sys/fs/selinux")
 SECCOMP_DEFAULT = Path("/usr/share/containers/seccomp.json")

@@ -11,6 +11,8 @@ from crishim.linux.mounts import mount_idmapped, unmount
 from crishim.linux.programs import find_program
 from crishim.model.values import ContainerId, ImageId
 
+__all__ = ["APPLETS"]
+
 APPLETS: Final = (
     "sh",
     "cat",

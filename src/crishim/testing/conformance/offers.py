@@ -27,6 +27,8 @@ from crishim.testing.conformance.candidate import World, patiently, until
 from crishim.testing.conformance.examine import Check
 from crishim.testing.conformance.logs import read_log
 
+__all__ = ["Sink"]
+
 C = TypeVar("C")
 
 
