@@ -9,13 +9,14 @@ from crishim.model.container import ContainerSpec, Inventory
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.runtime import ContainerEvent
 from crishim.model.sandbox import SandboxSpec, SandboxStarted
-from docs.tools import specs
+from crishim.model.stats import ContainerUsage, SandboxUsage
+from docs.tools import examples, specs
 from docs.tools.public import api
 
 FOUND: dict[type, list[Any]] = {}
-for _, values in specs.EXAMPLES.values():
-    for each, examples in specs.instances(values).items():
-        FOUND.setdefault(each, []).extend(examples)
+for _, values in examples.EXAMPLES.values():
+    for each, found in specs.instances(values).items():
+        FOUND.setdefault(each, []).extend(found)
 
 
 @pytest.mark.parametrize("kind", FOUND, ids=lambda kind: kind.__name__)
@@ -31,7 +32,18 @@ def test_every_field_is_described(kind: type) -> None:
 def test_every_class_is_on_the_page() -> None:
     """What a backend receives and reports, and the events, stand on the page with all their parts, each once."""
     page = "\n".join(specs.page())
-    assert {ContainerSpec, SandboxSpec, ExecSpec, Exit, SandboxStarted, Inventory, ContainerEvent} <= FOUND.keys()
+    wanted = {
+        ContainerSpec,
+        SandboxSpec,
+        ExecSpec,
+        Exit,
+        SandboxStarted,
+        Inventory,
+        ContainerUsage,
+        SandboxUsage,
+        ContainerEvent,
+    }
+    assert set() == wanted - FOUND.keys()
     assert [] == [kind.__name__ for kind in FOUND if page.count(f"\n### {kind.__name__}\n") != 1]
     rows = sum(len(attrs.fields(kind)) for kind in FOUND)
     assert rows == page.count("\n| `")

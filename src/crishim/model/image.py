@@ -89,12 +89,16 @@ class AuthConfig:
 
 @attrs.frozen(kw_only=True)
 class FilesystemUsage:
-    """The usage of a file system. `mountpoint` is a path on it; the kubelet calls statfs on that path."""
+    """The usage of a file system."""
 
     timestamp: int
+    """Nanoseconds since the epoch."""
     mountpoint: str
+    """A path on the file system; the kubelet calls statfs on it."""
     used_bytes: int | None = None
+    """Bytes."""
     inodes_used: int | None = None
+    """The number of inodes."""
 
 
 @attrs.frozen(kw_only=True)

@@ -41,12 +41,16 @@ __all__ = [
 
 @attrs.frozen(kw_only=True)
 class PsiData:
-    """One line of a pressure file: total stall time in nanoseconds, and averages in percent."""
+    """One line of a pressure file of the kernel."""
 
     total: int = 0
+    """Nanoseconds of stall."""
     avg10: float = 0.0
+    """Percent of the last 10 seconds."""
     avg60: float = 0.0
+    """Percent of the last 60 seconds."""
     avg300: float = 0.0
+    """Percent of the last 300 seconds."""
 
 
 @attrs.frozen(kw_only=True)
@@ -54,40 +58,57 @@ class PsiStats:
     """The pressure stall information of a cgroup (v2 only)."""
 
     full: PsiData = PsiData()
+    """Times in which all tasks were stalled."""
     some: PsiData = PsiData()
+    """Times in which at least one task was stalled."""
 
 
 @attrs.frozen(kw_only=True)
 class CpuUsage:
-    """CPU time since the start in core nanoseconds, and the current rate in nano cores."""
+    """CPU time."""
 
     timestamp: int
+    """Nanoseconds since the epoch."""
     usage_core_nano_seconds: int | None = None
+    """Nanoseconds of CPU time since the start, over all cores."""
     usage_nano_cores: int | None = None
+    """The current rate, in billionths of a core; a backend leaves it unset."""
     psi: PsiStats | None = None
+    """The pressure; None with cgroup v1."""
 
 
 @attrs.frozen(kw_only=True)
 class MemoryUsage:
-    """Memory in bytes. The working set is usage less the inactive file cache; available is the limit less the working set."""
+    """Memory."""
 
     timestamp: int
+    """Nanoseconds since the epoch."""
     working_set_bytes: int | None = None
+    """Bytes in use, less the inactive file cache."""
     available_bytes: int | None = None
+    """Bytes between the working set and the limit; None without a limit."""
     usage_bytes: int | None = None
+    """Bytes in use, with all of the file cache."""
     rss_bytes: int | None = None
+    """Bytes of anonymous memory."""
     page_faults: int | None = None
+    """Their number since the start."""
     major_page_faults: int | None = None
+    """The number of those that read from a disk."""
     psi: PsiStats | None = None
+    """The pressure; None with cgroup v1."""
 
 
 @attrs.frozen(kw_only=True)
 class SwapUsage:
-    """Swap in bytes."""
+    """Swap."""
 
     timestamp: int
+    """Nanoseconds since the epoch."""
     swap_available_bytes: int | None = None
+    """Bytes between the usage and the limit; None without a limit."""
     swap_usage_bytes: int | None = None
+    """Bytes in use."""
 
 
 @attrs.frozen(kw_only=True)
@@ -95,7 +116,9 @@ class IoUsage:
     """Block I/O pressure."""
 
     timestamp: int
+    """Nanoseconds since the epoch."""
     psi: PsiStats | None = None
+    """The pressure; None with cgroup v1."""
 
 
 @attrs.frozen(kw_only=True)
@@ -103,7 +126,9 @@ class ProcessUsage:
     """The number of processes."""
 
     timestamp: int
+    """Nanoseconds since the epoch."""
     process_count: int | None = None
+    """The number of tasks, as `pids.current` counts them."""
 
 
 @attrs.frozen(kw_only=True)
@@ -111,76 +136,115 @@ class NetworkInterfaceUsage:
     """Counters of one interface."""
 
     name: str
+    """The interface's name in the pod."""
     rx_bytes: int | None = None
+    """Bytes received."""
     rx_errors: int | None = None
+    """Errors of reception."""
     tx_bytes: int | None = None
+    """Bytes sent."""
     tx_errors: int | None = None
+    """Errors of transmission."""
 
 
 @attrs.frozen(kw_only=True)
 class NetworkUsage:
-    """Counters of a pod's network namespace; the default interface is eth0, else the first."""
+    """Counters of a pod's network namespace."""
 
     timestamp: int
+    """Nanoseconds since the epoch."""
     default_interface: NetworkInterfaceUsage | None = None
+    """eth0, else the first; None if there is no interface."""
     interfaces: tuple[NetworkInterfaceUsage, ...] = ()
+    """All of them, the default one first, as in containerd (the proto says "excluding the default")."""
 
 
 @attrs.frozen(kw_only=True)
 class MetricSample:
-    """One value of a metric that `ListMetricDescriptors` names. `labels` follow the pod's and container's own."""
+    """One value of a metric. The labels of pod and container are added by the library."""
 
     name: str
+    """The metric's name, as `ListMetricDescriptors` lists it."""
     value: int
+    """The value, in the unit of the metric's name."""
     labels: tuple[str, ...] = ()
+    """Values of the metric's own label keys, in their order."""
 
 
 @attrs.frozen
 class DeviceIo:
-    """The I/O counters of a block device, `major:minor`."""
+    """The I/O counters of a block device."""
 
     device: str
+    """`major:minor`."""
     reads: int = 0
+    """The number of reads."""
     writes: int = 0
+    """The number of writes."""
     read_bytes: int = 0
+    """Bytes."""
     written_bytes: int = 0
+    """Bytes."""
 
 
 @attrs.frozen(kw_only=True)
 class CgroupUsage:
-    """The usage of a cgroup and its descendants: times in nanoseconds, sizes in bytes; None is "not measured", for a limit
-    "none".
-
-    `tasks` are threads; `processes` are those of the cgroup itself, since the kernel has no counter for its descendants.
-    """
+    """The usage of a cgroup and its descendants. None is "not measured"."""
 
     cpu: int | None = None
+    """Nanoseconds of CPU time."""
     cpu_user: int | None = None
+    """Nanoseconds of CPU time in user mode."""
     cpu_system: int | None = None
+    """Nanoseconds of CPU time in the kernel."""
     periods: int | None = None
+    """The number of periods of the CPU quota."""
     throttled_periods: int | None = None
+    """The number of periods in which the quota was used up."""
     throttled: int | None = None
+    """Nanoseconds of throttling."""
     memory: int | None = None
+    """Bytes in use, with the file cache."""
     inactive_file: int | None = None
+    """Bytes of the file cache that can be reclaimed first."""
     anonymous: int | None = None
+    """Bytes of anonymous memory."""
     cache: int | None = None
+    """Bytes of the file cache."""
     mapped_file: int | None = None
+    """Bytes of mapped files."""
     kernel: int | None = None
+    """Bytes of the kernel's memory."""
     memory_most: int | None = None
+    """The most bytes that were in use."""
     limit_hits: int | None = None
+    """How often the memory limit was reached."""
     page_faults: int | None = None
+    """Their number."""
     major_page_faults: int | None = None
+    """The number of those that read from a disk."""
     oom_kills: int | None = None
+    """The number of processes that the out-of-memory killer killed."""
     swap: int | None = None
+    """Bytes."""
     tasks: int | None = None
+    """The number of threads."""
     processes: int | None = None
+    """The number of processes in the cgroup itself, since the kernel has no counter for its descendants."""
     memory_limit: int | None = None
+    """Bytes; None for no limit."""
     swap_limit: int | None = None
+    """Bytes of swap alone; None for no limit."""
     task_limit: int | None = None
+    """A number of threads; None for no limit."""
     io: tuple[DeviceIo, ...] = ()
+    """The counters of each block device."""
     cpu_psi: PsiStats | None = None
+    """The pressure; None with cgroup v1."""
     memory_psi: PsiStats | None = None
+    """The pressure; None with cgroup v1."""
     io_psi: PsiStats | None = None
+    """The pressure; None with cgroup v1."""
 
     @property
     def working_set(self) -> int | None:
@@ -193,24 +257,37 @@ class ContainerUsage:
     """What a backend measured of a container. Parts that it cannot measure stay None."""
 
     cpu: CpuUsage | None = None
+    """CPU time."""
     memory: MemoryUsage | None = None
+    """Memory."""
     swap: SwapUsage | None = None
+    """Swap."""
     io: IoUsage | None = None
+    """The pressure of block devices."""
     process: ProcessUsage | None = None
+    """The number of processes."""
     writable_layer: FilesystemUsage | None = None
+    """What the container has written to its root file system."""
     metrics: tuple[MetricSample, ...] = ()
+    """Values of metrics that have no field here."""
 
 
 @attrs.frozen(kw_only=True)
 class SandboxUsage:
-    """What a backend measured of a whole pod. `network` is None for the host network."""
+    """What a backend measured of a whole pod. Parts that it cannot measure stay None."""
 
     cpu: CpuUsage | None = None
+    """CPU time of all containers and of the sandbox itself."""
     memory: MemoryUsage | None = None
+    """Memory of all of them."""
     network: NetworkUsage | None = None
+    """The counters of the network namespace; None on the host network."""
     process: ProcessUsage | None = None
+    """The number of processes."""
     io: IoUsage | None = None
+    """The pressure of block devices."""
     metrics: tuple[MetricSample, ...] = ()
+    """Values of metrics that have no field here."""
 
 
 @attrs.frozen(kw_only=True)
