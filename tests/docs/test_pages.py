@@ -116,6 +116,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}, target
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=named)
+def test_examples_can_be_had(page: Path) -> None:
+    """A file of the examples is linked, so that the site has it, too: a reader may have the package without the repository."""
+    assert [] == re.findall(r"(?<!\[)`examples/[\w/-]+\.\w+`", prose(page))
+
+
 def test_a_console_is_commands_and_what_they_print() -> None:
     """Commands stand behind `$ `, go on behind `> `, and have their output under them."""
     assert [("a\nb", ""), ("c", "one\ntwo")] == commands("$ a\n> b\n$ c\none\ntwo\n")
