@@ -24,6 +24,7 @@ from crishim.backends import docker, kata, process, runc, shim
 from crishim.config import Config
 from crishim.errors import CrishimError, Unknown
 from crishim.interfaces import backend, capabilities, oci_runtime, plugin, seats
+from crishim.model import features
 from docs.tools import calls, lifecycle, manual, names, overview, snapshot, specs
 
 DOCS: Final = Path(__file__).parents[1]
@@ -120,6 +121,21 @@ def offered() -> Iterator[str]:
     for kind in (capabilities.ProcessIO, capabilities.ByteReader, capabilities.ByteWriter, capabilities.ByteStream):
         yield from _value(kind)
         yield from _verbs(kind)
+    yield from _features()
+
+
+def _features() -> Iterator[str]:
+    """The optional fields of specs."""
+    yield "## Features\n"
+    yield _prose(features.Feature.__doc__)
+    yield "`BackendInfo.supported` is a set of them. A field that a backend accepts without effect stands in `Plugin.ignores` instead.\n"
+    yield "| `crishim.Feature` | field of CRI | in `PROCESS` | in `OCI` | in `VM` |"
+    yield "|---|---|---|---|---|"
+    sets = (features.PROCESS, features.OCI, features.VM)
+    for feature in features.Feature:
+        yield f"| `{feature.name}` | `{feature.value}` | {' | '.join('yes' if feature in each else '' for each in sets)} |"
+    yield "\n`PROCESS`, `OCI` and `VM`, of `crishim.model.features`, are what a plain child process, an OCI runtime of any version, and a"
+    yield "container in a virtual machine support.\n"
 
 
 def errors() -> Iterator[str]:
