@@ -27,7 +27,6 @@ def items(bundle: Path, folder: Path, config: Mapping[str, Any], *, v2: bool) ->
     yield from (("lxc.log.file", str(folder / "log")), ("lxc.log.level", "ERROR"))
     yield from (("lxc.hook.version", "1"), ("lxc.hook.start-host", shlex.join(("sh", "-c", HOOK, str(folder)))))
     yield from (("lxc.rootfs.path", f"dir:{root}"), ("lxc.rootfs.options", "ro" if config["root"].get("readonly") else "rw"))
-    yield "lxc.console.path", "none"
     yield from (("lxc.init.uid", str(user["uid"])), ("lxc.init.gid", str(user["gid"])), ("lxc.init.cwd", process["cwd"]))
     yield "lxc.init.groups", ",".join(map(str, user.get("additionalGids", ())))
     yield from (("lxc.environment", variable) for variable in process.get("env", ()))
@@ -35,12 +34,11 @@ def items(bundle: Path, folder: Path, config: Mapping[str, Any], *, v2: bool) ->
     for limit in process.get("rlimits", ()):
         yield f"lxc.prlimit.{limit['type'].removeprefix('RLIMIT_').lower()}", f"{limit['soft']}:{limit['hard']}"
     yield "lxc.cap.keep", " ".join(name.removeprefix("CAP_").lower() for name in capabilities) or "none"
-    yield "lxc.no_new_privs", str(int(process.get("noNewPrivileges", False)))
+    yield from (("lxc.console.path", "none"), ("lxc.no_new_privs", str(int(process.get("noNewPrivileges", False)))))
     yield "lxc.apparmor.profile", process.get("apparmorProfile") or "unconfined"
     if "seccomp" in linux:
         (folder / "seccomp").write_text("\n".join(seccomp(linux["seccomp"])))
         yield "lxc.seccomp.profile", str(folder / "seccomp")
-    yield from ((f"lxc.sysctl.{name}", value) for name, value in linux.get("sysctl", {}).items())
     yield from namespace_items(config)
     yield from cgroup_items(bundle, config, v2=v2)
     yield from mount_items(root, config)
@@ -50,7 +48,11 @@ def refuse(config: Mapping[str, Any]) -> None:
     """Raise `InvalidArgument` for what LXC cannot do, or is not converted here."""
     linux, process = config["linux"], config["process"]
     options = {option for mount in config["mounts"] for option in mount.get("options", ())}
-    asked = {"hooks": config.get("hooks"), "process.selinuxLabel": process.get("selinuxLabel")}
+    asked = {
+        "hooks": config.get("hooks"),
+        "linux.sysctl": linux.get("sysctl"),
+        "process.selinuxLabel": process.get("selinuxLabel"),
+    }
     asked["linux.namespaces"] = {space["type"] for space in linux["namespaces"]} - NAMESPACES.keys()
     asked["process.capabilities.ambient"] = process.get("capabilities", {}).get("ambient")
     asked["mounts.options"] = options & {"shared", "rshared", "slave", "rslave", "rro", "idmap", "ridmap"}
@@ -61,8 +63,7 @@ def refuse(config: Mapping[str, Any]) -> None:
 def namespace_items(config: Mapping[str, Any]) -> Iterator[Item]:
     spaces = {NAMESPACES[space["type"]]: space.get("path", "") for space in config["linux"]["namespaces"]}
     new = {name for name, path in spaces.items() if not path}
-    if any(mount.get("type") == "cgroup" for mount in config["mounts"]):
-        new.add("cgroup")  # LXC mounts the container's own cgroup in it
+    new |= {"cgroup" for mount in config["mounts"] if mount.get("type") == "cgroup"}  # LXC mounts the container's own in it
     yield "lxc.namespace.clone", " ".join(sorted(new))
     yield from ((f"lxc.namespace.share.{name}", path) for name, path in spaces.items() if path)
     yield "lxc.uts.name", config.get("hostname", "") if "uts" in new else ""
@@ -109,9 +110,12 @@ def mount_items(root: Path, config: Mapping[str, Any]) -> Iterator[Item]:
         yield entry(node(device), Path(device["path"]).relative_to("/"), "none", "bind", "create=file")
     for path in linux.get("readonlyPaths") or ():
         yield entry(path.lstrip("/"), Path(path).relative_to("/"), "none", "rbind", "ro", "relative", "optional")
-    for path in linux.get("maskedPaths") or ():
-        yield entry("/dev/null", Path(path).relative_to("/"), "none", "bind", "optional")  # which fails for a folder
-        yield entry("tmpfs", Path(path).relative_to("/"), "tmpfs", "ro", "optional")  # which fails for a file
+    for path in map(Path, linux.get("maskedPaths") or ()):  # /proc and /sys are as the node's
+        seen, target = path if path.parts[1] in {"proc", "sys"} else root / path.relative_to("/"), path.relative_to("/")
+        if seen.is_dir():
+            yield entry("tmpfs", target, "tmpfs", "ro", "optional")
+        elif seen.exists():
+            yield entry("/dev/null", target, "none", "bind", "optional")
 
 
 def entry(source: str, target: Path, kind: str, *options: str) -> Item:
