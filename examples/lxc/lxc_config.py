@@ -1,6 +1,5 @@
 """A bundle's config.json as items of LXC's configuration (lxc.container.conf(5)): pairs of a key and a value."""
 
-import posixpath
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,8 +30,8 @@ def items(bundle: Path, folder: Path, config: Mapping[str, Any], *, v2: bool) ->
     yield "lxc.init.groups", ",".join(map(str, user.get("additionalGids", ())))
     yield from (("lxc.environment", variable) for variable in process.get("env", ()))
     yield "lxc.proc.oom_score_adj", str(process.get("oomScoreAdj", 0))
-    for limit in process.get("rlimits", ()):
-        yield f"lxc.prlimit.{limit['type'].removeprefix('RLIMIT_').lower()}", f"{limit['soft']}:{limit['hard']}"
+    rlimits = {limit["type"].removeprefix("RLIMIT_").lower(): limit for limit in process.get("rlimits", ())}
+    yield from ((f"lxc.prlimit.{name}", f"{limit['soft']}:{limit['hard']}") for name, limit in rlimits.items())
     yield "lxc.cap.keep", " ".join(name.removeprefix("CAP_").lower() for name in capabilities) or "none"
     yield from (("lxc.console.path", "none"), ("lxc.no_new_privs", str(int(process.get("noNewPrivileges", False)))))
     yield "lxc.apparmor.profile", process.get("apparmorProfile") or "unconfined"
@@ -48,11 +47,8 @@ def refuse(config: Mapping[str, Any]) -> None:
     """Raise `InvalidArgument` for what LXC cannot do, or is not converted here."""
     linux, process = config["linux"], config["process"]
     options = {option for mount in config["mounts"] for option in mount.get("options", ())}
-    asked = {
-        "hooks": config.get("hooks"),
-        "linux.sysctl": linux.get("sysctl"),
-        "process.selinuxLabel": process.get("selinuxLabel"),
-    }
+    asked = {"hooks": config.get("hooks"), "linux.sysctl": linux.get("sysctl")}
+    asked["process.selinuxLabel"] = process.get("selinuxLabel")
     asked["linux.namespaces"] = {space["type"] for space in linux["namespaces"]} - NAMESPACES.keys()
     asked["process.capabilities.ambient"] = process.get("capabilities", {}).get("ambient")
     asked["mounts.options"] = options & {"shared", "rshared", "slave", "rslave", "rro", "idmap", "ridmap"}
@@ -72,7 +68,7 @@ def namespace_items(config: Mapping[str, Any]) -> Iterator[Item]:
 def cgroups_of(bundle: Path, config: Mapping[str, Any]) -> tuple[str, str]:
     """The cgroup of a container, and that of the process beside it, both in the cgroup of the pod."""
     cgroup = folder_of(config["linux"].get("cgroupsPath") or f"/lxc/{bundle.name}")
-    return cgroup, posixpath.join(posixpath.dirname(cgroup), f"monitor-{posixpath.basename(cgroup)}")
+    return cgroup, str(Path(cgroup).with_name(f"monitor-{Path(cgroup).name}"))
 
 
 def cgroup_items(bundle: Path, config: Mapping[str, Any], *, v2: bool) -> Iterator[Item]:
@@ -144,7 +140,7 @@ def seccomp(profile: Mapping[str, Any]) -> Iterator[str]:
 
 
 def action(name: str, number: int | None) -> str:
-    if (found := f"errno {number or 1}" if name == "SCMP_ACT_ERRNO" else ACTIONS.get(name)) is None:
+    if (found := f"errno {1 if number is None else number}" if name == "SCMP_ACT_ERRNO" else ACTIONS.get(name)) is None:
         raise InvalidArgument("linux.seccomp", f"LXC has no action {name}")
     return found
 
