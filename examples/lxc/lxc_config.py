@@ -14,8 +14,8 @@ Item = tuple[str, str]
 NAMESPACES = {"network": "net", "mount": "mnt", "pid": "pid", "ipc": "ipc", "uts": "uts", "cgroup": "cgroup"}
 ACTIONS = {"SCMP_ACT_ALLOW": "allow", "SCMP_ACT_KILL": "kill", "SCMP_ACT_KILL_THREAD": "kill", "SCMP_ACT_TRAP": "trap"}
 USUAL_DEVICES = ("1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:2", "136:*")  # null, zero, full, random, urandom, tty, ptmx, pts
-HOOK = 'exec 9<>"$0/gate"; echo "$LXC_PID" >"$0/new" && mv "$0/new" "$0/pid" && read -r go <&9'
-"""Runs on the node when all is made but the program does not run yet."""
+HOOK = 'test ! -e "$0/pid" && exec 9<>"$0/gate" && echo "$LXC_PID" >"$0/new" && mv "$0/new" "$0/pid" && read -r go <&9'
+"""Runs on the node when all is made but the program does not run yet. An end by SIGHUP, a reboot for LXC, is one here."""
 
 
 def items(bundle: Path, folder: Path, config: Mapping[str, Any], *, v2: bool) -> Iterator[Item]:

@@ -109,6 +109,13 @@ def test_variables_and_capabilities(bundle: Path, tmp_path: Path) -> None:
     assert "CapEff: 0000000000000020" in lines
 
 
+def test_a_hangup_is_no_reboot(bundle: Path) -> None:
+    """A first process without a pid namespace may end by SIGHUP, as by any signal."""
+    spaces = [{"type": kind} for kind in ("mount", "network", "ipc", "uts")]
+    write_bundle(bundle, ("sh", "-c", "kill -HUP $$"), namespaces=spaces)
+    assert 129 == asyncio.run(run(bundle, Stdio())).code
+
+
 def test_a_container_killed_for_memory(bundle: Path) -> None:
     """A first process that the out-of-memory killer ends has an exit that says so."""
     write_bundle(bundle, ("busybox", "tail", "/dev/zero"), resources={"memory": {"limit": 16 << 20, "swap": 16 << 20}})
