@@ -14,8 +14,8 @@ from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_size_t, c_uint, c_
 from pathlib import Path
 from typing import Any
 
-ERROR, FUNCTIONS = 8, 10  # words of `struct lxc_container` (lxc/lxccontainer.h), which has only been extended since LXC 1.0
-START, WANT_DAEMONIZE, SET_CONFIG_ITEM, ATTACH = 7, 10, 14, 36
+# words of `struct lxc_container` (lxc/lxccontainer.h), which has only been extended since LXC 1.0, and of its functions
+ERROR, FUNCTIONS, START, WANT_DAEMONIZE, SET_CONFIG_ITEM, ATTACH = 8, 10, 7, 10, 14, 36
 DEFAULT_FLAGS, SET_GROUPS, CLEAR_ENVIRONMENT, FAILED = 0xFFFF, 0x200000, 1, 128
 
 
