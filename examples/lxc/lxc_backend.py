@@ -34,7 +34,10 @@ from crishim.pods.host import cgroup_v2, host
 from crishim.pods.supervised import FILES, SupervisedRuntime
 from crishim.pods.usage import MeasuredPods, cgroup_usage
 
-RUNNER = (sys.executable, "-I", "-S", str(Path(__file__).with_name("lxc_run.py")))
+READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$0" "$@"'
+PYTHON = ("unshare", "--mount", "--propagation=slave", "sh", "-c", READ_ONLY, os.path.realpath(sys.executable), "-I", "-S")
+RUNNER = (*PYTHON, str(Path(__file__).with_name("lxc_run.py")))
+"""Python from a read-only mount: a container whose program is `/proc/self/exe` runs it, and might write it (CVE-2019-5736)."""
 UNLOCK, PEER = 0x40045431, 0x5441  # TIOCSPTLCK, TIOCGPTPEER (ioctl_tty(2))
 SUPPORTED = OCI - {Feature.AMBIENT_CAPABILITIES, Feature.APPARMOR, Feature.CDI_DEVICES, Feature.MOUNT_OPTIONS}
 SUPPORTED -= {Feature.MOUNT_PROPAGATION, Feature.OCI_CHANGES, Feature.SELINUX, Feature.UNIFIED}
@@ -47,8 +50,7 @@ class LxcRuntime(SupervisedRuntime, SupportsExecProcess, SupportsUpdateResources
         super().__init__(folder, *keeper)
         self._path = folder / "lxc"
         self._path.mkdir(exist_ok=True)
-        self._v2 = cgroup_v2()
-        self._cgroups = Cgroups(v2=self._v2)
+        self._cgroups = Cgroups(v2=cgroup_v2())
 
     async def probe(self) -> BackendInfo:
         try:
@@ -65,7 +67,7 @@ class LxcRuntime(SupervisedRuntime, SupportsExecProcess, SupportsUpdateResources
         files = bundle / FILES
         request = {"name": container_id, "path": str(self._path), "args": config["process"]["args"], "files": str(files)}
         request["pipes"] = ["", "", ""] if stdio.terminal else [stdio.stdin, stdio.stdout, stdio.stderr]
-        request["items"] = list(items(bundle, files, config, v2=self._v2))
+        request["items"] = list(items(bundle, files, config, v2=self._cgroups.v2))
         (files / "request").write_text(json.dumps(request))
 
     async def delete(self, container_id: str) -> None:
@@ -84,7 +86,7 @@ class LxcRuntime(SupervisedRuntime, SupportsExecProcess, SupportsUpdateResources
         return await asyncio.to_thread(cgroup_usage, self._cgroups, (await self._cgroups_of(container_id))[0])
 
     async def update_resources(self, container_id: str, resources: Mapping[str, Any]) -> None:
-        self._cgroups.write((await self._cgroups_of(container_id))[0], cgroup_files(resources, v2=self._v2))
+        self._cgroups.write((await self._cgroups_of(container_id))[0], cgroup_files(resources, v2=self._cgroups.v2))
 
     async def exec_process(
         self, container_id: str, process: Mapping[str, Any], io: ProcessIO, started: Callable[[int], None]

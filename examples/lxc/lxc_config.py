@@ -1,6 +1,5 @@
 """A bundle's config.json as items of LXC's configuration (lxc.container.conf(5)): pairs of a key and a value."""
 
-import posixpath
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,8 +14,8 @@ Item = tuple[str, str]
 NAMESPACES = {"network": "net", "mount": "mnt", "pid": "pid", "ipc": "ipc", "uts": "uts", "cgroup": "cgroup"}
 ACTIONS = {"SCMP_ACT_ALLOW": "allow", "SCMP_ACT_KILL": "kill", "SCMP_ACT_KILL_THREAD": "kill", "SCMP_ACT_TRAP": "trap"}
 USUAL_DEVICES = ("1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:2", "136:*")  # null, zero, full, random, urandom, tty, ptmx, pts
-HOOK = 'exec 9<>"$0/gate"; echo "$LXC_PID" >"$0/new" && mv "$0/new" "$0/pid" && read -r go <&9'
-"""Runs on the node when all is made but the program does not run yet."""
+HOOK = 'test ! -e "$0/pid" && exec 9<>"$0/gate" && echo "$LXC_PID" >"$0/new" && mv "$0/new" "$0/pid" && read -r go <&9'
+"""Runs on the node when all is made but the program does not run yet. An end by SIGHUP, a reboot for LXC, is one here."""
 
 
 def items(bundle: Path, folder: Path, config: Mapping[str, Any], *, v2: bool) -> Iterator[Item]:
@@ -27,20 +26,18 @@ def items(bundle: Path, folder: Path, config: Mapping[str, Any], *, v2: bool) ->
     yield from (("lxc.log.file", str(folder / "log")), ("lxc.log.level", "ERROR"))
     yield from (("lxc.hook.version", "1"), ("lxc.hook.start-host", shlex.join(("sh", "-c", HOOK, str(folder)))))
     yield from (("lxc.rootfs.path", f"dir:{root}"), ("lxc.rootfs.options", "ro" if config["root"].get("readonly") else "rw"))
-    yield "lxc.console.path", "none"
     yield from (("lxc.init.uid", str(user["uid"])), ("lxc.init.gid", str(user["gid"])), ("lxc.init.cwd", process["cwd"]))
     yield "lxc.init.groups", ",".join(map(str, user.get("additionalGids", ())))
     yield from (("lxc.environment", variable) for variable in process.get("env", ()))
     yield "lxc.proc.oom_score_adj", str(process.get("oomScoreAdj", 0))
-    for limit in process.get("rlimits", ()):
-        yield f"lxc.prlimit.{limit['type'].removeprefix('RLIMIT_').lower()}", f"{limit['soft']}:{limit['hard']}"
+    rlimits = {limit["type"].removeprefix("RLIMIT_").lower(): limit for limit in process.get("rlimits", ())}
+    yield from ((f"lxc.prlimit.{name}", f"{limit['soft']}:{limit['hard']}") for name, limit in rlimits.items())
     yield "lxc.cap.keep", " ".join(name.removeprefix("CAP_").lower() for name in capabilities) or "none"
-    yield "lxc.no_new_privs", str(int(process.get("noNewPrivileges", False)))
+    yield from (("lxc.console.path", "none"), ("lxc.no_new_privs", str(int(process.get("noNewPrivileges", False)))))
     yield "lxc.apparmor.profile", process.get("apparmorProfile") or "unconfined"
     if "seccomp" in linux:
         (folder / "seccomp").write_text("\n".join(seccomp(linux["seccomp"])))
         yield "lxc.seccomp.profile", str(folder / "seccomp")
-    yield from ((f"lxc.sysctl.{name}", value) for name, value in linux.get("sysctl", {}).items())
     yield from namespace_items(config)
     yield from cgroup_items(bundle, config, v2=v2)
     yield from mount_items(root, config)
@@ -50,7 +47,8 @@ def refuse(config: Mapping[str, Any]) -> None:
     """Raise `InvalidArgument` for what LXC cannot do, or is not converted here."""
     linux, process = config["linux"], config["process"]
     options = {option for mount in config["mounts"] for option in mount.get("options", ())}
-    asked = {"hooks": config.get("hooks"), "process.selinuxLabel": process.get("selinuxLabel")}
+    asked = {"hooks": config.get("hooks"), "linux.sysctl": linux.get("sysctl")}
+    asked["process.selinuxLabel"] = process.get("selinuxLabel")
     asked["linux.namespaces"] = {space["type"] for space in linux["namespaces"]} - NAMESPACES.keys()
     asked["process.capabilities.ambient"] = process.get("capabilities", {}).get("ambient")
     asked["mounts.options"] = options & {"shared", "rshared", "slave", "rslave", "rro", "idmap", "ridmap"}
@@ -61,8 +59,7 @@ def refuse(config: Mapping[str, Any]) -> None:
 def namespace_items(config: Mapping[str, Any]) -> Iterator[Item]:
     spaces = {NAMESPACES[space["type"]]: space.get("path", "") for space in config["linux"]["namespaces"]}
     new = {name for name, path in spaces.items() if not path}
-    if any(mount.get("type") == "cgroup" for mount in config["mounts"]):
-        new.add("cgroup")  # LXC mounts the container's own cgroup in it
+    new |= {"cgroup" for mount in config["mounts"] if mount.get("type") == "cgroup"}  # LXC mounts the container's own in it
     yield "lxc.namespace.clone", " ".join(sorted(new))
     yield from ((f"lxc.namespace.share.{name}", path) for name, path in spaces.items() if path)
     yield "lxc.uts.name", config.get("hostname", "") if "uts" in new else ""
@@ -71,7 +68,7 @@ def namespace_items(config: Mapping[str, Any]) -> Iterator[Item]:
 def cgroups_of(bundle: Path, config: Mapping[str, Any]) -> tuple[str, str]:
     """The cgroup of a container, and that of the process beside it, both in the cgroup of the pod."""
     cgroup = folder_of(config["linux"].get("cgroupsPath") or f"/lxc/{bundle.name}")
-    return cgroup, posixpath.join(posixpath.dirname(cgroup), f"monitor-{posixpath.basename(cgroup)}")
+    return cgroup, str(Path(cgroup).with_name(f"monitor-{Path(cgroup).name}"))
 
 
 def cgroup_items(bundle: Path, config: Mapping[str, Any], *, v2: bool) -> Iterator[Item]:
@@ -109,9 +106,12 @@ def mount_items(root: Path, config: Mapping[str, Any]) -> Iterator[Item]:
         yield entry(node(device), Path(device["path"]).relative_to("/"), "none", "bind", "create=file")
     for path in linux.get("readonlyPaths") or ():
         yield entry(path.lstrip("/"), Path(path).relative_to("/"), "none", "rbind", "ro", "relative", "optional")
-    for path in linux.get("maskedPaths") or ():
-        yield entry("/dev/null", Path(path).relative_to("/"), "none", "bind", "optional")  # which fails for a folder
-        yield entry("tmpfs", Path(path).relative_to("/"), "tmpfs", "ro", "optional")  # which fails for a file
+    for path in map(Path, linux.get("maskedPaths") or ()):  # /proc and /sys are as the node's
+        seen, target = path if path.parts[1] in {"proc", "sys"} else root / path.relative_to("/"), path.relative_to("/")
+        if seen.is_dir():
+            yield entry("tmpfs", target, "tmpfs", "ro", "optional")
+        elif seen.exists():
+            yield entry("/dev/null", target, "none", "bind", "optional")
 
 
 def entry(source: str, target: Path, kind: str, *options: str) -> Item:
@@ -140,7 +140,7 @@ def seccomp(profile: Mapping[str, Any]) -> Iterator[str]:
 
 
 def action(name: str, number: int | None) -> str:
-    if (found := f"errno {number or 1}" if name == "SCMP_ACT_ERRNO" else ACTIONS.get(name)) is None:
+    if (found := f"errno {1 if number is None else number}" if name == "SCMP_ACT_ERRNO" else ACTIONS.get(name)) is None:
         raise InvalidArgument("linux.seccomp", f"LXC has no action {name}")
     return found
 

@@ -14,8 +14,8 @@ from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_size_t, c_uint, c_
 from pathlib import Path
 from typing import Any
 
-ERROR, FUNCTIONS = 8, 10  # words of `struct lxc_container` (lxc/lxccontainer.h), which has only been extended since LXC 1.0
-START, WANT_DAEMONIZE, SET_CONFIG_ITEM, ATTACH = 7, 10, 14, 36
+# words of `struct lxc_container` (lxc/lxccontainer.h), which has only been extended since LXC 1.0, and of its functions
+ERROR, FUNCTIONS, START, WANT_DAEMONIZE, SET_CONFIG_ITEM, ATTACH = 8, 10, 7, 10, 14, 36
 DEFAULT_FLAGS, SET_GROUPS, CLEAR_ENVIRONMENT, FAILED = 0xFFFF, 0x200000, 1, 128
 
 
@@ -49,18 +49,19 @@ def strings(texts: list[str]) -> Any:
 
 
 def start(request: dict[str, Any]) -> int:
-    for number, path in enumerate(request["pipes"]):
-        if path:  # an output is opened for reading, too, so that the open does not wait for a reader
-            descriptor = os.open(path, os.O_RDWR if number else os.O_RDONLY | os.O_NONBLOCK)
-            os.set_blocking(descriptor, True)
-            os.dup2(descriptor, number)
+    for number, path in ((number, path) for number, path in enumerate(request["pipes"]) if path):
+        # an output is opened for reading, too, so that the open does not wait for a reader
+        descriptor = os.open(path, os.O_RDWR if number else os.O_RDONLY | os.O_NONBLOCK)
+        os.set_blocking(descriptor, True)
+        os.dup2(descriptor, number)
     container = Container(ctypes.CDLL("liblxc.so.1"), request)
     container.call(WANT_DAEMONIZE, c_int(0))
-    if not container.call(START, c_int(0), strings(request["args"])):
+    made = container.call(START, c_int(0), strings(request["args"]))
+    status = int(cast(container.words, POINTER(c_int))[2 * ERROR])
+    if not made and status == 1:
         errors = Path(request["files"], "log").read_text(errors="replace").splitlines() or [""]
         Path(request["files"], "failed").write_text(errors[0].split(" - ", 2)[-1])
         return FAILED
-    status = int(cast(container.words, POINTER(c_int))[2 * ERROR])
     return status >> 8 if not status & 0x7F else 128 + (status >> 8)  # liblxc writes a signal as number << 8 | 0x7f
 
 

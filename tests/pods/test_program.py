@@ -1,6 +1,7 @@
 """A runtime of one class over the keeper keeps the contract of runtimes."""
 
 import asyncio
+import os
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
@@ -184,3 +185,20 @@ async def test_sigkill_ends_all(tmp_path: Path) -> None:
     await runtime.wait("one")
     await until(lambda: not any(processes.runs(member.identity) for member in family))
     await runtime.delete("one")
+
+
+@pytest.mark.node
+@needs("runc", "busybox", "chroot")
+async def test_waiters_see_the_end_of_a_deleted_program(tmp_path: Path, bundle: Path) -> None:
+    """A wait that began before the deletion returns the exit, also where somebody else has the output open."""
+    runtime = ChrootRuntime(tmp_path)
+    pid = await runtime.create("one", bundle, Stdio(log_path=str(tmp_path / "log")))
+    await runtime.start("one")
+    waiting = asyncio.ensure_future(runtime.wait("one"))
+    await asyncio.wait({waiting}, timeout=0.1)
+    output = os.open(f"/proc/{pid}/fd/1", os.O_WRONLY)
+    try:
+        await runtime.delete("one")
+    finally:
+        os.close(output)
+    assert 128 + signal.SIGKILL == (await asyncio.wait_for(waiting, 30)).code

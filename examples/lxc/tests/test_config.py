@@ -66,11 +66,19 @@ def test_mounts(tmp_path: Path) -> None:
     assert (tmp_path / "rootfs" / "run" / "secrets").is_dir()
 
 
+def test_masked_paths(tmp_path: Path) -> None:
+    """A folder is hidden by an empty one, a file by /dev/null, and what does not exist is left out."""
+    found = converted(tmp_path, linux__maskedPaths=["/proc/sys", "/proc/uptime", "/var", "/proc/none"])
+    expected = ["tmpfs proc/sys tmpfs ro,optional 0 0", "/dev/null proc/uptime none bind,optional 0 0"]
+    assert [*expected, "tmpfs var tmpfs ro,optional 0 0"] == found["lxc.mount.entry"]
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
         ({"hooks": {"prestart": [{"path": "/bin/true"}]}}, "hooks"),
         ({"process__capabilities": {"ambient": ["CAP_CHOWN"]}}, "process.capabilities.ambient"),
+        ({"linux__sysctl": {"net.ipv4.ip_forward": "1"}}, "linux.sysctl"),
         ({"process__selinuxLabel": "a:b:c:s0"}, "process.selinuxLabel"),
         ({"linux__namespaces": [{"type": "user"}]}, "linux.namespaces"),
         ({"mounts": [{"destination": "/a", "source": "/", "options": ["rbind", "rshared"]}]}, "mounts.options"),

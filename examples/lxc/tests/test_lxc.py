@@ -109,6 +109,33 @@ def test_variables_and_capabilities(bundle: Path, tmp_path: Path) -> None:
     assert "CapEff: 0000000000000020" in lines
 
 
+def program_of(pid: int) -> tuple[str, int]:
+    """The program of a process, and whether it is on a read-only mount."""
+    link = Path(f"/proc/{pid}/exe")
+    return link.readlink().name, os.statvfs(link).f_flag & os.ST_RDONLY
+
+
+def test_what_runs_for_a_container_cannot_be_written(bundle: Path) -> None:
+    """The node's Python, which is /proc/self/exe until the program runs, is on a read-only mount."""
+    write_bundle(bundle, ("sleep", "1000"))
+
+    async def created() -> tuple[str, int]:
+        runtime = LxcRuntime(bundle.parent)
+        try:
+            return program_of(await runtime.create("one", bundle, Stdio()))
+        finally:
+            await runtime.delete("one")
+
+    assert (Path(sys.executable).resolve().name, os.ST_RDONLY) == asyncio.run(created())
+
+
+def test_a_hangup_is_no_reboot(bundle: Path) -> None:
+    """A first process without a pid namespace may end by SIGHUP, as by any signal."""
+    spaces = [{"type": kind} for kind in ("mount", "network", "ipc", "uts")]
+    write_bundle(bundle, ("sh", "-c", "kill -HUP $$"), namespaces=spaces)
+    assert 129 == asyncio.run(run(bundle, Stdio())).code
+
+
 def test_a_container_killed_for_memory(bundle: Path) -> None:
     """A first process that the out-of-memory killer ends has an exit that says so."""
     write_bundle(bundle, ("busybox", "tail", "/dev/zero"), resources={"memory": {"limit": 16 << 20, "swap": 16 << 20}})

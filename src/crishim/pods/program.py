@@ -49,6 +49,7 @@ from crishim.pods.bundle import load_config
 __all__ = ["ExecProgramRuntime", "ProgramRuntime"]
 
 _GATE_TIMEOUT: Final = 10.0
+_DRAIN_TIMEOUT: Final = 5.0
 _SIGKILL: Final = int(signal.SIGKILL)
 _PAUSE: Final = 0.005
 
@@ -163,6 +164,9 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
             await processes.kill_family([process])
             await processes.ended(process)
         with contextlib.suppress(NotFound, Unavailable):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DRAIN_TIMEOUT):  # so that waiters get the exit before the keeper forgets it
+                    await self._keeper.wait(container_id)
             await self._keeper.forget(container_id)
         shutil.rmtree(folder)
 
