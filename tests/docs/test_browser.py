@@ -1,15 +1,13 @@
 """The site in Chromium, wide and narrow, light and dark: it fits, logs no errors, fetches nothing; its search finds terms."""
 
+import contextlib
 import functools
-import http.server
 import shutil
-import threading
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import attrs
 import pytest
 
 from docs.tools.contents import sections
@@ -37,33 +35,19 @@ TERMS: Final = {
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium")
 
 
-@attrs.frozen
-class Site:
-    """Where the site is served, and its folder."""
-
-    url: str
-    folder: Path
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        """Nothing is printed for a request."""
+ORIGIN: Final = "http://localhost"
+"""Where the browser believes the site to be. No server is there: requests are answered with files. Chromium aborts requests to
+servers whenever an interface of the machine comes or goes (ERR_NETWORK_CHANGED), and other tests make such interfaces.
+"""
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The manual, built and served on the loopback interface."""
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The manual, built."""
     folder = tmp_path_factory.mktemp("site")
     done = build(ROOT / "docs", folder)
     assert (0, "") == (done.returncode, done.stdout + done.stderr)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield Site(f"http://127.0.0.1:{server.server_port}", folder)
-        finally:
-            server.shutdown()
-            thread.join()
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -76,25 +60,41 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
-@pytest.fixture(scope="module", params=SCHEMES)
-def view(browser: Any, request: pytest.FixtureRequest) -> Iterator[tuple[Any, list[str]]]:
-    """A window of one colour scheme, and what went wrong in it: errors of its console, and requests."""
-    context = browser.new_context(color_scheme=request.param)
-    page, seen = context.new_page(), list[str]()
+@contextlib.contextmanager
+def window(browser: Any, site: Path, **options: Any) -> Iterator[tuple[Any, list[str]]]:
+    """A window, and what goes wrong in it: messages of its console, and requests for what the site does not have."""
+    context, seen = browser.new_context(**options), list[str]()
+    context.route("**/*", functools.partial(_answer, site, seen))
+    page = context.new_page()
     page.on("console", lambda message: seen.append(message.text) if message.type in {"error", "warning"} else None)
     page.on("pageerror", lambda error: seen.append(str(error)))
-    page.on("request", lambda each: seen.append(each.url) if not each.url.startswith("http://127.0.0.1:") else None)
-    page.on("response", lambda each: seen.append(f"{each.status} {each.url}") if each.status >= 400 else None)
     yield page, seen
+    context.unroute_all(behavior="ignoreErrors")
     context.close()
 
 
+def _answer(site: Path, seen: list[str], route: Any) -> None:
+    path = urllib.parse.urlsplit(route.request.url).path
+    if route.request.url.startswith(f"{ORIGIN}/") and (site / path[1:]).is_file():
+        route.fulfill(path=site / path[1:])
+    else:
+        seen.append(route.request.url)
+        route.abort()
+
+
+@pytest.fixture(scope="module", params=SCHEMES)
+def view(browser: Any, site: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Any, list[str]]]:
+    """A window of one colour scheme."""
+    with window(browser, site, color_scheme=request.param) as opened:
+        yield opened
+
+
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_fits(view: tuple[Any, list[str]], site: Site, name: str) -> None:
+def test_a_page_fits(view: tuple[Any, list[str]], name: str) -> None:
     """The page has no horizontal scroll bar, on a wide screen no table has, nothing fails, and no other host is asked."""
     page, seen = view
     del seen[:]
-    page.goto(f"{site.url}/{name}.html")
+    page.goto(f"{ORIGIN}/{name}.html")
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})
         wide, there = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
@@ -104,46 +104,44 @@ def test_a_page_fits(view: tuple[Any, list[str]], site: Site, name: str) -> None
     assert [] == seen
 
 
-def test_light_and_dark_differ(browser: Any, site: Site) -> None:
+def test_light_and_dark_differ(browser: Any, site: Path) -> None:
     """The page is light or dark as the reader's system is."""
     backgrounds = []
     for scheme in SCHEMES:
-        page = browser.new_page(color_scheme=scheme, viewport={"width": 1280, "height": 900})
-        page.goto(f"{site.url}/index.html")
-        backgrounds.append(page.evaluate(_BACKGROUND))
-        page.close()
+        with window(browser, site, color_scheme=scheme) as (page, _):
+            page.goto(f"{ORIGIN}/index.html")
+            backgrounds.append(page.evaluate(_BACKGROUND))
     light, dark = (sum(map(int, rgb)) for rgb in backgrounds)
     assert (True, True) == (light > 600, dark < 200), backgrounds
 
 
-def test_commands_are_copied_without_prompts(browser: Any, site: Site) -> None:
+def test_commands_are_copied_without_prompts(browser: Any, site: Path) -> None:
     """The button of a console copies its commands, without prompts and output."""
-    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
-    page = context.new_page()
-    page.goto(f"{site.url}/tutorial.html")
-    block = page.locator(".highlight-console", has_text="crishim play pod.yaml").first
-    block.hover()
-    block.locator("button.copybtn").click()
-    copied = page.evaluate("navigator.clipboard.readText()")
-    context.close()
+    with window(browser, site, permissions=["clipboard-read", "clipboard-write"]) as (page, _):
+        page.goto(f"{ORIGIN}/tutorial.html")
+        block = page.locator(".highlight-console", has_text="crishim play pod.yaml").first
+        block.hover()
+        block.locator("button.copybtn").click()
+        copied = page.evaluate("navigator.clipboard.readText()")
     assert "python -m crishim play pod.yaml --backend minimal_backend:plugin" == copied.strip()
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_the_search_finds(browser: Any, site: Site, term: str) -> None:
+def test_the_search_finds(browser: Any, site: Path, term: str) -> None:
     """A reader who looks for a term finds its page among the first ten."""
-    page = browser.new_page()
-    page.goto(f"{site.url}/search.html?q={urllib.parse.quote(term)}")
-    assert f"{TERMS[term]}.html" in _found(page, site.url)[:10]
-    page.close()
+    with window(browser, site) as (page, _):
+        page.goto(f"{ORIGIN}/search.html?q={urllib.parse.quote(term)}")
+        found = _found(page, ORIGIN)
+    assert f"{TERMS[term]}.html" in found[:10]
 
 
-def test_the_search_needs_no_server(browser: Any, site: Site) -> None:
+def test_the_search_needs_no_server(browser: Any, site: Path) -> None:
     """The search works in a folder, too, without any server."""
     page = browser.new_page()
-    page.goto(f"{site.folder.as_uri()}/search.html?q=inventory")
-    assert "reference/contract.html" in _found(page, site.folder.as_uri())
+    page.goto(f"{site.as_uri()}/search.html?q=inventory")
+    found = _found(page, site.as_uri())
     page.close()
+    assert "reference/contract.html" in found
 
 
 _CUT_OFF: Final = """
@@ -155,7 +153,7 @@ _BACKGROUND: Final = "getComputedStyle(document.body).backgroundColor.match(/\\d
 
 def _found(page: Any, root: str) -> list[str]:
     """The pages that a search has found, the best first."""
-    page.wait_for_function("document.querySelector('.search-summary')?.textContent.includes('finished')", timeout=20_000)
+    page.wait_for_function("document.querySelector('.search-summary')?.textContent.includes('finished')", polling=50)
     links = page.eval_on_selector_all("#search-results li > a", "links => links.map(link => link.href)")
     return list(dict.fromkeys(link.removeprefix(f"{root}/").partition("?")[0].partition("#")[0] for link in links))
 
