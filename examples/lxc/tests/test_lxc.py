@@ -152,7 +152,7 @@ def test_a_terminal_of_an_exec(bundle: Path) -> None:
         yield TerminalSize(width=91, height=37)
 
     async def execute(runtime: LxcRuntime) -> None:
-        script = "busybox tty; echo own >/dev/tty; until stty size | grep -q '37 91'; do sleep 0.1; done; stty size"
+        script = "busybox tty; echo own >/dev/tty; until stty size 2>/dev/null | grep -q '37 91'; do sleep 0.1; done; stty size"
         process = {
             "args": ["sh", "-c", script],
             "env": ["PATH=/bin"],
