@@ -216,8 +216,8 @@ def test_an_interrupt_tears_down_cleanly(tmp_path: Path) -> None:
         env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
     ) as playing:
         assert playing.stdout is not None
-        while "| up" not in playing.stdout.readline():
-            pass
+        while "| up" not in (line := playing.stdout.readline()):
+            assert line, playing.stderr.read() if playing.stderr else ""
         playing.send_signal(signal.SIGINT)
         rest, errors = playing.communicate(timeout=120)
     assert (130, "") == (playing.returncode, errors)
