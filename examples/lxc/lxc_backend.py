@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from crishim.pods.host import cgroup_v2, host
 from crishim.pods.supervised import FILES, SupervisedRuntime
 from crishim.pods.usage import MeasuredPods, cgroup_usage
 
-READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$0" "$@"'
+READ_ONLY = 'mount -o bind,ro "$0" "$0" && exec "$0" "$@"'
 PYTHON = ("unshare", "--mount", "--propagation=slave", "sh", "-c", READ_ONLY, os.path.realpath(sys.executable), "-I", "-S")
 RUNNER = (*PYTHON, str(Path(__file__).with_name("lxc_run.py")))
 """Python from a read-only mount: a container whose program is `/proc/self/exe` runs it, and might write it (CVE-2019-5736)."""
@@ -75,8 +75,6 @@ class LxcRuntime(SupervisedRuntime, SupportsExecProcess, SupportsUpdateResources
         await super().delete(container_id)
         for folder in (f"{cgroup}/.lxc", cgroup, f"{monitor}/lxc.pivot", monitor):  # LXC leaves some, and all if it was killed
             await asyncio.to_thread(self._cgroups.remove, folder)
-        with suppress(OSError):
-            os.removedirs(f"/run/lxc/lock{self._path}")
 
     async def _cgroups_of(self, container_id: str) -> tuple[str, str]:
         bundle = Path((await self.state(container_id)).bundle)

@@ -33,6 +33,8 @@ class Container:
     def __init__(self, library: Any, request: dict[str, Any]) -> None:
         library.lxc_container_new.restype = c_void_p
         self.words = c_void_p(library.lxc_container_new(os.fsencode(request["name"]), os.fsencode(request["path"])))
+        if not self.words:
+            sys.exit("LXC cannot lock the container: is /run/lxc writable?")
         for key, value in request["items"]:
             if not self.call(SET_CONFIG_ITEM, c_char_p(key.encode()), c_char_p(os.fsencode(value))):
                 Path(request["files"], "failed").write_text(f"LXC does not take {key}")
