@@ -18,10 +18,12 @@ from crishim.linux.bundle_mounts import mount_bundle
 from crishim.linux.roots import program_in_root
 from crishim.pods.bundle import load_config
 from crishim.pods.host import host
+from crishim.pods.privileges import limit_capabilities
 from crishim.pods.program import ExecProgramRuntime
 from crishim.pods.usage import MeasuredPods
 
 SUPPORTED = frozenset({Feature.STDIN, Feature.HOST_NETWORK})  # a pod that sets another one is refused by its name
+UNSAFE = {"CAP_SYS_CHROOT", "CAP_MKNOD"}  # by which a root that is only a chroot, without a device cgroup, can be left
 ENTERED = {"network": "--net", "ipc": "--ipc", "uts": "--uts"}
 IGNORES = {
     f"{message}.linux.security_context.namespace_options.pid=POD": "every container has processes of its own"
@@ -98,6 +100,7 @@ def enter(bundle: Path, process: Mapping[str, Any] | None = None) -> None:
         mount_bundle(root, config["mounts"], kinds=frozenset({"proc", "tmpfs"}))
     os.chroot(root)
     os.chdir(process["cwd"])
+    limit_capabilities({*process.get("capabilities", {}).get("bounding", ())} - UNSAFE)
     try:
         os.execvpe(process["args"][0], process["args"], variables(process))  # which only what is in the root may see
     except OSError as error:

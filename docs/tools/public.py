@@ -38,6 +38,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
         "crishim.pods.backend",
         "crishim.pods.bundle",
         "crishim.pods.host",
+        "crishim.pods.privileges",
         "crishim.pods.program",
         "crishim.pods.supervised",
         "crishim.pods.usage",

@@ -32,6 +32,7 @@ class AlwaysZero(FakeBackend):
 exam = {"programs": FakePrograms(), "survives_restart": False}
 plugin = Plugin(build=lambda _: AlwaysZero(netns=NetnsSource.NONE), exam=exam)
 library = Plugin(build=lambda _: FakeBackend(netns=NetnsSource.LIBRARY), exam=exam)
+sick = Plugin(build=lambda _: 1 / 0, exam=exam)
 unknown = Plugin(build=lambda _: FakeBackend(), exam={"survives": True})
 """
 
@@ -77,6 +78,13 @@ def test_nobody_makes_the_namespaces() -> None:
     """A backend that leaves the network to the library fails without `needs_node`: its pods would be on the node's."""
     done = CliRunner().invoke(main, ["exam", "broken_backend:library", "--only", "probe"])
     assert (1, True) == (done.exit_code, "NetnsSource.LIBRARY needs a plug-in with `needs_node`" in done.output), done.output
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_backend_that_cannot_be_probed() -> None:
+    """Where the probe fails, the first check, no other one is run: all would fail in the same way."""
+    done = CliRunner().invoke(main, ["exam", "broken_backend:sick"])
+    assert (1, "broken_backend:sick: 1 failed") == (done.exit_code, done.output.splitlines()[-1]), done.output
 
 
 @pytest.mark.usefixtures("broken")

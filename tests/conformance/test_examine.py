@@ -71,6 +71,17 @@ def test_a_failure_has_an_account(fake: Candidate) -> None:
     assert "WARNING crishim.anything: something odd" in account
 
 
+def test_a_failure_shows_what_containers_logged(fake: Candidate) -> None:
+    """The last lines of each container's log are in the note."""
+    log = fake.scratch / "logs" / "main" / "0.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("".join(f"line {number}\n" for number in range(20)))
+    with pytest.raises(AssertionError) as caught:
+        examine(check_that_fails, fake, everything)
+    (account,) = caught.value.__notes__
+    assert account.endswith("\n  ".join(["log of container main:", *(f"line {number}" for number in range(10, 20))]))
+
+
 def test_a_check_has_a_time_limit(fake: Candidate) -> None:
     """A check that never ends fails, and what it made is removed."""
     with pytest.raises(AssertionError, match="TimeoutError"):

@@ -428,6 +428,7 @@ MUTANTS: Final[Mapping[str, tuple[Maker, str]]] = {
     "read-only mounts can be written": (lambda: FakeBackend(inside=Writable()), "read_only_mounts_cannot_be_written"),
     "no memory limit": (seeing({Fact.MEMORY_LIMIT: "max"}), "memory_limit_is_set"),
     "limits do not change": (Unlimited, "limits_are_updated"),
+    "a descriptor too many": (seeing({Fact.DESCRIPTORS: "5"}), "no_descriptor_is_inherited"),
     "no terminal": (seeing({Fact.TERMINAL: "no"}), "terminal_is_given"),
     "exec runs in /": (lambda: ExecBesides(cwd="/"), "exec_has_the_folder"),
     "exec runs as root": (lambda: ExecBesides(user=UserSpec()), "exec_has_the_user"),

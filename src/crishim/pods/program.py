@@ -58,13 +58,14 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
     """Runs each bundle as one program. A subclass implements `probe` and `command`, and may refuse a start in `check`.
 
     `folder` is for the runtime's state, which a reboot clears. `keeper` is the node's (`BackendContext.keeper`); without it, as
-    under containerd, the runtime has one of its own in the folder.
+    under containerd, the runtime has one of its own in the folder. Its attributes are mangled (`__`), so that a subclass may
+    have any.
     """
 
     def __init__(self, folder: Path, keeper: Keeper | None = None) -> None:
-        self._folder = folder / "programs"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._keeper = keeper or KeeperClient(folder / "keeper")
+        self.__folder = folder / "programs"
+        self.__folder.mkdir(parents=True, exist_ok=True)
+        self.__keeper = keeper or KeeperClient(folder / "keeper")
 
     @abstractmethod
     def command(self, bundle: Path, config: Mapping[str, Any]) -> Sequence[str]:
@@ -83,7 +84,7 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
 
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
         """As `OciRuntime.create`: start the shell in front of the program."""
-        folder = self._folder / container_id
+        folder = self.__folder / container_id
         try:
             folder.mkdir()
         except FileExistsError:
@@ -102,7 +103,7 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
                 stdin=stdio.keep_stdin,
                 stdin_once=stdio.stdin_once,
             )
-            pid = await self._keeper.keep(request)
+            pid = await self.__keeper.keep(request)
         except BaseException:
             shutil.rmtree(folder)
             raise
@@ -150,7 +151,7 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
             await processes.kill_family([process])
             return
         try:
-            await self._keeper.kill(container_id, signal)
+            await self.__keeper.kill(container_id, signal)
         except (NotFound, Unavailable):
             if process is None or not runs:
                 raise
@@ -166,15 +167,15 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
         with contextlib.suppress(NotFound, Unavailable):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_DRAIN_TIMEOUT):  # so that waiters get the exit before the keeper forgets it
-                    await self._keeper.wait(container_id)
-            await self._keeper.forget(container_id)
+                    await self.__keeper.wait(container_id)
+            await self.__keeper.forget(container_id)
         shutil.rmtree(folder)
 
     async def wait(self, container_id: str) -> Exit:
         """As `OciRuntime.wait`. Without its keeper nobody knows the exit code, but the end of the process."""
         folder = self._known(container_id)
         try:
-            return await self._keeper.wait(container_id)
+            return await self.__keeper.wait(container_id)
         except (NotFound, Unavailable):
             process = processes.recorded(folder / "process")
             if process is not None:
@@ -192,15 +193,15 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
     async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
         """As `SupportsAttach.attach`."""
         self._known(container_id)
-        await self._keeper.attach(container_id, io)
+        await self.__keeper.attach(container_id, io)
 
     async def reopen_log(self, container_id: ContainerId) -> None:
         """As `SupportsLogReopen.reopen_log`."""
         self._known(container_id)
-        await self._keeper.reopen_log(container_id)
+        await self.__keeper.reopen_log(container_id)
 
     def _known(self, container_id: str) -> Path:
-        folder = self._folder / container_id
+        folder = self.__folder / container_id
         if not folder.is_dir():
             raise NotFound("container", container_id)
         return folder

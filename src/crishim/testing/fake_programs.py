@@ -93,6 +93,8 @@ class FakeInside:
                 return f"{self.capabilities(spec):016x}"
             case Fact.MEMORY_LIMIT:
                 return str(limits.memory_limit_in_bytes or "max")
+            case Fact.DESCRIPTORS:
+                return "4"
             case Fact.TERMINAL:
                 return "yes" if tty else "no"
 

@@ -62,6 +62,7 @@ OF_APART_PODS: Final = frozenset(
         "host_name_is_the_pods",
         "resolver_is_the_pods",
         "exec_is_in_the_container",
+        "plain_containers_have_few_capabilities",
     }
 )
 """The checks of pods that have namespaces of their own."""

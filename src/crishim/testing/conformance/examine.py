@@ -34,6 +34,9 @@ _PROCESSES: Final = multiprocessing.get_context("fork")  # so that a test's own 
 _CALLS: Final = 40
 """Calls that the report of a failure shows, the last ones."""
 
+_LINES: Final = 10
+"""Lines of each container's log that it shows, the last ones."""
+
 _TOLD: Final = (str, bytes, int, tuple, list, enum.Enum, Exit, ContainerStatus, ObservedContainer)
 """The values of variables that the report of a failure shows."""
 
@@ -171,7 +174,7 @@ class _Life:
                 await self.work(world)
             return Result(Grade.PASSED)
 
-        with _accounted(self.check, calls):
+        with _accounted(self.check, calls, self.candidate.scratch / "logs"):
             try:
                 return asyncio.run(life())
             finally:
@@ -195,7 +198,7 @@ class _Life:
                     await world.tidy()
                 raise
 
-        with _accounted(self.check, calls):
+        with _accounted(self.check, calls, self.candidate.scratch / "logs"):
             runner = asyncio.Runner()  # which is not closed: what runs on it is killed
             return runner.run(life())
 
@@ -253,7 +256,7 @@ def _cancel_on_sigterm() -> None:
 
 
 @contextlib.contextmanager
-def _accounted(check: Check | Restart, calls: list[str]) -> Iterator[None]:
+def _accounted(check: Check | Restart, calls: list[str], logs: Path) -> Iterator[None]:
     """Add a note to an exception."""
     with _log() as lines:
         try:
@@ -261,7 +264,7 @@ def _accounted(check: Check | Restart, calls: list[str]) -> Iterator[None]:
         except LeftOut:
             raise
         except BaseException as error:
-            error.add_note(_account(check, error, calls, lines))
+            error.add_note(_account(check, error, calls, lines, logs))
             raise
 
 
@@ -284,13 +287,19 @@ def _log() -> Iterator[list[str]]:
         logger.removeHandler(handler)
 
 
-def _account(check: Check | Restart, error: BaseException, calls: list[str], log: list[str]) -> str:
+def _account(check: Check | Restart, error: BaseException, calls: list[str], log: list[str], logs: Path) -> str:
     """What happened, for the author of a backend whose check has failed."""
     parts = [f"the contract: {sentence_of(check)}", *_failed(error)]
-    for title, lines in (("calls of the backend", calls[-_CALLS:]), ("log of crishim", log[-_CALLS:])):
+    sections = [("calls of the backend", calls[-_CALLS:]), ("log of crishim", log[-_CALLS:])]
+    sections += [(f"log of container {file.parent.name}", _end_of(file)) for file in sorted(logs.rglob("*.log"))]
+    for title, lines in sections:
         if lines:
             parts.append("\n  ".join([f"{title}:", *lines]))
     return "\n".join(parts)
+
+
+def _end_of(log: Path) -> list[str]:
+    return log.read_text(errors="replace").splitlines()[-_LINES:]
 
 
 def _failed(error: BaseException) -> Iterator[str]:

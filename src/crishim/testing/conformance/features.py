@@ -232,7 +232,6 @@ FEATURES: Final[Mapping[Check, Feature]] = {
     check_user_is_set: Feature.USER,
     check_supplemental_groups_are_set: Feature.SUPPLEMENTAL_GROUPS,
     check_capabilities_are_changed: Feature.CAPABILITIES,
-    check_plain_containers_have_few_capabilities: Feature.CAPABILITIES,
     check_privileged_has_all_capabilities: Feature.PRIVILEGED,
     check_root_is_read_only: Feature.READONLY_ROOTFS,
     check_no_new_privileges: Feature.NO_NEW_PRIVS,

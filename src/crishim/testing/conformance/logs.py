@@ -85,6 +85,12 @@ async def check_folder_is_given(world: World) -> None:
     equal("/tmp", await output_of(world, await world.sandbox(), argv, cwd="/tmp"))  # noqa: S108 - in the container
 
 
+async def check_no_descriptor_is_inherited(world: World) -> None:
+    """A process has its three standard streams, and no other descriptor: one of a folder leads out of the container."""
+    argv = world.shows(Fact.DESCRIPTORS)
+    assert 4 >= int(await output_of(world, await world.sandbox(), argv))
+
+
 async def check_long_output_is_complete(world: World) -> None:
     """wait_container returns when all output is in the log: a line of a hundred thousand characters, too, as partial lines."""
     argv = needed(world.programs.prints_much(100_000), "print a long line")

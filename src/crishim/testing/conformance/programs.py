@@ -18,6 +18,7 @@ class Fact(enum.StrEnum):
     SECCOMP = "its seccomp mode: 0 or 2"
     CAPABILITIES = "its effective capabilities, in hexadecimal"
     MEMORY_LIMIT = "the memory limit of its cgroup, in bytes"
+    DESCRIPTORS = "how many file descriptors it has, and one more"
     TERMINAL = "whether stdout is a terminal: yes or no"
 
 
@@ -45,6 +46,7 @@ _SCRIPTS = {
     Fact.SECCOMP: "while read -r name value; do case $name in Seccomp:) echo $value;; esac; done < /proc/self/status",
     Fact.CAPABILITIES: "while read -r name value; do case $name in CapEff:) echo $value;; esac; done < /proc/self/status",
     Fact.MEMORY_LIMIT: "cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes",
+    Fact.DESCRIPTORS: "set -- /proc/self/fd/*; test -e $1 && echo $#",
     Fact.TERMINAL: "if test -t 1; then echo yes; else echo no; fi",
 }
 
