@@ -91,12 +91,12 @@ def inside(pid: int) -> int:
     return int(child) if child and str(Path(f"/proc/{int(child)}/root").readlink()) != "/" else 0
 
 
-def enter(bundle: Path, process: Mapping[str, Any] | None = None) -> None:
+def enter(bundle: Path, executed: Mapping[str, Any] | None = None) -> None:
     """In the namespaces of a container: mount what its bundle names, unless it is an exec, and become the program."""
     config = load_config(bundle)
     root = bundle / config["root"]["path"]
-    if process is None:
-        process = config["process"]
+    process = executed or config["process"]
+    if executed is None:
         mount_bundle(root, config["mounts"], kinds=frozenset({"proc", "tmpfs"}))
     os.chroot(root)
     os.chdir(process["cwd"])
