@@ -8,13 +8,14 @@ import asyncio
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import crishim.shimv2
-from crishim import BackendContext, BackendInfo, Feature, InvalidArgument, NetnsSource, Plugin
-from crishim.linux.bundle_mounts import mount_bundle
+from crishim import BackendContext, BackendInfo, Feature, InvalidArgument, NetnsSource, NotFound, Plugin
+from crishim.linux.bundle_mounts import hide_paths, mount_bundle
 from crishim.linux.roots import program_in_root
 from crishim.pods.bundle import load_config
 from crishim.pods.host import host
@@ -23,6 +24,8 @@ from crishim.pods.program import ExecProgramRuntime
 from crishim.pods.usage import MeasuredPods
 
 SUPPORTED = frozenset({Feature.STDIN, Feature.HOST_NETWORK})  # a pod that sets another one is refused by its name
+PYTHON = os.path.realpath(sys.executable)
+READ_ONLY = 'mount -o bind,ro "$0" "$0" && exec "$@"'  # a container could write to it by /proc/self/exe
 UNSAFE = {"CAP_SYS_CHROOT", "CAP_MKNOD"}  # by which a root that is only a chroot, without a device cgroup, can be left
 ENTERED = {"network": "--net", "ipc": "--ipc", "uts": "--uts"}
 IGNORES = {
@@ -47,7 +50,7 @@ class NamespaceRuntime(ExecProgramRuntime):
             "--mount",
             "--fork",
             "--kill-child",
-            sys.executable,
+            *("sh", "-c", READ_ONLY, PYTHON, sys.executable),
             __file__,
             str(bundle),
         )
@@ -55,6 +58,8 @@ class NamespaceRuntime(ExecProgramRuntime):
     async def exec_command(self, bundle: Path, process: Mapping[str, Any], pid: int) -> Sequence[str]:
         while not (first := inside(pid)):
             await asyncio.sleep(0.005)
+        with tempfile.NamedTemporaryFile("w", dir=bundle, delete=False) as request:  # arguments could be read by anybody
+            json.dump(process, request)
         return (
             "nsenter",
             f"--target={first}",
@@ -62,7 +67,7 @@ class NamespaceRuntime(ExecProgramRuntime):
             sys.executable,
             __file__,
             str(bundle),
-            json.dumps(process),
+            request.name,
         )
 
     async def check(self, bundle: Path, config: Mapping[str, Any]) -> None:
@@ -87,17 +92,23 @@ def variables(process: Mapping[str, Any]) -> dict[str, str]:
 
 def inside(pid: int) -> int:
     """The first process of a container, once it has its root; `unshare`, with this pid, stays outside. 0 before."""
-    child = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return int(child) if child and str(Path(f"/proc/{int(child)}/root").readlink()) != "/" else 0
+    try:
+        child = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return int(child) if child and str(Path(f"/proc/{int(child)}/root").readlink()) != "/" else 0
+    except OSError as error:
+        raise NotFound("process", str(pid)) from error
 
 
-def enter(bundle: Path, executed: Mapping[str, Any] | None = None) -> None:
+def enter(bundle: Path, request: str = "") -> None:
     """In the namespaces of a container: mount what its bundle names, unless it is an exec, and become the program."""
     config = load_config(bundle)
-    root = bundle / config["root"]["path"]
-    process = executed or config["process"]
-    if executed is None:
+    root, linux = bundle / config["root"]["path"], config["linux"]
+    process = json.loads(Path(request).read_text()) if request else config["process"]
+    if request:
+        Path(request).unlink()
+    else:
         mount_bundle(root, config["mounts"], kinds=frozenset({"proc", "tmpfs"}))
+        hide_paths(root, linux.get("maskedPaths") or (), linux.get("readonlyPaths") or ())
     os.chroot(root)
     os.chdir(process["cwd"])
     limit_capabilities({*process.get("capabilities", {}).get("bounding", ())} - UNSAFE)
@@ -110,5 +121,5 @@ def enter(bundle: Path, executed: Mapping[str, Any] | None = None) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1 and Path(sys.argv[1]).is_dir():
-        enter(Path(sys.argv[1]), *map(json.loads, sys.argv[2:]))
+        enter(Path(sys.argv[1]), *sys.argv[2:])
     crishim.shimv2.run(NamespaceRuntime, name="io.containerd.namespaces.v1")

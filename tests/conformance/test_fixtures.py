@@ -1,5 +1,7 @@
 """The fixtures of the pytest plug-in: a node over fakes for tests of clients."""
 
+import time
+
 import grpc
 import pytest
 
@@ -45,7 +47,8 @@ def test_a_script(crishim_node: ServedNode, crishim_backend: FakeBackend) -> Non
     container_id = crishim_node.run(crishim_node.harness.run_container(sandbox_id, "main", "sleep"))
     assert ContainerState.RUNNING is state(crishim_node, container_id)
     crishim_node.call(crishim_backend.exits, "main", 3)
-    while state(crishim_node, container_id) is ContainerState.RUNNING:
+    until = time.monotonic() + 30
+    while state(crishim_node, container_id) is ContainerState.RUNNING and time.monotonic() < until:
         pass
     assert ContainerState.EXITED is state(crishim_node, container_id)
 

@@ -10,25 +10,33 @@ from tests.backends.runc.world import needs
 SCRIPT = """
 import sys
 from pathlib import Path
+import asyncio
 from crishim.linux.cgroup_mount import CgroupMount
-from crishim.linux.mounts import MS_NODEV, MS_NOSUID, MS_REMOUNT, mount, mount_of, read_mounts
+from crishim.linux.mounts import MS_NODEV, MS_NOSUID, MS_REMOUNT, mount, mount_of, read_mounts, unmount
 
 def options():
     found = mount_of(folder, read_mounts())
     return "nsdelegate" in found.super_options, *sorted({"nosuid", "nodev"} & {*found.options})
 
+async def lose():
+    mounts = CgroupMount()
+    async with mounts.kept(), mounts.kept():
+        mount("", folder, "", MS_REMOUNT | flags)
+        print(*options())
+
 folder, flags = Path(sys.argv[1]), MS_NODEV | MS_NOSUID
+before = next((each.super_options for each in read_mounts() if each.kind == "cgroup2"), ("rw",))
+for each in [each for each in read_mounts() if each.kind == "cgroup2"]:
+    unmount(each.path)  # in this mount namespace
 mount("cgroup", folder, "cgroup2", flags)
-before = options()[0]
-mount("", folder, "", MS_REMOUNT | flags, "nsdelegate")
-kept = CgroupMount(folder)
-mount("", folder, "", MS_REMOUNT | flags)
-print(*options())
-kept.restore()
-print(*options())
-mount("", folder, "", MS_REMOUNT | flags, "nsdelegate" if before else "")
+try:
+    mount("", folder, "", MS_REMOUNT | flags, "nsdelegate")
+    asyncio.run(lose())
+    print(*options())
+finally:
+    mount("", folder, "", MS_REMOUNT | flags, ",".join(option for option in before if option not in {"rw", "ro"}))
 """
-"""The option is the whole node's, and is set at the end as it was."""
+"""The options are the whole node's, and are set at the end as they were."""
 
 
 @pytest.mark.node

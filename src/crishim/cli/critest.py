@@ -7,7 +7,7 @@ from typing import IO
 
 import click
 
-from crishim.cli.options import exit_on_error, fail
+from crishim.cli.options import exit_on_error, fail, sigterm_as_sigint
 from crishim.plugins import load
 from crishim.testing.suite.node import CACHE, missing, run_suite
 from crishim.testing.suite.report import EVERYWHERE, KnownSpecs, read_known, report
@@ -28,7 +28,8 @@ def command(plugin: str, arguments: tuple[str, ...], known_file: IO[str] | None,
     option of this command has the name, too).
 
     The file of --known has two tables, of reasons by texts: `failures` by parts of the names of specs, `skips` by what the
-    message of a skipped spec begins with, or a part of its name. In the file of --options the backend is `[backends.tested]`.
+    message of a skipped spec begins with, or a part of its name. The file of --options is a drop-in of crishim's
+    configuration, in which the backend is `[backends.tested]`.
 
     The exit status is 0 if nothing failed or was left out that is not known, 1 if something did, 2 if the suite could not be
     run.
@@ -38,15 +39,11 @@ def command(plugin: str, arguments: tuple[str, ...], known_file: IO[str] | None,
         known = EVERYWHERE | (read_known(known_file.read()) if known_file else KnownSpecs())
         if lacking := missing():
             fail("the suite needs:\n  " + "\n  ".join(lacking), 2)
-        backend = f'[handlers]\n"" = "{_NAME}"\n{_backend(plugin, options_file.read() if options_file else "")}'
-        xml = run_suite("plugin", lambda *_: contextlib.nullcontext(backend), arguments)
+        backend = f'[handlers]\n"" = "{_NAME}"\n[backends.{_NAME}]\nplugin = "{plugin}"\n'
+        more = options_file.read() if options_file else ""
+        with sigterm_as_sigint():
+            xml = run_suite("plugin", lambda *_: contextlib.nullcontext(backend), arguments, more)
     text, bad = report(xml, plugin, known)
     click.echo(text)
     click.echo(f"the whole output, the report and crishim's log: {Path(CACHE, 'plugin')}.*", err=True)
     sys.exit(1 if bad else 0)
-
-
-def _backend(plugin: str, options: str) -> str:
-    """The table of the backend, with the plug-in added to what the author's has."""
-    table, line = f"[backends.{_NAME}]", f'plugin = "{plugin}"'
-    return options.replace(table, f"{table}\n{line}", 1) if table in options else f"{table}\n{line}\n{options}"

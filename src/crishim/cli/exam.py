@@ -1,9 +1,6 @@
 """`crishim exam`: examines a backend, and reports what it fulfils of its contract."""
 
-import contextlib
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
@@ -11,7 +8,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from crishim.cli.options import exit_on_error
+from crishim.cli.options import exit_on_error, sigterm_as_sigint
 from crishim.plugins import load
 from crishim.testing.conformance.checks import CHECKS
 from crishim.testing.conformance.examination import Examination, attributes_of
@@ -54,24 +51,16 @@ def command(
     checks = [check for check in CHECKS if not only or any(text in name_of(check) for text in only)]
     if failed is not None:
         checks = [check for check in checks if name_of(check) in failed]
-    with _sigterm_as_sigint():
+    with sigterm_as_sigint():
         findings = find(exam, checks, lambda finding: _print(console, finding))
-    console.print(f"{plugin}: {counts(findings) or 'no check has such a name'}")
+    nothing = "no check has such a name" if failed is None else "nothing has failed in this report"
+    console.print(f"{plugin}: {counts(findings) or nothing}")
     for file, text in ((junit_file, junit(plugin, findings)), (badge_file, badge(findings))):
         if file is not None:
             file.write_text(text, encoding="utf-8")
     grades = {finding.grade for finding in findings}
-    sys.exit(0 if Grade.PASSED in grades and None not in grades else 1)
-
-
-@contextlib.contextmanager
-def _sigterm_as_sigint() -> Iterator[None]:
-    """Have SIGTERM raise `KeyboardInterrupt`, as SIGINT does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    nothing_to_do = failed is not None and not failed
+    sys.exit(0 if nothing_to_do or (Grade.PASSED in grades and None not in grades) else 1)
 
 
 def _print(console: Console, finding: Examined) -> None:

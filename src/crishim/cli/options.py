@@ -1,6 +1,7 @@
-"""The shared parts of commands: the option for the configuration, and the exit on errors."""
+"""The shared parts of commands: the option for the configuration, the exit on errors, and the end by signals."""
 
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,3 +31,13 @@ def fail(message: str, status: int) -> NoReturn:
     """End the program with a message."""
     click.echo(f"crishim: {message}", err=True)
     sys.exit(status)
+
+
+@contextlib.contextmanager
+def sigterm_as_sigint() -> Iterator[None]:
+    """Have SIGTERM raise `KeyboardInterrupt`, as SIGINT does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

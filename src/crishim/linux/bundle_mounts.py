@@ -11,7 +11,7 @@ from crishim.linux.mount_options import parse_options
 from crishim.linux.mounts import MS_BIND, MS_RDONLY, MS_REC, MS_REMOUNT, make_tree_read_only, mount
 from crishim.linux.roots import path_in_root
 
-__all__ = ["make_read_only", "mount_bundle", "place"]
+__all__ = ["hide_paths", "make_read_only", "mount_bundle", "place"]
 
 _PROPAGATION: Final = frozenset(
     f"{recursive}{kind}" for recursive in ("", "r") for kind in ("private", "slave", "shared", "unbindable")
@@ -43,6 +43,30 @@ def mount_bundle(root: Path, mounts: Iterable[Mapping[str, Any]], *, kinds: froz
         elif entry.get("type") in kinds:
             target = place(root, entry["destination"], folder=True)
             mount(entry.get("source", ""), target, entry["type"], flags, ",".join(data))
+
+
+def hide_paths(root: Path, masked: Iterable[str], read_only: Iterable[str]) -> None:
+    """Mask paths below `root` of a config.json (`linux.maskedPaths`) and make others read-only (`linux.readonlyPaths`).
+
+    After `mount_bundle`, in the same mount namespace. What is not there needs none. Raises as `mounts.mount`.
+    """
+    for path in read_only:
+        if (target := _existing(root, path)) is not None:
+            mount(str(target), target, flags=MS_BIND | MS_REC)
+            mount("", target, flags=MS_BIND | MS_REMOUNT | MS_RDONLY | MS_REC)
+    for path in masked:
+        if (target := _existing(root, path)) is not None:
+            if target.is_dir():
+                mount("tmpfs", target, "tmpfs", MS_RDONLY)
+            else:
+                mount("/dev/null", target, flags=MS_BIND)
+
+
+def _existing(root: Path, path: str) -> Path | None:
+    try:
+        return path_in_root(root, path)
+    except OSError:
+        return None
 
 
 def make_read_only(root: Path) -> None:

@@ -2,7 +2,7 @@
 
     with ServedNode() as node:
         subprocess.run(["crictl", "--runtime-endpoint", node.endpoint, "pods"], check=True)
-        node.call(node.harness.fake.exits, "main", 137)
+        node.call(node.harness.backend.exits, "main", 137)
 
 The pytest fixtures `crishim_backend`, `crishim_node` and `crishim_socket` are such a node.
 """
@@ -69,7 +69,11 @@ class ServedNode:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self.run(self._open())
+        try:
+            self.run(self._open())
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:

@@ -71,7 +71,6 @@ async def test_an_archive_is_written_and_the_container_goes_on(tmp_path: Path) -
 
 async def test_a_dump_that_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CRIU that waits for a stopped process (cgroup v1) is ended, and nothing stays frozen; elsewhere it dumps the process."""
-    monkeypatch.setattr(checkpoints, "STALL", 2.0)
     async with node(tmp_path, runtime="runc") as world:
         _, container_id, log = await counting(world, tmp_path)
         (file,) = (path for path in tmp_path.rglob(FIRST_PROCESS) if path.parent.name == container_id)  # noqa: ASYNC240
@@ -80,7 +79,8 @@ async def test_a_dump_that_stands_still(tmp_path: Path, monkeypatch: pytest.Monk
         send(first, signal.SIGSTOP)
         target = tmp_path / "main.tar"
         refused = pytest.raises(DeadlineExceeded, match="CRIU has stood still for 2 s")
-        with contextlib.nullcontext() if cgroup_v2() else refused:
+        with contextlib.nullcontext() if cgroup_v2() else refused, monkeypatch.context() as patch:
+            patch.setattr(checkpoints, "STALL", 2.0)
             await world.services.containers.checkpoint(container_id, str(target), 60)
         target.unlink(missing_ok=True)
         send(first, signal.SIGCONT)

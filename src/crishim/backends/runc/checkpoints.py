@@ -10,6 +10,7 @@ dump that writes nothing for STALL seconds is killed; its tracees go on as befor
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -61,23 +62,23 @@ class CriuRuntime(RuncRuntime):
         places = (f"--image-path={images}", f"--work-path={work}")
         try:
             options = ("--leave-running", "--file-locks", *places)
-            dump = self._command.run(container_id, "checkpoint", *options, container_id, group=True)
-            await _while_it_grows(asyncio.ensure_future(dump), (images, work))
+            async with self._cgroup_mount.kept():
+                dump = self._command.run(container_id, "checkpoint", *options, container_id, group=True)
+                await _while_it_grows(asyncio.ensure_future(dump), (images, work))
+        except DeadlineExceeded:
+            raise
         except CrishimError as error:
             raise await asyncio.to_thread(_explained, error, work / "dump.log") from error
-        finally:
-            await asyncio.to_thread(self._cgroup_mount.restore)
 
     async def restore_images(self, container_id: str, bundle: Path, stdio: Stdio, images: Path) -> int:
         """As `SupportsCheckpointRestore.restore_images`. The monitor runs the runtime's restore instead of its create."""
         request = self._request(container_id, bundle, stdio)
-        await self._begin(attrs.evolve(request, images=images, restore_args=("--file-locks",)))
-        try:
-            return await self._finish(container_id, bundle)
-        except CrishimError as error:
-            raise await asyncio.to_thread(_explained, error, bundle / "restore.log") from error
-        finally:
-            await asyncio.to_thread(self._cgroup_mount.restore)
+        async with self._cgroup_mount.kept():
+            await self._begin(attrs.evolve(request, images=images, restore_args=("--file-locks",)))
+            try:
+                return await self._finish(container_id, bundle)
+            except CrishimError as error:
+                raise await asyncio.to_thread(_explained, error, bundle / "restore.log") from error
 
 
 class CheckpointedPods(MeasuredPods):
@@ -96,7 +97,7 @@ class CheckpointedPods(MeasuredPods):
 
 
 async def _while_it_grows(dump: "asyncio.Future[bytes]", folders: Sequence[Path]) -> None:
-    """Wait for a dump. Raises `DeadlineExceeded` with the end of CRIU's log if the folders do not grow; the dump is killed."""
+    """Wait for a dump. Raises `DeadlineExceeded` if the folders do not grow; the dump is killed."""
     loop = asyncio.get_running_loop()
     size, grown = -1, loop.time()
     try:
@@ -114,7 +115,12 @@ async def _while_it_grows(dump: "asyncio.Future[bytes]", folders: Sequence[Path]
 
 
 def _size(folders: Sequence[Path]) -> int:
-    return sum(file.stat().st_size for folder in folders for file in folder.iterdir() if file.is_file())
+    size = 0
+    for folder in folders:
+        for file in folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # CRIU has files for a moment
+                size += file.stat().st_size
+    return size
 
 
 def _explained(error: CrishimError, log: Path) -> CrishimError:

@@ -88,12 +88,13 @@ def examine(check: Check | Restart, candidate: Candidate, claimed: Callable[[Wor
     An interrupted check (`KeyboardInterrupt`) removes what it has made before this returns.
     """
     folder = candidate.scratch.parent
-    grace = 0.0
+    grace = 0.0  # for a check that failed
     try:
         with orphans_left_to_others():  # which are reaped there, as on a node whose crishim was killed
             result = _run(check, candidate, claimed)
         grace = _GRACE
     except LeftOut as reason:
+        grace = _GRACE
         result = Result(Grade.LEFT_OUT, str(reason))
     finally:
         survivors = _end_survivors(candidate.mark, grace)
@@ -232,7 +233,8 @@ def _in_a_process(work: Callable[[], T], limit: float) -> T:
 
 def _work(sending: Connection, work: Callable[[], object]) -> None:
     """In the process: send the result, or what was raised."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's goes to both processes; the other one sends SIGTERM
+    # A terminal's SIGINT goes to both processes, and the other one sends SIGTERM. An ignored signal would be so in programs.
+    signal.signal(signal.SIGINT, lambda *_: None)
     result: object
     try:
         result = work()

@@ -62,7 +62,7 @@ def busybox(cache: Path) -> Path:
             config.write_text(text.replace("CONFIG_TC=y", "# CONFIG_TC is not set"))
             run("sh", "-c", "yes '' | make oldconfig", cwd=source)
             run("make", f"-j{os.cpu_count()}", "busybox", cwd=source)
-            shutil.copy2(source / "busybox", built)
+            (source / "busybox").rename(built)  # at once: an interrupted copy would be used for ever
     return built
 
 

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import platform
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from crishim.images.manifest import this_platform
 from crishim.testing.suite.programs import merged_output
 
 
@@ -87,7 +89,7 @@ def write_layout(folder: Path, layers: list[bytes], config: dict[str, Any]) -> N
     described = [{"mediaType": f"{kinds}.layer.v1.tar+gzip", **blob(gzip.compress(data, 1, mtime=0))} for data in layers]
     diff_ids = [f"sha256:{hashlib.sha256(data).hexdigest()}" for data in layers]
     whole = {
-        "architecture": "amd64",
+        "architecture": this_platform(platform.machine()).architecture,  # of the programs that the layers have
         "os": "linux",
         "config": config,
         "rootfs": {"type": "layers", "diff_ids": diff_ids},

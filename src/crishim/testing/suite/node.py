@@ -1,5 +1,6 @@
 """A node for the suite: a loopback registry with its images, a network, and `crishim serve` with the backend, in one folder."""
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -14,6 +15,7 @@ from typing import Final
 from crishim.errors import Unknown
 from crishim.linux.mounts import unmount_below
 from crishim.linux.programs import find_program
+from crishim.play.client import CallError, connect
 from crishim.testing.suite.images import push_all
 from crishim.testing.suite.programs import merged_output, process, wait_for
 
@@ -30,7 +32,12 @@ TOOLS: Final = {
     "catatonit": "catatonit",
     "cc": "gcc libc6-dev",
     "dpkg-source": "dpkg-dev",
+    "make": "make",
+    "ip": "iproute2",
+    "iptables": "iptables",
 }
+PLUGINS: Final = ("bridge", "portmap", "firewall", "host-local")
+PLUGIN_FOLDERS: Final = ("/opt/cni/bin", "/usr/lib/cni")
 BRIDGE: Final = "crisuite0"
 SUBNET: Final = "10.87.0.0/16"
 SLICE: Final = "test.slice"
@@ -55,6 +62,8 @@ def missing() -> list[str]:
     lacking = [f"{tool}: apt-get install {package}" for tool, package in TOOLS.items() if not find_program(tool)]
     if not find_program(critest_program()):
         lacking.append("critest: on PATH or named by $CRITEST; releases of kubernetes-sigs/cri-tools have it")
+    if not all(find_program(plugin, PLUGIN_FOLDERS) for plugin in PLUGINS):
+        lacking.append(f"the CNI plug-ins {', '.join(PLUGINS)}: apt-get install containernetworking-plugins")
     if os.geteuid() != 0:
         lacking.append("root")
     return lacking
@@ -93,8 +102,8 @@ def write_network(folder: Path, bridge: str, subnet: str) -> None:
     (folder / "net.d" / "10-suite.conflist").write_text(NETWORK % (bridge, subnet, folder / "addresses"))
 
 
-def write_settings(folder: Path, port: int, backend: str) -> Path:
-    """Crishim's configuration for the suite, with the text `backend` in it, and the files that it refers to."""
+def write_settings(folder: Path, port: int, backend: str, more: str) -> Path:
+    """Crishim's configuration for the suite, with the text `backend` in it and `more` as a drop-in, and what it refers to."""
     mirrors = "".join(
         f'[[registry]]\nlocation = "{host}"\n[[registry.mirror]]\nlocation = "127.0.0.1:{port}"\ninsecure = true\n'
         for host in MIRRORED
@@ -117,6 +126,8 @@ socket = "{folder}/nri.sock"
 plugins = "{folder}/nri"
 {backend}
 """)
+    (folder / "conf.d").mkdir()
+    (folder / "conf.d" / "50-more.toml").write_text(more)
     return config
 
 
@@ -134,11 +145,23 @@ def critest(folder: Path, endpoint: Path, arguments: Sequence[str], output_file:
     return output_file.with_suffix(".xml").read_text()
 
 
-def run_suite(name: str, backend: Callable[[Path, int], AbstractContextManager[str]], arguments: Sequence[str]) -> str:
+async def _remove_pods(endpoint: str) -> None:
+    """Remove what an interrupted suite has left."""
+    async with connect(endpoint) as client:
+        for pod in await client.list_sandboxes({}):
+            with contextlib.suppress(CallError):
+                await client.stop_sandbox(pod.id)
+                await client.remove_sandbox(pod.id)
+
+
+def run_suite(
+    name: str, backend: Callable[[Path, int], AbstractContextManager[str]], arguments: Sequence[str], more: str = ""
+) -> str:
     """Run the suite against a backend, in a folder of its own; the report, JUnit's XML. `arguments` go to critest.
 
     `backend` gets that folder and the registry's port, and gives text of crishim's configuration, with the tables `handlers`
-    and `backends`, for as long as crishim runs. The output, the report and crishim's log stay in CACHE, under `name`.
+    and `backends`, for as long as crishim runs; `more` is a drop-in for it. The output, the report and crishim's log stay in
+    CACHE, under `name`.
     """
     with tempfile.TemporaryDirectory(prefix="suite") as made:
         folder = Path(made)
@@ -146,10 +169,13 @@ def run_suite(name: str, backend: Callable[[Path, int], AbstractContextManager[s
         endpoint, log = folder / "cri.sock", folder / "serve.log"
         try:
             with registry(folder) as port, backend(folder, port) as text:
-                config = write_settings(folder, port, text)
+                config = write_settings(folder, port, text, more)
                 with process(sys.executable, "-m", "crishim", "serve", "--config", config, log=log):
                     wait_for("crishim", endpoint.exists, log)
-                    return critest(folder, endpoint, (f"--nri-socket={folder}/nri.sock", *arguments), CACHE / f"{name}.txt")
+                    try:
+                        return critest(folder, endpoint, (f"--nri-socket={folder}/nri.sock", *arguments), CACHE / f"{name}.txt")
+                    finally:
+                        asyncio.run(_remove_pods(f"unix://{endpoint}"))
         finally:
             if log.exists():
                 shutil.copy2(log, CACHE / f"{name}.log")

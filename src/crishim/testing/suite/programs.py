@@ -12,7 +12,7 @@ from crishim.errors import DeadlineExceeded, Unknown
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
     """Run a program; its stdout. Raises `Unknown` with the end of its stderr if it fails."""
-    done = subprocess.run(command, cwd=cwd, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=cwd, check=False, capture_output=True, text=True, errors="replace")
     if done.returncode:
         raise Unknown(f"{' '.join(map(str, command))}: {done.stderr[-300:]}")
     return done.stdout
@@ -20,8 +20,8 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
 
 def merged_output(*command: str | Path, cwd: Path | None = None) -> str:
     """The output of a program, stdout and stderr together, however it ends."""
-    done = subprocess.run(command, cwd=cwd, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return done.stdout
+    pipe, merged = subprocess.PIPE, subprocess.STDOUT
+    return subprocess.run(command, cwd=cwd, check=False, stdout=pipe, stderr=merged, text=True, errors="replace").stdout
 
 
 @contextlib.contextmanager
@@ -33,7 +33,11 @@ def process(*command: str | Path, log: Path, environment: Mapping[str, str] | No
             yield
         finally:
             started.terminate()
-            started.wait(30)
+            try:
+                started.wait(30)
+            except subprocess.TimeoutExpired:
+                started.kill()
+                started.wait()
 
 
 def wait_for(subject: str, ready: Callable[[], bool], log: Path | None = None) -> None:

@@ -15,6 +15,10 @@ FAILED: Final = frozenset({"failed", "panicked", "timedout", "interrupted", "abo
 """What Ginkgo calls a spec that did not pass, and was not left out."""
 
 
+NOT_SELECTED: Final = "skipped"
+"""The message of a spec that the suite's own options, such as --ginkgo.focus, have left out."""
+
+
 @attrs.frozen
 class KnownSpecs:
     """Specs that may fail or be left out, with the reasons.
@@ -78,7 +82,9 @@ def outcomes(xml: str) -> dict[str, str]:
 
 
 def report(xml: str, title: str, known: KnownSpecs) -> tuple[str, int]:
-    """A text for people that ends with the sums of `title`, and how many specs failed or were left out and are not known."""
+    """A text for people that ends with the sums of `title`, and how many specs failed or were left out and are not known; 1 if
+    none has passed.
+    """
     lines: list[str] = []
     left_out: dict[str, int] = defaultdict(int)
     passed = failed = bad = 0
@@ -87,7 +93,7 @@ def report(xml: str, title: str, known: KnownSpecs) -> tuple[str, int]:
         skip = spec.find("skipped")
         if skip is not None:
             message = skip.get("message", "").removeprefix("skipped - ")
-            reason = known.skip(name, message)
+            reason = known.skip(name, message) or ("not selected" if message == NOT_SELECTED else "")
             bad += not reason
             left_out[reason or f"NOT KNOWN: {name}: {message}"] += 1
         elif spec.get("status") in FAILED:
@@ -101,4 +107,4 @@ def report(xml: str, title: str, known: KnownSpecs) -> tuple[str, int]:
                 lines.append(f"passed, though known to fail: {name} ({reason})")
     lines.extend(f"left out: {count} {reason}" for reason, count in sorted(left_out.items()))
     lines.append(f"{title}: {passed} passed, {failed} failed, {sum(left_out.values())} left out")
-    return "\n".join(lines), bad
+    return "\n".join(lines), bad or int(not passed)
