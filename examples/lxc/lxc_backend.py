@@ -105,14 +105,11 @@ class LxcRuntime(SupervisedRuntime, SupportsExecProcess, SupportsUpdateResources
                     first = found.identity if (found := processes.read(int(pid))) else first
                 await streams.copy(child.ended)
             except BaseException:
-                await asyncio.shield(processes.kill_family([first]))  # which its parent, `child`, then reaps
-                await child.ended()
-                await asyncio.shield(processes.kill_family([child.identity]))  # what is left in its session
+                await asyncio.shield(end_exec(child, first))
                 raise
             finally:
                 os.close(reader)
-                await child.ended()
-                code = child.collect()
+            code = child.collect()
         if not pid:
             raise NotFound("process", container_id)
         return Exit.unknown() if code is None else Exit.from_returncode(code)
@@ -128,6 +125,14 @@ class LxcRuntime(SupervisedRuntime, SupportsExecProcess, SupportsUpdateResources
         finally:
             for descriptor in (writer, *((ends.stdin,) if terminal_of else ())):
                 os.close(descriptor)
+
+
+async def end_exec(child: Child, first: processes.Identity) -> None:
+    """One step for `shield`: with a second cancellation it goes on, and leaves no zombie."""
+    await processes.kill_family([first])  # which its parent, `child`, then reaps
+    await child.ended()
+    await processes.kill_family([child.identity])  # what is left in its session
+    child.collect()
 
 
 def terminal_in(pid: int, streams: ExecStreams) -> ChildEnds:
