@@ -4,6 +4,7 @@
 """
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -345,6 +346,19 @@ def test_one_name_one_meaning() -> None:
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(str(path.relative_to(SRC)))
     assert {} == {name: files for name, files in places.items() if len(files) > 1 and name not in WIRE_NAMES}
+
+
+def is_text(node: ast.stmt) -> bool:
+    """Whether a statement is a string alone, as a docstring is."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(SRC)))
+def test_one_docstring_for_each_name(path: Path) -> None:
+    """No string statement follows another one: tools that read docstrings of attributes see only the first."""
+    bodies = [node.body for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Module | ast.ClassDef)]
+    pairs = [pair for body in bodies for pair in itertools.pairwise(body)]
+    assert [] == [second.lineno for first, second in pairs if is_text(first) and is_text(second)]
 
 
 def test_every_room_has_a_floor() -> None:

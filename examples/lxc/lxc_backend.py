@@ -84,7 +84,8 @@ class LxcRuntime(SupervisedRuntime, SupportsExecProcess, SupportsUpdateResources
         return await asyncio.to_thread(cgroup_usage, self._cgroups, (await self._cgroups_of(container_id))[0])
 
     async def update_resources(self, container_id: str, resources: Mapping[str, Any]) -> None:
-        self._cgroups.write((await self._cgroups_of(container_id))[0], cgroup_files(resources, v2=self._cgroups.v2))
+        cgroup, files = (await self._cgroups_of(container_id))[0], cgroup_files(resources, v2=self._cgroups.v2)
+        await asyncio.to_thread(self._cgroups.write, cgroup, files)  # a lower memory limit reclaims before it returns
 
     async def exec_process(
         self, container_id: str, process: Mapping[str, Any], io: ProcessIO, started: Callable[[int], None]
@@ -104,14 +105,11 @@ class LxcRuntime(SupervisedRuntime, SupportsExecProcess, SupportsUpdateResources
                     first = found.identity if (found := processes.read(int(pid))) else first
                 await streams.copy(child.ended)
             except BaseException:
-                await asyncio.shield(processes.kill_family([first]))  # which its parent, `child`, then reaps
-                await child.ended()
-                await asyncio.shield(processes.kill_family([child.identity]))  # what is left in its session
+                await asyncio.shield(end_exec(child, first))
                 raise
             finally:
                 os.close(reader)
-                await child.ended()
-                code = child.collect()
+            code = child.collect()
         if not pid:
             raise NotFound("process", container_id)
         return Exit.unknown() if code is None else Exit.from_returncode(code)
@@ -127,6 +125,14 @@ class LxcRuntime(SupervisedRuntime, SupportsExecProcess, SupportsUpdateResources
         finally:
             for descriptor in (writer, *((ends.stdin,) if terminal_of else ())):
                 os.close(descriptor)
+
+
+async def end_exec(child: Child, first: processes.Identity) -> None:
+    """One step for `shield`: with a second cancellation it goes on, and leaves no zombie."""
+    await processes.kill_family([first])  # which its parent, `child`, then reaps
+    await child.ended()
+    await processes.kill_family([child.identity])  # what is left in its session
+    child.collect()
 
 
 def terminal_in(pid: int, streams: ExecStreams) -> ChildEnds:

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -140,22 +141,38 @@ def test_limits_are_written(tmp_path: Path, v2: bool, expected: str) -> None:
         Cgroups(v2=v2, root=tmp_path).write("/a/c2", {"memory.max": "5"})
 
 
-@pytest.mark.skipif(
+needs_memsw = pytest.mark.skipif(
     os.geteuid() != 0 or not Path("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists(),
     reason="needs root, and cgroup v1 with a limit of memory and swap (swapaccount=1)",
 )
-def test_limits_that_depend_on_each_other_are_written() -> None:
-    """A memory limit is raised above that of memory and swap if this is raised with it."""
-    name = f"/crishim-limits-{os.getpid()}"
-    group = Path("/sys/fs/cgroup/memory") / name.lstrip("/")
+
+
+@pytest.fixture
+def memory_group() -> Iterator[Path]:
+    """A new memory cgroup of v1."""
+    group = Path(f"/sys/fs/cgroup/memory/crishim-limits-{os.getpid()}")
     group.mkdir()
-    try:
-        for limit in ("8388608", "16777216", "4194304"):
-            files = {"memory.limit_in_bytes": limit, "memory.memsw.limit_in_bytes": limit}
-            Cgroups(v2=False).write(name, files)
-            assert files == {file: (group / file).read_text().strip() for file in files}
-    finally:
-        group.rmdir()
+    yield group
+    group.rmdir()
+
+
+@needs_memsw
+def test_limits_that_depend_on_each_other_are_written(memory_group: Path) -> None:
+    """A memory limit is raised above that of memory and swap if this is raised with it."""
+    for limit in ("8388608", "16777216", "4194304"):
+        files = {"memory.limit_in_bytes": limit, "memory.memsw.limit_in_bytes": limit}
+        Cgroups(v2=False).write(memory_group.name, files)
+        assert files == {file: (memory_group / file).read_text().strip() for file in files}
+
+
+@needs_memsw
+def test_an_invalid_limit_hides_no_other(memory_group: Path) -> None:
+    """A limit that can be written after others is written, also where the kernel refuses another one, whose error is raised."""
+    cgroups, names = Cgroups(v2=False), ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
+    cgroups.write(memory_group.name, dict.fromkeys(names, "8388608"))
+    with pytest.raises(OSError, match="Invalid argument"):
+        cgroups.write(memory_group.name, {"memory.swappiness": "1000", **dict.fromkeys(names, "16777216")})
+    assert ["16777216"] * 2 == [(memory_group / name).read_text().strip() for name in names]
 
 
 def test_processes_of_other_namespaces_have_no_number(tmp_path: Path) -> None:

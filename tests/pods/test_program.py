@@ -1,7 +1,9 @@
 """A runtime of one class over the keeper keeps the contract of runtimes."""
 
 import asyncio
+import inspect
 import os
+import re
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
@@ -12,9 +14,11 @@ import pytest
 
 from crishim.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from crishim.interfaces.backend import BackendInfo
+from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import OciRuntime, OciStatus, Stdio
 from crishim.linux import processes
-from crishim.pods.program import ProgramRuntime
+from crishim.pods.program import ExecProgramRuntime, ProgramRuntime
+from crishim.pods.supervised import SupervisedRuntime
 from crishim.testing.conformance.candidate import until
 from crishim.testing.roots import APPLETS
 from tests.backends.runc.world import needs
@@ -34,6 +38,13 @@ class ChrootRuntime(ProgramRuntime):
         await super().check(bundle, config)
         if config["process"]["args"][0] not in APPLETS:
             raise InvalidArgument("config.command", "does not exist")
+
+
+class ExecRuntime(ChrootRuntime, ExecProgramRuntime):
+    """The same, with further processes."""
+
+    async def exec_command(self, bundle: Path, process: Mapping[str, Any], pid: int) -> Sequence[str]:
+        return (str(shutil.which("chroot")), str(bundle / "rootfs"), *process["args"])
 
 
 @pytest.mark.node
@@ -202,3 +213,27 @@ async def test_waiters_see_the_end_of_a_deleted_program(tmp_path: Path, bundle: 
     finally:
         os.close(output)
     assert 128 + signal.SIGKILL == (await asyncio.wait_for(waiting, 30)).code
+
+
+@pytest.mark.node
+@needs("runc", "busybox", "chroot")
+async def test_an_exec_that_is_cancelled_again(tmp_path: Path, bundle: Path) -> None:
+    """The process of an exec is killed and reaped, also if the exec is cancelled again while it waits for the end."""
+    runtime = ExecRuntime(tmp_path)
+    await started(runtime, bundle)
+    running: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    executing = asyncio.ensure_future(runtime.exec_process("one", {"args": ["sleep", "60"]}, ProcessIO(), running.set_result))
+    pid = await asyncio.wait_for(running, 30)
+    while not executing.done():
+        executing.cancel()
+        await asyncio.sleep(0)
+    assert executing.cancelled()
+    await until(lambda: processes.read(pid) is None)
+    await runtime.delete("one")
+
+
+@pytest.mark.parametrize("kind", [ProgramRuntime, ExecProgramRuntime, SupervisedRuntime])
+def test_a_subclass_may_have_any_name(kind: type[OciRuntime]) -> None:
+    """Helper methods of the bases are mangled, so that a subclass's own of any name do not replace them."""
+    private = {name for name, value in vars(kind).items() if inspect.isfunction(value) and re.match("_[^_]", name)}
+    assert set() == {name for name in private if not name.startswith(f"_{kind.__name__}__")}

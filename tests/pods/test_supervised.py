@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from crishim.errors import AlreadyExists, CreateRefused, FailedPrecondition
+from crishim.errors import AlreadyExists, CreateRefused, FailedPrecondition, InvalidArgument, NotFound
 from crishim.interfaces.backend import BackendInfo
 from crishim.interfaces.oci_runtime import OciRuntime, OciStatus, Stdio
 from crishim.linux import processes
@@ -20,6 +20,7 @@ from tests.conformance.test_runtimes import WithBusybox
 SUPERVISOR = r"""
 files=$1; root=$2; shift 2
 test "$1" != unmakeable || { echo "the engine is out of order" >"$files/failed"; exit 1; }
+test "$1" != gone || { sh -c : & wait $!; echo $! >"$files/new"; mv "$files/new" "$files/pid"; exec sleep 60; }
 exec 9<>"$files/gate"
 sh -c 'read -r go <&9; exec 9<&-
 test -x "$1/bin/$2" || { echo "no program $2" >"$0/failed"; exit 1; }
@@ -35,6 +36,10 @@ class ShellRuntime(SupervisedRuntime):
 
     async def probe(self) -> BackendInfo:
         return BackendInfo(name="shell", version="1")
+
+    def write_files(self, container_id: str, bundle: Path, config: Mapping[str, Any], stdio: Stdio) -> None:
+        if "unwritable" in config["process"]["args"]:
+            raise InvalidArgument("config.command", "cannot be written")
 
     def command(self, bundle: Path, config: Mapping[str, Any]) -> Sequence[str]:
         root = str(bundle / config["root"]["path"])
@@ -109,7 +114,7 @@ async def test_a_created_container_is_killed(tmp_path: Path) -> None:
 
 @needs("runc", "busybox", "chroot")
 async def test_an_engine_that_fails(tmp_path: Path) -> None:
-    """Its reason is the error: of the creation, of which nothing is left, or of the start."""
+    """Its reason is the error: of the creation, or of the start."""
     runtime = ShellRuntime(tmp_path)
     with pytest.raises(CreateRefused, match="the engine is out of order"):
         await runtime.create("one", bundle_of(tmp_path / "b", "unmakeable"), Stdio())
@@ -118,6 +123,50 @@ async def test_an_engine_that_fails(tmp_path: Path) -> None:
         await runtime.start("one")
     assert OciStatus.STOPPED is (await runtime.state("one")).status
     await runtime.delete("one")
+
+
+@needs("runc", "busybox", "chroot")
+@pytest.mark.parametrize(
+    ("word", "error", "reason"),
+    [
+        ("unwritable", InvalidArgument, "cannot be written"),
+        ("unmakeable", CreateRefused, "the engine is out of order"),
+        ("gone", CreateRefused, "the first process of the container has ended"),
+    ],
+)
+async def test_a_failed_creation_leaves_nothing(tmp_path: Path, word: str, error: type[Exception], reason: str) -> None:
+    """A creation that fails in any step, also by a first process that has ended, leaves no container and no files."""
+    runtime, bundle = ShellRuntime(tmp_path), bundle_of(tmp_path / "b", word)
+    before = sorted(bundle.iterdir())
+    with pytest.raises(error, match=reason):
+        await runtime.create("one", bundle, Stdio())
+    assert before == sorted(bundle.iterdir())
+    with pytest.raises(NotFound):
+        await runtime.state("one")
+
+
+@needs("runc", "busybox", "chroot")
+async def test_a_bundle_is_used_again(tmp_path: Path) -> None:
+    """After a deletion the bundle can be that of another container."""
+    runtime, bundle = ShellRuntime(tmp_path), bundle_of(tmp_path / "b", "sleep", "60")
+    for name in ("one", "two"):
+        await runtime.create(name, bundle, Stdio())
+        await runtime.delete(name)
+    assert not (bundle / FILES).exists()
+
+
+@needs("runc", "busybox", "chroot")
+async def test_a_name_is_taken(tmp_path: Path) -> None:
+    """A creation with the name of another container leaves that one, and no files in its own bundle."""
+    runtime, other = ShellRuntime(tmp_path), bundle_of(tmp_path / "other", "sleep", "60")
+    await runtime.create("one", bundle_of(tmp_path / "b", "sleep", "60"), Stdio())
+    try:
+        with pytest.raises(AlreadyExists):
+            await runtime.create("one", other, Stdio())
+        assert not (other / FILES).exists()
+        assert OciStatus.CREATED is (await runtime.state("one")).status
+    finally:
+        await runtime.delete("one")
 
 
 @needs("runc", "busybox", "chroot")

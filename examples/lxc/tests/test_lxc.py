@@ -20,8 +20,10 @@ from lxc_backend import LxcRuntime, plugin
 
 from crishim import Backend, BackendContext, Exit, ProcessIO
 from crishim.interfaces.oci_runtime import Stdio
+from crishim.linux import processes
 from crishim.model.process import TerminalSize
 from crishim.testing.conformance import BackendConformance
+from crishim.testing.conformance.candidate import until
 from crishim.testing.conformance.offers import Sink
 from crishim.testing.conformance.runtimes import OciRuntimeConformance
 from crishim.testing.roots import APPLETS
@@ -165,6 +167,30 @@ def test_a_terminal_of_an_exec(bundle: Path) -> None:
 
     assert 137 == asyncio.run(run(bundle, Stdio(), execute)).code
     assert ["/dev/pts/0", "own", "37 91"] == out.data.decode().split("\r\n")[:3]
+
+
+def test_an_exec_that_is_cancelled_again(bundle: Path) -> None:
+    """Its process is killed and reaped, also if it is cancelled again while it waits for the end."""
+    write_bundle(bundle, ("sleep", "1000"))
+    process = {"args": ["sleep", "1000"], "env": ["PATH=/bin"], "cwd": "/", "user": {"uid": 0, "gid": 0}}
+
+    async def execute(runtime: LxcRuntime) -> None:
+        before = children_of_this()
+        running: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        executing = asyncio.ensure_future(runtime.exec_process("one", process, ProcessIO(), running.set_result))
+        await asyncio.wait_for(running, 30)
+        while not executing.done():
+            executing.cancel()
+            await asyncio.sleep(0)
+        assert executing.cancelled()
+        await until(lambda: children_of_this() <= before)
+
+    assert 137 == asyncio.run(run(bundle, Stdio(), execute)).code
+
+
+def children_of_this() -> set[int]:
+    """The children of this process, with zombies."""
+    return {process.pid for process in processes.all_processes().values() if process.parent == os.getpid()}
 
 
 def wait_for(path: Path) -> None:

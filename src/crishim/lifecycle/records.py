@@ -112,7 +112,6 @@ class ContainerRecord:
 
 Record: TypeAlias = SandboxRecord | ContainerRecord
 """What a `RecordStore` stores."""
-"""What a `RecordStore` stores."""
 
 
 def unstructure(value: object) -> Any:

@@ -131,18 +131,22 @@ class Cgroups:
         """Write to files of a cgroup, on v1 in the hierarchies of the controllers that their names begin with.
 
         What the kernel refuses is written again after the others: a memory limit must be below that of memory and swap, also
-        while both are changed. Raises `OSError`.
+        while both are changed. Raises the first `OSError` of the second attempts, after all of them.
         """
-        refused = [(file, text) for file, text in files.items() if not self._written(folder, file, text)]
-        for file, text in refused:
-            self._file(folder, file).write_text(text, encoding="ascii")
+        refused = self._refused(folder, files)
+        errors = self._refused(folder, {file: files[file] for file in refused})
+        for error in errors.values():
+            raise error
 
-    def _written(self, folder: str, file: str, text: str) -> bool:
-        try:
-            self._file(folder, file).write_text(text, encoding="ascii")
-        except OSError:
-            return False
-        return True
+    def _refused(self, folder: str, files: Mapping[str, str]) -> dict[str, OSError]:
+        """Write to files of a cgroup: the errors of those that could not be written."""
+        errors = {}
+        for file, text in files.items():
+            try:
+                self._file(folder, file).write_text(text, encoding="ascii")
+            except OSError as error:
+                errors[file] = error
+        return errors
 
     def _file(self, folder: str, file: str) -> Path:
         return self._controller(file.partition(".")[0]) / folder.lstrip("/") / file

@@ -215,4 +215,3 @@ class PortForwardRequest:
 
 StreamRequest: TypeAlias = ExecRequest | AttachRequest | PortForwardRequest
 """What a URL of the streaming server stands for."""
-"""What a URL of the streaming server stands for."""

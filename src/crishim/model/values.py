@@ -9,12 +9,9 @@ __all__ = ["EMPTY", "ContainerId", "FrozenDict", "ImageId", "SandboxId"]
 
 SandboxId = NewType("SandboxId", str)
 """A sandbox's id: 64 hexadecimal digits, chosen by the library."""
-"""A sandbox's id: 64 hexadecimal digits, chosen by the library."""
 ContainerId = NewType("ContainerId", str)
 """A container's id: 64 hexadecimal digits, chosen by the library."""
-"""A container's id: 64 hexadecimal digits, chosen by the library."""
 ImageId = NewType("ImageId", str)
-"""An image's id, as its service gives it."""
 """An image's id, as its service gives it."""
 
 
@@ -60,7 +57,6 @@ def frozen(items: Mapping[str, str]) -> FrozenDict[str, str]:
 
 
 EMPTY: FrozenDict[str, str] = FrozenDict()
-"""The empty mapping, the default of text-to-text fields."""
 """The empty mapping, the default of text-to-text fields."""
 
 

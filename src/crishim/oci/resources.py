@@ -4,12 +4,15 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any
 
+from crishim.errors import InvalidArgument
 from crishim.model.resources import Resources
 from crishim.oci.facts import DeviceNode, Host
 
 __all__ = ["cgroup_files"]
 
 _DEFAULT_PARENT = "/crishim"
+_DEFAULT_PERIOD = 100_000
+_MIN_SHARES, _MAX_SHARES = 2, 262_144
 
 
 def resources(limits: Resources, host: Host) -> dict[str, Any]:
@@ -47,24 +50,38 @@ def cgroup_files(resources: Mapping[str, Any], *, v2: bool) -> dict[str, str]:
     """The files of a container's cgroup and their contents for the CPU, memory and hugepage limits of linux.resources, in the
     order in which a new cgroup takes them; for runtimes whose engine does not read config.json.
 
-    v2's weight of CPU shares is Kubernetes's (KEP-2254): 2 to 262144 shares are 1 to 10000. Its swap limit does not include the
-    memory, as that of linux.resources does.
+    v2's weight of CPU shares is Kubernetes's (KEP-2254): 2 to 262144 shares are 1 to 10000; more shares are 10000. A period
+    without a quota has the quota `max`, as in runc. v2's swap limit does not include the memory, as that of linux.resources
+    does. Raises `InvalidArgument` for a swap limit without a memory limit, or below it, as runc does.
     """
     cpu, memory = resources.get("cpu", {}), resources.get("memory", {})
     shares, quota, limit, swap = cpu.get("shares"), cpu.get("quota"), memory.get("limit"), memory.get("swap")
     files = {"cpuset.cpus": cpu.get("cpus"), "cpuset.mems": cpu.get("mems")}
+    period = cpu.get("period")
     if v2:
-        files["cpu.weight"] = shares and 1 + (max(2, shares) - 2) * 9999 // 262142
-        files["cpu.max"] = quota and f"{quota if quota > 0 else 'max'} {cpu.get('period') or 100_000}"
+        files["cpu.weight"] = shares and _weight(shares)
+        files["cpu.max"] = (quota or period) and f"{quota if quota and quota > 0 else 'max'} {period or _DEFAULT_PERIOD}"
         files["memory.max"] = limit and (limit if limit > 0 else "max")
-        files["memory.swap.max"] = swap and (f"{swap - limit}" if swap > 0 and limit else "max")
+        files["memory.swap.max"] = swap and (_swap_alone(swap, limit or 0) if swap > 0 else "max")
         pages = "max"
     else:
-        files |= {"cpu.shares": shares, "cpu.cfs_period_us": cpu.get("period"), "cpu.cfs_quota_us": quota}
+        files |= {"cpu.shares": shares, "cpu.cfs_period_us": period, "cpu.cfs_quota_us": quota}
         files |= {"memory.limit_in_bytes": limit, "memory.memsw.limit_in_bytes": swap}
         pages = "limit_in_bytes"
     files |= {f"hugetlb.{page['pageSize']}.{pages}": str(page["limit"]) for page in resources.get("hugepageLimits", ())}
     return {file: str(value) for file, value in files.items() if value or value == "0"}
+
+
+def _weight(shares: int) -> int:
+    return 1 + (min(max(_MIN_SHARES, shares), _MAX_SHARES) - _MIN_SHARES) * 9999 // (_MAX_SHARES - _MIN_SHARES)
+
+
+def _swap_alone(swap: int, limit: int) -> str:
+    """v2's swap limit, of a limit of memory and swap."""
+    if not 0 < limit <= swap:
+        field = "linux.resources.memory_swap_limit_in_bytes"
+        raise InvalidArgument(field, f"{swap} is not a limit of memory and swap beside the memory limit {limit}")
+    return str(swap - limit)
 
 
 def device_rules(devices: tuple[DeviceNode, ...], *, everything: bool) -> list[dict[str, Any]]:

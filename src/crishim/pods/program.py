@@ -38,7 +38,7 @@ from crishim.interfaces.oci_runtime import (
 )
 from crishim.keeper.client import KeeperClient
 from crishim.linux import processes
-from crishim.linux.children import children
+from crishim.linux.children import Child, children
 from crishim.linux.programs import find_program
 from crishim.logs.execution import ExecStreams
 from crishim.model.process import Exit
@@ -58,8 +58,8 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
     """Runs each bundle as one program. A subclass implements `probe` and `command`, and may refuse a start in `check`.
 
     `folder` is for the runtime's state, which a reboot clears. `keeper` is the node's (`BackendContext.keeper`); without it, as
-    under containerd, the runtime has one of its own in the folder. Its attributes are mangled (`__`), so that a subclass may
-    have any.
+    under containerd, the runtime has one of its own in the folder. Its attributes and helper methods are mangled (`__`), so
+    that a subclass may have any.
     """
 
     def __init__(self, folder: Path, keeper: Keeper | None = None) -> None:
@@ -112,27 +112,27 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
 
     async def start(self, container_id: str) -> None:
         """As `OciRuntime.start`: let the shell go on."""
-        folder = self._known(container_id)
+        folder = self.__known(container_id)
         bundle = (folder / "bundle").readlink()
-        await self._must_be_created(container_id)
+        await self.__must_be_created(container_id)
         await self.check(bundle, load_config(bundle))
         try:
             async with asyncio.timeout(_GATE_TIMEOUT):
-                while not _open_gate(folder / "gate"):
-                    await self._must_be_created(container_id)
+                while not open_gate(folder / "gate"):
+                    await self.__must_be_created(container_id)
                     await asyncio.sleep(_PAUSE)
         except TimeoutError:
             raise Unavailable(f"the shell of container {container_id} does not read its gate") from None
         (folder / "started").touch()
 
-    async def _must_be_created(self, container_id: str) -> None:
+    async def __must_be_created(self, container_id: str) -> None:
         status = (await self.state(container_id)).status
         if status is not OciStatus.CREATED:
             raise FailedPrecondition(status.value, OciStatus.CREATED.value, f"container {container_id}")
 
     async def state(self, container_id: str) -> OciState:
         """As `OciRuntime.state`."""
-        folder = self._known(container_id)
+        folder = self.__known(container_id)
         process = processes.recorded(folder / "process")
         runs = process is not None and processes.runs(process)
         started = (folder / "started").exists()
@@ -144,7 +144,7 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
         """As `OciRuntime.kill`: the program's process group gets the signal; SIGKILL goes to all its descendants, in whatever
         session, since a supervisor that is killed could not end them any more.
         """
-        folder = self._known(container_id)
+        folder = self.__known(container_id)
         process = processes.recorded(folder / "process")
         runs = process is not None and processes.runs(process)
         if process is not None and runs and signal == _SIGKILL:
@@ -159,7 +159,7 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
 
     async def delete(self, container_id: str) -> None:
         """As `OciRuntime.delete`."""
-        folder = self._known(container_id)
+        folder = self.__known(container_id)
         process = processes.recorded(folder / "process")
         if process is not None and processes.runs(process):
             await processes.kill_family([process])
@@ -173,14 +173,14 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
 
     async def wait(self, container_id: str) -> Exit:
         """As `OciRuntime.wait`. Without its keeper nobody knows the exit code, but the end of the process."""
-        folder = self._known(container_id)
+        folder = self.__known(container_id)
         try:
             return await self.__keeper.wait(container_id)
         except (NotFound, Unavailable):
             process = processes.recorded(folder / "process")
             if process is not None:
                 await processes.ended(process)
-            self._known(container_id)
+            self.__known(container_id)
             return Exit.unknown()
 
     async def cgroup_usage(self, container_id: str) -> CgroupUsage:
@@ -192,15 +192,15 @@ class ProgramRuntime(OciRuntime, SupportsAttach, SupportsLogReopen, SupportsCgro
 
     async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
         """As `SupportsAttach.attach`."""
-        self._known(container_id)
+        self.__known(container_id)
         await self.__keeper.attach(container_id, io)
 
     async def reopen_log(self, container_id: ContainerId) -> None:
         """As `SupportsLogReopen.reopen_log`."""
-        self._known(container_id)
+        self.__known(container_id)
         await self.__keeper.reopen_log(container_id)
 
-    def _known(self, container_id: str) -> Path:
+    def __known(self, container_id: str) -> Path:
         folder = self.__folder / container_id
         if not folder.is_dir():
             raise NotFound("container", container_id)
@@ -240,11 +240,9 @@ class ExecProgramRuntime(ProgramRuntime, SupportsExecProcess):
                 started(child.identity.pid)
                 await streams.copy(child.ended)
             except BaseException:
-                await asyncio.shield(processes.kill_family([child.identity]))
+                await asyncio.shield(_end(child))
                 raise
-            finally:
-                await child.ended()
-                code = child.collect()
+            code = child.collect()
         return Exit.unknown() if code is None else Exit.from_returncode(code)
 
 
@@ -255,7 +253,7 @@ def _script(stdio: Stdio) -> str:
     return f'read -r go <"$0" || exit 1; exec "$@"{redirections}'
 
 
-def _open_gate(gate: Path) -> bool:
+def open_gate(gate: Path) -> bool:
     """Write a line to the shell; whether it reads. Raises `OSError`."""
     try:
         descriptor = os.open(gate, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -270,6 +268,13 @@ def _open_gate(gate: Path) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+async def _end(child: Child) -> None:
+    """Kill a child with its family, and reap it. The whole is one step, which goes on when its caller is cancelled again."""
+    await processes.kill_family([child.identity])
+    await child.ended()
+    child.collect()
 
 
 def _signal(process: processes.Identity, number: int) -> None:

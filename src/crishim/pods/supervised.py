@@ -17,8 +17,9 @@ Both files are written at once (by a rename), and `gate` is open in the program 
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,7 @@ from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
 from crishim.linux import oom, processes
 from crishim.model.process import Exit
 from crishim.pods.bundle import load_config
-from crishim.pods.program import ProgramRuntime
+from crishim.pods.program import ProgramRuntime, open_gate
 
 __all__ = ["FILES", "SupervisedRuntime"]
 
@@ -53,23 +54,29 @@ class SupervisedRuntime(ProgramRuntime):
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
         """As `OciRuntime.create`: returns when the program has made the container."""
         files = bundle / FILES
-        await asyncio.to_thread(self._prepare, container_id, bundle, stdio)
-        await super().create(container_id, bundle, attrs.evolve(stdio, stdin="", stdout="", stderr=""))
+        try:
+            files.mkdir(mode=0o700)
+        except FileExistsError:
+            raise AlreadyExists("container", container_id) from None
+        preparing = asyncio.ensure_future(asyncio.to_thread(self.__prepare, container_id, bundle, stdio))
+        try:
+            await asyncio.shield(preparing)
+            await super().create(container_id, bundle, attrs.evolve(stdio, stdin="", stdout="", stderr=""))
+        except BaseException:
+            await asyncio.shield(_remove(files, preparing))
+            raise
         try:
             await super().start(container_id)  # the program, which waits at its own gate
-            await self._reached(container_id, files, (files / "pid").exists)
+            await self.__reached(container_id, files, (files / "pid").exists)
             pid = processes.read_pid(files / "pid")
-            processes.record(files / "first", pid)
+            if processes.record(files / "first", pid) is None:
+                raise CreateRefused(_reason(files) or "the first process of the container has ended before its start")
         except BaseException:
             await asyncio.shield(self.delete(container_id))
             raise
         return pid
 
-    def _prepare(self, container_id: str, bundle: Path, stdio: Stdio) -> None:
-        try:
-            (bundle / FILES).mkdir(mode=0o700)
-        except FileExistsError:
-            raise AlreadyExists("container", container_id) from None
+    def __prepare(self, container_id: str, bundle: Path, stdio: Stdio) -> None:
         os.mkfifo(bundle / FILES / "gate", 0o600)
         self.write_files(container_id, bundle, load_config(bundle), stdio)
 
@@ -80,19 +87,15 @@ class SupervisedRuntime(ProgramRuntime):
             raise FailedPrecondition(state.status.value, OciStatus.CREATED.value, f"container {container_id}")
         files, program = Path(state.bundle) / FILES, _program(state.pid)
         (files / "started").touch()
-        with contextlib.suppress(OSError):  # where the program has just ended
-            gate = os.open(files / "gate", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            os.write(gate, b"go\n")
-            os.close(gate)
-        await self._reached(container_id, files, lambda: _program(state.pid) not in {program, ""})
+        open_gate(files / "gate")  # without effect where the program has just ended, which is seen next
+        await self.__reached(container_id, files, lambda: _program(state.pid) not in {program, ""})
 
-    async def _reached(self, container_id: str, files: Path, done: Callable[[], bool]) -> None:
+    async def __reached(self, container_id: str, files: Path, done: Callable[[], bool]) -> None:
         """Return when something is done, or the program has ended. Raises `CreateRefused` if it has failed."""
         while not done() and (await super().state(container_id)).status is not OciStatus.STOPPED:  # noqa: ASYNC110 - files and /proc
             await asyncio.sleep(_PAUSE)
         if (files / "failed").exists() or not (files / "pid").exists():
-            reason = (files / "failed").read_text(errors="replace").strip() if (files / "failed").exists() else ""
-            raise CreateRefused(reason or "the program beside the container has ended without a reason")
+            raise CreateRefused(_reason(files) or "the program beside the container has ended without a reason")
 
     async def state(self, container_id: str) -> OciState:
         """As `OciRuntime.state`, with the pid of the first process."""
@@ -114,6 +117,12 @@ class SupervisedRuntime(ProgramRuntime):
         for process in {first, *(member.identity for member in processes.family([first], all_processes))}:
             processes.send(process, signal)
 
+    async def delete(self, container_id: str) -> None:
+        """As `OciRuntime.delete`. Removes `FILES` as well, so that the bundle can be used again."""
+        files = Path((await super().state(container_id)).bundle) / FILES
+        await super().delete(container_id)
+        await _remove(files)
+
     async def wait(self, container_id: str) -> Exit:
         """As `OciRuntime.wait`."""
         first = processes.recorded(Path((await super().state(container_id)).bundle) / FILES / "first")
@@ -121,6 +130,22 @@ class SupervisedRuntime(ProgramRuntime):
         if first is None or end.code != _KILLED:
             return end
         return attrs.evolve(end, oom=await asyncio.to_thread(oom.killed_for_memory, first))
+
+
+async def _remove(files: Path, preparing: Awaitable[None] | None = None) -> None:
+    """Remove the folder, after the thread that writes in it has ended."""
+    if preparing is not None:
+        await asyncio.gather(preparing, return_exceptions=True)
+    with contextlib.suppress(FileNotFoundError):  # the bundle may be removed before its container
+        await asyncio.to_thread(shutil.rmtree, files)
+
+
+def _reason(files: Path) -> str:
+    """What the program has written to `failed`; empty if there is nothing."""
+    try:
+        return (files / "failed").read_text(encoding="utf-8", errors="replace").strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _program(pid: int) -> str:

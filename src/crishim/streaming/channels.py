@@ -100,28 +100,20 @@ class ChannelProtocol:
 
 
 V1 = ChannelProtocol("channel.k8s.io", 1)
-"""No resize stream, and errors as text."""
 """A failure as plain text, and no resize stream; the server closes its half of stdin at once."""
 V2 = ChannelProtocol("v2.channel.k8s.io", 2)
-"""As v1, with a fixed order at the end of streams."""
 """A failure as plain text, and no resize stream."""
 V3 = ChannelProtocol("v3.channel.k8s.io", 3)
 """With a resize stream."""
-"""With a resize stream."""
 V4 = ChannelProtocol("v4.channel.k8s.io", 4)
-"""With a JSON status at the end."""
 """With a JSON status at the end."""
 V5 = ChannelProtocol("v5.channel.k8s.io", 5)
 """With signals that end one channel."""
-"""With signals that end one channel."""
 V1_BASE64 = ChannelProtocol("base64.channel.k8s.io", 1, base64=True)
-"""v1 of WebSocket, with payloads in base64."""
 """v1 of WebSocket, with payloads in base64."""
 V4_BASE64 = ChannelProtocol("v4.base64.channel.k8s.io", 4, base64=True)
 """v4 of WebSocket, with payloads in base64."""
-"""v4 of WebSocket, with payloads in base64."""
 UNNAMED = ChannelProtocol("", 1)
-"""v1 of WebSocket, for clients that name no protocol."""
 """v1 of WebSocket, for clients that name no protocol."""
 
 SPDY_PROTOCOLS: Mapping[str, ChannelProtocol] = {protocol.name: protocol for protocol in (V4, V3, V2, V1)}

@@ -134,7 +134,6 @@ class ConnectionEnded:
 
 Event: TypeAlias = StreamOpened | StreamAccepted | HeadersReceived | DataReceived | StreamEnded | StreamReset | ConnectionEnded
 """What a codec yields."""
-"""What a codec yields."""
 
 
 class StreamCodec(Protocol):

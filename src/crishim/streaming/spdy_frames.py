@@ -46,12 +46,9 @@ __all__ = [
 
 VERSION = 3
 """SPDY's version in each control frame."""
-"""SPDY's version in each control frame."""
 MAX_LENGTH = 2**24 - 1
 """The longest payload of a frame, in bytes."""
-"""The longest payload of a frame, in bytes."""
 MAX_STREAM_ID = 2**31 - 1
-"""The last id of a stream, by either side."""
 """The last id of a stream, by either side."""
 _ID_BITS = 0x7FFFFFFF
 
@@ -163,7 +160,6 @@ class WindowUpdate:
 
 
 Frame: TypeAlias = Data | SynStream | SynReply | RstStream | Settings | Ping | GoAway | MoreHeaders | WindowUpdate
-"""What `FrameReader` yields."""
 """What `FrameReader` yields."""
 
 

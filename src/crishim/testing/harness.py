@@ -22,7 +22,6 @@ __all__ = ["IMAGE", "Harness", "container_config", "sandbox_config"]
 
 IMAGE = "registry.example/image:1"
 """The image that `Harness` has in place."""
-"""The image that `Harness` has in place."""
 
 
 def sandbox_config(name: str = "pod", **changes: Any) -> PodSandboxConfig:

@@ -49,7 +49,6 @@ _LAST_STREAM: Final = 2**32 - 1
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 """Pairs of name and value, as in gRPC's metadata."""
-"""Pairs of name and value, as in gRPC's metadata."""
 
 
 @attrs.frozen
@@ -61,7 +60,6 @@ class Status:
 
 
 OK: Final = Status()
-"""The status of success."""
 """The status of success."""
 
 
@@ -111,9 +109,7 @@ class Answered:
 
 ClientEvent: TypeAlias = DataArrived | Answered
 """What `ClientConnection` yields."""
-"""What `ClientConnection` yields."""
 ServerEvent: TypeAlias = Called | DataArrived | DataEnded
-"""What `ServerConnection` yields."""
 """What `ServerConnection` yields."""
 
 

@@ -79,4 +79,3 @@ _IGNORES: Final = {
 
 plugin = Plugin(build=build, images=images, check=check, ignores=_IGNORES, supported=supported(_NEWEST), needs_node=True)
 """The plug-in `docker`."""
-"""The plug-in `docker`."""

@@ -65,4 +65,3 @@ def check(options: Mapping[str, Any]) -> Iterable[Finding]:
 
 plugin = Plugin(build=build, check=check, ignores={**ignores, **_IGNORES}, supported=WITHOUT_SECCOMP, needs_node=True)
 """The plug-in `kata`."""
-"""The plug-in `kata`."""

@@ -79,4 +79,3 @@ plugin = Plugin(
     exam={"restores_exit_after_restart": False, "streams_survive_restart": False},
 )
 """The plug-in `process`."""
-"""The plug-in `process`."""

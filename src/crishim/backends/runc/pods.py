@@ -132,7 +132,6 @@ def check(options: Mapping[str, Any]) -> Iterable[Finding]:
 
 plugin = Plugin(build=build, check=check, ignores=ignores, supported=NEWEST.supported, needs_node=True)
 """The plug-in `runc`."""
-"""The plug-in `runc`."""
 
 
 def too_high(limits: Iterable[RLimit]) -> Iterator[tuple[str, int]]:

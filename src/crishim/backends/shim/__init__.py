@@ -115,4 +115,3 @@ def configured(path: str) -> Options:
 
 plugin = Plugin(build=build, check=check, ignores=ignores, supported=NEWEST.supported, needs_node=True)
 """The plug-in `shim`."""
-"""The plug-in `shim`."""
