@@ -147,7 +147,7 @@ async def test_the_privileged(node: Node) -> None:
             sandbox = await client.run_sandbox(node.sandbox("pod", LinuxSandboxSecurityContext(privileged=True)))
             container = await run(client, node, "pod", sandbox, "c", mount, privileged=True)
             assert (0, "of the host\n") == await said(client, container, "cat", "/data/file")
-            assert "spc_t" == label(node, container).split(":")[2]
+            assert "spc_t" == (await settled(node, container)).split(":")[2]
 
 
 async def test_a_label_by_name(node: Node) -> None:
@@ -156,6 +156,6 @@ async def test_a_label_by_name(node: Node) -> None:
         sandbox = await client.run_sandbox(node.sandbox("pod"))
         option = SELinuxOption(type="spc_t", level="s0:c3,c4")
         container = await run(client, node, "pod", sandbox, "c", selinux_options=option)
-        assert "system_u:system_r:spc_t:s0:c3,c4" == label(node, container)
+        assert "system_u:system_r:spc_t:s0:c3,c4" == await settled(node, container)
         with pytest.raises(CallError):
             await run(client, node, "pod", sandbox, "wrong", selinux_options=SELinuxOption(type="nothing_t"))
