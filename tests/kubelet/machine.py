@@ -255,5 +255,7 @@ def nothing_is_left(k: KubeletNode, pod: str) -> None:
         manifest.unlink()
     k.until(lambda: not (json.loads(k.get("/pods").body)["items"] or []), "the kubelet has no pod", 90)
     k.until(lambda: not k.ask(lambda client: client.list_sandboxes({})), "the runtime has no pod", 90)
+    k.until(lambda: not list((k.place / "root/pods").glob("*")), "the kubelet has removed the pods' folders", 90)
     k.stop()
-    assert set() == k.left()
+    left = k.left()
+    assert not left, left
