@@ -69,6 +69,7 @@ SIDEWAYS = {
     ("shimv2", "cri"),
     ("recording", "play"),
     ("recording", "server"),
+    ("testing", "play"),
     ("testing", "server"),
     ("__main__", "cli"),
 }
