@@ -64,6 +64,8 @@ def start(request: dict[str, Any]) -> int:
         errors = Path(request["files"], "log").read_text(errors="replace").splitlines() or [""]
         Path(request["files"], "failed").write_text(errors[0].split(" - ", 2)[-1])
         return FAILED
+    if not made and not status:  # only an end by SIGHUP, a reboot for LXC, starts the container again, which the hook refuses
+        return 129
     return status >> 8 if not status & 0x7F else 128 + (status >> 8)  # liblxc writes a signal as number << 8 | 0x7f
 
 
