@@ -7,6 +7,7 @@ engine that runs bundles itself needs less: `("my-engine", "run", str(bundle))`.
 import asyncio
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -111,6 +112,7 @@ def enter(bundle: Path, request: str = "") -> None:
         hide_paths(root, linux.get("maskedPaths") or (), linux.get("readonlyPaths") or ())
     os.chroot(root)
     os.chdir(process["cwd"])
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and so would the program
     limit_capabilities({*process.get("capabilities", {}).get("bounding", ())} - UNSAFE)
     try:
         os.execvpe(process["args"][0], process["args"], variables(process))  # which only what is in the root may see

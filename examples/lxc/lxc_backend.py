@@ -84,8 +84,8 @@ class LxcRuntime(SupervisedRuntime, SupportsExecProcess, SupportsUpdateResources
         return await asyncio.to_thread(cgroup_usage, self._cgroups, (await self._cgroups_of(container_id))[0])
 
     async def update_resources(self, container_id: str, resources: Mapping[str, Any]) -> None:
-        cgroup, files = (await self._cgroups_of(container_id))[0], cgroup_files(resources, v2=self._cgroups.v2)
-        await asyncio.to_thread(self._cgroups.write, cgroup, files)  # a lower memory limit reclaims before it returns
+        files = cgroup_files(resources, v2=self._cgroups.v2)  # a lower memory limit reclaims before its write returns
+        await asyncio.to_thread(self._cgroups.write, (await self._cgroups_of(container_id))[0], files)
 
     async def exec_process(
         self, container_id: str, process: Mapping[str, Any], io: ProcessIO, started: Callable[[int], None]

@@ -9,6 +9,7 @@ A request is JSON. Only the standard library is imported: this process stays as 
 import ctypes
 import json
 import os
+import signal
 import sys
 from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_size_t, c_uint, c_void_p, cast
 from pathlib import Path
@@ -53,9 +54,8 @@ def strings(texts: list[str]) -> Any:
 def start(request: dict[str, Any]) -> int:
     for number, path in ((number, path) for number, path in enumerate(request["pipes"]) if path):
         # an output is opened for reading, too, so that the open does not wait for a reader
-        descriptor = os.open(path, os.O_RDWR if number else os.O_RDONLY | os.O_NONBLOCK)
-        os.set_blocking(descriptor, True)
-        os.dup2(descriptor, number)
+        os.dup2(os.open(path, os.O_RDWR if number else os.O_RDONLY | os.O_NONBLOCK), number)
+        os.set_blocking(number, True)
     container = Container(ctypes.CDLL("liblxc.so.1"), request)
     container.call(WANT_DAEMONIZE, c_int(0))
     made = container.call(START, c_int(0), strings(request["args"]))
@@ -64,8 +64,6 @@ def start(request: dict[str, Any]) -> int:
         errors = Path(request["files"], "log").read_text(errors="replace").splitlines() or [""]
         Path(request["files"], "failed").write_text(errors[0].split(" - ", 2)[-1])
         return FAILED
-    if not made and not status:  # only an end by SIGHUP, a reboot for LXC, starts the container again, which the hook refuses
-        return 129
     return status >> 8 if not status & 0x7F else 128 + (status >> 8)  # liblxc writes a signal as number << 8 | 0x7f
 
 
@@ -88,6 +86,8 @@ def execute(request: dict[str, Any], pipe: int) -> int:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)  # what is ignored here, as Python does SIGPIPE, would be so in the container
     if sys.argv[1] == "start":
         sys.exit(start(json.loads(Path(sys.argv[2]).read_bytes())))
     os.set_inheritable(int(sys.argv[3]), False)
