@@ -1,7 +1,6 @@
 import asyncio
 import contextlib
 import re
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -9,6 +8,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+
+from crishim.testing.suite.node import free_port
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 POD = """
@@ -36,12 +37,6 @@ def scraped(text: str) -> dict[str, tuple[str, set[str]]]:
         labels = re.findall(rf"^{base}\{{(.*)\}} ", text, re.MULTILINE)
         found[name] = (kind, {label for line in labels for label in re.findall(r'(\w+)="', line)} - {"le"})
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def scrape_until(url: str, words: str) -> str:

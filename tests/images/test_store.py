@@ -34,6 +34,7 @@ from crishim.model.values import ContainerId, ImageId
 from crishim.system import SystemClock
 from crishim.testing import FakeClock
 from crishim.testing.doubles import RecordingObserver
+from crishim.testing.suite.node import free_port
 from tests.backends.runc.world import needs
 from tests.node.registry import (
     OCI_MANIFEST,
@@ -44,7 +45,6 @@ from tests.node.registry import (
     Registry,
     digest_of,
     folder,
-    free_port,
     serving,
     tar_of,
 )

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from tests.node.registry import free_port
+from crishim.testing.suite.node import free_port
 
 Spec = dict[str, Any]
 

@@ -27,10 +27,11 @@ from crishim.interfaces.oci_runtime import FIRST_PROCESS
 from crishim.linux.mounts import unmount_below
 from crishim.linux.processes import recorded, runs
 from crishim.play import CriClient
+from crishim.testing.suite.node import free_port
 from tests.kubelet import settings
 from tests.kubelet.apiserver import NAMESPACE, PODS, ApiServer, Spec
 from tests.kubelet.settings import NUMBER
-from tests.node.registry import File, Layout, Registry, folder, free_port, hardlink, serving, tar_of
+from tests.node.registry import File, Layout, Registry, folder, hardlink, serving, tar_of
 from tests.node.world import CGROUPS, Node
 
 T = TypeVar("T")

@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import signal
-import socket
 import subprocess
 import tarfile
 import time
@@ -22,6 +21,8 @@ from typing import Any
 
 import attrs
 import pytest
+
+from crishim.testing.suite.node import free_port
 
 USER, PASSWORD = "somebody", "a secret"
 HTPASSWD = "somebody:$2y$05$HWBrzxjeO636BXGaKI72dee.D6afAUxiWUfACh1QfsHV.rX0YR17.\n"
@@ -224,12 +225,6 @@ class Registry:
     def _ping(self) -> None:
         with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(f"http://{self.address}/v2/") as reply:
             reply.read()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

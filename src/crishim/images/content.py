@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +27,7 @@ import attrs
 
 from crishim.errors import CrishimError, DataLoss, FailedPrecondition, PermissionDenied
 from crishim.images.layers import renamed
-from crishim.images.manifest import Configuration, Descriptor, Manifest, check, parse_config, parse_manifest
+from crishim.images.manifest import Configuration, Manifest, check, parse_config, parse_manifest
 from crishim.images.snapshots import refuse_marks
 from crishim.images.table import ImageEntry, dump, load
 from crishim.linux.syscalls import last_os_error, libc
@@ -131,32 +131,28 @@ class Content:
             try:
                 if missing := set(entry.layers) - self.sizes.keys():
                     raise DataLoss(f"its layer {min(missing)} is missing")
-                configs[entry.id] = self.config(entry.id, self._manifest(entry).layers)
+                module = entry.layers[0] if len(entry.layers) == 1 else ""  # a layer without lower ones has its own digest
+                configs[entry.id] = self.config(entry.id, len(entry.layers), module)
                 whole[entry.id] = entry
             except (CrishimError, OSError) as error:
                 complaints.append(f"image {entry.id} ({', '.join(entry.tags)}) is lost, and must be pulled again: {error}")
         return whole, configs, complaints
 
-    def config(self, image_id: ImageId, layers: Sequence[Descriptor]) -> Configuration:
+    def config(self, image_id: ImageId, layers: int, module: str) -> Configuration:
         """An image's configuration. Raises `DataLoss` for invalid content, which is deleted, so that the next pull downloads
-        it again.
+        it again. The arguments are those of `parse_config`.
         """
         path = self.blob(image_id)
         try:
-            return parse_config(check(path.read_bytes(), image_id, "the image's configuration"), layers)
+            return parse_config(check(path.read_bytes(), image_id, "the image's configuration"), layers, module)
         except DataLoss:
             path.unlink()
             raise
 
     def is_checkpoint(self, entry: ImageEntry) -> bool:
         """Whether an image holds a checkpoint archive. Raises `DataLoss` for a manifest that is broken."""
-        return self._manifest(entry).is_checkpoint
-
-    def _manifest(self, entry: ImageEntry) -> Manifest:
         manifest = parse_manifest(check(self.blob(entry.manifest).read_bytes(), entry.manifest, "the image's manifest"))
-        if not isinstance(manifest, Manifest):
-            raise DataLoss(f"{entry.manifest} is no manifest")
-        return manifest
+        return isinstance(manifest, Manifest) and manifest.is_checkpoint
 
     def save(self, table: Mapping[ImageId, ImageEntry]) -> None:
         """Write the index durably. Raises `ResourceExhausted`."""

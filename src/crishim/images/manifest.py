@@ -7,7 +7,7 @@ that does not match these is `DataLoss`; valid content that is not a container i
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import attrs
@@ -91,6 +91,11 @@ class Manifest:
     """Whether its layers hold the files of a checkpoint archive, by its annotation."""
 
     @property
+    def module(self) -> str:
+        """The digest of a WebAssembly artifact's module; empty for any other image."""
+        return self.layers[0].digest if [layer.media_type for layer in self.layers] == [_WASM] else ""
+
+    @property
     def size(self) -> int:
         """The size of the configuration and the layers, in bytes."""
         return self.config.size + sum(layer.size for layer in self.layers)
@@ -140,20 +145,20 @@ def media_type_of(data: bytes) -> str:
     return str(json.loads(data).get("mediaType") or (_OCI_INDEX if isinstance(parsed, Index) else _OCI_MANIFEST))
 
 
-def parse_config(data: bytes, layers: Sequence[Descriptor]) -> Configuration:
+def parse_config(data: bytes, layers: int, module: str = "") -> Configuration:
     """An image configuration with as many `diff_ids` as the manifest has layers. Raises `DataLoss` or `InvalidArgument`.
 
-    A WebAssembly artifact is the image of one file, which is its entrypoint.
+    A WebAssembly artifact, of which `module` is the digest of its one layer, is the image of one file, which is its entrypoint.
     """
     with _shaped("image configuration"):
         top = _object(json.loads(data))
         if not isinstance(top.get("rootfs"), dict):
-            if [layer.media_type for layer in layers] != [_WASM]:
+            if not module:
                 raise InvalidArgument("image.image", "is an artifact and not a container image")
-            return Configuration(ImageConfig(entrypoint=(f"/{MODULE}",)), (layers[0].digest,), _platform(top))
+            return Configuration(ImageConfig(entrypoint=(f"/{MODULE}",)), (module,), _platform(top))
         diff_ids = tuple(str(item) for item in top["rootfs"].get("diff_ids") or ())
-        if len(diff_ids) != len(layers) or not all(valid_digest(item) for item in diff_ids):
-            raise DataLoss(f"the image configuration has {len(diff_ids)} layers, and the manifest {len(layers)}")
+        if len(diff_ids) != layers or not all(valid_digest(item) for item in diff_ids):
+            raise DataLoss(f"the image configuration has {len(diff_ids)} layers, and the manifest {layers}")
         return Configuration(image_config(_object(top.get("config") or {})), diff_ids, _platform(top))
 
 

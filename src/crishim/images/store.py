@@ -300,7 +300,7 @@ class ContentStore(ImageService, RootfsProvider, SupportsRootfsDiff):
     async def _unpack(self, copied: Copied, job: Unpacking, claim: "_Claim") -> tuple[ImageEntry, Configuration]:
         manifest = copied.manifest
         image_id = ImageId(manifest.config.digest)
-        config = await asyncio.to_thread(self._content.config, image_id, manifest.layers)
+        config = await asyncio.to_thread(self._content.config, image_id, len(manifest.layers), manifest.module)
         chain = chain_ids(config.diff_ids)
         async with self._gate:
             claim.layers.update(chain)

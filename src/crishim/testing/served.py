@@ -11,7 +11,6 @@ import asyncio
 import tempfile
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -51,16 +50,11 @@ class ServedNode:
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """The result of a function that is called in the node's thread. Raises what it raises."""
-        done: Future[T] = Future()
 
-        def step() -> None:
-            try:
-                done.set_result(function(*arguments))
-            except BaseException as error:  # noqa: BLE001 - it is raised in the caller's thread
-                done.set_exception(error)
+        async def step() -> T:
+            return function(*arguments)
 
-        self._loop.call_soon_threadsafe(step)
-        return done.result()
+        return self.run(step())
 
     def restart(self) -> None:
         """Stop serving, and serve the same pods again: what a restart of a runtime is to its clients."""

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
+from crishim.config import NetworkConfig
 from crishim.errors import Unknown
 from crishim.linux.mounts import unmount_below
 from crishim.linux.programs import find_program
@@ -37,7 +38,6 @@ TOOLS: Final = {
     "iptables": "iptables",
 }
 PLUGINS: Final = ("bridge", "portmap", "firewall", "host-local")
-PLUGIN_FOLDERS: Final = ("/opt/cni/bin", "/usr/lib/cni")
 BRIDGE: Final = "crisuite0"
 SUBNET: Final = "10.87.0.0/16"
 SLICE: Final = "test.slice"
@@ -62,7 +62,7 @@ def missing() -> list[str]:
     lacking = [f"{tool}: apt-get install {package}" for tool, package in TOOLS.items() if not find_program(tool)]
     if not find_program(critest_program()):
         lacking.append("critest: on PATH or named by $CRITEST; releases of kubernetes-sigs/cri-tools have it")
-    if not all(find_program(plugin, PLUGIN_FOLDERS) for plugin in PLUGINS):
+    if not all(find_program(plugin, NetworkConfig().plugins) for plugin in PLUGINS):
         lacking.append(f"the CNI plug-ins {', '.join(PLUGINS)}: apt-get install containernetworking-plugins")
     if os.geteuid() != 0:
         lacking.append("root")
