@@ -234,3 +234,42 @@ async def test_pipes_are_closed_with_their_program() -> None:
     await end_program(process, group=True)
     assert b"" == await asyncio.wait_for(process.stdout.read(), 30)
     os.kill(descendant, signal.SIGKILL)
+
+
+LOOPS = """
+import asyncio, signal, subprocess, sys
+from crishim.linux.children import children
+
+class Loop(asyncio.SelectorEventLoop):
+    def close(self):
+        super().close()
+        print(*answers)
+
+async def main():
+    await (await children.start("true")).wait()
+
+class Pipe:
+    def __init__(self, pipe):
+        self.pipe = pipe
+    def __getattr__(self, name):
+        return getattr(self.pipe, name)
+    def close(self):
+        self.pipe.close()
+        answers.append(signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL)
+        subprocess.run(["true"])
+
+answers = []
+def loop():
+    made = Loop()
+    made._csock = Pipe(made._csock)
+    return made
+for _ in range(2):
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
+"""
+
+
+async def test_an_exit_while_the_loop_closes() -> None:
+    """A child that exits after the loop has closed the pipe of its signals causes no message of Python's, in any loop."""
+    program = await children.start(sys.executable, "-c", LOOPS, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert (b"True\nTrue True\n", b"") == await program.communicate()

@@ -28,7 +28,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -164,6 +164,7 @@ class Children:
         self._expecting: dict[object, float] = {}
         self._zombies: dict[Identity, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._watch: AsyncGenerator[None, None] | None = None
         self._look: asyncio.TimerHandle | None = None
 
     async def start(self, *argv: str | Path, **options: Any) -> asyncio.subprocess.Process:
@@ -239,7 +240,9 @@ class Children:
             return
         self._loop, self._look = loop, None
         if signal.getsignal(signal.SIGCHLD) in {signal.SIG_DFL, None}:
-            loop.add_signal_handler(signal.SIGCHLD, self.wake)
+            self._watch = _calling(self.wake, loop)
+            with contextlib.suppress(StopIteration):
+                self._watch.__anext__().send(None)
 
     def _collect_orphans(self) -> None:
         self._look = None
@@ -281,6 +284,19 @@ class Children:
         if zombie.session != zombie.pid or _in_other_pid_namespace(zombie.pid):
             return 0
         return max(0.0, since + GRACE - now)
+
+
+async def _calling(call: Callable[[], None], loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
+    """Call on SIGCHLD until the loop shuts down its asynchronous generators, as `asyncio.run` does.
+
+    The loop itself removes a handler only after it has closed the pipe that the signal is written to: a child that exits in
+    between has Python print an error.
+    """
+    loop.add_signal_handler(signal.SIGCHLD, call)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGCHLD)
 
 
 def _program(name: str, options: dict[str, Any]) -> str:
