@@ -228,11 +228,16 @@ async def test_a_program_that_has_ended_can_be_ended() -> None:
 
 async def test_pipes_are_closed_with_their_program() -> None:
     """A descendant that left the program's group, and still has its output, keeps no pipe of ours open."""
-    process = await children.start("sh", "-c", "setsid sleep 600 & echo $!; exec sleep 600", stdout=asyncio.subprocess.PIPE)
+    pipe = asyncio.subprocess.PIPE
+    leaves = "setsid sh -c 'echo $$; exec sleep 600' <&0 & exec sleep 600"
+    process = await children.start("sh", "-c", leaves, stdin=pipe, stdout=pipe, stderr=pipe)
+    assert process.stdin is not None
     assert process.stdout is not None
     descendant = int(await process.stdout.readline())
-    await end_program(process, group=True)
-    assert b"" == await asyncio.wait_for(process.stdout.read(), 30)
+    process.stdin.write(b"x" * 1024 * 1024)
+    async with asyncio.timeout(30):
+        await end_program(process, group=True)
+        assert b"" == await process.stdout.read()
     os.kill(descendant, signal.SIGKILL)
 
 

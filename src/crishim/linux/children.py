@@ -74,15 +74,18 @@ def orphans_left_to_others() -> Iterator[None]:
 async def end_program(process: asyncio.subprocess.Process, *, group: bool = False) -> None:
     """Kill a program of `Children.start`, unless it has ended, with its process group if `group`; collect it, close its pipes.
 
-    A descendant that still has the other ends of the pipes would keep them open, and the loop waiting for their end.
+    A descendant may still have the other ends of the pipes: `wait` would wait for that, in Python 3.11.
     """
     with contextlib.suppress(ProcessLookupError):  # asyncio has collected it, and its exit code was not read yet
         if not group:
             process.kill()
         elif process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
+    transport = process._transport  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio has no public way to it
+    for number in range(3):
+        if (pipe := transport.get_pipe_transport(number)) is not None and not pipe.is_closing():
+            (pipe.close if number else pipe.abort)()
     await process.wait()
-    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio has no public way to it
 
 
 def watch_by_pidfd() -> None:
