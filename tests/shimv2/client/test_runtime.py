@@ -20,6 +20,7 @@ from crishim.model.values import ContainerId
 from crishim.oci.spec import process_of
 from crishim.pods.bundle import read_config
 from crishim.shimv2.client.connection import ShimLink
+from crishim.shimv2.client.task import ShimTask
 from crishim.testing.conformance.candidate import until
 from crishim.testing.conformance.logs import read_log
 from crishim.testing.conformance.offers import Sink, Source
@@ -115,8 +116,11 @@ async def test_a_shim_that_stands_still(containers: ShimWorld, monkeypatch: pyte
     assert 137 == (await containers.wait(spec.id)).code
 
 
-async def test_memory_runs_out(containers: ShimWorld) -> None:
-    """A container that the kernel kills for want of memory has ended with 137, and oom."""
+@pytest.mark.parametrize("event", [True, False])
+async def test_memory_runs_out(containers: ShimWorld, monkeypatch: pytest.MonkeyPatch, *, event: bool) -> None:
+    """A container that the kernel kills for want of memory has ended with 137, and oom, even if the shim's event is late."""
+    if not event:
+        monkeypatch.setattr(ShimTask, "note_oom", lambda _: None)
     pod = await containers.sandbox()
     eats = ("dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1")
     spec = await containers.run(pod, eats, resources=Resources(memory_limit_in_bytes=16 << 20))

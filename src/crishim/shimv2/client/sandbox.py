@@ -47,11 +47,6 @@ _PING_TIMEOUT: Final = 5.0
 _FREE_TIMEOUT: Final = 40.0
 """Seconds after which a shim that does not respond, or does not free all tasks, is killed at the end of its sandbox."""
 
-_KILLED: Final = 128 + 9
-
-_OOM_TIMEOUT: Final = 0.2
-"""Seconds to wait for the event of an out-of-memory kill, which arrives separately from the exit."""
-
 
 class SandboxShim:
     """The shim of one sandbox."""
@@ -386,11 +381,7 @@ class SandboxShim:
             except CrishimError as error:
                 _log.warning("the exit status of %s is unknown: %s", task.id, error)
                 end = Exit.unknown()
-            if end.code == _KILLED and self._binary.events and not task.killed:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_OOM_TIMEOUT):
-                        await task.oom.wait()
-            await task.finish(end)
+            await task.finish(end, events=bool(self._binary.events))
 
     async def _free(self, task: ShimTask) -> None:
         """Kill and delete a task; if the shim is dead, the cleanup has done that."""

@@ -13,8 +13,10 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 
 from crishim.errors import CrishimError, DeadlineExceeded, NotFound, Unknown
 from crishim.interfaces.keeper import Keeper
-from crishim.interfaces.oci_runtime import Stdio
+from crishim.interfaces.oci_runtime import FIRST_PROCESS, Stdio
 from crishim.interfaces.seats import Clock
+from crishim.linux import processes
+from crishim.linux.oom import killed_for_memory
 from crishim.logs.stdio import ContainerStdio, ForeignStreams
 from crishim.model.process import Exit, TerminalSize
 from crishim.shimv2.client.connection import ShimLink
@@ -32,6 +34,11 @@ _HUNG_UP: Final = "EOF"
 """The end of kata's message when the connection to its guest was closed during a call: it has no code of its own."""
 
 _PAUSE: Final = 0.1
+
+_SIGKILL: Final = 128 + 9
+
+_OOM_TIMEOUT: Final = 1.0
+"""Seconds to wait for the event of an out-of-memory kill, which arrives separately from the exit."""
 
 
 @attrs.frozen
@@ -168,10 +175,15 @@ class ShimTask:
         if self.streams is not None:
             await self.streams.started()
 
-    async def finish(self, end: Exit) -> None:
-        """The task has exited: write the remaining output, then record the exit status. Only the first call has an effect."""
+    async def finish(self, end: Exit, *, events: bool = False) -> None:
+        """The task has exited: write the remaining output, then record the exit status. Only the first call has an effect.
+
+        With `events` the shim sends events.
+        """
         if self.end.done():
             return
+        if end.code == _SIGKILL and not self.killed:
+            await self._look_for_oom(events=events)
         self._fifos.release()
         if self.streams is not None:
             await self.streams.drained(end)
@@ -180,6 +192,16 @@ class ShimTask:
         recorded = attrs.evolve(end, oom=True) if self.oom.is_set() else end
         self._folder.write_exit(self.id, recorded)
         self.end.set_result(recorded)
+
+    async def _look_for_oom(self, *, events: bool) -> None:
+        """Find out by the kernel's log, or else, as for a VM, by the event, whether the first process was killed for memory."""
+        first = processes.recorded(Path(self.record.bundle) / FIRST_PROCESS)
+        if first is not None and await asyncio.to_thread(killed_for_memory, first):
+            self.oom.set()
+        elif events:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_OOM_TIMEOUT):
+                    await self.oom.wait()
 
     async def close(self) -> None:
         """Close the streams; the task itself keeps running. May be called twice."""
