@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test bench examples docs reference pictures package packages tools criu proto wire fuzz soak coverage-page critest critest-all critest-containerd guest guest-all guest-qemu kubelet clean
+.PHONY: demo test bench examples docs reference pictures package packages tools criu proto wire fuzz soak coverage-page critest critest-all critest-containerd critest-crio guest guest-all guest-qemu kubelet clean
 
 # Plays a pod on the embedded backend: no root, no daemon.
 demo: $(VENV)/.node
@@ -71,6 +71,10 @@ critest-all: packages $(VENV)/.dev
 # The suite against containerd, with runc's own shim and with ours: what is worse with ours.
 critest-containerd: packages $(VENV)/.dev
 	$(BIN)/python -m tests.suite.containerd
+
+# The same against the CRI-O on PATH, with runc and with our shim.
+critest-crio: packages $(VENV)/.dev
+	$(BIN)/python -m tests.suite.crio
 
 # This checkout on a node with systemd, cgroup v2 and AppArmor, within MINUTES; which parts were left out for that is printed.
 MINUTES ?= 25

@@ -24,7 +24,12 @@ import attrs
 
 from bench.report import Row, load, markdown, picture, save
 
-PEERS: Final = {"containerd": ("containerd", "containerd-shim-runc-v2"), "runc": ("runc",), "crun": ("crun",)}
+PEERS: Final = {
+    "containerd": ("containerd", "containerd-shim-runc-v2"),
+    "crio": ("crio", "pinns"),
+    "runc": ("runc",),
+    "crun": ("crun",),
+}
 """What each peer needs on PATH. The names of runtimes stand for our server over them."""
 
 SHORT: Final = {

@@ -4,7 +4,7 @@ Prints one table: milliseconds (median, 95th percentile) of each call for pods o
 second with eight clients, memory, lists, a restart, a cold pull; then the ratios to containerd's. Nothing is asserted.
 Needs root, containerd, runc, crun, conmon, skopeo, docker-registry and busybox.
 
-    python -m bench.node [--pods 30] [--many 100] [--only containerd,runc,crun,docker,runc-keeper] [--json FILE]
+    python -m bench.node [--pods 30] [--many 100] [--only containerd,crio,runc,crun,docker,runc-keeper] [--json FILE]
 """
 
 import argparse
@@ -40,6 +40,7 @@ from crishim.play import CriClient, connect
 from crishim.play.configs import MASKED_PATHS, READONLY_PATHS
 from crishim.testing.harness import container_config, sandbox_config
 from tests.node.registry import File, Layout, folder, serving, tar_of
+from tests.shimv2.crio import Crio
 from tests.suite.engine import engine
 
 T = TypeVar("T")
@@ -177,7 +178,7 @@ class Rounds:
         wanted = container_config(
             "",
             metadata=ContainerMetadata("c"),
-            image=ImageSpec(image=self.peer.image),
+            image=ImageSpec(image=self.peer.image, user_specified_image=self.peer.image),
             command=(),
             log_path="c.log",
             linux=LinuxContainerConfig(security_context=PLAIN),
@@ -373,6 +374,12 @@ config_path = "{place}/hosts"
     return Peer("containerd", place, ("containerd", "--config", f"{place}/containerd.toml", "--log-level", "warn"), small, big)
 
 
+def crio(place: Path, small: str, big: str) -> Peer:
+    """CRI-O with the runc on PATH, and no pause, as by default."""
+    made = Crio(place, small, small.partition("/")[0], default="runc", runc=str(shutil.which("runc")))
+    return Peer("crio", place, made.command, small, big)
+
+
 @contextlib.contextmanager
 def cleared(peer: Peer) -> Iterator[None]:
     """Whatever comes, nothing of the peer is left."""
@@ -395,7 +402,7 @@ def cleared(peer: Peer) -> Iterator[None]:
 
 def versions() -> None:
     """Print the versions of the programs that are measured."""
-    for program in ("containerd", "runc", "crun", "conmon"):
+    for program in filter(shutil.which, ("containerd", "crio", "runc", "crun", "conmon")):
         output = subprocess.run([program, "--version"], check=False, capture_output=True, text=True)
         print(output.stdout.partition("\n")[0])
 
@@ -425,7 +432,7 @@ def peers_for(names: list[str]) -> Iterator[tuple[tuple[str, Any], list[Peer]]]:
                 own.mkdir()
                 if name == "docker":
                     stack.enter_context(engine(own, registry.port, ()))
-                peers.append({"containerd": containerd, "docker": docker}.get(name, crishim)(own, small, big))
+                peers.append({"containerd": containerd, "crio": crio, "docker": docker}.get(name, crishim)(own, small, big))
                 stack.enter_context(cleared(peers[-1]))
             yield (temporary, registry), peers
 

@@ -42,13 +42,13 @@ def real_plugins() -> pytest.MarkDecorator:
 
 
 @contextlib.contextmanager
-def images(place: Path) -> Iterator[str]:
-    """A registry with a busybox; the reference to pull it by."""
+def images(place: Path, *command: str) -> Iterator[str]:
+    """A registry with a busybox that runs `command`; the reference to pull it by."""
     busybox = Path(str(shutil.which("busybox"))).read_bytes()
     links = [File(f"bin/{name}", kind=b"1", to="bin/busybox", mode=0o755) for name in ("sh", "sleep", "cat", "true", "dd")]
     layer = tar_of(folder("bin"), File("bin/busybox", busybox, mode=0o755), *links)
     layout = Layout(place / "layout")
-    layout.image([layer], {"Cmd": ["sleep", "600"], "Env": ["PATH=/bin"]}, tag="one")
+    layout.image([layer], {"Cmd": command or ["sleep", "600"], "Env": ["PATH=/bin"]}, tag="one")
     with serving(place / "registry") as registry:
         yield registry.push(layout, "one", "test/busybox:1")
 

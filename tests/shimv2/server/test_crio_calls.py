@@ -1,9 +1,8 @@
-"""CRI-O as the client of our shim (`runtime_type = "vm"`), by its calls.
+"""The calls of CRI-O to our shim (`runtime_type = "vm"`), one by one, where there is no CRI-O; `test_crio.py` has the real one.
 
-CRI-O cannot be built here, as the module proxy does not have it, and there is no recording of it: this is a client that calls
-as `internal/oci/runtime_vm.go` does. It starts the shim once for a pod, with an empty address and nothing on stdin; it refuses
-a JSON answer with a version above 2, and speaks Task v2; root file systems are mounted already; annotations have its own names;
-it drains the pipes and writes the log itself.
+The client here calls as `internal/oci/runtime_vm.go` does. It starts the shim once for a pod, with an empty address and nothing
+on stdin; it refuses a JSON answer with a version above 2, and speaks Task v2; root file systems are mounted already;
+annotations have its own names; it drains the pipes and writes the log itself.
 """
 
 import asyncio

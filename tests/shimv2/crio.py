@@ -1,0 +1,180 @@
+"""A CRI-O of its own, whose pods go through our shim (`runtime_type = "vm"`)."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sysconfig
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+
+from crishim.linux.mounts import mounts_below, unmount_below
+from crishim.play import CallError, CriClient, connect
+from crishim.testing.suite.node import write_network
+from crishim.testing.suite.programs import wait_for
+from tests.node.world import processes
+
+PROGRAMS = ("crio", "pinns", "runc", "conmon", "busybox")
+SHIM = f"{sysconfig.get_path('scripts')}/containerd-shim-crishim-v2"
+
+RUNC = """#!/bin/sh
+for word; do
+    case "$word" in --bundle=*) bundle=${word#--bundle=} ;; *) [ "$previous" = --bundle ] && bundle=$word ;; esac
+    previous=$word
+done
+[ -z "$bundle" ] || sed -i 's/"oomScoreAdj": *-[0-9]*/"oomScoreAdj":0/' "$bundle/config.json"
+exec runc "$@"
+"""
+"""runc where nobody may lower `oom_score_adj`, as CRI-O does for the sandbox."""
+
+
+HANDLERS = ("crishim", "runc")
+
+
+class Crio:
+    """One CRI-O in `folder`, with the handlers `crishim` and `runc`. `image` is also the pause.
+
+    The registry `mirror` (host:port) has no TLS, and is asked in the place of `hosts`. Pods have the handler `default`;
+    `runc` is the program of the other one.
+    """
+
+    def __init__(
+        self, folder: Path, image: str, mirror: str, hosts: Sequence[str] = (), default: str = HANDLERS[0], runc: str = ""
+    ) -> None:
+        self.folder, self.image, self.default = folder, image, default
+        self.runc = runc or str(folder / "runc.sh")
+        self.state = folder / "shim"
+        self._process: subprocess.Popen[bytes] | None = None
+        for name in ("hooks", "cdi", "keys"):
+            (folder / name).mkdir()
+        (folder / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+        (folder / "registries.conf").write_text(
+            "\n".join(f'[[registry]]\nprefix = "{host}"\nlocation = "{mirror}"\ninsecure = true' for host in (mirror, *hosts))
+        )
+        (folder / "runc.sh").write_text(RUNC)
+        (folder / "runc.sh").chmod(0o755)
+        (folder / "options.toml").write_text(f'BinaryName = "{folder}/runc.sh"\n')
+        (folder / "crio.conf").write_text(self._configuration())
+
+    def _configuration(self) -> str:
+        place = self.folder
+        return f"""[crio]
+root = "{place}/lib"
+runroot = "{place}/run"
+storage_driver = "overlay"
+log_dir = "{place}/logs"
+version_file = "{place}/version"
+clean_shutdown_file = "{place}/clean"
+[crio.api]
+listen = "{place}/cri.sock"
+[crio.runtime]
+default_runtime = "{self.default}"
+cgroup_manager = "cgroupfs"
+conmon_cgroup = "pod"
+decryption_keys_path = "{place}/keys"
+hooks_dir = ["{place}/hooks"]
+cdi_spec_dirs = ["{place}/cdi"]
+container_exits_dir = "{place}/exits"
+container_attach_socket_dir = "{place}/attach"
+namespaces_dir = "{place}/namespaces"
+irqbalance_config_file = "{place}/irqbalance"
+irqbalance_config_restore_file = "disable"
+pinns_path = "{shutil.which("pinns")}"
+[crio.runtime.runtimes.crishim]
+runtime_path = "{SHIM}"
+runtime_type = "vm"
+runtime_root = "{place}/vm"
+runtime_config_path = "{place}/options.toml"
+[crio.runtime.runtimes.runc]
+runtime_path = "{self.runc}"
+runtime_root = "{place}/runc"
+monitor_path = "{shutil.which("conmon")}"
+[crio.image]
+pause_image = "{self.image}"
+pause_command = ""
+signature_policy = "{place}/policy.json"
+signature_policy_dir = "{place}/policies"
+[crio.network]
+network_dir = "{place}/net.d"
+plugin_dirs = ["/usr/lib/cni"]
+[crio.nri]
+enable_nri = false
+"""
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What starts it."""
+        place = self.folder
+        options = (f"--config={place}/crio.conf", f"--config-dir={place}/crio.conf.d")
+        return ("crio", *options, f"--registries-conf={place}/registries.conf")
+
+    def start(self) -> None:
+        """Start it."""
+        environment = {**os.environ, "CRISHIM_SHIM_STATE": str(self.state)}
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
+
+    def wait(self) -> None:
+        """Return when it listens."""
+        wait_for("CRI-O", (self.folder / "cri.sock").exists)
+
+    def stop(self) -> None:
+        """Stop it; its pods keep running."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(30)
+            self._process = None
+
+    @contextlib.asynccontextmanager
+    async def cri(self) -> AsyncIterator[CriClient]:
+        """A client, once it answers."""
+        async with connect(f"unix://{self.folder}/cri.sock") as client:
+            async with asyncio.timeout(30):
+                while True:
+                    with contextlib.suppress(CallError):
+                        await client.status()
+                        break
+                    await asyncio.sleep(0.05)
+            yield client
+
+    def leftovers(self) -> set[str]:
+        """What pods have left: mounts, monitors, runc's records."""
+        found = {f"mount {mount.path}" for mount in mounts_below(self.folder) if mount.path != f"{self.folder}/lib/overlay"}
+        found |= {f"process {pid} {line}" for pid, line in processes(str(self.folder)) if line.startswith(("conmon", "sleep"))}
+        return found | {f"runc's {path}" for path in (self.state / "runc").glob("**/state.json")}
+
+    def close(self) -> None:
+        """Leave nothing."""
+        self.stop()
+        for pid, _ in processes(str(self.folder)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for state in (self.state / "runc").glob("*/*/state.json"):
+            command = ["runc", "--root", str(state.parents[1]), "delete", "--force", state.parent.name]
+            subprocess.run(command, check=False, capture_output=True)
+        unmount_below(self.folder)
+
+
+@contextlib.contextmanager
+def crio(image: str, bridge: str, mirror: str = "", hosts: Sequence[str] = (), default: str = HANDLERS[0]) -> Iterator[Crio]:
+    """A CRI-O that runs, gone afterwards, as `Crio`; its pods have addresses in 10.85.0.0/16."""
+    folder = Path(tempfile.mkdtemp(prefix="crio"))
+    folder.chmod(0o711)  # the root of a user namespace reaches its files in here
+    made = Crio(folder, image, mirror or image.partition("/")[0], hosts, default)
+    write_network(folder, bridge, "10.85.0.0/16")
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run(["ip", "link", "delete", bridge], check=False, capture_output=True)
