@@ -10,7 +10,7 @@ import pytest
 from crishim._proto import nri_pb2 as pb
 from crishim.model.container import ContainerMetadata
 from crishim.model.image import ImageSpec
-from crishim.model.sandbox import LinuxPodSandboxConfig
+from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxConfig
 from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
 from crishim.nri.plugin import Adjustment
 from crishim.testing.conformance.candidate import until
@@ -40,6 +40,13 @@ EVENTS = [
 ]
 
 
+def on_the_host(logs: Path) -> PodSandboxConfig:
+    """A pod on the host's network."""
+    options = NamespaceOption(network=NamespaceMode.NODE, pid=NamespaceMode.CONTAINER)
+    linux = LinuxPodSandboxConfig(security_context=LinuxSandboxSecurityContext(namespace_options=options))
+    return sandbox_config("pod", hostname="", linux=linux, log_directory=str(logs))
+
+
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Containerd]:
     with images(tmp_path) as image, containerd(image, NEWEST) as started:
@@ -48,10 +55,8 @@ def node(tmp_path: Path) -> Iterator[Containerd]:
 
 @pytest.fixture
 async def pod(node: Containerd, tmp_path: Path) -> AsyncIterator["Pod"]:
-    options = NamespaceOption(network=NamespaceMode.NODE, pid=NamespaceMode.CONTAINER)
-    linux = LinuxPodSandboxConfig(security_context=LinuxSandboxSecurityContext(namespace_options=options))
     async with node.cri() as client:
-        made = Pod(node, client, sandbox_config("pod", hostname="", linux=linux, log_directory=str(tmp_path)))
+        made = Pod(node, client, on_the_host(tmp_path))
         await client.pull_image(ImageSpec(image=node.image), made.config)
         yield made
 

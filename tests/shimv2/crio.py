@@ -31,18 +31,19 @@ exec runc "$@"
 """runc where nobody may lower `oom_score_adj`, as CRI-O does for the sandbox."""
 
 
-HANDLERS = ("crishim", "runc")
+OURS, RUNC_ALONE = "crishim", "runc"
+"""The handlers."""
 
 
 class Crio:
-    """One CRI-O in `folder`, with the handlers `crishim` and `runc`. `image` is also the pause.
+    """One CRI-O in `folder`, with a handler of our shim and one of runc. `image` is also the pause.
 
     The registry `mirror` (host:port) has no TLS, and is asked in the place of `hosts`. Pods have the handler `default`;
     `runc` is the program of the other one.
     """
 
     def __init__(
-        self, folder: Path, image: str, mirror: str, hosts: Sequence[str] = (), default: str = HANDLERS[0], runc: str = ""
+        self, folder: Path, image: str, mirror: str, hosts: Sequence[str] = (), default: str = OURS, runc: str = ""
     ) -> None:
         self.folder, self.image, self.default = folder, image, default
         self.runc = runc or str(folder / "runc.sh")
@@ -101,7 +102,10 @@ signature_policy_dir = "{place}/policies"
 network_dir = "{place}/net.d"
 plugin_dirs = ["/usr/lib/cni"]
 [crio.nri]
-enable_nri = false
+enable_nri = true
+nri_listen = "{place}/nri.sock"
+nri_plugin_dir = "{place}/plugins"
+nri_plugin_config_dir = "{place}/plugins.d"
 """
 
     @property
@@ -165,7 +169,7 @@ enable_nri = false
 
 
 @contextlib.contextmanager
-def crio(image: str, bridge: str, mirror: str = "", hosts: Sequence[str] = (), default: str = HANDLERS[0]) -> Iterator[Crio]:
+def crio(image: str, bridge: str, mirror: str = "", hosts: Sequence[str] = (), default: str = OURS) -> Iterator[Crio]:
     """A CRI-O that runs, gone afterwards, as `Crio`; its pods have addresses in 10.85.0.0/16."""
     folder = Path(tempfile.mkdtemp(prefix="crio"))
     folder.chmod(0o711)  # the root of a user namespace reaches its files in here

@@ -16,10 +16,9 @@ from typing import Final
 
 from crishim.testing.suite.node import CACHE, MIRRORED, critest, missing, registry
 from crishim.testing.suite.report import outcomes
-from tests.shimv2.crio import HANDLERS, PROGRAMS, crio
+from tests.shimv2.crio import OURS, PROGRAMS, RUNC_ALONE, crio
 from tests.suite.containerd import worse
 
-OURS, BASELINE = HANDLERS
 PAUSE: Final = "registry.k8s.io/pause:3.10"
 
 
@@ -44,11 +43,11 @@ def main() -> int:
         return 1
     reports = {}
     with tempfile.TemporaryDirectory(prefix="suite") as folder, registry(Path(folder)) as port:
-        for handler in (BASELINE, OURS):
+        for handler in (RUNC_ALONE, OURS):
             reports[handler] = run(handler, port, sys.argv[1:])
             sums = Counter(outcomes(reports[handler]).values())
             print(f"CRI-O, {handler}:", ", ".join(f"{sums[how]} {how}" for how in ("passed", "failed", "left out")), flush=True)
-    found = worse(reports[BASELINE], reports[OURS])
+    found = worse(reports[RUNC_ALONE], reports[OURS])
     print("worse with our shim:" if found else "nothing is worse with our shim.", *found, sep="\n  ")
     return 1 if found else 0
 

@@ -14,24 +14,24 @@ from crishim.play import CriClient
 from crishim.testing.harness import container_config
 from tests.backends.runc.world import needs
 from tests.node.world import TOOLS, images
-from tests.shimv2.crio import PROGRAMS, Crio, crio
+from tests.shimv2.crio import OURS, PROGRAMS, Crio, crio
 from tests.shimv2.server.test_releases import pod_config, until
 
 pytestmark = [pytest.mark.node, needs(*PROGRAMS, *TOOLS)]
 
-HANDLER = "crishim"
+PAUSE = ("sh", "-c", "trap exit TERM; sleep 600 & wait")
+"""The command of the image, for pods with a pause."""
 
 
 @pytest.fixture
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crio]:
-    pause = ("sh", "-c", "trap exit TERM; sleep 600 & wait")
-    with images(tmp_path_factory.mktemp("images"), *pause) as image, crio(image, "crishimcrio") as node:
+    with images(tmp_path_factory.mktemp("images"), *PAUSE) as image, crio(image, "crishimcrio") as node:
         yield node
 
 
 async def run_pod(client: CriClient, node: Crio, sandbox: PodSandboxConfig) -> str:
     await client.pull_image(ImageSpec(image=node.image), sandbox)
-    return await client.run_sandbox(sandbox, HANDLER)
+    return await client.run_sandbox(sandbox, OURS)
 
 
 async def start(client: CriClient, node: Crio, pod: str, sandbox: PodSandboxConfig, name: str, *argv: str) -> str:

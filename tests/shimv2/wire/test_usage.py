@@ -6,7 +6,7 @@ from crishim._proto import cgroups_v2_pb2 as v2
 from crishim._proto import shim_task_pb2 as task_pb
 from crishim._proto import ttrpc_pb2
 from crishim.model.stats import CgroupUsage, DeviceIo, PsiData, PsiStats
-from crishim.shimv2.wire.metrics import decode_metrics
+from crishim.shimv2.wire.metrics import decode_metrics, encode_metrics
 from tests.shimv2.golden import answers
 
 
@@ -75,3 +75,24 @@ def test_recorded_metrics(name: str) -> None:
         usage = decode_metrics(stats)
         assert (usage.cpu or 0) > 0
         assert (usage.memory or 0) > 0
+
+
+@pytest.mark.parametrize("unified", [False, True])
+def test_what_is_encoded(*, unified: bool) -> None:
+    """What clients of a shim read is what was measured, and nothing that CRI-O or nerdctl read without a check is missing."""
+    psi = PsiStats(full=PsiData(total=8000, avg10=0.5), some=PsiData(total=9000, avg300=1.5))
+    io = (DeviceIo("259:0", 1, 2, 3, 4), DeviceIo("8:1", 3, 4, 512, 4096))
+    usage = CgroupUsage(cpu=90000, memory=10, io=io, tasks=3, cpu_psi=psi, memory_psi=psi, io_psi=psi)
+    packed = encode_metrics(usage, unified=unified)
+    decoded = decode_metrics(packed)
+    assert (90000, 10, io, 3) == (decoded.cpu, decoded.memory, decoded.io, decoded.tasks)
+    assert ([psi] * 3 if unified else [None] * 3) == [decoded.cpu_psi, decoded.memory_psi, decoded.io_psi]
+    nothing = encode_metrics(CgroupUsage(), unified=unified).value
+    if unified:
+        found = v2.Metrics.FromString(nothing)
+        assert {"cpu", "memory", "pids", "memory_events", "io"} == {field.name for field, _ in found.ListFields()}
+    else:
+        metrics = v1.Metrics.FromString(nothing)
+        assert {"cpu", "memory", "pids", "memory_oom_control", "blkio"} == {field.name for field, _ in metrics.ListFields()}
+        assert {"usage", "throttling"} == {field.name for field, _ in metrics.cpu.ListFields()}
+        assert {"usage", "swap", "kernel", "kernel_tcp"} == {field.name for field, _ in metrics.memory.ListFields()}
