@@ -45,6 +45,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
         "crishim.oci.facts",
         "crishim.oci.ignores",
         "crishim.oci.resources",
+        "crishim.oci.usage",
         "crishim.logs.execution",
         "crishim.logs.follower",
         "crishim.logs.lines",
