@@ -35,6 +35,7 @@ from crishim.model.values import ContainerId
 from crishim.pods.bundle import read_config
 from crishim.pods.namespaces import user_namespace
 from crishim.pods.usage import cgroup_usage
+from crishim.shimv2.server.abilities import Abilities
 from crishim.shimv2.server.options import self_contained
 from crishim.shimv2.server.pause import add_pod_files
 from crishim.shimv2.server.rootfs import mappings, mount_rootfs, unmount_rootfs
@@ -73,6 +74,7 @@ class Tasks:
         self._pods = pods
         self.unified = unified
         self._tasks: dict[Key, Task] = {}
+        self.abilities = Abilities()
         self.shutdown_asked = asyncio.Event()
         """Set by Shutdown and ShutdownSandbox."""
 
@@ -91,6 +93,7 @@ class Tasks:
             async with task.lock:
                 pipes.hold()
                 await asyncio.to_thread(self._records.save, key, creation.bundle, options)
+                await self.abilities.check_task((key[0], options), task.runtime, creation.bundle, terminal=creation.io.terminal)
                 await mount_with_ids(creation)
                 task.sandbox = await asyncio.to_thread(add_pod_files, creation.bundle, self._pods / key[0])
                 task.main.pid = await task.runtime.create(key[1], creation.bundle, _stdio(pipes.paths))
