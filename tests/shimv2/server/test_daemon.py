@@ -258,7 +258,7 @@ def test_the_launcher_is_thin() -> None:
 
 @needs(*TOOLS)
 async def test_pods_of_containerd(tmp_path: Path) -> None:
-    """Containerd's CRI runs a pod of two containers through our shim, from the creation to the removal; a plain one asks for nothing."""
+    """Containerd's CRI runs a pod of two containers through our shim; a plain container asks its runtime for nothing."""
     options = NamespaceOption(network=NamespaceMode.NODE, pid=NamespaceMode.CONTAINER)
     linux = LinuxPodSandboxConfig(security_context=LinuxSandboxSecurityContext(namespace_options=options))
     with images(tmp_path) as image, containerd(image) as node:
