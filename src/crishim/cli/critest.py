@@ -6,12 +6,10 @@ from typing import IO
 
 import click
 
-from crishim.cli.options import exit_on_error, fail, sigterm_as_sigint
+from crishim.cli.options import TESTED, exit_on_error, fail, sigterm_as_sigint
 from crishim.plugins import load
 from crishim.testing.suite.node import missing, run_suite
 from crishim.testing.suite.report import EVERYWHERE, KnownSpecs, read_known, report
-
-_NAME = "tested"
 
 
 @click.command(name="critest", context_settings={"ignore_unknown_options": True})
@@ -40,7 +38,7 @@ def command(plugin: str, arguments: tuple[str, ...], known_file: IO[str] | None,
         known = EVERYWHERE | (read_known(known_file.read()) if known_file else KnownSpecs())
         if lacking := missing():
             fail("the suite needs:\n  " + "\n  ".join(lacking), 2)
-        backend = f'[handlers]\n"" = "{_NAME}"\n[backends.{_NAME}]\nplugin = "{plugin}"\n'
+        backend = f'[handlers]\n"" = "{TESTED}"\n[backends.{TESTED}]\nplugin = "{plugin}"\n'
         more = options_file.read() if options_file else ""
         with sigterm_as_sigint():
             file = run_suite("plugin", lambda *_: contextlib.nullcontext(backend), arguments, more)
