@@ -177,6 +177,21 @@ async def test_refusals_leave_nothing(store: ContentStore, saved: Layout, tree: 
     assert [] == list((tmp_path / "store/tmp").iterdir())
 
 
+async def test_after_a_restart(tree: Path, tmp_path: Path) -> None:
+    """A loaded image is whole for the next process: its defaults and its files."""
+    first = ContentStore(tmp_path / "other", SystemClock())
+    image_id = await first.load(tree, NAME, CONFIG)
+    await first.close()
+    store = ContentStore(tmp_path / "other", SystemClock())
+    try:
+        found = await detail(store)
+        assert (image_id, CONFIG) == (found.image.id, found.config)
+        assert "hello" == (await root(store, image_id) / "etc/hello").read_text()
+    finally:
+        await store.release(C1)
+        await store.close()
+
+
 async def test_without_skopeo(tree: Path, saved: Layout, tmp_path: Path) -> None:
     """A root file system needs no skopeo, and an archive says that it is missing."""
     store = ContentStore(tmp_path / "other", SystemClock(), PullSettings(program="no-skopeo"))
