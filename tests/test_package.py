@@ -40,6 +40,9 @@ def test_the_sdist_has_what_its_tests_need(dist: Path) -> None:
     wanted = {"src/crishim/__init__.py", "tests/test_house.py", "docs/tutorial.md", "docs/pictures/play.svg", "Makefile"}
     wanted |= {"examples/hello.yaml", "docs/conf.py", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE"}
     assert set() == wanted - names
+    hidden = ("__pycache__", ".")
+    examples = [path.relative_to(ROOT) for path in (ROOT / "examples").rglob("*") if path.is_file()]
+    assert set() == {str(path) for path in examples if not any(part.startswith(hidden) for part in path.parts)} - names
 
 
 def test_metadata_is_what_an_index_takes(dist: Path) -> None:

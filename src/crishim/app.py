@@ -45,7 +45,7 @@ from crishim.shimv2.client.files import SHIMS, SandboxFolder
 from crishim.store.sqlite import SqliteStore
 from crishim.system import SystemClock
 
-__all__ = ["Progressed", "read_config", "running"]
+__all__ = ["Progressed", "read_config", "running", "store"]
 
 if TYPE_CHECKING:
     from crishim.nri.adaptation import NodeResourceInterface
@@ -143,7 +143,7 @@ def forget_leftovers(config: Config, sandbox_id: str) -> None:
             shutil.rmtree(folder)
 
 
-def store(config: Config, progress: Progressed) -> ContentStore:
+def store(config: Config, progress: Progressed | None = None) -> ContentStore:
     """The node's image store, to be closed. Raises `FailedPrecondition` while a server has it locked."""
     return _images(config, SystemClock(), None, progress)
 

@@ -29,10 +29,14 @@ class AlwaysZero(FakeBackend):
         await super().wait_container(container_id)
         return Exit(code=0)
 
+def optional(context):
+    return FakeBackend(netns=NetnsSource[context.options["netns"]])
+
 exam = {"programs": FakePrograms(), "survives_restart": False}
 plugin = Plugin(build=lambda _: AlwaysZero(netns=NetnsSource.NONE), exam=exam)
 library = Plugin(build=lambda _: FakeBackend(netns=NetnsSource.LIBRARY), exam=exam)
 sick = Plugin(build=lambda _: 1 / 0, exam=exam)
+optioned = Plugin(build=optional, exam={**exam, "options": {"netns": "LIBRARY"}})
 unknown = Plugin(build=lambda _: FakeBackend(), exam={"survives": True})
 """
 
@@ -44,6 +48,16 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.syspath_prepend(tmp_path)
     yield
     sys.modules.pop("broken_backend", None)
+
+
+@pytest.mark.usefixtures("broken")
+def test_options_of_the_backend(tmp_path: Path) -> None:
+    """The options of the drop-in replace those of the plug-in's exam."""
+    (tmp_path / "options.toml").write_text('[backends.tested]\nnetns = "NONE"\n')
+    command = ["exam", "broken_backend:optioned", "--only", "lifecycle"]
+    assert 1 == CliRunner().invoke(main, command).exit_code
+    done = CliRunner().invoke(main, [*command, "--options", str(tmp_path / "options.toml")])
+    assert 0 == done.exit_code, done.output
 
 
 def test_a_backend_passes(tmp_path: Path) -> None:

@@ -73,6 +73,16 @@ def test_a_module_that_a_mount_loads(tmp_path: Path) -> None:
     assert {} == lacking(config, tmp_path)
 
 
+def test_programs_that_the_node_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the plug-in, skopeo is needed for the store; the programs of user namespaces are reported if they are absent."""
+    config = machine(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert ["skopeo"] == list(lacking(config, tmp_path))
+    assert {} == lacking(config, tmp_path, store=False)
+    absent = [finding.what for finding in node_findings(config, store=True, root=tmp_path) if not finding.ok]
+    assert ["unshare", "nsenter", "skopeo"] == absent
+
+
 def test_files_that_pulls_need(tmp_path: Path) -> None:
     """Without a signature policy nothing is pulled; what the configuration names must be there."""
     config = machine(tmp_path)
@@ -123,3 +133,22 @@ def test_the_check_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         done = CliRunner().invoke(main, ["check", "--config", str(file)])
         reported = f"no network configuration in {tmp_path}/none" in done.output
         assert (code, needs_node) == (done.exit_code, reported), done.output
+        section = done.output.partition("backend mine\n")[2].strip()
+        assert [needs_node, not needs_node] == ["pod network: see above" in section, section == "ok      needs nothing"]
+
+
+def test_a_plug_in_that_no_handler_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the node has for it is shown, and what is missing there does not make the check fail."""
+    file = tmp_path / "crishim.toml"
+    file.write_text(
+        f'state = "{tmp_path}/state"\nruntime_state = "{tmp_path}/run"\nlisten = "{tmp_path}/run/sock"\n'
+        f'[handlers]\n"" = "used"\n[network]\nconfig = "{tmp_path}/none"\n'
+    )
+    monkeypatch.setattr(check, "installed", lambda: ("mine",))
+    monkeypatch.setattr(check, "load", lambda name: Plugin(build=fakes.plugin.build, needs_node=name == "mine"))
+    done = CliRunner().invoke(main, ["check", "--config", str(file)])
+    assert 0 == done.exit_code
+    assert f"no network configuration in {tmp_path}/none" in done.output.partition("\nnode (no handler needs it)\n")[2]
+    words = done.output.partition("backend mine (no handler uses it)\n")[2].split()
+    assert ["absent", "node", "lacks"] == words[:3]
+    assert ["pod", "network:", "see", "above"] == words[-4:]

@@ -1,5 +1,6 @@
 """The running of one check: time, restarts in two processes, and what a failure says."""
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -12,12 +13,13 @@ import pytest
 
 from crishim.errors import NotFound
 from crishim.interfaces.backend import Backend, BackendContext, NetnsSource
+from crishim.interfaces.capabilities import SupportsClose
 from crishim.linux.processes import with_variable
 from crishim.system import SystemClock
 from crishim.testing import FakeBackend
 from crishim.testing.conformance import examine as examining
 from crishim.testing.conformance.candidate import MARK, Candidate, World, until
-from crishim.testing.conformance.examine import Grade, Restart, Result, examine
+from crishim.testing.conformance.examine import Check, Grade, Restart, Result, examine
 from crishim.testing.conformance.programs import LeftOut
 from crishim.testing.fake_programs import FakePrograms
 from tests.backends.runc.world import needs
@@ -80,6 +82,47 @@ def test_a_failure_shows_what_containers_logged(fake: Candidate) -> None:
         examine(check_that_fails, fake, everything)
     (account,) = caught.value.__notes__
     assert account.endswith("\n  ".join(["log of container main:", *(f"line {number}" for number in range(10, 20))]))
+
+
+async def check_that_passes(world: World) -> None:
+    """It passes."""
+    await world.run(await world.sandbox(), ("sleep",))
+
+
+class Closing(FakeBackend, SupportsClose):
+    """Writes down what it holds when it is closed."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(netns=NetnsSource.NONE)
+        self._file = file
+
+    async def close(self) -> None:
+        left = await self.inventory()
+        with self._file.open("a") as file:
+            file.write(f"closed with {len(left.sandboxes)} sandboxes and {len(left.containers)} containers\n")
+
+
+@pytest.mark.parametrize(("check", "fails"), [(check_that_passes, False), (check_that_fails, True)])
+def test_the_backend_is_closed_at_the_end(fake: Candidate, tmp_path: Path, check: Check, fails: bool) -> None:
+    """A backend with `SupportsClose` is closed once, after everything is removed, also when the check fails."""
+
+    async def make(_: BackendContext) -> Backend:
+        return Closing(tmp_path / "closed")
+
+    with pytest.raises(AssertionError) if fails else contextlib.nullcontext():
+        examine(check, attrs.evolve(fake, make=make), everything)
+    assert ["closed with 0 sandboxes and 0 containers"] == (tmp_path / "closed").read_text().splitlines()
+
+
+def test_a_close_that_fails(fake: Candidate, tmp_path: Path) -> None:
+    """A check fails if the backend cannot be closed, and what a failed check says is not hidden by it."""
+
+    async def make(_: BackendContext) -> Backend:
+        return Closing(tmp_path)
+
+    for check, message in ((check_that_passes, "IsADirectoryError"), (check_that_fails, "'real'")):
+        with pytest.raises(AssertionError, match=message):
+            examine(check, attrs.evolve(fake, make=make), everything)
 
 
 def test_a_check_has_a_time_limit(fake: Candidate) -> None:

@@ -42,6 +42,7 @@ REASONS: Final = {
     "systemd": "there is no systemd here",
     "containerd": "containerd is another node's runtime",
     "online": "it needs a registry that is not on this machine",
+    "docker": "it needs images of a docker engine: tests/images/test_loading.py loads such ones",
     "fragment": "its names come from the reader's program; the page it links to runs the whole",
     "suite": "it needs critest, and minutes: tests/cli/test_critest.py runs the command",
     "make": "it is run by .ci/run, or is this test itself",

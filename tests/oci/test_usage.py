@@ -1,7 +1,7 @@
 """The files of both versions, as kernels write them."""
 
-from crishim.model.stats import CgroupUsage, ContainerUsage, DeviceIo, PsiData, PsiStats
-from crishim.oci.usage import container_usage, parse_cgroup_v1, parse_cgroup_v2, sum_usage
+from crishim.model.stats import CgroupUsage, ContainerUsage, DeviceIo, PsiData, PsiStats, SandboxUsage
+from crishim.oci.usage import container_usage, parse_cgroup_v1, parse_cgroup_v2, sandbox_usage, sum_usage
 
 V2 = {
     "cpu.stat": "usage_usec 5000000\nuser_usec 3000000\nsystem_usec 2000000\n"
@@ -124,6 +124,14 @@ def test_usage_carries_every_part() -> None:
     )
     assert 8192 == samples["container_blkio_device_usage_total", "8:0", "Write"]
     assert 2 == samples["container_fs_writes_total", "8:0"]
+
+
+def test_a_pods_usage_is_that_of_a_container_without_what_pods_lack() -> None:
+    """A pod has the CPU time, memory, processes and pressure of its cgroup, with the same time, and no swap or metrics."""
+    measured, pod = container_usage(of_v2(), 5), sandbox_usage(of_v2(), 5)
+    assert (measured.cpu, measured.memory, measured.process, measured.io) == (pod.cpu, pod.memory, pod.process, pod.io)
+    assert (None, ()) == (pod.network, pod.metrics)
+    assert SandboxUsage() == sandbox_usage(CgroupUsage(), 5)
 
 
 def test_nothing_is_not_zero() -> None:

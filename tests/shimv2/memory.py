@@ -11,6 +11,7 @@ from crishim.errors import NotFound
 from crishim.interfaces.backend import BackendInfo
 from crishim.interfaces.capabilities import ProcessIO
 from crishim.interfaces.oci_runtime import OciState, OciStatus, Stdio
+from crishim.model.features import OCI
 from crishim.model.process import Exit
 from crishim.model.values import ContainerId
 from crishim.shimv2.server.task import Creation, Task, TaskEvents
@@ -40,6 +41,8 @@ class MemoryRuntime:
         self.exec_io = ProcessIO()
         self.refusal: Exception | None = None
         self.kills: list[tuple[int, bool]] = []
+        self.supported = OCI
+        self.probes = 0
 
     def _find(self, container_id: str) -> Container:
         try:
@@ -48,7 +51,8 @@ class MemoryRuntime:
             raise NotFound("container", container_id) from None
 
     async def probe(self) -> BackendInfo:
-        return BackendInfo(name="memory", version="0")
+        self.probes += 1
+        return BackendInfo(name="memory", version="0", supported=self.supported)
 
     async def create(self, container_id: str, bundle: Path, stdio: Stdio) -> int:
         if self.refusal is not None:

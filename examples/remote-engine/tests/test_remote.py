@@ -43,10 +43,6 @@ class TestRemote(BackendConformance):
     async def make_backend(self, context: BackendContext) -> Backend:
         return RemoteBackend(context)
 
-    async def close_backend(self, backend: Backend) -> None:
-        assert isinstance(backend, RemoteBackend)
-        await backend.close()
-
 
 def test_a_pod_is_played(engine_url: str, tmp_path: Path) -> None:
     """`crishim play` shows the engine's address, the task's output, and a probe that runs in the engine."""

@@ -25,6 +25,9 @@ _EXTRAS: Final = (
     ("metrics", ("prometheus_client", "h11"), "metrics for Prometheus"),
 )
 
+_NODE: Final = "node"
+"""The part of the machine that crishim makes pods of, for plug-ins with `needs_node`."""
+
 
 @click.command(name="check")
 @config_option
@@ -35,24 +38,43 @@ def command(path: Path | None) -> None:
         console = Console(highlight=False, soft_wrap=True)
         console.print(f"crishim {__version__}, Python {platform.python_version()}, {platform.system()} {platform.release()}")
         whole = [_print_findings(console, title, found) for title, found in findings(config)]
-        used = {config.plugin_of(backend) for backend in config.backend_names}
-        for name in sorted({*installed()} - used):
-            for title, results in _plugin_findings(config, name, []):
-                _print_findings(console, title, results)
+        for title, results in unused_findings(config):
+            _print_findings(console, title, results)
         sys.exit(0 if all(whole) else 1)
 
 
 def findings(config: Config) -> Iterator[tuple[str, Iterable[Finding]]]:
     """The needs of serving with this configuration, with titles: crishim's own, the node's, each backend's."""
+    used = _used(config)
+    yield "crishim", _own_findings(config)
+    if found := _shared_findings(config, used):
+        yield _NODE, found
+    for name in sorted(used):
+        yield from _plugin_findings(config, name, used[name])
+
+
+def unused_findings(config: Config) -> Iterator[tuple[str, Iterable[Finding]]]:
+    """The needs of the installed plug-ins that no handler uses, and of the node if one of these alone needs it."""
+    used = _used(config)
+    others = sorted({*installed()} - used.keys())
+    if not _shared_findings(config, used) and (found := _shared_findings(config, others)):
+        yield f"{_NODE} (no handler needs it)", found
+    for name in others:
+        yield from _plugin_findings(config, name, [])
+
+
+def _used(config: Config) -> dict[str, list[str]]:
+    """The backends that handlers name, by plug-in."""
     used: dict[str, list[str]] = {}
     for backend in config.backend_names:
         used.setdefault(config.plugin_of(backend), []).append(backend)
-    yield "crishim", _own_findings(config)
-    plugins = [plugin for plugin in map(_loaded, used) if plugin is not None and plugin.needs_node]
-    if plugins:
-        yield "node", node_findings(config, store=any(plugin.images is None for plugin in plugins))
-    for name in sorted(used):
-        yield from _plugin_findings(config, name, used[name])
+    return used
+
+
+def _shared_findings(config: Config, names: Iterable[str]) -> list[Finding]:
+    """What the node must have for those of the plug-ins that need it; nothing if none does."""
+    plugins = [plugin for plugin in map(_loaded, names) if plugin is not None and plugin.needs_node]
+    return list(node_findings(config, store=any(plugin.images is None for plugin in plugins))) if plugins else []
 
 
 def _loaded(name: str) -> Plugin | None:
@@ -70,9 +92,18 @@ def _plugin_findings(config: Config, name: str, backends: list[str]) -> Iterator
         yield f"backend {name}", (Finding(what="plug-in", ok=False, without=error.message),)
         return
     for backend in backends:
-        yield f"backend {backend}", _findings_of(plugin, config.options_of(backend))
+        yield f"backend {backend}", (*_node_needed(config, plugin), *_findings_of(plugin, config.options_of(backend)))
     if not backends:
-        yield f"backend {name} (no handler uses it)", _findings_of(plugin, EMPTY)
+        yield f"backend {name} (no handler uses it)", (*_node_needed(config, plugin), *_findings_of(plugin, EMPTY))
+
+
+def _node_needed(config: Config, plugin: Plugin) -> Iterator[Finding]:
+    """Whether the node has what a plug-in needs of it. Each need is a finding of the node, above all plug-ins, which counts."""
+    if plugin.needs_node:
+        found = node_findings(config, store=plugin.images is None)
+        lacking = [finding.what for finding in found if finding.needed and not finding.ok]
+        without = f"lacks {', '.join(lacking)}: see above"
+        yield Finding(what=_NODE, ok=not lacking, needed=False, found="has what is needed: see above", without=without)
 
 
 def _findings_of(plugin: Plugin, options: Mapping[str, object]) -> Iterable[Finding]:

@@ -5,18 +5,19 @@ import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import IO, Any, Final
 
 import click
 from rich.console import Console
 from rich.text import Text
 
-from crishim.cli.options import exit_on_error
+from crishim.cli.options import drop_in_option, exit_on_error, tested_options
 from crishim.coverage.verdicts import FieldVerdict, Subject, Verdict, coverage
 from crishim.errors import CrishimError
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.capabilities import capabilities
 from crishim.model.features import Feature
+from crishim.model.values import FrozenDict
 from crishim.plugins import build, load
 from crishim.system import SystemClock
 
@@ -44,21 +45,26 @@ _STYLES: Final = {Verdict.SUPPORTED: "green", Verdict.REFUSED: "red", Verdict.IG
 
 @click.command(name="coverage")
 @click.argument("backends", nargs=-1, required=True, metavar="BACKEND...")
+@drop_in_option
 @click.option(
     "--only", type=click.Choice([verdict.value for verdict in Verdict]), help="Show the fields with this verdict alone."
 )
 @click.option(
     "--markdown", is_flag=True, help="One table for all the backends with their newest engines, as in the documentation."
 )
-def command(backends: tuple[str, ...], only: str | None, *, markdown: bool) -> None:
+def command(backends: tuple[str, ...], drop_in: IO[str] | None, only: str | None, *, markdown: bool) -> None:
     """Show the treatment of each field of CRI: supported, refused, ignored with the reason, or not stated.
 
-    BACKEND is an installed plug-in, or package.module:attribute. It is built with its default options and probed; nothing is
-    run on it. If its engine does not answer, what its plug-in says of the newest one counts. A refused field ends the call with
-    INVALID_ARGUMENT or UNIMPLEMENTED, an ignored one has no effect.
+    BACKEND is an installed plug-in, or package.module:attribute. It is built and probed; nothing is run on it. The file of
+    --options is a drop-in of crishim's configuration, as that of `crishim critest`, for one BACKEND. If its engine does not
+    answer, what its plug-in says of the newest one counts. A refused field ends the call with INVALID_ARGUMENT or
+    UNIMPLEMENTED, an ignored one has no effect.
     """
+    if drop_in is not None and len(backends) > 1:
+        raise click.UsageError("--options needs a single BACKEND")
     with exit_on_error():
-        tables = [coverage(_subject(name, ask=not markdown)) for name in backends]
+        options = tested_options(drop_in)
+        tables = [coverage(_subject(name, options, ask=not markdown)) for name in backends]
         if markdown:
             click.echo("\n".join(_markdown(backends, tables)), nl=False)
             return
@@ -66,11 +72,13 @@ def command(backends: tuple[str, ...], only: str | None, *, markdown: bool) -> N
             _print(name, lines, only)
 
 
-def _subject(name: str, *, ask: bool) -> Subject:
+def _subject(name: str, options: FrozenDict[str, Any], *, ask: bool) -> Subject:
     """The backend as it is on this machine, or as its plug-in says. Raises what its construction and its probe raise."""
     plugin = load(name)
     with tempfile.TemporaryDirectory(prefix="crishim-coverage-") as folder:
-        backend = build(plugin.build, BackendContext(state=Path(folder), runtime_state=Path(folder), clock=SystemClock()), name)
+        place = Path(folder)
+        context = BackendContext(state=place, runtime_state=place, options=options, clock=SystemClock())
+        backend = build(plugin.build, context, name)
         supported = plugin.supported
         if ask or supported is None:
             supported = _asked(name, backend, supported)

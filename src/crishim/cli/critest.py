@@ -2,17 +2,14 @@
 
 import contextlib
 import sys
-from pathlib import Path
 from typing import IO
 
 import click
 
-from crishim.cli.options import exit_on_error, fail, sigterm_as_sigint
+from crishim.cli.options import TESTED, exit_on_error, fail, sigterm_as_sigint
 from crishim.plugins import load
-from crishim.testing.suite.node import CACHE, missing, run_suite
+from crishim.testing.suite.node import missing, run_suite
 from crishim.testing.suite.report import EVERYWHERE, KnownSpecs, read_known, report
-
-_NAME = "tested"
 
 
 @click.command(name="critest", context_settings={"ignore_unknown_options": True})
@@ -31,6 +28,8 @@ def command(plugin: str, arguments: tuple[str, ...], known_file: IO[str] | None,
     message of a skipped spec begins with, or a part of its name. The file of --options is a drop-in of crishim's
     configuration, in which the backend is `[backends.tested]`.
 
+    Several runs may go on beside each other; specs of pods on the node's network take the same ports in all of them.
+
     The exit status is 0 if nothing failed or was left out that is not known, 1 if something did, 2 if the suite could not be
     run.
     """
@@ -39,11 +38,11 @@ def command(plugin: str, arguments: tuple[str, ...], known_file: IO[str] | None,
         known = EVERYWHERE | (read_known(known_file.read()) if known_file else KnownSpecs())
         if lacking := missing():
             fail("the suite needs:\n  " + "\n  ".join(lacking), 2)
-        backend = f'[handlers]\n"" = "{_NAME}"\n[backends.{_NAME}]\nplugin = "{plugin}"\n'
+        backend = f'[handlers]\n"" = "{TESTED}"\n[backends.{TESTED}]\nplugin = "{plugin}"\n'
         more = options_file.read() if options_file else ""
         with sigterm_as_sigint():
-            xml = run_suite("plugin", lambda *_: contextlib.nullcontext(backend), arguments, more)
-    text, bad = report(xml, plugin, known)
+            file = run_suite("plugin", lambda *_: contextlib.nullcontext(backend), arguments, more)
+    text, bad = report(file.read_text(), plugin, known)
     click.echo(text)
-    click.echo(f"the whole output, the report and crishim's log: {Path(CACHE, 'plugin')}.*", err=True)
+    click.echo(f"the whole output, the report and crishim's log: {file.with_suffix('')}.*", err=True)
     sys.exit(1 if bad else 0)

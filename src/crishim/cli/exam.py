@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from crishim.cli.options import exit_on_error, sigterm_as_sigint
+from crishim.cli.options import drop_in_option, exit_on_error, sigterm_as_sigint, tested_options
 from crishim.plugins import load
 from crishim.testing.conformance.checks import CHECKS
 from crishim.testing.conformance.examination import Examination, attributes_of
@@ -23,6 +23,7 @@ _SLOW: Final = 5.0
 
 @click.command(name="exam")
 @click.argument("plugin")
+@drop_in_option
 @click.option("--only", multiple=True, help="Only the checks with this text in their names; may be repeated.")
 @click.option("--failed", "failed_file", type=click.File(encoding="utf-8"), help="Only those that failed by this JUnit report.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for one check; 180 without.")
@@ -30,6 +31,7 @@ _SLOW: Final = 5.0
 @click.option("--badge", "badge_file", type=click.Path(path_type=Path, dir_okay=False), help="Write a badge (SVG) here.")
 def command(
     plugin: str,
+    drop_in: IO[str] | None,
     only: tuple[str, ...],
     failed_file: IO[str] | None,
     timeout: float | None,
@@ -41,12 +43,15 @@ def command(
     Each check is a sentence of the contract. A check of a capability or feature that the backend does not claim is not run, and
     one that needs something that is not here is left out; both are printed with the reason. The exit status is 0 if at least
     one check passed and none failed, else 1. SIGINT and SIGTERM end the exam, after the check under way has removed what it
-    made.
+    made. The file of --options is a drop-in of crishim's configuration, as that of `crishim critest`.
     """
     console = Console(highlight=False, soft_wrap=True)
     with exit_on_error(2, TypeError, ValueError):
-        limit = {} if timeout is None else {"limit": timeout}
-        exam: Examination = type("Exam", (Examination,), {**attributes_of(load(plugin)), **limit})()
+        attributes = attributes_of(load(plugin))
+        if timeout is not None:
+            attributes["limit"] = timeout
+        attributes["options"] = {**attributes.get("options", {}), **tested_options(drop_in)}
+        exam: Examination = type("Exam", (Examination,), attributes)()
         failed = None if failed_file is None else failed_in(failed_file.read())
     checks = [check for check in CHECKS if not only or any(text in name_of(check) for text in only)]
     if failed is not None:

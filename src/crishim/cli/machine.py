@@ -15,8 +15,13 @@ from crishim import app
 from crishim.cni.network import CniNetwork
 from crishim.config import Config
 from crishim.interfaces.seats import Finding
+from crishim.linux.programs import find_program
 from crishim.pods.host import cgroup_v2
 
+_PROGRAMS: Final = (
+    ("unshare", False, "no pod can have a user namespace", "util-linux"),
+    ("nsenter", False, "no pod can have a user namespace", "util-linux"),
+)
 _POLICY: Final = "/etc/containers/policy.json"
 _DRIVER: Final = re.compile(r'^\s*"?cgroupDriver"?:\s*["\']?(\w+)', re.MULTILINE)
 _DRIVER_FLAG: Final = re.compile(r"--cgroup-driver[= ][\"']?(\w+)")
@@ -33,7 +38,12 @@ def folder_findings(config: Config) -> Iterator[Finding]:
 
 
 def node_findings(config: Config, *, store: bool, root: Path = Path("/")) -> Iterator[Finding]:
-    """The needs of pods whose network crishim sets up; with `store`, also of pods whose images it pulls and mounts."""
+    """The needs of pods whose namespaces and networks crishim makes (`Plugin.needs_node`); with `store`, also of those whose
+    images it pulls and mounts.
+    """
+    yield Finding(what="root", ok=os.geteuid() == 0, without="no namespace can be created or mounted", remedy="run it as root")
+    for program, needed, without, package in _PROGRAMS:
+        yield _program(program, without, package, needed=needed)
     driver = app.driver_of(config).name.lower()
     yield Finding(what="cgroups", ok=True, found=f"version {2 if cgroup_v2() else 1}, driver {driver}")
     yield from driver_findings(driver, root / "var/lib/kubelet")
@@ -50,6 +60,7 @@ def node_findings(config: Config, *, store: bool, root: Path = Path("/")) -> Ite
     )
     if store:
         yield _overlay(root)
+        yield _program("skopeo", "no image can be pulled", "skopeo", needed=True)
         yield from _image_findings(config, root)
 
 
@@ -65,6 +76,11 @@ def driver_findings(driver: str, kubelet: Path) -> Iterator[Finding]:
                 remedy=f"set {driver} there, or cgroup_driver here",
             )
             return
+
+
+def _program(name: str, without: str, package: str, *, needed: bool) -> Finding:
+    path = find_program(name)
+    return Finding(what=name, ok=bool(path), needed=needed, found=path, without=without, remedy=f"apt-get install {package}")
 
 
 def _apparmor(root: Path) -> Finding:

@@ -14,6 +14,7 @@ _COMMANDS: Final = (
     "coverage",
     "critest",
     "exam",
+    "load",
     "new",
     "play",
     "pull",

@@ -170,6 +170,14 @@ class Content:
         with renamed("making a folder"):
             return Path(tempfile.mkdtemp(dir=self.tmp))
 
+    def take_in(self, blobs: Path, digests: Collection[str]) -> None:
+        """Move blobs from another folder of this file system, which is laid out as `blobs`, and replace those that exist."""
+        with renamed("storing blobs"):
+            for digest in dict.fromkeys(digests):
+                target = self.blob(digest)
+                target.parent.mkdir(exist_ok=True)
+                (blobs / target.relative_to(self.blobs)).rename(target)
+
     def adopt(self, layers: Mapping[str, UnpackedLayer]) -> None:
         """Move the unpacked and settled layers of one image to their names, by chain id.
 

@@ -25,6 +25,10 @@ _WASM: Final = "application/wasm"
 
 _OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
 _OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
+_OCI_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
+LAYER_TYPE: Final = "application/vnd.oci.image.layer.v1.tar"
+"""Of a layer in plain tar; `+gzip` or `+zstd` follows for a compressed one."""
+
 INDEX_TYPES: Final = frozenset({_OCI_INDEX, "application/vnd.docker.distribution.manifest.list.v2+json"})
 MANIFEST_TYPES: Final = frozenset({_OCI_MANIFEST, "application/vnd.docker.distribution.manifest.v2+json"})
 _CHOICES: Final = INDEX_TYPES | MANIFEST_TYPES | {""}
@@ -176,6 +180,41 @@ def image_config(value: dict[str, Any]) -> ImageConfig:
         volumes=tuple(sorted(map(_text, _object(value.get("Volumes") or {})))),
         labels=FrozenDict({_text(key): _text(text) for key, text in _object(value.get("Labels") or {}).items()}),
     )
+
+
+def config_object(config: ImageConfig) -> dict[str, Any]:
+    """The inverse of `image_config`."""
+    values = {
+        "Entrypoint": list(config.entrypoint),
+        "Cmd": list(config.cmd),
+        "Env": list(config.env),
+        "WorkingDir": config.working_dir,
+        "User": config.user,
+        "StopSignal": config.stop_signal,
+        "Volumes": {path: {} for path in config.volumes},
+        "Labels": dict(config.labels),
+    }
+    return {name: value for name, value in values.items() if value}
+
+
+def single_layer(layer: Descriptor, diff_id: str, config: ImageConfig, platform: Platform) -> tuple[bytes, bytes]:
+    """The configuration and the manifest of an image of one layer. They have no time, so equal arguments give equal bytes."""
+    variant = {"variant": platform.variant} if platform.variant else {}
+    described = {
+        "architecture": platform.architecture,
+        **variant,
+        "os": platform.os,
+        "config": config_object(config),
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+    }
+    data = json.dumps(described, sort_keys=True).encode()
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": _OCI_MANIFEST,
+        "config": {"mediaType": _OCI_CONFIG, "digest": digest_of(data), "size": len(data)},
+        "layers": [{"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size}],
+    }
+    return data, json.dumps(manifest, sort_keys=True).encode()
 
 
 def chain_ids(diff_ids: Iterable[str]) -> tuple[str, ...]:

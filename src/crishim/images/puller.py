@@ -60,9 +60,8 @@ from crishim.images.skopeo import (
     inspect_command,
     layers_command,
 )
-from crishim.images.skopeo_process import MAX_OUTPUT, CopyWatch, FolderWatch, PullProgress, Watch, run
+from crishim.images.skopeo_process import MAX_OUTPUT, CopyWatch, FolderWatch, PullProgress, Watch, run, with_program
 from crishim.interfaces.seats import Clock
-from crishim.linux.programs import find_program
 from crishim.model.image import AuthConfig
 
 _MAX_NESTED: Final = 4
@@ -123,9 +122,7 @@ class Puller:
         Raises `NotFound`, `PermissionDenied`, `PullError`, `ResourceExhausted` for a full disk, `DataLoss`, and `Unavailable`
         if skopeo is missing.
         """
-        if not (program := find_program(self._settings.program)):
-            raise Unavailable(f"{self._settings.program} is not on PATH, and is needed to pull images: apt-get install skopeo")
-        settings = attrs.evolve(self._settings, program=program)
+        settings = with_program(self._settings)
         with tempfile.TemporaryDirectory(dir=self._scratch) as name, renaming({OSError: Unavailable}):
             folder = Path(name)
             authfile = self._write_auth(folder, reference, auth)

@@ -27,6 +27,8 @@ from crishim.images.manifest import Platform
 from crishim.images.reference import Reference, canonical_registry, is_loopback
 from crishim.model.image import AuthConfig
 
+__all__ = ["PullSettings"]
+
 
 class UntypedManifest(DataLoss):
     """A registry's response has a manifest without its media type as Content-Type, by which alone skopeo judges."""
@@ -96,6 +98,15 @@ def foreign_command(
     digits.
     """
     return [*_copying(settings, platform), *_source(reference, authfile), f"docker://{reference}", f"dir:{folder}"]
+
+
+def load_command(settings: PullSettings, source: str, layout: str) -> list[str]:
+    """Copy a local image into the OCI layout `layout`, without compressing layers, so that an OCI image keeps its digest.
+
+    `source` names it with its transport (containers-transports(5)). In an index skopeo chooses by the machine's platform.
+    """
+    policy = ["--policy", settings.policy] if settings.policy else []
+    return [*_general(settings), *policy, "copy", "--quiet", "--dest-oci-accept-uncompressed-layers", source, f"oci:{layout}"]
 
 
 def _copying(settings: PullSettings, platform: Platform | None) -> list[str]:

@@ -15,12 +15,15 @@ from typing import Final
 
 import attrs
 
-from crishim.errors import PullError, PullReason
+from crishim.errors import PullError, PullReason, Unavailable
 from crishim.images.manifest import Descriptor, Manifest
+from crishim.images.skopeo import PullSettings
 from crishim.interfaces.seats import Clock
 from crishim.interfaces.tracing import span
 from crishim.linux.children import children
 from crishim.linux.programs import find_program
+
+__all__ = ["PullProgress"]
 
 MAX_OUTPUT: Final = 4 << 20
 """The manifest size that registries accept and clients read (distribution-spec, "Pushing Manifests")."""
@@ -77,6 +80,13 @@ class Waits:
     def waiting(self) -> str:
         """The reason of a current wait."""
         return self.reason if self._clock.monotonic() < self.until else ""
+
+
+def with_program(settings: PullSettings) -> PullSettings:
+    """The settings with the path of skopeo. Raises `Unavailable` if it is missing."""
+    if not (program := find_program(settings.program)):
+        raise Unavailable(f"{settings.program} is not on PATH, and is needed for images: apt-get install skopeo")
+    return attrs.evolve(settings, program=program)
 
 
 async def run(command: list[str], subject: str, stall: float, clock: Clock, watch: "Watch", cwd: Path | None = None) -> Ended:

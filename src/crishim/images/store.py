@@ -9,15 +9,17 @@ import asyncio
 import contextlib
 import json
 import logging
+import shutil
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
-from crishim.errors import CrishimError, NotFound
+from crishim.errors import CrishimError, InvalidArgument, NotFound
 from crishim.images.content import Content
+from crishim.images.loading import Loader
 from crishim.images.manifest import Configuration, Descriptor, chain_ids
 from crishim.images.puller import Copied, Puller, PullHooks
 from crishim.images.reference import Reference, id_prefix, parse
@@ -27,9 +29,11 @@ from crishim.images.snapshots import Snapshots
 from crishim.images.table import ImageEntry, find, named, pinned, shown
 from crishim.images.unpacking import Unpacking, Workers
 from crishim.interfaces.seats import Clock, ImageService, NoObserver, Observer, Rootfs, RootfsProvider, SupportsRootfsDiff
-from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageDetail, ImageFsInfo, ImageSpec
+from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageConfig, ImageDetail, ImageFsInfo, ImageSpec
 from crishim.model.sandbox import PodSandboxConfig
 from crishim.model.values import ContainerId, FrozenDict, ImageId
+
+__all__ = ["ContentStore"]
 
 _USAGE_AGE: Final = 10.0
 _USAGE_SHARE: Final = 20.0
@@ -88,6 +92,7 @@ class ContentStore(ImageService, RootfsProvider, SupportsRootfsDiff):
             raise
         for complaint in complaints:
             _log.warning("%s", complaint)
+        self._settings = settings
         self._puller = Puller(self._content.blobs, self._content.tmp, clock, settings)
         self._workers = Workers()
         self._pulls: dict[tuple[Reference, AuthConfig | None], asyncio.Task[ImageId]] = {}
@@ -149,6 +154,40 @@ class ContentStore(ImageService, RootfsProvider, SupportsRootfsDiff):
             self._pulls[key] = task
             task.add_done_callback(lambda done: self._ended(key, done))
         return await asyncio.shield(task)
+
+    async def load(self, source: str | Path, name: str, config: ImageConfig | None = None) -> ImageId:
+        """Add an image from local files under the tag `name`, without a registry, and return its id.
+
+        `source` is a folder or a tar file (plain, gzip, zstd): a root file system, which becomes an image of one layer with the
+        defaults of `config`; or an OCI layout, or an archive of `docker save` or `skopeo copy`, with one image. A string may
+        also name an image as skopeo does (`oci-archive:/a.tar:tag`). Equal content has the same id.
+
+        Raises `InvalidArgument` for an invalid name, and for a `config` beside an image that has its own; `NotFound`;
+        `DataLoss` for what cannot be read as an image; `ResourceExhausted` for a full disk; `Unavailable` if skopeo is missing
+        for an archive, or tar for a folder. To be awaited before `close`.
+        """
+        reference = parse(name)
+        if reference.digest:
+            raise InvalidArgument("name", "must be a tag: a digest is that of the image")
+        async with self._adding(reference) as (job, claim):
+            place = await asyncio.to_thread(self._content.work)
+            try:
+                loader = Loader(
+                    settings=self._settings,
+                    clock=self._clock,
+                    source=str(source),
+                    reference=reference,
+                    config=config,
+                    place=place,
+                )
+                blobs, copied = await loader.load()
+                digests = (copied.digest, copied.manifest.config.digest, *(layer.digest for layer in copied.manifest.layers))
+                async with self._gate:
+                    claim.blobs.update(digests)
+                await asyncio.to_thread(self._content.take_in, blobs, digests)
+            finally:
+                await asyncio.shield(asyncio.to_thread(shutil.rmtree, place, ignore_errors=True))
+            return await self._name(*await self._unpack(copied, job, claim), reference, copied.digest)
 
     async def remove(self, image: ImageSpec) -> None:
         """Remove an image with all its names. Layers that containers use stay until these are removed."""
@@ -247,13 +286,19 @@ class ContentStore(ImageService, RootfsProvider, SupportsRootfsDiff):
         return known
 
     async def _pull(self, reference: Reference, auth: AuthConfig | None) -> ImageId:
+        async with self._adding(reference) as (job, claim):
+            return await self._bring(reference, auth, job, claim)
+
+    @contextlib.asynccontextmanager
+    async def _adding(self, reference: Reference) -> AsyncIterator[tuple[Unpacking, "_Claim"]]:
+        """One pull or load of a reference at a time, with its unpackings and what it relies on."""
         lock = self._locks.setdefault(reference, asyncio.Lock())
         async with lock:
             claim = _Claim()
             self._claims.add(claim)
             job = Unpacking(self._content, self._workers)
             try:
-                return await self._bring(reference, auth, job, claim)
+                yield job, claim
             finally:
                 await asyncio.shield(job.end())
                 self._claims.discard(claim)
@@ -288,9 +333,11 @@ class ContentStore(ImageService, RootfsProvider, SupportsRootfsDiff):
             here = await self._unpack(pulled.copied, job, claim)
         if here is None:
             raise NotFound("image", str(reference))
-        entry, config = here
+        return await self._name(*here, reference, pulled.digest)
+
+    async def _name(self, entry: ImageEntry, config: Configuration, reference: Reference, digest: str) -> ImageId:
         async with self._writing:
-            table = named(self._table, entry, reference, pulled.digest)
+            table = named(self._table, entry, reference, digest)
             await asyncio.to_thread(self._content.save, table)
             self._table = table
             self._configs[entry.id] = config

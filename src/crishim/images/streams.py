@@ -96,14 +96,22 @@ class LayerStream:
         return bool(piece)
 
 
+def compression(path: Path) -> str:
+    """What a layer is compressed by, `gzip` or `zstd`; empty for anything else."""
+    with path.open("rb") as file:
+        return _compression(file.read(4))
+
+
 def _pieces(file: BinaryIO) -> Generator[bytes, None, None]:
     head = file.read(4)
     file.seek(0)
+    return {"gzip": _gunzipped, "zstd": _unzstd, "": _plain}[_compression(head)](file)
+
+
+def _compression(head: bytes) -> str:
     if head.startswith(_GZIP):
-        return _gunzipped(file)
-    if head == _ZSTD or int.from_bytes(head, "little") in _ZSTD_SKIPPABLE:
-        return _unzstd(file)
-    return _plain(file)
+        return "gzip"
+    return "zstd" if head == _ZSTD or int.from_bytes(head, "little") in _ZSTD_SKIPPABLE else ""
 
 
 def _plain(file: BinaryIO) -> Generator[bytes, None, None]:

@@ -134,15 +134,18 @@ def check_sandbox(spec: SandboxSpec, supported: Collection[Feature], ignored: Co
     """Raise `InvalidArgument` if a sandbox sets a field that is not supported. `ignored` are the features that the
     configuration allows to be ignored.
     """
-    _check(sandbox_features(spec), supported, ignored)
+    check_features(sandbox_features(spec), supported, ignored)
 
 
 def check_container(spec: ContainerSpec, supported: Collection[Feature], ignored: Collection[Feature] = ()) -> None:
     """Raise `InvalidArgument` if a container sets a field that is not supported; `ignored` as in `check_sandbox`."""
-    _check(container_features(spec), supported, ignored)
+    check_features(container_features(spec), supported, ignored)
 
 
-def _check(requested: Mapping[Feature, bool], supported: Collection[Feature], ignored: Collection[Feature]) -> None:
+def check_features(
+    requested: Mapping[Feature, bool], supported: Collection[Feature], ignored: Collection[Feature] = ()
+) -> None:
+    """Raise `InvalidArgument` for the first requested feature that is neither supported nor ignored."""
     for feature, is_set in requested.items():
         if is_set and feature not in supported and feature not in ignored:
             raise InvalidArgument(f"config.{feature.value}", "is set, and this backend does not support it")

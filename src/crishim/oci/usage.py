@@ -20,8 +20,11 @@ from crishim.model.stats import (
     ProcessUsage,
     PsiData,
     PsiStats,
+    SandboxUsage,
     SwapUsage,
 )
+
+__all__ = ["container_usage", "sandbox_usage", "sum_usage"]
 
 Read = Callable[[str], str]
 """The text of a file, by name; "" if it does not exist."""
@@ -114,7 +117,7 @@ def sum_usage(parts: Iterable[CgroupUsage]) -> CgroupUsage:
 
 
 def container_usage(usage: CgroupUsage, now: int) -> ContainerUsage:
-    """The usage as CRI's values with the timestamp `now`; an empty usage gives empty values."""
+    """The usage of a cgroup as CRI's values, read at `now` (nanoseconds since the epoch); an empty usage gives empty values."""
     if usage == CgroupUsage():
         return ContainerUsage()
     return ContainerUsage(
@@ -134,6 +137,12 @@ def container_usage(usage: CgroupUsage, now: int) -> ContainerUsage:
         process=ProcessUsage(timestamp=now, process_count=usage.tasks),
         metrics=tuple(_samples(usage)),
     )
+
+
+def sandbox_usage(usage: CgroupUsage, now: int) -> SandboxUsage:
+    """The usage of a pod's cgroup, or the sum of its containers', as `container_usage`. The network is no part of it."""
+    measured = container_usage(usage, now)
+    return SandboxUsage(cpu=measured.cpu, memory=measured.memory, process=measured.process, io=measured.io)
 
 
 def _samples(usage: CgroupUsage) -> Iterator[MetricSample]:

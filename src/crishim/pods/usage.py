@@ -28,12 +28,12 @@ from crishim.model.sandbox import SandboxSpec, SandboxStarted
 from crishim.model.stats import CgroupUsage, ContainerUsage, MetricSample, NetworkInterfaceUsage, NetworkUsage, SandboxUsage
 from crishim.model.values import ContainerId, SandboxId
 from crishim.oci.facts import Host
-from crishim.oci.usage import container_usage, parse_cgroup_v1, parse_cgroup_v2, sum_usage
+from crishim.oci.usage import container_usage, parse_cgroup_v1, parse_cgroup_v2, sandbox_usage, sum_usage
 from crishim.pods.backend import OciPodBackend
 from crishim.pods.bundle import read_config, write_atomically
 from crishim.pods.readings import Readings
 
-__all__ = ["MeasuredPods", "cgroup_usage"]
+__all__ = ["MeasuredPods", "cgroup_usage", "network_usage"]
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -225,8 +225,7 @@ class MeasuredPods(OciPodBackend, SupportsStats):
 
     def _sandbox_usage(self, used: CgroupUsage, pod: Path) -> SandboxUsage:
         now = self._context.clock.now()
-        measured = container_usage(used, now)
-        usage = SandboxUsage(cpu=measured.cpu, memory=measured.memory, process=measured.process, io=measured.io)
+        usage = sandbox_usage(used, now)
         if netns := read_text(pod / "netns"):
             network, samples = network_usage(netns, now)
             usage = attrs.evolve(usage, network=network, metrics=samples)
@@ -349,7 +348,9 @@ def open_files(pids: list[int]) -> Iterator[MetricSample]:
 
 
 def network_usage(netns: str, now: int) -> tuple[NetworkUsage, tuple[MetricSample, ...]]:
-    """Counters of a network namespace's interfaces. Raises `NotFound` if it does not exist."""
+    """Counters of the interfaces of the network namespace at a path, read at `now` (nanoseconds since the epoch), and further
+    ones as metrics. Blocks. Raises `NotFound` if the namespace does not exist.
+    """
     return network_of(inside(netns, lambda: read_text(Path("/proc/thread-self/net/dev"))), now)
 
 

@@ -22,6 +22,7 @@ from crishim.model.container import ContainerMetadata
 from crishim.model.image import ImageSpec
 from crishim.model.sandbox import LinuxPodSandboxConfig
 from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
+from crishim.oci.features import config_features
 from crishim.shimv2.server.launcher import FAILED, question
 from crishim.shimv2.wire.messages import packed
 from crishim.testing.harness import container_config, sandbox_config
@@ -257,7 +258,7 @@ def test_the_launcher_is_thin() -> None:
 
 @needs(*TOOLS)
 async def test_pods_of_containerd(tmp_path: Path) -> None:
-    """Containerd's CRI runs a pod of two containers through our shim: exec, exits, stats, stop and removal."""
+    """Containerd's CRI runs a pod of two containers through our shim; a plain container asks its runtime for nothing."""
     options = NamespaceOption(network=NamespaceMode.NODE, pid=NamespaceMode.CONTAINER)
     linux = LinuxPodSandboxConfig(security_context=LinuxSandboxSecurityContext(namespace_options=options))
     with images(tmp_path) as image, containerd(image) as node:
@@ -272,6 +273,9 @@ async def test_pods_of_containerd(tmp_path: Path) -> None:
                 )
                 created.append(await client.create_container(pod, config, sandbox))
                 await client.start_container(created[-1])
+                bundle = node.folder / "run" / "io.containerd.runtime.v2.task" / "k8s.io" / created[-1]
+                asked = config_features(json.loads((bundle / "config.json").read_text()))
+                assert [] == [feature for feature, is_set in asked.items() if is_set]
             assert 3 == (await client.exec_sync(created[0], ("sh", "-c", "exit 3"), 10)).exit_code
             await client.stop_container(created[0], 0)
             assert 137 == (await client.container_status(created[0])).exit_code

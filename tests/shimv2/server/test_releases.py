@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from crishim.cri import pb
 from crishim.model.container import ContainerMetadata, LinuxContainerConfig
+from crishim.model.features import Feature
 from crishim.model.image import ImageSpec
 from crishim.model.sandbox import DNSConfig, LinuxPodSandboxConfig, PodSandboxConfig
 from crishim.model.security import (
@@ -23,6 +25,7 @@ from crishim.model.security import (
     UserNamespace,
 )
 from crishim.model.values import FrozenDict
+from crishim.oci.features import config_features
 from crishim.play import CallError, CriClient
 from crishim.shimv2.server.launcher import NODE, SANDBOX
 from crishim.testing.harness import container_config, sandbox_config
@@ -115,8 +118,18 @@ async def start_one(client: CriClient, node: Containerd, pod: str, sandbox: PodS
     return container
 
 
+def asked_by(node: Containerd, container: str) -> list[Feature]:
+    """What a container's config.json asks its runtime for."""
+    bundle = node.folder / "run" / "io.containerd.runtime.v2.task" / "k8s.io" / container
+    asked = config_features(json.loads((bundle / "config.json").read_text()))
+    return [feature for feature, is_set in asked.items() if is_set]
+
+
 async def test_a_pod_of_two_containers(row: tuple[Containerd, str], tmp_path: Path) -> None:
-    """A pod of two containers: the pod's files, namespaces, log, events, exec and exits; the removal leaves nothing."""
+    """A pod of two containers: the pod's files, namespaces, log, events, exec and exits; the removal leaves nothing.
+
+    A plain container asks its runtime for no feature.
+    """
     node, handler = row
     sandbox = pod_config(tmp_path)
     with node.events(tmp_path / "events"):
@@ -124,6 +137,7 @@ async def test_a_pod_of_two_containers(row: tuple[Containerd, str], tmp_path: Pa
             pod = await run_pod(client, node, sandbox, handler)
             assert (await client.sandbox_status(pod)).network.ip.startswith("10.86.")
             one, two = [await start_one(client, node, pod, sandbox, name) for name in ("one", "two")]
+            assert [] == asked_by(node, one)
             files = ("sh", "-c", "cat /etc/hostname /etc/resolv.conf /proc/sys/kernel/hostname; exit 3")
             done = await client.exec_sync(one, files, 10)
             assert (3, b"the-pod\nnameserver 10.9.8.7\nthe-pod\n") == (done.exit_code, done.stdout)

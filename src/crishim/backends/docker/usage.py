@@ -13,7 +13,7 @@ from crishim.errors import InvalidArgument, NotFound
 from crishim.interfaces.seats import Clock
 from crishim.linux.cgroups import ROOT, Cgroups, folder_of, slice_folder
 from crishim.model.stats import CgroupUsage, ContainerUsage, SandboxUsage
-from crishim.oci.usage import container_usage, sum_usage
+from crishim.oci.usage import container_usage, sandbox_usage, sum_usage
 from crishim.pods.host import cgroup_v2
 from crishim.pods.usage import Counted, Counts, cgroup_usage, count, network_usage
 
@@ -44,8 +44,7 @@ class Usages:
 
     def _sandbox(self, pod: Known, members: list[Known], facts: EngineFacts) -> SandboxUsage:
         now = self._clock.now()
-        measured = container_usage(self._pod_usage(pod, members, facts), now)
-        usage = SandboxUsage(cpu=measured.cpu, memory=measured.memory, process=measured.process, io=measured.io)
+        usage = sandbox_usage(self._pod_usage(pod, members, facts), now)
         if not pod.netns:
             return usage
         try:

@@ -30,17 +30,13 @@ from crishim.pods.host import host, may_raise_limits
 
 _PROGRAMS: Final = (
     ("conmon", True, "no container can be created", "conmon"),
-    ("skopeo", True, "no image can be pulled", "skopeo"),
-    ("unshare", False, "no pod can have a user namespace", "util-linux"),
-    ("nsenter", False, "no pod can have a user namespace", "util-linux"),
     ("catatonit", True, "no pod can share a process namespace among its containers", "catatonit"),
 )
 _SECCOMP: Final = "usr/share/containers/seccomp.json"
 
 
 def findings(root: Path, runtime: str = "runc", monitor: str = CONMON) -> Iterator[Finding]:
-    """One finding for each requirement of pods with `runtime`. `root`: the root of the machine's file system."""
-    yield Finding(what="root", ok=os.geteuid() == 0, without="nothing can be mounted", remedy="run it as root")
+    """One finding for each requirement of `runtime` itself. `root`: the root of the machine's file system."""
     for program, needed, without, package in ((runtime, True, "no container can be created", Path(runtime).name), *_PROGRAMS):
         if program == CONMON and monitor != CONMON:
             continue

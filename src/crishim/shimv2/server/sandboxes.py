@@ -115,7 +115,8 @@ class ShimSandboxes:
         async with sandbox.lock:
             try:
                 sandbox.options = await asyncio.to_thread(self_contained, self._options_of(key))
-                self._make(key[0], sandbox.options)  # refuses invalid options
+                runtime = self._make(key[0], sandbox.options)  # refuses invalid options
+                await self._tasks.abilities.check_sandbox((key[0], sandbox.options), runtime, spec)
                 await asyncio.to_thread(self._records.save, key, bundle, sandbox.options)
             except BaseException:
                 del self._sandboxes[key]

@@ -35,6 +35,7 @@ from crishim.model.values import ContainerId
 from crishim.pods.bundle import read_config
 from crishim.pods.namespaces import user_namespace
 from crishim.pods.usage import cgroup_usage
+from crishim.shimv2.server.abilities import Abilities
 from crishim.shimv2.server.options import self_contained
 from crishim.shimv2.server.pause import add_pod_files
 from crishim.shimv2.server.rootfs import mappings, mount_rootfs, unmount_rootfs
@@ -73,6 +74,7 @@ class Tasks:
         self._pods = pods
         self.unified = unified
         self._tasks: dict[Key, Task] = {}
+        self.abilities = Abilities()
         self.shutdown_asked = asyncio.Event()
         """Set by Shutdown and ShutdownSandbox."""
 
@@ -91,6 +93,7 @@ class Tasks:
             async with task.lock:
                 pipes.hold()
                 await asyncio.to_thread(self._records.save, key, creation.bundle, options)
+                await self.abilities.check_task((key[0], options), task.runtime, creation.bundle, terminal=creation.io.terminal)
                 await mount_with_ids(creation)
                 task.sandbox = await asyncio.to_thread(add_pod_files, creation.bundle, self._pods / key[0])
                 task.main.pid = await task.runtime.create(key[1], creation.bundle, _stdio(pipes.paths))
@@ -298,12 +301,15 @@ class Tasks:
 
     async def _end_others(self, task: Task) -> None:
         """Kill the other processes of a task that shares the pid namespace of others: they outlive its first process, and hold
-        its pipes open.
+        its pipes open. Without a cgroup they are those with the root that was mounted for the task.
         """
         with contextlib.suppress(Exception):  # the exit of the first process is published in any case
             namespaces = read_config(task.bundle).get("linux", {}).get("namespaces", [])
             if not any(one.get("type") == "pid" and not one.get("path") for one in namespaces):
-                await task.runtime.kill(task.id, _KILL, everyone=True)
+                with contextlib.suppress(CrishimError):  # the first process has ended, and may be all that it knows
+                    await task.runtime.kill(task.id, _KILL, everyone=True)
+                if not (folder := self._folder(task)) or not self._cgroups.exists(folder):
+                    await asyncio.to_thread(processes.kill_rooted, task.bundle / "rootfs")
                 async with asyncio.timeout(_TIMEOUT):
                     while await self.pids(task.key):  # noqa: ASYNC110 - there is no event for the children of other processes
                         await asyncio.sleep(_SOON)

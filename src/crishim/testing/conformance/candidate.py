@@ -12,7 +12,7 @@ import attrs
 
 from crishim.errors import CrishimError, NotFound
 from crishim.interfaces.backend import Backend, BackendContext, BackendInfo, NetnsSource
-from crishim.interfaces.capabilities import capabilities
+from crishim.interfaces.capabilities import SupportsClose, capabilities
 from crishim.lifecycle.resolve import DEFAULT_PATH
 from crishim.model.container import ContainerMetadata, ContainerSpec, ContainerState, ObservedContainer
 from crishim.model.image import ImageSpec
@@ -44,8 +44,9 @@ class Candidate:
     a restart a container's output is logged, it can be attached to, take an exec and have its log rotated, and be started if it
     was only created. `writable_root`: a container can write to its root file system, unless it is to be read-only.
     `in_memory`: the backend's state does not outlive this process, so that a restart is another object in it. `ignores` are
-    the plug-in's: fields of CRI that have no effect. `limit` is in seconds, for one check. `mark` is the value of MARK.
-    `release` frees what `context` has from the exam.
+    the plug-in's: fields of CRI that have no effect. `close` disconnects a backend whose containers go on: before a restart in
+    this process, and at the end of a check unless the backend claims `SupportsClose`. `limit` is in seconds, for one check.
+    `mark` is the value of MARK. `release` frees what `context` has from the exam.
     """
 
     make: Callable[[BackendContext], Awaitable[Backend]]
@@ -80,9 +81,10 @@ class Candidate:
         except BaseException:
             with contextlib.suppress(CrishimError, AssertionError, TimeoutError):
                 await world.tidy()
+            with contextlib.suppress(Exception):  # the check's own failure counts
+                await world.close()
             raise
-        finally:
-            await world.close()
+        await world.close()
 
 
 class World:
@@ -115,7 +117,7 @@ class World:
 
     async def restart(self) -> None:
         """Drop the backend as a crash would, and build it again over the same folders."""
-        await self.close()
+        await self._disconnect()
         self._own = await self.candidate.make(self.candidate.context)
         self.backend = traced(self._own, self.calls)
         await self.begin()
@@ -136,7 +138,13 @@ class World:
         return self.info.netns is not NetnsSource.NONE and not self.candidate.host_network
 
     async def close(self) -> None:
-        """Close the backend."""
+        """Close the backend at the end of a check, as at the end of `crishim play`."""
+        if isinstance(self.backend, SupportsClose) and self.claims(SupportsClose):
+            await patiently(self.backend.close())
+        else:
+            await self._disconnect()
+
+    async def _disconnect(self) -> None:
         if self.candidate.close is not None:
             await self.candidate.close(self._own)
 

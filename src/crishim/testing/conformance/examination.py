@@ -49,7 +49,7 @@ class Examination:
         raise NotImplementedError
 
     async def close_backend(self, backend: Backend) -> None:
-        """Close a backend without ending its containers; for backends with connections."""
+        """Close a backend without ending its containers, where it has connections and does not claim `SupportsClose`."""
 
     def candidate(self, folder: Path) -> Candidate:
         """The candidate, with folders of its own below `folder`."""

@@ -12,8 +12,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
+import attrs
+
 from crishim.config import NetworkConfig
-from crishim.errors import Unknown
+from crishim.errors import ResourceExhausted, Unknown
 from crishim.linux.mounts import unmount_below
 from crishim.linux.programs import find_program
 from crishim.play.client import CallError, connect
@@ -38,9 +40,12 @@ TOOLS: Final = {
     "iptables": "iptables",
 }
 PLUGINS: Final = ("bridge", "portmap", "firewall", "host-local")
-BRIDGE: Final = "crisuite0"
-SUBNET: Final = "10.87.0.0/16"
 SLICE: Final = "test.slice"
+"""The slice of the pods of every run with systemd; critest has this name."""
+
+RUNS: Final = 64
+"""How many runs there may be at once."""
+
 NETWORK: Final = """{
   "cniVersion": "1.0.0", "name": "crishim-suite",
   "plugins": [
@@ -96,13 +101,63 @@ def registry(folder: Path) -> Iterator[int]:
         yield port
 
 
+@attrs.frozen
+class Run:
+    """What one run has for itself: by its number the name of its files, its bridge, and a part of 10.87.0.0/16."""
+
+    number: int
+
+    @property
+    def bridge(self) -> str:
+        """The name of its bridge."""
+        return f"crisuite-{self.number}"
+
+    @property
+    def subnet(self) -> str:
+        """The addresses of its pods, a thousand."""
+        return f"10.87.{4 * self.number}.0/22"
+
+    def named(self, name: str) -> str:
+        """The name of the files that stay of it; the first of several runs has the plain one."""
+        return f"{name}-{self.number}" if self.number else name
+
+
+@contextlib.contextmanager
+def claimed() -> Iterator[Run]:
+    """The lowest number that no other run has: sockets without files are those of a network namespace, as bridges are.
+
+    The last run to end stops the slice of the suite's pods, which nothing else does. Raises `ResourceExhausted`.
+    """
+    for number in range(RUNS):
+        with contextlib.ExitStack() as stack:
+            if not _claim(number, stack):
+                continue
+            try:
+                yield Run(number)
+            finally:
+                others = any(not _claim(other, stack) for other in range(RUNS) if other != number)
+                if not others and Path("/run/systemd/system").is_dir():
+                    merged_output("systemctl", "stop", SLICE)
+            return
+    raise ResourceExhausted(f"{RUNS} runs of the suite are under way")
+
+
+def _claim(number: int, stack: contextlib.ExitStack) -> bool:
+    claim = stack.enter_context(socket.socket(socket.AF_UNIX))
+    try:
+        claim.bind(f"\0crishim-suite-{number}")
+    except OSError:
+        return False
+    return True
+
+
 def write_network(folder: Path, bridge: str, subnet: str) -> None:
     """A network of CNI in the folder's `net.d`."""
     (folder / "net.d").mkdir(exist_ok=True)
     (folder / "net.d" / "10-suite.conflist").write_text(NETWORK % (bridge, subnet, folder / "addresses"))
 
 
-def write_settings(folder: Path, port: int, backend: str, more: str) -> Path:
+def write_settings(folder: Path, run: Run, port: int, backend: str, more: str) -> Path:
     """Crishim's configuration for the suite, with the text `backend` in it and `more` as a drop-in, and what it refers to."""
     mirrors = "".join(
         f'[[registry]]\nlocation = "{host}"\n[[registry.mirror]]\nlocation = "127.0.0.1:{port}"\ninsecure = true\n'
@@ -110,7 +165,7 @@ def write_settings(folder: Path, port: int, backend: str, more: str) -> Path:
     )
     (folder / "registries.conf").write_text(mirrors)
     (folder / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
-    write_network(folder, BRIDGE, SUBNET)
+    write_network(folder, run.bridge, run.subnet)
     config = folder / "crishim.toml"
     config.write_text(f"""
 listen = "{folder}/cri.sock"
@@ -156,30 +211,29 @@ async def _remove_pods(endpoint: str) -> None:
 
 def run_suite(
     name: str, backend: Callable[[Path, int], AbstractContextManager[str]], arguments: Sequence[str], more: str = ""
-) -> str:
-    """Run the suite against a backend, in a folder of its own; the report, JUnit's XML. `arguments` go to critest.
+) -> Path:
+    """Run the suite against a backend, in a folder of its own; the file of the report, JUnit's XML. `arguments` go to critest.
 
     `backend` gets that folder and the registry's port, and gives text of crishim's configuration, with the tables `handlers`
-    and `backends`, for as long as crishim runs; `more` is a drop-in for it. The output, the report and crishim's log stay in
-    CACHE, under `name`.
+    and `backends`, for as long as crishim runs; `more` is a drop-in for it. The output and crishim's log stay beside the report
+    in CACHE, under `name`, with a number for a run beside another one.
     """
-    with tempfile.TemporaryDirectory(prefix="suite") as made:
+    with tempfile.TemporaryDirectory(prefix="suite") as made, claimed() as own:
         folder = Path(made)
         folder.chmod(0o711)  # the first process of a user namespace must reach its root in here
-        endpoint, log = folder / "cri.sock", folder / "serve.log"
+        endpoint, log, output = folder / "cri.sock", folder / "serve.log", CACHE / f"{own.named(name)}.txt"
         try:
             with registry(folder) as port, backend(folder, port) as text:
-                config = write_settings(folder, port, text, more)
+                config = write_settings(folder, own, port, text, more)
                 with process(sys.executable, "-m", "crishim", "serve", "--config", config, log=log):
                     wait_for("crishim", endpoint.exists, log)
                     try:
-                        return critest(folder, endpoint, (f"--nri-socket={folder}/nri.sock", *arguments), CACHE / f"{name}.txt")
+                        critest(folder, endpoint, (f"--nri-socket={folder}/nri.sock", *arguments), output)
                     finally:
                         asyncio.run(_remove_pods(f"unix://{endpoint}"))
         finally:
             if log.exists():
-                shutil.copy2(log, CACHE / f"{name}.log")
+                shutil.copy2(log, output.with_suffix(".log"))
             unmount_below(folder)
-            merged_output("ip", "link", "delete", BRIDGE)
-            if Path("/run/systemd/system").is_dir():  # the slice of the suite's pods, which nothing else stops
-                merged_output("systemctl", "stop", SLICE)
+            merged_output("ip", "link", "delete", own.bridge)
+    return output.with_suffix(".xml")

@@ -1,0 +1,58 @@
+"""`crishim load`, into a store of a configuration."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crishim.app import read_config, store
+from crishim.model.image import ImageConfig, ImageSpec
+from tests.backends.runc.world import needs
+
+NAME = "edge.example/app:1"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "root/bin").mkdir(parents=True)
+    (tmp_path / "root/bin/app").write_text("a program")
+    file = tmp_path / "crishim.toml"
+    file.write_text(f'state = "{tmp_path}/state"\nruntime_state = "{tmp_path}/run"\n[handlers]\n"" = "runc"\n')
+    return file
+
+
+def load(config: Path, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "crishim", "load", "--config", str(config), str(config.parent / "root"), NAME, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, input=stdin)
+
+
+@pytest.mark.node
+@needs("tar")
+async def test_a_folder_with_defaults(config: Path) -> None:
+    """The command prints the id of the image, which has the defaults that the JSON names."""
+    done = load(config, "--image-config", "-", stdin=json.dumps({"Cmd": ["/bin/app"], "User": "5"}))
+    assert (0, "") == (done.returncode, done.stderr)
+    images = store(read_config(config))
+    try:
+        detail = await images.status(ImageSpec(image=NAME))
+        assert detail is not None
+        assert (done.stdout.strip(), ImageConfig(cmd=("/bin/app",), user="5")) == (detail.image.id, detail.config)
+    finally:
+        await images.close()
+
+
+@pytest.mark.node
+@needs("tar")
+async def test_refusals(config: Path) -> None:
+    """Defaults that are no object end with 2, and a store that a server has locked ends with 1 and its name."""
+    done = load(config, "--image-config", "-", stdin="[1]")
+    assert (2, "") == (done.returncode, done.stdout)
+    images = store(read_config(config))
+    try:
+        done = load(config)
+        assert (1, "") == (done.returncode, done.stdout)
+        assert f"the image store {config.parent}/state/images is used by another process" in done.stderr
+    finally:
+        await images.close()
