@@ -10,7 +10,9 @@ from crishim.model.container import ContainerMetadata, LinuxContainerConfig
 from crishim.model.image import ImageSpec
 from crishim.model.sandbox import PodSandboxConfig
 from crishim.model.security import LinuxContainerSecurityContext
+from crishim.oci.features import config_features
 from crishim.play import CriClient
+from crishim.pods.bundle import read_config
 from crishim.testing.harness import container_config
 from tests.backends.runc.world import needs
 from tests.node.world import TOOLS, images
@@ -91,6 +93,8 @@ async def test_a_pod_of_two_containers(node: Crio, tmp_path: Path) -> None:
         assert (4, b"the-pod\nnameserver 10.9.8.7\nthe-pod\n") == (done.exit_code, done.stdout)
         assert b"" == (await client.exec_sync(one, ("sh", "-c", "echo go > /dev/shm/go"), 10)).stderr
         assert 3 == await until_exited(client, two)
+        (bundle,) = (node.folder / "run" / "overlay-containers").glob(f"{one}/userdata")
+        assert set() == {feature for feature, is_set in config_features(read_config(bundle)).items() if is_set}
         await client.stop_container(one, 0)
         assert 137 == await until_exited(client, one)
         assert (tmp_path / "one.log").read_text().endswith(" stdout F from one\n")
