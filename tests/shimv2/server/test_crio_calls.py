@@ -136,3 +136,33 @@ async def test_a_pod_of_two_containers(crio: Crio) -> None:
             await crio.call("State", pb.StateRequest(id=name))
         assert Code.NOT_FOUND is refused.value.answer
     await crio.call("Shutdown", pb.ShutdownRequest(id="pod"))
+
+
+async def test_a_signal_after_the_exit(crio: Crio) -> None:
+    """A Kill of a container that has exited meanwhile is no error, which CRI-O would answer to StopContainer."""
+    pause = crio.bundle("pod", "sandbox", "true")
+    await crio.start(pause)
+    os.close(await crio.run(pause))
+    assert 0 == await crio.exit_of("pod")
+    await crio.call("Kill", pb.KillRequest(id="pod", signal=15))
+    await crio.call("Delete", pb.DeleteRequest(id="pod"))
+    with pytest.raises(TtrpcError):
+        await crio.call("Kill", pb.KillRequest(id="pod", signal=15))
+
+
+async def test_memory_runs_out(crio: Crio) -> None:
+    """The file `oom` is in the bundle before the exit of a container that was killed for want of memory, and no other's."""
+    eats = crio.bundle("pod", "sandbox", "dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1")
+    config = json.loads((eats / "config.json").read_text())
+    config["linux"]["resources"] = {"memory": {"limit": 16 << 20}}
+    (eats / "config.json").write_text(json.dumps(config))
+    await crio.start(eats)
+    os.close(await crio.run(eats))
+    assert 137 == await crio.exit_of("pod")
+    assert (eats / "oom").exists()
+    other = crio.bundle("other", "container", "sh", "-c", "kill -9 $$")
+    os.close(await crio.run(other))
+    await crio.exit_of("other")
+    assert not (other / "oom").exists()
+    for name in ("other", "pod"):
+        await crio.call("Delete", pb.DeleteRequest(id=name))

@@ -11,9 +11,7 @@ import pytest
 from crishim.errors import CrishimError, InvalidArgument
 from crishim.linux.mounts import is_mount_root, mounts_below
 from crishim.pods.namespaces import user_namespace
-from crishim.shimv2.server.rootfs import RootMount, lowered, mappings, mount_rootfs, shortened, unmount_rootfs
-from crishim.shimv2.server.task import Creation
-from crishim.shimv2.server.tasks import mount_with_ids
+from crishim.shimv2.server.rootfs import RootMount, lowered, mappings, mount_rootfs, mount_with_ids, shortened, unmount_rootfs
 from tests.backends.runc.world import needs
 
 
@@ -131,7 +129,7 @@ async def test_an_overlay_with_ids_of_a_user_namespace(tmp_path: Path, rootfs: P
     work.mkdir()
     own = (f"workdir={work}", f"upperdir={upper}", "lowerdir=" + ":".join(map(str, folders)))
     mounts = (RootMount(kind="overlay", source="overlay", options=(*own, *MAPPED)),)
-    await mount_with_ids(Creation(bundle=bundle, mounts=mounts))
+    await mount_with_ids(bundle, mounts)
     assert {(200000, 300000)} == {owner(rootfs / f"of-{number}") for number in range(layers)}
     assert not (bundle / "crishim-lower").exists()
     assert [str(rootfs)] == [mount.path for mount in mounts_below(bundle)]
@@ -162,7 +160,7 @@ async def test_a_bind_mount_with_ids_of_a_user_namespace(tmp_path: Path, rootfs:
     """Any other mount is mapped itself, and stays read-only."""
     (tmp_path / "source" / "a").mkdir(parents=True)
     mounts = (RootMount(kind="bind", source=str(tmp_path / "source"), options=("rbind", "ro", *MAPPED)),)
-    await mount_with_ids(Creation(bundle=rootfs.parent, mounts=mounts))
+    await mount_with_ids(rootfs.parent, mounts)
     assert (200000, 300000) == owner(rootfs / "a")
     with pytest.raises(OSError, match="Read-only"):
         (rootfs / "new").touch()

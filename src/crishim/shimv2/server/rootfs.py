@@ -4,6 +4,7 @@ With the options `uidmap` and `gidmap`, lists of CONTAINER:HOST:LENGTH, the ids 
 folders of an overlay, since overlayfs cannot be mapped itself, or those of any other mount.
 """
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from crishim.linux.mounts import (
     unmount_entries,
 )
 from crishim.model.security import IDMapping, NamespaceMode, UserNamespace
+from crishim.pods.namespaces import user_namespace
 
 _OF_BINDS: Final = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
 _MOST_DATA: Final = 4095
@@ -48,6 +50,15 @@ class RootMount:
     source: str
     target: str = ""
     options: tuple[str, ...] = ()
+
+
+async def mount_with_ids(bundle: Path, mounts: Sequence[RootMount]) -> None:
+    """Mount the root file system of a bundle, with ids of a user namespace where its options map some."""
+    async with contextlib.AsyncExitStack() as stack:
+        userns = mappings(mounts)
+        pid = 0 if userns is None else await stack.enter_async_context(user_namespace(userns))
+        path = f"/proc/{pid}/ns/user" if pid else ""
+        await asyncio.to_thread(mount_rootfs, bundle / "rootfs", mounts, path)
 
 
 def mappings(mounts: Sequence[RootMount]) -> UserNamespace | None:

@@ -33,12 +33,12 @@ from crishim.model.process import Exit, TerminalSize
 from crishim.model.stats import CgroupUsage
 from crishim.model.values import ContainerId
 from crishim.pods.bundle import read_config
-from crishim.pods.namespaces import user_namespace
 from crishim.pods.usage import cgroup_usage
+from crishim.shimv2.server import crio
 from crishim.shimv2.server.abilities import Abilities
 from crishim.shimv2.server.options import self_contained
 from crishim.shimv2.server.pause import add_pod_files
-from crishim.shimv2.server.rootfs import mappings, mount_rootfs, unmount_rootfs
+from crishim.shimv2.server.rootfs import mount_with_ids, unmount_rootfs
 from crishim.shimv2.server.task import Creation, IoPaths, Key, Pipes, Task, TaskEvents, TaskProcess, TaskRecords
 
 _KILL: Final = 9
@@ -94,7 +94,7 @@ class Tasks:
                 pipes.hold()
                 await asyncio.to_thread(self._records.save, key, creation.bundle, options)
                 await self.abilities.check_task((key[0], options), task.runtime, creation.bundle, terminal=creation.io.terminal)
-                await mount_with_ids(creation)
+                await mount_with_ids(creation.bundle, creation.mounts)
                 task.sandbox = await asyncio.to_thread(add_pod_files, creation.bundle, self._pods / key[0])
                 task.main.pid = await task.runtime.create(key[1], creation.bundle, _stdio(pipes.paths))
                 processes.record(creation.bundle / FIRST_PROCESS, task.main.pid)
@@ -184,14 +184,21 @@ class Tasks:
         self._events.exec_added(task, exec_id)
 
     async def kill(self, key: Key, exec_id: str, signal: int, *, everyone: bool) -> None:
-        """Send a signal. Raises `NotFound` for a process that has exited, as containerd expects."""
+        """Send a signal. Raises `NotFound` for a process that has exited, as containerd expects, but not CRI-O."""
         task = self._task(key)
         process = self._process(task, exec_id)
-        if process.ended.done():
-            raise NotFound("process", exec_id or key[1])
+        try:
+            if process.ended.done():
+                raise NotFound("process", exec_id or key[1])
+            await self._signal(task, process, exec_id, signal, everyone=everyone)
+        except NotFound:
+            if not await asyncio.to_thread(crio.has_made, task.bundle):
+                raise
+
+    async def _signal(self, task: Task, process: TaskProcess, exec_id: str, signal: int, *, everyone: bool) -> None:
         if not exec_id:
             async with task.killing:
-                await task.runtime.kill(key[1], signal, everyone=everyone)
+                await task.runtime.kill(task.id, signal, everyone=everyone)
         elif process.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal)
@@ -294,6 +301,8 @@ class Tasks:
         await self._end_others(task)
         if task.copying is not None:
             await asyncio.wait({task.copying}, timeout=_TIMEOUT)
+        if end.oom:
+            await asyncio.to_thread(crio.note_oom, task.bundle)
         task.main.pipes.close()
         task.main.status = OciStatus.STOPPED
         task.main.ended.set_result(attrs.evolve(end, at=end.at or self._clock.now()))
@@ -390,15 +399,6 @@ def _stdio(paths: IoPaths) -> Stdio:
         keep_stdin=bool(paths.stdin),
         monitored_by_parent=True,
     )
-
-
-async def mount_with_ids(creation: Creation) -> None:
-    """Mount the root file system, with ids of a user namespace where its options map some."""
-    async with contextlib.AsyncExitStack() as stack:
-        userns = mappings(creation.mounts)
-        pid = 0 if userns is None else await stack.enter_async_context(user_namespace(userns))
-        path = f"/proc/{pid}/ns/user" if pid else ""
-        await asyncio.to_thread(mount_rootfs, creation.bundle / "rootfs", creation.mounts, path)
 
 
 def begin(work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
