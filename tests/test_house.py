@@ -100,6 +100,7 @@ PURE = {
     "images/endpoints.py",
     "images/manifest.py",
     "images/reference.py",
+    "images/wasm.py",
     "images/skopeo.py",
     "images/table.py",
     "streaming/channels.py",

@@ -55,3 +55,10 @@ def test_whose_child_it_is(tmp_path: Path) -> None:
     (answer,) = run(("unpack", tmp_path, tmp_path / "place"), parent=1)
     assert "InvalidArgument" == answer["error"]
     assert not (tmp_path / "place").exists()
+
+
+def test_what_is_imported() -> None:
+    """A worker, of which a pull starts several, imports neither attrs nor asyncio, which take longer than all else."""
+    code = "import crishim.worker, sys; print(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert set() == {"attr", "attrs", "asyncio"} & {*done.stdout.split()}

@@ -19,6 +19,12 @@ from crishim.testing.suite.report import outcomes
 from tests.shimv2.crio import OURS, PROGRAMS, RUNC_ALONE, crio
 from tests.suite.containerd import worse
 
+CRIO_S: Final = {
+    "portforward": "CRI-O's port-forward to a pod of the type vm does nothing",
+    "recursive readonly mount": "CRI-O asks no runtime of the type vm for its features",
+}
+"""What CRI-O 1.37 itself does not do for our shim, by words of the specs' names (internal/oci/runtime_vm.go)."""
+
 PAUSE: Final = "registry.k8s.io/pause:3.10"
 
 
@@ -47,7 +53,13 @@ def main() -> int:
             reports[handler] = run(handler, port, sys.argv[1:])
             sums = Counter(outcomes(reports[handler]).values())
             print(f"CRI-O, {handler}:", ", ".join(f"{sums[how]} {how}" for how in ("passed", "failed", "left out")), flush=True)
-    found = worse(reports[RUNC_ALONE], reports[OURS])
+    found = []
+    for line in worse(reports[RUNC_ALONE], reports[OURS]):
+        reason = next((reason for words, reason in CRIO_S.items() if words in line), "")
+        if reason:
+            print(f"{line}\n    {reason}")
+        else:
+            found.append(line)
     print("worse with our shim:" if found else "nothing is worse with our shim.", *found, sep="\n  ")
     return 1 if found else 0
 

@@ -23,12 +23,9 @@ from typing import Any, Final, NamedTuple
 
 from crishim.errors import CrishimError, DataLoss, from_os_error
 from crishim.images.headers import Entry
-from crishim.images.manifest import MODULE
 from crishim.images.streams import CHUNK, LayerStream
 from crishim.images.tree import OPAQUE, Metadata, Tree, cleaned, is_unpacked_xattr, is_whiteout, joined, sane, set_xattrs
-
-_WASM: Final = b"\0asm"
-"""The first bytes of a WebAssembly module (core specification, 5.5.16); no archive begins with a null byte."""
+from crishim.images.wasm import MAGIC, MODULE
 
 _WHITEOUT: Final = ".wh."
 _RESERVED: Final = ".wh..wh."
@@ -65,7 +62,7 @@ def unpack(blob: Path, folder: Path) -> Unpacked:
 
 def _is_module(blob: Path) -> bool:
     with blob.open("rb") as file:
-        return file.read(len(_WASM)) == _WASM
+        return file.read(len(MAGIC)) == MAGIC
 
 
 def _write_module(stream: LayerStream, folder: Path) -> Unpacked:

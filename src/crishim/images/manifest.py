@@ -14,14 +14,9 @@ import attrs
 
 from crishim.errors import DataLoss, InvalidArgument, NotFound
 from crishim.images.reference import valid_digest
+from crishim.images.wasm import ARTIFACT, MODULE
 from crishim.model.image import ImageConfig
 from crishim.model.values import FrozenDict
-
-MODULE: Final = "module.wasm"
-"""The file, in the root, of a WebAssembly artifact's module."""
-
-_WASM: Final = "application/wasm"
-"""The media type of the one layer of a WebAssembly artifact (CNCF TAG Runtime, "Wasm OCI Artifact layout")."""
 
 _OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
 _OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -97,7 +92,7 @@ class Manifest:
     @property
     def module(self) -> str:
         """The digest of a WebAssembly artifact's module; empty for any other image."""
-        return self.layers[0].digest if [layer.media_type for layer in self.layers] == [_WASM] else ""
+        return self.layers[0].digest if [layer.media_type for layer in self.layers] == [ARTIFACT] else ""
 
     @property
     def size(self) -> int:
