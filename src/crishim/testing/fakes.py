@@ -62,6 +62,7 @@ from crishim.testing.fake_programs import FakeInside, FakePrograms
 MISSING = "/no/such/program"
 _TERM, _KILL = 15, 9
 _SOON = 0.02
+_PREFIX = 12
 
 
 @attrs.frozen
@@ -516,7 +517,8 @@ class FakeImages:
     async def status(self, image: ImageSpec) -> ImageDetail | None:
         for detail in self.details.values():
             names = {detail.image.id, *detail.image.repo_tags, *detail.image.repo_digests}
-            if image.image in names or f"{image.image}:latest" in names:
+            is_prefix = len(image.image) >= _PREFIX and detail.image.id.removeprefix("sha256:").startswith(image.image)
+            if image.image in names or f"{image.image}:latest" in names or is_prefix:
                 return detail
         return None
 
