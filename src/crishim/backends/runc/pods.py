@@ -33,6 +33,7 @@ _PROGRAMS: Final = (
     ("skopeo", True, "no image can be pulled", "skopeo"),
     ("unshare", False, "no pod can have a user namespace", "util-linux"),
     ("nsenter", False, "no pod can have a user namespace", "util-linux"),
+    ("choom", False, "execs of crun have the oom_score_adj of crishim", "util-linux"),
     ("catatonit", True, "no pod can share a process namespace among its containers", "catatonit"),
 )
 _SECCOMP: Final = "usr/share/containers/seccomp.json"
