@@ -374,6 +374,12 @@ class Unlimited(FakeBackend):
         self._container(container_id)
 
 
+class KeepsItsQuota(FakeBackend):
+    async def update_container(self, container_id: ContainerId, resources: Resources) -> None:
+        own = self._container(container_id).resources
+        await super().update_container(container_id, attrs.evolve(resources, cpu_quota=own.cpu_quota))
+
+
 class Untimed(FakeBackend):
     async def container_usage(self, container_id: ContainerId) -> ContainerUsage:
         self._container(container_id)
@@ -555,6 +561,12 @@ MUTANTS: Final[Mapping[str, tuple[Maker, str]]] = {
     "every path is read-only": (secured(readonly_paths=("/tmp",)), "paths_are_read_only"),
     "seccomp filters the privileged": (inside(ConfinesThePrivileged()), "privileged_is_not_confined"),
     "paths are masked for the privileged": (inside(MasksForThePrivileged()), "privileged_is_not_confined"),
+    "CPU limits do not change": (KeepsItsQuota, "cpu_quota_is_updated"),
+    "the privileged have no devices": (secured(privileged=False), "privileged_has_all_devices"),
+    "mount options are dropped": (
+        inside(Files({"/proc/self/mountinfo": "2 1 0:1 / /data rw,relatime"})),
+        "mount_options_are_applied",
+    ),
     "no device is there": (seeing(devices=()), "devices_are_there"),
     "every device is there": (inside(AnyDevice()), "devices_are_there"),
     "permissions of devices are dropped": (inside(AnyAccess()), "devices_are_there"),

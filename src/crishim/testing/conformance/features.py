@@ -154,6 +154,19 @@ async def check_read_only_mounts_cannot_be_written(world: World) -> None:
         assert [] == list(folder.iterdir())
 
 
+async def check_mount_options_are_applied(world: World) -> None:
+    """mounts.mount_options: additional bind mount options (e.g., noexec, nodev, nosuid) that the runtime must apply."""
+    argv = needed(world.programs.reads("/proc/self/mountinfo"), "read a file")
+    folder = world.candidate.scratch / "volume"
+    folder.mkdir()
+    mounts = (Mount(container_path="/data", host_path=str(folder), mount_options=("noexec", "nodev")),)
+    async with Kubelet.over(world) as kubelet:
+        lines = (await kubelet.output(await kubelet.pod(), kubelet.container(argv, mounts=mounts))).splitlines()
+        options = [line.split()[5].split(",") for line in lines if line.split()[4] == "/data"]
+        assert options, "/data is not mounted"
+        assert {"noexec", "nodev"} <= set(options[-1]), f"the options are {options[-1]}"
+
+
 async def check_files_of_the_kubelet_are_mounted(world: World) -> None:
     """mounts: the kubelet's own /etc/hosts is the container's."""
     argv = needed(world.programs.reads("/etc/hosts"), "read a file")
@@ -216,6 +229,7 @@ FEATURES: Final[Mapping[Check, Feature]] = {
     check_paths_are_masked: Feature.MASKED_PATHS,
     check_mounts_are_there: Feature.MOUNTS,
     check_read_only_mounts_cannot_be_written: Feature.READONLY_MOUNTS,
+    check_mount_options_are_applied: Feature.MOUNT_OPTIONS,
     check_files_of_the_kubelet_are_mounted: Feature.MOUNTS,
     check_memory_limit_is_set: Feature.MEMORY_LIMIT,
     check_terminal_is_given: Feature.TTY,

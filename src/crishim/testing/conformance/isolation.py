@@ -125,6 +125,8 @@ async def check_privileged_is_not_confined(world: World) -> None:
     """privileged: seccomp restrictions are not applied, and sensitive paths are not masked, whatever else is requested."""
     seccomp: dict[str, Any] = {"seccomp": SecurityProfile(ProfileType.RUNTIME_DEFAULT)}
     masked: dict[str, Any] = {"masked_paths": ("/proc/uptime",)}
+    if not {Feature.SECCOMP, Feature.MASKED_PATHS} & world.info.supported:
+        raise LeftOut("the backend supports neither seccomp nor masked paths, which no other container has then")
     async with Kubelet.over(world) as kubelet:
         if Feature.SECCOMP in world.info.supported:
             equal("0", await output_of_privileged(kubelet, world.shows(Fact.SECCOMP), **seccomp))
@@ -133,12 +135,18 @@ async def check_privileged_is_not_confined(world: World) -> None:
             assert await output_of_privileged(kubelet, argv, **masked), "/proc/uptime is masked"
 
 
+async def check_privileged_has_all_devices(world: World) -> None:
+    """privileged: all devices from the host's /dev are available within the container."""
+    source = _device(world)
+    argv = needed(world.programs.opens(source.path), "open a device")
+    async with Kubelet.over(world) as kubelet:
+        await output_of_privileged(kubelet, argv)
+
+
 async def check_devices_are_there(world: World) -> None:
     """devices: the container has the device of the host, and may do with it what the permissions say."""
     argv = needed(world.programs.opens("/dev/exam"), "open a device")
     source = _device(world)
-    if source is None:
-        raise LeftOut(f"the node has none of {', '.join(_DEVICES)}")
     async with Kubelet.over(world) as kubelet:
         sandbox_id = await kubelet.pod()
 
@@ -204,6 +212,7 @@ ISOLATION_FEATURES: Final[Mapping[Check, Feature]] = {
     check_ambient_capabilities_are_given: Feature.AMBIENT_CAPABILITIES,
     check_paths_are_read_only: Feature.MASKED_PATHS,
     check_privileged_is_not_confined: Feature.PRIVILEGED,
+    check_privileged_has_all_devices: Feature.PRIVILEGED,
     check_devices_are_there: Feature.DEVICES,
     check_images_are_mounted: Feature.IMAGE_MOUNTS,
     check_apparmor_confines: Feature.APPARMOR,
@@ -212,10 +221,13 @@ ISOLATION_FEATURES: Final[Mapping[Check, Feature]] = {
 """The feature of each check."""
 
 
-def _device(world: World) -> DeviceNode | None:
-    """A device of the node that no plain container may open."""
+def _device(world: World) -> DeviceNode:
+    """A device of the node that no plain container may open. Raises `LeftOut` if there is none."""
     nodes = {node.path: node for node in world.candidate.node.devices}
-    return next((nodes[path] for path in _DEVICES if path in nodes), None)
+    for path in _DEVICES:
+        if path in nodes:
+            return nodes[path]
+    raise LeftOut(f"the node has none of {', '.join(_DEVICES)}")
 
 
 async def _profile(kubelet: Kubelet, sandbox_id: Any, argv: tuple[str, ...], kind: ProfileType) -> str:

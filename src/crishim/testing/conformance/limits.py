@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Final
 
-from crishim.interfaces.capabilities import SupportsExec
+from crishim.interfaces.capabilities import SupportsExec, SupportsUpdate
 from crishim.model.features import Feature
 from crishim.model.resources import HugepageLimit, Resources
-from crishim.model.values import FrozenDict
+from crishim.model.values import EMPTY, FrozenDict
 from crishim.testing.conformance.candidate import World, equal
 from crishim.testing.conformance.examine import Check
 from crishim.testing.conformance.execs import output_of_exec
@@ -26,6 +26,20 @@ async def check_cpu_quota_is_set(world: World) -> None:
     async with Kubelet.over(world) as kubelet:
         config = kubelet.container(argv, cpu_quota=50_000, cpu_period=200_000)
         equal("50000 200000", await kubelet.output(await kubelet.pod(), config))
+
+
+async def check_cpu_quota_is_updated(world: World) -> None:
+    """update_container: the new quota is that of the container's cgroup."""
+    argv = world.shows(Fact.CPU_QUOTA)
+    if not world.claims(SupportsExec):
+        raise LeftOut("limits of a running container are seen by an exec, which the backend does not support")
+    async with Kubelet.over(world) as kubelet:
+        config = kubelet.container(world.programs.sleeps(), cpu_quota=50_000, cpu_period=100_000)
+        container_id = await kubelet.run(await kubelet.pod(), config)
+        change = Resources(cpu_quota=80_000, cpu_period=100_000)
+        await kubelet.services.containers.update_resources(container_id, change, EMPTY)
+        result = await kubelet.services.streams.exec_sync(container_id, argv, 30)
+        equal("80000 100000", result.stdout.decode().strip())
 
 
 async def check_cpus_are_limited(world: World) -> None:
@@ -86,6 +100,7 @@ async def check_exec_has_the_oom_score(world: World) -> None:
 
 LIMIT_FEATURES: Final[Mapping[Check, Feature]] = {
     check_cpu_quota_is_set: Feature.CPU_QUOTA,
+    check_cpu_quota_is_updated: Feature.CPU_QUOTA,
     check_cpus_are_limited: Feature.CPUSET,
     check_exhausted_memory_is_the_reason: Feature.MEMORY_LIMIT,
     check_hugepages_are_limited: Feature.HUGEPAGES,
@@ -93,5 +108,8 @@ LIMIT_FEATURES: Final[Mapping[Check, Feature]] = {
 }
 """The feature of each check that is about one."""
 
-LIMIT_NEEDS: Final[Mapping[Check, type]] = {check_exec_has_the_oom_score: SupportsExec}
+LIMIT_NEEDS: Final[Mapping[Check, type]] = {
+    check_cpu_quota_is_updated: SupportsUpdate,
+    check_exec_has_the_oom_score: SupportsExec,
+}
 """The capability of each check that is about one."""
