@@ -49,7 +49,7 @@ async def check_host_ipc_is_shared(world: World) -> None:
 
 
 async def check_target_has_its_pid_namespace(world: World) -> None:
-    """namespace_options.pid TARGET: the container's pid namespace is that of the container target_id."""
+    """namespace_options.pid TARGET: the container's namespace will be made to match that of container target_id."""
     argv = world.shows(Fact.PROCESSES)
     async with Kubelet.over(world) as kubelet:
         sandbox_id = await kubelet.pod()
@@ -65,7 +65,7 @@ async def check_target_has_its_pid_namespace(world: World) -> None:
 
 
 async def check_user_namespace_is_mapped(world: World) -> None:
-    """namespace_options.userns_options POD: the mappings of the pod's user namespace are those of the request."""
+    """userns_options POD: uids and gids specify the mappings for the user namespace, which all containers of the pod have."""
     async with Kubelet.over(world) as kubelet:
         mapping = (IDMapping(host_id=5 << 16, container_id=0, length=1 << 16),)
         options = kubelet.namespaces(userns_options=UserNamespace(NamespaceMode.POD, mapping, mapping))
@@ -77,7 +77,7 @@ async def check_user_namespace_is_mapped(world: World) -> None:
 
 
 async def check_sysctls_are_set(world: World) -> None:
-    """sysctls: the values of the pod's own namespaces, which no other pod has."""
+    """sysctls: holds linux sysctls config for the sandbox; another sandbox does not have these values."""
     values = {"kernel.shm_rmid_forced": "1", "kernel.msgmax": "4321"}
     if world.pods_are_apart:
         values["net.ipv4.ip_unprivileged_port_start"] = "123"
@@ -122,7 +122,7 @@ async def check_paths_are_read_only(world: World) -> None:
 
 
 async def check_privileged_is_not_confined(world: World) -> None:
-    """privileged: seccomp restrictions are not applied, and sensitive paths are not masked, whatever else is requested."""
+    """privileged: seccomp restrictions are not applied, and sensitive paths are not masked, even if they are requested."""
     seccomp: dict[str, Any] = {"seccomp": SecurityProfile(ProfileType.RUNTIME_DEFAULT)}
     masked: dict[str, Any] = {"masked_paths": ("/proc/uptime",)}
     if not {Feature.SECCOMP, Feature.MASKED_PATHS} & world.info.supported:
@@ -144,7 +144,7 @@ async def check_privileged_has_all_devices(world: World) -> None:
 
 
 async def check_devices_are_there(world: World) -> None:
-    """devices: the container has the device of the host, and may do with it what the permissions say."""
+    """devices: the device of the host at container_path; without the permission r the container cannot read from it."""
     argv = needed(world.programs.opens("/dev/exam"), "open a device")
     source = _device(world)
     async with Kubelet.over(world) as kubelet:

@@ -55,7 +55,9 @@ async def check_cpus_are_limited(world: World) -> None:
 
 
 async def check_exhausted_memory_is_the_reason(world: World) -> None:
-    """Exit.oom: the reason of a container that the cgroup's out-of-memory killer ended is OOMKilled, its exit code 137."""
+    """reason: must be set to "OOMKilled" for containers terminated by cgroup-based Out-of-Memory killer (`Exit.oom`); the exit
+    code is 137.
+    """
     argv = needed(world.programs.exhausts(), "use much memory")
     async with Kubelet.over(world) as kubelet:
         config = kubelet.container(argv, memory_limit_in_bytes=_ENOUGH, memory_swap_limit_in_bytes=_ENOUGH)
@@ -74,7 +76,7 @@ async def check_hugepages_are_limited(world: World) -> None:
 
 
 async def check_unified_is_written(world: World) -> None:
-    """unified: each key is a file of the container's cgroup v2, and its value the content."""
+    """unified: each key/value in the map refers to the cgroup v2, a file of the container's cgroup and its content."""
     argv = needed(world.programs.reads("/sys/fs/cgroup/pids.max"), "read a file")
     if not world.candidate.node.cgroup_v2:
         raise LeftOut("the node has cgroup v1, without the files of `unified`")
@@ -84,7 +86,7 @@ async def check_unified_is_written(world: World) -> None:
 
 
 async def check_oom_score_is_set(world: World) -> None:
-    """oom_score_adj: adjusts the score of the container's process for the kernel's out-of-memory killer."""
+    """oom_score_adj: OOMScoreAdj adjusts the oom-killer score of the container's process."""
     argv = world.shows(Fact.OOM_SCORE)
     async with Kubelet.over(world) as kubelet:
         config = kubelet.container(argv, oom_score_adj=_SCORE)
