@@ -13,7 +13,7 @@ from crishim.testing.conformance.execs import output_of_exec
 from crishim.testing.conformance.kubelet import Kubelet
 from crishim.testing.conformance.programs import Fact, LeftOut, needed
 
-_ENOUGH: Final = 32 << 20
+_ENOUGH: Final = 64 << 20
 """Bytes: enough for a runtime to start a container, and less than `Programs.exhausts` uses."""
 
 _SCORE: Final = 900
