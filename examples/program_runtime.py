@@ -110,6 +110,8 @@ def enter(bundle: Path, request: str = "") -> None:
     else:
         mount_bundle(root, config["mounts"], kinds=frozenset({"proc", "tmpfs"}))
         hide_paths(root, linux.get("maskedPaths") or (), linux.get("readonlyPaths") or ())
+    if "oomScoreAdj" in process:
+        Path("/proc/self/oom_score_adj").write_text(str(process["oomScoreAdj"]))
     os.chroot(root)
     os.chdir(process["cwd"])
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and so would the program

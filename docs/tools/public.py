@@ -97,6 +97,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
         "crishim.testing.conformance",
         "crishim.testing.conformance.examination",
         "crishim.testing.conformance.examine",
+        "crishim.testing.conformance.images",
         "crishim.testing.conformance.offers",
         "crishim.testing.conformance.runtimes",
         "crishim.testing.conformance.suite",

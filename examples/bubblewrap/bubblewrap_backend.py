@@ -101,6 +101,7 @@ class BubblewrapBackend(crishim.Backend, crishim.SupportsAttach, crishim.Support
         self._specs: dict[ContainerId, ContainerSpec] = {}
         self._stdio: dict[ContainerId, ContainerStdio] = {}
         self._runs: dict[ContainerId, tuple[asyncio.Task[int], asyncio.Task[Exit]]] = {}
+        self._starts: dict[ContainerId, asyncio.Task[None]] = {}
 
     async def probe(self) -> crishim.BackendInfo:
         if shutil.which("bwrap") is None:
@@ -130,7 +131,11 @@ class BubblewrapBackend(crishim.Backend, crishim.SupportsAttach, crishim.Support
         self._specs[spec.id] = spec
 
     async def start_container(self, container_id: ContainerId) -> None:
-        spec = self._known(self._specs, container_id)
+        """A cancelled start goes on to its end: of a bwrap that is killed as it begins, the child may survive."""
+        self._starts[container_id] = asyncio.create_task(self._start(self._known(self._specs, container_id)))
+        await asyncio.shield(self._starts[container_id])
+
+    async def _start(self, spec: ContainerSpec) -> None:
         root = self._images.root(spec.image_id)
         find(root, spec)
         reader, writer = os.pipe()
@@ -147,10 +152,10 @@ class BubblewrapBackend(crishim.Backend, crishim.SupportsAttach, crishim.Support
         finally:
             os.close(writer)
         stdio.started()
-        self._stdio[container_id] = stdio
+        self._stdio[spec.id] = stdio
         watch = asyncio.create_task(self._watch(child, stdio))
-        self._runs[container_id] = asyncio.create_task(asyncio.to_thread(first_pid, reader)), watch
-        await asyncio.shield(self._runs[container_id][0])
+        self._runs[spec.id] = asyncio.create_task(asyncio.to_thread(first_pid, reader)), watch
+        await self._runs[spec.id][0]
 
     async def kill_container(self, container_id: ContainerId, signal: int) -> None:
         first, watch = self._known(self._runs, container_id)
@@ -163,10 +168,12 @@ class BubblewrapBackend(crishim.Backend, crishim.SupportsAttach, crishim.Support
 
     async def remove_container(self, container_id: ContainerId) -> None:
         self._known(self._specs, container_id)
+        if container_id in self._starts:
+            await asyncio.wait({self._starts[container_id]})
         if container_id in self._runs:  # it has ended, unless its start was cancelled
             await self.kill_container(container_id, 9)
             await self.wait_container(container_id)
-        for table in (self._specs, self._runs, self._stdio):
+        for table in (self._specs, self._starts, self._runs, self._stdio):
             table.pop(container_id, None)
 
     async def attach(self, container_id: ContainerId, io: Any) -> None:

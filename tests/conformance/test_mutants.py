@@ -15,9 +15,10 @@ from crishim.interfaces.capabilities import ByteStream, ProcessIO
 from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, UserSpec
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
-from crishim.model.security import Capability, LinuxContainerSecurityContext
+from crishim.model.security import Capability, LinuxContainerSecurityContext, ProfileType, SecurityProfile, SELinuxOption
 from crishim.model.stats import ContainerUsage
 from crishim.model.values import EMPTY, ContainerId, SandboxId
+from crishim.oci.facts import DeviceNode, Host
 from crishim.system import SystemClock
 from crishim.testing import FakeBackend
 from crishim.testing.conformance import CHECKS, candidate
@@ -56,6 +57,9 @@ class Mutated(FakeInside):
     def write(self, spec: ContainerSpec, path: str) -> str:
         return super().write(self.change(spec), path)
 
+    def open(self, spec: ContainerSpec, path: str) -> str:
+        return super().open(self.change(spec), path)
+
 
 class OwnedBy(FakeInside):
     """A namespace that belongs to what `owner` says."""
@@ -91,6 +95,11 @@ def owned(fact: Fact, owner: Callable[[ContainerSpec], str]) -> Maker:
     return lambda: FakeBackend(inside=OwnedBy(fact, owner))
 
 
+def inside(what: FakeInside) -> Maker:
+    """A fake whose processes see this."""
+    return lambda: FakeBackend(inside=what)
+
+
 class Unmounted(FakeInside):
     def place(self, spec: ContainerSpec, path: str) -> None:
         return None
@@ -105,6 +114,63 @@ class Writable(FakeInside):
 class HostsOfTheImage(FakeInside):
     def read(self, spec: ContainerSpec, path: str) -> str:
         return "127.0.0.1 localhost\n" if path == "/etc/hosts" else super().read(spec, path)
+
+
+class Files(FakeInside):
+    """Some files of the kernel have another content."""
+
+    def __init__(self, contents: Mapping[str, str]) -> None:
+        self.contents = contents
+
+    def kernel_file(self, spec: ContainerSpec, path: str) -> str | None:
+        return self.contents.get(path) or super().kernel_file(spec, path)
+
+
+class SysctlsOfAll(FakeInside):
+    """A value that one pod sets is that of all pods."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+
+    def kernel_file(self, spec: ContainerSpec, path: str) -> str | None:
+        self.values |= spec.sandbox.config.linux.sysctls
+        return self.values.get(path.removeprefix("/proc/sys/").replace("/", ".")) or super().kernel_file(spec, path)
+
+
+class ConfinesThePrivileged(FakeInside):
+    def fact(self, spec: ContainerSpec, fact: Fact, limits: Resources, *, tty: bool) -> str:
+        security = spec.security or LinuxContainerSecurityContext()
+        if fact is Fact.SECCOMP and security.privileged:
+            spec = attrs.evolve(spec, security=attrs.evolve(security, privileged=False))
+        return super().fact(spec, fact, limits, tty=tty)
+
+
+class MasksForThePrivileged(FakeInside):
+    def read(self, spec: ContainerSpec, path: str) -> str:
+        security = spec.security or LinuxContainerSecurityContext()
+        return super().read(attrs.evolve(spec, security=attrs.evolve(security, privileged=False)), path)
+
+
+class AnyDevice(FakeInside):
+    def open(self, spec: ContainerSpec, path: str) -> str:
+        return ""
+
+
+class AnyAccess(FakeInside):
+    def open(self, spec: ContainerSpec, path: str) -> str:
+        devices = tuple(attrs.evolve(device, permissions="rwm") for device in spec.devices)
+        return super().open(attrs.evolve(spec, devices=devices), path)
+
+
+class WritableImages(FakeInside):
+    def write(self, spec: ContainerSpec, path: str) -> str:
+        return super().write(attrs.evolve(spec, mounts=()), path)
+
+
+class WholeImages(FakeInside):
+    def image_path(self, spec: ContainerSpec, path: str) -> str | None:
+        mounts = tuple(attrs.evolve(mount, image_sub_path="") for mount in spec.mounts)
+        return super().image_path(attrs.evolve(spec, mounts=mounts), path)
 
 
 class NodesResolver(FakeInside):
@@ -257,6 +323,31 @@ class KeepsStdin(FakeBackend):
         return await super().create_container(attrs.evolve(spec, stdin_once=False))
 
 
+class EndsStdin(FakeBackend):
+    async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
+        return await super().create_container(attrs.evolve(spec, stdin_once=True))
+
+
+class CloseEndsAll(FakeBackend):
+    async def close(self) -> None:
+        for container in self.containers.values():
+            if container.state is ContainerState.RUNNING:
+                container.end(Exit(code=137))
+
+
+class ExhaustionIsAKill(FakeBackend):
+    async def wait_container(self, container_id: ContainerId) -> Exit:
+        return attrs.evolve(await super().wait_container(container_id), oom=False)
+
+
+class NoSubPathIsMissing(FakeBackend):
+    async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
+        mounts = tuple(
+            attrs.evolve(mount, image_sub_path=mount.image_sub_path.removeprefix("no/such/")) for mount in spec.mounts
+        )
+        return await super().create_container(attrs.evolve(spec, mounts=mounts))
+
+
 class DetachEnds(FakeBackend):
     async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
         try:
@@ -281,6 +372,12 @@ class OpenPorts(FakeBackend):
 class Unlimited(FakeBackend):
     async def update_container(self, container_id: ContainerId, resources: Resources) -> None:
         self._container(container_id)
+
+
+class KeepsItsQuota(FakeBackend):
+    async def update_container(self, container_id: ContainerId, resources: Resources) -> None:
+        own = self._container(container_id).resources
+        await super().update_container(container_id, attrs.evolve(resources, cpu_quota=own.cpu_quota))
 
 
 class Untimed(FakeBackend):
@@ -394,6 +491,10 @@ def of_its_own(spec: ContainerSpec) -> str:
     return spec.id
 
 
+def of_the_pod(spec: ContainerSpec) -> str:
+    return spec.sandbox.id
+
+
 def of_all(_: ContainerSpec) -> str:
     return "f" * 12
 
@@ -429,6 +530,55 @@ MUTANTS: Final[Mapping[str, tuple[Maker, str]]] = {
     "no memory limit": (seeing({Fact.MEMORY_LIMIT: "max"}), "memory_limit_is_set"),
     "limits do not change": (Unlimited, "limits_are_updated"),
     "a descriptor too many": (seeing({Fact.DESCRIPTORS: "5"}), "no_descriptor_is_inherited"),
+    "no CPU quota": (seeing({Fact.CPU_QUOTA: "max 100000"}), "cpu_quota_is_set"),
+    "the CPU period is the kernel's": (seeing({Fact.CPU_QUOTA: "50000 100000"}), "cpu_quota_is_set"),
+    "every CPU may be used": (seeing({Fact.CPUS: "0-1"}), "cpus_are_limited"),
+    "an OOM kill is any kill": (ExhaustionIsAKill, "exhausted_memory_is_the_reason"),
+    "huge pages are not limited": (seeing({Fact.HUGEPAGE_LIMIT: "max"}), "hugepages_are_limited"),
+    "unified is not written": (inside(Files({"/sys/fs/cgroup/pids.max": "max"})), "unified_is_written"),
+    "oom_score_adj is the node's": (seeing({Fact.OOM_SCORE: "0"}), "oom_score_is_set"),
+    "exec has the node's oom_score_adj": (seeing({Fact.OOM_SCORE: "0"}), "exec_has_the_oom_score"),
+    "the IPC namespace is always the pod's": (owned(Fact.IPC, of_the_pod), "host_ipc_is_shared"),
+    "every pod has the node's IPC namespace": (owned(Fact.IPC, on_the_node), "host_ipc_is_shared"),
+    "the target's processes are not seen": (owned(Fact.PROCESSES, of_its_own), "target_has_its_pid_namespace"),
+    "the target is the whole pod": (owned(Fact.PROCESSES, of_the_pod), "target_has_its_pid_namespace"),
+    "the user namespace has another mapping": (
+        inside(Files({"/proc/self/uid_map": "0 100000 65536"})),
+        "user_namespace_is_mapped",
+    ),
+    "the user namespace has groups of the node": (
+        inside(Files({"/proc/self/gid_map": "0 0 4294967295"})),
+        "user_namespace_is_mapped",
+    ),
+    "sysctls are dropped": (inside(Files({"/proc/sys/kernel/msgmax": "8192"})), "sysctls_are_set"),
+    "sysctls are the node's": (lambda: FakeBackend(inside=SysctlsOfAll()), "sysctls_are_set"),
+    "groups of the image are added": (seeing({Fact.GROUPS: "5678 4321 50000"}), "groups_are_strict"),
+    "no ambient capability": (
+        secured(capabilities=Capability(add_capabilities=("NET_ADMIN",))),
+        "ambient_capabilities_are_given",
+    ),
+    "read-only paths can be written": (secured(readonly_paths=()), "paths_are_read_only"),
+    "every path is read-only": (secured(readonly_paths=("/tmp",)), "paths_are_read_only"),
+    "seccomp filters the privileged": (inside(ConfinesThePrivileged()), "privileged_is_not_confined"),
+    "paths are masked for the privileged": (inside(MasksForThePrivileged()), "privileged_is_not_confined"),
+    "CPU limits do not change": (KeepsItsQuota, "cpu_quota_is_updated"),
+    "the privileged have no devices": (secured(privileged=False), "privileged_has_all_devices"),
+    "mount options are dropped": (
+        inside(Files({"/proc/self/mountinfo": "2 1 0:1 / /data rw,relatime"})),
+        "mount_options_are_applied",
+    ),
+    "no device is there": (seeing(devices=()), "devices_are_there"),
+    "every device is there": (inside(AnyDevice()), "devices_are_there"),
+    "permissions of devices are dropped": (inside(AnyAccess()), "devices_are_there"),
+    "no image is mounted": (seeing(mounts=()), "images_are_mounted"),
+    "image mounts can be written": (inside(WritableImages()), "images_are_mounted"),
+    "image_sub_path has no effect": (inside(WholeImages()), "images_are_mounted"),
+    "a missing image_sub_path is nothing": (NoSubPathIsMissing, "images_are_mounted"),
+    "AppArmor is off": (secured(apparmor=SecurityProfile(ProfileType.UNCONFINED)), "apparmor_confines"),
+    "AppArmor cannot be turned off": (secured(apparmor=None), "apparmor_confines"),
+    "the SELinux type is the node's": (secured(selinux_options=SELinuxOption(type="spc_t", level="s0")), "selinux_labels"),
+    "stdin ends with its first client": (EndsStdin, "attach_keeps_stdin_open"),
+    "close ends what the engine runs": (CloseEndsAll, "close_ends_what_needs_this_process"),
     "no terminal": (seeing({Fact.TERMINAL: "no"}), "terminal_is_given"),
     "exec runs in /": (lambda: ExecBesides(cwd="/"), "exec_has_the_folder"),
     "exec runs as root": (lambda: ExecBesides(user=UserSpec()), "exec_has_the_user"),
@@ -473,6 +623,12 @@ MUTANTS: Final[Mapping[str, tuple[Maker, str]]] = {
 BY_NAME: Final = {name_of(check): check for check in CHECKS}
 
 
+NODE: Final = Host(
+    cgroup_v2=True, apparmor=True, selinux=True, devices=(DeviceNode(path="/dev/fuse", kind="c", major=10, minor=229),)
+)
+"""A machine that has everything that checks need of one."""
+
+
 def examined(check: str, backend: FakeBackend, folder: Path) -> Result:
     """Run one check on a fake that is built once, and told of each restart."""
     for name in ("state", "run", "scratch"):
@@ -488,7 +644,8 @@ def examined(check: str, backend: FakeBackend, folder: Path) -> Result:
     context = BackendContext(
         state=folder / "state", runtime_state=folder / "run", clock=SystemClock(), namespaces=FakeNamespaces()
     )
-    under_test = Candidate(make=make, context=context, scratch=folder / "scratch", programs=FakePrograms(), in_memory=True)
+    programs, scratch = FakePrograms(), folder / "scratch"
+    under_test = Candidate(make=make, context=context, scratch=scratch, programs=programs, in_memory=True, node=NODE)
     return examine(BY_NAME[check], under_test, lambda world: not_claimed(BY_NAME[check], world))
 
 

@@ -70,6 +70,12 @@ class Modules(Programs):
     def writes(self, path: str) -> tuple[str, ...]:
         return self._run("write", path)
 
+    def opens(self, path: str) -> None:
+        return None
+
+    def exhausts(self) -> None:
+        return None
+
     def counts(self) -> tuple[str, ...]:
         return self._run("count")
 

@@ -10,13 +10,14 @@ from crishim.model.security import (
     LinuxContainerSecurityContext,
     NamespaceMode,
     ProfileType,
+    SupplementalGroupsPolicy,
 )
 from crishim.testing.conformance.programs import Fact, Programs
 
 _DEFAULT_CAPABILITIES: Final = 0xA80425FB
 _ALL_CAPABILITIES: Final = 0x1FFFFFFFFFF
 _CAPABILITIES: Final = {"CHOWN": 0, "NET_ADMIN": 12, "SYS_ADMIN": 21}
-_FILES: Final = {"/proc/uptime": "1.00 1.00\n"}
+_FILES: Final = {"/proc/uptime": "1.00 1.00\n", "/etc/passwd": "root:x:0:0:root:/:/bin/sh\n"}
 
 
 class FakePrograms(Programs):
@@ -54,6 +55,12 @@ class FakePrograms(Programs):
     def writes(self, path: str) -> tuple[str, ...] | None:
         return ("write", path)
 
+    def opens(self, path: str) -> tuple[str, ...] | None:
+        return ("open", path)
+
+    def exhausts(self) -> tuple[str, ...] | None:
+        return ("exhaust", str(256 << 20))
+
     def counts(self) -> tuple[str, ...] | None:
         return ("count",)
 
@@ -87,12 +94,20 @@ class FakeInside:
             case Fact.NO_NEW_PRIVS:
                 return str(int(_security(spec).no_new_privs))
             case Fact.SECCOMP:
-                profile = _security(spec).seccomp
+                profile = None if _security(spec).privileged else _security(spec).seccomp
                 return "0" if profile is None or profile.profile_type is ProfileType.UNCONFINED else "2"
             case Fact.CAPABILITIES:
                 return f"{self.capabilities(spec):016x}"
             case Fact.MEMORY_LIMIT:
                 return str(limits.memory_limit_in_bytes or "max")
+            case Fact.CPU_QUOTA:
+                return f"{limits.cpu_quota or 'max'} {limits.cpu_period}"
+            case Fact.CPUS:
+                return limits.cpuset_cpus or "0-1"
+            case Fact.HUGEPAGE_LIMIT:
+                return next((str(pages.limit) for pages in limits.hugepage_limits if pages.page_size == "2MB"), "max")
+            case Fact.OOM_SCORE:
+                return str(limits.oom_score_adj)
             case Fact.DESCRIPTORS:
                 return "4"
             case Fact.TERMINAL:
@@ -101,7 +116,8 @@ class FakeInside:
     def ids(self, spec: ContainerSpec) -> dict[Fact, str]:
         """The process's user, group, and all groups."""
         user, group = spec.user.user or "0", spec.user.group or "0"
-        groups = " ".join((group, *map(str, spec.user.supplemental_groups)))
+        strict = _security(spec).supplemental_groups_policy is SupplementalGroupsPolicy.STRICT
+        groups = " ".join((group, *map(str, spec.user.supplemental_groups), *(() if strict else ("50000",))))
         return {Fact.USER: user, Fact.GROUP: group, Fact.GROUPS: groups}
 
     def namespace(self, spec: ContainerSpec, fact: Fact) -> str:
@@ -113,7 +129,8 @@ class FakeInside:
             kind, owner = "ipc", "" if options.ipc is NamespaceMode.NODE else spec.sandbox.id
         else:
             kind = "pid"
-            owner = {NamespaceMode.POD: spec.sandbox.id, NamespaceMode.NODE: ""}.get(own.pid, spec.id)
+            owners = {NamespaceMode.POD: spec.sandbox.id, NamespaceMode.NODE: "", NamespaceMode.TARGET: own.target_id}
+            owner = owners.get(own.pid, spec.id)
         return f"{kind}:[{int(owner[-12:], 16)}]" if owner else os.readlink(f"/proc/self/ns/{kind}")  # noqa: PTH115
 
     def capabilities(self, spec: ContainerSpec) -> int:
@@ -128,7 +145,11 @@ class FakeInside:
                 effective &= ~(1 << _CAPABILITIES[name])
         for name in changes.add_capabilities:
             effective |= 1 << _CAPABILITIES[name]
-        return effective
+        return effective if spec.user.user in {"", "0"} else self.ambient_capabilities(spec)
+
+    def ambient_capabilities(self, spec: ContainerSpec) -> int:
+        """The capabilities that a program of another user than root has."""
+        return sum(1 << _CAPABILITIES[name] for name in _security(spec).capabilities.add_ambient_capabilities)
 
     def variable(self, spec: ContainerSpec, name: str) -> str:
         """The value of an environment variable."""
@@ -136,15 +157,58 @@ class FakeInside:
 
     def read(self, spec: ContainerSpec, path: str) -> str:
         """The content of a file. Raises `OSError`."""
-        if path in _security(spec).masked_paths:
+        security = _security(spec)
+        if path in security.masked_paths and not security.privileged:
             return ""
         if path == "/etc/resolv.conf":
             return self.resolver(spec)
+        if (inside := self.image_path(spec, path)) is not None:
+            return self.read(spec, inside)
+        if (value := self.kernel_file(spec, path)) is not None:
+            return f"{value}\n"
         if (place := self.place(spec, path)) is not None:
             return place[1].read_text()
         if path not in _FILES:
             raise FileNotFoundError(path)
         return _FILES[path]
+
+    def image_path(self, spec: ContainerSpec, path: str) -> str | None:
+        """The path in the image that is mounted where a path is; None if none is. All images are the container's own."""
+        for mount in spec.mounts:
+            if mount.image is not None and path.startswith(f"{mount.container_path}/"):
+                return f"/{mount.image_sub_path}/{path.removeprefix(f'{mount.container_path}/')}".replace("//", "/")
+        return None
+
+    def kernel_file(self, spec: ContainerSpec, path: str) -> str | None:
+        """The content of a file of the kernel that the spec decides; None for any other file."""
+        security, options = _security(spec), spec.sandbox.namespaces.userns_options
+        file = Path(path)
+        if path.startswith("/proc/sys/"):
+            return spec.sandbox.config.linux.sysctls.get(path.removeprefix("/proc/sys/").replace("/", "."), "0")
+        if path in {"/proc/self/uid_map", "/proc/self/gid_map"} and options is not None:
+            mappings = options.uids if file.name == "uid_map" else options.gids
+            return "\n".join(f"{each.container_id} {each.host_id} {each.length}" for each in mappings)
+        if file.parent == Path("/sys/fs/cgroup"):
+            return spec.resources.unified.get(file.name, "max")
+        if path == "/proc/self/mountinfo":
+            return "\n".join(f"2 1 0:1 / {each.container_path} rw,{','.join(each.mount_options)}" for each in spec.mounts)
+        if path == "/proc/self/attr/current":
+            return self.label(security)
+        return None
+
+    def label(self, security: LinuxContainerSecurityContext) -> str:
+        """The label of a process, of SELinux or of AppArmor."""
+        if (option := security.selinux_options) is not None:
+            return f"system_u:system_r:{option.type}:{option.level}"
+        confined = security.apparmor is None or security.apparmor.profile_type is not ProfileType.UNCONFINED
+        return "fake-default (enforce)" if confined else "unconfined"
+
+    def open(self, spec: ContainerSpec, path: str) -> str:
+        """Open a file for reading, and print nothing. Raises `OSError`."""
+        given = any(device.container_path == path and "r" in device.permissions for device in spec.devices)
+        if not given and not _security(spec).privileged:
+            raise PermissionError(path)
+        return ""
 
     def resolver(self, spec: ContainerSpec) -> str:
         """The content of /etc/resolv.conf."""
@@ -157,7 +221,11 @@ class FakeInside:
     def write(self, spec: ContainerSpec, path: str) -> str:
         """Write a line to a file, and print nothing. Raises `OSError`."""
         place = self.place(spec, path)
-        readonly = _security(spec).readonly_rootfs if place is None else place[0].readonly
+        security = _security(spec)
+        readonly_path = not security.privileged and any(path.startswith(f"{below}/") for below in security.readonly_paths)
+        if readonly_path or self.image_path(spec, path) is not None:
+            raise PermissionError(path)
+        readonly = security.readonly_rootfs if place is None else place[0].readonly
         if readonly:
             raise PermissionError(path)
         if place is not None:
@@ -167,6 +235,8 @@ class FakeInside:
     def place(self, spec: ContainerSpec, path: str) -> tuple[Mount, Path] | None:
         """The mount in which a path is, and its file on the host; None if it is in the container's own root."""
         for mount in spec.mounts:
+            if mount.image is not None:
+                continue
             if path == mount.container_path:
                 return mount, Path(mount.host_path)
             if path.startswith(f"{mount.container_path}/"):

@@ -24,6 +24,7 @@ from crishim.interfaces.capabilities import (
     ProcessIO,
     SupportsAttach,
     SupportsCheckpoint,
+    SupportsClose,
     SupportsExec,
     SupportsLogReopen,
     SupportsPause,
@@ -61,6 +62,7 @@ from crishim.testing.fake_programs import FakeInside, FakePrograms
 MISSING = "/no/such/program"
 _TERM, _KILL = 15, 9
 _SOON = 0.02
+_PREFIX = 12
 
 
 @attrs.frozen
@@ -121,6 +123,7 @@ class FakeBackend(
     SupportsLogReopen,
     SupportsPause,
     SupportsCheckpoint,
+    SupportsClose,
 ):
     """A backend in memory that claims every capability; pass a smaller set to test a smaller backend.
 
@@ -232,6 +235,8 @@ class FakeBackend(
     async def start_container(self, container_id: ContainerId) -> None:
         self._called("start_container", container_id)
         container = self._container(container_id)
+        if any(mount.image_sub_path.startswith("no/such/") for mount in container.spec.mounts):
+            raise InvalidArgument("config.mounts.image_sub_path", "is not in the image")
         if container.spec.argv[0] == MISSING:
             container_after(container.state, ContainerAct.START)
             raise InvalidArgument("config.command", f"{MISSING} cannot be run")
@@ -387,11 +392,17 @@ class FakeBackend(
         await self.checkpoint_origin(path)
         return await self.create_container(spec)
 
+    async def close(self) -> None:
+        self._called("close", "")
+
     async def _perform(self, container: FakeContainer, argv: tuple[str, ...]) -> Exit | None:
         match argv:
             case ("later", first, later, code):
                 await self._output(container, "stdout", first)
                 self._soon(container, lambda: self._finish(container, later, int(code)))
+            case ("exhaust", size):
+                oom = 0 < container.resources.memory_limit_in_bytes < int(size)
+                return Exit(code=137, oom=True) if oom else Exit(code=0)
             case ("tick", text):
                 self._soon(container, lambda: self._output(container, "stdout", text))
             case _:
@@ -420,6 +431,8 @@ class FakeBackend(
                 return _done(lambda: inside.read(spec, path))
             case ("write", path):
                 return _done(lambda: inside.write(spec, path))
+            case ("open", path):
+                return _done(lambda: inside.open(spec, path))
         return None
 
     def _soon(self, container: FakeContainer, act: Callable[[], Awaitable[None]]) -> None:
@@ -504,7 +517,8 @@ class FakeImages:
     async def status(self, image: ImageSpec) -> ImageDetail | None:
         for detail in self.details.values():
             names = {detail.image.id, *detail.image.repo_tags, *detail.image.repo_digests}
-            if image.image in names or f"{image.image}:latest" in names:
+            is_prefix = len(image.image) >= _PREFIX and detail.image.id.removeprefix("sha256:").startswith(image.image)
+            if image.image in names or f"{image.image}:latest" in names or is_prefix:
                 return detail
         return None
 

@@ -13,9 +13,11 @@ from crishim.backends.docker.engine import Engine
 from crishim.backends.docker.images import DockerImages, config_of, names_of
 from crishim.backends.docker.options import Options
 from crishim.errors import CrishimError, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
+from crishim.interfaces.seats import ImageService
 from crishim.model.image import AuthConfig, Image, ImageConfig, ImageSpec
 from crishim.model.values import FrozenDict
 from crishim.system import SystemClock
+from crishim.testing.conformance.images import ImageServiceConformance
 from tests.backends.docker.node import SLEEPS, Node
 from tests.backends.docker.world import Dockerd, needs
 from tests.backends.runc.world import needs as needs_tools
@@ -53,6 +55,24 @@ async def images(engine: Dockerd) -> AsyncIterator[DockerImages]:
                 with contextlib.suppress(CrishimError):
                     await service.remove(ImageSpec(image=image.id))
         service.close()
+
+
+class TestExam(ImageServiceConformance):
+    """The engine's images keep the contract of `ImageService`."""
+
+    @pytest.fixture(autouse=True)
+    def on(self, engine: Dockerd, shelf: Registry) -> None:
+        """Use the engine of the session, and an image of the shelf."""
+        self._engine = engine
+        self.reference = f"{shelf.address}/b/two:1"  # type: ignore[misc]  # of this test alone
+        self.missing = f"{shelf.address}/b/nothing:1"  # type: ignore[misc]
+
+    async def make_images(self, folder: Path) -> ImageService:
+        return DockerImages(Engine(self._engine.socket), SystemClock(), Options(socket=self._engine.socket))
+
+    async def close_images(self, images: ImageService) -> None:
+        assert isinstance(images, DockerImages)
+        images.close()
 
 
 async def named(images: DockerImages, text: str) -> Image | None:

@@ -25,6 +25,12 @@ class InTheStandIn(Programs):
     def writes(self, path: str) -> tuple[str, ...] | None:
         return None
 
+    def opens(self, path: str) -> tuple[str, ...] | None:
+        return None
+
+    def exhausts(self) -> tuple[str, ...] | None:
+        return None
+
     def serves(self, port: int, text: str) -> tuple[str, ...] | None:
         return None
 

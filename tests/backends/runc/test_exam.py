@@ -91,7 +91,14 @@ class InGvisor(Programs):
 
     def shows(self, fact: Fact) -> tuple[str, ...] | None:
         hidden = {Fact.NETWORK, Fact.IPC, Fact.PROCESSES, Fact.NO_NEW_PRIVS, Fact.MEMORY_LIMIT}
+        hidden |= {Fact.CPU_QUOTA, Fact.CPUS, Fact.HUGEPAGE_LIMIT, Fact.OOM_SCORE}
         return None if fact in hidden else super().shows(fact)
+
+    def opens(self, path: str) -> tuple[str, ...] | None:
+        return None  # only the devices that gVisor's kernel has, such as GPUs with its option --nvproxy
+
+    def exhausts(self) -> tuple[str, ...] | None:
+        return None  # a pod's containers are one process of the node, whose memory the kubelet's cgroup of the pod limits
 
 
 @pytest.mark.node

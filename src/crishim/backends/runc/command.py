@@ -174,11 +174,17 @@ class RuntimeCommand:
         ends = (pipe if stdin else asyncio.subprocess.DEVNULL, pipe, pipe)
         return await self._run(container_id, args, *ends, sent=stdin, group=group)
 
-    async def start_detached(self, container_id: str, args: list[str], ends: ChildEnds | None) -> None:
-        """Run a subcommand that leaves a process running, with `ends` as the streams of that process."""
+    async def start_detached(
+        self, container_id: str, args: list[str], ends: ChildEnds | None, *, oom_score_adj: int | None = None
+    ) -> None:
+        """Run a subcommand that leaves a process running, with `ends` as the streams of that process.
+
+        `oom_score_adj` is that of an exec. crun sets it for a container's first process alone, so it is begun with it here.
+        """
         nothing = asyncio.subprocess.DEVNULL
         streams = (nothing, nothing, nothing) if ends is None else (ends.stdin, ends.stdout, ends.stderr)
-        await self._run(container_id, args, *streams)
+        begun = oom_score_adj is not None and self.name == "crun" and find_program("choom")
+        await self._run(container_id, args, *streams, before=("choom", "-n", str(oom_score_adj), "--") if begun else ())
 
     async def _run(
         self,
@@ -190,10 +196,12 @@ class RuntimeCommand:
         *,
         sent: bytes = b"",
         group: bool = False,
+        before: tuple[str, ...] = (),
     ) -> bytes:
         with self.span(args[0], container_id), tempfile.NamedTemporaryFile(prefix="runtime", suffix=".log") as log:
             try:
                 process = await children.start(
+                    *before,
                     *self.line,
                     *(("--systemd-cgroup",) if self.systemd_cgroup else ()),
                     f"--log={log.name}",

@@ -30,6 +30,7 @@ from crishim.pods.host import host, may_raise_limits
 
 _PROGRAMS: Final = (
     ("conmon", True, "no container can be created", "conmon"),
+    ("choom", False, "execs of crun have the oom_score_adj of crishim", "util-linux"),
     ("catatonit", True, "no pod can share a process namespace among its containers", "catatonit"),
 )
 _SECCOMP: Final = "usr/share/containers/seccomp.json"

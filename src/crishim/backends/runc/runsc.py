@@ -17,7 +17,7 @@ from crishim.backends.runc import holder
 from crishim.backends.runc.command import last_error
 from crishim.backends.runc.exec import AdoptedChild
 from crishim.backends.runc.runtime import MonitoredRuntime
-from crishim.errors import CrishimError, InvalidArgument, Unavailable, Unknown
+from crishim.errors import CrishimError, Unavailable, Unknown
 from crishim.interfaces.backend import BackendContext, BackendInfo
 from crishim.linux.processes import read_pid
 from crishim.model.container import ContainerSpec
@@ -27,10 +27,19 @@ from crishim.model.security import NamespaceMode
 from crishim.model.stats import CgroupUsage
 from crishim.monitor.client import read_pipe
 from crishim.oci.facts import Host, NamespacePaths
-from crishim.pods.pid_namespaces import pid_options
 from crishim.pods.usage import MeasuredPods
 
-_OF_THE_NODE: Final = frozenset({Feature.APPARMOR, Feature.SELINUX, Feature.HOST_PID, Feature.HOST_IPC, Feature.MASKED_PATHS})
+_OF_THE_NODE: Final = frozenset(
+    {
+        Feature.APPARMOR,
+        Feature.SELINUX,
+        Feature.HOST_PID,
+        Feature.HOST_IPC,
+        Feature.TARGET_PID,
+        Feature.MASKED_PATHS,
+        Feature.SYSCTLS,
+    }
+)
 """Features of the node's kernel, which the containers do not use: gVisor's own has other processes and its own /proc."""
 
 
@@ -117,11 +126,6 @@ class GvisorPods(MeasuredPods):
         """GVisor's kernel has a host name of its own, which is not that of the UTS namespace that it runs in."""
         super()._finish_config(spec, config)
         config["hostname"] = spec.sandbox.config.hostname or self._host.hostname
-
-    def _namespaces(self, spec: ContainerSpec) -> NamespacePaths:
-        if pid_options(spec).pid is NamespaceMode.TARGET:
-            raise InvalidArgument("config.linux.security_context.namespace_options.pid", "gVisor does not support TARGET")
-        return super()._namespaces(spec)
 
 
 def bid(bundle: Path, word: bytes) -> None:

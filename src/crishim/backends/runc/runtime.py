@@ -236,15 +236,14 @@ class MonitoredRuntime:
         self, container_id: str, folder: Path, streams: ExecStreams, process: Mapping[str, Any]
     ) -> AdoptedChild:
         args = self._exec_args(folder)
-        program = process["args"][0]
         with children.expecting():
             try:
                 if process.get("terminal"):
                     async with ConsoleSocket(folder / "console") as console:
-                        await self._run_exec(container_id, program, [*args, f"--console-socket={console.path}"], None)
+                        await self._run_exec(container_id, process, [*args, f"--console-socket={console.path}"], None)
                         streams.adopt_terminal(await console.terminal())
                 else:
-                    await self._run_exec(container_id, program, args, streams.open())
+                    await self._run_exec(container_id, process, args, streams.open())
             except BaseException:  # cancelled, or without a terminal: the process may exist nevertheless
                 await self._adopted(container_id, folder).end()
                 raise
@@ -290,12 +289,13 @@ class MonitoredRuntime:
     def _adopted(self, container_id: str, folder: Path) -> AdoptedChild:  # noqa: ARG002 - gVisor needs the container too
         return AdoptedChild(read_pid(folder / "pid"))
 
-    async def _run_exec(self, container_id: str, program: str, args: list[str], ends: ChildEnds | None) -> None:
+    async def _run_exec(self, container_id: str, process: Mapping[str, Any], args: list[str], ends: ChildEnds | None) -> None:
+        score = process.get("oomScoreAdj")
         try:
-            await self._command.start_detached(container_id, [*args, container_id], ends)
+            await self._command.start_detached(container_id, [*args, container_id], ends, oom_score_adj=score)
         except NotFound as error:
             if (await self.state(container_id)).status is OciStatus.RUNNING:
-                raise InvalidArgument("cmd", f"{program!r} is not a program in the container") from error
+                raise InvalidArgument("cmd", f"{process['args'][0]!r} is not a program in the container") from error
             raise
 
     async def _bundle(self, container_id: str) -> Path:

@@ -6,7 +6,7 @@ import itertools
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import attrs
 
@@ -20,6 +20,8 @@ from crishim.model.process import Exit
 from crishim.model.sandbox import LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, SandboxSpec
 from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption
 from crishim.model.values import EMPTY, ContainerId, FrozenDict, ImageId, SandboxId
+from crishim.oci.facts import Host
+from crishim.pods.host import host
 from crishim.testing.conformance.programs import Fact, Programs, needed
 from crishim.testing.faults import traced
 
@@ -46,7 +48,8 @@ class Candidate:
     `in_memory`: the backend's state does not outlive this process, so that a restart is another object in it. `ignores` are
     the plug-in's: fields of CRI that have no effect. `close` disconnects a backend whose containers go on: before a restart in
     this process, and at the end of a check unless the backend claims `SupportsClose`. `limit` is in seconds, for one check.
-    `mark` is the value of MARK. `release` frees what `context` has from the exam.
+    `mark` is the value of MARK. `release` frees what `context` has from the exam. `node` is the machine that the containers
+    run on.
     """
 
     make: Callable[[BackendContext], Awaitable[Backend]]
@@ -63,6 +66,7 @@ class Candidate:
     in_memory: bool = False
     ignores: Mapping[str, str] = EMPTY
     limit: float = LIMIT
+    node: Host = attrs.Factory(host)
     mark: str = attrs.Factory(lambda: secrets.token_hex(8))
     close: Callable[[Backend], Awaitable[None]] | None = None
     release: Callable[[], None] = lambda: None
@@ -114,6 +118,11 @@ class World:
     def claims(self, capability: type) -> bool:
         """Whether the backend claims a capability."""
         return capability in capabilities(self.backend)
+
+    async def end(self) -> None:
+        """Call `SupportsClose.close`, as the end of `crishim play` does, and build the backend again over the same folders."""
+        await patiently(cast("SupportsClose", self.backend).close())
+        await self.restart()
 
     async def restart(self) -> None:
         """Drop the backend as a crash would, and build it again over the same folders."""

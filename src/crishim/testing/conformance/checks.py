@@ -7,7 +7,19 @@ from typing import Final
 
 from crishim.interfaces.capabilities import SupportsAttach, SupportsExec, SupportsLogReopen, SupportsUpdate
 from crishim.model.features import Feature
-from crishim.testing.conformance import contract, execs, features, logs, offers, pods, restarts, service
+from crishim.testing.conformance import (
+    contract,
+    execs,
+    features,
+    isolation,
+    limits,
+    logs,
+    offers,
+    pods,
+    refusals,
+    restarts,
+    service,
+)
 from crishim.testing.conformance.candidate import World
 from crishim.testing.conformance.examine import Check, Restart, name_of
 
@@ -20,13 +32,13 @@ def _checks(*modules: ModuleType) -> Iterator[Check]:
 
 
 CHECKS: Final[tuple[Check | Restart, ...]] = (
-    *_checks(contract, logs, offers, execs, pods, features, service),
+    *_checks(contract, logs, offers, execs, pods, features, limits, isolation, refusals, service),
     *restarts.RESTARTS,
 )
 """Every check of the exam."""
 
 CAPABILITIES: Final[Mapping[str, type]] = {
-    **{name_of(check): needed for check, needed in {**offers.NEEDS, **pods.POD_NEEDS}.items()},
+    **{name_of(check): needed for check, needed in {**offers.NEEDS, **pods.POD_NEEDS, **limits.LIMIT_NEEDS}.items()},
     **{name_of(check): SupportsExec for check in _checks(execs)},
     "limits_are_updated": SupportsUpdate,
     "restart_allows_execs": SupportsExec,
@@ -36,7 +48,15 @@ CAPABILITIES: Final[Mapping[str, type]] = {
 """The capability that a check, by its name, is about."""
 
 FEATURES: Final[Mapping[str, Feature]] = {
-    name_of(check): feature for check, feature in {**features.FEATURES, **execs.EXEC_FEATURES, **pods.POD_FEATURES}.items()
+    name_of(check): feature
+    for table in (
+        features.FEATURES,
+        execs.EXEC_FEATURES,
+        pods.POD_FEATURES,
+        limits.LIMIT_FEATURES,
+        isolation.ISOLATION_FEATURES,
+    )
+    for check, feature in {**table, **offers.OFFER_FEATURES}.items()
 }
 """The feature that a check, by its name, is about."""
 
@@ -63,6 +83,8 @@ OF_APART_PODS: Final = frozenset(
         "resolver_is_the_pods",
         "exec_is_in_the_container",
         "plain_containers_have_few_capabilities",
+        "oom_score_is_set",
+        "exec_has_the_oom_score",
     }
 )
 """The checks of pods that have namespaces of their own."""
@@ -70,6 +92,8 @@ OF_APART_PODS: Final = frozenset(
 IGNORABLE: Final[Mapping[str, str]] = {
     "resolver_is_the_pods": "PodSandboxConfig.dns_config",
     "host_name_is_the_pods": "PodSandboxConfig.hostname",
+    "oom_score_is_set": "ContainerConfig.linux.resources.oom_score_adj",
+    "exec_has_the_oom_score": "ContainerConfig.linux.resources.oom_score_adj",
     "pid_namespace_can_be_the_pods": "PodSandboxConfig.linux.security_context.namespace_options.pid=POD",
 }
 """The field of CRI that a check is about, which a plug-in may state to ignore."""

@@ -20,21 +20,21 @@ _MANY: Final = 1_000_000
 async def check_exec_has_the_folder(world: World) -> None:
     """exec: the process inherits the container's working directory."""
     spec = await _sleeping(world, cwd="/tmp")  # noqa: S108 - in the container
-    equal("/tmp", await _printed(world, spec, world.shows(Fact.FOLDER)))  # noqa: S108
+    equal("/tmp", await output_of_exec(world, spec, world.shows(Fact.FOLDER)))  # noqa: S108
 
 
 async def check_exec_has_the_environment(world: World) -> None:
     """exec: the process inherits the container's environment."""
     plain = world.container_spec(world.sandbox_spec(), world.programs.sleeps())
     spec = await _sleeping(world, env=FrozenDict({**plain.env, "GREETING": "a b=c"}))
-    equal("a b=c", await _printed(world, spec, needed(world.programs.prints_variable("GREETING"), "print a variable")))
+    equal("a b=c", await output_of_exec(world, spec, needed(world.programs.prints_variable("GREETING"), "print a variable")))
 
 
 async def check_exec_has_the_user(world: World) -> None:
     """exec: the process inherits the container's user and group."""
     spec = await _sleeping(world, user=UserSpec(user="1234", group="5678"))
     for fact, expected in ((Fact.USER, "1234"), (Fact.GROUP, "5678")):
-        assert expected == await _printed(world, spec, world.shows(fact))
+        assert expected == await output_of_exec(world, spec, world.shows(fact))
 
 
 async def check_exec_is_in_the_container(world: World) -> None:
@@ -42,17 +42,17 @@ async def check_exec_is_in_the_container(world: World) -> None:
     for fact in (Fact.NETWORK, Fact.PROCESSES):
         argv = world.shows(fact)
         spec = await _sleeping(world)
-        own = await _printed(world, spec, argv)
-        equal(own, await _printed(world, spec, argv))
-        assert own != await _printed(world, await _sleeping(world), argv), f"two pods have the same {fact}"
+        own = await output_of_exec(world, spec, argv)
+        equal(own, await output_of_exec(world, spec, argv))
+        assert own != await output_of_exec(world, await _sleeping(world), argv), f"two pods have the same {fact}"
 
 
 async def check_exec_has_a_terminal(world: World) -> None:
     """exec, with `tty`: stdout is a terminal; without it, it is none."""
     spec = await _sleeping(world)
     argv = world.shows(Fact.TERMINAL)
-    equal("yes", await _printed(world, spec, argv, tty=True))
-    equal("no", await _printed(world, spec, argv))
+    equal("yes", await output_of_exec(world, spec, argv, tty=True))
+    equal("no", await output_of_exec(world, spec, argv))
 
 
 async def check_exec_reads_all_of_stdin(world: World) -> None:
@@ -71,13 +71,13 @@ async def check_exec_reads_all_of_stdin(world: World) -> None:
 async def check_exec_writes_all_output(world: World) -> None:
     """exec: all its output is written to `io` when it returns."""
     argv = needed(world.programs.prints_much(_MANY), "print a long line")
-    equal(_MANY, len(await _printed(world, await _sleeping(world), argv)))
+    equal(_MANY, len(await output_of_exec(world, await _sleeping(world), argv)))
 
 
 async def check_exec_leaves_children_behind(world: World) -> None:
     """exec: returns when its process has exited, even if a child of it runs on with the same streams."""
     argv = needed(world.programs.leaves_a_child("said"), "leave a child behind")
-    equal("said", await _printed(world, await _sleeping(world), argv))
+    equal("said", await output_of_exec(world, await _sleeping(world), argv))
 
 
 EXEC_FEATURES: Final[Mapping[Check, Feature]] = {
@@ -91,7 +91,7 @@ async def _sleeping(world: World, **changes: Any) -> ContainerSpec:
     return await world.run(await world.sandbox(), world.programs.sleeps(), **changes)
 
 
-async def _printed(world: World, spec: ContainerSpec, argv: tuple[str, ...], *, tty: bool = False) -> str:
+async def output_of_exec(world: World, spec: ContainerSpec, argv: tuple[str, ...], *, tty: bool = False) -> str:
     """What a command in a container prints, without the end of the line."""
     out = Sink()
     io = ProcessIO(stdout=out, sizes=_one_size() if tty else None)

@@ -1,12 +1,10 @@
-"""Checks of the features that a backend supports: each is seen from inside a container, and refused where it is not
-supported.
-"""
+"""Checks of the features that a backend supports, as a container sees them: users, rights, files and the terminal."""
 
 from collections.abc import Mapping
 from typing import Any, Final
 
 from crishim.errors import CrishimError
-from crishim.model.container import Device, Mount
+from crishim.model.container import Mount
 from crishim.model.features import Feature
 from crishim.model.resources import Resources
 from crishim.model.security import (
@@ -15,11 +13,9 @@ from crishim.model.security import (
     NamespaceOption,
     ProfileType,
     SecurityProfile,
-    SELinuxOption,
 )
 from crishim.model.values import EMPTY
 from crishim.oci.facts import CAPABILITIES
-from crishim.pods.host import host
 from crishim.testing.conformance.candidate import World, equal
 from crishim.testing.conformance.examine import Check
 from crishim.testing.conformance.kubelet import Kubelet
@@ -31,29 +27,6 @@ _NET_ADMIN: Final = 1 << 12
 _CHOWN: Final = 1 << 0
 _ALL: Final = 0x3FFFFFFFFF
 """The capabilities up to CAP_AUDIT_READ, which every kernel of today has."""
-
-REQUESTS: Final[tuple[tuple[Feature, Mapping[str, Any]], ...]] = (
-    (Feature.PRIVILEGED, {"privileged": True}),
-    (Feature.READONLY_ROOTFS, {"readonly_rootfs": True}),
-    (Feature.NO_NEW_PRIVS, {"no_new_privs": True}),
-    (Feature.USER, {"run_as_user": 1234}),
-    (Feature.SUPPLEMENTAL_GROUPS, {"supplemental_groups": (4321,)}),
-    (Feature.CAPABILITIES, {"capabilities": Capability(drop_capabilities=("ALL",))}),
-    (Feature.SECCOMP, {"seccomp": SecurityProfile(ProfileType.LOCALHOST, "/profile.json")}),
-    (Feature.APPARMOR, {"apparmor": SecurityProfile(ProfileType.LOCALHOST, "profile")}),
-    (Feature.SECCOMP, {"seccomp": SecurityProfile(ProfileType.RUNTIME_DEFAULT)}),
-    (Feature.APPARMOR, {"apparmor": SecurityProfile(ProfileType.RUNTIME_DEFAULT)}),
-    (Feature.SELINUX, {"selinux_options": SELinuxOption(type="container_t")}),
-    (Feature.HOST_PID, {"namespace_options": NamespaceOption(pid=NamespaceMode.NODE)}),
-    (Feature.HOST_IPC, {"namespace_options": NamespaceOption(ipc=NamespaceMode.NODE)}),
-    (Feature.MASKED_PATHS, {"masked_paths": ("/proc/uptime",)}),
-    (Feature.MOUNTS, {"mounts": (Mount(container_path="/data", host_path="/"),)}),
-    (Feature.DEVICES, {"devices": (Device("/dev/null", "/dev/null"),)}),
-    (Feature.MEMORY_LIMIT, {"memory_limit_in_bytes": _LIMIT}),
-    (Feature.CPU_QUOTA, {"cpu_quota": 50_000}),
-    (Feature.CPUSET, {"cpuset_cpus": "0"}),
-)
-"""For a feature, parts of a container's configuration that request it."""
 
 
 async def check_user_is_set(world: World) -> None:
@@ -98,15 +71,19 @@ async def check_privileged_has_all_capabilities(world: World) -> None:
     """privileged: all capabilities of the node's runtime."""
     argv = world.shows(Fact.CAPABILITIES)
     async with Kubelet.over(world) as kubelet:
-        config = kubelet.container(argv, privileged=True)
-        sandbox_id = await kubelet.pod(privileged=True)
-        try:
-            has = int(await kubelet.output(sandbox_id, config), 16)
-        except CrishimError as error:
-            if lacking := sorted(set(CAPABILITIES) - host().bounding):
-                raise LeftOut(f"this node lacks {', '.join(lacking)}: {error}") from error
-            raise
+        has = int(await output_of_privileged(kubelet, argv), 16)
         assert _NET_ADMIN == has & _NET_ADMIN
+
+
+async def output_of_privileged(kubelet: Kubelet, argv: tuple[str, ...], **changes: Any) -> str:
+    """What a privileged container prints. Raises `LeftOut` if the node lacks capabilities, and the backend fails for it."""
+    config = kubelet.container(argv, privileged=True, **changes)
+    try:
+        return await kubelet.output(await kubelet.pod(privileged=True), config)
+    except CrishimError as error:
+        if lacking := sorted(set(CAPABILITIES) - kubelet.world.candidate.node.bounding):
+            raise LeftOut(f"this node lacks {', '.join(lacking)}: {error}") from error
+        raise
 
 
 async def check_root_is_read_only(world: World) -> None:
@@ -177,6 +154,19 @@ async def check_read_only_mounts_cannot_be_written(world: World) -> None:
         assert [] == list(folder.iterdir())
 
 
+async def check_mount_options_are_applied(world: World) -> None:
+    """mounts.mount_options: additional bind mount options (e.g., noexec, nodev, nosuid) that the runtime must apply."""
+    argv = needed(world.programs.reads("/proc/self/mountinfo"), "read a file")
+    folder = world.candidate.scratch / "volume"
+    folder.mkdir()
+    mounts = (Mount(container_path="/data", host_path=str(folder), mount_options=("noexec",)),)
+    async with Kubelet.over(world) as kubelet:
+        lines = (await kubelet.output(await kubelet.pod(), kubelet.container(argv, mounts=mounts))).splitlines()
+        options = [line.split()[5].split(",") for line in lines if line.split()[4] == "/data"]
+        assert options, "/data is not mounted"
+        assert "noexec" in options[-1], f"the options are {options[-1]}"
+
+
 async def check_files_of_the_kubelet_are_mounted(world: World) -> None:
     """mounts: the kubelet's own /etc/hosts is the container's."""
     argv = needed(world.programs.reads("/etc/hosts"), "read a file")
@@ -239,6 +229,7 @@ FEATURES: Final[Mapping[Check, Feature]] = {
     check_paths_are_masked: Feature.MASKED_PATHS,
     check_mounts_are_there: Feature.MOUNTS,
     check_read_only_mounts_cannot_be_written: Feature.READONLY_MOUNTS,
+    check_mount_options_are_applied: Feature.MOUNT_OPTIONS,
     check_files_of_the_kubelet_are_mounted: Feature.MOUNTS,
     check_memory_limit_is_set: Feature.MEMORY_LIMIT,
     check_terminal_is_given: Feature.TTY,

@@ -62,15 +62,23 @@ class Kubelet:
                 for sandbox_id in list(services.known_sandboxes()):
                     await services.sandboxes.remove(SandboxId(sandbox_id))
 
-    async def pod(self, **security: Any) -> SandboxId:
-        """Run a sandbox; `security` are parts of its security context."""
-        return await self.services.sandboxes.run(self.sandbox_config(**security), "")
+    async def pod(self, **changes: Any) -> SandboxId:
+        """Run a sandbox, with the changes of `sandbox_config`."""
+        return await self.services.sandboxes.run(self.sandbox_config(**changes), "")
 
-    def sandbox_config(self, **security: Any) -> PodSandboxConfig:
-        """The configuration of a plain sandbox, with these parts of its security context."""
+    def sandbox_config(self, **changes: Any) -> PodSandboxConfig:
+        """The configuration of a plain sandbox. `changes` are its sysctls, its port mappings, or parts of its security
+        context.
+        """
         config = self.world.sandbox_spec().config
-        context = attrs.evolve(config.linux.security_context, **security)
-        return attrs.evolve(config, linux=attrs.evolve(config.linux, security_context=context))
+        outer = {key: changes.pop(key) for key in ("port_mappings",) if key in changes}
+        linux = {key: changes.pop(key) for key in ("sysctls",) if key in changes}
+        context = attrs.evolve(config.linux.security_context, **changes)
+        return attrs.evolve(config, **outer, linux=attrs.evolve(config.linux, **linux, security_context=context))
+
+    def namespaces(self, **changes: Any) -> NamespaceOption:
+        """The namespaces of a plain container, with these changes."""
+        return attrs.evolve(self._security().namespace_options, **changes)
 
     async def create(self, sandbox_id: SandboxId, config: ContainerConfig) -> ContainerId:
         """Create a container."""

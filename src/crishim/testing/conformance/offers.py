@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from crishim.errors import CrishimError, NotFound, Unavailable
 from crishim.interfaces.capabilities import (
     ProcessIO,
     SupportsAttach,
+    SupportsClose,
     SupportsExec,
     SupportsLogReopen,
     SupportsPause,
@@ -19,11 +20,13 @@ from crishim.interfaces.capabilities import (
     SupportsStats,
     SupportsUpdate,
 )
+from crishim.linux.processes import with_variable
 from crishim.model.container import ContainerState
+from crishim.model.features import Feature
 from crishim.model.process import ExecSpec
 from crishim.model.resources import Resources
 from crishim.model.values import ContainerId
-from crishim.testing.conformance.candidate import World, patiently, until
+from crishim.testing.conformance.candidate import MARK, World, patiently, until
 from crishim.testing.conformance.examine import Check
 from crishim.testing.conformance.logs import read_log
 
@@ -185,6 +188,25 @@ async def check_attach_closes_stdin_once(world: World) -> None:
     await patiently(joined)
 
 
+async def check_attach_keeps_stdin_open(world: World) -> None:
+    """attach: without stdin_once the container's stdin stays open after the end of `io.stdin`, for the next client."""
+    backend = as_capable(world, SupportsAttach)
+    spec = await world.run(await world.sandbox(), world.programs.copies(), stdin=True)
+    for text in (b"first\n", b"second\n"):
+        source, out = Source(), Sink()
+        joined = asyncio.ensure_future(backend.attach(spec.id, ProcessIO(stdin=source, stdout=out)))
+        await asyncio.sleep(0.3)  # it must have joined before the first byte
+        source.feed(text)
+        source.end()
+        await out.has(text)
+        joined.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await joined
+    seen = await world.seen(spec.id)
+    assert seen is not None
+    assert ContainerState.RUNNING is seen.state
+
+
 async def check_stats_are_measured(world: World) -> None:
     """container_usage and sandbox_usage: values with times above zero; usage_nano_cores is left to the library."""
     backend = as_capable(world, SupportsStats)
@@ -264,6 +286,19 @@ async def check_sandbox_can_be_waited_for(world: World) -> None:
     await patiently(wait)
 
 
+async def check_close_ends_what_needs_this_process(world: World) -> None:
+    """close: containers that cannot run without this process are ended, and those of an engine keep running."""
+    assert world.claims(SupportsClose)
+    spec = await world.run_ready(await world.sandbox(), world.programs.sleeps())
+    await world.end()
+    seen, candidate = await world.seen(spec.id), world.candidate
+    runs = seen is not None and seen.state is ContainerState.RUNNING
+    if not runs:
+        await until(lambda: [] == with_variable(MARK, candidate.mark))
+    assert runs or not (candidate.survives_restart and candidate.streams_survive), "a container of the engine has ended"
+    assert candidate.survives_restart or not runs, "a container that cannot run without this process is shown as running"
+
+
 NEEDS: Mapping[Check, type] = {
     check_exec_runs_beside: SupportsExec,
     check_exec_copies_stdin: SupportsExec,
@@ -271,6 +306,7 @@ NEEDS: Mapping[Check, type] = {
     check_exec_of_nothing: SupportsExec,
     check_attach_joins_the_streams: SupportsAttach,
     check_attach_closes_stdin_once: SupportsAttach,
+    check_attach_keeps_stdin_open: SupportsAttach,
     check_stats_are_measured: SupportsStats,
     check_update_is_taken: SupportsUpdate,
     check_sandbox_update_is_taken: SupportsSandboxUpdate,
@@ -278,5 +314,9 @@ NEEDS: Mapping[Check, type] = {
     check_pause_stops_and_resumes: SupportsPause,
     check_refused_port_is_unavailable: SupportsPortForward,
     check_sandbox_can_be_waited_for: SupportsSandboxWait,
+    check_close_ends_what_needs_this_process: SupportsClose,
 }
 """The capability of each check."""
+
+OFFER_FEATURES: Final[Mapping[Check, Feature]] = {check_attach_keeps_stdin_open: Feature.STDIN}
+"""The feature of each check that is about one."""

@@ -18,6 +18,10 @@ class Fact(enum.StrEnum):
     SECCOMP = "its seccomp mode: 0 or 2"
     CAPABILITIES = "its effective capabilities, in hexadecimal"
     MEMORY_LIMIT = "the memory limit of its cgroup, in bytes"
+    CPU_QUOTA = "the CPU quota of its cgroup and the period, in microseconds"
+    CPUS = "the CPUs that it may use, as the kernel lists them"
+    HUGEPAGE_LIMIT = "the limit of its cgroup for huge pages of 2 MB, in bytes"
+    OOM_SCORE = "its oom_score_adj"
     DESCRIPTORS = "how many file descriptors it has, and one more"
     TERMINAL = "whether stdout is a terminal: yes or no"
 
@@ -46,6 +50,10 @@ _SCRIPTS = {
     Fact.SECCOMP: "while read -r name value; do case $name in Seccomp:) echo $value;; esac; done < /proc/self/status",
     Fact.CAPABILITIES: "while read -r name value; do case $name in CapEff:) echo $value;; esac; done < /proc/self/status",
     Fact.MEMORY_LIMIT: "cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes",
+    Fact.CPU_QUOTA: "cd /sys/fs/cgroup; cat cpu.max 2>&- || echo $(cat cpu/cpu.cfs_quota_us) $(cat cpu/cpu.cfs_period_us)",
+    Fact.CPUS: "while read -r name value; do case $name in Cpus_allowed_list:) echo $value;; esac; done < /proc/self/status",
+    Fact.HUGEPAGE_LIMIT: "cd /sys/fs/cgroup; cat hugetlb.2MB.max 2>/dev/null || cat hugetlb/hugetlb.2MB.limit_in_bytes",
+    Fact.OOM_SCORE: "cat /proc/self/oom_score_adj",
     Fact.DESCRIPTORS: "set -- /proc/self/fd/*; test -e $1 && echo $#",
     Fact.TERMINAL: "if test -t 1; then echo yes; else echo no; fi",
 }
@@ -111,6 +119,14 @@ class Programs:
     def writes(self, path: str) -> tuple[str, ...] | None:
         """Write a line to a file, and exit with 0 only if that was possible; None if it never is."""
         return ("sh", "-c", f"echo written > {path}")
+
+    def opens(self, path: str) -> tuple[str, ...] | None:
+        """Open a file for reading, and exit with 0 only if that was possible; None if it never is."""
+        return ("sh", "-c", f": < {path}")
+
+    def exhausts(self) -> tuple[str, ...] | None:
+        """Use 256 MiB of memory in the first process; None if that is not possible."""
+        return ("sh", "-c", f"text=xxxxxxxx; while test ${{#text}} -lt {256 << 20}; do text=$text$text; done")
 
     def counts(self) -> tuple[str, ...] | None:
         """Print the number of bytes of stdin when it has ended; None if that is not possible."""

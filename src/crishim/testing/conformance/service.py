@@ -1,13 +1,12 @@
-"""Checks of a backend behind the service: refusals, hung verbs, the kubelet's plainest pod, the whole lifecycle of a pod."""
+"""Checks of a backend behind the service: hung verbs, the kubelet's plainest pod, the whole lifecycle of a pod."""
 
 import asyncio
 
 from crishim.config import Deadlines
-from crishim.errors import CrishimError, DeadlineExceeded, InvalidArgument, Unavailable
+from crishim.errors import CrishimError, DeadlineExceeded, Unavailable
 from crishim.model.container import ContainerFilter, ContainerState
 from crishim.model.sandbox import PodSandboxFilter
 from crishim.testing.conformance.candidate import World, patiently
-from crishim.testing.conformance.features import REQUESTS
 from crishim.testing.conformance.kubelet import Kubelet
 from crishim.testing.conformance.programs import needed
 from crishim.testing.faults import failing, hanging
@@ -26,21 +25,6 @@ async def check_plainest_pod_is_taken(world: World) -> None:
         await kubelet.services.sandboxes.remove(sandbox_id)
         assert [] == list(await kubelet.services.sandboxes.list(PodSandboxFilter()))
         assert [] == list(await kubelet.services.containers.list(ContainerFilter()))
-
-
-async def check_unsupported_features_are_refused(world: World) -> None:
-    """A request that sets a field outside `supported` is refused with InvalidArgument naming the field, and leaves nothing."""
-    async with Kubelet.over(world) as kubelet:
-        sandbox_id = await kubelet.pod()
-        for feature, changes in REQUESTS:
-            if feature in world.info.supported:
-                continue
-            refused = ""
-            try:
-                await kubelet.create(sandbox_id, kubelet.container(world.programs.sleeps(), **changes))
-            except InvalidArgument as error:
-                refused = error.field
-            assert refused == f"config.{feature.value}"
 
 
 async def check_stop_has_its_grace(world: World) -> None:
