@@ -291,7 +291,7 @@ def nothing_is_left_of_the_cluster(k: KubeletNode, pod: str) -> None:
         k.cancel(one["metadata"]["name"].removesuffix(f"-{NAME}"))
     k.until(lambda: not k.server.pods(), "the API server has no pod", 120)
     k.until(lambda: not k.ask(lambda client: client.list_sandboxes({})), "the runtime has no pod", 120)
-    k.until(lambda: not list((k.place / "root/pods").glob("*")), "the kubelet has removed the pods' folders", 120)
+    k.until(lambda: not k.pod_folders(), "the kubelet has removed the pods' folders", 120)
     k.stop()
     left = k.left()
     assert not left, left

@@ -198,6 +198,10 @@ class KubeletNode:
         self.until(lambda: self.pod(name) is None, f"pod {name} is taken away", 60)
         self.until(lambda: pb.SANDBOX_READY not in self.sandboxes(name), f"pod {name} is stopped", 60)
 
+    def pod_folders(self) -> list[Path]:
+        """The folders that the kubelet has for pods, each named by its pod's uid."""
+        return list((self.place / "root/pods").glob("*"))
+
     def sandboxes(self, name: str) -> list[int]:
         """The states of the sandboxes that the runtime has of a pod."""
         pods = self.ask(lambda client: client.list_sandboxes({}))
@@ -387,7 +391,7 @@ class KubeletNode:
 
     def left(self) -> set[str]:
         """What is on this machine because of pods; not the groups of their classes, which are the kubelet's."""
-        folders = {str(path) for path in (self.place / "root/pods").glob("*")}
+        folders = {str(path) for path in self.pod_folders()}
         groups = {line for line in self.node.traces() if line.startswith("cgroup")}
         pods = {str(path) for path in CGROUPS.rglob("*pod????????[-_]????*") if f"crinode{NUMBER}" in str(path)}
         return (self.node.traces() - groups) | folders | pods
