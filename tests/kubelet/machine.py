@@ -94,7 +94,7 @@ def subpaths_without_a_kubelet(k: KubeletNode, pod: str) -> None:
     (k.manifests / f"{pod}.json").unlink()
     k.start()
     k.until(lambda: pb.SANDBOX_READY not in k.sandboxes(pod), "the pod is stopped", 60)
-    assert set() == namespaces_with(folder) - {Path("/proc/self/ns/mnt").readlink()}
+    assert set() == namespaces_with(folder) - k.mount_namespaces()
     unmount_below(folder)
     k.until(lambda: not folder.exists(), "the kubelet has removed the pod's folder", 60)
 

@@ -118,15 +118,11 @@ def report(outcomes: Sequence[Outcome], file: Path) -> None:
 
 
 def bind(place: Path) -> None:
-    """Put folders of ours over those that a kubelet writes, and a processor's clock where it looks for one."""
+    """Put folders of ours over those that a kubelet writes."""
     for path in OUTSIDE:
         target = place / f"of-{path.name}"
         target.mkdir()
         subprocess.run(["mount", "--bind", target, path], check=True)
-    processors = Path("/proc/cpuinfo").read_text()
-    if "MHz" not in processors:  # as under User Mode Linux; a kubelet does not start without
-        (place / "cpuinfo").write_text(f"{processors.rstrip()}\ncpu MHz\t\t: 1000.000\n\n")
-        subprocess.run(["mount", "--bind", place / "cpuinfo", "/proc/cpuinfo"], check=True)
 
 
 @contextmanager
