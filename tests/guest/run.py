@@ -78,13 +78,13 @@ def baseline() -> Part:
     return Part("baseline", 9, (script,), ours=False)
 
 
-def kubelet(minutes: float) -> Part:
-    """A real kubelet."""
+def kubelet(runtime: str, minutes: float) -> Part:
+    """A real kubelet, with an OCI runtime."""
     script = (
         f"export XDG_CACHE_HOME=/share/cache CRISHIM_KUBELET=/share/kubelet; "
-        f"{PYTHON} -m tests.kubelet.run --minutes {minutes - 2} --junit /share/reports/kubelet.xml"
+        f"{PYTHON} -m tests.kubelet.run --runtime {runtime} --minutes {minutes - 2} --junit /share/reports/kubelet.xml"
     )
-    return Part("kubelet", minutes, (script,))
+    return Part(f"kubelet-{runtime}", minutes, (script,))
 
 
 EXAMS: Final = "tests/conformance/test_runtimes.py tests/backends/runc/test_exam.py"
@@ -97,9 +97,10 @@ PARTS: Final = (
     suite("runc"),
     pytest("exam-cgroupfs", 8, f"{EXAMS} -k 'not UnderSystemd and not Runsc'"),
     suite("crun"),
-    kubelet(18),
+    kubelet("runc", 18),
     pytest("backend", 4, "tests/backends/runc --ignore=tests/backends/runc/test_exam.py"),
     baseline(),
+    kubelet("crun", 18),
 )
 """In the order of what is worth most."""
 
@@ -245,8 +246,8 @@ def run(parts: Sequence[Part], minutes: float | None) -> int:
         for part in parts:
             if (part.name.startswith("suite-") or part.name == "baseline") and not with_suite:
                 lines.append(f"guest: left out: {part.name}: {NO_SUITE}")
-            elif part.name == "kubelet" and not with_kubelet:
-                lines.append(f"guest: left out: kubelet: it is not built yet in {cached()} (make kubelet builds it)")
+            elif part.name.startswith("kubelet-") and not with_kubelet:
+                lines.append(f"guest: left out: {part.name}: it is not built yet in {cached()} (make kubelet builds it)")
             elif this.left() < 60 * part.minutes:
                 lines.append(f"guest: left out for want of time: {part.name}, which takes up to {part.minutes} minutes")
             else:

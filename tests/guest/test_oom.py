@@ -6,17 +6,21 @@ from pathlib import Path
 import pytest
 
 from crishim.cri import pb
+from crishim.linux.oom import LOG, read_kills
 from crishim.model.resources import Resources
 from crishim.model.values import FrozenDict
 from crishim.play import CriClient
 from crishim.testing.conformance.candidate import until
 from tests.backends.runc.world import needs
 from tests.guest.world import MIB, Pod, in_guest, kubelets_pod, run_container
-from tests.node.world import TOOLS, Node, real_plugins
+from tests.node.world import TOOLS, Node, one_node, real_plugins
 
 pytestmark = [pytest.mark.node, needs(*TOOLS, "crun"), real_plugins(), in_guest()]
 
 KILLS = 36
+BURST = 24
+LONG_LINES = 2000
+"""Of 900 bytes, in a log of 256 KiB."""
 LITTLE = Resources(memory_limit_in_bytes=16 * MIB, memory_swap_limit_in_bytes=16 * MIB)
 ALL_TOGETHER = Resources(
     memory_limit_in_bytes=16 * MIB, memory_swap_limit_in_bytes=16 * MIB, unified=FrozenDict({"memory.oom.group": "1"})
@@ -116,3 +120,45 @@ async def test_while_no_server_runs(node: Node) -> None:
             async with node.client() as anew:
                 assert (137, "OOMKilled") == await end_of(anew, container)
                 await node.empty(anew)
+
+
+def overwrite_the_log() -> None:
+    """Write more to the kernel's log than it has room for."""
+    limit = Path("/proc/sys/kernel/printk_devkmsg")
+    before = limit.read_text()
+    limit.write_text("on\n")
+    try:
+        with LOG.open("wb", buffering=0) as log:
+            for _ in range(LONG_LINES):
+                log.write(b"<7>" + b"x" * 900)
+    finally:
+        limit.write_text(before)
+
+
+@pytest.mark.parametrize("monitor", ["conmon", "keeper"])
+async def test_the_log_is_overwritten(image: str, monitor: str) -> None:
+    """Kills while no server runs, whose records are overwritten before the next one starts, are known to it."""
+    with one_node(image, monitor=monitor) as node:
+        node.start()
+        async with node.client() as client:
+            await node.pull(client)
+            with kubelets_pod(node, "oom6") as pod:
+                sandbox = await client.run_sandbox(pod.config)
+                begin = node.place / "begin"
+                begin.mkdir()
+                script = f"until [ -e /data/now ]; do sleep 0.1; done; exec {GREEDY}"
+                containers = [
+                    await run_container(
+                        client, node, sandbox, pod, f"c{number}", "sh", "-c", script, limits=LITTLE, data=str(begin)
+                    )
+                    for number in range(BURST)
+                ]
+                node.kill()
+                (begin / "now").touch()
+                await until(lambda: not any(pod.scope(container).exists() for container in containers))
+                overwrite_the_log()
+                assert () == read_kills(LOG).found
+                node.start()
+                async with node.client() as anew:
+                    assert [(137, "OOMKilled")] * BURST == [await end_of(anew, container) for container in containers]
+                    await node.empty(anew)

@@ -10,7 +10,7 @@ from crishim.pods.host import cgroup_v2
 from tests.kubelet.apiserver import MERGE, NAMESPACE, PODS, STRATEGIC, Spec
 from tests.kubelet.checks import check_with_server, check_with_server_alone
 from tests.kubelet.limits import cpu_limit, memory_limit
-from tests.kubelet.world import HANDLER, MIB, NAME, KubeletNode
+from tests.kubelet.world import HANDLER, MIB, NAME, KubeletNode, LeftOut
 
 CONFIG_MAPS = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
 SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
@@ -31,6 +31,13 @@ def condition(k: KubeletNode, pod: str, kind: str) -> Spec:
 def has_limits(k: KubeletNode, pod: str, limits: Spec) -> bool:
     """Whether container c has these limits, as the kubelet has them from the runtime."""
     return bool(limits == k.status(pod, "c").get("resources", {}).get("limits"))
+
+
+def has_event(k: KubeletNode, pod: str, *words: str) -> bool:
+    """Whether the message of one of the pod's events has all these words."""
+    events = k.server.call("GET", f"/api/v1/namespaces/{NAMESPACE}/events")["items"]
+    texts = [one["message"] for one in events if one["involvedObject"]["name"] == f"{pod}-{NAME}"]
+    return any(all(word in text for word in words) for text in texts)
 
 
 @check_with_server
@@ -191,12 +198,21 @@ def a_runtime_class(k: KubeletNode, pod: str) -> None:
     pods = k.ask(lambda client: client.list_sandboxes({}))
     assert [HANDLER] == [one.runtime_handler for one in pods if one.metadata.name == f"{pod}-{NAME}"]
 
-    def refused() -> bool:
-        events = k.server.call("GET", f"/api/v1/namespaces/{NAMESPACE}/events")["items"]
-        texts = [one["message"] for one in events if one["involvedObject"]["name"] == f"{pod}--unknown-{NAME}"]
-        return any("unknown" in text and "handler" in text for text in texts)
+    k.until(lambda: has_event(k, f"{pod}--unknown", "unknown", "handler"), "an event names the handler", 60)
 
-    k.until(refused, "an event names the handler", 60)
+
+@check_with_server
+def no_user_namespace(k: KubeletNode, pod: str) -> None:
+    """Where the OCI runtime maps no ids of mounts, a pod with hostUsers: false has an event that names this, and no sandbox."""
+
+    def handlers() -> list[Spec]:
+        return list(k.server.call("GET", f"/api/v1/nodes/{NAME}")["status"].get("runtimeHandlers", []))
+
+    if all(one["features"].get("userNamespaces") for one in k.until(handlers, "the node has its handlers", 90)):
+        raise LeftOut("the refusal of user namespaces: the OCI runtime of this machine has them")
+    k.order(pod, k.container("c"), hostUsers=False)
+    k.until(lambda: has_event(k, pod, "user namespaces"), "an event names user namespaces", 60)
+    assert [] == k.sandboxes(pod)
 
 
 @check_with_server
@@ -291,7 +307,7 @@ def nothing_is_left_of_the_cluster(k: KubeletNode, pod: str) -> None:
         k.cancel(one["metadata"]["name"].removesuffix(f"-{NAME}"))
     k.until(lambda: not k.server.pods(), "the API server has no pod", 120)
     k.until(lambda: not k.ask(lambda client: client.list_sandboxes({})), "the runtime has no pod", 120)
-    k.until(lambda: not list((k.place / "root/pods").glob("*")), "the kubelet has removed the pods' folders", 120)
+    k.until(lambda: not k.pod_folders(), "the kubelet has removed the pods' folders", 120)
     k.stop()
     left = k.left()
     assert not left, left

@@ -6,8 +6,11 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from crishim._proto import cri_pb2 as pb
+from crishim.linux.mounts import mounts_below, unmount_below
 from crishim.model.image import ImageSpec
 from tests.kubelet.checks import check, check_alone
 from tests.kubelet.collector import Collector, collecting
@@ -69,6 +72,41 @@ def the_kubelet_is_restarted(k: KubeletNode, pod: str) -> None:
     k.until(lambda: not k.sandboxes(f"{pod}--gone"), "the runtime has no pod of that name", 120)
     k.running(pod, "c")
     assert (before, 0) == (k.id_of(pod, "c"), k.status(pod, "c")["restartCount"])
+
+
+@check_alone
+def subpaths_without_a_kubelet(k: KubeletNode, pod: str) -> None:
+    """A pod removed while there is no kubelet leaves the mounts of its subPaths in no mount namespace but the kubelet's own.
+
+    There they stay, with containerd as well: a restarted kubelet finds volumes by the folder `volumes` of the pod, in which a
+    hostPath has no entry (https://github.com/kubernetes/kubernetes/issues/61446). When we have unmounted them, the kubelet
+    removes the pod's folder.
+    """
+    path, volume, _ = k.share(pod)
+    (path / "folder").mkdir()
+    (path / "file").touch()
+    mounts = [{"name": "shared", "mountPath": f"/{name}", "subPath": name} for name in ("folder", "file")]
+    k.put(pod, k.container("c", volumeMounts=mounts), volumes=[volume])
+    k.running(pod, "c")
+    folder = k.place / "root/pods" / k.uid(pod)
+    assert {f"{folder}/volume-subpaths/shared/c/{number}" for number in (0, 1)} == {one.path for one in mounts_below(folder)}
+    k.stop()
+    (k.manifests / f"{pod}.json").unlink()
+    k.start()
+    k.until(lambda: pb.SANDBOX_READY not in k.sandboxes(pod), "the pod is stopped", 60)
+    assert set() == namespaces_with(folder) - k.mount_namespaces()
+    unmount_below(folder)
+    k.until(lambda: not folder.exists(), "the kubelet has removed the pod's folder", 60)
+
+
+def namespaces_with(folder: Path) -> set[Path]:
+    """The mount namespaces of all processes of this machine that have a mount in a folder."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            if f" {folder}/" in (process / "mountinfo").read_text(errors="surrogateescape"):
+                found.add((process / "ns/mnt").readlink())
+    return found
 
 
 @check_alone
@@ -255,7 +293,7 @@ def nothing_is_left(k: KubeletNode, pod: str) -> None:
         manifest.unlink()
     k.until(lambda: not (json.loads(k.get("/pods").body)["items"] or []), "the kubelet has no pod", 90)
     k.until(lambda: not k.ask(lambda client: client.list_sandboxes({})), "the runtime has no pod", 90)
-    k.until(lambda: not list((k.place / "root/pods").glob("*")), "the kubelet has removed the pods' folders", 90)
+    k.until(lambda: not k.pod_folders(), "the kubelet has removed the pods' folders", 90)
     k.stop()
     left = k.left()
     assert not left, left

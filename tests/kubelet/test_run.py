@@ -1,12 +1,13 @@
 """What the runner makes of its checks. These run anywhere; the checks themselves are `make kubelet`."""
 
 import re
+import threading
 from pathlib import Path
 
 from tests.guest.run import read_report
 from tests.kubelet.build import SOURCES, version
 from tests.kubelet.checks import CHECKS, Check
-from tests.kubelet.run import Outcome, report, run_check
+from tests.kubelet.run import Outcome, report, run_check, run_checks, settle
 from tests.kubelet.world import KubeletNode, LeftOut
 
 
@@ -14,7 +15,7 @@ class NoNode(KubeletNode):
     """A node for checks that use none."""
 
     def __init__(self, place: Path) -> None:
-        self.manifests = place
+        self.place = self.manifests = place
         self._server = None
 
 
@@ -50,6 +51,29 @@ def test_what_becomes_of_a_check(tmp_path: Path) -> None:
     assert ("passed", "") == (passed.how, passed.why)
     assert ("left out", "want of time") == (late.how, late.why)
     assert ["passes-by.json"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_alone_without_pods_of_others(tmp_path: Path) -> None:
+    """A check that runs alone begins when the kubelet has removed the folders of the pods of the checks before it."""
+    folder = tmp_path / "root/pods/uid"
+
+    def leaves_its_pod(k: KubeletNode, pod: str) -> None:
+        folder.mkdir(parents=True)
+        threading.Timer(0.5, folder.rmdir).start()
+
+    def finds_none(k: KubeletNode, pod: str) -> None:
+        assert [] == k.pod_folders()
+
+    checks = [Check(finds_none, alone=True), Check(leaves_its_pod, alone=False)]
+    assert ["passed", "passed"] == [outcome.how for outcome in run_checks(checks, NoNode(tmp_path), 1e12)]
+
+
+def test_a_folder_that_stays(tmp_path: Path) -> None:
+    """The folder of a pod that the kubelet does not remove does not end the run."""
+    (tmp_path / "root/pods/uid").mkdir(parents=True)
+    k = NoNode(tmp_path)
+    settle(k, seconds=0)
+    assert [tmp_path / "root/pods/uid"] == k.pod_folders()
 
 
 def test_a_report_for_the_guest(tmp_path: Path) -> None:

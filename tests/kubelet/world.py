@@ -30,6 +30,7 @@ from crishim.play import CriClient
 from crishim.testing.suite.node import free_port
 from tests.kubelet import settings
 from tests.kubelet.apiserver import NAMESPACE, PODS, ApiServer, Spec
+from tests.kubelet.clock import with_clock
 from tests.kubelet.settings import NUMBER
 from tests.node.registry import File, Layout, Registry, folder, hardlink, serving, tar_of
 from tests.node.world import CGROUPS, Node
@@ -121,7 +122,7 @@ class KubeletNode:
             command.append(f"--kubeconfig={self._server.kubeconfig}")
         with (self.place / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, f"--cert-dir={self.place}/pki", f"--hostname-override={NAME}"],
+                [*with_clock(self.place), *command, f"--cert-dir={self.place}/pki", f"--hostname-override={NAME}"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -143,6 +144,11 @@ class KubeletNode:
             self._process.send_signal(number)
             self._process.wait(60)
             self._process = None
+
+    def mount_namespaces(self) -> set[Path]:
+        """Those of this process and of the kubelet, which are one or have the same mounts but for a clock."""
+        assert self._process is not None
+        return {Path(f"/proc/{pid}/ns/mnt").readlink() for pid in ("self", self._process.pid)}
 
     def join(self) -> None:
         """Start an API server, and the kubelet anew with it."""
@@ -197,6 +203,10 @@ class KubeletNode:
         (self.manifests / f"{name}.json").unlink(missing_ok=True)
         self.until(lambda: self.pod(name) is None, f"pod {name} is taken away", 60)
         self.until(lambda: pb.SANDBOX_READY not in self.sandboxes(name), f"pod {name} is stopped", 60)
+
+    def pod_folders(self) -> list[Path]:
+        """The folders that the kubelet has for pods, each named by its pod's uid."""
+        return list((self.place / "root/pods").glob("*"))
 
     def sandboxes(self, name: str) -> list[int]:
         """The states of the sandboxes that the runtime has of a pod."""
@@ -387,7 +397,7 @@ class KubeletNode:
 
     def left(self) -> set[str]:
         """What is on this machine because of pods; not the groups of their classes, which are the kubelet's."""
-        folders = {str(path) for path in (self.place / "root/pods").glob("*")}
+        folders = {str(path) for path in self.pod_folders()}
         groups = {line for line in self.node.traces() if line.startswith("cgroup")}
         pods = {str(path) for path in CGROUPS.rglob("*pod????????[-_]????*") if f"crinode{NUMBER}" in str(path)}
         return (self.node.traces() - groups) | folders | pods

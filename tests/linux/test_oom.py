@@ -1,10 +1,14 @@
 """What the kernel's log says of kills for want of memory."""
 
+import contextlib
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from crishim.linux.oom import killed_for_memory, kills
-from crishim.linux.processes import read
+from crishim.linux.cgroups import Cgroups
+from crishim.linux.oom import Kills, killed_for_memory, may_have_killed, read_kills
+from crishim.linux.processes import Identity, read
 
 LOG = (
     b"6,811,100000000,-;memory: usage 16384kB, limit 16384kB, failcnt 42\n",
@@ -13,26 +17,75 @@ LOG = (
     b"12,814,100600000,-;Memory cgroup out of memory: Killed process 99 (dd) total-vm:1kB\n",
     b"6,815,100700000,-;eth0: Memory cgroup out of memory: Killed process 98 (dd) total-vm:1kB\n",
 )
+FIRST = b"5,0,1000,-;Linux version 6.1.0\n"
+RECORD = 8192
+"""What one read asks for."""
+
+
+@contextlib.contextmanager
+def log_of(place: Path, *records: bytes) -> Iterator[Path]:
+    """A log with one of these records at each read; a fifo gives what is in it, and then nothing yet, as the kernel's does."""
+    log = place / "kmsg"
+    os.mkfifo(log)
+    fd = os.open(log, os.O_RDWR)
+    try:
+        os.write(fd, b"".join(record.ljust(RECORD) for record in records))
+        yield log
+    finally:
+        os.close(fd)
+
+
+def this_process() -> Identity:
+    """The identity of this process, which runs longer than a tick of the clock."""
+    process = read(os.getpid())
+    assert process is not None
+    return process.identity
+
+
+def kill_of(process: Identity, seconds: float) -> bytes:
+    """A record of a process's kill, at a time since the boot."""
+    return b"3,9,%d,-;Memory cgroup out of memory: Killed process %d (dd)\n" % (seconds * 1e6, process.pid)
 
 
 def test_kills_are_found(tmp_path: Path) -> None:
     """A kill is known by the kernel's own line: what a user has written, or a process is named, makes none."""
-    log = tmp_path / "kmsg"
-    os.mkfifo(log)
-    fd = os.open(log, os.O_RDWR)  # a fifo gives what is in it, and then nothing yet, as the log does
-    try:
-        found = []
-        for record in LOG:
-            os.write(fd, record)
-            found += kills(log)
-    finally:
-        os.close(fd)
-    assert [(4711, 100.0001), (12, 100.5)] == found
+    with log_of(tmp_path, *LOG) as log:
+        assert Kills(found=((4711, 100.0001), (12, 100.5)), since=100.0) == read_kills(log)
+
+
+def test_a_kill_of_this_process(tmp_path: Path) -> None:
+    """A process was killed if the log has a kill of its pid since its start."""
+    with log_of(tmp_path, FIRST, kill_of(this_process(), time.monotonic())) as log:
+        assert killed_for_memory(this_process(), log) is True
+
+
+def test_a_kill_of_an_earlier_process(tmp_path: Path) -> None:
+    """A kill of its pid before its start is another process's; the log has all since then, so it was not killed."""
+    with log_of(tmp_path, FIRST, kill_of(this_process(), 0.002)) as log:
+        assert killed_for_memory(this_process(), log) is False
+
+
+def test_an_overwritten_log(tmp_path: Path) -> None:
+    """A log whose oldest record is younger than the process does not tell."""
+    with log_of(tmp_path, b"6,9,%d,-;eth0: link is up\n" % (time.monotonic() * 1e6)) as log:
+        assert killed_for_memory(this_process(), log) is None
 
 
 def test_without_a_log(tmp_path: Path) -> None:
-    """Where the log is not there, or has nothing of a process, it was not killed."""
-    assert [] == kills(tmp_path / "none")
-    this = read(os.getpid())
-    assert this is not None
-    assert not killed_for_memory(this.identity)
+    """A log that is not there has no kill, and does not tell."""
+    assert Kills() == read_kills(tmp_path / "none")
+    assert killed_for_memory(this_process(), tmp_path / "none") is None
+
+
+def test_kills_of_a_removed_cgroup(tmp_path: Path) -> None:
+    """A container's own counter is decisive; once its cgroup is removed, that of its pod counts, and none of all pods."""
+    cgroups = Cgroups(v2=True, root=tmp_path)
+    scope = tmp_path / "a.slice/a-pod.slice/crishim-c1.scope"
+    scope.mkdir(parents=True)
+    for folder in (tmp_path / "system.slice", scope.parent):
+        folder.mkdir(exist_ok=True)
+        (folder / "memory.events").write_text("oom_kill 1\n")
+    (scope / "memory.events").write_text("oom_kill 0\n")
+    assert not may_have_killed(cgroups, "a-pod.slice:crishim:c1")
+    assert may_have_killed(cgroups, "a-pod.slice:crishim:removed")
+    assert [False, False] == [may_have_killed(cgroups, path) for path in ("system.slice:crishim:removed", "")]

@@ -1,20 +1,27 @@
 """Which processes the out-of-memory killer has killed, by the kernel's log (/dev/kmsg, Documentation/ABI/testing/dev-kmsg).
 
 A cgroup counts these kills without the pid, and systemd removes the cgroup of a scope with its counters as soon as its last
-process has exited. The log still has the pid, as in the initial PID namespace.
+process has exited. The log still has the pid, as in the initial PID namespace, until newer records overwrite it.
 """
 
+import math
 import os
+import posixpath
 import re
 import time
 from pathlib import Path
 from typing import Final
 
+import attrs
+
+from crishim.linux.cgroups import Cgroups, folder_of
 from crishim.linux.processes import Identity
 
 LOG: Final = Path("/dev/kmsg")
 
-_KILLED: Final = re.compile(rb"(\d+),\d+,(\d+),[^;]*;(?:Memory cgroup out|Out) of memory: Killed process (\d+) ")
+_RECORD_HEAD: Final = re.compile(rb"(\d+),\d+,(\d+),[^;]*;(?:(?:Memory cgroup out|Out) of memory: Killed process (\d+) )?")
+"""A record's level and facility, its microseconds since the boot, and the pid if it is of a kill."""
+
 _RECORD: Final = 8192
 _FROM_USERS: Final = 8
 """Records from user space have a facility: their numbers start here."""
@@ -26,36 +33,65 @@ _DRIFT: Final = 0.999
 """Tolerance for the log's clock, which is not corrected as that of processes' start times is."""
 
 
-def killed_for_memory(process: Identity) -> bool:
-    """Whether the kernel's log has an out-of-memory kill of a process. False if the log cannot be read."""
+@attrs.frozen
+class Kills:
+    """The out-of-memory kills in the log since its oldest record: pid, and seconds since the boot."""
+
+    found: tuple[tuple[int, float], ...] = ()
+    since: float = math.inf
+    """Seconds since the boot; infinite if the log cannot be read, or is empty."""
+
+
+def killed_for_memory(process: Identity, log: Path = LOG) -> bool | None:
+    """Whether the out-of-memory killer has killed a process. None if the log does not tell: it cannot be read, or records since
+    the process's start are overwritten, and the others have no kill of it.
+    """
     if os.stat("/proc/self/ns/pid").st_ino != _INITIAL_PID_NAMESPACE:  # noqa: PTH116 - a file of /proc
-        return False
+        return None
     suspended = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
     started = process.start / os.sysconf("SC_CLK_TCK") - suspended
-    return any(pid == process.pid and at >= _DRIFT * started - 1 for pid, at in kills(LOG))
+    kills = read_kills(log)
+    earliest = _DRIFT * started - 1
+    if any(pid == process.pid and at >= earliest for pid, at in kills.found):
+        return True
+    return False if kills.since < earliest else None
 
 
-def kills(log: Path) -> list[tuple[int, float]]:
-    """All kills in the log: pid, and seconds since the boot."""
+def may_have_killed(cgroups: Cgroups, cgroups_path: str) -> bool:
+    """Whether the out-of-memory killer has killed a process of a container's cgroup (linux.cgroupsPath) or, once that is gone,
+    of its pod's: on cgroup v2 a cgroup counts for those above it. False without a pod's cgroup.
+    """
+    folder = folder_of(cgroups_path)
+    counted = folder if cgroups.exists(folder) else posixpath.dirname(folder)
+    return counted not in {"/", "/system.slice"} and cgroups.killed_for_memory(counted)
+
+
+def read_kills(log: Path) -> Kills:
+    """All kills in the log."""
     try:
         fd = os.open(log, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return []
+        return Kills()
+    found: list[tuple[int, float]] = []
+    since = math.inf
     try:
-        matches = [_KILLED.match(record) for record in iter(lambda: _next(fd), b"")]
+        while True:
+            try:
+                record = os.read(fd, _RECORD)
+            except BlockingIOError:  # there is no other yet
+                record = b""
+            except BrokenPipeError:  # records were overwritten: the next read continues after them
+                since = math.inf
+                continue
+            if not record:
+                return Kills(tuple(found), since)
+            if (parsed := _RECORD_HEAD.match(record)) is None:
+                continue
+            level, at, pid = int(parsed[1]), int(parsed[2]) / 1e6, parsed[3]
+            since = min(since, at)
+            if pid is not None and level < _FROM_USERS:
+                found.append((int(pid), at))
     except OSError:
-        return []
+        return Kills()
     finally:
         os.close(fd)
-    return [(int(kill[3]), int(kill[2]) / 1e6) for kill in matches if kill is not None and int(kill[1]) < _FROM_USERS]
-
-
-def _next(fd: int) -> bytes:
-    """The next record; empty if there is none yet."""
-    while True:
-        try:
-            return os.read(fd, _RECORD)
-        except BlockingIOError:
-            return b""
-        except BrokenPipeError:  # the record was overwritten: the next read continues after it
-            continue

@@ -129,7 +129,7 @@ class SupervisedRuntime(ProgramRuntime):
         end = await super().wait(container_id)
         if first is None or end.code != _KILLED:
             return end
-        return attrs.evolve(end, oom=await asyncio.to_thread(oom.killed_for_memory, first))
+        return attrs.evolve(end, oom=bool(await asyncio.to_thread(oom.killed_for_memory, first)))
 
 
 async def _remove(files: Path, preparing: Awaitable[None] | None = None) -> None:

@@ -192,7 +192,7 @@ class ChildContainers:
         killed = await asyncio.to_thread(
             lambda: (
                 self._cgroups.killed_for_memory(cgroup)
-                or (child.identity is not None and oom.killed_for_memory(child.identity))
+                or (child.identity is not None and oom.killed_for_memory(child.identity) is True)
             )
         )
         return attrs.evolve(end, oom=killed)

@@ -259,24 +259,29 @@ class MonitoredRuntime:
     def _killed_for_memory(self, container_id: str, bundle: Path, end: Exit) -> bool:
         """Whether the OOM killer has ended the first process, and not only another one.
 
-        The kernel's log is certain, but its record may have been overwritten. The monitor's `oom` file is about any process of
-        the cgroup: it counts unless the container was killed by us.
+        The kernel's log is certain, but its record may have been overwritten. The monitor's `oom` file, missing where systemd
+        was faster, and the pod's counter are about other processes as well: they count unless we have killed the container.
         """
         killed = container_id in self._killed
         if end.code != 128 + signal.SIGKILL or (killed and not end.oom):
             return False
         first = processes.recorded(bundle / FIRST_PROCESS)
-        return (first is not None and oom.killed_for_memory(first)) or (end.oom and not killed)
+        known = None if first is None else oom.killed_for_memory(first)
+        if known or killed:
+            return bool(known)
+        return end.oom or (known is None and oom.may_have_killed(self._cgroups, self._cgroups_path(bundle)))
 
     async def _ability(self) -> tuple[str, Features]:
         return await self._command.version(), Features()
 
-    def _monitor_cgroups(self, bundle: Path) -> tuple[Path, ...]:
+    def _cgroups_path(self, bundle: Path) -> str:
         try:
-            config = read_config(bundle)
+            return str(read_config(bundle).get("linux", {}).get("cgroupsPath", ""))
         except DataLoss:  # the creation was interrupted before config.json was written
-            return ()
-        return self._cgroups.beside(config.get("linux", {}).get("cgroupsPath", ""))
+            return ""
+
+    def _monitor_cgroups(self, bundle: Path) -> tuple[Path, ...]:
+        return self._cgroups.beside(self._cgroups_path(bundle))
 
     def _monitored(self) -> tuple[str, tuple[str, ...]]:
         """The program that conmon runs as the runtime, and the arguments before its subcommand."""
