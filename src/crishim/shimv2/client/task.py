@@ -196,7 +196,7 @@ class ShimTask:
     async def _look_for_oom(self, *, events: bool) -> None:
         """Find out by the kernel's log, or else, as for a VM, by the event, whether the first process was killed for memory."""
         first = processes.recorded(Path(self.record.bundle) / FIRST_PROCESS)
-        if first is not None and await asyncio.to_thread(killed_for_memory, first):
+        if first is not None and await asyncio.to_thread(lambda: killed_for_memory(first) is True):
             self.oom.set()
         elif events:
             with contextlib.suppress(TimeoutError):
