@@ -1,25 +1,25 @@
 """A containerd of its own, whose tasks go through our shim: its folders, its CRI, `ctr`, and the daemon behind."""
 
-import asyncio
 import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sysconfig
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-from crishim.linux.mounts import mounts_below, unmount_below
-from crishim.play import CallError, CriClient, connect
+from crishim.linux.mounts import mounts_below
+from crishim.play import CriClient
 from crishim.shimv2.server.launcher import NODE, SCOPE
 from crishim.testing.roots import APPLETS
 from crishim.testing.suite.node import write_network
 from tests.node.world import processes
+from tests.shimv2.servers import answering, leave_nothing
 from tests.suite.settings import DISTRIBUTION, Handler, Release, Settings
 
 RUNTIME = "io.containerd.crishim.v2"
@@ -158,29 +158,14 @@ class Containerd:
         )
         return "\n".join((*sorted(self.leftovers()), *wrong))
 
-    @contextlib.asynccontextmanager
-    async def cri(self) -> AsyncIterator[CriClient]:
+    def cri(self) -> AbstractAsyncContextManager[CriClient]:
         """A client of its CRI, once that answers."""
-        async with connect(f"unix://{self.folder}/c.sock") as client:
-            async with asyncio.timeout(30):
-                while True:
-                    with contextlib.suppress(CallError):
-                        await client.status()
-                        break
-                    await asyncio.sleep(0.05)
-            yield client
+        return answering(self.folder / "c.sock")
 
     def close(self) -> None:
         """Leave nothing."""
         self.stop()
-        for pid, _ in processes(str(self.folder)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        for state in (self.state / "runc").glob("*/*/state.json"):
-            subprocess.run(
-                ["runc", "--root", state.parents[1], "delete", "--force", state.parent.name], check=False, capture_output=True
-            )
-        unmount_below(self.folder)
+        leave_nothing(self.folder, self.state)
 
 
 @contextlib.contextmanager

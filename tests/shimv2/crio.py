@@ -1,21 +1,21 @@
 """A CRI-O of its own, whose pods go through our shim (`runtime_type = "vm"`)."""
 
-import asyncio
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from crishim.linux.mounts import mounts_below, unmount_below
-from crishim.play import CallError, CriClient, connect
+from crishim.linux.mounts import mounts_below
+from crishim.play import CriClient
 from crishim.testing.suite.node import write_network
 from crishim.testing.suite.programs import wait_for
 from tests.node.world import processes
+from tests.shimv2.servers import answering, leave_nothing
 
 PROGRAMS = ("crio", "pinns", "runc", "conmon", "busybox")
 SHIM = f"{sysconfig.get_path('scripts')}/containerd-shim-crishim-v2"
@@ -138,17 +138,9 @@ nri_plugin_config_dir = "{place}/plugins.d"
             self._process.wait(30)
             self._process = None
 
-    @contextlib.asynccontextmanager
-    async def cri(self) -> AsyncIterator[CriClient]:
-        """A client, once it answers."""
-        async with connect(f"unix://{self.folder}/cri.sock") as client:
-            async with asyncio.timeout(30):
-                while True:
-                    with contextlib.suppress(CallError):
-                        await client.status()
-                        break
-                    await asyncio.sleep(0.05)
-            yield client
+    def cri(self) -> AbstractAsyncContextManager[CriClient]:
+        """A client of its CRI, once that answers."""
+        return answering(self.folder / "cri.sock")
 
     def leftovers(self) -> set[str]:
         """What pods have left: mounts, monitors, runc's records."""
@@ -159,13 +151,7 @@ nri_plugin_config_dir = "{place}/plugins.d"
     def close(self) -> None:
         """Leave nothing."""
         self.stop()
-        for pid, _ in processes(str(self.folder)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        for state in (self.state / "runc").glob("*/*/state.json"):
-            command = ["runc", "--root", str(state.parents[1]), "delete", "--force", state.parent.name]
-            subprocess.run(command, check=False, capture_output=True)
-        unmount_below(self.folder)
+        leave_nothing(self.folder, self.state)
 
 
 @contextlib.contextmanager
