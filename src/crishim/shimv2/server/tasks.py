@@ -310,15 +310,12 @@ class Tasks:
 
     async def _end_others(self, task: Task) -> None:
         """Kill the other processes of a task that shares the pid namespace of others: they outlive its first process, and hold
-        its pipes open. Without a cgroup they are those with the root that was mounted for the task.
+        its pipes open.
         """
         with contextlib.suppress(Exception):  # the exit of the first process is published in any case
             namespaces = read_config(task.bundle).get("linux", {}).get("namespaces", [])
             if not any(one.get("type") == "pid" and not one.get("path") for one in namespaces):
-                with contextlib.suppress(CrishimError):  # the first process has ended, and may be all that it knows
-                    await task.runtime.kill(task.id, _KILL, everyone=True)
-                if not (folder := self._folder(task)) or not self._cgroups.exists(folder):
-                    await asyncio.to_thread(processes.kill_rooted, task.bundle / "rootfs")
+                await task.runtime.kill(task.id, _KILL, everyone=True)
                 async with asyncio.timeout(_TIMEOUT):
                     while await self.pids(task.key):  # noqa: ASYNC110 - there is no event for the children of other processes
                         await asyncio.sleep(_SOON)
