@@ -80,7 +80,8 @@ USUAL_MOUNTS: frozenset[str] = frozenset(
 """The mounts that the kubelet adds to every pod, which do not count as `MOUNTS`."""
 
 USUAL_UNIFIED: frozenset[str] = frozenset({"memory.oom.group"})
-"""The key of `UNIFIED` that the kubelet sets in every container on cgroup v2 (kuberuntime_container_linux.go), which does not count.
+"""The key of `UNIFIED` that the kubelet sets in every container on cgroup v2 (kuberuntime_container_linux.go), which does not
+count.
 
 Without it a kill for want of memory ends one process instead of all.
 """
