@@ -12,7 +12,10 @@ from typing import Any, Final
 from crishim.model.features import USUAL_MOUNTS, USUAL_UNIFIED, Feature
 from crishim.oci.facts import DEFAULT_CAPABILITIES
 
-_KINDS: Final = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
+CRIO_KIND: Final = "io.kubernetes.cri-o.ContainerType"
+"""CRI-O's annotation of containers and sandboxes."""
+
+_KINDS: Final = ("io.kubernetes.cri.container-type", CRIO_KIND)
 """containerd's annotation and CRI-O's."""
 
 _CRIO_LACKS: Final = frozenset({"CAP_AUDIT_WRITE", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETFCAP", "CAP_SYS_CHROOT"})

@@ -192,7 +192,7 @@ class Tasks:
                 raise NotFound("process", exec_id or key[1])
             await self._signal(task, process, exec_id, signal, everyone=everyone)
         except NotFound:
-            if not await asyncio.to_thread(crio.has_made, task.bundle):
+            if not await asyncio.to_thread(crio.is_bundle_of_crio, task.bundle):
                 raise
 
     async def _signal(self, task: Task, process: TaskProcess, exec_id: str, signal: int, *, everyone: bool) -> None:
@@ -302,7 +302,7 @@ class Tasks:
         if task.copying is not None:
             await asyncio.wait({task.copying}, timeout=_TIMEOUT)
         if end.oom:
-            await asyncio.to_thread(crio.note_oom, task.bundle)
+            await asyncio.to_thread(crio.write_oom_file, task.bundle)
         task.main.pipes.close()
         task.main.status = OciStatus.STOPPED
         task.main.ended.set_result(attrs.evolve(end, at=end.at or self._clock.now()))
