@@ -1,8 +1,10 @@
 """`crishim load`, into a store of a configuration."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,9 +25,22 @@ def config(tmp_path: Path) -> Path:
     return file
 
 
-def load(config: Path, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "crishim", "load", "--config", str(config), str(config.parent / "root"), NAME, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, input=stdin)
+def load(
+    config: Path, *arguments: str, stdin: str = "", before: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    command = [
+        *before,
+        sys.executable,
+        "-m",
+        "crishim",
+        "load",
+        "--config",
+        str(config),
+        str(config.parent / "root"),
+        NAME,
+        *arguments,
+    ]
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=False, input=stdin, env=environment)
 
 
 @pytest.mark.node
@@ -56,3 +71,15 @@ async def test_refusals(config: Path) -> None:
         assert f"the image store {config.parent}/state/images is used by another process" in done.stderr
     finally:
         await images.close()
+
+
+@pytest.mark.node
+@needs("tar", "setpriv")
+def test_a_file_that_cannot_be_read(config: Path) -> None:
+    """A file that tar may not read is named with tar's reason, in the language of no locale."""
+    (config.parent / "root/bin/app").chmod(0)
+    without = "-dac_override,-dac_read_search"
+    before = ("setpriv", f"--bounding-set={without}", f"--inh-caps={without}") if os.geteuid() == 0 else ()
+    done = load(config, before=before)
+    message = f"loading {config.parent}/root: ./bin/app: Cannot open: Permission denied"
+    assert (1, "", f"crishim: {message}\n") == (done.returncode, done.stdout, done.stderr)
