@@ -21,7 +21,10 @@ def config(tmp_path: Path) -> Path:
     (tmp_path / "root/bin").mkdir(parents=True)
     (tmp_path / "root/bin/app").write_text("a program")
     file = tmp_path / "crishim.toml"
-    file.write_text(f'state = "{tmp_path}/state"\nruntime_state = "{tmp_path}/run"\n[handlers]\n"" = "runc"\n')
+    file.write_text(
+        f'listen = "{tmp_path}/run/crishim.sock"\nstate = "{tmp_path}/state"\nruntime_state = "{tmp_path}/run"\n'
+        '[handlers]\n"" = "runc"\n'
+    )
     return file
 
 
@@ -60,15 +63,36 @@ async def test_a_folder_with_defaults(config: Path) -> None:
 
 @pytest.mark.node
 @needs("tar")
+async def test_defaults_are_utf8(config: Path) -> None:
+    """The JSON is read as UTF-8 in a locale of another encoding, too."""
+    (config.parent / "image.json").write_text('{"Env": ["NAME=Zoë"]}', encoding="utf-8")
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = load(config, "--image-config", str(config.parent / "image.json"), environment=environment)
+    assert (0, "") == (done.returncode, done.stderr)
+    images = store(read_config(config))
+    try:
+        detail = await images.status(ImageSpec(image=NAME))
+        assert detail is not None
+        assert ("NAME=Zoë",) == detail.config.env
+    finally:
+        await images.close()
+
+
+@pytest.mark.node
+@needs("tar")
 async def test_refusals(config: Path) -> None:
-    """Defaults that are no object end with 2, and a store that a server has locked ends with 1 and its name."""
+    """Defaults that are no object or have unknown keys end with 2; a locked store ends with 1, its name and its server."""
     done = load(config, "--image-config", "-", stdin="[1]")
     assert (2, "") == (done.returncode, done.stdout)
+    done = load(config, "--image-config", "-", stdin='{"Cmd": ["/bin/app"], "EntryPoint": [], "ExposedPorts": {}}')
+    message = "crishim: --image-config has keys that are not supported: EntryPoint, ExposedPorts\n"
+    assert (2, "", message) == (done.returncode, done.stdout, done.stderr)
     images = store(read_config(config))
     try:
         done = load(config)
         assert (1, "") == (done.returncode, done.stdout)
         assert f"the image store {config.parent}/state/images is used by another process" in done.stderr
+        assert f": stop the server on {config.parent}/run/crishim.sock first\n" in done.stderr
     finally:
         await images.close()
 
