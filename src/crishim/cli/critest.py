@@ -41,8 +41,8 @@ def command(plugin: str, arguments: tuple[str, ...], known_file: IO[str] | None,
         backend = f'[handlers]\n"" = "{TESTED}"\n[backends.{TESTED}]\nplugin = "{plugin}"\n'
         more = drop_in.read() if drop_in else ""
         with sigterm_as_sigint():
-            file = run_suite("plugin", lambda *_: contextlib.nullcontext(backend), arguments, more)
-    text, bad = report(file.read_text(), plugin, known)
+            xml, file = run_suite("plugin", lambda *_: contextlib.nullcontext(backend), arguments, more)
+    text, bad = report(xml, plugin, known)
     click.echo(text)
     click.echo(f"the whole output, the report and crishim's log: {file.with_suffix('')}.*", err=True)
     sys.exit(1 if bad else 0)
