@@ -143,7 +143,7 @@ async def test_an_archive(store: ContentStore, saved: Layout, tmp_path: Path, ki
 
 
 @pytest.mark.parametrize("kind", ["oci-archive", "docker-archive"])
-@pytest.mark.parametrize("program", ["", "gzip", "zstd", "xz"])
+@pytest.mark.parametrize("program", ["", "gzip", "zstd", "bzip2", "xz"])
 async def test_an_archive_that_others_have_packed(
     store: ContentStore, saved: Layout, tmp_path: Path, kind: str, program: str
 ) -> None:
