@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -135,6 +136,29 @@ def test_the_check_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert (code, needs_node) == (done.exit_code, reported), done.output
         section = done.output.partition("backend mine\n")[2].strip()
         assert [needs_node, not needs_node] == ["pod network: see above" in section, section == "ok      needs nothing"]
+
+
+def test_the_node_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many plug-ins need the node, `crishim check` makes its findings once with the image store and once without."""
+    file = tmp_path / "crishim.toml"
+    file.write_text(
+        f'state = "{tmp_path}/state"\nruntime_state = "{tmp_path}/run"\nlisten = "{tmp_path}/run/sock"\n'
+        '[handlers]\n"" = "one"\nx = "two"\ny = "own"\n'
+    )
+    looks: list[bool] = []
+
+    def look(config: Config, *, store: bool) -> Iterator[Finding]:
+        looks.append(store)
+        return node_findings(config, store=store)
+
+    own = Plugin(build=fakes.plugin.build, images=lambda _: fakes.FakeImages(), needs_node=True)
+    plugin = Plugin(build=fakes.plugin.build, needs_node=True)
+    monkeypatch.setattr(check, "node_findings", look)
+    monkeypatch.setattr(check, "installed", lambda: ("one", "own", "three", "two"))
+    monkeypatch.setattr(check, "load", lambda name: own if name == "own" else plugin)
+    done = CliRunner().invoke(main, ["check", "--config", str(file)])
+    assert 4 == done.output.count("\nbackend "), done.output
+    assert [False, True] == sorted(looks)
 
 
 def test_a_plug_in_that_no_handler_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

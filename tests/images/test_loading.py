@@ -1,17 +1,20 @@
 """Images from local files: root file systems, layouts and archives, as their tools write them."""
 
+import bz2
 import gzip
+import lzma
 import os
+import random
 import subprocess
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from crishim.errors import CrishimError, DataLoss, InvalidArgument, NotFound, Unavailable
+from crishim.errors import Aborted, CrishimError, DataLoss, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from crishim.images.skopeo import PullSettings
 from crishim.images.store import ContentStore
+from crishim.linux.mounts import mount, unmount, unmount_below
 from crishim.model.image import ImageConfig, ImageDetail, ImageSpec
 from crishim.model.values import ContainerId, FrozenDict, ImageId
 from crishim.system import SystemClock
@@ -44,6 +47,17 @@ def skopeo(*arguments: str) -> None:
 def copied(tree: Path, to: Path) -> Path:
     subprocess.run(["cp", "--archive", "--no-target-directory", tree, to], check=True)
     return to
+
+
+def packed_again(archive: Path, to: Path, kind: str, program: str) -> None:
+    """The files of an archive by GNU tar and a program that compresses."""
+    files = archive.with_name("files")
+    files.mkdir()
+    subprocess.run(["tar", "-C", files, "-xf", archive], check=True)
+    prefix = "./" if kind == "oci-archive" else ""  # with which skopeo 1.9 does not find docker's files
+    names = [f"{prefix}{path.name}" for path in sorted(files.iterdir())]
+    packed = [f"--use-compress-program={program}"] if program else []
+    subprocess.run(["tar", "-C", files, *packed, "-cf", to, *names], check=True)
 
 
 async def detail(store: ContentStore) -> ImageDetail:
@@ -128,6 +142,37 @@ async def test_an_archive(store: ContentStore, saved: Layout, tmp_path: Path, ki
     assert ("/bin/program",) == (await detail(store)).config.cmd
 
 
+@pytest.mark.parametrize("kind", ["oci-archive", "docker-archive"])
+@pytest.mark.parametrize("program", ["", "gzip", "zstd", "bzip2", "xz"])
+async def test_an_archive_that_others_have_packed(
+    store: ContentStore, saved: Layout, tmp_path: Path, kind: str, program: str
+) -> None:
+    """An archive whose names begin with `./`, as `tar .` writes them, is recognised, compressed by any program too."""
+    skopeo(f"oci:{saved.place}:t", f"{kind}:{tmp_path}/a.tar:team/app:1")
+    packed_again(tmp_path / "a.tar", tmp_path / "b.tar", kind, program)
+    place = await root(store, await store.load(tmp_path / "b.tar", NAME))
+    assert ("hello", "more") == ((place / "etc/hello").read_text(), (place / "etc/more").read_text())
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'{"Layers": []}', b'[{"name": "app"}]', b"[" * 100_000])
+async def test_a_root_file_system_with_a_manifest(store: ContentStore, tmp_path: Path, data: bytes) -> None:
+    """A file manifest.json that lists no images of docker's is a file of a root file system."""
+    (tmp_path / "root.tar").write_bytes(tar_of(File("manifest.json", data)))
+    place = await root(store, await store.load(tmp_path / "root.tar", NAME))
+    assert data == (place / "manifest.json").read_bytes()
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize("part", ["cut", "damaged"])
+async def test_broken_compression(store: ContentStore, tmp_path: Path, pack: Callable[[bytes], bytes], part: str) -> None:
+    """A compressed file that is cut or damaged is `DataLoss`."""
+    data = pack(tar_of(File("etc/random", random.Random(1).randbytes(300_000)), File("manifest.json", b"[]")))
+    middle = len(data) // 2
+    (tmp_path / "root.tar").write_bytes(data[:middle] + (b"" if part == "cut" else b"\xff" * 1000 + data[middle + 1000 :]))
+    with pytest.raises(DataLoss):
+        await store.load(tmp_path / "root.tar", NAME)
+
+
 async def test_one_of_several_images(store: ContentStore, saved: Layout) -> None:
     """A layout of two images is refused with skopeo's message, and one of them is loaded by its name in skopeo's words."""
     saved.image([MORE], tag="u")
@@ -159,8 +204,7 @@ async def test_refusals_leave_nothing(store: ContentStore, saved: Layout, tree: 
     """What cannot be loaded is refused by what is wrong, and nothing of it stays in the store."""
     (tmp_path / "text").write_text("no archive\n" * 100)
     (tmp_path / "cut.tar").write_bytes(HELLO[: len(HELLO) // 2])
-    with tarfile.open(tmp_path / "empty.tar", "w") as archive:
-        archive.addfile(tarfile.TarInfo("manifest.json"))
+    (tmp_path / "empty.tar").write_bytes(tar_of(File("manifest.json", b'[{"Config": "none", "Layers": null}]')))
     refused: list[tuple[Path, str, ImageConfig | None, type[CrishimError]]] = [
         (tree, "UPPER", None, InvalidArgument),
         (tree, f"edge.example/app@sha256:{'1' * 64}", None, InvalidArgument),
@@ -175,6 +219,42 @@ async def test_refusals_leave_nothing(store: ContentStore, saved: Layout, tree: 
             await store.load(source, name, config)
     assert () == await store.list()
     assert [] == list((tmp_path / "store/tmp").iterdir())
+
+
+async def test_a_folder_that_changes(store: ContentStore) -> None:
+    """A folder whose files change while tar reads them, as those of sysfs do for it, is `Aborted` with tar's message."""
+    with pytest.raises(Aborted, match=r"loading /sys/devices/system/cpu/smt: \./\w+: File shrank by "):
+        await store.load("/sys/devices/system/cpu/smt", NAME)
+
+
+async def test_a_full_disk(tree: Path, tmp_path: Path) -> None:
+    """A folder that does not fit on the store's disk is `ResourceExhausted`."""
+    (tree / "zeros").write_bytes(bytes(3_000_000))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount("tmpfs", disk, "tmpfs", 0, "size=1m")
+    try:
+        store = ContentStore(disk, SystemClock())
+        try:
+            with pytest.raises(ResourceExhausted, match="Wrote only"):
+                await store.load(tree, NAME)
+        finally:
+            await store.close()
+    finally:
+        unmount_below(disk)
+        unmount(disk)
+
+
+async def test_what_is_mounted_below_a_folder(store: ContentStore, tree: Path) -> None:
+    """Of a mount below a folder the image has the empty mount point alone."""
+    (tree / "proc").mkdir()
+    mount("tmpfs", tree / "proc", "tmpfs")
+    try:
+        (tree / "proc/file").touch()
+        place = await root(store, await store.load(tree, NAME))
+    finally:
+        unmount(tree / "proc")
+    assert [] == list((place / "proc").iterdir())
 
 
 async def test_after_a_restart(tree: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import ipaddress
 import json
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +60,49 @@ def test_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(node, "RUNS", first.number + 1)
         with pytest.raises(ResourceExhausted), claimed():
             pass
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the machine's other runs."""
+    monkeypatch.setattr(node, "CLAIMS", f"\0test-{os.getpid()}-")
+
+
+def test_a_run_begins_after_the_end_of_another(alone: None) -> None:
+    """A run that begins while the last one stops the slice waits for that, and gets the number which that had."""
+    begun: list[Run] = []
+
+    def begin() -> None:
+        with claimed(lambda: None) as run:
+            begun.append(run)
+
+    thread = threading.Thread(target=begin)
+
+    def last() -> None:
+        thread.start()
+        thread.join(0.3)
+        assert [] == begun
+
+    with claimed(last) as first:
+        pass
+    thread.join(30)
+    assert [first] == begun
+
+
+def test_runs_that_end_together(alone: None) -> None:
+    """Of runs that end at the same time exactly one is the last."""
+    rounds = 60
+    stops: list[int] = []
+
+    def run(number: int, together: threading.Barrier) -> None:
+        with claimed(lambda: stops.append(number)):
+            together.wait(30)
+
+    for number in range(rounds):
+        together = threading.Barrier(2)
+        threads = [threading.Thread(target=run, args=(number, together)) for _ in range(together.parties)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert list(range(rounds)) == stops

@@ -1,11 +1,12 @@
 """`crishim check`: which needs of the configured backends this machine meets."""
 
+import functools
 import platform
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import util
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import click
 from rich.console import Console
@@ -25,6 +26,9 @@ _EXTRAS: Final = (
     ("metrics", ("prometheus_client", "h11"), "metrics for Prometheus"),
 )
 
+NodeFindings: TypeAlias = Callable[[bool], tuple[Finding, ...]]
+"""The findings of the node, with those of its image store or without."""
+
 _NODE: Final = "node"
 """The part of the machine that crishim makes pods of, for plug-ins with `needs_node`."""
 
@@ -37,30 +41,36 @@ def command(path: Path | None) -> None:
         config = app.read_config(path)
         console = Console(highlight=False, soft_wrap=True)
         console.print(f"crishim {__version__}, Python {platform.python_version()}, {platform.system()} {platform.release()}")
-        whole = [_print_findings(console, title, found) for title, found in findings(config)]
-        for title, results in unused_findings(config):
+        node = node_of(config)
+        whole = [_print_findings(console, title, found) for title, found in findings(config, node)]
+        for title, results in unused_findings(config, node):
             _print_findings(console, title, results)
         sys.exit(0 if all(whole) else 1)
 
 
-def findings(config: Config) -> Iterator[tuple[str, Iterable[Finding]]]:
+def node_of(config: Config) -> NodeFindings:
+    """The findings of the node, each kind of which is made once: they start programs and read files."""
+    return functools.cache(lambda store: tuple(node_findings(config, store=store)))
+
+
+def findings(config: Config, node: NodeFindings) -> Iterator[tuple[str, Iterable[Finding]]]:
     """The needs of serving with this configuration, with titles: crishim's own, the node's, each backend's."""
     used = _used(config)
     yield "crishim", _own_findings(config)
-    if found := _shared_findings(config, used):
+    if found := _shared_findings(node, used):
         yield _NODE, found
     for name in sorted(used):
-        yield from _plugin_findings(config, name, used[name])
+        yield from _plugin_findings(config, node, name, used[name])
 
 
-def unused_findings(config: Config) -> Iterator[tuple[str, Iterable[Finding]]]:
+def unused_findings(config: Config, node: NodeFindings) -> Iterator[tuple[str, Iterable[Finding]]]:
     """The needs of the installed plug-ins that no handler uses, and of the node if one of these alone needs it."""
     used = _used(config)
     others = sorted({*installed()} - used.keys())
-    if not _shared_findings(config, used) and (found := _shared_findings(config, others)):
+    if not _shared_findings(node, used) and (found := _shared_findings(node, others)):
         yield f"{_NODE} (no handler needs it)", found
     for name in others:
-        yield from _plugin_findings(config, name, [])
+        yield from _plugin_findings(config, node, name, [])
 
 
 def _used(config: Config) -> dict[str, list[str]]:
@@ -71,10 +81,10 @@ def _used(config: Config) -> dict[str, list[str]]:
     return used
 
 
-def _shared_findings(config: Config, names: Iterable[str]) -> list[Finding]:
+def _shared_findings(node: NodeFindings, names: Iterable[str]) -> tuple[Finding, ...]:
     """What the node must have for those of the plug-ins that need it; nothing if none does."""
     plugins = [plugin for plugin in map(_loaded, names) if plugin is not None and plugin.needs_node]
-    return list(node_findings(config, store=any(plugin.images is None for plugin in plugins))) if plugins else []
+    return node(any(plugin.images is None for plugin in plugins)) if plugins else ()
 
 
 def _loaded(name: str) -> Plugin | None:
@@ -84,7 +94,9 @@ def _loaded(name: str) -> Plugin | None:
         return None  # reported as a finding
 
 
-def _plugin_findings(config: Config, name: str, backends: list[str]) -> Iterator[tuple[str, Iterable[Finding]]]:
+def _plugin_findings(
+    config: Config, node: NodeFindings, name: str, backends: list[str]
+) -> Iterator[tuple[str, Iterable[Finding]]]:
     """Titles and findings of a plug-in: one for each of the `backends` that use it, which may have options of their own."""
     try:
         plugin = load(name)
@@ -92,16 +104,15 @@ def _plugin_findings(config: Config, name: str, backends: list[str]) -> Iterator
         yield f"backend {name}", (Finding(what="plug-in", ok=False, without=error.message),)
         return
     for backend in backends:
-        yield f"backend {backend}", (*_node_needed(config, plugin), *_findings_of(plugin, config.options_of(backend)))
+        yield f"backend {backend}", (*_node_needed(node, plugin), *_findings_of(plugin, config.options_of(backend)))
     if not backends:
-        yield f"backend {name} (no handler uses it)", (*_node_needed(config, plugin), *_findings_of(plugin, EMPTY))
+        yield f"backend {name} (no handler uses it)", (*_node_needed(node, plugin), *_findings_of(plugin, EMPTY))
 
 
-def _node_needed(config: Config, plugin: Plugin) -> Iterator[Finding]:
+def _node_needed(node: NodeFindings, plugin: Plugin) -> Iterator[Finding]:
     """Whether the node has what a plug-in needs of it. Each need is a finding of the node, above all plug-ins, which counts."""
     if plugin.needs_node:
-        found = node_findings(config, store=plugin.images is None)
-        lacking = [finding.what for finding in found if finding.needed and not finding.ok]
+        lacking = [finding.what for finding in node(plugin.images is None) if finding.needed and not finding.ok]
         without = f"lacks {', '.join(lacking)}: see above"
         yield Finding(what=_NODE, ok=not lacking, needed=False, found="has what is needed: see above", without=without)
 

@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from crishim import app
-from crishim.cli.check import findings
+from crishim.cli.check import findings, node_of
 from crishim.cli.options import config_option, exit_on_error
 from crishim.config import Config, default_text, parse
 from crishim.errors import AlreadyExists, PermissionDenied
@@ -116,7 +116,7 @@ def _write(path: Path, text: str) -> None:
 
 def _lacking(config: Config) -> Iterator[str]:
     """A line for each need of serving that the machine does not meet."""
-    for title, found in findings(config):
+    for title, found in findings(config, node_of(config)):
         for finding in found:
             if finding.needed and not finding.ok:
                 yield f"missing for {title}: {finding.what}: {finding.without}; {finding.remedy}"

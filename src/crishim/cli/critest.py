@@ -6,7 +6,7 @@ from typing import IO
 
 import click
 
-from crishim.cli.options import TESTED, exit_on_error, fail, sigterm_as_sigint
+from crishim.cli.options import TESTED, drop_in_option, exit_on_error, fail, sigterm_as_sigint
 from crishim.plugins import load
 from crishim.testing.suite.node import missing, run_suite
 from crishim.testing.suite.report import EVERYWHERE, KnownSpecs, read_known, report
@@ -16,8 +16,8 @@ from crishim.testing.suite.report import EVERYWHERE, KnownSpecs, read_known, rep
 @click.argument("plugin")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.option("--known", "known_file", type=click.File(encoding="utf-8"), help="What may fail or be left out, and why (TOML).")
-@click.option("--options", "options_file", type=click.File(encoding="utf-8"), help="More of crishim's configuration (TOML).")
-def command(plugin: str, arguments: tuple[str, ...], known_file: IO[str] | None, options_file: IO[str] | None) -> None:
+@drop_in_option
+def command(plugin: str, arguments: tuple[str, ...], known_file: IO[str] | None, drop_in: IO[str] | None) -> None:
     """Run critest against the backend of PLUGIN: an installed one, or package.module:attribute.
 
     Needs root, critest, and Debian's packages for the suite's images; what is missing is named. Starts a registry on the
@@ -39,10 +39,10 @@ def command(plugin: str, arguments: tuple[str, ...], known_file: IO[str] | None,
         if lacking := missing():
             fail("the suite needs:\n  " + "\n  ".join(lacking), 2)
         backend = f'[handlers]\n"" = "{TESTED}"\n[backends.{TESTED}]\nplugin = "{plugin}"\n'
-        more = options_file.read() if options_file else ""
+        more = drop_in.read() if drop_in else ""
         with sigterm_as_sigint():
-            file = run_suite("plugin", lambda *_: contextlib.nullcontext(backend), arguments, more)
-    text, bad = report(file.read_text(), plugin, known)
+            xml, file = run_suite("plugin", lambda *_: contextlib.nullcontext(backend), arguments, more)
+    text, bad = report(xml, plugin, known)
     click.echo(text)
     click.echo(f"the whole output, the report and crishim's log: {file.with_suffix('')}.*", err=True)
     sys.exit(1 if bad else 0)

@@ -10,14 +10,20 @@ import click
 from crishim import app
 from crishim.cli.options import config_option, exit_on_error, fail
 from crishim.config import Config
-from crishim.images.manifest import image_config
+from crishim.errors import FailedPrecondition
+from crishim.images.manifest import CONFIG_KEYS, image_config
 from crishim.model.image import ImageConfig
 
 
 @click.command(name="load")
 @click.argument("source")
 @click.argument("name")
-@click.option("--image-config", "described", type=click.File(), help="JSON of the defaults of a root file system (- is stdin).")
+@click.option(
+    "--image-config",
+    "described",
+    type=click.File(encoding="utf-8"),
+    help="JSON of the defaults of a root file system (- is stdin).",
+)
 @config_option
 def command(source: str, name: str, described: IO[str] | None, path: Path | None) -> None:
     """Add the image SOURCE to the store as NAME, without a registry, and print its id.
@@ -27,20 +33,27 @@ def command(source: str, name: str, described: IO[str] | None, path: Path | None
     docker-archive:FILE:NAME:TAG.
 
     The JSON of --image-config has the keys of an OCI image's config: Entrypoint, Cmd, Env, WorkingDir, User, StopSignal,
-    Volumes and Labels. The store must not be in use by a server.
+    Volumes and Labels; others are refused. What is mounted below a folder is left out. The store must not be in use by a
+    server.
     """
     config = None
     if described is not None:
         try:
-            config = image_config(json.load(described))
+            value = json.load(described)
+            config = image_config(value)
         except (ValueError, TypeError, AttributeError) as error:
             fail(f"--image-config is not the config of an image: {error}", 2)
+        if unknown := sorted(value.keys() - CONFIG_KEYS):
+            fail(f"--image-config has keys that are not supported: {', '.join(unknown)}", 2)
     with exit_on_error():
         click.echo(asyncio.run(_load(app.read_config(path), source, name, config)))
 
 
 async def _load(node: Config, source: str, name: str, config: ImageConfig | None) -> str:
-    store = app.store(node)
+    try:
+        store = app.store(node)
+    except FailedPrecondition as error:  # unlike a pull, this is no call of CRI that a running server would answer
+        fail(f"{error}: stop the server on {node.listen} first", 1)
     try:
         return await store.load(source, name, config)
     finally:

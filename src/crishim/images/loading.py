@@ -1,23 +1,29 @@
 """Images from local files: a root file system in a folder or a tar file, and what other tools have saved.
 
-Each becomes an OCI layout with one image, whose content a store takes over. Archives are read by skopeo, folders by GNU tar; a
-tar file is a layer as it is.
+Each becomes an OCI layout with one image, whose content a store takes over. Archives are read by skopeo, folders by GNU tar,
+which leaves out what is mounted below them; a tar file is a layer as it is.
 """
 
 import asyncio
+import contextlib
+import errno
 import hashlib
 import json
 import math
+import os
 import platform
 import re
 import shutil
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
 from crishim.errors import (
+    Aborted,
+    CrishimError,
     DataLoss,
     FailedPrecondition,
     InvalidArgument,
@@ -27,14 +33,16 @@ from crishim.errors import (
     ResourceExhausted,
     Unavailable,
     Unknown,
+    from_os_error,
 )
 from crishim.images.layers import renamed
 from crishim.images.manifest import LAYER_TYPE, Descriptor, Manifest, parse_manifest, single_layer, this_platform
 from crishim.images.puller import Copied
 from crishim.images.reference import Reference
 from crishim.images.skopeo import PullSettings, failure, load_command
-from crishim.images.skopeo_process import PullProgress, Watch, run, with_program
-from crishim.images.streams import LayerStream, compression
+from crishim.images.skopeo_process import MAX_OUTPUT, Ended, PullProgress, Watch, run, with_program
+from crishim.images.streams import CHUNK, LayerStream, compression
+from crishim.images.tree import cleaned
 from crishim.interfaces.seats import Clock
 from crishim.linux.programs import find_program
 from crishim.model.image import ImageConfig
@@ -52,6 +60,16 @@ _TAR: Final = (
     "--xattrs-include=*",
     "--one-file-system",
 )
+_TAR_LOCALE: Final = {"LC_ALL": "C.UTF-8", "LANGUAGE": ""}
+"""Messages in English, and names in UTF-8, which pax headers have."""
+
+_CHANGED: Final = 1
+"""GNU tar's exit status if files have changed while it read them (tar's manual, "Exit status")."""
+
+_TAR_ERRORS: Final = {
+    "Wrote only": errno.ENOSPC,  # the message for a disk that fills within a record
+    **{os.strerror(number): number for number in (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)},
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -69,7 +87,8 @@ class Loader:
         """The folder of the image's blobs, as `ALGORITHM/HEX`, and the image.
 
         Raises `NotFound`, `InvalidArgument` for a configuration beside an archive, which has its own, `DataLoss` for an archive
-        that is broken or has several images, `ResourceExhausted`, and `Unavailable` without the program that reads the source.
+        that is broken or has several images, `PermissionDenied`, `Aborted` for a folder that changes meanwhile,
+        `ResourceExhausted`, `Unknown` for another failure of tar, and `Unavailable` without the program that reads the source.
         """
         layout = self.place / "layout"
         with renamed(f"loading {self.source}"):
@@ -94,14 +113,11 @@ class Loader:
         link.symlink_to(path)
         if path.is_dir():
             return f"oci:{link}" if (path / "oci-layout").is_file() else None
-        try:
-            with tarfile.open(path) as archive:
-                names = {member.name for member in archive}
-        except tarfile.TarError:  # of a kind that Python does not read; the unpacking of the layer decides
-            return None
-        if "oci-layout" in names:  # which `docker save` writes too, and which has the digests of a registry
-            return f"oci-archive:{link}"
-        return f"docker-archive:{link}" if "manifest.json" in names else None
+        transport = _transport(path)
+        if transport == "docker-archive" and compression(path):  # skopeo 1.9 finds an early end in one with gzip
+            link = self.place / "unpacked"
+            _uncompress(path, link)
+        return f"{transport}:{link}" if transport else None
 
     async def _layer(self) -> Path:
         """A root file system as a tar file of our own."""
@@ -112,7 +128,10 @@ class Loader:
             return layer
         if not (program := find_program("tar")):
             raise Unavailable("tar is not on PATH, and is needed to load a folder: apt-get install tar")
-        await self._run([program, *_TAR, "--file", str(layer), "--directory", str(source.resolve()), "."])
+        command = [program, *_TAR, "--file", str(layer), "--directory", str(source.resolve()), "."]
+        ended = await self._run(command, {**os.environ, **_TAR_LOCALE})
+        if ended.code != 0:
+            raise _tar_failure(ended, f"loading {self.source}")
         return layer
 
     def _write(self, layer: Path, layout: Path) -> None:
@@ -135,21 +154,84 @@ class Loader:
         (layout / "index.json").write_text(json.dumps({"manifests": [{"digest": digest}]}), encoding="utf-8")
 
     async def _copy(self, kind: str, layout: Path) -> None:
-        log = await self._run(load_command(with_program(self.settings), kind, str(layout)))
+        ended = await self._run(load_command(with_program(self.settings), kind, str(layout)))
+        if ended.code != 0:
+            raise self._skopeo_failure(ended)
         if not (layout / "index.json").exists():
-            raise DataLoss(f"loading {self.source}: skopeo wrote no image: {log}")
+            raise DataLoss(f"loading {self.source}: skopeo wrote no image: {ended.log}")
 
-    async def _run(self, command: list[str]) -> str:
-        """Run a program on local files, which needs no time limit, and return its log."""
-        ended = await run(command, self.source, math.inf, self.clock, Watch(str(self.reference), _ignore))
-        if ended.code == 0:
-            return ended.log
+    async def _run(self, command: list[str], environment: dict[str, str] | None = None) -> Ended:
+        """Run a program on local files, which needs no time limit."""
+        watch = Watch(str(self.reference), _ignore)
+        return await run(command, self.source, math.inf, self.clock, watch, environment=environment)
+
+    def _skopeo_failure(self, ended: Ended) -> CrishimError:
         error = failure(ended.log, self.reference)
         if isinstance(error, ResourceExhausted | FailedPrecondition):
-            raise error
+            return error
         if isinstance(error, PullError) and error.reason is PullReason.SIGNATURE_VALIDATION_FAILED:
-            raise error
-        raise DataLoss(f"loading {self.source}: {error.message.removeprefix(f'pulling {self.reference}: ')}")
+            return error
+        return DataLoss(f"loading {self.source}: {error.message.removeprefix(f'pulling {self.reference}: ')}")
+
+
+def _transport(path: Path) -> str:
+    """The transport of skopeo for an archive of images; empty for any other file, of which the unpacking of the layer decides.
+
+    A root file system may have a file manifest.json: docker's is a list of images, each with its layers.
+    """
+    docker = False
+    try:
+        with _opened(path) as archive:
+            for member in archive:
+                name = cleaned(member.name)
+                if name == "oci-layout":  # which `docker save` writes too, and which has the digests of a registry
+                    return "oci-archive"
+                if name == "manifest.json" and member.isreg() and member.size <= MAX_OUTPUT:
+                    file = archive.extractfile(member)
+                    docker = file is not None and _lists_images(file.read())
+    except Exception as error:  # each compression that Python reads has errors of its own
+        if isinstance(error, CrishimError) or (isinstance(error, OSError) and error.errno):
+            raise
+        return ""
+    return "docker-archive" if docker else ""
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    """A tar file, to be read forward: with gzip or zstd as a layer is, with bzip2 or xz, which skopeo knows too, by Python."""
+    if not compression(path):
+        with tarfile.open(path) as archive:
+            yield archive
+        return
+    with LayerStream(path) as stream:
+        file: Any = stream
+        yield tarfile.TarFile(fileobj=file)
+
+
+def _uncompress(path: Path, to: Path) -> None:
+    with LayerStream(path) as stream, to.open("xb") as file:
+        while piece := stream.some(CHUNK):
+            file.write(piece)
+
+
+def _lists_images(data: bytes) -> bool:
+    try:
+        images = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    listed = isinstance(images, list) and bool(images)
+    return listed and all(isinstance(image, dict) and "Layers" in image for image in images)
+
+
+def _tar_failure(ended: Ended, doing: str) -> CrishimError:
+    """The error in GNU tar's messages: the first that has a cause."""
+    messages = [line.partition(": ")[2] for line in ended.log.splitlines()]  # without the path of tar
+    for message in messages:
+        for text, number in _TAR_ERRORS.items():
+            if text in message:
+                return from_os_error(OSError(number, message), doing)
+    kind = Aborted if ended.code == _CHANGED else Unknown
+    return kind(f"{doing}: {messages[0] if messages else f'tar has ended with {ended.code}'}")
 
 
 def _ignore(_: PullProgress) -> None:

@@ -161,6 +161,10 @@ def parse_config(data: bytes, layers: int, module: str = "") -> Configuration:
         return Configuration(image_config(_object(top.get("config") or {})), diff_ids, _platform(top))
 
 
+CONFIG_KEYS: Final = frozenset({"Entrypoint", "Cmd", "Env", "WorkingDir", "User", "StopSignal", "Volumes", "Labels"})
+"""The keys of the `config` of an image configuration that an `ImageConfig` has."""
+
+
 def image_config(value: dict[str, Any]) -> ImageConfig:
     """The `config` of an image configuration (image-spec, config.md). Invalid text is replaced; wrong types raise
     `TypeError`.

@@ -304,7 +304,7 @@ class _Attempt:
 
     async def _run(self, command: list[str], watch: Watch, cwd: Path | None = None) -> bytes:
         """Run skopeo to its end, and return its output."""
-        ended = await run(command, self.subject, self.settings.stall, self.clock, watch, cwd)
+        ended = await run(command, self.subject, self.settings.stall, self.clock, watch, cwd=cwd)
         if ended.code != 0:
             raise failure(ended.log, self.reference)
         if len(ended.output) >= MAX_OUTPUT:

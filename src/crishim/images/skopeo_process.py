@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -89,22 +89,41 @@ def with_program(settings: PullSettings) -> PullSettings:
     return attrs.evolve(settings, program=program)
 
 
-async def run(command: list[str], subject: str, stall: float, clock: Clock, watch: "Watch", cwd: Path | None = None) -> Ended:
-    """Run skopeo to its end. A run that transfers no byte for `stall` seconds is killed: `PullError`.
+async def run(
+    command: list[str],
+    subject: str,
+    stall: float,
+    clock: Clock,
+    watch: "Watch",
+    *,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Ended:
+    """Run skopeo, or another program that reads an image, to its end; `environment` is its whole one, without it ours.
 
-    Waits that a registry requests do not count, up to five minutes; the reason is part of the error.
+    A run that transfers no byte for `stall` seconds is killed: `PullError`. Waits that a registry requests do not count, up to
+    five minutes; the reason is part of the error.
     """
-    program = {"process.executable.name": Path(command[0]).name, "process.executable.path": command[0]}
-    with span("skopeo", program) as recorded:
-        ended = await _run(command, subject, stall, clock, watch, cwd)
+    name = Path(command[0]).name
+    program = {"process.executable.name": name, "process.executable.path": command[0]}
+    with span(name, program) as recorded:
+        ended = await _run(command, subject, stall, clock, watch, cwd, environment)
         if recorded is not None:
             recorded.annotate({"process.exit.code": ended.code})
         return ended
 
 
-async def _run(command: list[str], subject: str, stall: float, clock: Clock, watch: "Watch", cwd: Path | None) -> Ended:
+async def _run(
+    command: list[str],
+    subject: str,
+    stall: float,
+    clock: Clock,
+    watch: "Watch",
+    cwd: Path | None,
+    environment: Mapping[str, str] | None,
+) -> Ended:
     waits = Waits(clock)
-    async with _process(command, waits.feed, cwd) as ending:
+    async with _process(command, waits.feed, cwd, environment) as ending:
         begun = moved = clock.monotonic()
         size = 0
         while not ending.done():
@@ -210,7 +229,7 @@ class CopyWatch(Watch):
 
 @contextlib.asynccontextmanager
 async def _process(
-    command: list[str], feed: Callable[[bytes], None], cwd: Path | None
+    command: list[str], feed: Callable[[bytes], None], cwd: Path | None, environment: Mapping[str, str] | None
 ) -> AsyncIterator["asyncio.Future[tuple[bytes, bytes, int]]"]:
     """A process in a group of its own, which is killed at the end of the block or of this process: its output, its stderr and
     its exit code.
@@ -221,6 +240,7 @@ async def _process(
             *([pdeathsig, "--pdeathsig", "KILL"] if pdeathsig else []),
             *command,
             cwd=cwd,
+            env=environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -160,11 +160,13 @@ class ContentStore(ImageService, RootfsProvider, SupportsRootfsDiff):
 
         `source` is a folder or a tar file (plain, gzip, zstd): a root file system, which becomes an image of one layer with the
         defaults of `config`; or an OCI layout, or an archive of `docker save` or `skopeo copy`, with one image. A string may
-        also name an image as skopeo does (`oci-archive:/a.tar:tag`). Equal content has the same id.
+        also name an image as skopeo does (`oci-archive:/a.tar:tag`). Equal content has the same id. What is mounted below a
+        folder is left out.
 
         Raises `InvalidArgument` for an invalid name, and for a `config` beside an image that has its own; `NotFound`;
-        `DataLoss` for what cannot be read as an image; `ResourceExhausted` for a full disk; `Unavailable` if skopeo is missing
-        for an archive, or tar for a folder. To be awaited before `close`.
+        `DataLoss` for what cannot be read as an image; `PermissionDenied`; `Aborted` for a folder that changes meanwhile;
+        `ResourceExhausted` for a full disk; `Unavailable` if skopeo is missing for an archive, or tar for a folder; `Unknown`
+        for another failure of tar. To be awaited before `close`.
         """
         reference = parse(name)
         if reference.digest:

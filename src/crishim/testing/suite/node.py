@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -45,6 +46,9 @@ SLICE: Final = "test.slice"
 
 RUNS: Final = 64
 """How many runs there may be at once."""
+
+CLAIMS: Final = "\0crishim-suite-"
+"""What the sockets of runs are named by, in Linux's abstract namespace."""
 
 NETWORK: Final = """{
   "cniVersion": "1.0.0", "name": "crishim-suite",
@@ -122,30 +126,50 @@ class Run:
         return f"{name}-{self.number}" if self.number else name
 
 
+def stop_slice() -> None:
+    """Stop the slice of the suite's pods, which nothing else does, where systemd runs."""
+    if Path("/run/systemd/system").is_dir():
+        merged_output("systemctl", "stop", SLICE)
+
+
 @contextlib.contextmanager
-def claimed() -> Iterator[Run]:
+def claimed(last: Callable[[], None] = stop_slice) -> Iterator[Run]:
     """The lowest number that no other run has: sockets without files are those of a network namespace, as bridges are.
 
-    The last run to end stops the slice of the suite's pods, which nothing else does. Raises `ResourceExhausted`.
+    The last run to end calls `last`, before another one begins. Raises `ResourceExhausted`.
     """
-    for number in range(RUNS):
-        with contextlib.ExitStack() as stack:
-            if not _claim(number, stack):
-                continue
-            try:
-                yield Run(number)
-            finally:
-                others = any(not _claim(other, stack) for other in range(RUNS) if other != number)
-                if not others and Path("/run/systemd/system").is_dir():
-                    merged_output("systemctl", "stop", SLICE)
-            return
-    raise ResourceExhausted(f"{RUNS} runs of the suite are under way")
+    with contextlib.ExitStack() as claim:
+        with _turn():
+            number = next((number for number in range(RUNS) if _claim(number, claim)), None)
+        if number is None:
+            raise ResourceExhausted(f"{RUNS} runs of the suite are under way")
+        try:
+            yield Run(number)
+        finally:
+            with _turn():
+                with contextlib.ExitStack() as probes:
+                    others = any(not _claim(other, probes) for other in range(RUNS) if other != number)
+                if not others:
+                    last()
+                claim.close()
+
+
+@contextlib.contextmanager
+def _turn() -> Iterator[None]:
+    """The lock around the begin and the end of a run, of which a killed process leaves nothing."""
+    with socket.socket(socket.AF_UNIX) as lock:
+        while not _bind(lock, "turn"):
+            time.sleep(0.1)  # as long as systemctl of the other run takes
+        yield
 
 
 def _claim(number: int, stack: contextlib.ExitStack) -> bool:
-    claim = stack.enter_context(socket.socket(socket.AF_UNIX))
+    return _bind(stack.enter_context(socket.socket(socket.AF_UNIX)), str(number))
+
+
+def _bind(own: socket.socket, name: str) -> bool:
     try:
-        claim.bind(f"\0crishim-suite-{number}")
+        own.bind(f"{CLAIMS}{name}")
     except OSError:
         return False
     return True
@@ -211,8 +235,9 @@ async def _remove_pods(endpoint: str) -> None:
 
 def run_suite(
     name: str, backend: Callable[[Path, int], AbstractContextManager[str]], arguments: Sequence[str], more: str = ""
-) -> Path:
-    """Run the suite against a backend, in a folder of its own; the file of the report, JUnit's XML. `arguments` go to critest.
+) -> tuple[str, Path]:
+    """Run the suite against a backend, in a folder of its own; the report, JUnit's XML, and its file, which the next run
+    of this number replaces. `arguments` go to critest.
 
     `backend` gets that folder and the registry's port, and gives text of crishim's configuration, with the tables `handlers`
     and `backends`, for as long as crishim runs; `more` is a drop-in for it. The output and crishim's log stay beside the report
@@ -228,7 +253,7 @@ def run_suite(
                 with process(sys.executable, "-m", "crishim", "serve", "--config", config, log=log):
                     wait_for("crishim", endpoint.exists, log)
                     try:
-                        critest(folder, endpoint, (f"--nri-socket={folder}/nri.sock", *arguments), output)
+                        report = critest(folder, endpoint, (f"--nri-socket={folder}/nri.sock", *arguments), output)
                     finally:
                         asyncio.run(_remove_pods(f"unix://{endpoint}"))
         finally:
@@ -236,4 +261,4 @@ def run_suite(
                 shutil.copy2(log, output.with_suffix(".log"))
             unmount_below(folder)
             merged_output("ip", "link", "delete", own.bridge)
-    return output.with_suffix(".xml")
+    return report, output.with_suffix(".xml")
