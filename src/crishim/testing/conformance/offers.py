@@ -290,7 +290,7 @@ async def check_close_ends_what_needs_this_process(world: World) -> None:
     """close: containers that cannot run without this process are ended, and those of an engine keep running."""
     assert world.claims(SupportsClose)
     spec = await world.run_ready(await world.sandbox(), world.programs.sleeps())
-    await world.end()
+    await world.close_and_restart()
     seen, candidate = await world.seen(spec.id), world.candidate
     runs = seen is not None and seen.state is ContainerState.RUNNING
     if not runs:
