@@ -6,8 +6,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from crishim.linux.cgroups import Cgroups
-from crishim.linux.oom import Kills, killed_for_memory, may_have_killed, read_kills
+import pytest
+
+from crishim.linux import oom
+from crishim.linux.oom import Kills, killed_for_memory, read_kills
 from crishim.linux.processes import Identity, read
 
 LOG = (
@@ -20,6 +22,12 @@ LOG = (
 FIRST = b"5,0,1000,-;Linux version 6.1.0\n"
 RECORD = 8192
 """What one read asks for."""
+
+
+@pytest.fixture(autouse=True)
+def initial_pid_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' own namespace counts as the one whose pids the log has."""
+    monkeypatch.setattr(oom, "_INITIAL_PID_NAMESPACE", os.stat("/proc/self/ns/pid").st_ino)  # noqa: PTH116 - a file of /proc
 
 
 @contextlib.contextmanager
@@ -75,17 +83,3 @@ def test_without_a_log(tmp_path: Path) -> None:
     """A log that is not there has no kill, and does not tell."""
     assert Kills() == read_kills(tmp_path / "none")
     assert killed_for_memory(this_process(), tmp_path / "none") is None
-
-
-def test_kills_of_a_removed_cgroup(tmp_path: Path) -> None:
-    """A container's own counter is decisive; once its cgroup is removed, that of its pod counts, and none of all pods."""
-    cgroups = Cgroups(v2=True, root=tmp_path)
-    scope = tmp_path / "a.slice/a-pod.slice/crishim-c1.scope"
-    scope.mkdir(parents=True)
-    for folder in (tmp_path / "system.slice", scope.parent):
-        folder.mkdir(exist_ok=True)
-        (folder / "memory.events").write_text("oom_kill 1\n")
-    (scope / "memory.events").write_text("oom_kill 0\n")
-    assert not may_have_killed(cgroups, "a-pod.slice:crishim:c1")
-    assert may_have_killed(cgroups, "a-pod.slice:crishim:removed")
-    assert [False, False] == [may_have_killed(cgroups, path) for path in ("system.slice:crishim:removed", "")]

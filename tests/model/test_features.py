@@ -8,8 +8,9 @@ from crishim.errors import InvalidArgument
 from crishim.lifecycle.features import check_container
 from crishim.model.container import ContainerMetadata, ContainerSpec
 from crishim.model.features import OCI, PROCESS, VM
+from crishim.model.resources import Resources
 from crishim.model.sandbox import PodSandboxConfig, PodSandboxMetadata, SandboxSpec
-from crishim.model.values import ContainerId, ImageId, SandboxId
+from crishim.model.values import ContainerId, FrozenDict, ImageId, SandboxId
 
 
 def spec(**changes: Any) -> ContainerSpec:
@@ -27,3 +28,11 @@ def test_cdi_devices_need_support(supported: frozenset[Any]) -> None:
         check_container(requested, supported)
     check_container(requested, OCI)
     check_container(spec(), supported)
+
+
+@pytest.mark.parametrize("supported", [PROCESS, VM])
+def test_what_every_container_has_needs_no_support(supported: frozenset[Any]) -> None:
+    """The group kill that the kubelet asks for in every container on cgroup v2 is not refused; another key of `unified` is."""
+    check_container(spec(resources=Resources(unified=FrozenDict({"memory.oom.group": "1"}))), supported)
+    with pytest.raises(InvalidArgument, match="unified"):
+        check_container(spec(resources=Resources(unified=FrozenDict({"memory.high": "1"}))), supported)

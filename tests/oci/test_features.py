@@ -45,6 +45,7 @@ ASKING = {
     "cpuset": plain(resources=Resources(cpuset_cpus="0")),
     "pages": plain(resources=Resources(hugepage_limits=(HugepageLimit(page_size="2MB", limit=0),))),
     "unified": plain(resources=Resources(unified={"memory.high": "1"})),
+    "group": plain(resources=Resources(unified={"memory.oom.group": "1"})),
     "mount": mounted(),
     "read-only": mounted(readonly=True),
     "shared": mounted(propagation=MountPropagation.BIDIRECTIONAL),

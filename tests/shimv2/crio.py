@@ -125,6 +125,7 @@ nri_plugin_config_dir = "{place}/plugins.d"
                 stdout=log,
                 stderr=log,
                 env=environment,
+                cwd=self.folder,  # where it has the shim started for what has no bundle
             )
 
     def wait(self) -> None:

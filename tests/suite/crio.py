@@ -19,7 +19,7 @@ from crishim.testing.suite.report import outcomes
 from tests.shimv2.crio import OURS, PROGRAMS, RUNC_ALONE, crio
 from tests.suite.containerd import worse
 
-CRIO_S: Final = {
+KNOWN_OF_CRIO: Final = {
     "portforward": "CRI-O's port-forward to a pod of the type vm does nothing",
     "recursive readonly mount": "CRI-O asks no runtime of the type vm for its features",
 }
@@ -55,7 +55,7 @@ def main() -> int:
             print(f"CRI-O, {handler}:", ", ".join(f"{sums[how]} {how}" for how in ("passed", "failed", "left out")), flush=True)
     found = []
     for line in worse(reports[RUNC_ALONE], reports[OURS]):
-        reason = next((reason for words, reason in CRIO_S.items() if words in line), "")
+        reason = next((reason for words, reason in KNOWN_OF_CRIO.items() if words in line), "")
         if reason:
             print(f"{line}\n    {reason}")
         else:

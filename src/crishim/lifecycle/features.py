@@ -16,7 +16,7 @@ from typing import Final
 
 from crishim.errors import InvalidArgument
 from crishim.model.container import ContainerSpec, MountPropagation
-from crishim.model.features import Feature
+from crishim.model.features import USUAL_MOUNTS, USUAL_UNIFIED, Feature
 from crishim.model.resources import Resources
 from crishim.model.sandbox import SandboxSpec
 from crishim.model.security import (
@@ -37,15 +37,6 @@ USUAL_PATHS: Final = frozenset({
     "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
 })  # fmt: skip
 """The paths that every pod with the default /proc mount has masked or read-only."""
-
-USUAL_MOUNTS: Final = frozenset(
-    {
-        "/etc/hosts",
-        "/dev/termination-log",
-        "/var/run/secrets/kubernetes.io/serviceaccount",
-    }
-)
-"""The mounts that the kubelet adds to every pod."""
 
 _NO_SECURITY: Final = LinuxContainerSecurityContext()
 
@@ -84,7 +75,7 @@ def _limits_set(limits: Resources) -> Mapping[Feature, bool]:
         Feature.CPU_QUOTA: limits.cpu_quota > 0,
         Feature.CPUSET: bool(limits.cpuset_cpus or limits.cpuset_mems),
         Feature.HUGEPAGES: any(limit.limit for limit in limits.hugepage_limits),
-        Feature.UNIFIED: bool(limits.unified),
+        Feature.UNIFIED: bool(limits.unified.keys() - USUAL_UNIFIED),
     }
 
 

@@ -6,7 +6,6 @@ process has exited. The log still has the pid, as in the initial PID namespace, 
 
 import math
 import os
-import posixpath
 import re
 import time
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Final
 
 import attrs
 
-from crishim.linux.cgroups import Cgroups, folder_of
 from crishim.linux.processes import Identity
 
 LOG: Final = Path("/dev/kmsg")
@@ -55,15 +53,6 @@ def killed_for_memory(process: Identity, log: Path = LOG) -> bool | None:
     if any(pid == process.pid and at >= earliest for pid, at in kills.found):
         return True
     return False if kills.since < earliest else None
-
-
-def may_have_killed(cgroups: Cgroups, cgroups_path: str) -> bool:
-    """Whether the out-of-memory killer has killed a process of a container's cgroup (linux.cgroupsPath) or, once that is gone,
-    of its pod's: on cgroup v2 a cgroup counts for those above it. False without a pod's cgroup.
-    """
-    folder = folder_of(cgroups_path)
-    counted = folder if cgroups.exists(folder) else posixpath.dirname(folder)
-    return counted not in {"/", "/system.slice"} and cgroups.killed_for_memory(counted)
 
 
 def read_kills(log: Path) -> Kills:

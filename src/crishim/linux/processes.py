@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -14,8 +13,6 @@ import attrs
 __all__ = ["Identity", "ended", "record", "recorded", "runs", "send"]
 
 _PROC: Final = Path("/proc")
-_TRIES: Final = 50
-_PAUSE: Final = 0.02
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -156,32 +153,6 @@ def with_variable(name: str, value: str) -> list[Identity]:
             if entry in (_PROC / str(process.pid) / "environ").read_bytes().split(b"\0"):
                 matches.append(process.identity)
     return matches
-
-
-def rooted_at(root: Path) -> list[Identity]:
-    """The processes whose root folder is this one, as far as visible; none for the root folder of this process."""
-    found = []
-    try:
-        wanted = root.stat()
-        if os.path.samestat(wanted, Path("/").stat()):
-            return []
-    except OSError:
-        return []
-    for process in all_processes().values():
-        with contextlib.suppress(OSError):  # it has ended, or may not be looked at
-            if os.path.samestat(wanted, (_PROC / str(process.pid) / "root").stat()):
-                found.append(process.identity)
-    return found
-
-
-def kill_rooted(root: Path) -> None:
-    """Kill the processes of `rooted_at`, with those that are started meanwhile. Blocks until their end, at most a second."""
-    for _ in range(_TRIES):
-        if not (left := rooted_at(root)):
-            return
-        for process in left:
-            send(process, signal.SIGKILL)
-        time.sleep(_PAUSE)
 
 
 def family(roots: Iterable[Identity], processes: Mapping[int, Process]) -> list[Process]:

@@ -73,3 +73,15 @@ VM: frozenset[Feature] = OCI - {
     Feature.CDI_DEVICES,
 }
 """What a container in a virtual machine supports."""
+
+USUAL_MOUNTS: frozenset[str] = frozenset(
+    {"/etc/hosts", "/dev/termination-log", "/var/run/secrets/kubernetes.io/serviceaccount"}
+)
+"""The mounts that the kubelet adds to every pod, which do not count as `MOUNTS`."""
+
+USUAL_UNIFIED: frozenset[str] = frozenset({"memory.oom.group"})
+"""The key of `UNIFIED` that the kubelet sets in every container on cgroup v2 (kuberuntime_container_linux.go), which does not
+count.
+
+Without it a kill for want of memory ends one process instead of all.
+"""

@@ -1,4 +1,4 @@
-"""The features that a config.json of another node's runtime asks for: the table of `lifecycle.features`, read from the bundle.
+"""The features that a config.json asks for that containerd or CRI-O has written: `lifecycle.features`, read from the bundle.
 
 containerd and CRI-O convert a pod's fields before a shim sees them, and add defaults of their own. What they write for every
 plain pod does not count: their capabilities, masked and readonly paths in /proc and /sys, the pod's files, their AppArmor
@@ -9,10 +9,13 @@ container's namespaces, which are paths as the pod's own.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from crishim.model.features import Feature
+from crishim.model.features import USUAL_MOUNTS, USUAL_UNIFIED, Feature
 from crishim.oci.facts import DEFAULT_CAPABILITIES
 
-_KINDS: Final = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
+CRIO_KIND: Final = "io.kubernetes.cri-o.ContainerType"
+"""CRI-O's annotation of containers and sandboxes."""
+
+_KINDS: Final = ("io.kubernetes.cri.container-type", CRIO_KIND)
 """containerd's annotation and CRI-O's."""
 
 _CRIO_LACKS: Final = frozenset({"CAP_AUDIT_WRITE", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETFCAP", "CAP_SYS_CHROOT"})
@@ -22,9 +25,9 @@ _USUAL_CAPABILITIES: Final = frozenset({frozenset(DEFAULT_CAPABILITIES), frozens
 _APPARMOR: Final = frozenset({"", "unconfined", "cri-containerd.apparmor.d", "crio-default"})
 _USUAL_MOUNTS: Final = frozenset(
     {
-        *("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/shm", "/dev/termination-log"),  # noqa: S108 - the container's
-        *("/run/.containerenv", "/run/secrets", "/sys/fs/cgroup"),
-        *("/var/run/secrets/kubernetes.io/serviceaccount", "/run/secrets/kubernetes.io/serviceaccount"),
+        *USUAL_MOUNTS,
+        *("/etc/hostname", "/etc/resolv.conf", "/dev/shm"),  # noqa: S108 - the container's
+        *("/run/.containerenv", "/run/secrets", "/sys/fs/cgroup", "/run/secrets/kubernetes.io/serviceaccount"),
     }
 )
 _USUAL_PATHS: Final = ("/proc/", "/sys/")
@@ -81,7 +84,7 @@ def _limits(resources: Mapping[str, Any]) -> Mapping[Feature, bool]:
         Feature.CPU_QUOTA: (cpu.get("quota") or 0) > 0,
         Feature.CPUSET: bool(cpu.get("cpus") or cpu.get("mems")),
         Feature.HUGEPAGES: any(limit.get("limit") for limit in resources.get("hugepageLimits") or ()),
-        Feature.UNIFIED: bool(resources.get("unified")),
+        Feature.UNIFIED: bool((resources.get("unified") or {}).keys() - USUAL_UNIFIED),
     }
 
 

@@ -10,7 +10,9 @@ from crishim.oci.facts import DeviceNode, Host
 
 __all__ = ["cgroup_files"]
 
-_DEFAULT_PARENT = "/crishim"
+DEFAULT_PARENT = "/crishim"
+"""The parent of the cgroups of containers whose pod has none."""
+
 _DEFAULT_PERIOD = 100_000
 _MIN_SHARES, _MAX_SHARES = 2, 262_144
 
@@ -114,7 +116,7 @@ def cgroups_path(parent: str, container_id: str, *, systemd: bool) -> str:
     """linux.cgroupsPath: `slice:prefix:name` for systemd, else a path below the pod's cgroup."""
     if systemd:
         return f"{posixpath.basename(parent) or 'system.slice'}:crishim:{container_id}"
-    return posixpath.join(parent or _DEFAULT_PARENT, container_id)
+    return posixpath.join(parent or DEFAULT_PARENT, container_id)
 
 
 def oom_score_adj(wanted: int, host: Host) -> int:

@@ -7,7 +7,6 @@ from typing import Final
 
 from crishim.errors import CrishimError, DataLoss, NotFound
 from crishim.interfaces.oci_runtime import OciRuntime, OciStatus, SupportsLiveness
-from crishim.linux import processes
 from crishim.linux.cgroups import Cgroups, folder_of
 from crishim.model.container import ContainerState, Inventory, ObservedContainer
 from crishim.model.sandbox import ObservedSandbox
@@ -115,22 +114,15 @@ class PodObserver:
             return ContainerState.EXITED if started_at else ContainerState.CREATED
 
     def end_leftovers(self, bundle: Path) -> None:
-        """Kill the processes of an ended container, also in a PID namespace that continues (shared, or the node's): those of
-        its cgroup, and where its engine has none, those with its root file system.
-        """
+        """Kill the processes of an ended container, also in a PID namespace that continues (shared, or the node's)."""
         try:
-            config = read_config(bundle)
+            linux = read_config(bundle).get("linux", {})
         except DataLoss:
             return
-        linux = config.get("linux", {})
         namespaces = linux.get("namespaces", ())
-        if any(namespace["type"] == "pid" and not namespace.get("path") for namespace in namespaces):
-            return
-        folder = folder_of(path) if (path := linux.get("cgroupsPath", "")) else ""
-        if folder and self._cgroups.exists(folder):
-            self._cgroups.kill(folder)
-        elif root := config.get("root", {}).get("path", ""):
-            processes.kill_rooted(bundle / root)
+        own = any(namespace["type"] == "pid" and not namespace.get("path") for namespace in namespaces)
+        if not own and (path := linux.get("cgroupsPath", "")):
+            self._cgroups.kill(folder_of(path))
 
 
 def _folders(parent: Path) -> list[Path]:

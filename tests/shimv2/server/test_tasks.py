@@ -20,8 +20,6 @@ from crishim.shimv2.server.rootfs import RootMount
 from crishim.shimv2.server.task import Creation, IoPaths, Pipes, TaskRecords
 from crishim.shimv2.server.tasks import Tasks
 from crishim.testing.doubles import FakeClock, settle
-from tests.backends.runc.world import needs
-from tests.linux.rooted import rooted
 from tests.shimv2.memory import PID, Heard, MemoryRuntime
 
 KEY = ("k8s.io", "t1")
@@ -159,18 +157,6 @@ async def test_a_task_that_cannot_be_created(world: World) -> None:
     assert ([], 0) == (world.heard.words, len(world.tasks))
     world.runtime.refusal = None
     assert PID == await world.tasks.create(KEY, world.creation())
-
-
-@needs("busybox")
-@pytest.mark.node
-async def test_what_outlives_a_task_without_a_cgroup(world: World) -> None:
-    """Processes with the task's root end with its first process where the PID namespace is shared and there is no cgroup."""
-    with rooted(world.bundle / "rootfs") as left:
-        await world.tasks.create(KEY, world.creation())
-        await world.tasks.start(KEY, "")
-        await world.tasks.kill(KEY, "", signal.SIGTERM, everyone=False)
-        assert 128 + signal.SIGTERM == (await world.tasks.wait(KEY, "")).code
-        assert -signal.SIGKILL == left.wait(10)
 
 
 class ForgetfulRuntime(MemoryRuntime):

@@ -183,8 +183,8 @@ class RuntimeCommand:
         """
         nothing = asyncio.subprocess.DEVNULL
         streams = (nothing, nothing, nothing) if ends is None else (ends.stdin, ends.stdout, ends.stderr)
-        begun = oom_score_adj is not None and self.name == "crun" and find_program("choom")
-        await self._run(container_id, args, *streams, before=("choom", "-n", str(oom_score_adj), "--") if begun else ())
+        choom = find_program("choom") if oom_score_adj is not None and self.name == "crun" else ""
+        await self._run(container_id, args, *streams, before=(choom, "-n", str(oom_score_adj), "--") if choom else ())
 
     async def _run(
         self,

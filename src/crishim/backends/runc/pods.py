@@ -30,7 +30,6 @@ from crishim.pods.host import host, may_raise_limits
 
 _PROGRAMS: Final = (
     ("conmon", True, "no container can be created", "conmon"),
-    ("choom", False, "execs of crun have the oom_score_adj of crishim", "util-linux"),
     ("catatonit", True, "no pod can share a process namespace among its containers", "catatonit"),
 )
 _SECCOMP: Final = "usr/share/containers/seccomp.json"
@@ -41,9 +40,9 @@ def findings(root: Path, runtime: str = "runc", monitor: str = CONMON) -> Iterat
     for program, needed, without, package in ((runtime, True, "no container can be created", Path(runtime).name), *_PROGRAMS):
         if program == CONMON and monitor != CONMON:
             continue
-        path = find_program(program)
-        remedy = f"apt-get install {package}"
-        yield Finding(what=program, ok=bool(path), needed=needed, found=path, without=without, remedy=remedy)
+        yield _program(program, without, package, needed=needed)
+    if Path(runtime).name == "crun":
+        yield _program("choom", "execs have the oom_score_adj of crishim", "util-linux", needed=False)
     criu = find_program(CRIU)
     yield Finding(
         what=CRIU,
@@ -54,6 +53,12 @@ def findings(root: Path, runtime: str = "runc", monitor: str = CONMON) -> Iterat
         remedy=REMEDY,
     )
     yield _file(root, _SECCOMP, "pods that ask for the RuntimeDefault seccomp profile are refused", needed=False)
+
+
+def _program(name: str, without: str, package: str, *, needed: bool) -> Finding:
+    path = find_program(name)
+    remedy = f"apt-get install {package}"
+    return Finding(what=name, ok=bool(path), needed=needed, found=path, without=without, remedy=remedy)
 
 
 def _file(root: Path, name: str, without: str, *, needed: bool) -> Finding:

@@ -40,6 +40,7 @@ from crishim.monitor.interface import Monitor, PreparedContainer, exit_of
 from crishim.monitor.keeper import KeeperMonitor
 from crishim.oci.facts import Host
 from crishim.pods.bundle import read_config
+from crishim.pods.oom import may_have_killed
 
 _log = logging.getLogger(__name__)
 
@@ -269,7 +270,7 @@ class MonitoredRuntime:
         known = None if first is None else oom.killed_for_memory(first)
         if known or killed:
             return bool(known)
-        return end.oom or (known is None and oom.may_have_killed(self._cgroups, self._cgroups_path(bundle)))
+        return end.oom or (known is None and may_have_killed(self._cgroups, self._cgroups_path(bundle)))
 
     async def _ability(self) -> tuple[str, Features]:
         return await self._command.version(), Features()

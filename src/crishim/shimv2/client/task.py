@@ -16,7 +16,7 @@ from crishim.interfaces.keeper import Keeper
 from crishim.interfaces.oci_runtime import FIRST_PROCESS, Stdio
 from crishim.interfaces.seats import Clock
 from crishim.linux import processes
-from crishim.linux.oom import killed_for_memory
+from crishim.linux.oom import LOG, killed_for_memory
 from crishim.logs.stdio import ContainerStdio, ForeignStreams
 from crishim.model.process import Exit, TerminalSize
 from crishim.shimv2.client.connection import ShimLink
@@ -37,8 +37,9 @@ _PAUSE: Final = 0.1
 
 _SIGKILL: Final = 128 + 9
 
-_OOM_TIMEOUT: Final = 1.0
-"""Seconds to wait for the event of an out-of-memory kill, which arrives separately from the exit."""
+_EVENT_SOON: Final = 0.2
+_EVENT_LATE: Final = 1.0
+"""Seconds to wait for the event of an out-of-memory kill, which arrives separately from the exit: late on a busy node."""
 
 
 @attrs.frozen
@@ -194,13 +195,17 @@ class ShimTask:
         self.end.set_result(recorded)
 
     async def _look_for_oom(self, *, events: bool) -> None:
-        """Find out by the kernel's log, or else, as for a VM, by the event, whether the first process was killed for memory."""
+        """Find out by the kernel's log, or else by the event, whether the first process was killed for memory.
+
+        That the log has no kill of it says nothing of a process in a VM, whose event comes soon.
+        """
         first = processes.recorded(Path(self.record.bundle) / FIRST_PROCESS)
-        if first is not None and await asyncio.to_thread(lambda: killed_for_memory(first) is True):
+        known = None if first is None else await asyncio.to_thread(killed_for_memory, first, LOG)
+        if known:
             self.oom.set()
         elif events:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_OOM_TIMEOUT):
+                async with asyncio.timeout(_EVENT_SOON if known is False else _EVENT_LATE):
                     await self.oom.wait()
 
     async def close(self) -> None:

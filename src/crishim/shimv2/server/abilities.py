@@ -13,7 +13,7 @@ from crishim.model.sandbox import SandboxSpec
 from crishim.oci.features import config_features, of_a_pod
 from crishim.pods.bundle import read_config
 
-_CONTAINERD_S: Final = frozenset({Feature.HOST_PORTS})
+_BY_CONTAINERD: Final = frozenset({Feature.HOST_PORTS})
 """What containerd does itself for a sandbox."""
 
 
@@ -43,7 +43,7 @@ class Abilities:
         await self._check(key, runtime, sandbox_features(spec))
 
     async def _check(self, key: object, runtime: OciRuntime, requested: Mapping[Feature, bool]) -> None:
-        asked = {feature for feature, is_set in requested.items() if is_set} - _CONTAINERD_S
+        asked = {feature for feature, is_set in requested.items() if is_set} - _BY_CONTAINERD
         if asked - self._supported.get(key, frozenset()):  # unknown, or perhaps of a newer runtime
             self._supported[key] = (await runtime.probe()).supported
-        check_features(requested, self._supported.get(key, frozenset()), _CONTAINERD_S)
+        check_features(requested, self._supported.get(key, frozenset()), _BY_CONTAINERD)

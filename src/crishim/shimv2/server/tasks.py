@@ -192,7 +192,7 @@ class Tasks:
                 raise NotFound("process", exec_id or key[1])
             await self._signal(task, process, exec_id, signal, everyone=everyone)
         except NotFound:
-            if not await asyncio.to_thread(crio.has_made, task.bundle):
+            if not await asyncio.to_thread(crio.is_bundle_of_crio, task.bundle):
                 raise
 
     async def _signal(self, task: Task, process: TaskProcess, exec_id: str, signal: int, *, everyone: bool) -> None:
@@ -302,7 +302,7 @@ class Tasks:
         if task.copying is not None:
             await asyncio.wait({task.copying}, timeout=_TIMEOUT)
         if end.oom:
-            await asyncio.to_thread(crio.note_oom, task.bundle)
+            await asyncio.to_thread(crio.write_oom_file, task.bundle)
         task.main.pipes.close()
         task.main.status = OciStatus.STOPPED
         task.main.ended.set_result(attrs.evolve(end, at=end.at or self._clock.now()))
@@ -310,15 +310,12 @@ class Tasks:
 
     async def _end_others(self, task: Task) -> None:
         """Kill the other processes of a task that shares the pid namespace of others: they outlive its first process, and hold
-        its pipes open. Without a cgroup they are those with the root that was mounted for the task.
+        its pipes open.
         """
         with contextlib.suppress(Exception):  # the exit of the first process is published in any case
             namespaces = read_config(task.bundle).get("linux", {}).get("namespaces", [])
             if not any(one.get("type") == "pid" and not one.get("path") for one in namespaces):
-                with contextlib.suppress(CrishimError):  # the first process has ended, and may be all that it knows
-                    await task.runtime.kill(task.id, _KILL, everyone=True)
-                if not (folder := self._folder(task)) or not self._cgroups.exists(folder):
-                    await asyncio.to_thread(processes.kill_rooted, task.bundle / "rootfs")
+                await task.runtime.kill(task.id, _KILL, everyone=True)
                 async with asyncio.timeout(_TIMEOUT):
                     while await self.pids(task.key):  # noqa: ASYNC110 - there is no event for the children of other processes
                         await asyncio.sleep(_SOON)
