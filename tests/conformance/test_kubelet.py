@@ -37,6 +37,7 @@ def test_the_plainest_container(tmp_path: Path, cgroup_v2: bool, unified: dict[s
         candidate = Candidate(make=make, context=context, scratch=tmp_path, node=Host(cgroup_v2=cgroup_v2))
         async with candidate.world([]) as world, Kubelet.over(world) as kubelet:
             config = kubelet.container(("sleep",))
+            assert config.linux is not None
             seen.append(config.linux.resources.unified)
             await kubelet.create(await kubelet.pod(), config)
 
