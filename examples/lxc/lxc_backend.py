@@ -153,7 +153,3 @@ plugin = Plugin(build=build, ignores=ignores, supported=SUPPORTED, needs_node=Tr
 def shim() -> None:
     """`containerd-shim-lxc-v1`, the same behind containerd."""
     crishim.shimv2.run(LxcRuntime, name="io.containerd.lxc.v1")
-
-
-if __name__ == "__main__":
-    shim()

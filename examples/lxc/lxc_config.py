@@ -13,7 +13,7 @@ from crishim.oci.resources import cgroup_files
 Item = tuple[str, str]
 NAMESPACES = {"network": "net", "mount": "mnt", "pid": "pid", "ipc": "ipc", "uts": "uts", "cgroup": "cgroup"}
 ACTIONS = {"SCMP_ACT_ALLOW": "allow", "SCMP_ACT_KILL": "kill", "SCMP_ACT_KILL_THREAD": "kill", "SCMP_ACT_TRAP": "trap"}
-USUAL_DEVICES = ("1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:2", "136:*")  # null, zero, full, random, urandom, tty, ptmx, pts
+USUAL = ("1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:2", "136:*")  # null, zero, full, random, urandom, tty, ptmx, pts
 HOOK = 'test ! -e "$0/pid" && exec 9<>"$0/gate" && echo "$LXC_PID" >"$0/new" && mv "$0/new" "$0/pid" && read -r go <&9'
 """Runs on the node when all is made but the program does not run yet. An end by SIGHUP, a reboot for LXC, is one here."""
 
@@ -72,18 +72,16 @@ def cgroups_of(bundle: Path, config: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def cgroup_items(bundle: Path, config: Mapping[str, Any], *, v2: bool) -> Iterator[Item]:
-    cgroup, monitor = (path.lstrip("/") for path in cgroups_of(bundle, config))
+    own, beside = (path.lstrip("/") for path in cgroups_of(bundle, config))
     prefix = "lxc.cgroup2" if v2 else "lxc.cgroup"
-    yield "lxc.cgroup.dir.container", cgroup
-    yield from (("lxc.cgroup.dir.monitor", monitor), ("lxc.cgroup.dir.monitor.pivot", monitor))
+    yield from (("lxc.cgroup.dir.container", own), ("lxc.cgroup.dir.monitor", beside), ("lxc.cgroup.dir.monitor.pivot", beside))
     resources = config["linux"].get("resources", {})
     yield from ((f"{prefix}.{file}", value) for file, value in cgroup_files(resources, v2=v2).items())
     for rule in resources.get("devices", ()):
         major, minor = (str(rule[part]) if rule.get(part, -1) >= 0 else "*" for part in ("major", "minor"))
         device = f"{rule.get('type') or 'a'} {major}:{minor} {rule.get('access') or 'rwm'}"
         yield f"{prefix}.devices.{'allow' if rule['allow'] else 'deny'}", device
-    yield from ((f"{prefix}.devices.allow", f"c {device} rwm") for device in USUAL_DEVICES)
-    yield from ((f"{prefix}.devices.allow", f"{kind} *:* m") for kind in "cb")
+    yield from ((f"{prefix}.devices.allow", rule) for rule in (*(f"c {each} rwm" for each in USUAL), "c *:* m", "b *:* m"))
 
 
 def mount_items(root: Path, config: Mapping[str, Any]) -> Iterator[Item]:

@@ -80,7 +80,6 @@ def execute(request: dict[str, Any], pipe: int) -> int:
     if container.call(ATTACH, run, *(cast(byref(value), c_void_p) for value in (command, options, pid))):
         return FAILED
     os.write(pipe, b"%d" % pid.value)
-    os.close(pipe)
     code = os.waitstatus_to_exitcode(os.waitpid(pid.value, 0)[1])
     return code if code >= 0 else 128 - code
 
