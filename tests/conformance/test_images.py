@@ -16,6 +16,7 @@ from crishim.model.image import AuthConfig, FilesystemUsage, Image, ImageDetail,
 from crishim.model.sandbox import PodSandboxConfig
 from crishim.model.values import ImageId
 from crishim.system import SystemClock
+from crishim.testing.conformance import candidate
 from crishim.testing.conformance.images import ImageServiceConformance
 from crishim.testing.fakes import FakeImages
 
@@ -112,6 +113,40 @@ class OnePullAtATime(Fake):
         return await super().pull(image, auth, sandbox)
 
 
+class KeepsItsLock(Fake):
+    """A pull takes some time; one that is cancelled after its first tenth blocks the next."""
+
+    locked = False
+
+    async def pull(self, image: ImageSpec, auth: AuthConfig | None, sandbox: PodSandboxConfig | None) -> ImageId:
+        if self.locked:
+            raise RuntimeError("another pull is under way")
+        await asyncio.sleep(0.02)
+        self.locked = True
+        await asyncio.sleep(0.2)
+        self.locked = False
+        return await super().pull(image, auth, sandbox)
+
+
+class PullsOnWhenCancelled(Fake):
+    async def pull(self, image: ImageSpec, auth: AuthConfig | None, sandbox: PodSandboxConfig | None) -> ImageId:
+        try:
+            await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            await asyncio.Future()
+        return await super().pull(image, auth, sandbox)
+
+
+class WholeNames(Fake):
+    """It shows a short name as the whole one, as a right service does."""
+
+    async def status(self, image: ImageSpec) -> ImageDetail | None:
+        return await super().status(attrs.evolve(image, image=REFERENCE if image.image == "web:1" else image.image))
+
+    async def pull(self, image: ImageSpec, auth: AuthConfig | None, sandbox: PodSandboxConfig | None) -> ImageId:
+        return await super().pull(ImageSpec(image=REFERENCE), auth, sandbox)
+
+
 class KeepsTags(Fake):
     async def remove(self, image: ImageSpec) -> None:
         """Keep what is named by an id."""
@@ -145,7 +180,8 @@ MUTANTS: Final[Mapping[str, tuple[type[Fake], str]]] = {
     "a missing image is pulled": (PullsMissing, "missing_image_cannot_be_pulled"),
     "a pull by digest is another image": (NewDigests, "digest_can_be_pulled"),
     "a second pull at once fails": (OnePullAtATime, "pulls_at_once_agree"),
-    "a cancelled pull blocks the next": (OnePullAtATime, "cancelled_pull_can_be_repeated"),
+    "a cancelled pull blocks the next": (KeepsItsLock, "cancelled_pull_can_be_repeated"),
+    "a cancelled pull does not end": (PullsOnWhenCancelled, "cancelled_pull_can_be_repeated"),
     "a removal by id has no effect": (KeepsTags, "removal_takes_every_name"),
     "a second removal fails": (RemovesOnce, "unknown_image_is_removed"),
     "the file system has no path": (NoFileSystem, "file_systems_are_shown"),
@@ -155,10 +191,20 @@ MUTANTS: Final[Mapping[str, tuple[type[Fake], str]]] = {
 
 
 @pytest.mark.parametrize("what", MUTANTS)
-def test_a_mutant_fails(what: str) -> None:
+def test_a_mutant_fails(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check fails."""
+    monkeypatch.setattr(candidate, "TIMEOUT", 1.0)
     make, check = MUTANTS[what]
     exam = TestFakeImages()
     exam.kind = make
-    with pytest.raises((AssertionError, RuntimeError, NotFound)):
+    with pytest.raises((AssertionError, RuntimeError, NotFound, TimeoutError)):
         asyncio.run(exam._examine(check))
+
+
+def test_a_short_reference() -> None:
+    """A service that shows whole names fails for a reference that is none, and the failure says what it must be."""
+    exam = TestFakeImages()
+    exam.kind = WholeNames
+    exam.reference = "web:1"  # type: ignore[misc]  # of this test alone
+    with pytest.raises(AssertionError, match="must be fully qualified"):
+        asyncio.run(exam._examine("every_name_is_known"))

@@ -9,7 +9,7 @@ from typing import Any, Final
 import attrs
 import pytest
 
-from crishim.errors import NotFound
+from crishim.errors import InvalidArgument, NotFound
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.capabilities import ByteStream, ProcessIO
 from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, UserSpec
@@ -348,6 +348,20 @@ class NoSubPathIsMissing(FakeBackend):
         return await super().create_container(attrs.evolve(spec, mounts=mounts))
 
 
+class RefusesProfiles(FakeBackend):
+    """It refuses these kinds of AppArmor profile."""
+
+    def __init__(self, *kinds: ProfileType) -> None:
+        super().__init__()
+        self.kinds = kinds
+
+    async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
+        profile = None if spec.security is None else spec.security.apparmor
+        if profile is not None and profile.profile_type in self.kinds:
+            raise InvalidArgument("config.linux.security_context.apparmor", f"is {profile.profile_type}")
+        return await super().create_container(spec)
+
+
 class DetachEnds(FakeBackend):
     async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
         try:
@@ -576,6 +590,8 @@ MUTANTS: Final[Mapping[str, tuple[Maker, str]]] = {
     "a missing image_sub_path is nothing": (NoSubPathIsMissing, "images_are_mounted"),
     "AppArmor is off": (secured(apparmor=SecurityProfile(ProfileType.UNCONFINED)), "apparmor_confines"),
     "AppArmor cannot be turned off": (secured(apparmor=None), "apparmor_confines"),
+    "AppArmor's Unconfined is refused": (lambda: RefusesProfiles(ProfileType.UNCONFINED), "apparmor_confines"),
+    "AppArmor's default is refused": (lambda: RefusesProfiles(ProfileType.RUNTIME_DEFAULT), "apparmor_confines"),
     "the SELinux type is the node's": (secured(selinux_options=SELinuxOption(type="spc_t", level="s0")), "selinux_labels"),
     "stdin ends with its first client": (EndsStdin, "attach_keeps_stdin_open"),
     "close ends what the engine runs": (CloseEndsAll, "close_ends_what_needs_this_process"),
@@ -624,12 +640,16 @@ BY_NAME: Final = {name_of(check): check for check in CHECKS}
 
 
 NODE: Final = Host(
-    cgroup_v2=True, apparmor=True, selinux=True, devices=(DeviceNode(path="/dev/fuse", kind="c", major=10, minor=229),)
+    cgroup_v2=True,
+    apparmor=True,
+    apparmor_profiles=frozenset({"fake-default"}),
+    selinux=True,
+    devices=(DeviceNode(path="/dev/fuse", kind="c", major=10, minor=229),),
 )
 """A machine that has everything that checks need of one."""
 
 
-def examined(check: str, backend: FakeBackend, folder: Path) -> Result:
+def examined(check: str, backend: FakeBackend, folder: Path, node: Host = NODE) -> Result:
     """Run one check on a fake that is built once, and told of each restart."""
     for name in ("state", "run", "scratch"):
         (folder / name).mkdir(parents=True)
@@ -645,7 +665,7 @@ def examined(check: str, backend: FakeBackend, folder: Path) -> Result:
         state=folder / "state", runtime_state=folder / "run", clock=SystemClock(), namespaces=FakeNamespaces()
     )
     programs, scratch = FakePrograms(), folder / "scratch"
-    under_test = Candidate(make=make, context=context, scratch=scratch, programs=programs, in_memory=True, node=NODE)
+    under_test = Candidate(make=make, context=context, scratch=scratch, programs=programs, in_memory=True, node=node)
     return examine(BY_NAME[check], under_test, lambda world: not_claimed(BY_NAME[check], world))
 
 
@@ -654,7 +674,7 @@ def test_a_mutant_fails(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """The check fails, with the sentence of the contract."""
     monkeypatch.setattr(candidate, "TIMEOUT", 1.0)
     make, check = MUTANTS[what]
-    with pytest.raises((AssertionError, TimeoutError, NotFound)) as caught:
+    with pytest.raises((AssertionError, TimeoutError, NotFound, InvalidArgument)) as caught:
         examined(check, make(), tmp_path / "mutant")
     assert any(note.startswith("the contract: ") for note in caught.value.__notes__)
 
@@ -663,6 +683,20 @@ def test_a_mutant_fails(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_fake_passes(check: str, tmp_path: Path) -> None:
     """The check passes on the fake that is not mutated, so that it is the mutation that it finds."""
     assert Result(Grade.PASSED) == examined(check, FakeBackend(), tmp_path / "fake")
+
+
+def test_no_profile_on_the_node(tmp_path: Path) -> None:
+    """On a node without AppArmor profiles a refused RuntimeDefault leaves the check out, and a refused Unconfined fails it."""
+    node = attrs.evolve(NODE, apparmor_profiles=frozenset())
+    result = examined("apparmor_confines", RefusesProfiles(ProfileType.RUNTIME_DEFAULT), tmp_path / "default", node)
+    assert Grade.LEFT_OUT is result.grade
+    with pytest.raises(InvalidArgument):
+        examined("apparmor_confines", RefusesProfiles(*ProfileType), tmp_path / "both", node)
+
+
+def test_no_group_in_the_image(tmp_path: Path) -> None:
+    """Where the image has no further group of the user, the policy Strict cannot be seen, and its check is left out."""
+    assert Grade.LEFT_OUT is examined("groups_are_strict", seeing({Fact.GROUPS: "5678 4321"})(), tmp_path / "fake").grade
 
 
 def test_forty_at_least() -> None:

@@ -1,7 +1,6 @@
 """What the runner makes of its checks. These run anywhere; the checks themselves are `make kubelet`."""
 
 import re
-import threading
 from pathlib import Path
 
 from tests.guest.run import read_report
@@ -55,17 +54,24 @@ def test_what_becomes_of_a_check(tmp_path: Path) -> None:
 
 def test_alone_without_pods_of_others(tmp_path: Path) -> None:
     """A check that runs alone begins when the kubelet has removed the folders of the pods of the checks before it."""
-    folder = tmp_path / "root/pods/uid"
+
+    class RemovesLate(NoNode):
+        """Its kubelet removes each folder after it was seen once."""
+
+        def pod_folders(self) -> list[Path]:
+            seen = super().pod_folders()
+            for folder in seen:
+                folder.rmdir()
+            return seen
 
     def leaves_its_pod(k: KubeletNode, pod: str) -> None:
-        folder.mkdir(parents=True)
-        threading.Timer(0.5, folder.rmdir).start()
+        (tmp_path / "root/pods/uid").mkdir(parents=True)
 
     def finds_none(k: KubeletNode, pod: str) -> None:
         assert [] == k.pod_folders()
 
     checks = [Check(finds_none, alone=True), Check(leaves_its_pod, alone=False)]
-    assert ["passed", "passed"] == [outcome.how for outcome in run_checks(checks, NoNode(tmp_path), 1e12)]
+    assert ["passed", "passed"] == [outcome.how for outcome in run_checks(checks, RemovesLate(tmp_path), 1e12)]
 
 
 def test_a_folder_that_stays(tmp_path: Path) -> None:

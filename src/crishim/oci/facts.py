@@ -109,6 +109,7 @@ class Host:
     """The machine. `bounding`: the capabilities of this process's bounding set, which limit "ALL".
 
     `apparmor` and `selinux`: whether containers get profiles and labels; False if the runtime does not use them.
+    `apparmor_profiles`: the names of the profiles that the kernel had when it was asked.
     `lowest_oom_score_adj`: the lower bound for a process without CAP_SYS_RESOURCE; None without a bound.
     `page_sizes`: the huge pages that a cgroup controller limits, by the names of its files; empty without that controller.
     `seccomp_default`: the text of the distribution's default profile in the container engines' format, empty if there is none.
@@ -125,6 +126,7 @@ class Host:
     architecture: str = "amd64"
     kernel: tuple[int, int] = (5, 10)
     apparmor: bool = False
+    apparmor_profiles: frozenset[str] = frozenset()
     selinux: bool = False
     hostname: str = ""
     devices: tuple[DeviceNode, ...] = ()

@@ -67,6 +67,12 @@ profile {APPARMOR_DEFAULT} flags=(attach_disconnected, mediate_deleted) {{
 """
 
 
+def loaded_profiles(path: Path = LOADED) -> frozenset[str]:
+    """The names in the kernel's list of profiles. Raises `OSError` if it cannot be read."""
+    lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    return frozenset(line.rpartition(" (")[0] for line in lines)
+
+
 class AppArmorProfiles:
     """Chooses the profiles of containers. `used`: whether they get profiles at all; `loaded`: the kernel's list of profiles."""
 
@@ -112,10 +118,9 @@ class AppArmorProfiles:
     def _read(self) -> tuple[frozenset[str], str]:
         """The names in the kernel's list, and the reason if it cannot be read (else empty)."""
         try:
-            lines = self._loaded.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            return loaded_profiles(self._loaded), ""
         except OSError as error:
             return frozenset(), f"{self._loaded}: {error.strerror}"
-        return frozenset(line.rpartition(" (")[0] for line in lines), ""
 
     async def _load(self) -> str:
         """Load the default profile with apparmor_parser. Returns the reason of a failure, else an empty string."""

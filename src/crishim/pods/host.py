@@ -6,6 +6,7 @@ from pathlib import Path
 
 from crishim.model.runtime import CgroupDriver
 from crishim.oci.facts import CAPABILITIES, DeviceNode, Host
+from crishim.pods.apparmor import loaded_profiles
 
 __all__ = ["cgroup_v2", "host"]
 
@@ -32,6 +33,7 @@ def host(*, systemd_cgroup: bool = False, rlimits: tuple[tuple[str, int, int], .
         architecture=architecture(),
         kernel=(int(release[0]), int(release[1])),
         apparmor=_read(Path("/sys/module/apparmor/parameters/enabled")).startswith("Y"),
+        apparmor_profiles=_profiles(),
         selinux=has_selinux(selinux),
         hostname=platform.node(),
         devices=host_devices(),
@@ -121,6 +123,13 @@ def _status(field: str) -> int:
         if line.startswith(field):
             return int(line.split()[1], 16)
     return 0
+
+
+def _profiles() -> frozenset[str]:
+    try:
+        return loaded_profiles()
+    except OSError:
+        return frozenset()
 
 
 def _swap() -> bool:

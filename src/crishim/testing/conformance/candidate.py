@@ -46,10 +46,10 @@ class Candidate:
     a restart a container's output is logged, it can be attached to, take an exec and have its log rotated, and be started if it
     was only created. `writable_root`: a container can write to its root file system, unless it is to be read-only.
     `in_memory`: the backend's state does not outlive this process, so that a restart is another object in it. `ignores` are
-    the plug-in's: fields of CRI that have no effect. `close` disconnects a backend whose containers go on: before a restart in
-    this process, and at the end of a check unless the backend claims `SupportsClose`. `limit` is in seconds, for one check.
-    `mark` is the value of MARK. `release` frees what `context` has from the exam. `node` is the machine that the containers
-    run on.
+    the plug-in's: fields of CRI that have no effect. `close` disconnects a backend whose containers go on. It is called before
+    a restart in this process, and at the end of a check only for a backend that does not claim `SupportsClose`. `limit` is in
+    seconds, for one check. `mark` is the value of MARK. `release` frees what `context` has from the exam. `node` is the machine
+    that the containers run on.
     """
 
     make: Callable[[BackendContext], Awaitable[Backend]]
@@ -119,14 +119,17 @@ class World:
         """Whether the backend claims a capability."""
         return capability in capabilities(self.backend)
 
-    async def end(self) -> None:
+    async def close_and_restart(self) -> None:
         """Call `SupportsClose.close`, as the end of `crishim play` does, and build the backend again over the same folders."""
         await patiently(cast("SupportsClose", self.backend).close())
-        await self.restart()
+        await self._build()
 
     async def restart(self) -> None:
         """Drop the backend as a crash would, and build it again over the same folders."""
         await self._disconnect()
+        await self._build()
+
+    async def _build(self) -> None:
         self._own = await self.candidate.make(self.candidate.context)
         self.backend = traced(self._own, self.calls)
         await self.begin()

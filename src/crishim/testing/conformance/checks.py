@@ -55,8 +55,9 @@ FEATURES: Final[Mapping[str, Feature]] = {
         pods.POD_FEATURES,
         limits.LIMIT_FEATURES,
         isolation.ISOLATION_FEATURES,
+        offers.OFFER_FEATURES,
     )
-    for check, feature in {**table, **offers.OFFER_FEATURES}.items()
+    for check, feature in table.items()
 }
 """The feature that a check, by its name, is about."""
 
@@ -87,7 +88,11 @@ OF_APART_PODS: Final = frozenset(
         "exec_has_the_oom_score",
     }
 )
-"""The checks of pods that have namespaces of their own."""
+"""The checks of pods that have namespaces of their own.
+
+Capabilities and the OOM score are no namespaces, and no features either. A backend without namespaces may start containers as
+plain processes of the machine, which have this process's.
+"""
 
 IGNORABLE: Final[Mapping[str, str]] = {
     "resolver_is_the_pods": "PodSandboxConfig.dns_config",

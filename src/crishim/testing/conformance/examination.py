@@ -14,6 +14,8 @@ from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.plugin import Plugin
 from crishim.keeper.client import KeeperClient
 from crishim.model.values import EMPTY, FrozenDict
+from crishim.oci.facts import Host
+from crishim.pods.host import host
 from crishim.pods.namespaces import PinnedNamespaces
 from crishim.system import SystemClock
 from crishim.testing.conformance.candidate import LIMIT, Candidate
@@ -29,7 +31,8 @@ class Examination:
     """The construction of a backend; the attributes are its programs and known weaknesses.
 
     With `needs_node` the exam makes namespaces and root file systems of a busybox for the backend, as crishim does for such a
-    plug-in; `in_memory`, `ignores` and `limit` are as of `Candidate`.
+    plug-in; `in_memory`, `ignores` and `limit` are as of `Candidate`. `node` is the machine that the containers run on;
+    None for this one.
     """
 
     programs: ClassVar[Programs] = Programs()
@@ -43,13 +46,17 @@ class Examination:
     needs_node: ClassVar[bool] = False
     ignores: ClassVar[Mapping[str, str]] = EMPTY
     limit: ClassVar[float] = LIMIT
+    node: ClassVar[Host | None] = None
 
     async def make_backend(self, context: BackendContext) -> Backend:
         """The backend under test. Called again with the same context for a restart."""
         raise NotImplementedError
 
     async def close_backend(self, backend: Backend) -> None:
-        """Close a backend without ending its containers, where it has connections and does not claim `SupportsClose`."""
+        """Close a backend's connections without ending its containers.
+
+        Called before a restart in this process; at the end of a check only for a backend without `SupportsClose`.
+        """
 
     def candidate(self, folder: Path) -> Candidate:
         """The candidate, with folders of its own below `folder`."""
@@ -81,6 +88,7 @@ class Examination:
             in_memory=self.in_memory,
             ignores=self.ignores,
             limit=self.limit,
+            node=self.node or host(),
             release=release,
         )
 

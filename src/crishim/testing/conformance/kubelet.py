@@ -137,11 +137,16 @@ class Kubelet:
             labels=FrozenDict({"io.kubernetes.container.name": name}),
             log_path=f"{name}/0.log",
             linux=LinuxContainerConfig(
-                resources=attrs.evolve(_RESOURCES, **{key: changes[key] for key in resources}),
+                resources=attrs.evolve(self._resources(), **{key: changes[key] for key in resources}),
                 security_context=attrs.evolve(self._security(), **{key: changes[key] for key in security}),
             ),
         )
         return attrs.evolve(config, **{**{key: changes[key] for key in own}, "mounts": (*mounts, *changes.get("mounts", ()))})
+
+    def _resources(self) -> Resources:
+        """On cgroup v2 the kubelet requests that an OOM kill ends a whole container, unless singleProcessOOMKill is set."""
+        unified = {"memory.oom.group": "1"} if self.world.candidate.node.cgroup_v2 else {}
+        return attrs.evolve(_RESOURCES, unified=FrozenDict(unified))
 
     def _security(self) -> LinuxContainerSecurityContext:
         network = NamespaceMode.NODE if self.world.candidate.host_network else NamespaceMode.POD

@@ -157,7 +157,7 @@ async def check_attach_joins_the_streams(world: World) -> None:
     source, first, second = Source(), Sink(), Sink()
     one = asyncio.ensure_future(backend.attach(spec.id, ProcessIO(stdin=source, stdout=first)))
     other = asyncio.ensure_future(backend.attach(spec.id, ProcessIO(stdout=second)))
-    await asyncio.sleep(0.3)  # both must have joined before the first byte
+    await patiently(_joined(source, second))
     source.feed(b"hello\n")
     await first.has(b"hello\n")
     await second.has(b"hello\n")
@@ -173,6 +173,13 @@ async def check_attach_joins_the_streams(world: World) -> None:
     await patiently(one)
 
 
+async def _joined(source: Source, sink: Sink) -> None:
+    """Feed lines until a client without stdin has one of them: no call says when it has joined."""
+    while not sink.data:
+        source.feed(b"joined?\n")
+        await asyncio.sleep(0.02)
+
+
 async def check_attach_closes_stdin_once(world: World) -> None:
     """attach: the end of `io.stdin` closes the container's stdin if, and only if, it was created with stdin_once."""
     backend = as_capable(world, SupportsAttach)
@@ -180,7 +187,6 @@ async def check_attach_closes_stdin_once(world: World) -> None:
     once = await world.run(sandbox, world.programs.copies(), stdin=True, stdin_once=True)
     source, out = Source(), Sink()
     joined = asyncio.ensure_future(backend.attach(once.id, ProcessIO(stdin=source, stdout=out)))
-    await asyncio.sleep(0.3)
     source.feed(b"last words\n")
     await out.has(b"last words\n")
     source.end()
@@ -195,7 +201,6 @@ async def check_attach_keeps_stdin_open(world: World) -> None:
     for text in (b"first\n", b"second\n"):
         source, out = Source(), Sink()
         joined = asyncio.ensure_future(backend.attach(spec.id, ProcessIO(stdin=source, stdout=out)))
-        await asyncio.sleep(0.3)  # it must have joined before the first byte
         source.feed(text)
         source.end()
         await out.has(text)
@@ -290,7 +295,7 @@ async def check_close_ends_what_needs_this_process(world: World) -> None:
     """close: containers that cannot run without this process are ended, and those of an engine keep running."""
     assert world.claims(SupportsClose)
     spec = await world.run_ready(await world.sandbox(), world.programs.sleeps())
-    await world.end()
+    await world.close_and_restart()
     seen, candidate = await world.seen(spec.id), world.candidate
     runs = seen is not None and seen.state is ContainerState.RUNNING
     if not runs:

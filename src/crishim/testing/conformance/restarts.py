@@ -85,7 +85,6 @@ async def _copies(world: World) -> ContainerSpec:
 async def _copies_on(world: World, spec: ContainerSpec) -> None:
     source, out = Source(), Sink()
     attached = asyncio.ensure_future(as_capable(world, SupportsAttach).attach(spec.id, ProcessIO(stdin=source, stdout=out)))
-    await asyncio.sleep(0.3)  # it must have joined before the first byte
     source.feed(b"hello\n")
     await out.has(b"hello\n")
     await patiently(world.backend.kill_container(spec.id, _KILL))
