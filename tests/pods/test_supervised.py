@@ -76,7 +76,7 @@ async def test_the_first_process_is_the_containers(tmp_path: Path) -> None:
         await runtime.start("one")
         assert (OciStatus.RUNNING, pid) == ((await runtime.state("one")).status, (await runtime.state("one")).pid)
         assert before.startswith("sh\0")
-        assert "sleep\x0060\0" == read_text(f"/proc/{pid}/cmdline")
+        await until(lambda: "sleep\x0060\0" == read_text(f"/proc/{pid}/cmdline"))
         with pytest.raises(FailedPrecondition):
             await runtime.start("one")
     finally:
