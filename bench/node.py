@@ -1,4 +1,4 @@
-"""A node of ours beside containerd (the one on PATH): the same image, runtime binary and client, taking turns.
+"""A node of ours beside containerd and CRI-O (those on PATH): the same image, runtime binary and client, taking turns.
 
 Prints one table: milliseconds (median, 95th percentile) of each call for pods of one container on the host network, pods a
 second with eight clients, memory, lists, a restart, a cold pull; then the ratios to containerd's. Nothing is asserted.

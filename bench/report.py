@@ -16,7 +16,6 @@ import attrs
 REFERENCE: Final = "containerd"
 """The peer to which the others are compared."""
 
-_ROW: Final = 46
 _BAR: Final = 13
 _TOP: Final = 64
 _LEFT: Final = 300
@@ -83,7 +82,8 @@ def picture(rows: list[Row]) -> str:
     """Bars as SVG: the costs of each peer as multiples of the reference's, for the rows that the reference has."""
     rows = [row for row in rows if REFERENCE in row.values]
     peers = [peer for peer in peers_of(rows) if peer != REFERENCE]
-    height = _TOP + _ROW * len(rows) + 12
+    step = 10 + (_BAR + 2) * max(2, len(peers))
+    height = _TOP + step * len(rows) + 12
     one = _LEFT + _SCALE
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" font-family="sans-serif" font-size="13">',
@@ -95,7 +95,7 @@ def picture(rows: list[Row]) -> str:
         parts.append(f'<rect x="{x}" y="36" width="12" height="12" fill="{_COLOURS[number % len(_COLOURS)]}"/>')
         parts.append(_text(x + 18, 47, peer))
     for line, row in enumerate(rows):
-        parts += _bars(row, peers, _TOP + _ROW * line)
+        parts += _bars(row, peers, _TOP + step * line)
     parts.append(f'<line x1="{one}" y1="{_TOP - 8}" x2="{one}" y2="{height - 10}" stroke="#cf222e" stroke-dasharray="4 3"/>')
     parts.append(_text(one + 5, _TOP - 12, f"{REFERENCE} = 1", fill="#cf222e"))
     return "\n".join([*parts, "</svg>"]) + "\n"
