@@ -1,6 +1,7 @@
 """What `crishim check` looks at beside the backends, on machines that are folders."""
 
 import json
+import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,18 @@ def lacking(config: Config, root: Path, *, store: bool = True) -> dict[str, Find
     """What is needed, and is not there."""
     found = node_findings(config, store=store, root=root)
     return {finding.what: finding for finding in found if finding.needed and not finding.ok}
+
+
+@pytest.fixture(autouse=True)
+def root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' user counts as root."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+
+def test_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pods need root."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert ["root"] == list(lacking(machine(tmp_path), tmp_path))
 
 
 def test_a_whole_node(tmp_path: Path) -> None:
