@@ -204,19 +204,16 @@ def wait_for(path: Path) -> None:
 
 @pytest.fixture
 def ctr(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-    """`ctr` of a containerd with the shim, and a root file system in the folder `root`."""
+    """`ctr` of a containerd with the shim of this environment, and a root file system in the folder `root`."""
     if shutil.which("ctr") is None:
         pytest.skip("needs containerd: apt-get install containerd")
     busybox(tmp_path / "root")
     folder = Path(tempfile.mkdtemp(prefix="lxc"))  # a socket's path is short
-    shim = folder / "containerd-shim-lxc-v1"
-    shim.write_text(f'#!/bin/sh\nexec {sys.executable} -m lxc_backend "$@"\n')
-    shim.chmod(0o755)
     (folder / "config.toml").write_text(
         f'version = 2\nroot = "{folder}/root"\nstate = "{folder}/run"\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
         f'[grpc]\naddress = "{folder}/c.sock"\n'
     )
-    environment = {**os.environ, "CRISHIM_SHIM_STATE": f"{folder}/shim", "PATH": f"{folder}:{os.environ['PATH']}"}
+    environment = {**os.environ, "CRISHIM_SHIM_STATE": f"{folder}/shim", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         command = ["ctr", "--address", f"{folder}/c.sock", "--namespace", "exam-lxc", *words]
