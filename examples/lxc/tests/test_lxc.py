@@ -213,7 +213,8 @@ def ctr(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[st
         f'version = 2\nroot = "{folder}/root"\nstate = "{folder}/run"\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
         f'[grpc]\naddress = "{folder}/c.sock"\n'
     )
-    environment = {**os.environ, "CRISHIM_SHIM_STATE": f"{folder}/shim", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "CRISHIM_SHIM_STATE": f"{folder}/shim", "PATH": path}
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         command = ["ctr", "--address", f"{folder}/c.sock", "--namespace", "exam-lxc", *words]
