@@ -36,7 +36,7 @@ from crishim.errors import (
     from_os_error,
 )
 from crishim.images.layers import renamed
-from crishim.images.manifest import LAYER_TYPE, Descriptor, Manifest, parse_manifest, single_layer, this_platform
+from crishim.images.manifest import LAYER_TYPE, Descriptor, Manifest, digest_of, parse_manifest, single_layer, this_platform
 from crishim.images.puller import Copied
 from crishim.images.reference import Reference
 from crishim.images.skopeo import PullSettings, failure, load_command
@@ -149,9 +149,8 @@ class Loader:
         layer.rename(blobs / digits)
         written = single_layer(described, diff_id, self.config or ImageConfig(), this_platform(platform.machine()))
         for data in written:
-            (blobs / hashlib.sha256(data).hexdigest()).write_bytes(data)
-        digest = f"sha256:{hashlib.sha256(written[-1]).hexdigest()}"
-        (layout / "index.json").write_text(json.dumps({"manifests": [{"digest": digest}]}), encoding="utf-8")
+            (blobs.parent / digest_of(data).replace(":", "/")).write_bytes(data)
+        (layout / "index.json").write_text(json.dumps({"manifests": [{"digest": digest_of(written[-1])}]}), encoding="utf-8")
 
     async def _copy(self, kind: str, layout: Path) -> None:
         ended = await self._run(load_command(with_program(self.settings), kind, str(layout)))

@@ -161,10 +161,6 @@ def parse_config(data: bytes, layers: int, module: str = "") -> Configuration:
         return Configuration(image_config(_object(top.get("config") or {})), diff_ids, _platform(top))
 
 
-CONFIG_KEYS: Final = frozenset({"Entrypoint", "Cmd", "Env", "WorkingDir", "User", "StopSignal", "Volumes", "Labels"})
-"""The keys of the `config` of an image configuration that an `ImageConfig` has."""
-
-
 def image_config(value: dict[str, Any]) -> ImageConfig:
     """The `config` of an image configuration (image-spec, config.md). Invalid text is replaced; wrong types raise
     `TypeError`.
@@ -181,9 +177,8 @@ def image_config(value: dict[str, Any]) -> ImageConfig:
     )
 
 
-def config_object(config: ImageConfig) -> dict[str, Any]:
-    """The inverse of `image_config`."""
-    values = {
+def _config_values(config: ImageConfig) -> dict[str, Any]:
+    return {
         "Entrypoint": list(config.entrypoint),
         "Cmd": list(config.cmd),
         "Env": list(config.env),
@@ -193,7 +188,15 @@ def config_object(config: ImageConfig) -> dict[str, Any]:
         "Volumes": {path: {} for path in config.volumes},
         "Labels": dict(config.labels),
     }
-    return {name: value for name, value in values.items() if value}
+
+
+CONFIG_KEYS: Final = frozenset(_config_values(ImageConfig()))
+"""The keys of the `config` of an image configuration that an `ImageConfig` has."""
+
+
+def config_object(config: ImageConfig) -> dict[str, Any]:
+    """The inverse of `image_config`."""
+    return {name: value for name, value in _config_values(config).items() if value}
 
 
 def single_layer(layer: Descriptor, diff_id: str, config: ImageConfig, platform: Platform) -> tuple[bytes, bytes]:

@@ -16,7 +16,7 @@ from crishim.interfaces.keeper import Keeper
 from crishim.interfaces.oci_runtime import FIRST_PROCESS, Stdio
 from crishim.interfaces.seats import Clock
 from crishim.linux import processes
-from crishim.linux.oom import LOG, killed_for_memory
+from crishim.linux.oom import killed_for_memory
 from crishim.logs.stdio import ContainerStdio, ForeignStreams
 from crishim.model.process import Exit, TerminalSize
 from crishim.shimv2.client.connection import ShimLink
@@ -200,7 +200,7 @@ class ShimTask:
         That the log has no kill of it says nothing of a process in a VM, whose event comes soon.
         """
         first = processes.recorded(Path(self.record.bundle) / FIRST_PROCESS)
-        known = None if first is None else await asyncio.to_thread(killed_for_memory, first, LOG)
+        known = None if first is None else await asyncio.to_thread(killed_for_memory, first)
         if known:
             self.oom.set()
         elif events:
