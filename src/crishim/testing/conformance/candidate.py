@@ -270,6 +270,13 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
+async def still_runs(world: World, container_id: ContainerId) -> None:
+    """Raise `AssertionError` unless the inventory has the container as running."""
+    seen = await world.seen(container_id)
+    assert seen is not None
+    assert ContainerState.RUNNING is seen.state
+
+
 def equal(expected: object, actual: object) -> None:
     """Raise `AssertionError` with both values if they differ."""
     assert expected == actual, f"expected {expected!r}, and was {actual!r}"

@@ -9,7 +9,7 @@ from crishim.interfaces.backend import NetnsSource
 from crishim.model.container import ContainerState, Inventory
 from crishim.model.features import Feature
 from crishim.model.values import ContainerId, SandboxId
-from crishim.testing.conformance.candidate import World, patiently
+from crishim.testing.conformance.candidate import World, patiently, still_runs
 from crishim.testing.conformance.programs import needed
 
 NOBODY = "f" * 64
@@ -87,9 +87,7 @@ async def check_started_container_runs_until_killed(world: World) -> None:
     """start_container runs the process; kill_container sends one signal; wait_container returns 128 + its number."""
     sandbox = await world.sandbox()
     spec = await world.run_ready(sandbox, world.programs.sleeps())
-    seen = await world.seen(spec.id)
-    assert seen is not None
-    assert ContainerState.RUNNING is seen.state
+    await still_runs(world, spec.id)
     await patiently(world.backend.kill_container(spec.id, TERM))
     assert 128 + TERM == (await world.wait(spec.id)).code
     seen = await world.seen(spec.id)
@@ -102,9 +100,7 @@ async def check_sigkill_ends_the_stubborn(world: World) -> None:
     sandbox = await world.sandbox()
     spec = await world.run_ready(sandbox, needed(world.programs.stubborn(), "ignore a signal"))
     await patiently(world.backend.kill_container(spec.id, TERM))
-    seen = await world.seen(spec.id)
-    assert seen is not None
-    assert ContainerState.RUNNING is seen.state
+    await still_runs(world, spec.id)
     await patiently(world.backend.kill_container(spec.id, KILL))
     assert 128 + KILL == (await world.wait(spec.id)).code
 
@@ -171,9 +167,7 @@ async def check_containers_are_apart(world: World) -> None:
     one, other = await asyncio.gather(world.run(sandbox, world.programs.sleeps()), world.run(sandbox, world.programs.sleeps()))
     await patiently(world.backend.kill_container(one.id, KILL))
     await world.wait(one.id)
-    seen = await world.seen(other.id)
-    assert seen is not None
-    assert ContainerState.RUNNING is seen.state
+    await still_runs(world, other.id)
 
 
 async def check_many_at_once(world: World) -> None:
@@ -215,9 +209,7 @@ async def check_restart_finds_everything(world: World) -> None:
         assert seen is None or seen.state is ContainerState.EXITED
         return
     await world.restart()
-    seen = await world.seen(running.id)
-    assert seen is not None
-    assert ContainerState.RUNNING is seen.state
+    await still_runs(world, running.id)
     if world.candidate.restores_exit:
         after = await world.seen(ended.id)
         assert after is not None

@@ -63,7 +63,7 @@ async def check_plain_containers_have_few_capabilities(world: World) -> None:
     """A container that is not privileged does not have all capabilities."""
     argv = world.shows(Fact.CAPABILITIES)
     async with Kubelet.over(world) as kubelet:
-        has = int(await kubelet.output(await kubelet.pod(), kubelet.container(argv)), 16)
+        has = int(await kubelet.output_alone(argv), 16)
         assert has & _ALL != _ALL
 
 
@@ -102,8 +102,7 @@ async def check_no_new_privileges(world: World) -> None:
     """no_new_privs: the process and its children can gain no privileges."""
     argv = world.shows(Fact.NO_NEW_PRIVS)
     async with Kubelet.over(world) as kubelet:
-        config = kubelet.container(argv, no_new_privs=True)
-        equal("1", await kubelet.output(await kubelet.pod(), config))
+        equal("1", await kubelet.output_alone(argv, no_new_privs=True))
 
 
 async def check_seccomp_filters(world: World) -> None:
@@ -161,7 +160,7 @@ async def check_mount_options_are_applied(world: World) -> None:
     folder.mkdir()
     mounts = (Mount(container_path="/data", host_path=str(folder), mount_options=("noexec",)),)
     async with Kubelet.over(world) as kubelet:
-        lines = (await kubelet.output(await kubelet.pod(), kubelet.container(argv, mounts=mounts))).splitlines()
+        lines = (await kubelet.output_alone(argv, mounts=mounts)).splitlines()
         options = [line.split()[5].split(",") for line in lines if line.split()[4] == "/data"]
         assert options, "/data is not mounted"
         assert "noexec" in options[-1], f"the options are {options[-1]}"
@@ -181,8 +180,7 @@ async def check_memory_limit_is_set(world: World) -> None:
     """memory_limit_in_bytes: the limit of the container's cgroup."""
     argv = world.shows(Fact.MEMORY_LIMIT)
     async with Kubelet.over(world) as kubelet:
-        config = kubelet.container(argv, memory_limit_in_bytes=_LIMIT)
-        equal(str(_LIMIT), await kubelet.output(await kubelet.pod(), config))
+        equal(str(_LIMIT), await kubelet.output_alone(argv, memory_limit_in_bytes=_LIMIT))
 
 
 async def check_terminal_is_given(world: World) -> None:

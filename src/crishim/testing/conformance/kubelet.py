@@ -112,6 +112,10 @@ class Kubelet:
         assert 0 == status.exit_code, f"{' '.join(config.command)!r} ended with {status.exit_code}: {lines}"
         return "\n".join(text for stream, text in lines if stream == "stdout")
 
+    async def output_alone(self, argv: tuple[str, ...], **changes: Any) -> str:
+        """What a container prints that is alone in a plain pod; `changes` as of `container`."""
+        return await self.output(await self.pod(), self.container(argv, **changes))
+
     def log_of(self, config: ContainerConfig) -> Path:
         """The path of a container's log."""
         return self.world.candidate.scratch / "logs" / config.log_path

@@ -24,8 +24,7 @@ async def check_cpu_quota_is_set(world: World) -> None:
     """cpu_quota and cpu_period: the quota and the period of the container's cgroup, for the kernel's CFS scheduler."""
     argv = world.shows(Fact.CPU_QUOTA)
     async with Kubelet.over(world) as kubelet:
-        config = kubelet.container(argv, cpu_quota=50_000, cpu_period=200_000)
-        equal("50000 200000", await kubelet.output(await kubelet.pod(), config))
+        equal("50000 200000", await kubelet.output_alone(argv, cpu_quota=50_000, cpu_period=200_000))
 
 
 async def check_cpu_quota_is_updated(world: World) -> None:
@@ -71,8 +70,8 @@ async def check_hugepages_are_limited(world: World) -> None:
     if "2MB" not in world.candidate.node.page_sizes:
         raise LeftOut("no cgroup of the node limits huge pages of 2 MB")
     async with Kubelet.over(world) as kubelet:
-        config = kubelet.container(argv, hugepage_limits=(HugepageLimit("2MB", 3 * _PAGE), HugepageLimit("1GB")))
-        equal(str(3 * _PAGE), await kubelet.output(await kubelet.pod(), config))
+        limits = (HugepageLimit("2MB", 3 * _PAGE), HugepageLimit("1GB"))
+        equal(str(3 * _PAGE), await kubelet.output_alone(argv, hugepage_limits=limits))
 
 
 async def check_unified_is_written(world: World) -> None:
@@ -81,16 +80,14 @@ async def check_unified_is_written(world: World) -> None:
     if not world.candidate.node.cgroup_v2:
         raise LeftOut("the node has cgroup v1, without the files of `unified`")
     async with Kubelet.over(world) as kubelet:
-        config = kubelet.container(argv, unified=FrozenDict({"pids.max": "321"}))
-        equal("321", await kubelet.output(await kubelet.pod(), config))
+        equal("321", await kubelet.output_alone(argv, unified=FrozenDict({"pids.max": "321"})))
 
 
 async def check_oom_score_is_set(world: World) -> None:
     """oom_score_adj: OOMScoreAdj adjusts the oom-killer score of the container's process."""
     argv = world.shows(Fact.OOM_SCORE)
     async with Kubelet.over(world) as kubelet:
-        config = kubelet.container(argv, oom_score_adj=_SCORE)
-        equal(str(_SCORE), await kubelet.output(await kubelet.pod(), config))
+        equal(str(_SCORE), await kubelet.output_alone(argv, oom_score_adj=_SCORE))
 
 
 async def check_exec_has_the_oom_score(world: World) -> None:

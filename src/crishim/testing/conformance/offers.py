@@ -26,7 +26,7 @@ from crishim.model.features import Feature
 from crishim.model.process import ExecSpec
 from crishim.model.resources import Resources
 from crishim.model.values import ContainerId
-from crishim.testing.conformance.candidate import MARK, World, patiently, until
+from crishim.testing.conformance.candidate import MARK, World, patiently, still_runs, until
 from crishim.testing.conformance.examine import Check
 from crishim.testing.conformance.logs import read_log
 
@@ -127,9 +127,7 @@ async def check_exec_is_killed_when_cancelled(world: World) -> None:
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
-    seen = await world.seen(spec.id)
-    assert seen is not None
-    assert ContainerState.RUNNING is seen.state
+    await still_runs(world, spec.id)
     end = await patiently(backend.exec(spec.id, ExecSpec(argv=world.programs.fails(0)), ProcessIO()))
     assert 0 == end.code
 
@@ -166,9 +164,7 @@ async def check_attach_joins_the_streams(world: World) -> None:
         await other
     source.feed(b"still\n")
     await first.has(b"still\n")
-    seen = await world.seen(spec.id)
-    assert seen is not None
-    assert ContainerState.RUNNING is seen.state
+    await still_runs(world, spec.id)
     await patiently(world.backend.kill_container(spec.id, 9))
     await patiently(one)
 
@@ -207,9 +203,7 @@ async def check_attach_keeps_stdin_open(world: World) -> None:
         joined.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await joined
-    seen = await world.seen(spec.id)
-    assert seen is not None
-    assert ContainerState.RUNNING is seen.state
+    await still_runs(world, spec.id)
 
 
 async def check_stats_are_measured(world: World) -> None:

@@ -9,7 +9,7 @@ from crishim.interfaces.capabilities import ProcessIO, SupportsAttach, SupportsE
 from crishim.model.container import ContainerSpec, ContainerState
 from crishim.model.process import ExecSpec
 from crishim.model.sandbox import SandboxSpec
-from crishim.testing.conformance.candidate import World, equal, patiently, until
+from crishim.testing.conformance.candidate import World, equal, patiently, still_runs, until
 from crishim.testing.conformance.examine import Restart
 from crishim.testing.conformance.logs import output_of, read_log
 from crishim.testing.conformance.offers import Sink, Source, as_capable
@@ -143,9 +143,7 @@ async def _are_apart(world: World, both: tuple[Any, ...]) -> None:
     one, other = both
     await patiently(world.backend.kill_container(one.id, _KILL))
     await world.wait(one.id)
-    seen = await world.seen(other.id)
-    assert seen is not None
-    assert ContainerState.RUNNING is seen.state
+    await still_runs(world, other.id)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(0.2):
             await world.backend.wait_container(other.id)
