@@ -22,7 +22,8 @@ async def test_who_is_left_is_ended_with_all_that_it_started(tmp_path: Path) -> 
     assert process.stdout is not None
     child = int(await process.stdout.readline())
     LeftoverPlugins(tmp_path / "running").end()
-    assert -9 == await process.wait()
+    assert b"" == (await process.communicate())[0]
+    assert -9 == process.returncode
     orphan = read(child)
     assert orphan is None or orphan.ended
     assert [] == list((tmp_path / "running").iterdir())
@@ -34,7 +35,7 @@ async def test_what_a_plugin_has_left_running_goes_on(tmp_path: Path) -> None:
         process = await plugin("setsid sleep 600 >/dev/null & echo $!", environment)
         assert process.stdout is not None
         daemon = int(await process.stdout.readline())
-        await process.wait()
+        await process.communicate()  # until the daemon has left the pipe, too
     LeftoverPlugins(tmp_path).end()
     left = read(daemon)
     assert left is not None
@@ -52,4 +53,4 @@ async def test_no_other_process_is_ended(tmp_path: Path) -> None:
         assert left is not None
         assert not left.ended
         process.kill()
-        await process.wait()
+        await process.communicate()

@@ -71,7 +71,8 @@ async def leave_orphan(code: int, *, seconds: float = 0.0) -> int:
     program = await children.start(sys.executable, "-c", LEAVES_ONE, str(code), str(seconds), stdout=subprocess.PIPE)
     assert program.stdout is not None
     pid = int(await program.stdout.readline())
-    assert 0 == await program.wait()
+    await program.communicate()  # until the orphan has left the pipe, too
+    assert 0 == program.returncode
     return pid
 
 

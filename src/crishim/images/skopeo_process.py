@@ -20,7 +20,7 @@ from crishim.images.manifest import Descriptor, Manifest
 from crishim.images.skopeo import PullSettings
 from crishim.interfaces.seats import Clock
 from crishim.interfaces.tracing import span
-from crishim.linux.children import children
+from crishim.linux.children import children, end_program
 from crishim.linux.programs import find_program
 
 __all__ = ["PullProgress"]
@@ -249,7 +249,7 @@ async def _process(
     try:
         process = await asyncio.shield(starting)
     except asyncio.CancelledError:
-        _kill(await starting)
+        await end_program(await starting, group=True)
         raise
     ending = asyncio.gather(_read(process.stdout, MAX_OUTPUT, _ignore), _read(process.stderr, _MAX_TEXT, feed), process.wait())
     try:
