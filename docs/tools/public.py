@@ -106,6 +106,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "Protocols": (
         "crishim.nri.adaptation",
         "crishim.nri.connection",
+        "crishim.nri.convert",
         "crishim.nri.plugin",
         "crishim.streaming.channels",
         "crishim.streaming.connection",

@@ -36,7 +36,7 @@ from crishim.linux.processes import boot_id
 from crishim.model.runtime import CgroupDriver
 from crishim.model.values import SandboxId
 from crishim.plugins import build, load
-from crishim.pods.host import cgroup_driver
+from crishim.pods.host import cgroup_driver, cgroup_v2
 from crishim.pods.namespaces import NoNamespaces, PinnedNamespaces
 from crishim.server import serve
 from crishim.service.backends import Settings
@@ -282,11 +282,12 @@ def _nri(config: Config) -> "NodeResourceInterface | None":
         return None
     from crishim.nri.adaptation import NodeResourceInterface, NriSettings
     from crishim.nri.connection import TimeLimits
+    from crishim.nri.convert import CgroupSetup
 
     limits = TimeLimits(registration=nri.registration_timeout, request=nri.request_timeout)
-    settings = NriSettings(
-        socket=Path(nri.socket), plugins=Path(nri.plugins), configurations=Path(nri.configurations), limits=limits
-    )
+    setup = CgroupSetup(v2=cgroup_v2(), systemd=driver_of(config) is CgroupDriver.SYSTEMD)
+    socket, plugins, configurations = Path(nri.socket), Path(nri.plugins), Path(nri.configurations)
+    settings = NriSettings(socket=socket, plugins=plugins, configurations=configurations, limits=limits, cgroups=setup)
     return NodeResourceInterface(settings, __version__)
 
 

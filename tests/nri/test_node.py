@@ -1,6 +1,7 @@
 """A plugin's adjustments as containers of a real node see them."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -32,12 +33,14 @@ class Adjusting(NriPlugin):
     def __init__(self, adjustment: Adjustment) -> None:
         super().__init__()
         self.adjustment = adjustment
+        self.seen: list[pb.Container] = []
         self.ready = asyncio.Event()
 
     async def synchronize(self, *_: Any) -> None:
         self.ready.set()
 
-    async def create_container(self, *_: Any) -> Adjustment:
+    async def create_container(self, _: pb.PodSandbox, container: pb.Container) -> Adjustment:
+        self.seen.append(container)
         return self.adjustment
 
 
@@ -54,13 +57,12 @@ def node(image: str, request: pytest.FixtureRequest) -> Iterator[Node]:
 
 
 @asynccontextmanager
-async def pod_of(node: Node, adjustment: Adjustment) -> AsyncIterator[tuple[CriClient, str]]:
-    """A server with a plugin that always adjusts in one way, and a pod."""
+async def pod_of(node: Node, plugin: Adjusting) -> AsyncIterator[tuple[CriClient, str]]:
+    """A server with a plugin, and a pod."""
     node.start()
     async with node.client() as client:
         await node.pull(client)
         await until(node.nri.exists)
-        plugin = Adjusting(adjustment)
         running = asyncio.create_task(plugin.run(node.nri))
         await asyncio.wait_for(plugin.ready.wait(), 10)
         pod = await client.run_sandbox(node.sandbox("pod"))
@@ -94,7 +96,7 @@ async def test_adjustments_inside(node: Node, tmp_path: Path) -> None:
             oom_score_adj=pb.OptionalInt(value=500),
         ),
     )
-    async with pod_of(node, Adjustment(env={"ADDED": "by a plugin"}, message=message)) as (client, pod):
+    async with pod_of(node, Adjusting(Adjustment(env={"ADDED": "by a plugin"}, message=message))) as (client, pod):
         container = await started(node, client, pod)
         done = await client.exec_sync(container, ("busybox", "sh", "-c", LOOK))
         assert ["by a plugin", "mounted", "tmpfs", "77", "500", "c"] == done.stdout.decode().split("\n")[:-1]
@@ -102,10 +104,22 @@ async def test_adjustments_inside(node: Node, tmp_path: Path) -> None:
         await until((tmp_path / "hooked").exists)
 
 
+async def test_what_a_plugin_sees_is_in_config_json(node: Node) -> None:
+    """The mounts and the cgroup path that a plugin sees at a creation are those of config.json, which has further mounts."""
+    async with pod_of(node, plugin := Adjusting(Adjustment())) as (client, pod):
+        container = await started(node, client, pod)
+        written = json.loads((node.run / "backends" / "runc" / "containers" / container / "config.json").read_text())
+    [seen] = plugin.seen
+    fields = ("destination", "type", "source", "options")
+    mounts = [[mount.destination, mount.type, mount.source, list(mount.options)] for mount in seen.mounts]
+    assert mounts == [[mount[name] for name in fields] for mount in written["mounts"]][: len(mounts)]
+    assert ("/sys/fs/cgroup", written["linux"]["cgroupsPath"]) == (mounts[-1][0], seen.linux.cgroups_path)
+
+
 async def test_an_adjustment_that_cannot_be(node: Node) -> None:
     """What the runtime refuses fails the start with its reason, and nothing is left of it."""
     mount = pb.Mount(destination="/x", type="nonsense", source="x", options=["rw"])
-    async with pod_of(node, Adjustment(message=pb.ContainerAdjustment(mounts=[mount]))) as (client, pod):
+    async with pod_of(node, Adjusting(Adjustment(message=pb.ContainerAdjustment(mounts=[mount])))) as (client, pod):
         with pytest.raises(CallError, match=r"No such device|no such device"):
             await started(node, client, pod)
     await until(lambda: not node.traces())

@@ -159,6 +159,7 @@ async def test_logger(node: Node) -> None:
             "RemovePodSandbox",
         ] == list(dict.fromkeys(re.findall(r"^(\w+): ", "\n".join(messages(log())), re.MULTILINE)))
         assert variable.startswith("logger-pid-")
+        assert f"StartContainer:      logged: {variable}" in messages(log())
 
 
 @samples("differ", "logger")
@@ -280,6 +281,17 @@ async def test_network_device_injector(node: Node, interface: Path) -> None:
         await client.stop_sandbox(pod)
         assert exists()
         await client.remove_sandbox(pod)
+
+
+@samples("writable-cgroups")
+async def test_writable_cgroups(node: Node) -> None:
+    """The cgroup mount of an annotated pod's container is writable, that of another one is not."""
+    (node.place / "mountinfo").write_text("1 0 0:1 / /sys/fs/cgroup rw shared:1 - cgroup2 cgroup2 rw,nsdelegate\n")
+    options = ("-idx", "10", "-host-mount-file", str(node.place / "mountinfo"))
+    async with serving(node, ("writable-cgroups", "-socket-path", *options)) as (client, _):
+        script = r"""busybox sed -nE 's/^cgroup2? \S+ cgroup2? (r[ow]),.*/\1/p' /proc/mounts | busybox sort -u"""
+        assert ["ro"] == await looked_at(node, client, {}, script)
+        assert ["rw"] == await looked_at(node, client, {"writable-cgroups.noderesource.dev": "true"}, script)
 
 
 @samples("rdt")

@@ -28,7 +28,15 @@ from crishim.model.resources import Resources
 from crishim.model.values import ContainerId
 from crishim.nri.adjustments import adjusted
 from crishim.nri.connection import SOCKET, PluginConnection, TimeLimits, split_file_name
-from crishim.nri.convert import container_message, other_limits, pod_message, resources_message, resources_model
+from crishim.nri.convert import (
+    CgroupSetup,
+    container_message,
+    other_limits,
+    pod_message,
+    resources_message,
+    resources_model,
+    with_adjustments,
+)
 from crishim.nri.merging import MergedCreation, MergedUpdates, Owners
 
 __all__ = ["NodeResourceInterface", "NriSettings"]
@@ -53,6 +61,7 @@ class NriSettings:
     plugins: Path = PLUGINS
     configurations: Path = CONFIGURATIONS
     limits: TimeLimits = TimeLimits()
+    cgroups: CgroupSetup = CgroupSetup()
 
 
 class NodeResourceInterface(LifecyclePlugins):
@@ -65,6 +74,8 @@ class NodeResourceInterface(LifecyclePlugins):
         self._pods: dict[str, PodView] = {}
         self._containers: dict[str, tuple[PodView, ContainerView]] = {}
         """What is being created, and has passed the plugins."""
+        self._adjusted: dict[str, pb.Container] = {}
+        """The containers that plugins have adjusted, as they were created."""
         self._host: LifecycleHost | None = None
         self._tasks: set[asyncio.Task[object]] = set()
 
@@ -104,7 +115,9 @@ class NodeResourceInterface(LifecyclePlugins):
             self._containers.pop(container.id, None)
         request: Any = getattr(pb, f"{point}Request")(pod=pod_message(pod))
         if container is not None:
-            request.container.CopyFrom(container_message(pod, container))
+            request.container.CopyFrom(self._message(pod, container))
+            if point is LifecyclePoint.REMOVE:
+                self._adjusted.pop(container.id, None)
         if point is LifecyclePoint.UPDATE_POD:
             for field, limits in (("overhead_linux_resources", pod.overhead), ("linux_resources", pod.resources)):
                 if limits is not None:
@@ -121,7 +134,7 @@ class NodeResourceInterface(LifecyclePlugins):
         """As `LifecyclePlugins.adjust`."""
         self._containers[container.id] = (pod, container)
         try:
-            request = pb.CreateContainerRequest(pod=pod_message(pod), container=container_message(pod, container))
+            request = pb.CreateContainerRequest(pod=pod_message(pod), container=self._message(pod, container))
             pristine = pb.Container()
             pristine.CopyFrom(request.container)
             creation = MergedCreation(request)
@@ -137,6 +150,8 @@ class NodeResourceInterface(LifecyclePlugins):
             result = adjusted(spec, creation.adjustment)
             await self._apply(creation.updates.by_container.values())
             await self._evict(evictions)
+            if creation.adjustment.ByteSize():
+                self._adjusted[container.id] = creation.request.container
         except BaseException:
             self._containers.pop(container.id, None)
             raise
@@ -145,7 +160,7 @@ class NodeResourceInterface(LifecyclePlugins):
     async def update(self, pod: PodView, container: ContainerView, change: Resources) -> Resources:
         """As `LifecyclePlugins.update`."""
         request = pb.UpdateContainerRequest(
-            pod=pod_message(pod), container=container_message(pod, container), linux_resources=resources_message(change)
+            pod=pod_message(pod), container=self._message(pod, container), linux_resources=resources_message(change)
         )
         updates = MergedUpdates(Owners(), changed=request)
         evictions: list[pb.ContainerEviction] = []
@@ -345,10 +360,18 @@ class NodeResourceInterface(LifecyclePlugins):
         containers = {
             container.id: (pod, container) for pod, container in (*self._containers.values(), *self._host.containers())
         }
+        # removals while no plugin is connected are not reported
+        self._adjusted = {key: adjusted for key, adjusted in self._adjusted.items() if key in containers}
         return await plugin.synchronize(
             [pod_message(pod) for pod in pods.values()],
-            [container_message(pod, container) for pod, container in containers.values()],
+            [self._message(pod, container) for pod, container in containers.values()],
         )
+
+    def _message(self, pod: PodView, container: ContainerView) -> pb.Container:
+        """A container as plugins see it."""
+        message = container_message(pod, container, self._settings.cgroups)
+        adjusted = self._adjusted.get(container.id)
+        return message if adjusted is None else with_adjustments(message, adjusted)
 
     def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.create_task(work)

@@ -2,13 +2,19 @@
 
 from typing import Final
 
+import attrs
+
 from crishim._proto import nri_pb2 as pb
 from crishim.model.container import ContainerState, Mount, MountPropagation
 from crishim.model.lifecycle import ContainerView, PodView
 from crishim.model.resources import HugepageLimit, Resources
-from crishim.model.security import ProfileType
+from crishim.model.security import NamespaceMode, ProfileType
 from crishim.model.values import FrozenDict
 from crishim.nri.merging import removed
+from crishim.oci.mounts import default_mounts, unhidden
+from crishim.oci.resources import cgroups_path
+
+__all__ = ["CgroupSetup"]
 
 _STATES: Final = {
     ContainerState.CREATED: pb.CONTAINER_CREATED,
@@ -22,6 +28,15 @@ _PROPAGATIONS: Final = {
     MountPropagation.BIDIRECTIONAL: "rshared",
 }
 _MAX_INT: Final = (1 << 31) - 1
+_CHANGING: Final = ("state", "started_at", "finished_at", "exit_code", "status_reason", "status_message")
+
+
+@attrs.frozen(kw_only=True)
+class CgroupSetup:
+    """The cgroup version of the node, and whether its driver is systemd."""
+
+    v2: bool = True
+    systemd: bool = False
 
 
 def pod_message(pod: PodView) -> pb.PodSandbox:
@@ -48,8 +63,8 @@ def pod_message(pod: PodView) -> pb.PodSandbox:
     return message
 
 
-def container_message(pod: PodView, container: ContainerView) -> pb.Container:
-    """A container as plugins see it."""
+def container_message(pod: PodView, container: ContainerView, cgroups: CgroupSetup) -> pb.Container:
+    """A container as plugins see it, before its adjustments."""
     message = pb.Container(
         id=container.id,
         pod_sandbox_id=pod.spec.id,
@@ -59,7 +74,7 @@ def container_message(pod: PodView, container: ContainerView) -> pb.Container:
         annotations=container.annotations,
         args=[_text(word) for word in container.argv],
         env=[f"{key}={_text(value)}" for key, value in container.env.items()],
-        mounts=[_mount(mount) for mount in container.mounts if mount.host_path],
+        mounts=[*_default_mounts(pod, container, cgroups), *map(_mount, (one for one in container.mounts if one.host_path))],
         CDI_devices=[pb.CDIDevice(name=name) for name in container.cdi_devices],
         created_at=container.created_at,
         started_at=container.started_at,
@@ -75,11 +90,26 @@ def container_message(pod: PodView, container: ContainerView) -> pb.Container:
     )
     message.linux.resources.CopyFrom(resources_message(container.resources))
     message.linux.oom_score_adj.value = container.resources.oom_score_adj
+    if container.config_json:
+        parent = pod.spec.config.linux.cgroup_parent
+        message.linux.cgroups_path = cgroups_path(parent, container.id, systemd=cgroups.systemd)
     if container.seccomp is not None:
         profile = message.linux.seccomp_profile
         profile.profile_type = pb.SecurityProfile.ProfileType.Value(ProfileType(container.seccomp.profile_type).name)
         profile.localhost_ref = container.seccomp.localhost_ref
     return message
+
+
+def with_adjustments(message: pb.Container, adjusted: pb.Container) -> pb.Container:
+    """A container as it is now, with what plugins have adjusted at its creation."""
+    result = pb.Container()
+    result.CopyFrom(adjusted)
+    for name in _CHANGING:
+        setattr(result, name, getattr(message, name))
+    result.linux.resources.ClearField("hugepage_limits")
+    result.linux.resources.MergeFrom(message.linux.resources)
+    result.linux.oom_score_adj.CopyFrom(message.linux.oom_score_adj)
+    return result
 
 
 def resources_message(limits: Resources) -> pb.LinuxResources:
@@ -142,6 +172,16 @@ def mount_model(message: pb.Mount) -> Mount | None:
         readonly="ro" in options,
         propagation=propagation,
     )
+
+
+def _default_mounts(pod: PodView, container: ContainerView, cgroups: CgroupSetup) -> list[pb.Mount]:
+    if not container.config_json:
+        return []
+    namespaces = pod.spec.namespaces
+    userns = namespaces.userns_options
+    gids = userns.gids if userns is not None and userns.mode is NamespaceMode.POD else None
+    default = default_mounts(namespaces, gids=gids, privileged=container.privileged, cgroup_v2=cgroups.v2)
+    return [pb.Mount(**mount) for mount in unhidden(default, container.mounts)]
 
 
 def _mount(mount: Mount) -> pb.Mount:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from crishim.errors import InvalidArgument, PullError, PullReason
 from crishim.model.container import ContainerSpec, Mount, MountPropagation
-from crishim.model.security import NamespaceMode
+from crishim.model.security import IDMapping, NamespaceMode, NamespaceOption
 from crishim.oci.facts import Place
 from crishim.oci.security import privileged
 
@@ -35,9 +35,13 @@ def mounts(spec: ContainerSpec, place: Place, *, cgroup_v2: bool = False) -> lis
     """config.mounts, in order. `cgroup_v2`: the host's cgroup version."""
     requested = topmost(spec.mounts)
     taken = {_path(mount) for _, mount in requested}
-    usual = [mount for mount in _usual(spec, place, cgroup_v2=cgroup_v2) if mount["destination"] not in taken]
-    if "/dev" in taken:
-        usual = [mount for mount in usual if not mount["destination"].startswith("/dev/")]
+    default = default_mounts(
+        spec.sandbox.namespaces,
+        gids=place.namespaces.gids if place.namespaces.user else None,
+        privileged=privileged(spec),
+        cgroup_v2=cgroup_v2,
+    )
+    usual = unhidden(default, spec.mounts)
     access = "ro" if _readonly_rootfs(spec) else "rw"
     files = [
         _bind(path, source, ["rprivate", *_SHM_OPTIONS] if path == _SHM else ["rprivate", access])
@@ -48,6 +52,46 @@ def mounts(spec: ContainerSpec, place: Place, *, cgroup_v2: bool = False) -> lis
     # mounts of the request may be below volumes of the image (also through links), never above
     volumes = [_bind(path, place.volumes[path], ["rprivate", "rw"]) for path in sorted(place.volumes, key=_depth)]
     return [*usual, *volumes, *sorted((*files, *own), key=lambda mount: _depth(mount["destination"]))]
+
+
+def default_mounts(
+    namespaces: NamespaceOption, *, gids: Sequence[IDMapping] | None, privileged: bool, cgroup_v2: bool
+) -> list[dict[str, Any]]:
+    """The mounts of a container in a pod with these namespaces. `gids`: the mappings of the pod's user namespace; None without
+    one.
+    """
+    access = "rw" if privileged else "ro"
+    options = ["rprivate", "nosuid", "noexec", "nodev", "relatime", access]
+    if cgroup_v2 and privileged:
+        # There is no cgroup namespace then, and a new mount of cgroup2 outside of one changes the options of all others: runc
+        # 1.1 creates one, which removes nsdelegate and memory_recursiveprot from the node's.
+        cgroup = _bind("/sys/fs/cgroup", "/sys/fs/cgroup", options)
+    else:  # for v1, runtimes bind the host's hierarchies in a mount namespace of their own
+        cgroup = _mount("/sys/fs/cgroup", "cgroup", "cgroup", options)
+    if gids is not None and namespaces.network is NamespaceMode.NODE:
+        # Sysfs belongs to the owner of the network namespace. A bind of it for a user namespace clones the node's mount, and
+        # mounts below it (masks, cgroups) must not propagate back.
+        sys = _bind("/sys", "/sys", ["rprivate", "rro", "nosuid", "noexec", "nodev"])
+    else:
+        sys = _mount("/sys", "sysfs", "sysfs", ["nosuid", "noexec", "nodev", access])
+    devpts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
+    if gids is None or any(line.container_id <= 5 < line.container_id + line.length for line in gids):
+        devpts.append("gid=5")
+    return [
+        _mount("/proc", "proc", "proc", ["nosuid", "noexec", "nodev"]),
+        _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        _mount("/dev/pts", "devpts", "devpts", devpts),
+        _mount("/dev/mqueue", "mqueue", "mqueue", ["nosuid", "noexec", "nodev"]),
+        sys,
+        cgroup,
+    ]
+
+
+def unhidden(default: Iterable[dict[str, Any]], requested: Iterable[Mount]) -> list[dict[str, Any]]:
+    """The default mounts of a container that has the mounts `requested`."""
+    taken = {_path(mount) for mount in requested}
+    found = [mount for mount in default if mount["destination"] not in taken]
+    return [mount for mount in found if "/dev" not in taken or not mount["destination"].startswith("/dev/")]
 
 
 def _depth(path: str) -> int:
@@ -95,36 +139,6 @@ def rootfs_propagation(spec: ContainerSpec) -> str:
     if MountPropagation.BIDIRECTIONAL in wanted:
         return "rshared"
     return "rslave" if MountPropagation.HOST_TO_CONTAINER in wanted else ""
-
-
-def _usual(spec: ContainerSpec, place: Place, *, cgroup_v2: bool) -> list[dict[str, Any]]:
-    access = "rw" if privileged(spec) else "ro"
-    options = ["rprivate", "nosuid", "noexec", "nodev", "relatime", access]
-    if cgroup_v2 and privileged(spec):
-        # There is no cgroup namespace then, and a new mount of cgroup2 outside of one changes the options of all others: runc
-        # 1.1 creates one, which removes nsdelegate and memory_recursiveprot from the node's.
-        cgroup = _bind("/sys/fs/cgroup", "/sys/fs/cgroup", options)
-    else:  # for v1, runtimes bind the host's hierarchies in a mount namespace of their own
-        cgroup = _mount("/sys/fs/cgroup", "cgroup", "cgroup", options)
-    host_network = spec.sandbox.namespaces.network is NamespaceMode.NODE
-    if place.namespaces.user and host_network:
-        # Sysfs belongs to the owner of the network namespace. A bind of it for a user namespace clones the node's mount, and
-        # mounts below it (masks, cgroups) must not propagate back.
-        sys = _bind("/sys", "/sys", ["rprivate", "rro", "nosuid", "noexec", "nodev"])
-    else:
-        sys = _mount("/sys", "sysfs", "sysfs", ["nosuid", "noexec", "nodev", access])
-    devpts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
-    mapped = any(line.container_id <= 5 < line.container_id + line.length for line in place.namespaces.gids)
-    if mapped or not place.namespaces.user:
-        devpts.append("gid=5")
-    return [
-        _mount("/proc", "proc", "proc", ["nosuid", "noexec", "nodev"]),
-        _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        _mount("/dev/pts", "devpts", "devpts", devpts),
-        _mount("/dev/mqueue", "mqueue", "mqueue", ["nosuid", "noexec", "nodev"]),
-        sys,
-        cgroup,
-    ]
 
 
 def _own(mount: Mount, number: int, place: Place) -> dict[str, Any]:

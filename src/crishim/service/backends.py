@@ -33,6 +33,7 @@ from crishim.interfaces.capabilities import capabilities
 from crishim.interfaces.seats import Clock, NoObserver, Observer
 from crishim.interfaces.tracing import Span, outside_rpcs, span
 from crishim.lifecycle.records import SandboxRecord
+from crishim.model.features import Feature
 from crishim.model.runtime import CgroupDriver
 from crishim.service.locks import BackgroundTasks, join
 
@@ -335,6 +336,11 @@ class Backends:
             known = ", ".join(sorted(name for name in self._by_handler if name)) or "none but the default"
             raise InvalidArgument("runtime_handler", f"{handler!r} is not known; known: {known}")
         return handle
+
+    def supports(self, handler: str, feature: Feature) -> bool:
+        """Whether the backend of a handler supports an optional field; False before its first successful probe."""
+        handle = self._by_handler.get(handler)
+        return handle is not None and handle.known_info is not None and feature in handle.known_info.supported
 
     async def start(self, recover: Callable[[BackendHandle], Awaitable[None]]) -> None:
         """Probe and recover every backend; retry in the background those that do not answer.

@@ -11,9 +11,11 @@ import attrs
 from crishim.errors import CrishimError
 from crishim.interfaces.seats import LifecycleHost, LifecyclePlugins
 from crishim.model.container import ContainerSpec
+from crishim.model.features import Feature
 from crishim.model.lifecycle import ContainerView, LifecyclePoint, PodView
 from crishim.model.resources import Resources
 from crishim.model.values import ContainerId, FrozenDict
+from crishim.service.backends import Backends
 from crishim.service.entries import ContainerEntry, SandboxEntry
 from crishim.service.locks import BackgroundTasks
 from crishim.service.table import Table
@@ -24,8 +26,9 @@ _log = logging.getLogger(__name__)
 class PluginCalls:
     """The calls of the plugins. Refusals fail a request at the points before an effect, and are logged at those after it."""
 
-    def __init__(self, plugins: LifecyclePlugins | None, tasks: BackgroundTasks) -> None:
+    def __init__(self, plugins: LifecyclePlugins | None, tasks: BackgroundTasks, backends: Backends) -> None:
         self._plugins = plugins
+        self._backends = backends
         self._tasks = tasks
 
     @property
@@ -48,12 +51,14 @@ class PluginCalls:
         if entry.stop_report is not None:
             await entry.stop_report
         if plugins := self._active:
-            await self._notify(plugins, point, pod_view(entry.sandbox), container_view(entry), may_refuse=may_refuse)
+            await self._notify(
+                plugins, point, pod_view(entry.sandbox), container_view(entry, self._backends), may_refuse=may_refuse
+            )
 
     def stopped(self, entry: ContainerEntry) -> None:
         """Report a container's exit, in the background and once; later points of the container wait for that."""
         if plugins := self._active:
-            pod, container = pod_view(entry.sandbox), container_view(entry)
+            pod, container = pod_view(entry.sandbox), container_view(entry, self._backends)
             work = self._notify(plugins, LifecyclePoint.STOP, pod, container, may_refuse=False)
             entry.stop_report = self._tasks.spawn(work, f"StopContainer {entry.id} for plugins")
 
@@ -62,7 +67,7 @@ class PluginCalls:
         entry.argv, entry.env = spec.argv, spec.env
         if (plugins := self._active) is None:
             return spec
-        spec = await plugins.adjust(pod_view(entry.sandbox), container_view(entry), spec)
+        spec = await plugins.adjust(pod_view(entry.sandbox), container_view(entry, self._backends), spec)
         entry.argv, entry.env = spec.argv, spec.env
         return spec
 
@@ -70,7 +75,7 @@ class PluginCalls:
         """The change of a container's limits, as the plugins change it. Raises as `LifecyclePlugins.update`."""
         if (plugins := self._active) is None:
             return change
-        return await plugins.update(pod_view(entry.sandbox), container_view(entry), change)
+        return await plugins.update(pod_view(entry.sandbox), container_view(entry, self._backends), change)
 
     async def _notify(
         self,
@@ -96,10 +101,12 @@ class PluginHost(LifecycleHost):
     def __init__(
         self,
         table: Table,
+        backends: Backends,
         update: Callable[[ContainerId, Resources], Awaitable[None]],
         stop: Callable[[ContainerId, int], Awaitable[None]],
     ) -> None:
         self._table = table
+        self._backends = backends
         self._update = update
         self._stop = stop
 
@@ -110,7 +117,7 @@ class PluginHost(LifecycleHost):
     def containers(self) -> Sequence[tuple[PodView, ContainerView]]:
         """As `LifecycleHost.containers`."""
         shown = [entry for entry in self._table.containers.values() if entry.state is not None]
-        return [(pod_view(entry.sandbox), container_view(entry)) for entry in shown]
+        return [(pod_view(entry.sandbox), container_view(entry, self._backends)) for entry in shown]
 
     async def update_container(self, container_id: ContainerId, change: Resources) -> None:
         """As `LifecycleHost.update_container`."""
@@ -128,7 +135,7 @@ def pod_view(entry: SandboxEntry) -> PodView:
     return PodView(spec=record.spec, overhead=record.overhead, resources=record.resources)
 
 
-def container_view(entry: ContainerEntry) -> ContainerView:
+def container_view(entry: ContainerEntry, backends: Backends) -> ContainerView:
     """A container as plugins see it."""
     record, config, status = entry.record, entry.record.config, entry.status()
     security = config.linux.security_context if config.linux is not None else None
@@ -145,6 +152,8 @@ def container_view(entry: ContainerEntry) -> ContainerView:
         cdi_devices=config.cdi_devices,
         resources=record.resources,
         seccomp=security.seccomp if security is not None else None,
+        privileged=security is not None and security.privileged,
+        config_json=backends.supports(entry.sandbox.record.handler, Feature.OCI_CHANGES),
         image=status.image,
         image_ref=record.image_ref,
         image_id=record.image_id,
