@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -246,6 +247,48 @@ cat /mnt/file /proc/sys/net/ipv4/ip_default_ttl; echo $FROM_CDI"""
             assert ["c", "mounted", "42", "yes"] == await looked_at(node, client, annotations, script)
 
 
+@pytest.fixture
+def interface() -> Iterator[Path]:
+    """An interface of the machine, as a file while it is in the machine's network namespace."""
+    subprocess.run(["ip", "link", "add", "crisample0", "type", "veth", "peer", "name", "crisample1"], check=True)
+    yield Path("/sys/class/net/crisample0")
+    # its peer has gone already if it was left in a network namespace that has ended
+    subprocess.run(["ip", "link", "delete", "crisample1"], check=False, capture_output=True)
+
+
+def newer_runc() -> pytest.MarkDecorator:
+    """A test that needs a runc with the specification's network devices and memory policies, of 1.3."""
+    program = shutil.which("runc")
+    output = subprocess.run([program, "features"], capture_output=True, text=True, check=False).stdout if program else ""
+    linux = json.loads(output or "{}").get("linux", {})
+    known = linux.get("netDevices", {}).get("enabled") and "memoryPolicy" in linux
+    return pytest.mark.skipif(not known, reason="needs runc 1.5 or newer: put one on PATH")
+
+
+@samples("device-injector")
+@newer_runc()
+@pytest.mark.usefixtures("interface")
+@pytest.mark.parametrize(
+    ("name", "value", "script", "expected"),
+    [
+        ("io-priority", {"class": "IOPRIO_CLASS_BE", "priority": 3}, "busybox ionice -p $pid", "best-effort: prio 3"),
+        ("scheduling-policy", {"policy": "SCHED_BATCH", "nice": 5}, "busybox cut -d' ' -f19 /proc/$pid/stat", "5"),
+        (
+            "memory-policy",
+            {"mode": "MPOL_INTERLEAVE", "nodes": "0"},
+            "busybox grep -om1 interleave:0 /proc/$pid/numa_maps",
+            "interleave:0",
+        ),
+        ("network-devices", [{"hostIf": "crisample0", "name": "net1"}], "busybox ls /sys/class/net | busybox tail -1", "net1"),
+    ],
+)
+async def test_device_injector_of_newer_runtimes(node: Node, name: str, value: Any, script: str, expected: str) -> None:
+    """What older runtimes ignore in config.json is applied as well: priorities, memory policies and network devices."""
+    async with serving(node, ("device-injector", "-socket-path", "-idx", "10")) as (client, _):
+        script = f"pid=$(busybox pidof sleep); {script}"
+        assert [expected] == await looked_at(node, client, {f"{name}.noderesource.dev": value}, script)
+
+
 @contextmanager
 def cdi_device(name: str, edits: Mapping[str, Any]) -> Iterator[None]:
     """A CDI device of this machine."""
@@ -257,14 +300,6 @@ def cdi_device(name: str, edits: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         file.unlink()
-
-
-@pytest.fixture
-def interface() -> Iterator[Path]:
-    """An interface of the machine, as a file while it is in the machine's network namespace."""
-    subprocess.run(["ip", "link", "add", "crisample0", "type", "veth", "peer", "name", "crisample1"], check=True)
-    yield Path("/sys/class/net/crisample0")
-    subprocess.run(["ip", "link", "delete", "crisample1"], check=True)
 
 
 @samples("network-device-injector")
@@ -314,7 +349,7 @@ async def test_rdt(node: Node) -> None:
 
 @samples("v010-adapter")
 async def test_v010_adapter(node: Node) -> None:
-    """A plugin of NRI 0.1 is invoked for the pod and the container, as they start and as they stop."""
+    """A plugin of NRI 0.1 is invoked for the pod and the container, with its cgroup, as they start and as they stop."""
     calls = node.place / "calls"
     plugin = node.place / "old"
     plugin.write_text(f"""#!/bin/sh
@@ -341,4 +376,6 @@ echo '{{"version": "0.1", "plugins": [{{"type": "old"}}]}}' > /etc/nri/conf.json
             assert [("create", pod), ("create", container), ("delete", container), ("delete", pod)] == [
                 (request["state"], request["id"]) for request in requests
             ]
+            cgroups = [container in request["spec"].get("cgroupsPath", "") for request in requests]
+            assert [False, True, True, False] == cgroups
             assert {(pod, "blue")} == {(request["sandboxID"], request["labels"]["team"]) for request in requests}
