@@ -329,12 +329,37 @@ async def test_writable_cgroups(node: Node) -> None:
         assert ["rw"] == await looked_at(node, client, {"writable-cgroups.noderesource.dev": "true"}, script)
 
 
+def start_with(node: Node, name: str) -> None:
+    """Start the server with a sample in its folder of plugins."""
+    (node.place / "nri").mkdir()
+    (node.place / "nri" / f"20-{name}").symlink_to(SAMPLES / name)
+    node.start()
+
+
+@samples("template")
+async def test_template(node: Node) -> None:
+    """Started with the server, it sees the events of a pod that is removed while its container runs, with the container's."""
+    start_with(node, "template")
+    async with node.client() as client:
+        await node.pull(client)
+        await looked_at(node, client, {}, "true")
+        pod, container = "pod default/pod...", "container default/pod/main..."
+        log = node.place / "log"
+        await until(lambda: f"Removed {pod}" in log.read_text())
+        assert [
+            "Synchronized state with the runtime (0 pods, 0 containers)...",
+            f"Started {pod}",
+            *(f"{what} {container}" for what in ("Creating", "Created", "Starting", "Started", "Stopped")),
+            f"Stopped {pod}",
+            f"Removed {container}",
+            f"Removed {pod}",
+        ] == [line for line in messages(log.read_text()) if "default/pod" in line or "Synchronized" in line]
+
+
 @samples("rdt")
 async def test_rdt(node: Node) -> None:
     """Started with the server, it sets the class, the schemata and the monitoring of config.json."""
-    (node.place / "nri").mkdir()
-    (node.place / "nri" / "20-rdt").symlink_to(SAMPLES / "rdt")
-    node.start()
+    start_with(node, "rdt")
     async with node.client() as client:
         await node.pull(client)
         annotations = {"closid": "gold", "schemata": "L3:0=f,MB:0=10", "enablemonitoring": "true"}
