@@ -12,7 +12,7 @@ import pytest
 from crishim.errors import InvalidArgument, NotFound
 from crishim.interfaces.backend import Backend, BackendContext
 from crishim.interfaces.capabilities import ByteStream, ProcessIO
-from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, UserSpec
+from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, Mount, MountPropagation, UserSpec
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
 from crishim.model.security import Capability, LinuxContainerSecurityContext, ProfileType, SecurityProfile, SELinuxOption
@@ -26,6 +26,7 @@ from crishim.testing.conformance.candidate import Candidate
 from crishim.testing.conformance.checks import not_claimed
 from crishim.testing.conformance.examine import Grade, Result, examine, name_of
 from crishim.testing.conformance.programs import Fact
+from crishim.testing.conformance.volumes import VOLUME_FEATURES
 from crishim.testing.doubles import MemoryStream
 from crishim.testing.fake_programs import FakeInside, FakePrograms
 from crishim.testing.fakes import FakeContainer, FakeNamespaces
@@ -42,6 +43,7 @@ class Mutated(FakeInside):
     """What processes see, but for some facts; `change` alters the specs that all others follow from."""
 
     def __init__(self, facts: Mapping[Fact, str] = {}, change: Callable[[ContainerSpec], ContainerSpec] | None = None) -> None:
+        super().__init__()
         self.facts = facts
         self.change = change or (lambda spec: spec)
 
@@ -65,13 +67,14 @@ class OwnedBy(FakeInside):
     """A namespace that belongs to what `owner` says."""
 
     def __init__(self, fact: Fact, owner: Callable[[ContainerSpec], str]) -> None:
-        self.mutated, self.owner = fact, owner
+        super().__init__()
+        self.mutated, self.belongs_to = fact, owner
 
     def namespace(self, spec: ContainerSpec, fact: Fact) -> str:
         if fact is not self.mutated:
             return super().namespace(spec, fact)
         kind = {Fact.NETWORK: "net", Fact.IPC: "ipc", Fact.PROCESSES: "pid"}[fact]
-        owner = self.owner(spec)
+        owner = self.belongs_to(spec)
         return f"{kind}:[{int(owner[-12:], 16)}]" if owner else of_this_process(kind)
 
 
@@ -88,6 +91,11 @@ def secured(**changes: Any) -> Maker:
         return attrs.evolve(spec, security=attrs.evolve(security, **changes))
 
     return lambda: FakeBackend(inside=Mutated(change=change))
+
+
+def without_mappings(spec: ContainerSpec) -> ContainerSpec:
+    mounts = tuple(attrs.evolve(mount, uid_mappings=(), gid_mappings=()) for mount in spec.mounts)
+    return attrs.evolve(spec, mounts=mounts)
 
 
 def owned(fact: Fact, owner: Callable[[ContainerSpec], str]) -> Maker:
@@ -111,6 +119,44 @@ class Writable(FakeInside):
         return super().write(attrs.evolve(spec, mounts=mounts), path)
 
 
+class Propagates(FakeInside):
+    """Mounts propagate otherwise than requested."""
+
+    def __init__(self, requested: MountPropagation, actual: MountPropagation) -> None:
+        super().__init__()
+        self.requested, self.actual = requested, actual
+
+    def place(self, spec: ContainerSpec, path: str) -> tuple[Mount, Path] | None:
+        place = super().place(spec, path)
+        if place is None or place[0].propagation is not self.requested:
+            return place
+        return attrs.evolve(place[0], propagation=self.actual), place[1]
+
+
+class TopIsReadOnly(FakeInside):
+    def is_read_only(self, mount: Mount, file: Path) -> bool:
+        return super().is_read_only(attrs.evolve(mount, recursive_read_only=False), file)
+
+
+class BelowIsReadOnly(FakeInside):
+    def is_read_only(self, mount: Mount, file: Path) -> bool:
+        return super().is_read_only(mount, file) or file.parent != Path(mount.host_path)
+
+
+class ShiftsOwners(FakeInside):
+    """Id-mapped mounts are as others: owners are not mapped where files are read, or where they are written."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.method = method
+
+    def owner(self, spec: ContainerSpec, path: str) -> str:
+        return super().owner(without_mappings(spec) if self.method == "owner" else spec, path)
+
+    def own(self, spec: ContainerSpec, mount: Mount, file: Path) -> None:
+        super().own(spec, attrs.evolve(mount, uid_mappings=()) if self.method == "own" else mount, file)
+
+
 class HostsOfTheImage(FakeInside):
     def read(self, spec: ContainerSpec, path: str) -> str:
         return "127.0.0.1 localhost\n" if path == "/etc/hosts" else super().read(spec, path)
@@ -120,6 +166,7 @@ class Files(FakeInside):
     """Some files of the kernel have another content."""
 
     def __init__(self, contents: Mapping[str, str]) -> None:
+        super().__init__()
         self.contents = contents
 
     def kernel_file(self, spec: ContainerSpec, path: str) -> str | None:
@@ -130,6 +177,7 @@ class SysctlsOfAll(FakeInside):
     """A value that one pod sets is that of all pods."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.values: dict[str, str] = {}
 
     def kernel_file(self, spec: ContainerSpec, path: str) -> str | None:
@@ -513,6 +561,8 @@ def of_all(_: ContainerSpec) -> str:
     return "f" * 12
 
 
+PRIVATE, SLAVE, SHARED = MountPropagation
+
 MUTANTS: Final[Mapping[str, tuple[Maker, str]]] = {
     "pods are on the node's network": (owned(Fact.NETWORK, on_the_node), "pod_has_its_own_network"),
     "a network for each container": (owned(Fact.NETWORK, of_its_own), "containers_of_a_pod_share"),
@@ -581,6 +631,16 @@ MUTANTS: Final[Mapping[str, tuple[Maker, str]]] = {
         inside(Files({"/proc/self/mountinfo": "2 1 0:1 / /data rw,relatime"})),
         "mount_options_are_applied",
     ),
+    "mounts of the host are seen": (inside(Propagates(PRIVATE, SLAVE)), "private_mounts_are_apart"),
+    "all mounts are shared": (inside(Propagates(PRIVATE, SHARED)), "private_mounts_are_apart"),
+    "mounts of the host are not seen": (inside(Propagates(SLAVE, PRIVATE)), "mounts_of_the_host_reach_the_container"),
+    "a slave is shared": (inside(Propagates(SLAVE, SHARED)), "mounts_of_the_host_reach_the_container"),
+    "mounts of the container stay": (inside(Propagates(SHARED, SLAVE)), "mounts_of_the_container_reach_the_host"),
+    "mounts of both sides are private": (inside(Propagates(SHARED, PRIVATE)), "mounts_of_the_container_reach_the_host"),
+    "mounts below can be written": (inside(TopIsReadOnly()), "mounts_below_are_read_only"),
+    "mounts below are always read-only": (inside(BelowIsReadOnly()), "mounts_below_are_read_only"),
+    "volumes are nobody's": (inside(ShiftsOwners("owner")), "volumes_have_the_ids_of_the_pod"),
+    "new files are the pod's user's": (inside(ShiftsOwners("own")), "volumes_have_the_ids_of_the_pod"),
     "no device is there": (seeing(devices=()), "devices_are_there"),
     "every device is there": (inside(AnyDevice()), "devices_are_there"),
     "permissions of devices are dropped": (inside(AnyAccess()), "devices_are_there"),
@@ -669,7 +729,17 @@ def examined(check: str, backend: FakeBackend, folder: Path, node: Host = NODE) 
     return examine(BY_NAME[check], under_test, lambda world: not_claimed(BY_NAME[check], world))
 
 
-@pytest.mark.parametrize("what", MUTANTS)
+NEED_ROOT: Final = frozenset(name_of(check) for check in VOLUME_FEATURES)
+"""The checks that mount on the host, or look at owners of files there."""
+
+
+def rootly(value: str, check: str) -> Any:
+    """A parameter, which is left out where its check needs root."""
+    needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for mounts and owners of files")
+    return pytest.param(value, marks=[needs_root] if check in NEED_ROOT else [])
+
+
+@pytest.mark.parametrize("what", [rootly(what, check) for what, (_, check) in MUTANTS.items()])
 def test_a_mutant_fails(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check fails, with the sentence of the contract."""
     monkeypatch.setattr(candidate, "TIMEOUT", 1.0)
@@ -679,7 +749,7 @@ def test_a_mutant_fails(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert any(note.startswith("the contract: ") for note in caught.value.__notes__)
 
 
-@pytest.mark.parametrize("check", sorted({check for _, check in MUTANTS.values()}))
+@pytest.mark.parametrize("check", [rootly(check, check) for check in sorted({check for _, check in MUTANTS.values()})])
 def test_the_fake_passes(check: str, tmp_path: Path) -> None:
     """The check passes on the fake that is not mutated, so that it is the mutation that it finds."""
     assert Result(Grade.PASSED) == examined(check, FakeBackend(), tmp_path / "fake")

@@ -19,6 +19,7 @@ from crishim.testing.conformance import (
     refusals,
     restarts,
     service,
+    volumes,
 )
 from crishim.testing.conformance.candidate import World
 from crishim.testing.conformance.examine import Check, Restart, name_of
@@ -32,7 +33,7 @@ def _checks(*modules: ModuleType) -> Iterator[Check]:
 
 
 CHECKS: Final[tuple[Check | Restart, ...]] = (
-    *_checks(contract, logs, offers, execs, pods, features, limits, isolation, refusals, service),
+    *_checks(contract, logs, offers, execs, pods, features, limits, isolation, volumes, refusals, service),
     *restarts.RESTARTS,
 )
 """Every check of the exam."""
@@ -55,6 +56,7 @@ FEATURES: Final[Mapping[str, Feature]] = {
         pods.POD_FEATURES,
         limits.LIMIT_FEATURES,
         isolation.ISOLATION_FEATURES,
+        volumes.VOLUME_FEATURES,
         offers.OFFER_FEATURES,
     )
     for check, feature in table.items()

@@ -11,6 +11,7 @@ from crishim.model.security import (
     Capability,
     IDMapping,
     NamespaceMode,
+    NamespaceOption,
     ProfileType,
     SecurityProfile,
     SELinuxOption,
@@ -34,6 +35,9 @@ _DEVICES: Final = ("/dev/fuse", "/dev/loop-control")
 """Devices that no plain container may open."""
 
 _LABEL: Final = SELinuxOption(type="container_t", level="s0:c101,c202")
+
+MAPPING: Final = (IDMapping(host_id=5 << 16, container_id=0, length=1 << 16),)
+"""The ids of a pod with a user namespace."""
 
 
 async def check_host_ipc_is_shared(world: World) -> None:
@@ -67,13 +71,17 @@ async def check_target_has_its_pid_namespace(world: World) -> None:
 async def check_user_namespace_is_mapped(world: World) -> None:
     """userns_options POD: uids and gids specify the mappings for the user namespace, which all containers of the pod have."""
     async with Kubelet.over(world) as kubelet:
-        mapping = (IDMapping(host_id=5 << 16, container_id=0, length=1 << 16),)
-        options = kubelet.namespaces(userns_options=UserNamespace(NamespaceMode.POD, mapping, mapping))
+        options = mapped_namespaces(kubelet)
         sandbox_id = await kubelet.pod(namespace_options=options)
         for path in ("/proc/self/uid_map", "/proc/self/gid_map"):
             argv = needed(world.programs.reads(path), "read a file")
             seen = await kubelet.output(sandbox_id, kubelet.container(argv, namespace_options=options))
             equal(["0", str(5 << 16), str(1 << 16)], seen.split())
+
+
+def mapped_namespaces(kubelet: Kubelet) -> NamespaceOption:
+    """The namespaces of a pod, and of its containers, with a user namespace."""
+    return kubelet.namespaces(userns_options=UserNamespace(NamespaceMode.POD, MAPPING, MAPPING))
 
 
 async def check_sysctls_are_set(world: World) -> None:
