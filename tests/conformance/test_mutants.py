@@ -157,6 +157,27 @@ class ShiftsOwners(FakeInside):
         super().own(spec, attrs.evolve(mount, uid_mappings=()) if self.method == "own" else mount, file)
 
 
+class DropsEdits(FakeInside):
+    """CDI devices have no effect in one part of the container."""
+
+    def __init__(self, part: str) -> None:
+        super().__init__()
+        self.part = part
+
+    def with_devices(self, spec: ContainerSpec) -> ContainerSpec:
+        return attrs.evolve(super().with_devices(spec), **{self.part: getattr(spec, self.part)})
+
+
+class AnyName(FakeInside):
+    """CDI devices that nothing describes change nothing."""
+
+    def with_devices(self, spec: ContainerSpec) -> ContainerSpec:
+        try:
+            return super().with_devices(spec)
+        except InvalidArgument:
+            return spec
+
+
 class HostsOfTheImage(FakeInside):
     def read(self, spec: ContainerSpec, path: str) -> str:
         return "127.0.0.1 localhost\n" if path == "/etc/hosts" else super().read(spec, path)
@@ -644,6 +665,10 @@ MUTANTS: Final[Mapping[str, tuple[Maker, str]]] = {
     "no device is there": (seeing(devices=()), "devices_are_there"),
     "every device is there": (inside(AnyDevice()), "devices_are_there"),
     "permissions of devices are dropped": (inside(AnyAccess()), "devices_are_there"),
+    "no variable of a CDI device": (inside(DropsEdits("env")), "cdi_devices_are_given"),
+    "no mount of a CDI device": (inside(DropsEdits("mounts")), "cdi_devices_are_given"),
+    "no node of a CDI device": (inside(DropsEdits("devices")), "cdi_devices_are_given"),
+    "an unknown CDI device is nothing": (inside(AnyName()), "cdi_devices_are_given"),
     "no image is mounted": (seeing(mounts=()), "images_are_mounted"),
     "image mounts can be written": (inside(WritableImages()), "images_are_mounted"),
     "image_sub_path has no effect": (inside(WholeImages()), "images_are_mounted"),
@@ -729,13 +754,13 @@ def examined(check: str, backend: FakeBackend, folder: Path, node: Host = NODE) 
     return examine(BY_NAME[check], under_test, lambda world: not_claimed(BY_NAME[check], world))
 
 
-NEED_ROOT: Final = frozenset(name_of(check) for check in VOLUME_FEATURES)
-"""The checks that mount on the host, or look at owners of files there."""
+NEED_ROOT: Final = frozenset({*map(name_of, VOLUME_FEATURES), "cdi_devices_are_given"})
+"""The checks that mount on the host, look at owners of files there, or describe a CDI device to it."""
 
 
 def rootly(value: str, check: str) -> Any:
     """A parameter, which is left out where its check needs root."""
-    needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for mounts and owners of files")
+    needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for mounts, owners of files, and /var/run/cdi")
     return pytest.param(value, marks=[needs_root] if check in NEED_ROOT else [])
 
 

@@ -2,11 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import attrs
 
 from crishim.linux.mounts import mount as mount_on_host
 from crishim.linux.mounts import mount_of, mounts_below
-from crishim.model.container import ContainerSpec, Mount, MountPropagation
+from crishim.model.container import ContainerSpec, Device, Mount, MountPropagation
 from crishim.model.resources import Resources
 from crishim.model.security import (
     LinuxContainerSecurityContext,
@@ -14,7 +16,10 @@ from crishim.model.security import (
     ProfileType,
     SupplementalGroupsPolicy,
 )
-from crishim.model.values import ContainerId
+from crishim.model.values import ContainerId, FrozenDict
+from crishim.oci.cdi import inject
+from crishim.pods.host import device_node
+from crishim.pods.sources import cdi_files
 from crishim.testing.conformance.programs import Fact, Programs
 
 _DEFAULT_CAPABILITIES: Final = 0xA80425FB
@@ -289,6 +294,25 @@ class FakeInside:
         if place is not None and place[0].propagation is MountPropagation.BIDIRECTIONAL:
             mount_on_host("fake", place[1], "tmpfs")
         return ""
+
+    def with_devices(self, spec: ContainerSpec) -> ContainerSpec:
+        """The spec with the edits of its CDI devices. A device whose kind no file of this machine describes changes nothing.
+
+        Raises `InvalidArgument` for any other device that cannot be resolved.
+        """
+        files = cdi_files() if spec.cdi_devices else ()
+        names = [name for name in spec.cdi_devices if name.partition("=")[0] in {file.kind for file in files}]
+        if not names:
+            return spec
+        process: dict[str, Any] = {"env": [], "user": {"additionalGids": []}}
+        config: dict[str, Any] = {"process": process, "linux": {"resources": {"devices": []}}, "mounts": []}
+        inject(config, names, files, device_node)
+        mounts = tuple(Mount(container_path=one["destination"], host_path=one["source"]) for one in config["mounts"])
+        devices = tuple(Device(node["path"], node["path"]) for node in config["linux"].get("devices", ()))
+        env = dict(variable.split("=", 1) for variable in process["env"])
+        return attrs.evolve(
+            spec, env=FrozenDict({**spec.env, **env}), mounts=(*spec.mounts, *mounts), devices=(*spec.devices, *devices)
+        )
 
     def _is_apart(self, spec: ContainerSpec, mount: Mount, file: Path) -> bool:
         """Whether a file is on a mount that the host has made later, and that does not propagate to the container."""

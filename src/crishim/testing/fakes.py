@@ -237,6 +237,7 @@ class FakeBackend(
         container = self._container(container_id)
         if any(mount.image_sub_path.startswith("no/such/") for mount in container.spec.mounts):
             raise InvalidArgument("config.mounts.image_sub_path", "is not in the image")
+        container.spec = self._inside.with_devices(container.spec)
         if container.spec.argv[0] == MISSING:
             container_after(container.state, ContainerAct.START)
             raise InvalidArgument("config.command", f"{MISSING} cannot be run")

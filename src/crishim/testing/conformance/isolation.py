@@ -1,5 +1,6 @@
 """Checks of namespaces, rights, profiles and devices that a backend supports, as a container sees them."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -173,6 +174,51 @@ async def check_devices_are_there(world: World) -> None:
         assert 0 != await code("w"), f"{source.path} can be opened for reading, with permission to write alone"
 
 
+async def check_cdi_devices_are_given(world: World) -> None:
+    """CDI_devices: the device of a fully qualified CDI device name. The container has what its description edits (CDI
+    specification, containerEdits); a device that nothing describes fails it.
+    """
+    reading = needed(world.programs.reads("/exam-cdi/given"), "read a file")
+    variable = needed(world.programs.prints_variable("EXAM_CDI"), "print a variable")
+    kind = _describe_a_device(world)
+    sandbox = await world.sandbox()
+    device = (f"{kind}=one",)
+    equal("described", await output_of(world, sandbox, variable, cdi_devices=device))
+    equal("content", await output_of(world, sandbox, reading, cdi_devices=device))
+    if (opening := world.programs.opens("/dev/exam")) is not None:
+        equal("", await output_of(world, sandbox, opening, cdi_devices=device))
+    try:
+        await world.run(sandbox, world.programs.fails(0), cdi_devices=(f"{kind}=missing",))
+    except CrishimError:
+        return
+    raise AssertionError("a device that nothing describes must fail the container")
+
+
+def _describe_a_device(world: World) -> str:
+    """Describe a CDI device `one`, with a variable, a mount and a device node, and return its kind.
+
+    Raises `LeftOut` where no description can be written.
+    """
+    candidate = world.candidate
+    kind = f"crishim.example/exam-{candidate.mark}"
+    given = candidate.scratch / "cdi"
+    given.mkdir()
+    (given / "given").write_text("content\n")
+    node = next((node.path for node in candidate.node.devices if node.path in _DEVICES), "/dev/null")
+    edits = {
+        "env": ["EXAM_CDI=described"],
+        "mounts": [{"hostPath": str(given), "containerPath": "/exam-cdi", "options": ["ro", "bind"]}],
+        "deviceNodes": [{"path": "/dev/exam", "hostPath": node}],
+    }
+    description = {"cdiVersion": "0.5.0", "kind": kind, "devices": [{"name": "one", "containerEdits": edits}]}
+    try:
+        candidate.cdi_file.parent.mkdir(exist_ok=True)
+        candidate.cdi_file.write_text(json.dumps(description))
+    except OSError as error:
+        raise LeftOut(f"no CDI device can be described: {error}") from error
+    return kind
+
+
 async def check_images_are_mounted(world: World) -> None:
     """mounts.image: the files of the image, or of its image_sub_path; all image mounts are read-only."""
     candidate = world.candidate
@@ -239,6 +285,7 @@ ISOLATION_FEATURES: Final[Mapping[Check, Feature]] = {
     check_privileged_is_not_confined: Feature.PRIVILEGED,
     check_privileged_has_all_devices: Feature.PRIVILEGED,
     check_devices_are_there: Feature.DEVICES,
+    check_cdi_devices_are_given: Feature.CDI_DEVICES,
     check_images_are_mounted: Feature.IMAGE_MOUNTS,
     check_apparmor_confines: Feature.APPARMOR,
     check_selinux_labels: Feature.SELINUX,
