@@ -1,6 +1,8 @@
 """The exam fails backends that are wrong in one thing: each mutant of the fake is found by the check that is about it."""
 
 import asyncio
+import contextlib
+import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,11 +12,13 @@ import attrs
 import pytest
 
 from crishim.errors import InvalidArgument, NotFound
-from crishim.interfaces.backend import Backend, BackendContext
+from crishim.interfaces.backend import Backend, BackendContext, NetnsSource
 from crishim.interfaces.capabilities import ByteStream, ProcessIO
 from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, Mount, MountPropagation, UserSpec
+from crishim.model.features import Feature
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
+from crishim.model.sandbox import SandboxSpec, SandboxStarted
 from crishim.model.security import Capability, LinuxContainerSecurityContext, ProfileType, SecurityProfile, SELinuxOption
 from crishim.model.stats import ContainerUsage
 from crishim.model.values import EMPTY, ContainerId, SandboxId
@@ -23,9 +27,10 @@ from crishim.system import SystemClock
 from crishim.testing import FakeBackend
 from crishim.testing.conformance import CHECKS, candidate
 from crishim.testing.conformance.candidate import Candidate
-from crishim.testing.conformance.checks import not_claimed
+from crishim.testing.conformance.checks import FEATURES, not_claimed
 from crishim.testing.conformance.examine import Grade, Result, examine, name_of
 from crishim.testing.conformance.programs import Fact
+from crishim.testing.conformance.refusals import REQUESTS, SANDBOX_REQUESTS
 from crishim.testing.conformance.volumes import VOLUME_FEATURES
 from crishim.testing.doubles import MemoryStream
 from crishim.testing.fake_programs import FakeInside, FakePrograms
@@ -452,6 +457,35 @@ class OpenPorts(FakeBackend):
         return await super().dial(sandbox_id, 2 if port == 1 else port)
 
 
+class OpensHostPorts(FakeBackend):
+    """It connects its pods itself: a port of the host leads to the program behind the pod's port, `shift` ports further on."""
+
+    def __init__(self, shift: int = 0) -> None:
+        super().__init__(netns=NetnsSource.NONE)
+        self.shift = shift
+        self.servers: dict[SandboxId, list[asyncio.Server]] = {}
+
+    async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
+        for mapping in spec.config.port_mappings:
+            connect = functools.partial(self.connect, spec.id, mapping.container_port + self.shift)
+            server = await asyncio.start_server(connect, "127.0.0.1", mapping.host_port)
+            self.servers.setdefault(spec.id, []).append(server)
+        return await super().start_sandbox(spec)
+
+    async def connect(self, sandbox_id: SandboxId, port: int, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            if self.serves(sandbox_id, port):
+                writer.write(await (await self.dial(sandbox_id, port)).read())
+
+    def serves(self, sandbox_id: SandboxId, port: int) -> bool:
+        return any(member.spec.argv[:2] == ("serve", str(port)) for member in self._members(sandbox_id))
+
+    async def stop_sandbox(self, sandbox_id: SandboxId) -> None:
+        for server in self.servers.pop(sandbox_id, ()):
+            server.close()
+        await super().stop_sandbox(sandbox_id)
+
+
 class Unlimited(FakeBackend):
     async def update_container(self, container_id: ContainerId, resources: Resources) -> None:
         self._container(container_id)
@@ -706,6 +740,8 @@ MUTANTS: Final[Mapping[str, tuple[Maker, str]]] = {
     "stdin_once has no effect": (KeepsStdin, "attach_closes_stdin_once"),
     "a client that leaves ends the container": (DetachEnds, "attach_joins_the_streams"),
     "a port leads nowhere": (ClosedPorts, "port_leads_to_the_pod"),
+    "no port of the host is open": (lambda: FakeBackend(netns=NetnsSource.NONE), "host_port_leads_to_the_pod"),
+    "a port of the host leads to another one": (lambda: OpensHostPorts(shift=1), "host_port_leads_to_the_pod"),
     "every port is open": (OpenPorts, "refused_port_is_unavailable"),
     "nothing is measured": (Untimed, "stats_are_measured"),
     "a restart loses output": (LosesOutput, "restart_loses_no_output"),
@@ -777,7 +813,8 @@ def test_a_mutant_fails(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("check", [rootly(check, check) for check in sorted({check for _, check in MUTANTS.values()})])
 def test_the_fake_passes(check: str, tmp_path: Path) -> None:
     """The check passes on the fake that is not mutated, so that it is the mutation that it finds."""
-    assert Result(Grade.PASSED) == examined(check, FakeBackend(), tmp_path / "fake")
+    faithful = OpensHostPorts() if check == "host_port_leads_to_the_pod" else FakeBackend()
+    assert Result(Grade.PASSED) == examined(check, faithful, tmp_path / "fake")
 
 
 def test_no_profile_on_the_node(tmp_path: Path) -> None:
@@ -792,6 +829,16 @@ def test_no_profile_on_the_node(tmp_path: Path) -> None:
 def test_no_group_in_the_image(tmp_path: Path) -> None:
     """Where the image has no further group of the user, the policy Strict cannot be seen, and its check is left out."""
     assert Grade.LEFT_OUT is examined("groups_are_strict", seeing({Fact.GROUPS: "5678 4321"})(), tmp_path / "fake").grade
+
+
+def test_every_feature_is_looked_at() -> None:
+    """Each feature has a check for backends that claim it and a refusal for others.
+
+    Changes of config.json come from plugins of the node, and image volumes from an image service, which the exam does not have.
+    """
+    requested = {feature for feature, _ in (*REQUESTS, *SANDBOX_REQUESTS)}
+    assert {Feature.OCI_CHANGES} == set(Feature) - set(FEATURES.values())
+    assert {Feature.OCI_CHANGES, Feature.IMAGE_MOUNTS} == set(Feature) - requested
 
 
 def test_forty_at_least() -> None:

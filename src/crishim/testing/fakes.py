@@ -510,7 +510,7 @@ class FakeBackend(
 
 
 plugin = Plugin(
-    build=lambda _: FakeBackend(netns=NetnsSource.NONE),
+    build=lambda _: FakeBackend(netns=NetnsSource.NONE, supported=frozenset(Feature) - {Feature.HOST_PORTS}),
     exam={"programs": FakePrograms(), "survives_restart": False},
 )
 """The fake as a plug-in, for `crishim play --backend crishim.testing.fakes:plugin` and the like."""
