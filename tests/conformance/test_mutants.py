@@ -11,7 +11,7 @@ from typing import Any, Final
 import attrs
 import pytest
 
-from crishim.errors import InvalidArgument, NotFound
+from crishim.errors import FailedPrecondition, InvalidArgument, NotFound
 from crishim.interfaces.backend import Backend, BackendContext, NetnsSource
 from crishim.interfaces.capabilities import ByteStream, ProcessIO
 from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, Mount, MountPropagation, UserSpec
@@ -436,6 +436,21 @@ class RefusesProfiles(FakeBackend):
         return await super().create_container(spec)
 
 
+class RefusesPrivileged(FakeBackend):
+    """It cannot start privileged containers: all of them, or those with a shared mount."""
+
+    def __init__(self, *, shared: bool) -> None:
+        super().__init__()
+        self.shared = shared
+
+    async def start_container(self, container_id: ContainerId) -> None:
+        spec = self._container(container_id).spec
+        shared = any(mount.propagation is MountPropagation.BIDIRECTIONAL for mount in spec.mounts)
+        if spec.security is not None and spec.security.privileged and (shared or not self.shared):
+            raise FailedPrecondition("without rights", "privileged", "the fake")
+        await super().start_container(container_id)
+
+
 class DetachEnds(FakeBackend):
     async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
         try:
@@ -824,6 +839,16 @@ def test_no_profile_on_the_node(tmp_path: Path) -> None:
     assert Grade.LEFT_OUT is result.grade
     with pytest.raises(InvalidArgument):
         examined("apparmor_confines", RefusesProfiles(*ProfileType), tmp_path / "both", node)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for mounts")
+def test_no_rights_on_the_node(tmp_path: Path) -> None:
+    """Where the node lacks capabilities a check is left out if no privileged container runs, and fails if another one runs."""
+    node, check = attrs.evolve(NODE, bounding=frozenset()), "mounts_of_the_container_reach_the_host"
+    result = examined(check, RefusesPrivileged(shared=False), tmp_path / "all", node)
+    assert Grade.LEFT_OUT is result.grade
+    with pytest.raises(FailedPrecondition):
+        examined(check, RefusesPrivileged(shared=True), tmp_path / "shared", node)
 
 
 def test_no_group_in_the_image(tmp_path: Path) -> None:
