@@ -25,9 +25,9 @@ async def check_private_mounts_are_apart(world: World) -> None:
     """mounts.propagation PRIVATE: no mount propagation ("rprivate" in Linux), neither from the host nor to it."""
     with _volume(world) as volume:
         async with Kubelet.over(world) as kubelet:
-            equal(False, await _reaches_the_container(kubelet, volume, MountPropagation.PRIVATE))
+            await _reaches_the_container(kubelet, volume, MountPropagation.PRIVATE, expected=False)
             if Feature.PRIVILEGED in world.info.supported:
-                equal(False, await _reaches_the_host(kubelet, volume, MountPropagation.PRIVATE))
+                await _reaches_the_host(kubelet, volume, MountPropagation.PRIVATE, expected=False)
 
 
 async def check_mounts_of_the_host_reach_the_container(world: World) -> None:
@@ -36,9 +36,9 @@ async def check_mounts_of_the_host_reach_the_container(world: World) -> None:
     """
     with _volume(world) as volume:
         async with Kubelet.over(world) as kubelet:
-            equal(True, await _reaches_the_container(kubelet, volume, MountPropagation.HOST_TO_CONTAINER))
+            await _reaches_the_container(kubelet, volume, MountPropagation.HOST_TO_CONTAINER, expected=True)
             if Feature.PRIVILEGED in world.info.supported:
-                equal(False, await _reaches_the_host(kubelet, volume, MountPropagation.HOST_TO_CONTAINER))
+                await _reaches_the_host(kubelet, volume, MountPropagation.HOST_TO_CONTAINER, expected=False)
 
 
 async def check_mounts_of_the_container_reach_the_host(world: World) -> None:
@@ -49,8 +49,8 @@ async def check_mounts_of_the_container_reach_the_host(world: World) -> None:
         raise LeftOut("no container can mount, since the backend does not support privileged ones")
     with _volume(world) as volume:
         async with Kubelet.over(world) as kubelet:
-            equal(True, await _reaches_the_host(kubelet, volume, MountPropagation.BIDIRECTIONAL))
-            equal(True, await _reaches_the_container(kubelet, volume, MountPropagation.BIDIRECTIONAL))
+            await _reaches_the_host(kubelet, volume, MountPropagation.BIDIRECTIONAL, expected=True)
+            await _reaches_the_container(kubelet, volume, MountPropagation.BIDIRECTIONAL, expected=True)
 
 
 async def check_mounts_below_are_read_only(world: World) -> None:
@@ -133,8 +133,8 @@ def _mounted(folder: Path) -> Path:
     return folder
 
 
-async def _reaches_the_container(kubelet: Kubelet, volume: Path, propagation: MountPropagation) -> bool:
-    """Whether a running container sees what is mounted below its volume on the host."""
+async def _reaches_the_container(kubelet: Kubelet, volume: Path, propagation: MountPropagation, *, expected: bool) -> None:
+    """Assert that a running container sees, or does not see, what is mounted below its volume on the host."""
     argv = needed(kubelet.world.programs.reads_after("/data/now", "/data/later/given"), "wait for a file")
     privileged = propagation is MountPropagation.BIDIRECTIONAL  # the kubelet allows it to no other container
     own = Mount(container_path="/data", host_path=str(volume), propagation=propagation)
@@ -145,13 +145,15 @@ async def _reaches_the_container(kubelet: Kubelet, volume: Path, propagation: Mo
     _mounted(volume / "later")
     (volume / "now").touch()
     await kubelet.ended(container_id)
-    return ("stdout", _CONTENT) in read_lines(log)
+    seen = ("stdout", _CONTENT) in read_lines(log)
+    assert expected == seen, f"the container {'sees' if seen else 'does not see'} what is mounted on the host"
 
 
-async def _reaches_the_host(kubelet: Kubelet, volume: Path, propagation: MountPropagation) -> bool:
-    """Whether the host sees what a container mounts below its volume."""
+async def _reaches_the_host(kubelet: Kubelet, volume: Path, propagation: MountPropagation, *, expected: bool) -> None:
+    """Assert that the host sees, or does not see, what a container mounts below its volume."""
     argv = needed(kubelet.world.programs.mounts("/data/made"), "mount a file system")
     (volume / "made").mkdir()
     own = Mount(container_path="/data", host_path=str(volume), propagation=propagation)
     await output_of_privileged(kubelet, argv, mounts=(own,))
-    return bool(mounts_below(volume / "made"))
+    seen = bool(mounts_below(volume / "made"))
+    assert expected == seen, f"the host {'sees' if seen else 'does not see'} what the container mounts"
