@@ -54,12 +54,14 @@ _FIXED = [
     ),
     *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--clearenv"),
 ]
+_PRIVATE = ("unshare", *(() if os.geteuid() == 0 else ("--user", "--map-current-user")), "--mount", "--propagation", "private")
+"""bwrap's mounts are slaves of those where it is started: without this, later mounts of the machine would be in containers."""
 _OWN = {"proc", "dev", "tmp", "sys"}  # created by bwrap, or absent
 
 
 def command(spec: ContainerSpec, root: Path, info: int) -> list[str]:
     """The command line of a container over the image in `root`; bwrap writes its process's pid to the descriptor `info`."""
-    words = ["bwrap", "--info-fd", str(info)]
+    words = [*_PRIVATE, "bwrap", "--info-fd", str(info)]
     for entry in sorted(root.iterdir()):
         if entry.is_symlink():
             words += ["--symlink", str(entry.readlink()), f"/{entry.name}"]

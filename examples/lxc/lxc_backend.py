@@ -40,7 +40,7 @@ RUNNER = (*PYTHON, str(Path(__file__).with_name("lxc_run.py")))
 """Python from a read-only mount: a container whose program is `/proc/self/exe` runs it, and might write it (CVE-2019-5736)."""
 UNLOCK, PEER = 0x40045431, 0x5441  # TIOCSPTLCK, TIOCGPTPEER (ioctl_tty(2))
 SUPPORTED = OCI - {Feature.AMBIENT_CAPABILITIES, Feature.APPARMOR, Feature.CDI_DEVICES, Feature.MOUNT_OPTIONS}
-SUPPORTED -= {Feature.MOUNT_PROPAGATION, Feature.OCI_CHANGES, Feature.SELINUX, Feature.UNIFIED}
+SUPPORTED -= {Feature.MOUNT_PROPAGATION, Feature.BIDIRECTIONAL_MOUNTS, Feature.OCI_CHANGES, Feature.SELINUX, Feature.UNIFIED}
 
 
 class LxcRuntime(SupervisedRuntime, SupportsExecProcess, SupportsUpdateResources):

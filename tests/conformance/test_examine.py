@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from crishim.interfaces.capabilities import SupportsClose
 from crishim.linux.processes import with_variable
 from crishim.system import SystemClock
 from crishim.testing import FakeBackend
+from crishim.testing.conformance import candidate
 from crishim.testing.conformance import examine as examining
 from crishim.testing.conformance.candidate import MARK, Candidate, World, until
 from crishim.testing.conformance.examine import Check, Grade, Restart, Result, examine
@@ -246,3 +248,22 @@ def test_a_mount_that_is_left_fails(fake: Candidate) -> None:
     with pytest.raises(AssertionError, match="mounts were left"):
         examine(check_that_mounts, fake, everything)
     assert str(fake.scratch) not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_descriptions_of_devices_are_removed(fake: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a check whose process is killed has described to the machine is removed, and the folder if that is new."""
+    monkeypatch.setattr(candidate, "_CDI", folder := fake.scratch / "cdi")
+
+    async def check_that_is_killed(world: World) -> None:
+        """It writes a file and ends."""
+        folder.mkdir(exist_ok=True)
+        world.candidate.cdi_file.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(AssertionError, match="ended without a result"):
+        examine(check_that_is_killed, fake, everything)
+    assert not folder.exists()
+    folder.mkdir()
+    with pytest.raises(AssertionError, match="ended without a result"):
+        examine(check_that_is_killed, fake, everything)
+    assert [] == [*folder.iterdir()]

@@ -1,6 +1,8 @@
 """The exam fails backends that are wrong in one thing: each mutant of the fake is found by the check that is about it."""
 
 import asyncio
+import contextlib
+import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,12 +11,14 @@ from typing import Any, Final
 import attrs
 import pytest
 
-from crishim.errors import InvalidArgument, NotFound
-from crishim.interfaces.backend import Backend, BackendContext
+from crishim.errors import FailedPrecondition, InvalidArgument, NotFound
+from crishim.interfaces.backend import Backend, BackendContext, NetnsSource
 from crishim.interfaces.capabilities import ByteStream, ProcessIO
-from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, UserSpec
+from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, Mount, MountPropagation, UserSpec
+from crishim.model.features import Feature
 from crishim.model.process import ExecSpec, Exit
 from crishim.model.resources import Resources
+from crishim.model.sandbox import SandboxSpec, SandboxStarted
 from crishim.model.security import Capability, LinuxContainerSecurityContext, ProfileType, SecurityProfile, SELinuxOption
 from crishim.model.stats import ContainerUsage
 from crishim.model.values import EMPTY, ContainerId, SandboxId
@@ -23,9 +27,11 @@ from crishim.system import SystemClock
 from crishim.testing import FakeBackend
 from crishim.testing.conformance import CHECKS, candidate
 from crishim.testing.conformance.candidate import Candidate
-from crishim.testing.conformance.checks import not_claimed
+from crishim.testing.conformance.checks import FEATURES, not_claimed
 from crishim.testing.conformance.examine import Grade, Result, examine, name_of
 from crishim.testing.conformance.programs import Fact
+from crishim.testing.conformance.refusals import REQUESTS, SANDBOX_REQUESTS
+from crishim.testing.conformance.volumes import VOLUME_FEATURES
 from crishim.testing.doubles import MemoryStream
 from crishim.testing.fake_programs import FakeInside, FakePrograms
 from crishim.testing.fakes import FakeContainer, FakeNamespaces
@@ -42,6 +48,7 @@ class Mutated(FakeInside):
     """What processes see, but for some facts; `change` alters the specs that all others follow from."""
 
     def __init__(self, facts: Mapping[Fact, str] = {}, change: Callable[[ContainerSpec], ContainerSpec] | None = None) -> None:
+        super().__init__()
         self.facts = facts
         self.change = change or (lambda spec: spec)
 
@@ -65,13 +72,14 @@ class OwnedBy(FakeInside):
     """A namespace that belongs to what `owner` says."""
 
     def __init__(self, fact: Fact, owner: Callable[[ContainerSpec], str]) -> None:
-        self.mutated, self.owner = fact, owner
+        super().__init__()
+        self.mutated, self.belongs_to = fact, owner
 
     def namespace(self, spec: ContainerSpec, fact: Fact) -> str:
         if fact is not self.mutated:
             return super().namespace(spec, fact)
         kind = {Fact.NETWORK: "net", Fact.IPC: "ipc", Fact.PROCESSES: "pid"}[fact]
-        owner = self.owner(spec)
+        owner = self.belongs_to(spec)
         return f"{kind}:[{int(owner[-12:], 16)}]" if owner else of_this_process(kind)
 
 
@@ -88,6 +96,11 @@ def secured(**changes: Any) -> Maker:
         return attrs.evolve(spec, security=attrs.evolve(security, **changes))
 
     return lambda: FakeBackend(inside=Mutated(change=change))
+
+
+def without_mappings(spec: ContainerSpec) -> ContainerSpec:
+    mounts = tuple(attrs.evolve(mount, uid_mappings=(), gid_mappings=()) for mount in spec.mounts)
+    return attrs.evolve(spec, mounts=mounts)
 
 
 def owned(fact: Fact, owner: Callable[[ContainerSpec], str]) -> Maker:
@@ -111,6 +124,65 @@ class Writable(FakeInside):
         return super().write(attrs.evolve(spec, mounts=mounts), path)
 
 
+class Propagates(FakeInside):
+    """Mounts propagate otherwise than requested."""
+
+    def __init__(self, requested: MountPropagation, actual: MountPropagation) -> None:
+        super().__init__()
+        self.requested, self.actual = requested, actual
+
+    def place(self, spec: ContainerSpec, path: str) -> tuple[Mount, Path] | None:
+        place = super().place(spec, path)
+        if place is None or place[0].propagation is not self.requested:
+            return place
+        return attrs.evolve(place[0], propagation=self.actual), place[1]
+
+
+class TopIsReadOnly(FakeInside):
+    def is_read_only(self, mount: Mount, file: Path) -> bool:
+        return super().is_read_only(attrs.evolve(mount, recursive_read_only=False), file)
+
+
+class BelowIsReadOnly(FakeInside):
+    def is_read_only(self, mount: Mount, file: Path) -> bool:
+        return super().is_read_only(mount, file) or file.parent != Path(mount.host_path)
+
+
+class ShiftsOwners(FakeInside):
+    """Id-mapped mounts are as others: owners are not mapped where files are read, or where they are written."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.method = method
+
+    def owner(self, spec: ContainerSpec, path: str) -> str:
+        return super().owner(without_mappings(spec) if self.method == "owner" else spec, path)
+
+    def own(self, spec: ContainerSpec, mount: Mount, file: Path) -> None:
+        super().own(spec, attrs.evolve(mount, uid_mappings=()) if self.method == "own" else mount, file)
+
+
+class DropsEdits(FakeInside):
+    """CDI devices have no effect in one part of the container."""
+
+    def __init__(self, part: str) -> None:
+        super().__init__()
+        self.part = part
+
+    def with_devices(self, spec: ContainerSpec) -> ContainerSpec:
+        return attrs.evolve(super().with_devices(spec), **{self.part: getattr(spec, self.part)})
+
+
+class AnyName(FakeInside):
+    """CDI devices that nothing describes change nothing."""
+
+    def with_devices(self, spec: ContainerSpec) -> ContainerSpec:
+        try:
+            return super().with_devices(spec)
+        except InvalidArgument:
+            return spec
+
+
 class HostsOfTheImage(FakeInside):
     def read(self, spec: ContainerSpec, path: str) -> str:
         return "127.0.0.1 localhost\n" if path == "/etc/hosts" else super().read(spec, path)
@@ -120,6 +192,7 @@ class Files(FakeInside):
     """Some files of the kernel have another content."""
 
     def __init__(self, contents: Mapping[str, str]) -> None:
+        super().__init__()
         self.contents = contents
 
     def kernel_file(self, spec: ContainerSpec, path: str) -> str | None:
@@ -130,6 +203,7 @@ class SysctlsOfAll(FakeInside):
     """A value that one pod sets is that of all pods."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.values: dict[str, str] = {}
 
     def kernel_file(self, spec: ContainerSpec, path: str) -> str | None:
@@ -362,6 +436,21 @@ class RefusesProfiles(FakeBackend):
         return await super().create_container(spec)
 
 
+class RefusesPrivileged(FakeBackend):
+    """It cannot start privileged containers: all of them, or those with a shared mount."""
+
+    def __init__(self, *, shared: bool) -> None:
+        super().__init__()
+        self.shared = shared
+
+    async def start_container(self, container_id: ContainerId) -> None:
+        spec = self._container(container_id).spec
+        shared = any(mount.propagation is MountPropagation.BIDIRECTIONAL for mount in spec.mounts)
+        if spec.security is not None and spec.security.privileged and (shared or not self.shared):
+            raise FailedPrecondition("without rights", "privileged", "the fake")
+        await super().start_container(container_id)
+
+
 class DetachEnds(FakeBackend):
     async def attach(self, container_id: ContainerId, io: ProcessIO) -> None:
         try:
@@ -381,6 +470,35 @@ class ClosedPorts(FakeBackend):
 class OpenPorts(FakeBackend):
     async def dial(self, sandbox_id: SandboxId, port: int) -> ByteStream:
         return await super().dial(sandbox_id, 2 if port == 1 else port)
+
+
+class OpensHostPorts(FakeBackend):
+    """It connects its pods itself: a port of the host leads to the program behind the pod's port, `shift` ports further on."""
+
+    def __init__(self, shift: int = 0) -> None:
+        super().__init__(netns=NetnsSource.NONE)
+        self.shift = shift
+        self.servers: dict[SandboxId, list[asyncio.Server]] = {}
+
+    async def start_sandbox(self, spec: SandboxSpec) -> SandboxStarted:
+        for mapping in spec.config.port_mappings:
+            connect = functools.partial(self.connect, spec.id, mapping.container_port + self.shift)
+            server = await asyncio.start_server(connect, "127.0.0.1", mapping.host_port)
+            self.servers.setdefault(spec.id, []).append(server)
+        return await super().start_sandbox(spec)
+
+    async def connect(self, sandbox_id: SandboxId, port: int, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            if self.serves(sandbox_id, port):
+                writer.write(await (await self.dial(sandbox_id, port)).read())
+
+    def serves(self, sandbox_id: SandboxId, port: int) -> bool:
+        return any(member.spec.argv[:2] == ("serve", str(port)) for member in self._members(sandbox_id))
+
+    async def stop_sandbox(self, sandbox_id: SandboxId) -> None:
+        for server in self.servers.pop(sandbox_id, ()):
+            server.close()
+        await super().stop_sandbox(sandbox_id)
 
 
 class Unlimited(FakeBackend):
@@ -513,6 +631,8 @@ def of_all(_: ContainerSpec) -> str:
     return "f" * 12
 
 
+PRIVATE, SLAVE, SHARED = MountPropagation
+
 MUTANTS: Final[Mapping[str, tuple[Maker, str]]] = {
     "pods are on the node's network": (owned(Fact.NETWORK, on_the_node), "pod_has_its_own_network"),
     "a network for each container": (owned(Fact.NETWORK, of_its_own), "containers_of_a_pod_share"),
@@ -581,9 +701,23 @@ MUTANTS: Final[Mapping[str, tuple[Maker, str]]] = {
         inside(Files({"/proc/self/mountinfo": "2 1 0:1 / /data rw,relatime"})),
         "mount_options_are_applied",
     ),
+    "mounts of the host are seen": (inside(Propagates(PRIVATE, SLAVE)), "private_mounts_are_apart"),
+    "all mounts are shared": (inside(Propagates(PRIVATE, SHARED)), "private_mounts_are_apart"),
+    "mounts of the host are not seen": (inside(Propagates(SLAVE, PRIVATE)), "mounts_of_the_host_reach_the_container"),
+    "a slave is shared": (inside(Propagates(SLAVE, SHARED)), "mounts_of_the_host_reach_the_container"),
+    "mounts of the container stay": (inside(Propagates(SHARED, SLAVE)), "mounts_of_the_container_reach_the_host"),
+    "mounts of both sides are private": (inside(Propagates(SHARED, PRIVATE)), "mounts_of_the_container_reach_the_host"),
+    "mounts below can be written": (inside(TopIsReadOnly()), "mounts_below_are_read_only"),
+    "mounts below are always read-only": (inside(BelowIsReadOnly()), "mounts_below_are_read_only"),
+    "volumes are nobody's": (inside(ShiftsOwners("owner")), "volumes_have_the_ids_of_the_pod"),
+    "new files are the pod's user's": (inside(ShiftsOwners("own")), "volumes_have_the_ids_of_the_pod"),
     "no device is there": (seeing(devices=()), "devices_are_there"),
     "every device is there": (inside(AnyDevice()), "devices_are_there"),
     "permissions of devices are dropped": (inside(AnyAccess()), "devices_are_there"),
+    "no variable of a CDI device": (inside(DropsEdits("env")), "cdi_devices_are_given"),
+    "no mount of a CDI device": (inside(DropsEdits("mounts")), "cdi_devices_are_given"),
+    "no node of a CDI device": (inside(DropsEdits("devices")), "cdi_devices_are_given"),
+    "an unknown CDI device is nothing": (inside(AnyName()), "cdi_devices_are_given"),
     "no image is mounted": (seeing(mounts=()), "images_are_mounted"),
     "image mounts can be written": (inside(WritableImages()), "images_are_mounted"),
     "image_sub_path has no effect": (inside(WholeImages()), "images_are_mounted"),
@@ -621,6 +755,8 @@ MUTANTS: Final[Mapping[str, tuple[Maker, str]]] = {
     "stdin_once has no effect": (KeepsStdin, "attach_closes_stdin_once"),
     "a client that leaves ends the container": (DetachEnds, "attach_joins_the_streams"),
     "a port leads nowhere": (ClosedPorts, "port_leads_to_the_pod"),
+    "no port of the host is open": (lambda: FakeBackend(netns=NetnsSource.NONE), "host_port_leads_to_the_pod"),
+    "a port of the host leads to another one": (lambda: OpensHostPorts(shift=1), "host_port_leads_to_the_pod"),
     "every port is open": (OpenPorts, "refused_port_is_unavailable"),
     "nothing is measured": (Untimed, "stats_are_measured"),
     "a restart loses output": (LosesOutput, "restart_loses_no_output"),
@@ -669,7 +805,17 @@ def examined(check: str, backend: FakeBackend, folder: Path, node: Host = NODE) 
     return examine(BY_NAME[check], under_test, lambda world: not_claimed(BY_NAME[check], world))
 
 
-@pytest.mark.parametrize("what", MUTANTS)
+NEED_ROOT: Final = frozenset({*map(name_of, VOLUME_FEATURES), "cdi_devices_are_given"})
+"""The checks that mount on the host, look at owners of files there, or describe a CDI device to it."""
+
+
+def rootly(value: str, check: str) -> Any:
+    """A parameter, which is left out where its check needs root."""
+    needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for mounts, owners of files, and /var/run/cdi")
+    return pytest.param(value, marks=[needs_root] if check in NEED_ROOT else [])
+
+
+@pytest.mark.parametrize("what", [rootly(what, check) for what, (_, check) in MUTANTS.items()])
 def test_a_mutant_fails(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check fails, with the sentence of the contract."""
     monkeypatch.setattr(candidate, "TIMEOUT", 1.0)
@@ -679,10 +825,11 @@ def test_a_mutant_fails(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert any(note.startswith("the contract: ") for note in caught.value.__notes__)
 
 
-@pytest.mark.parametrize("check", sorted({check for _, check in MUTANTS.values()}))
+@pytest.mark.parametrize("check", [rootly(check, check) for check in sorted({check for _, check in MUTANTS.values()})])
 def test_the_fake_passes(check: str, tmp_path: Path) -> None:
     """The check passes on the fake that is not mutated, so that it is the mutation that it finds."""
-    assert Result(Grade.PASSED) == examined(check, FakeBackend(), tmp_path / "fake")
+    faithful = OpensHostPorts() if check == "host_port_leads_to_the_pod" else FakeBackend()
+    assert Result(Grade.PASSED) == examined(check, faithful, tmp_path / "fake")
 
 
 def test_no_profile_on_the_node(tmp_path: Path) -> None:
@@ -694,9 +841,29 @@ def test_no_profile_on_the_node(tmp_path: Path) -> None:
         examined("apparmor_confines", RefusesProfiles(*ProfileType), tmp_path / "both", node)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for mounts")
+def test_no_rights_on_the_node(tmp_path: Path) -> None:
+    """Where the node lacks capabilities a check is left out if no privileged container runs, and fails if another one runs."""
+    node, check = attrs.evolve(NODE, bounding=frozenset()), "mounts_of_the_container_reach_the_host"
+    result = examined(check, RefusesPrivileged(shared=False), tmp_path / "all", node)
+    assert Grade.LEFT_OUT is result.grade
+    with pytest.raises(FailedPrecondition):
+        examined(check, RefusesPrivileged(shared=True), tmp_path / "shared", node)
+
+
 def test_no_group_in_the_image(tmp_path: Path) -> None:
     """Where the image has no further group of the user, the policy Strict cannot be seen, and its check is left out."""
     assert Grade.LEFT_OUT is examined("groups_are_strict", seeing({Fact.GROUPS: "5678 4321"})(), tmp_path / "fake").grade
+
+
+def test_every_feature_is_looked_at() -> None:
+    """Each feature has a check for backends that claim it and a refusal for others.
+
+    Changes of config.json come from plugins of the node, and image volumes from an image service, which the exam does not have.
+    """
+    requested = {feature for feature, _ in (*REQUESTS, *SANDBOX_REQUESTS)}
+    assert {Feature.OCI_CHANGES} == set(Feature) - set(FEATURES.values())
+    assert {Feature.OCI_CHANGES, Feature.IMAGE_MOUNTS} == set(Feature) - requested
 
 
 def test_forty_at_least() -> None:

@@ -60,6 +60,14 @@ int main(int argc, char **argv)
 		puts(argv[3]);
 		return atoi(argv[4]);
 	}
+	if (!strcmp(verb, "after")) {
+		puts("waiting");
+		fflush(stdout);
+		while (access(word, F_OK))
+			usleep(50000);
+		verb = "read";
+		word = argv[3];
+	}
 	if (!strcmp(verb, "read"))
 		return (file = fopen(word, "r")) ? copy(fileno(file), 0) : 1;
 	if (!strcmp(verb, "write"))

@@ -67,6 +67,9 @@ class Modules(Programs):
     def reads(self, path: str) -> tuple[str, ...]:
         return self._run("read", path)
 
+    def reads_after(self, event: str, path: str) -> tuple[str, ...]:
+        return self._run("after", event, path)
+
     def writes(self, path: str) -> tuple[str, ...]:
         return self._run("write", path)
 

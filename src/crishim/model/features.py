@@ -35,6 +35,7 @@ class Feature(enum.StrEnum):
     READONLY_MOUNTS = "mounts.readonly"
     RECURSIVE_READONLY_MOUNTS = "mounts.recursive_read_only"
     MOUNT_PROPAGATION = "mounts.propagation"
+    BIDIRECTIONAL_MOUNTS = "mounts.propagation=PROPAGATION_BIDIRECTIONAL"
     IDMAP_MOUNTS = "mounts.uidMappings"
     IMAGE_MOUNTS = "mounts.image"
     MOUNT_OPTIONS = "mounts.mount_options"
@@ -68,6 +69,7 @@ VM: frozenset[Feature] = OCI - {
     Feature.APPARMOR,
     Feature.SELINUX,
     Feature.MOUNT_PROPAGATION,
+    Feature.BIDIRECTIONAL_MOUNTS,
     Feature.HUGEPAGES,
     Feature.UNIFIED,
     Feature.CDI_DEVICES,

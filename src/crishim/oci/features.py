@@ -31,7 +31,8 @@ _USUAL_MOUNTS: Final = frozenset(
     }
 )
 _USUAL_PATHS: Final = ("/proc/", "/sys/")
-_SHARED: Final = frozenset({"shared", "rshared", "slave", "rslave"})
+_SHARED: Final = frozenset({"shared", "rshared"})
+_SLAVE: Final = frozenset({"slave", "rslave"})
 
 
 def of_a_pod(config: Mapping[str, Any]) -> bool:
@@ -99,7 +100,8 @@ def _mounts(config: Mapping[str, Any]) -> Mapping[Feature, bool]:
         Feature.MOUNTS: bool(binds),
         Feature.READONLY_MOUNTS: any("ro" in options for _, options in binds),
         Feature.RECURSIVE_READONLY_MOUNTS: any("rro" in options for _, options in binds),
-        Feature.MOUNT_PROPAGATION: any(_SHARED & options for _, options in binds),
+        Feature.MOUNT_PROPAGATION: any(_SLAVE & options for _, options in binds),
+        Feature.BIDIRECTIONAL_MOUNTS: any(_SHARED & options for _, options in binds),
         Feature.IDMAP_MOUNTS: any(mount.get("uidMappings") or mount.get("gidMappings") for mount, _ in binds),
     }
 

@@ -2,9 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from crishim.model.container import ContainerSpec, Mount
+import attrs
+
+from crishim.linux.mounts import mount as mount_on_host
+from crishim.linux.mounts import mount_of, mounts_below
+from crishim.model.container import ContainerSpec, Device, Mount, MountPropagation
 from crishim.model.resources import Resources
 from crishim.model.security import (
     LinuxContainerSecurityContext,
@@ -12,11 +16,18 @@ from crishim.model.security import (
     ProfileType,
     SupplementalGroupsPolicy,
 )
+from crishim.model.values import ContainerId, FrozenDict
+from crishim.oci.cdi import inject
+from crishim.pods.host import device_node
+from crishim.pods.sources import cdi_files
 from crishim.testing.conformance.programs import Fact, Programs
 
 _DEFAULT_CAPABILITIES: Final = 0xA80425FB
 _ALL_CAPABILITIES: Final = 0x1FFFFFFFFFF
 _CAPABILITIES: Final = {"CHOWN": 0, "NET_ADMIN": 12, "SYS_ADMIN": 21}
+_NOBODY: Final = "65534 65534"
+"""The ids that a user namespace does not map (user_namespaces(7))."""
+
 _FILES: Final = {"/proc/uptime": "1.00 1.00\n", "/etc/passwd": "root:x:0:0:root:/:/bin/sh\n"}
 
 
@@ -52,11 +63,20 @@ class FakePrograms(Programs):
     def reads(self, path: str) -> tuple[str, ...] | None:
         return ("read", path)
 
+    def reads_after(self, event: str, path: str) -> tuple[str, ...] | None:
+        return ("after", event, "read", path)
+
     def writes(self, path: str) -> tuple[str, ...] | None:
         return ("write", path)
 
     def opens(self, path: str) -> tuple[str, ...] | None:
         return ("open", path)
+
+    def owner(self, path: str) -> tuple[str, ...] | None:
+        return ("owner", path)
+
+    def mounts(self, path: str) -> tuple[str, ...] | None:
+        return ("mount", path)
 
     def exhausts(self) -> tuple[str, ...] | None:
         return ("exhaust", str(256 << 20))
@@ -79,6 +99,14 @@ class FakePrograms(Programs):
 
 class FakeInside:
     """What a process of a container sees. A test of the exam overrides a method, for a backend that is not faithful."""
+
+    def __init__(self) -> None:
+        self._given: dict[ContainerId, frozenset[int]] = {}
+
+    def started(self, spec: ContainerSpec) -> None:
+        """Note the host's mounts in the container's volumes: later ones are there only if they propagate."""
+        sources = [mount.host_path for mount in spec.mounts if mount.host_path]
+        self._given[spec.id] = frozenset(found.id for source in sources for found in mounts_below(source))
 
     def fact(self, spec: ContainerSpec, fact: Fact, limits: Resources, *, tty: bool) -> str:
         """A fact, as one line."""
@@ -167,6 +195,8 @@ class FakeInside:
         if (value := self.kernel_file(spec, path)) is not None:
             return f"{value}\n"
         if (place := self.place(spec, path)) is not None:
+            if self._is_apart(spec, *place):
+                raise FileNotFoundError(path)
             return place[1].read_text()
         if path not in _FILES:
             raise FileNotFoundError(path)
@@ -225,12 +255,70 @@ class FakeInside:
         readonly_path = not security.privileged and any(path.startswith(f"{below}/") for below in security.readonly_paths)
         if readonly_path or self.image_path(spec, path) is not None:
             raise PermissionError(path)
-        readonly = security.readonly_rootfs if place is None else place[0].readonly
+        readonly = security.readonly_rootfs if place is None else self.is_read_only(*place)
         if readonly:
             raise PermissionError(path)
         if place is not None:
             place[1].write_text("written\n")
+            self.own(spec, *place)
         return ""
+
+    def is_read_only(self, mount: Mount, file: Path) -> bool:
+        """Whether a file cannot be written: in a read-only mount, or below one that is recursively so."""
+        return mount.readonly and (mount.recursive_read_only or _device_of(file) == _device_of(Path(mount.host_path)))
+
+    def owner(self, spec: ContainerSpec, path: str) -> str:
+        """The ids of a file's owner and group, as a process of the container sees them. Raises `OSError`."""
+        place = self.place(spec, path)
+        if place is None:
+            return "0 0"
+        found = place[1].stat()
+        return _NOBODY if self.shifts(spec, place[0]) else f"{found.st_uid} {found.st_gid}"
+
+    def own(self, spec: ContainerSpec, mount: Mount, file: Path) -> None:
+        """Give a new file to the user of the host that the container's root is."""
+        options = spec.sandbox.namespaces.userns_options
+        if options is not None and self.shifts(spec, mount):
+            os.chown(file, options.uids[0].host_id, options.gids[0].host_id)
+
+    def shifts(self, spec: ContainerSpec, mount: Mount) -> bool:
+        """Whether ids in a mount are other ones on the host: in a user namespace, unless the mount has its mappings."""
+        options = spec.sandbox.namespaces.userns_options
+        return bool(options and options.uids) and not (mount.uid_mappings and mount.gid_mappings)
+
+    def mount(self, spec: ContainerSpec, path: str) -> str:
+        """Mount a file system in memory, and print nothing. Raises `OSError`."""
+        place = self.place(spec, path)
+        if not _security(spec).privileged:
+            raise PermissionError(path)
+        if place is not None and place[0].propagation is MountPropagation.BIDIRECTIONAL:
+            mount_on_host("fake", place[1], "tmpfs")
+        return ""
+
+    def with_devices(self, spec: ContainerSpec) -> ContainerSpec:
+        """The spec with the edits of its CDI devices. A device whose kind no file of this machine describes changes nothing.
+
+        Raises `InvalidArgument` for any other device that cannot be resolved.
+        """
+        files = cdi_files() if spec.cdi_devices else ()
+        names = [name for name in spec.cdi_devices if name.partition("=")[0] in {file.kind for file in files}]
+        if not names:
+            return spec
+        process: dict[str, Any] = {"env": [], "user": {"additionalGids": []}}
+        config: dict[str, Any] = {"process": process, "linux": {"resources": {"devices": []}}, "mounts": []}
+        inject(config, names, files, device_node)
+        mounts = tuple(Mount(container_path=one["destination"], host_path=one["source"]) for one in config["mounts"])
+        devices = tuple(Device(node["path"], node["path"]) for node in config["linux"].get("devices", ()))
+        env = dict(variable.split("=", 1) for variable in process["env"])
+        return attrs.evolve(
+            spec, env=FrozenDict({**spec.env, **env}), mounts=(*spec.mounts, *mounts), devices=(*spec.devices, *devices)
+        )
+
+    def _is_apart(self, spec: ContainerSpec, mount: Mount, file: Path) -> bool:
+        """Whether a file is on a mount that the host has made later, and that does not propagate to the container."""
+        on = mount_of(file, mounts_below(mount.host_path))
+        later = on is not None and on.id not in self._given.get(spec.id, ())
+        return later and mount.propagation is MountPropagation.PRIVATE
 
     def place(self, spec: ContainerSpec, path: str) -> tuple[Mount, Path] | None:
         """The mount in which a path is, and its file on the host; None if it is in the container's own root."""
@@ -242,6 +330,11 @@ class FakeInside:
             if path.startswith(f"{mount.container_path}/"):
                 return mount, Path(mount.host_path) / path.removeprefix(f"{mount.container_path}/")
         return None
+
+
+def _device_of(file: Path) -> int:
+    """The device of a file, or of the folder in which it would be made."""
+    return (file if file.exists() else file.parent).stat().st_dev
 
 
 def _security(spec: ContainerSpec) -> LinuxContainerSecurityContext:

@@ -237,11 +237,13 @@ class FakeBackend(
         container = self._container(container_id)
         if any(mount.image_sub_path.startswith("no/such/") for mount in container.spec.mounts):
             raise InvalidArgument("config.mounts.image_sub_path", "is not in the image")
+        container.spec = self._inside.with_devices(container.spec)
         if container.spec.argv[0] == MISSING:
             container_after(container.state, ContainerAct.START)
             raise InvalidArgument("config.command", f"{MISSING} cannot be run")
         container.act(ContainerAct.START)
         container.started_at = 1
+        self._inside.started(container.spec)
         if container.spec.log_path and self._logs_to_disk:
             path = Path(container.spec.log_path)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -400,18 +402,26 @@ class FakeBackend(
             case ("later", first, later, code):
                 await self._output(container, "stdout", first)
                 self._soon(container, lambda: self._finish(container, later, int(code)))
+            case ("after", event, *command):
+                await self._output(container, "stdout", "waiting")
+                self._soon(container, lambda: self._run_after(container, event, tuple(command)))
             case ("exhaust", size):
                 oom = 0 < container.resources.memory_limit_in_bytes < int(size)
                 return Exit(code=137, oom=True) if oom else Exit(code=0)
             case ("tick", text):
                 self._soon(container, lambda: self._output(container, "stdout", text))
             case _:
-                done = self._run(container, argv, tty=container.spec.tty)
-                if done is not None:
-                    if done.output:
-                        await self._output(container, done.stream, done.output.removesuffix("\n"))
-                    return Exit(code=done.code)
+                return await self._log_run(container, argv)
         return None
+
+    async def _log_run(self, container: FakeContainer, argv: tuple[str, ...]) -> Exit | None:
+        """Run a command, with its output in the log; None for one that does not end by itself."""
+        done = self._run(container, argv, tty=container.spec.tty)
+        if done is None:
+            return None
+        if done.output:
+            await self._output(container, done.stream, done.output.removesuffix("\n"))
+        return Exit(code=done.code)
 
     def _run(self, container: FakeContainer, argv: tuple[str, ...], *, tty: bool) -> "_Done | None":
         """What came of a command that ends by itself; None for one that does not."""
@@ -433,6 +443,10 @@ class FakeBackend(
                 return _done(lambda: inside.write(spec, path))
             case ("open", path):
                 return _done(lambda: inside.open(spec, path))
+            case ("owner", path):
+                return _done(lambda: inside.owner(spec, path) + "\n")
+            case ("mount", path):
+                return _done(lambda: inside.mount(spec, path))
         return None
 
     def _soon(self, container: FakeContainer, act: Callable[[], Awaitable[None]]) -> None:
@@ -445,6 +459,13 @@ class FakeBackend(
                     await act()
 
         container.work = asyncio.ensure_future(repeat())
+
+    async def _run_after(self, container: FakeContainer, event: str, argv: tuple[str, ...]) -> None:
+        """Run a command that ends by itself, if a file is there."""
+        if _done(lambda: self._inside.read(container.spec, event)).code == 0:
+            end = await self._log_run(container, argv)
+            assert end is not None
+            container.end(end)
 
     async def _finish(self, container: FakeContainer, text: str, code: int) -> None:
         await self._output(container, "stdout", text)
@@ -489,7 +510,7 @@ class FakeBackend(
 
 
 plugin = Plugin(
-    build=lambda _: FakeBackend(netns=NetnsSource.NONE),
+    build=lambda _: FakeBackend(netns=NetnsSource.NONE, supported=frozenset(Feature) - {Feature.HOST_PORTS}),
     exam={"programs": FakePrograms(), "survives_restart": False},
 )
 """The fake as a plug-in, for `crishim play --backend crishim.testing.fakes:plugin` and the like."""

@@ -22,6 +22,9 @@ class InTheStandIn(Programs):
     def reads(self, path: str) -> tuple[str, ...] | None:
         return None
 
+    def reads_after(self, event: str, path: str) -> tuple[str, ...] | None:
+        return None
+
     def writes(self, path: str) -> tuple[str, ...] | None:
         return None
 

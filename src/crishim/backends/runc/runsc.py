@@ -38,9 +38,12 @@ _OF_THE_NODE: Final = frozenset(
         Feature.TARGET_PID,
         Feature.MASKED_PATHS,
         Feature.SYSCTLS,
+        Feature.BIDIRECTIONAL_MOUNTS,
     }
 )
-"""Features of the node's kernel, which the containers do not use: gVisor's own has other processes and its own /proc."""
+"""Features of the node's kernel, which the containers do not use: gVisor's own has other processes and mounts, and its own
+/proc.
+"""
 
 
 class RunscRuntime(MonitoredRuntime):

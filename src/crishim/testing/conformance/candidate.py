@@ -33,6 +33,9 @@ TIMEOUT = 60.0
 LIMIT: Final = 180.0
 """Seconds for one check; each verb in it has a limit of its own."""
 
+_CDI: Final = Path("/var/run/cdi")
+"""The folder for descriptions of CDI devices that do not survive a reboot (CDI specification, "Registry")."""
+
 MARK: Final = "CRISHIM_EXAM"
 """The variable in the environment of the exam's containers. Its value is the check's own, and finds what is left of them."""
 
@@ -70,6 +73,11 @@ class Candidate:
     mark: str = attrs.Factory(lambda: secrets.token_hex(8))
     close: Callable[[Backend], Awaitable[None]] | None = None
     release: Callable[[], None] = lambda: None
+
+    @property
+    def cdi_file(self) -> Path:
+        """Where a check describes devices of its own to the machine. It is removed after each check."""
+        return _CDI / f"exam-{self.mark}.json"
 
     @contextlib.asynccontextmanager
     async def world(self, calls: list[str]) -> "AsyncIterator[World]":

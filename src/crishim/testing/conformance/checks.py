@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Final
 
+from crishim.interfaces.backend import NetnsSource
 from crishim.interfaces.capabilities import SupportsAttach, SupportsExec, SupportsLogReopen, SupportsUpdate
 from crishim.model.features import Feature
 from crishim.testing.conformance import (
@@ -19,6 +20,7 @@ from crishim.testing.conformance import (
     refusals,
     restarts,
     service,
+    volumes,
 )
 from crishim.testing.conformance.candidate import World
 from crishim.testing.conformance.examine import Check, Restart, name_of
@@ -32,7 +34,7 @@ def _checks(*modules: ModuleType) -> Iterator[Check]:
 
 
 CHECKS: Final[tuple[Check | Restart, ...]] = (
-    *_checks(contract, logs, offers, execs, pods, features, limits, isolation, refusals, service),
+    *_checks(contract, logs, offers, execs, pods, features, limits, isolation, volumes, refusals, service),
     *restarts.RESTARTS,
 )
 """Every check of the exam."""
@@ -55,6 +57,7 @@ FEATURES: Final[Mapping[str, Feature]] = {
         pods.POD_FEATURES,
         limits.LIMIT_FEATURES,
         isolation.ISOLATION_FEATURES,
+        volumes.VOLUME_FEATURES,
         offers.OFFER_FEATURES,
     )
     for check, feature in table.items()
@@ -94,6 +97,13 @@ Capabilities and the OOM score are no namespaces, and no features either. A back
 plain processes of the machine, which have this process's.
 """
 
+OF_OWN_NETWORKS: Final = frozenset({"host_port_leads_to_the_pod"})
+"""The checks of pods that the backend connects itself.
+
+All others are in a namespace that crishim's pod network connects, whose plugins open host ports, and which
+`pod_has_its_own_network` and `backend_netns_is_reported` look at: there `Feature.HOST_PORTS` asks nothing more of the backend.
+"""
+
 IGNORABLE: Final[Mapping[str, str]] = {
     "resolver_is_the_pods": "PodSandboxConfig.dns_config",
     "host_name_is_the_pods": "PodSandboxConfig.hostname",
@@ -112,6 +122,8 @@ def not_claimed(check: Check | Restart, world: World) -> str:
         return capability.__name__
     if name in OF_APART_PODS and not world.pods_are_apart:
         return "namespaces of its own"
+    if name in OF_OWN_NETWORKS and (world.info.netns is not NetnsSource.NONE or world.candidate.host_network):
+        return "a network of its own"
     field = IGNORABLE.get(name)
     if field is not None and any(_covers(ignored, field) for ignored in world.candidate.ignores):
         return f"{field} is ignored"

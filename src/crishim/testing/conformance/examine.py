@@ -90,7 +90,10 @@ def examine(check: Check | Restart, candidate: Candidate, claimed: Callable[[Wor
     folder = candidate.scratch.parent
     grace = 0.0  # for a check that failed
     try:
-        with orphans_left_to_others():  # which are reaped there, as on a node whose crishim was killed
+        with (
+            _removing(candidate.cdi_file),
+            orphans_left_to_others(),
+        ):  # which are reaped there, as on a node whose crishim was killed
             result = _run(check, candidate, claimed)
         grace = _GRACE
     except LeftOut as reason:
@@ -103,6 +106,19 @@ def examine(check: Check | Restart, candidate: Candidate, claimed: Callable[[Wor
     assert [] == survivors, f"processes of removed containers still run: {survivors}"
     assert [] == mounts, f"mounts were left: {mounts}"
     return result
+
+
+@contextlib.contextmanager
+def _removing(file: Path) -> Iterator[None]:
+    """Remove a file at the end, and its folder if that was made meanwhile and has nothing else."""
+    is_new = not file.parent.exists()
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        if is_new:
+            with contextlib.suppress(OSError):
+                file.parent.rmdir()
 
 
 def _end_survivors(mark: str, grace: float) -> list[str]:

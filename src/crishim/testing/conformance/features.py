@@ -76,14 +76,27 @@ async def check_privileged_has_all_capabilities(world: World) -> None:
 
 
 async def output_of_privileged(kubelet: Kubelet, argv: tuple[str, ...], **changes: Any) -> str:
-    """What a privileged container prints. Raises `LeftOut` if the node lacks capabilities, and the backend fails for it."""
+    """What a privileged container prints. Raises `LeftOut` if the node lacks capabilities, and no privileged container can be
+    run for it.
+    """
     config = kubelet.container(argv, privileged=True, **changes)
     try:
         return await kubelet.output(await kubelet.pod(privileged=True), config)
     except CrishimError as error:
-        if lacking := sorted(set(CAPABILITIES) - kubelet.world.candidate.node.bounding):
+        lacking = sorted(set(CAPABILITIES) - kubelet.world.candidate.node.bounding)
+        if lacking and await _no_privileged_runs(kubelet):
             raise LeftOut(f"this node lacks {', '.join(lacking)}: {error}") from error
         raise
+
+
+async def _no_privileged_runs(kubelet: Kubelet) -> bool:
+    """Whether a privileged container cannot be run even if nothing else is requested."""
+    config = kubelet.container(kubelet.world.programs.prints("privileged"), privileged=True)
+    try:
+        await kubelet.output(await kubelet.pod(privileged=True), config)
+    except CrishimError:
+        return True
+    return False
 
 
 async def check_root_is_read_only(world: World) -> None:

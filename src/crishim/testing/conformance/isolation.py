@@ -1,5 +1,6 @@
 """Checks of namespaces, rights, profiles and devices that a backend supports, as a container sees them."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from crishim.model.security import (
     Capability,
     IDMapping,
     NamespaceMode,
+    NamespaceOption,
     ProfileType,
     SecurityProfile,
     SELinuxOption,
@@ -34,6 +36,9 @@ _DEVICES: Final = ("/dev/fuse", "/dev/loop-control")
 """Devices that no plain container may open."""
 
 _LABEL: Final = SELinuxOption(type="container_t", level="s0:c101,c202")
+
+MAPPING: Final = (IDMapping(host_id=5 << 16, container_id=0, length=1 << 16),)
+"""The ids of a pod with a user namespace."""
 
 
 async def check_host_ipc_is_shared(world: World) -> None:
@@ -67,13 +72,17 @@ async def check_target_has_its_pid_namespace(world: World) -> None:
 async def check_user_namespace_is_mapped(world: World) -> None:
     """userns_options POD: uids and gids specify the mappings for the user namespace, which all containers of the pod have."""
     async with Kubelet.over(world) as kubelet:
-        mapping = (IDMapping(host_id=5 << 16, container_id=0, length=1 << 16),)
-        options = kubelet.namespaces(userns_options=UserNamespace(NamespaceMode.POD, mapping, mapping))
+        options = mapped_namespaces(kubelet)
         sandbox_id = await kubelet.pod(namespace_options=options)
         for path in ("/proc/self/uid_map", "/proc/self/gid_map"):
             argv = needed(world.programs.reads(path), "read a file")
             seen = await kubelet.output(sandbox_id, kubelet.container(argv, namespace_options=options))
             equal(["0", str(5 << 16), str(1 << 16)], seen.split())
+
+
+def mapped_namespaces(kubelet: Kubelet) -> NamespaceOption:
+    """The namespaces of a pod, and of its containers, with a user namespace."""
+    return kubelet.namespaces(userns_options=UserNamespace(NamespaceMode.POD, MAPPING, MAPPING))
 
 
 async def check_sysctls_are_set(world: World) -> None:
@@ -165,6 +174,51 @@ async def check_devices_are_there(world: World) -> None:
         assert 0 != await code("w"), f"{source.path} can be opened for reading, with permission to write alone"
 
 
+async def check_cdi_devices_are_given(world: World) -> None:
+    """CDI_devices: the device of a fully qualified CDI device name. The container has what its description edits (CDI
+    specification, containerEdits); a device that nothing describes fails it.
+    """
+    reading = needed(world.programs.reads("/exam-cdi/given"), "read a file")
+    variable = needed(world.programs.prints_variable("EXAM_CDI"), "print a variable")
+    kind = _describe_a_device(world)
+    sandbox = await world.sandbox()
+    device = (f"{kind}=one",)
+    equal("described", await output_of(world, sandbox, variable, cdi_devices=device))
+    equal("content", await output_of(world, sandbox, reading, cdi_devices=device))
+    if (opening := world.programs.opens("/dev/exam")) is not None:
+        equal("", await output_of(world, sandbox, opening, cdi_devices=device))
+    try:
+        await world.run(sandbox, world.programs.fails(0), cdi_devices=(f"{kind}=missing",))
+    except CrishimError:
+        return
+    raise AssertionError("a device that nothing describes must fail the container")
+
+
+def _describe_a_device(world: World) -> str:
+    """Describe a CDI device `one`, with a variable, a mount and a device node, and return its kind.
+
+    Raises `LeftOut` where no description can be written.
+    """
+    candidate = world.candidate
+    kind = f"crishim.example/exam-{candidate.mark}"
+    given = candidate.scratch / "cdi"
+    given.mkdir()
+    (given / "given").write_text("content\n")
+    node = next((node.path for node in candidate.node.devices if node.path in _DEVICES), "/dev/null")
+    edits = {
+        "env": ["EXAM_CDI=described"],
+        "mounts": [{"hostPath": str(given), "containerPath": "/exam-cdi", "options": ["ro", "bind"]}],
+        "deviceNodes": [{"path": "/dev/exam", "hostPath": node}],
+    }
+    description = {"cdiVersion": "0.5.0", "kind": kind, "devices": [{"name": "one", "containerEdits": edits}]}
+    try:
+        candidate.cdi_file.parent.mkdir(exist_ok=True)
+        candidate.cdi_file.write_text(json.dumps(description))
+    except OSError as error:
+        raise LeftOut(f"no CDI device can be described: {error}") from error
+    return kind
+
+
 async def check_images_are_mounted(world: World) -> None:
     """mounts.image: the files of the image, or of its image_sub_path; all image mounts are read-only."""
     candidate = world.candidate
@@ -231,6 +285,7 @@ ISOLATION_FEATURES: Final[Mapping[Check, Feature]] = {
     check_privileged_is_not_confined: Feature.PRIVILEGED,
     check_privileged_has_all_devices: Feature.PRIVILEGED,
     check_devices_are_there: Feature.DEVICES,
+    check_cdi_devices_are_given: Feature.CDI_DEVICES,
     check_images_are_mounted: Feature.IMAGE_MOUNTS,
     check_apparmor_confines: Feature.APPARMOR,
     check_selinux_labels: Feature.SELINUX,

@@ -1,7 +1,9 @@
 """Checks of what the containers of a pod share, and what two pods do not: network, IPC, names, addresses."""
 
 import asyncio
+import contextlib
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -11,7 +13,7 @@ import attrs
 from crishim.errors import Unavailable
 from crishim.interfaces.capabilities import ByteStream, SupportsPortForward, SupportsStats
 from crishim.model.features import Feature
-from crishim.model.sandbox import DNSConfig
+from crishim.model.sandbox import DNSConfig, PortMapping
 from crishim.model.security import LinuxContainerSecurityContext, NamespaceMode, NamespaceOption
 from crishim.testing.conformance.candidate import World, equal, patiently
 from crishim.testing.conformance.examine import Check
@@ -111,6 +113,29 @@ async def check_port_leads_to_the_pod(world: World) -> None:
         await stream.close()
 
 
+async def check_host_port_leads_to_the_pod(world: World) -> None:
+    """port_mappings.host_port: the port number on the host; a connection to it reaches container_port of the pod."""
+    argv = needed(world.programs.serves(_PORT, "served"), "listen on a port")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    mapping = PortMapping(container_port=_PORT, host_port=port)
+    sandbox = await world.sandbox(config=attrs.evolve(world.sandbox_spec().config, port_mappings=(mapping,)))
+    await world.run(sandbox, argv)
+    equal(b"served\n", await patiently(_line_from(port)))
+
+
+async def _line_from(port: int) -> bytes:
+    """The first line that a program behind a port of this machine sends, once it does."""
+    while True:
+        with contextlib.suppress(OSError):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            line = await reader.readline()
+            writer.close()
+            if line:
+                return line
+        await asyncio.sleep(0.05)
+
+
 async def check_usage_grows(world: World) -> None:
     """container_usage: CPU time never decreases, and memory is in use while the container runs."""
     backend = as_capable(world, SupportsStats)
@@ -124,7 +149,10 @@ async def check_usage_grows(world: World) -> None:
         assert (first.cpu.usage_core_nano_seconds or 0) <= (again.cpu.usage_core_nano_seconds or 0)
 
 
-POD_FEATURES: Final[Mapping[Check, Feature]] = {check_host_network_is_the_nodes: Feature.HOST_NETWORK}
+POD_FEATURES: Final[Mapping[Check, Feature]] = {
+    check_host_network_is_the_nodes: Feature.HOST_NETWORK,
+    check_host_port_leads_to_the_pod: Feature.HOST_PORTS,
+}
 """The feature of each check that is about one."""
 
 POD_NEEDS: Final[Mapping[Check, type]] = {

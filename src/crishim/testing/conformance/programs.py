@@ -116,6 +116,10 @@ class Programs:
         """Copy a file to stdout, and fail if there is none; None if that is not possible."""
         return ("cat", path)
 
+    def reads_after(self, event: str, path: str) -> tuple[str, ...] | None:
+        """Print a line, wait until there is a file `event`, and then do as `reads`; None if that is not possible."""
+        return ("sh", "-c", f"echo waiting; while ! test -e {event}; do sleep 0.05; done; cat {path}")
+
     def writes(self, path: str) -> tuple[str, ...] | None:
         """Write a line to a file, and exit with 0 only if that was possible; None if it never is."""
         return ("sh", "-c", f"echo written > {path}")
@@ -123,6 +127,14 @@ class Programs:
     def opens(self, path: str) -> tuple[str, ...] | None:
         """Open a file for reading, and exit with 0 only if that was possible; None if it never is."""
         return ("sh", "-c", f": < {path}")
+
+    def owner(self, path: str) -> tuple[str, ...] | None:
+        """Print the ids of a file's owner and group, as `0 0`; None if that is not possible."""
+        return ("sh", "-c", f"set -- $(ls -nd {path}); echo $3 $4")
+
+    def mounts(self, path: str) -> tuple[str, ...] | None:
+        """Mount a file system in memory at a folder, and exit with 0 only if that was possible; None if it never is."""
+        return ("mount", "-t", "tmpfs", "exam", path)
 
     def exhausts(self) -> tuple[str, ...] | None:
         """Use 256 MiB of memory in the first process; None if that is not possible."""
