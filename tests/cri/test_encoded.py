@@ -88,7 +88,7 @@ def test_a_streamed_list_is_the_same_list() -> None:
     assert all(len(message) <= 1000 for message in messages)
     assert cache.join(items) == b"".join(messages)
     streamed = [pb.StreamContainersResponse.FromString(message) for message in messages]
-    assert plainly(items).containers == [found for reply in streamed for found in reply.containers]
+    assert list(plainly(items).containers) == [found for reply in streamed for found in reply.containers]
     assert all(reply.containers for reply in streamed)
 
 

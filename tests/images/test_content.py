@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from crishim.errors import FailedPrecondition, PermissionDenied
-from crishim.images.content import Content, LayerSize
+from crishim.images.content import Content, LayerSize, UnpackedLayer
 from tests.backends.runc.world import needs
 
 pytestmark = [pytest.mark.node, needs()]
@@ -56,4 +56,19 @@ def test_sweeping(tmp_path: Path) -> None:
     assert {"sha256:kept": LayerSize(1, 1)} == content.sizes
     delete()
     assert set() == names(content.tmp)
+    content.close()
+
+
+def test_sizes_are_replaced(tmp_path: Path) -> None:
+    """The event loop may iterate over `sizes` while a thread adopts, sweeps or loads."""
+    content = Content(tmp_path / "store")
+    seen = [content.sizes]
+    place = content.work()
+    content.adopt({"sha256:new": UnpackedLayer(place=place, diff_id="", bytes=1, inodes=1)})
+    seen.append(content.sizes)
+    content.load()
+    seen.append(content.sizes)
+    content.sweep((), (), (), 0)()
+    new = {"sha256:new": LayerSize(1, 1)}
+    assert [{}, new, new, {}] == [*seen, content.sizes]
     content.close()

@@ -1,5 +1,6 @@
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,3 +168,20 @@ def test_a_root_with_a_label() -> None:
     assert writable.endswith(f'lowerdir=/two:/one,upperdir=/upper,workdir=/work,context="{label}"')
     assert overlay_options(["/one", "/empty"], label, writable=False).endswith(f'lowerdir=/one:/empty,context="{label}"')
     assert "context" not in overlay_options(["/one", "/upper", "/work"], "", writable=True)
+
+
+def test_containers_while_threads_work(place: Path) -> None:
+    """What is in the store can be listed while other threads add to it, also without a GIL."""
+    snapshots = snapshots_in(place)
+    ids = [ContainerId(f"{number:064}") for number in range(20_000)]
+
+    def add() -> None:
+        for container_id in ids:
+            snapshots.hold(container_id, ("a",))
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    while thread.is_alive():
+        assert len(snapshots.containers) <= len(ids)
+    thread.join()
+    assert (tuple(ids), {"a"}) == (snapshots.containers, snapshots.in_use)

@@ -272,7 +272,7 @@ async def test_updates_at_the_synchronization(tmp_path: Path) -> None:
         container = await node.world.run_container(await node.world.run_sandbox(), "main", "sleep")
         wanted = [update("nobody", shares=1), update(container, shares=13)]
         async with node.plugin(Noting(synchronize=replying(wanted))):
-            assert 13 == node.world.fake.containers[container].resources.cpu_shares
+            await until(lambda: node.world.fake.containers[container].resources.cpu_shares == 13)
 
 
 class Validating(Noting):

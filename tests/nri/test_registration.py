@@ -20,7 +20,7 @@ from crishim.testing import Harness
 from crishim.testing.conformance.candidate import until
 from crishim.ttrpc.client import Client
 from crishim.ttrpc.server import Server
-from tests.nri.world import Noting, hang, nri_node, refusing
+from tests.nri.world import LIMITS, Noting, hang, nri_node, refusing
 
 SCRIPT = """#!{python}
 import asyncio, json, os, sys
@@ -60,6 +60,27 @@ async def test_the_socket_is_roots(tmp_path: Path) -> None:
     """Nobody else may connect, and the socket goes with the server."""
     async with nri_node(tmp_path) as node:
         assert 0o600 == stat.S_IMODE(node.socket.stat().st_mode)
+
+
+def descriptors() -> set[str]:
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
+
+
+class Brief(NodeResourceInterface):
+    """Starts no plugin, and waits for none."""
+
+    async def _start_plugins(self) -> None:
+        pass
+
+
+async def test_the_socket_is_closed_at_once(tmp_path: Path) -> None:
+    """The socket is closed at the end, even if accepting on it has not begun."""
+    nri = Brief(NriSettings(socket=tmp_path / "nri.sock", plugins=tmp_path, configurations=tmp_path, limits=LIMITS), "1")
+    async with Harness() as world:
+        before = descriptors()
+        async with nri.serving(world.services.plugin_host):
+            assert len(before) + 1 == len(descriptors())
+        assert before == descriptors()
 
 
 async def test_another_runtime_has_the_socket(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

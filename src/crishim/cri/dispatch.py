@@ -16,8 +16,9 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 from google.protobuf import message_factory
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
+from crishim._proto import UNDECODABLE
 from crishim.cri.calls import TypedCalls
 from crishim.cri.routes import Row, Subscription, Unary, routes
 from crishim.cri.subject import CREATED, RequestSubject
@@ -160,7 +161,7 @@ class _CallRecord:
         """The request decoded from `data`. Raises `InvalidArgument`."""
         try:
             request = self._row.request.FromString(data)
-        except DecodeError as error:
+        except UNDECODABLE as error:
             raise InvalidArgument(self._row.request.DESCRIPTOR.name, f"cannot be decoded: {error}") from error
         subject = RequestSubject.of(request, self._services)
         self._subject = subject.name

@@ -91,7 +91,7 @@ class Content:
         except OSError as error:
             os.close(self._lock)
             raise FailedPrecondition("used by another process", "free", f"the image store {folder}") from error
-        self.sizes: dict[str, LayerSize] = {}
+        self.sizes: Mapping[str, LayerSize] = {}  # replaced, not changed: the event loop iterates while a thread adopts
         self._naming = threading.Lock()
 
     def close(self) -> None:
@@ -115,10 +115,12 @@ class Content:
         Raises `DataLoss` for an index that cannot be read.
         """
         self._empty(self.tmp)
+        sizes = {}
         for place in self.layers.iterdir():
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 size = json.loads((place / "layer.json").read_bytes())
-                self.sizes[f"sha256:{place.name}"] = LayerSize(size["bytes"], size["inodes"])
+                sizes[f"sha256:{place.name}"] = LayerSize(size["bytes"], size["inodes"])
+        self.sizes = sizes
         index = self.folder / "index.json"
         try:
             table = load(index.read_bytes()) if index.exists() else {}
@@ -192,7 +194,7 @@ class Content:
                 for chain_id, layer in layers.items():
                     if chain_id not in self.sizes:
                         layer.place.rename(self.layer(chain_id).parent)
-                        self.sizes[chain_id] = LayerSize(layer.bytes, layer.inodes)
+                        self.sizes = {**self.sizes, chain_id: LayerSize(layer.bytes, layer.inodes)}
             _sync_folder(self.layers)
 
     def sweep(self, layers: Collection[str], blobs: Collection[str], doomed: Collection[str], now: float) -> Callable[[], None]:
@@ -207,8 +209,7 @@ class Content:
             digest = f"{place.parent.name}:{place.name}"
             if digest not in blobs and (digest in doomed or now - place.stat().st_mtime > _DAY):
                 gone.append(place)
-        for chain_id in [chain_id for chain_id in self.sizes if chain_id not in layers]:
-            del self.sizes[chain_id]
+        self.sizes = {chain_id: size for chain_id, size in self.sizes.items() if chain_id in layers}
         trash = self.work()
         for number, place in enumerate(gone):
             place.rename(trash / str(number))

@@ -55,7 +55,7 @@ class Snapshots:
         self._folder = folder
         self._trash = trash
         self._layer = layer
-        self._uses: dict[ContainerId, SnapshotUse] = {}
+        self._uses: dict[ContainerId, SnapshotUse] = {}  # changed by threads; without the GIL only a copy can be iterated
         for place in sorted(folder.iterdir()):
             try:
                 self._uses[ContainerId(place.name)] = _read(place / _RECORD)
@@ -76,7 +76,7 @@ class Snapshots:
     @property
     def containers(self) -> tuple[ContainerId, ...]:
         """The containers with a folder here."""
-        return tuple(self._uses)
+        return tuple(self._uses.copy())
 
     def has_root(self, container_id: ContainerId) -> bool:
         """Whether layers are reserved for a container's root."""

@@ -91,19 +91,19 @@ class NodeResourceInterface(LifecyclePlugins):
         Where the socket cannot be created, or another runtime listens on it, none is accepted, which is logged.
         """
         self._host = host
-        listener = self._listen()
-        if listener is not None:
-            self._spawn(self._accept(listener))
-        try:
-            await self._start_plugins()
-            yield
-        finally:
-            for plugin in tuple(self._plugins):
-                plugin.close()
-            if self._tasks:
-                for task in self._tasks:
-                    task.cancel()
-                await asyncio.wait(self._tasks)
+        with self._listen() or contextlib.nullcontext() as listener:  # a task that is cancelled may not have started
+            if listener is not None:
+                self._spawn(self._accept(listener))
+            try:
+                await self._start_plugins()
+                yield
+            finally:
+                for plugin in tuple(self._plugins):
+                    plugin.close()
+                if self._tasks:
+                    for task in self._tasks:
+                        task.cancel()
+                    await asyncio.wait(self._tasks)
 
     async def notify(self, point: LifecyclePoint, pod: PodView, container: ContainerView | None = None) -> None:
         """As `LifecyclePlugins.notify`."""
@@ -260,15 +260,14 @@ class NodeResourceInterface(LifecyclePlugins):
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        with listener:
-            while True:
-                try:
-                    connected, _ = await loop.sock_accept(listener)
-                except OSError as error:  # no descriptors are left
-                    _log.warning("an NRI plugin could not be accepted: %s", error)
-                    await asyncio.sleep(_ACCEPT_PAUSE)
-                    continue
-                self._spawn(self._serve(PluginConnection(self._settings.limits, self._update_containers), connected))
+        while True:
+            try:
+                connected, _ = await loop.sock_accept(listener)
+            except OSError as error:  # no descriptors are left
+                _log.warning("an NRI plugin could not be accepted: %s", error)
+                await asyncio.sleep(_ACCEPT_PAUSE)
+                continue
+            self._spawn(self._serve(PluginConnection(self._settings.limits, self._update_containers), connected))
 
     async def _start_plugins(self) -> None:
         """Start the programs of the plugins' folder, and wait until each takes part, or has failed."""

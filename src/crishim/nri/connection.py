@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import attrs
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
+from crishim._proto import UNDECODABLE
 from crishim._proto import nri_pb2 as pb
 from crishim.errors import AlreadyExists, Code, DeadlineExceeded, InvalidArgument, Unavailable, Unknown
 from crishim.nri.multiplex import PLUGIN_CHANNEL, RUNTIME_CHANNEL, Trunk
@@ -177,7 +178,7 @@ class PluginConnection:
             return await self._notify(method, request, response)
         except TtrpcError as error:
             raise Unknown(f"NRI plugin {self.full_name} refuses {method}: {error.message}") from error
-        except (DeadlineExceeded, Unavailable, DecodeError) as error:
+        except (DeadlineExceeded, Unavailable, *UNDECODABLE) as error:
             _log.warning("NRI plugin %s is dropped over %s: %s", self.full_name, method, error)
             self.close()
             return None

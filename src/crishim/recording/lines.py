@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import attrs
 from google.protobuf import json_format, message_factory
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
+from crishim._proto import UNDECODABLE
 from crishim._proto import cri_pb2 as pb
 from crishim.errors import Code
 
@@ -77,7 +78,7 @@ def to_line(call: RecordedCall, *, keep_env: bool = False) -> dict[str, Any]:
     try:
         line["request"] = _to_dict(method.request.FromString(call.request), keep_env=keep_env)
         replies = [_to_dict(method.reply.FromString(reply), keep_env=keep_env) for reply in call.replies]
-    except DecodeError as error:
+    except UNDECODABLE as error:
         return {**line, "undecodable": str(error)}
     if method.streams:
         line["replies"] = replies

@@ -149,6 +149,7 @@ class FakeBackend(
         self.calls: list[tuple[str, str]] = []
         self.sandboxes: dict[SandboxId, FakeSandbox] = {}
         self.containers: dict[ContainerId, FakeContainer] = {}
+        self._created: dict[SandboxId, list[FakeContainer]] = {}
         self.pod_checkpoints: dict[str, PodCheckpoint] = {}
 
     def exits(self, name: str, code: int, *, oom: bool = False) -> None:
@@ -220,13 +221,15 @@ class FakeBackend(
         if members := [members.spec.id for members in self._members(sandbox_id)]:
             raise InvalidArgument("id", f"sandbox {sandbox_id} was removed before its containers {members}")
         del self.sandboxes[sandbox_id]
+        self._created.pop(sandbox_id, None)
 
     async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
         self._called("create_container", spec.id)
         self._sandbox(spec.sandbox.id)
         if spec.id in self.containers:
             raise InvalidArgument("id", f"container {spec.id} was created before")
-        self.containers[spec.id] = FakeContainer(spec)
+        container = self.containers[spec.id] = FakeContainer(spec)
+        self._created[spec.sandbox.id] = [*self._members(spec.sandbox.id), container]
         uid = int(spec.user.user) if spec.user.user.isdigit() else 0
         gid = int(spec.user.group) if spec.user.group.isdigit() else 0
         groups = (gid, *spec.user.supplemental_groups)
@@ -506,7 +509,7 @@ class FakeBackend(
         return self.containers[container_id]
 
     def _members(self, sandbox_id: SandboxId) -> list[FakeContainer]:
-        return [member for member in self.containers.values() if member.spec.sandbox.id == sandbox_id]
+        return [one for one in self._created.get(sandbox_id, ()) if self.containers.get(one.spec.id) is one]
 
 
 plugin = Plugin(

@@ -24,8 +24,8 @@ is a protocol error that ends the connection.
 from typing import Final, TypeAlias
 
 import attrs
-from google.protobuf.message import DecodeError
 
+from crishim._proto import UNDECODABLE
 from crishim._proto import ttrpc_pb2 as pb
 from crishim.errors import Code
 from crishim.ttrpc.frames import MAX_DATA, Flag, Frame, FrameDecoder, Kind, Oversized, encode
@@ -181,7 +181,7 @@ class ClientConnection:
     def _answer(self, frame: Frame) -> Answered:
         try:
             response = pb.Response.FromString(frame.data)
-        except DecodeError as error:
+        except UNDECODABLE as error:
             return self._end(frame.stream, Status(Code.INTERNAL, f"an invalid response: {error}"))
         status = Status(response.status.code, response.status.message)
         return self._end(frame.stream, status, response.payload)
@@ -250,7 +250,7 @@ class ServerConnection:
         self._last = frame.stream
         try:
             message = pb.Request.FromString(frame.data)
-        except DecodeError as error:
+        except UNDECODABLE as error:
             self._refuse(frame.stream, Status(Code.INVALID_ARGUMENT, f"an invalid request: {error}"))
             return []
         request = Request(

@@ -70,7 +70,7 @@ async def test_the_options_of_a_start(tmp_path: Path, bootstrap: bool) -> None:
     given = (tmp_path / "given").read_bytes()
     if bootstrap:
         (extension,) = bootstrap_pb.BootstrapParams.FromString(given).extensions
-        assert options == extension.value
+        assert (options.type_url, options.value) == (extension.value.type_url, extension.value.value)
     else:
         assert (options.type_url, options.value) == start_options(given)
 

@@ -13,8 +13,8 @@ from typing import Final
 
 import attrs
 from google.protobuf.any_pb2 import Any
-from google.protobuf.message import DecodeError
 
+from crishim._proto import UNDECODABLE
 from crishim._proto import shim_task_pb2 as task_pb
 from crishim.errors import DeadlineExceeded, FailedPrecondition, Unknown
 from crishim.interfaces.tracing import span
@@ -90,7 +90,7 @@ class ShimBinary:
         out = await self._run(bundle, b"", "-id", task_id, "-bundle", str(bundle), "delete")
         try:
             response = task_pb.DeleteResponse.FromString(out)
-        except DecodeError as error:
+        except UNDECODABLE as error:
             raise Unknown(f"{self.program} delete answered {out[:200]!r}") from error
         return exit_of(response.exit_status, response.exited_at)
 

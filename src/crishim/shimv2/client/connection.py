@@ -17,8 +17,9 @@ from typing import ClassVar, Final, TypeVar
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
+from crishim._proto import UNDECODABLE
 from crishim._proto import shim_events_pb2 as events_pb
 from crishim._proto import shim_task_pb2 as pb
 from crishim._proto import shim_types_pb2 as types_pb
@@ -77,7 +78,7 @@ class ShimEvents:
             event = events_pb.ForwardRequest.FromString(request.payload).envelope.event
             if event.type_url.rpartition("/")[2] == "containerd.events.TaskOOM":
                 self._oom(events_pb.TaskOOM.FromString(event.value).container_id)
-        except DecodeError as error:
+        except UNDECODABLE as error:
             raise InvalidArgument("envelope", str(error)) from error
         return b""
 
@@ -219,7 +220,7 @@ class ShimLink:
             if isinstance(refusal, NotFound) and not await self._is_missing(method, name, exec_id):
                 raise Unknown(f"{method} of {exec_id or name}: {error.message}") from error
             raise refusal from error
-        except DecodeError as error:
+        except UNDECODABLE as error:
             raise Unknown(f"the shim's answer to {method} cannot be read: {error}") from error
 
     async def _is_missing(self, method: str, name: str, exec_id: str) -> bool:

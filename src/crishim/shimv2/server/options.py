@@ -12,8 +12,9 @@ from typing import Any as AnyValue
 from typing import Final, TypeVar
 
 from google.protobuf.any_pb2 import Any
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
+from crishim._proto import UNDECODABLE
 from crishim._proto import shim_bootstrap_pb2 as bootstrap_pb
 from crishim._proto import shim_options_pb2 as options_pb
 from crishim._proto import shim_runc_pb2 as runc_pb
@@ -53,7 +54,7 @@ def asked(stdin: bytes) -> bootstrap_pb.BootstrapParams | None:
     """The BootstrapParams of containerd 2.3 and later on the stdin of `start`; None for an earlier one."""
     try:
         params = bootstrap_pb.BootstrapParams.FromString(stdin)
-    except DecodeError:
+    except UNDECODABLE:
         return None
     return params if params.containerd_version else None
 
@@ -65,7 +66,7 @@ def start_options(stdin: bytes) -> tuple[str, bytes]:
     params = asked(stdin)
     values = [extension.value for extension in params.extensions] if params is not None else []
     if params is None:
-        with contextlib.suppress(DecodeError):
+        with contextlib.suppress(*UNDECODABLE):
             values = [Any.FromString(stdin)]
     found = ((value.type_url.rpartition("/")[2], value.value) for value in values)
     return next((options for options in found if options[0] in {RUNC, RUNTIME}), ("", b""))
@@ -101,6 +102,6 @@ def _text(path: str) -> bytes:
 def _decoded(message: M, value: bytes) -> M:
     try:
         message.ParseFromString(value)
-    except DecodeError as error:
+    except UNDECODABLE as error:
         raise InvalidArgument("options", f"cannot be read: {error}") from error
     return message

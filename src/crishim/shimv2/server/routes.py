@@ -12,8 +12,9 @@ from typing import Final, Generic, TypeVar
 import attrs
 from google.protobuf.any_pb2 import Any
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
+from crishim._proto import UNDECODABLE
 from crishim._proto import shim_task_pb2 as pb
 from crishim._proto import shim_types_pb2 as types_pb
 from crishim.errors import CrishimError, InvalidArgument, Unimplemented
@@ -188,7 +189,7 @@ def handler(subject: S, namespace: str, row: Row[S, AnyValue]) -> Handler:
     async def handle(request: Request) -> bytes:
         try:
             message = row.request.FromString(request.payload)
-        except DecodeError as error:
+        except UNDECODABLE as error:
             raise InvalidArgument(request.method, f"the request cannot be read: {error}") from error
         try:
             answer = await row.call(subject, (namespace, getattr(message, row.id)), message)

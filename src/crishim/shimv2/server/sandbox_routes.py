@@ -11,8 +11,9 @@ from typing import Any as AnyValue
 from typing import Final
 
 from google.protobuf.any_pb2 import Any
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
+from crishim._proto import UNDECODABLE
 from crishim._proto import shim_sandbox_pb2 as pb
 from crishim._proto import shim_types_pb2 as types_pb
 from crishim.errors import CrishimError, InvalidArgument
@@ -124,7 +125,7 @@ def _config(options: Any, sandbox_id: str, *, host_network: bool) -> PodSandboxC
 
     try:
         return decode_config(cri_pb2.PodSandboxConfig.FromString(options.value), "options")
-    except DecodeError as error:
+    except UNDECODABLE as error:
         raise InvalidArgument("options", f"cannot be read: {error}") from error
 
 

@@ -6,9 +6,10 @@ from typing import Final
 
 import attrs
 from google.protobuf.any_pb2 import Any
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from crishim._proto import UNDECODABLE
 from crishim._proto import shim_bootstrap_pb2 as bootstrap_pb
 from crishim._proto import shim_options_pb2 as options_pb
 from crishim._proto import shim_runc_pb2 as runc_pb
@@ -70,7 +71,7 @@ def parse_bootstrap(stdout: bytes) -> Bootstrap:
     if stdout.startswith(b"\x08"):
         try:
             result = bootstrap_pb.BootstrapResult.FromString(stdout)
-        except DecodeError as error:
+        except UNDECODABLE as error:
             raise Unknown(f"the shim answered {stdout[:200]!r}") from error
         return _bootstrap(result.address, result.version, result.protocol)
     text = stdout.decode("utf-8", "replace").strip()

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from google.protobuf.any_pb2 import Any
-from google.protobuf.message import DecodeError
 
+from crishim._proto import UNDECODABLE
 from crishim._proto import cgroups_v1_pb2 as v1
 from crishim._proto import cgroups_v2_pb2 as v2
 from crishim.model.stats import CgroupUsage, DeviceIo, PsiData, PsiStats
@@ -25,7 +25,7 @@ def decode_metrics(stats: Any) -> CgroupUsage:
         return CgroupUsage()
     try:
         return read(stats.value)
-    except DecodeError:
+    except UNDECODABLE:
         return CgroupUsage()
 
 
