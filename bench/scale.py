@@ -3,6 +3,9 @@
 Prints one table for real pods (runc, a busybox, the host's network), and one for the fake backend. The last column is the most
 crowded node's figure over the first one's. Nothing is asserted. Needs root, runc, conmon and busybox.
 
+The pods are in memory: ext4 takes up to a millisecond to create a file where many were deleted within the last half minute,
+which would measure how many pods were removed before, and not how many there are.
+
     python -m bench.scale [--pods 10,100,250] [--fake 10,500,2000]
 """
 
@@ -23,7 +26,7 @@ from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, N
 from crishim.testing import Harness
 from tests.backends.runc.world import node
 
-TURNS = 15
+TURNS = 40
 HOST = LinuxPodSandboxConfig(
     security_context=LinuxSandboxSecurityContext(
         namespace_options=NamespaceOption(network=NamespaceMode.NODE, pid=NamespaceMode.CONTAINER)
@@ -37,7 +40,7 @@ Table = dict[str, list[float]]
 @contextlib.asynccontextmanager
 async def runc() -> AsyncIterator[Harness]:
     """Services over runc."""
-    with tempfile.TemporaryDirectory(prefix="scale") as folder:
+    with tempfile.TemporaryDirectory(prefix="scale", dir="/dev/shm") as folder:
         async with node(Path(folder)) as world:
             yield world
 
