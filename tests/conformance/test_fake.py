@@ -29,7 +29,13 @@ class TestFake(BackendConformance):
 
 
 class _NeverListed(dict[ContainerId, FakeContainer]):
+    def __iter__(self) -> NoReturn:
+        raise AssertionError("looked at every container")
+
     def values(self) -> NoReturn:
+        raise AssertionError("looked at every container")
+
+    def items(self) -> NoReturn:
         raise AssertionError("looked at every container")
 
 

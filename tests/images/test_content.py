@@ -1,5 +1,6 @@
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,22 @@ def test_sweeping(tmp_path: Path) -> None:
     assert {"sha256:kept": LayerSize(1, 1)} == content.sizes
     delete()
     assert set() == names(content.tmp)
+    content.close()
+
+
+def test_a_sweep_waits_for_names(tmp_path: Path) -> None:
+    """Layers that a thread adopts meanwhile are no leftovers, and both changes of `sizes` stay."""
+    content = Content(tmp_path / "store")
+    with ThreadPoolExecutor() as threads:
+        with content._naming:
+            sweep = threads.submit(content.sweep, ("sha256:new",), (), (), 0)
+            wait([sweep], timeout=0.2)
+            assert not sweep.done()
+            (content.layers / "new").mkdir()
+            content.sizes = {"sha256:new": LayerSize(1, 1)}
+        sweep.result(30)()
+    assert {"new"} == names(content.layers)
+    assert {"sha256:new": LayerSize(1, 1)} == content.sizes
     content.close()
 
 

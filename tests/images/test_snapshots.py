@@ -171,7 +171,7 @@ def test_a_root_with_a_label() -> None:
 
 
 def test_containers_while_threads_work(place: Path) -> None:
-    """What is in the store can be listed while other threads add to it, also without a GIL."""
+    """What is in the store can be listed while other threads add to it; a Python with a GIL cannot show the contrary."""
     snapshots = snapshots_in(place)
     ids = [ContainerId(f"{number:064}") for number in range(20_000)]
 

@@ -1,11 +1,12 @@
 """What plugins see of containers."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from crishim._proto import nri_pb2 as pb
-from crishim.model.container import ContainerState, Mount
+from crishim.model.container import ContainerCreated, ContainerSpec, ContainerState, Mount
 from crishim.model.features import Feature
 from crishim.model.lifecycle import ContainerView, PodView
 from crishim.model.resources import HugepageLimit, Resources
@@ -21,6 +22,7 @@ from crishim.model.values import EMPTY, ContainerId, SandboxId
 from crishim.nri.convert import CgroupSetup, container_message
 from crishim.nri.plugin import Adjustment
 from crishim.testing import FakeBackend
+from crishim.testing.conformance.candidate import until
 from crishim.testing.harness import sandbox_config
 from tests.nri.world import Noting, nri_node, replying
 
@@ -30,7 +32,7 @@ V2, OWN = CgroupSetup(), NamespaceOption()
 
 def seen(
     *mounts: str,
-    config_json: bool = True,
+    has_config_json: bool = True,
     privileged: bool = False,
     cgroups: CgroupSetup = V2,
     namespaces: NamespaceOption = OWN,
@@ -44,7 +46,7 @@ def seen(
         state=ContainerState.CREATED,
         mounts=tuple(Mount(container_path=path, host_path="/host") for path in mounts),
         privileged=privileged,
-        config_json=config_json,
+        has_config_json=has_config_json,
     )
     return container_message(PodView(spec=SandboxSpec(id=SandboxId("p"), config=config)), view, cgroups)
 
@@ -70,7 +72,7 @@ def test_default_mounts(requested: tuple[str, ...], expected: list[str]) -> None
 
 def test_a_backend_without_config_json() -> None:
     """A container that has no config.json has the requested mounts alone, and no cgroup path."""
-    container = seen("/data", config_json=False)
+    container = seen("/data", has_config_json=False)
     assert (["/data"], "") == ([mount.destination for mount in container.mounts], container.linux.cgroups_path)
 
 
@@ -152,7 +154,7 @@ async def test_adjustments_are_seen_later(tmp_path: Path) -> None:
 
 
 async def test_adjustments_of_removed_containers_are_forgotten(tmp_path: Path) -> None:
-    """What is removed while no plugin is connected is forgotten when the next one connects."""
+    """What is removed while no plugin is connected is forgotten when the next one has disconnected."""
     async with nri_node(tmp_path) as node:
         async with node.plugin(Noting(create_container=replying(Adjustment(annotations={"added": "1"})))):
             pod = await node.world.run_sandbox()
@@ -160,7 +162,36 @@ async def test_adjustments_of_removed_containers_are_forgotten(tmp_path: Path) -
         await node.world.services.containers.remove(container)
         assert [container] == list(node.nri._adjusted)
         async with node.plugin(Noting()):
-            assert not node.nri._adjusted
+            pass
+        assert not node.nri._adjusted
+
+
+class Slow(FakeBackend):
+    """Creates a container when it may."""
+
+    def __init__(self) -> None:
+        super().__init__(logs_to_disk=False)
+        self.creating, self.go = asyncio.Event(), asyncio.Event()
+
+    async def create_container(self, spec: ContainerSpec) -> ContainerCreated | None:
+        self.creating.set()
+        await self.go.wait()
+        return await super().create_container(spec)
+
+
+async def test_adjustments_outlive_the_plugin_during_a_creation(tmp_path: Path) -> None:
+    """A plugin that connects while a container is created, after the one that adjusted it has gone, sees the adjustments."""
+    backend = Slow()
+    async with nri_node(tmp_path, backend=backend) as node:
+        pod = await node.world.run_sandbox()
+        async with node.plugin(Noting(create_container=replying(Adjustment(annotations={"added": "1"})))):
+            creation = asyncio.create_task(node.world.create_container(pod, "main", "sleep"))
+            await backend.creating.wait()
+        async with node.plugin(later := Noting()):
+            backend.go.set()
+            await creation
+            await until(lambda: "post_create_container" in later.containers)
+        assert "1" == later.containers["post_create_container"].annotations["added"]
 
 
 async def test_the_view_depends_on_the_backend(tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ import pytest
 from crishim._proto import nri_pb2 as pb
 from crishim.errors import CrishimError, Unknown
 from crishim.nri.adaptation import NodeResourceInterface, NriSettings
-from crishim.nri.connection import RUNTIME_SERVICE, TimeLimits
+from crishim.nri.connection import PLUGIN_SERVICE, RUNTIME_SERVICE, TimeLimits
 from crishim.nri.multiplex import PLUGIN_CHANNEL, RUNTIME_CHANNEL, Trunk, encode
 from crishim.testing import Harness
 from crishim.testing.conformance.candidate import until
 from crishim.ttrpc.client import Client
-from crishim.ttrpc.server import Server
+from crishim.ttrpc.connection import Request
+from crishim.ttrpc.server import Handler, Server
 from tests.nri.world import LIMITS, Noting, hang, nri_node, refusing
 
 SCRIPT = """#!{python}
@@ -39,14 +40,16 @@ asyncio.run(Started().run())
 """
 
 
-async def connected(path: Path) -> tuple[Trunk, Client]:
-    """A connection that has not registered."""
+async def connected(path: Path, **handlers: Handler) -> tuple[Trunk, Client]:
+    """A connection that has not registered, of a plugin with these handlers."""
     sock = socket.socket(socket.AF_UNIX)
     sock.setblocking(False)
     await asyncio.get_running_loop().sock_connect(sock, str(path))
     trunk = Trunk()
     client = Client.over(trunk.channel(RUNTIME_CHANNEL).bind)
-    Server({}).serve(trunk.channel(PLUGIN_CHANNEL).bind)
+    Server({(PLUGIN_SERVICE, method): handler for method, handler in handlers.items()}).serve(
+        trunk.channel(PLUGIN_CHANNEL).bind
+    )
     await asyncio.get_running_loop().connect_accepted_socket(lambda: trunk, sock)
     return trunk, client
 
@@ -62,12 +65,16 @@ async def test_the_socket_is_roots(tmp_path: Path) -> None:
         assert 0o600 == stat.S_IMODE(node.socket.stat().st_mode)
 
 
-def descriptors() -> set[str]:
-    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
-
-
 class Brief(NodeResourceInterface):
-    """Starts no plugin, and waits for none."""
+    """Starts no plugin, and waits for none; its socket is known."""
+
+    listener: socket.socket
+
+    def _listen(self) -> socket.socket:
+        listener = super()._listen()
+        assert listener is not None
+        self.listener = listener
+        return listener
 
     async def _start_plugins(self) -> None:
         pass
@@ -77,10 +84,9 @@ async def test_the_socket_is_closed_at_once(tmp_path: Path) -> None:
     """The socket is closed at the end, even if accepting on it has not begun."""
     nri = Brief(NriSettings(socket=tmp_path / "nri.sock", plugins=tmp_path, configurations=tmp_path, limits=LIMITS), "1")
     async with Harness() as world:
-        before = descriptors()
         async with nri.serving(world.services.plugin_host):
-            assert len(before) + 1 == len(descriptors())
-        assert before == descriptors()
+            assert -1 != nri.listener.fileno()
+        assert -1 == nri.listener.fileno()
 
 
 async def test_another_runtime_has_the_socket(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -159,6 +165,23 @@ async def test_garbage(tmp_path: Path, data: bytes) -> None:
         writer.close()
         await node.world.run_sandbox()
         assert node.nri.active
+
+
+async def test_what_cannot_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A request that cannot be read is refused, and a plugin is dropped over such an answer."""
+
+    async def nonsense(_: Request) -> bytes:
+        return b"\xff"
+
+    async with nri_node(tmp_path) as node:
+        trunk, client = await connected(node.socket, Configure=nonsense)
+        with pytest.raises(CrishimError, match="the request cannot be read"):
+            await client.call(RUNTIME_SERVICE, "RegisterPlugin", b"\xff", timeout=5)
+        caplog.set_level(logging.WARNING)
+        await register(client)
+        await asyncio.wait_for(client.ended(), 10)
+        trunk.close()
+    assert ["NRI plugin 10-one is dropped"] == [record.message.partition(":")[0] for record in caplog.records]
 
 
 class Old(Noting):

@@ -203,16 +203,17 @@ class Content:
 
         That is fast; the returned function deletes them.
         """
-        gone = [self._layer(chain_id) for chain_id in self.sizes if chain_id not in layers]
-        gone += [place for place in self.layers.iterdir() if f"sha256:{place.name}" not in self.sizes]
-        for place in self.blobs.glob("*/*"):
-            digest = f"{place.parent.name}:{place.name}"
-            if digest not in blobs and (digest in doomed or now - place.stat().st_mtime > _DAY):
-                gone.append(place)
-        self.sizes = {chain_id: size for chain_id, size in self.sizes.items() if chain_id in layers}
         trash = self.work()
-        for number, place in enumerate(gone):
-            place.rename(trash / str(number))
+        with self._naming:
+            gone = [self._layer(chain_id) for chain_id in self.sizes if chain_id not in layers]
+            gone += [place for place in self.layers.iterdir() if f"sha256:{place.name}" not in self.sizes]
+            for place in self.blobs.glob("*/*"):
+                digest = f"{place.parent.name}:{place.name}"
+                if digest not in blobs and (digest in doomed or now - place.stat().st_mtime > _DAY):
+                    gone.append(place)
+            self.sizes = {chain_id: size for chain_id, size in self.sizes.items() if chain_id in layers}
+            for number, place in enumerate(gone):
+                place.rename(trash / str(number))
         return lambda: shutil.rmtree(trash, ignore_errors=True)
 
     def _layer(self, chain_id: str) -> Path:

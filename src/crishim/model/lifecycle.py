@@ -42,8 +42,8 @@ class PodView:
 @attrs.frozen(kw_only=True)
 class ContainerView:
     """A container. `argv` and `env` include the image's where they are known, which after a restart of the server they are
-    not. `config_json`: its backend writes a config.json, with the default mounts. Times are nanoseconds since the epoch, zero
-    before the start and the exit; `image_ref` has the image's digest, and `image_id` is its id.
+    not. `has_config_json`: its backend writes a config.json, with the default mounts. Times are nanoseconds since the epoch,
+    zero before the start and the exit; `image_ref` has the image's digest, and `image_id` is its id.
     """
 
     id: ContainerId
@@ -59,7 +59,7 @@ class ContainerView:
     resources: Resources = Resources()
     seccomp: SecurityProfile | None = None
     privileged: bool = False
-    config_json: bool = False
+    has_config_json: bool = False
     image: ImageSpec = ImageSpec()
     image_ref: str = ""
     image_id: str = ""

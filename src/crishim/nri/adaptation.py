@@ -54,7 +54,7 @@ _log = logging.getLogger(__name__)
 class NriSettings:
     """Where plugins connect, from which folder they are started and configured, and their time limits.
 
-    Without a `socket`, none may connect.
+    Without a `socket`, none may connect. `cgroups` must be the node's: plugins see mounts and cgroup paths by it.
     """
 
     socket: Path | None = Path(SOCKET)
@@ -345,6 +345,7 @@ class NodeResourceInterface(LifecyclePlugins):
             if plugin in self._plugins:
                 self._plugins.remove(plugin)
             if not self._plugins:  # nothing is called from now on, so the ends of these would not be noticed
+                self._forget_removed()
                 self._pods.clear()
                 self._containers.clear()
             if not plugin.synchronized.done():
@@ -359,12 +360,15 @@ class NodeResourceInterface(LifecyclePlugins):
         containers = {
             container.id: (pod, container) for pod, container in (*self._containers.values(), *self._host.containers())
         }
-        # removals while no plugin is connected are not reported
-        self._adjusted = {key: adjusted for key, adjusted in self._adjusted.items() if key in containers}
         return await plugin.synchronize(
             [pod_message(pod) for pod in pods.values()],
             [self._message(pod, container) for pod, container in containers.values()],
         )
+
+    def _forget_removed(self) -> None:
+        """Forget the adjustments of containers that were removed while no plugin was connected, which is not reported."""
+        known = {*self._containers, *(container.id for _, container in (self._host.containers() if self._host else ()))}
+        self._adjusted = {key: adjusted for key, adjusted in self._adjusted.items() if key in known}
 
     def _message(self, pod: PodView, container: ContainerView) -> pb.Container:
         """A container as plugins see it."""

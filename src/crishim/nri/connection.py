@@ -178,7 +178,7 @@ class PluginConnection:
             return await self._notify(method, request, response)
         except TtrpcError as error:
             raise Unknown(f"NRI plugin {self.full_name} refuses {method}: {error.message}") from error
-        except (DeadlineExceeded, Unavailable, *UNDECODABLE) as error:
+        except (DeadlineExceeded, Unavailable) as error:
             _log.warning("NRI plugin %s is dropped over %s: %s", self.full_name, method, error)
             self.close()
             return None
@@ -210,7 +210,10 @@ class PluginConnection:
     async def _request(self, method: str, request: Message, response: type[R], timeout: float | None = None) -> R:
         limit = timeout or self._limits.request
         payload = await self._client.call(PLUGIN_SERVICE, method, request.SerializeToString(), timeout=limit)
-        return response.FromString(payload)
+        try:
+            return response.FromString(payload)
+        except UNDECODABLE as error:
+            raise Unavailable(f"NRI plugin {self.full_name} answers {method} with what cannot be read: {error}") from error
 
     async def _configure(self, runtime_version: str) -> None:
         request = pb.ConfigureRequest(
@@ -230,7 +233,7 @@ class PluginConnection:
         self._events = response.events or ALL_EVENTS
 
     async def _register(self, request: Request) -> bytes:
-        message = pb.RegisterPluginRequest.FromString(request.payload)
+        message = _decoded(pb.RegisterPluginRequest, request)
         if self._registered.done():
             raise AlreadyExists("NRI plugin", self.full_name)
         if not self._started:
@@ -246,8 +249,16 @@ class PluginConnection:
     async def _update_containers(self, request: Request) -> bytes:
         if not self.synchronized.done() or self.closed:
             raise Unavailable("the plugin is not synchronized yet")
-        response = await self._update(self.full_name, pb.UpdateContainersRequest.FromString(request.payload))
+        response = await self._update(self.full_name, _decoded(pb.UpdateContainersRequest, request))
         return response.SerializeToString()
+
+
+def _decoded(kind: type[R], request: Request) -> R:
+    """The message of a request. Raises `InvalidArgument`."""
+    try:
+        return kind.FromString(request.payload)
+    except UNDECODABLE as error:
+        raise InvalidArgument(request.method, f"the request cannot be read: {error}") from error
 
 
 def split_file_name(name: str) -> tuple[str, str]:

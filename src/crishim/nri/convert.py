@@ -90,7 +90,7 @@ def container_message(pod: PodView, container: ContainerView, cgroups: CgroupSet
     )
     message.linux.resources.CopyFrom(resources_message(container.resources))
     message.linux.oom_score_adj.value = container.resources.oom_score_adj
-    if container.config_json:
+    if container.has_config_json:
         parent = pod.spec.config.linux.cgroup_parent
         message.linux.cgroups_path = cgroups_path(parent, container.id, systemd=cgroups.systemd)
     if container.seccomp is not None:
@@ -175,7 +175,7 @@ def mount_model(message: pb.Mount) -> Mount | None:
 
 
 def _default_mounts(pod: PodView, container: ContainerView, cgroups: CgroupSetup) -> list[pb.Mount]:
-    if not container.config_json:
+    if not container.has_config_json:
         return []
     namespaces = pod.spec.namespaces
     userns = namespaces.userns_options

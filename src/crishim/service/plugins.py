@@ -153,7 +153,7 @@ def container_view(entry: ContainerEntry, backends: Backends) -> ContainerView:
         resources=record.resources,
         seccomp=security.seccomp if security is not None else None,
         privileged=security is not None and security.privileged,
-        config_json=backends.supports(entry.sandbox.record.handler, Feature.OCI_CHANGES),
+        has_config_json=backends.supports(entry.sandbox.record.handler, Feature.OCI_CHANGES),
         image=status.image,
         image_ref=record.image_ref,
         image_id=record.image_id,

@@ -70,14 +70,14 @@ class Services:
         observer = observer or NoObserver()
         tasks = BackgroundTasks()
         handles: dict[str, ImageService] = dict(images) if isinstance(images, Mapping) else {"": images} if images else {}
-        by_handler = Backends(backends, settings, clock, tasks, observer)
+        all_backends = Backends(backends, settings, clock, tasks, observer)
         self._core = Core(
             settings=settings,
             clock=clock,
             ids=ids or RandomIds(),
             table=Table(store),
             tasks=tasks,
-            backends=by_handler,
+            backends=all_backends,
             events=EventHub(clock, settings.event_queue, observer),
             images=handles,
             observer=observer,
@@ -85,7 +85,7 @@ class Services:
             namespaces=namespaces,
             dialer=dialer,
             urls=urls,
-            plugins=PluginCalls(plugins, tasks, by_handler),
+            plugins=PluginCalls(plugins, tasks, all_backends),
         )
         watcher = Watcher(self._core)
         self.events = self._core.events
@@ -97,7 +97,7 @@ class Services:
         self.images = Images(self._core)
         self.stats = Stats(self._core)
         self.pods = Pods(self._core, self.sandboxes, self.containers)
-        self.plugin_host = PluginHost(self._core.table, by_handler, limits.update_alone, self.containers.stop)
+        self.plugin_host = PluginHost(self._core.table, all_backends, limits.update_alone, self.containers.stop)
         self.recovery = Recovery(self._core, watcher, self.sandboxes, self.containers)
         self.clock = clock
         self._ready = False

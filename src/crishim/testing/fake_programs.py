@@ -1,5 +1,6 @@
 """The commands of fake containers, and what they see: what follows from the specs, as a faithful backend makes it true."""
 
+import functools
 import os
 from pathlib import Path
 from typing import Any, Final
@@ -100,13 +101,18 @@ class FakePrograms(Programs):
 class FakeInside:
     """What a process of a container sees. A test of the exam overrides a method, for a backend that is not faithful."""
 
-    def __init__(self) -> None:
-        self._given: dict[ContainerId, frozenset[int]] = {}
+    @functools.cached_property
+    def _given(self) -> dict[ContainerId, frozenset[int]]:
+        return {}
 
     def started(self, spec: ContainerSpec) -> None:
         """Note the host's mounts in the container's volumes: later ones are there only if they propagate."""
         sources = [mount.host_path for mount in spec.mounts if mount.host_path]
         self._given[spec.id] = frozenset(found.id for source in sources for found in mounts_below(source))
+
+    def removed(self, container_id: ContainerId) -> None:
+        """Forget a container."""
+        self._given.pop(container_id, None)
 
     def fact(self, spec: ContainerSpec, fact: Fact, limits: Resources, *, tty: bool) -> str:
         """A fact, as one line."""

@@ -150,6 +150,7 @@ class FakeBackend(
         self.sandboxes: dict[SandboxId, FakeSandbox] = {}
         self.containers: dict[ContainerId, FakeContainer] = {}
         self._created: dict[SandboxId, list[FakeContainer]] = {}
+        """The containers that were created in each sandbox, with those that are gone, which `_members` leaves out."""
         self.pod_checkpoints: dict[str, PodCheckpoint] = {}
 
     def exits(self, name: str, code: int, *, oom: bool = False) -> None:
@@ -280,6 +281,7 @@ class FakeBackend(
         if container.state is ContainerState.RUNNING:
             raise InvalidArgument("id", f"container {container_id} was removed while it ran")
         del self.containers[container_id]
+        self._inside.removed(container_id)
 
     async def exec(self, container_id: ContainerId, spec: ExecSpec, io: ProcessIO) -> Exit:
         self._called("exec", container_id)

@@ -90,10 +90,8 @@ def examine(check: Check | Restart, candidate: Candidate, claimed: Callable[[Wor
     folder = candidate.scratch.parent
     grace = 0.0  # for a check that failed
     try:
-        with (
-            _removing(candidate.cdi_file),
-            orphans_left_to_others(),
-        ):  # which are reaped there, as on a node whose crishim was killed
+        # orphans are reaped by others, as on a node whose crishim was killed
+        with _removing(candidate.cdi_file), orphans_left_to_others():
             result = _run(check, candidate, claimed)
         grace = _GRACE
     except LeftOut as reason:
@@ -110,15 +108,16 @@ def examine(check: Check | Restart, candidate: Candidate, claimed: Callable[[Wor
 
 @contextlib.contextmanager
 def _removing(file: Path) -> Iterator[None]:
-    """Remove a file at the end, and its folder if that was made meanwhile and has nothing else."""
+    """Remove a file at the end if there is one, and then its folder if that was made meanwhile and has nothing else."""
     is_new = not file.parent.exists()
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)
-        if is_new:
-            with contextlib.suppress(OSError):
-                file.parent.rmdir()
+        if file.exists():
+            file.unlink()
+            if is_new:
+                with contextlib.suppress(OSError):
+                    file.parent.rmdir()
 
 
 def _end_survivors(mark: str, grace: float) -> list[str]:

@@ -129,8 +129,8 @@ async def _line_from(port: int) -> bytes:
     while True:
         with contextlib.suppress(OSError):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            line = await reader.readline()
-            writer.close()
+            with contextlib.closing(writer):
+                line = await reader.readline()
             if line:
                 return line
         await asyncio.sleep(0.05)
