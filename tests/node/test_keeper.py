@@ -41,7 +41,7 @@ def node(image: str) -> Iterator[Node]:
 
 
 async def counts(node: Node, client: CriClient, name: str) -> str:
-    """A container that writes hundreds of numbers at once, in a pod of its own."""
+    """A container that writes hundreds of numbers at once, in a pod of its own, and has begun: it ends with 9 when stopped."""
     sandbox = node.sandbox(name)
     pod = await client.run_sandbox(sandbox)
     config = container_config(
@@ -53,6 +53,7 @@ async def counts(node: Node, client: CriClient, name: str) -> str:
     )
     container = await client.create_container(pod, config, sandbox)
     await client.start_container(container)
+    await until(lambda: numbers(node, name) != [])
     return container
 
 
