@@ -252,7 +252,8 @@ def test_a_mount_that_is_left_fails(fake: Candidate) -> None:
 
 def test_descriptions_of_devices_are_removed(fake: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a check whose process is killed has described to the machine is removed, and the folder if that is new."""
-    monkeypatch.setattr(candidate, "_CDI", folder := fake.scratch / "cdi")
+    folder = fake.scratch / "cdi"
+    monkeypatch.setattr(candidate, "CDI_FOLDERS", (folder,))
 
     async def check_that_is_killed(world: World) -> None:
         """It writes a file and ends."""

@@ -65,8 +65,13 @@ def connected(node: Node, name: str, *arguments: str, script: str = "") -> Itera
 
 
 @asynccontextmanager
-async def serving(node: Node, *plugins: Sequence[str]) -> AsyncIterator[tuple[CriClient, list[Callable[[], str]]]]:
-    """The node with these samples: each a name, the option that names the socket, and further arguments; and their logs."""
+async def serving(
+    node: Node, *plugins: Sequence[str], script: str = ""
+) -> AsyncIterator[tuple[CriClient, list[Callable[[], str]]]]:
+    """The node with these samples: each a name, the option that names the socket, and further arguments; and their logs.
+
+    `script` is that of `connected`.
+    """
     node.start()
     async with node.client() as client:
         await node.pull(client)
@@ -74,7 +79,7 @@ async def serving(node: Node, *plugins: Sequence[str]) -> AsyncIterator[tuple[Cr
         with ExitStack() as stack:
             logs = []
             for name, option, *rest in plugins:
-                logs.append(stack.enter_context(connected(node, name, option, str(node.nri), *rest)))
+                logs.append(stack.enter_context(connected(node, name, option, str(node.nri), *rest, script=script)))
             wanted = len(plugins) + sum(name == "differ" for name, *_ in plugins)  # which connects twice
             await until(lambda: wanted <= (node.place / "log").read_text().count(" is connected\n"))
             yield client, logs
@@ -216,15 +221,10 @@ async def test_hook_injector(node: Node) -> None:
         )
     script = f"""mount -t tmpfs tmpfs /etc/containers; mount -t tmpfs tmpfs /usr/share/containers
 mkdir /etc/containers/oci; cp -r {hooks} /etc/containers/oci/hooks.d"""
-    node.start()
-    async with node.client() as client:
-        await node.pull(client)
-        await until(node.nri.exists)
-        with connected(node, "hook-injector", "-socket-path", str(node.nri), "-idx", "10", script=script):
-            await until(lambda: " is connected\n" in (node.place / "log").read_text())
-            await looked_at(node, client, {}, "true")
-            await until((node.place / "hooked-always").exists)
-            await until((node.place / "hooked-shell").exists)
+    async with serving(node, ("hook-injector", "-socket-path", "-idx", "10"), script=script) as (client, _):
+        await looked_at(node, client, {}, "true")
+        await until((node.place / "hooked-always").exists)
+        await until((node.place / "hooked-shell").exists)
     assert ["hooked-always", "hooked-shell"] == sorted(path.name for path in node.place.glob("hooked-*"))
 
 
@@ -386,22 +386,17 @@ echo '{{"version": "0.1"}}'
     script = f"""mount -t tmpfs tmpfs /opt; mkdir -p /opt/nri/bin; cp {plugin} /opt/nri/bin/old
 mount -t tmpfs tmpfs /mnt; mkdir -p /etc/nri; mount -t tmpfs tmpfs /etc/nri
 echo '{{"version": "0.1", "plugins": [{{"type": "old"}}]}}' > /etc/nri/conf.json"""
-    node.start()
-    async with node.client() as client:
-        await node.pull(client)
-        await until(node.nri.exists)
-        with connected(node, "v010-adapter", "-socket", str(node.nri), "-idx", "10", script=script):
-            await until(lambda: " is connected\n" in (node.place / "log").read_text())
-            config = attrs.evolve(node.sandbox("pod"), labels=FrozenDict({"team": "blue"}))
-            pod = await client.run_sandbox(config)
-            container = await create(node, client, pod, config)
-            await client.start_container(container)
-            await client.stop_container(container, 0)
-            await client.remove_sandbox(pod)
-            requests = [json.loads(line) for line in calls.read_text().splitlines()]
-            assert [("create", pod), ("create", container), ("delete", container), ("delete", pod)] == [
-                (request["state"], request["id"]) for request in requests
-            ]
-            cgroups = [container in request["spec"].get("cgroupsPath", "") for request in requests]
-            assert [False, True, True, False] == cgroups
-            assert {(pod, "blue")} == {(request["sandboxID"], request["labels"]["team"]) for request in requests}
+    async with serving(node, ("v010-adapter", "-socket", "-idx", "10"), script=script) as (client, _):
+        config = attrs.evolve(node.sandbox("pod"), labels=FrozenDict({"team": "blue"}))
+        pod = await client.run_sandbox(config)
+        container = await create(node, client, pod, config)
+        await client.start_container(container)
+        await client.stop_container(container, 0)
+        await client.remove_sandbox(pod)
+        requests = [json.loads(line) for line in calls.read_text().splitlines()]
+        assert [("create", pod), ("create", container), ("delete", container), ("delete", pod)] == [
+            (request["state"], request["id"]) for request in requests
+        ]
+        cgroups = [container in request["spec"].get("cgroupsPath", "") for request in requests]
+        assert [False, True, True, False] == cgroups
+        assert {(pod, "blue")} == {(request["sandboxID"], request["labels"]["team"]) for request in requests}

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 import re
-import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -255,15 +254,8 @@ async def _process(
     try:
         yield ending
     finally:
-        _kill(process)
+        await asyncio.shield(end_program(process, group=True))
         await asyncio.shield(ending)
-
-
-def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill a running process, with its group."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 async def _read(stream: asyncio.StreamReader | None, most: int, feed: Callable[[bytes], None]) -> bytes:

@@ -20,7 +20,7 @@ from crishim.errors import AlreadyExists, Code, DeadlineExceeded, InvalidArgumen
 from crishim.nri.multiplex import PLUGIN_CHANNEL, RUNTIME_CHANNEL, Trunk
 from crishim.ttrpc.client import Client
 from crishim.ttrpc.connection import Request
-from crishim.ttrpc.server import Server
+from crishim.ttrpc.server import Server, message_of
 from crishim.ttrpc.status import TtrpcError
 
 __all__ = ["TimeLimits"]
@@ -233,7 +233,7 @@ class PluginConnection:
         self._events = response.events or ALL_EVENTS
 
     async def _register(self, request: Request) -> bytes:
-        message = _decoded(pb.RegisterPluginRequest, request)
+        message = message_of(request, pb.RegisterPluginRequest)
         if self._registered.done():
             raise AlreadyExists("NRI plugin", self.full_name)
         if not self._started:
@@ -249,16 +249,8 @@ class PluginConnection:
     async def _update_containers(self, request: Request) -> bytes:
         if not self.synchronized.done() or self.closed:
             raise Unavailable("the plugin is not synchronized yet")
-        response = await self._update(self.full_name, _decoded(pb.UpdateContainersRequest, request))
+        response = await self._update(self.full_name, message_of(request, pb.UpdateContainersRequest))
         return response.SerializeToString()
-
-
-def _decoded(kind: type[R], request: Request) -> R:
-    """The message of a request. Raises `InvalidArgument`."""
-    try:
-        return kind.FromString(request.payload)
-    except UNDECODABLE as error:
-        raise InvalidArgument(request.method, f"the request cannot be read: {error}") from error
 
 
 def split_file_name(name: str) -> tuple[str, str]:

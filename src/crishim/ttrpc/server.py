@@ -11,7 +11,10 @@ import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TypeAlias, TypeVar
 
-from crishim.errors import CrishimError, DeadlineExceeded, Unimplemented
+from google.protobuf.message import Message
+
+from crishim._proto import UNDECODABLE
+from crishim.errors import CrishimError, DeadlineExceeded, InvalidArgument, Unimplemented
 from crishim.ttrpc.connection import Called, DataArrived, Request, ServerConnection
 from crishim.ttrpc.status import status_of
 
@@ -20,9 +23,18 @@ __all__ = ["Handler", "Server", "ServerStream", "StreamHandler"]
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 
 Handler: TypeAlias = Callable[[Request], Awaitable[bytes]]
 """One request, one response: returns the response's payload."""
+
+
+def message_of(request: Request, kind: type[M]) -> M:
+    """The message of a request. Raises `InvalidArgument`."""
+    try:
+        return kind.FromString(request.payload)
+    except UNDECODABLE as error:
+        raise InvalidArgument(request.method, f"the request cannot be read: {error}") from error
 
 
 class ServerStream:

@@ -14,7 +14,6 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
-from crishim._proto import UNDECODABLE
 from crishim._proto import shim_task_pb2 as pb
 from crishim._proto import shim_types_pb2 as types_pb
 from crishim.errors import CrishimError, InvalidArgument, Unimplemented
@@ -26,7 +25,7 @@ from crishim.shimv2.server.tasks import Tasks
 from crishim.shimv2.wire.messages import SERVICES, STATUSES, timestamp_of
 from crishim.shimv2.wire.metrics import encode_metrics
 from crishim.ttrpc.connection import Request
-from crishim.ttrpc.server import Handler
+from crishim.ttrpc.server import Handler, message_of
 
 R = TypeVar("R", bound=Message)
 S = TypeVar("S")
@@ -187,10 +186,7 @@ def handler(subject: S, namespace: str, row: Row[S, AnyValue]) -> Handler:
     """The handler of a method of a ttrpc server, for one namespace of containerd."""
 
     async def handle(request: Request) -> bytes:
-        try:
-            message = row.request.FromString(request.payload)
-        except UNDECODABLE as error:
-            raise InvalidArgument(request.method, f"the request cannot be read: {error}") from error
+        message = message_of(request, row.request)
         try:
             answer = await row.call(subject, (namespace, getattr(message, row.id)), message)
         except OSError as error:

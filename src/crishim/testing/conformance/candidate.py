@@ -22,6 +22,7 @@ from crishim.model.security import LinuxSandboxSecurityContext, NamespaceMode, N
 from crishim.model.values import EMPTY, ContainerId, FrozenDict, ImageId, SandboxId
 from crishim.oci.facts import Host
 from crishim.pods.host import host
+from crishim.pods.sources import CDI_FOLDERS
 from crishim.testing.conformance.programs import Fact, Programs, needed
 from crishim.testing.faults import traced
 
@@ -32,9 +33,6 @@ TIMEOUT = 60.0
 
 LIMIT: Final = 180.0
 """Seconds for one check; each verb in it has a limit of its own."""
-
-_CDI: Final = Path("/var/run/cdi")
-"""The folder for descriptions of CDI devices that do not survive a reboot (CDI specification, "Registry")."""
 
 MARK: Final = "CRISHIM_EXAM"
 """The variable in the environment of the exam's containers. Its value is the check's own, and finds what is left of them."""
@@ -77,7 +75,7 @@ class Candidate:
     @property
     def cdi_file(self) -> Path:
         """Where a check describes devices of its own to the machine. It is removed after each check."""
-        return _CDI / f"exam-{self.mark}.json"
+        return CDI_FOLDERS[-1] / f"exam-{self.mark}.json"
 
     @contextlib.asynccontextmanager
     async def world(self, calls: list[str]) -> "AsyncIterator[World]":
